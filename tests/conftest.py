@@ -1,0 +1,45 @@
+"""What all tests share: checked shapes, one thread, and the oracle of the equations."""
+
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+# Before any import of mbaug: from here on beartype checks every annotated shape and type of the package.
+jaxtyping.install_import_hook("mbaug", "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--reference",
+        metavar="FILE",
+        type=Path,
+        default=ROOT / "tests/reference/td3_float64.npz",
+        help="trajectories of the published TD3 and TD3+BC to compare with (the format is in tests/reference/README.md)",
+    )
+
+
+def pytest_configure(config):
+    reference = config.getoption("--reference")
+    if not reference.is_file():
+        raise pytest.UsageError(f"--reference names a .npz file of trajectories; there is none at {reference}.")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference(request) -> dict[str, np.ndarray]:
+    """The reference trajectories, by the keys of tests/reference/README.md."""
+    with np.load(request.config.getoption("--reference")) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch) -> Path:
+    """An empty folder that is the working directory for this test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
