@@ -1,0 +1,247 @@
+"""Every number of the project, once: hyper-parameters with symbol, unit and source, and the budgets of the profiles.
+
+Sources: [C] the authors' development repository (October 2023), [S] and [A] two summaries of the paper, TD3 (Fujimoto et al. 2018),
+TD3+BC (Fujimoto & Gu 2021), SAC (Haarnoja et al. 2018b, "Algorithms and Applications"). `ours` marks what no source states, with
+the reason. A profile changes budgets only, never a hyper-parameter.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SOURCES = ("none", "sample", "mean", "reconstruction", "noise", "deterministic")
+PRECISIONS = ("float32", "bfloat16", "float64")
+ALGORITHMS = ("td3", "sac")
+
+
+def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """Returns `given` if it is one of `allowed`.
+
+    Raises:
+        ValueError: `kind` `given` is unknown; the sentence names the nearest allowed names and all of them.
+    """
+    allowed = list(allowed)
+    if given in allowed:
+        return given
+    near = difflib.get_close_matches(str(given), allowed)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"unknown {kind} {given!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
+
+
+def require(holds: bool, sentence: str) -> None:
+    """Raises ValueError with `sentence` (what was given, what is allowed) unless it `holds`."""
+    if not holds:
+        raise ValueError(sentence)
+
+
+def _positive(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        require(value > 0, f"{name} is {value!r}, but it must be above 0")
+
+
+def _fraction(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        require(0 <= value <= 1, f"{name} is {value!r}, but it must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class TD3:
+    """TD3 and, with the behaviour-cloning term, TD3+BC."""
+
+    hidden: tuple[int, ...] = (256, 256)  # units a layer, actor and critics; TD3 code, C
+    discount: float = 0.99  # gamma, per step; TD3
+    target_rate: float = 0.005  # tau, per update of the targets; TD3
+    learning_rate: float = 3e-4  # Adam, actor and critics; TD3 code, C
+    batch_size: int = 256  # B, transitions; TD3 code, C
+    policy_delay: int = 2  # d, critic updates per actor update; TD3
+    target_noise: float = 0.2  # sigma~, of an action in [-1, 1]; TD3
+    target_noise_clip: float = 0.5  # c, of an action in [-1, 1]; TD3
+    exploration_noise: float = 0.1  # sigma, of an action in [-1, 1]; TD3, C
+    behaviour_weight: float = 2.5  # alpha of lambda = alpha / mean|Q|; TD3+BC, C
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "batch_size", "policy_delay", "behaviour_weight")
+        _fraction(self, "discount", "target_rate")
+
+
+@dataclass(frozen=True)
+class SAC:
+    """Soft actor-critic with a learned temperature."""
+
+    hidden: tuple[int, ...] = (256, 256)  # units a layer; SAC
+    discount: float = 0.99  # gamma, per step; SAC
+    target_rate: float = 0.005  # tau, per update; SAC
+    learning_rate: float = 3e-4  # Adam, actor, critics and temperature; SAC
+    batch_size: int = 256  # B, transitions; SAC
+    policy_delay: int = 1  # every update moves the actor; SAC
+    initial_temperature: float = 1.0  # alpha at the start; SAC code
+    target_entropy_per_action: float = -1.0  # nats per action dimension; SAC
+    log_std_min: float = -20.0  # of the Gaussian before tanh; SAC code
+    log_std_max: float = 2.0  # of the Gaussian before tanh; SAC code
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "batch_size", "policy_delay", "initial_temperature")
+        _fraction(self, "discount", "target_rate")
+        require(
+            self.log_std_min < self.log_std_max,
+            f"log_std_min is {self.log_std_min}, but it must be below log_std_max = {self.log_std_max}",
+        )
+
+
+@dataclass(frozen=True)
+class WorldModel:
+    """The VAE with a latent transition. Values from [C] unless a line says otherwise."""
+
+    hidden: tuple[int, ...] = (500, 500, 500)  # units a layer, encoder and decoder
+    transition_hidden: tuple[int, ...] = (300, 600, 300)  # units a layer, latent transition
+    latent_size: int = 12  # dimensions of z, every task
+    residual: bool = True  # z' = z + f(z, a); S, A. False: z' = f(z, a), as in C
+    kl_weight: float = 1.0  # w_KL times the batches of an epoch: w_KL = kl_weight / batches per epoch
+    prediction_weight: float = 10.0  # of the decoded next state's squared error
+    latent_weight: float = 1.0  # of the latent squared error
+    learning_rate: float = 1e-4  # Adam
+    batch_size: int = 4096  # transitions
+    epochs: int = 300  # passes over the rows; about 900 gradient steps at 10,000 rows
+
+    def __post_init__(self) -> None:
+        _positive(self, "latent_size", "learning_rate", "batch_size", "epochs")
+        for name in ("kl_weight", "prediction_weight", "latent_weight"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value!r}, but it must be 0 or above")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which share of a batch's next states is replaced, and by what."""
+
+    rate: float = 0.5  # share of a batch; S, A, C
+    source: str = "sample"  # what replaces; z is sampled at prediction time; C
+    table_samples: int = 10  # K imagined next states a row; ours: the table is a fortieth of the cost
+    redraw_interval: int = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
+
+    def __post_init__(self) -> None:
+        _fraction(self, "rate")
+        choose("augmentation source", self.source, SOURCES)
+        _positive(self, "table_samples", "redraw_interval")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Offline: TD3+BC on the drawn transitions. Values from [C]."""
+
+    updates: int = 200_000  # gradient steps
+    transitions: int = 10_000  # rows drawn for a seed
+    horizon: int = 1  # steps of the target; paper's multi-step extension: 2 to 5
+    evaluation_interval: int = 10_000  # updates; ours: 20 points, a tenth of a minute each
+    standardiser_epsilon: float = 1e-3  # added to the standard deviation of a state's dimension
+
+    def __post_init__(self) -> None:
+        _positive(self, "updates", "transitions", "horizon", "evaluation_interval")
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Online: what is carried over, how long nothing is learned, what is in the replay at the start."""
+
+    steps: int = 100_000  # environment steps, warm-up included; ours: where the claim is made
+    warmup_steps: int = 25_000  # environment steps without updates; C
+    warmup_policy: str = "agent"  # "agent": the carried actor with noise (C); "uniform": actions at random
+    keep_data: bool = False  # True: the replay starts with the offline rows; C: False
+    carry_actor: bool = True  # C
+    carry_critics: bool = True  # C
+    carry_moments: bool = True  # both Adam states; C
+    evaluation_interval: int = 5_000  # environment steps; C
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "evaluation_interval")
+        choose("warm-up policy", self.warmup_policy, ("agent", "uniform"))
+        require(
+            0 <= self.warmup_steps <= self.steps,
+            f"warmup_steps is {self.warmup_steps}, but it must be from 0 to steps = {self.steps}",
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy episodes on environments of their own."""
+
+    episodes: int = 10  # C
+    probe_rows: int = 1_000  # dataset rows on which the critic is watched; ours
+
+    def __post_init__(self) -> None:
+        _positive(self, "episodes", "probe_rows")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to an online agent: everything a run depends on but task, dataset and seed."""
+
+    algorithm: str = "td3"
+    learner: TD3 | SAC = TD3()
+    model: WorldModel | None = None
+    augmentation: Augmentation | None = None
+    pretraining: Pretraining | None = None
+    finetuning: Finetuning = Finetuning()
+    evaluation: Evaluation = Evaluation()
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        choose("algorithm", self.algorithm, ALGORITHMS)
+        choose("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Budgets: how long, how often, how many. `None` keeps an arm's own number."""
+
+    name: str
+    updates: int | None = None
+    steps: int | None = None
+    warmup_steps: int | None = None
+    epochs: int | None = None
+    episodes: int | None = None
+    evaluation_interval: int | None = None  # updates and environment steps alike
+    transitions: int | None = None
+    redraw_interval: int | None = None
+
+    def apply(self, arm: Arm) -> Arm:
+        """Returns `arm` within this profile's budgets."""
+
+        def within(record, **budgets):
+            if record is None:
+                return None
+            return dataclasses.replace(record, **{k: v for k, v in budgets.items() if v is not None})
+
+        interval = self.evaluation_interval
+        warmup = self.warmup_steps
+        if warmup is not None:
+            warmup = min(warmup, arm.finetuning.warmup_steps)
+        return dataclasses.replace(
+            arm,
+            model=within(arm.model, epochs=self.epochs),
+            augmentation=within(arm.augmentation, redraw_interval=self.redraw_interval),
+            pretraining=within(
+                arm.pretraining, updates=self.updates, evaluation_interval=interval, transitions=self.transitions
+            ),
+            finetuning=within(arm.finetuning, steps=self.steps, warmup_steps=warmup, evaluation_interval=interval),
+            evaluation=within(arm.evaluation, episodes=self.episodes),
+        )
+
+
+PROFILES = {
+    "smoke": Profile("smoke", 200, 300, 100, 2, 2, 100, 2_000, 100),
+    "quick": Profile("quick", 20_000, 20_000, 5_000, 60, 5, 2_500, None, 10_000),
+    "paper": Profile("paper"),
+}
+
+
+def profile(name: str) -> Profile:
+    """Returns the profile of that name.
+
+    Raises:
+        ValueError: the name is unknown; the sentence names the nearest.
+    """
+    return PROFILES[choose("profile", name, PROFILES)]

@@ -1,0 +1,40 @@
+"""One seed, many independent random streams, each with a name.
+
+A stream belongs to one purpose of one agent. So evaluating more often, adding a figure, or training beside other agents never
+shifts what an agent draws for its batches.
+"""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def sequence(seed: int, *name: str | int) -> np.random.SeedSequence:
+    """Returns the seed sequence of the stream `name` under `seed`.
+
+    Args:
+        seed: of the run, 0 or above.
+        name: words and counters, e.g. ("evaluation", "finetune", 5000).
+    """
+    key = tuple(part if isinstance(part, int) else zlib.crc32(part.encode()) for part in name)
+    return np.random.SeedSequence(seed, spawn_key=key)
+
+
+def numpy_generator(seed: int, *name: str | int) -> np.random.Generator:
+    """Returns a NumPy generator for the stream `name` under `seed`."""
+    return np.random.default_rng(sequence(seed, *name))
+
+
+def torch_generators(seeds: Sequence[int], *name: str | int, device: str = "cpu") -> list[torch.Generator]:
+    """Returns one torch generator per seed, for the stream `name`."""
+    return [
+        torch.Generator(device).manual_seed(int(sequence(seed, *name).generate_state(1, np.uint64)[0] >> 1))
+        for seed in seeds
+    ]
+
+
+def integer(seed: int, *name: str | int) -> int:
+    """Returns a 31-bit integer of the stream `name`: what environments take as a seed."""
+    return int(sequence(seed, *name).generate_state(1)[0] >> 1)

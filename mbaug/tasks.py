@@ -1,0 +1,194 @@
+"""The four MuJoCo tasks of the paper: make them, step a population of them in lockstep, evaluate, normalise the score."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import gymnasium
+import mujoco
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mbaug import settings, streams
+
+mujoco.set_mju_user_warning(lambda message: None)  # HalfCheetah's solver warns in C and writes MUJOCO_LOG.TXT
+
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: as in the paper.
+        gym_id: of Gymnasium.
+        state_size, action_size: dimensions; actions are in [-1, 1].
+        return_random, return_expert: undiscounted returns that score 0 and 100 (D4RL, d4rl/infos.py).
+        return_medium: D4RL's medium level, undiscounted return; None where D4RL's is not known here.
+        options: further arguments of gymnasium.make.
+    """
+
+    name: str
+    gym_id: str
+    state_size: int
+    action_size: int
+    return_random: float
+    return_expert: float
+    return_medium: float | None
+    options: dict = field(default_factory=dict)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("hopper", "Hopper-v5", 11, 3, -20.272305, 3234.3, 1422.0),
+        Task("walker2d", "Walker2d-v5", 17, 6, 1.629008, 4592.3, 2852.0),
+        Task("halfcheetah", "HalfCheetah-v5", 17, 6, -280.178953, 12135.0, 4770.0),
+        Task("ant", "Ant-v5", 27, 8, -325.6, 3879.7, None, {"include_cfrc_ext_in_observation": False}),
+    )
+}
+
+
+def find(name: str) -> Task:
+    """Returns the task of that name.
+
+    Raises:
+        ValueError: the name is unknown; the sentence names the nearest.
+    """
+    return TASKS[settings.choose("task", name, TASKS)]
+
+
+def normalised_score(task: Task, undiscounted_return):
+    """Returns 100 (R - R_random) / (R_expert - R_random): D4RL's normalised score, of a number or an array."""
+    return 100 * (undiscounted_return - task.return_random) / (task.return_expert - task.return_random)
+
+
+def make(task: Task, **options) -> gymnasium.Env:
+    """Returns one environment with its time limit of 1,000 steps; `options` go to gymnasium.make."""
+    return gymnasium.make(task.gym_id, disable_env_checker=True, **task.options, **options)
+
+
+# --- P environments in lockstep -------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What one step of P environments gives. `state` follows a reset where an episode ended; `next_state` never does."""
+
+    next_state: Float[np.ndarray, "population state"]
+    reward: Float[np.ndarray, " population"]
+    terminal: Bool[np.ndarray, " population"]
+    truncated: Bool[np.ndarray, " population"]
+    state: Float[np.ndarray, "population state"]
+
+
+class Lockstep:
+    """P environments that step together, each reset from its own random stream when its episode ends."""
+
+    def __init__(self, task: Task, seeds: Sequence[int]) -> None:
+        self.task = task
+        self.environments = [make(task) for _ in seeds]
+        first = [
+            environment.reset(seed=streams.integer(seed, "environment"))[0]
+            for environment, seed in zip(self.environments, seeds, strict=True)
+        ]
+        self.state = np.asarray(first, dtype=np.float32)
+
+    def step(self, action: Float[np.ndarray, "population action"]) -> Step:
+        """Steps every environment once."""
+        population = len(self.environments)
+        next_state, reward = np.empty_like(self.state), np.empty(population, dtype=np.float32)
+        terminal, truncated = np.zeros(population, dtype=bool), np.zeros(population, dtype=bool)
+        state = np.empty_like(self.state)
+        for k, environment in enumerate(self.environments):
+            next_state[k], reward[k], terminal[k], truncated[k], _ = environment.step(action[k])
+            truncated[k] &= not terminal[k]
+            state[k] = environment.reset()[0] if terminal[k] or truncated[k] else next_state[k]
+        self.state = state
+        return Step(next_state, reward, terminal, truncated, state)
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], list[dict]]:
+        """Returns all that the next step depends on: arrays, and plain data an environment."""
+        arrays, plain = {"state": self.state}, []
+        for k, environment in enumerate(self.environments):
+            model, data = environment.unwrapped.model, environment.unwrapped.data
+            physics = np.empty(mujoco.mj_stateSize(model, STATE))
+            mujoco.mj_getState(model, data, physics, STATE)
+            # Kinematics lag one sub-step behind the state, and Ant's reward reads them: setting the state alone is not enough.
+            arrays |= {f"physics{k}": physics, f"xpos{k}": data.xpos.copy()}
+            plain.append(
+                {
+                    "elapsed_steps": environment.get_wrapper_attr("_elapsed_steps"),
+                    "random": environment.unwrapped.np_random.bit_generator.state,
+                }
+            )
+        return arrays, plain
+
+    def restore(self, arrays: dict[str, np.ndarray], plain: list[dict]) -> None:
+        """Sets what `snapshot` returned."""
+        self.state = np.array(arrays["state"], dtype=np.float32)
+        for k, (environment, extra) in enumerate(zip(self.environments, plain, strict=True)):
+            model, data = environment.unwrapped.model, environment.unwrapped.data
+            mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)
+            mujoco.mj_forward(model, data)
+            mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)  # forward moved the warm start
+            data.xpos[:] = arrays[f"xpos{k}"]
+            environment.set_wrapper_attr("_elapsed_steps", extra["elapsed_steps"])
+            environment.unwrapped.np_random.bit_generator.state = extra["random"]
+
+    def close(self) -> None:
+        """Frees the simulators."""
+        for environment in self.environments:
+            environment.close()
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------------
+
+Policy = Callable[[Float[np.ndarray, "population episodes state"]], Float[np.ndarray, "population episodes action"]]
+
+
+class Episodes(NamedTuple):
+    """What the evaluation episodes of P agents were."""
+
+    undiscounted_return: Float[np.ndarray, "population episodes"]
+    discounted_return: Float[np.ndarray, "population episodes"]
+    length: Float[np.ndarray, "population episodes"]
+    first_state: Float[np.ndarray, "population episodes state"]
+
+
+class Evaluator:
+    """Environments that are used for evaluation only; every evaluation resets them from seeds of its own."""
+
+    def __init__(self, task: Task, seeds: Sequence[int], episodes: int, discount: float) -> None:
+        self.seeds, self.episodes, self.discount = list(seeds), episodes, discount
+        self.environments = [[make(task) for _ in range(episodes)] for _ in seeds]
+
+    def __call__(self, policy: Policy, *occasion: str | int) -> Episodes:
+        """Returns the episodes of a policy, all of all agents stepped in lockstep.
+
+        Args:
+            policy: actions for the states of all episodes; those of finished episodes are ignored.
+            occasion: names the random stream, e.g. ("finetune", 5000): evaluating more often shifts no other evaluation.
+        """
+        state = np.stack(
+            [
+                [
+                    environment.reset(seed=streams.integer(seed, "evaluation", *occasion, episode))[0]
+                    for episode, environment in enumerate(row)
+                ]
+                for seed, row in zip(self.seeds, self.environments, strict=True)
+            ]
+        ).astype(np.float32)
+        first_state = state.copy()
+        total, discounted, length = (np.zeros(state.shape[:2]) for _ in range(3))
+        alive = {(k, e) for k in range(len(self.seeds)) for e in range(self.episodes)}
+        while alive:
+            action = policy(state)
+            for k, e in tuple(alive):
+                state[k, e], reward, terminal, truncated, _ = self.environments[k][e].step(action[k, e])
+                discounted[k, e] += self.discount ** length[k, e] * reward
+                total[k, e] += reward
+                length[k, e] += 1
+                if terminal or truncated:
+                    alive.discard((k, e))
+        return Episodes(total, discounted, length, first_state)

@@ -1,0 +1,237 @@
+"""The algorithms as a reader knows them: offline pre-training and online fine-tuning, as generators.
+
+They log, save and draw nothing; each yields whenever an evaluation is due, and whoever consumes it evaluates, records or stops.
+A `Learner` holds everything that is needed to go on, so that a run killed in the night continues bit for bit.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mbaug import augmentation, sac, streams, td3, transitions
+from mbaug.settings import Arm, Finetuning, require
+from mbaug.tasks import Lockstep, Task
+from mbaug.transitions import Batch, ReplayBuffer, Standardiser
+
+ALGORITHMS = {"td3": td3, "sac": sac}
+BLOCK = 50  # updates whose batches and noise are drawn at once
+
+Imagine = Callable[[int], Float[Tensor, "population rows samples state"]]
+
+
+@dataclass
+class Learner:
+    """P agents in the middle of their lives.
+
+    Attributes:
+        arm: the settings they share.
+        task: they live in.
+        seeds: one an agent; all random streams of agent k come from seeds[k].
+        agent: the networks (td3.Agent or sac.Agent).
+        standardiser: of states, frozen once made.
+        gradient_steps, environment_steps: so far.
+        diverged_at: per agent None, or the counters at which its parameters stopped being finite.
+    """
+
+    arm: Arm
+    task: Task
+    seeds: list[int]
+    agent: td3.Agent | sac.Agent
+    standardiser: Standardiser
+    gradient_steps: int = 0
+    environment_steps: int = 0
+    diverged_at: list[dict | None] = field(default_factory=list)
+    generators: dict[str, list[torch.Generator]] = field(default_factory=dict)
+
+    @property
+    def algorithm(self):
+        """The module that implements the arm's algorithm."""
+        return ALGORITHMS[self.arm.algorithm]
+
+    def stream(self, name: str) -> list[torch.Generator]:
+        """Returns the generators of stream `name`, made when first asked for."""
+        if name not in self.generators:
+            self.generators[name] = streams.torch_generators(self.seeds, name)
+        return self.generators[name]
+
+    def watch(self) -> bool:
+        """Notes which agents' parameters are no longer finite; returns whether any agent is still alive."""
+        for network in (self.agent.actor.network, self.agent.critics.network):
+            if torch.isfinite(network.flat.detach().sum()):
+                continue
+            for k, tensors in enumerate(networks_of(network, len(self.seeds))):
+                if self.diverged_at[k] is None and not all(torch.isfinite(t).all() for t in tensors):
+                    self.diverged_at[k] = {
+                        "gradient_steps": self.gradient_steps,
+                        "environment_steps": self.environment_steps,
+                    }
+        return None in self.diverged_at
+
+    @torch.no_grad()
+    def policy(self, state: Float[np.ndarray, "population episodes state"]) -> np.ndarray:
+        """Returns the greedy actions for states in the environment's units."""
+        standardised = self.standardiser.apply(torch.from_numpy(state)).to(self.agent.actor.network.flat.dtype)
+        return torch.nan_to_num(self.algorithm.greedy(self.agent, standardised)).numpy()
+
+
+def networks_of(network, population: int) -> Iterator[list[Tensor]]:
+    """Yields the parameters of each agent in a network of P or, for twin critics, 2 P perceptrons."""
+    for k in range(population):
+        yield [tensor[k::population] for layer in network.layers for tensor in layer]
+
+
+def learner(arm: Arm, task: Task, seeds: Sequence[int], standardiser: Standardiser | None = None) -> Learner:
+    """Returns P = len(seeds) fresh learners; without a standardiser states are used as they are."""
+    algorithm = ALGORITHMS[arm.algorithm]
+    generators = streams.torch_generators(seeds, "initialisation")
+    agent = algorithm.create(task.state_size, task.action_size, arm.learner, generators, arm.precision)
+    standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
+    return Learner(arm, task, list(seeds), agent, standardiser, diverged_at=[None] * len(seeds))
+
+
+def _normals(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "block population ..."]:
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators], dim=1)
+
+
+def _update_noise(learner: Learner) -> Float[Tensor, "block normals population batch action"]:
+    """Returns what the updates of a block draw."""
+    settings, size = learner.arm.learner, learner.task.action_size
+    shape = BLOCK, learner.algorithm.NORMALS, settings.batch_size, size
+    normals = torch.stack([torch.randn(shape, generator=g) for g in learner.stream("update noise")], dim=2)
+    return learner.algorithm.noise(normals, settings)
+
+
+def _on_grid(name: str, number: int) -> None:
+    require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
+
+
+def pretrain(
+    learner: Learner, table: Float[Tensor, "population rows width"], imagine: Imagine | None = None
+) -> Iterator[None]:
+    """Yields at every evaluation interval while P agents learn offline with the behaviour-cloning loss.
+
+    Args:
+        learner: goes on from where it is.
+        table: packed, standardised rows (transitions.table), each agent its own.
+        imagine: returns the imagined next states of all rows, standardised, for the table number given; None: no augmentation.
+    """
+    arm, settings = learner.arm, learner.arm.learner
+    plan, rule = arm.pretraining, arm.augmentation
+    _on_grid("updates", plan.updates)
+    _on_grid("evaluation_interval", plan.evaluation_interval)
+    imagined = None
+    while learner.gradient_steps < plan.updates:
+        if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
+            imagined = imagine(learner.gradient_steps // rule.redraw_interval)
+        shape = BLOCK, settings.batch_size
+        index = torch.stack(
+            [torch.randint(table.shape[1], shape, generator=g) for g in learner.stream("batches")], dim=1
+        )
+        batches = transitions.unpack(
+            transitions.gather(table, index), learner.task.state_size, learner.task.action_size
+        )
+        if imagined is not None:
+            count = augmentation.replaced(rule.rate, settings.batch_size)
+            augmentation.replace_(batches.next_state, index, imagined, count, learner.stream("imagined samples"))
+        noise = _update_noise(learner)
+        for number in range(BLOCK):
+            learner.gradient_steps += 1
+            batch = Batch(*(part[number] for part in batches))
+            learner.algorithm.update(
+                learner.agent, batch, noise[number], settings, learner.gradient_steps, td3.actor_loss_bc
+            )
+        if not learner.watch():
+            return
+        if learner.gradient_steps % plan.evaluation_interval == 0:
+            yield
+
+
+def carry(learner: Learner, plan: Finetuning) -> None:
+    """Keeps what `plan` carries into the online phase; the rest starts fresh. Targets become copies."""
+    arm, old = learner.arm, learner.agent
+    generators = streams.torch_generators(learner.seeds, "initialisation", "online")
+    sizes = learner.task.state_size, learner.task.action_size
+    fresh = learner.algorithm.create(*sizes, arm.learner, generators, arm.precision)
+    actor = old.actor if plan.carry_actor else fresh.actor
+    critics = old.critics if plan.carry_critics else fresh.critics
+    learner.agent = replace(
+        fresh,
+        actor=actor,
+        critics=critics,
+        target_actor=networks_copy(actor),
+        target_critics=networks_copy(critics),
+        actor_moments=old.actor_moments if plan.carry_actor and plan.carry_moments else fresh.actor_moments,
+        critics_moments=old.critics_moments if plan.carry_critics and plan.carry_moments else fresh.critics_moments,
+    )
+
+
+def networks_copy(network):
+    """Returns an actor or critics with a network of its own, held fixed."""
+    return replace(network, network=network.network.copy())
+
+
+def replay(learner: Learner, table: Float[Tensor, "population rows width"] | None = None) -> ReplayBuffer:
+    """Returns a replay buffer for the whole online phase: empty or, given a table, starting with the offline rows."""
+    plan, rows = learner.arm.finetuning, 0 if table is None else table.shape[1]
+    sizes = learner.task.state_size, learner.task.action_size
+    buffer = ReplayBuffer(len(learner.seeds), plan.steps + rows, *sizes, learner.agent.actor.network.flat.dtype)
+    if table is not None:
+        buffer.extend(table)
+    return buffer
+
+
+def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
+    """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
+
+    For the first `warmup_steps` nothing is learned; then each environment step is followed by one update.
+
+    Args:
+        learner: goes on from where it is.
+        environments: P of them, in lockstep.
+        buffer: what is learned from; grows by one transition an agent and step.
+    """
+    arm, settings, plan = learner.arm, learner.arm.learner, learner.arm.finetuning
+    for name in ("steps", "warmup_steps", "evaluation_interval"):
+        _on_grid(name, getattr(plan, name))
+    population, action_size = len(learner.seeds), learner.task.action_size
+    explorers = [learner.algorithm.explorer(learner.agent, k, settings) for k in range(population)]
+    mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
+    while learner.environment_steps < plan.steps:
+        warming = learner.environment_steps < plan.warmup_steps
+        uniform = warming and plan.warmup_policy == "uniform"
+        normals = _normals(learner.stream("exploration"), BLOCK, action_size).numpy()
+        if uniform:
+            draws = [torch.rand((BLOCK, action_size), generator=g) for g in learner.stream("uniform actions")]
+            normals = (2 * torch.stack(draws, dim=1) - 1).numpy()
+        if not warming:
+            noise = _update_noise(learner)
+            shape = BLOCK, settings.batch_size
+            places = [torch.rand(shape, generator=g, dtype=torch.float64) for g in learner.stream("batches")]
+            places = torch.stack(places, dim=1)
+        for number in range(BLOCK):
+            state = (environments.state - mean) / std
+            action = normals[number]
+            if not uniform:
+                action = np.stack([explore(s, n) for explore, s, n in zip(explorers, state, action, strict=True)])
+                action = np.nan_to_num(action)
+            step = environments.step(action)
+            next_state = (step.next_state - mean) / std
+            scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
+            row = np.concatenate([state, action, next_state, *scalars], axis=1, dtype=np.float32)
+            buffer.extend(torch.from_numpy(row).unsqueeze(1))
+            learner.environment_steps += 1
+            if warming:
+                continue
+            learner.gradient_steps += 1
+            index = (places[number : number + 1] * buffer.size).long()
+            rows = transitions.gather(buffer.rows, index)[0]
+            batch = transitions.unpack(rows, learner.task.state_size, action_size)
+            learner.algorithm.update(learner.agent, batch, noise[number], settings, learner.gradient_steps)
+        if not learner.watch():
+            return
+        if learner.environment_steps % plan.evaluation_interval == 0:
+            yield
