@@ -20,9 +20,7 @@ from mbaug.tasks import Evaluator, Lockstep, Task, normalised_score
 COLLECTOR = Arm("sac", SAC(), finetuning=Finetuning(1_000_000, 5_000, "uniform"), evaluation=Evaluation(10))
 
 
-def collect(
-    task: Task, seed: int, arm: Arm = COLLECTOR
-) -> Iterator[tuple[list[dict], Float[np.ndarray, "steps width"]]]:
+def collect(task: Task, seed: int, arm: Arm = COLLECTOR) -> Iterator[tuple[list[dict], Float[np.ndarray, "steps width"]]]:
     """Yields, at each evaluation of a learning SAC, the curve so far and the packed replay so far.
 
     Args:
@@ -69,9 +67,7 @@ def choose_episodes(rows: Float[np.ndarray, "steps width"], size: int, seed: int
     return [found[number] for number in sorted(order[: int(np.searchsorted(counts, size)) + 1])]
 
 
-def write_pool(
-    path: Path, rows: Float[np.ndarray, "steps width"], chosen: list[np.ndarray], task: Task, card: dict
-) -> None:
+def write_pool(path: Path, rows: Float[np.ndarray, "steps width"], chosen: list[np.ndarray], task: Task, card: dict) -> None:
     """Writes episodes as HDF5 with D4RL's key names, gzip and shuffle, and `card` as JSON beside it."""
     index = np.concatenate(chosen)
     last = np.array([episode[-1] for episode in chosen])
@@ -90,9 +86,7 @@ def write_pool(
     part = path.with_suffix(".part")
     with h5py.File(part, "w", track_order=True) as file:
         for name, column in columns.items():
-            file.create_dataset(
-                name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False
-            )
+            file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
     part.replace(path)
     returns = [float(reward[episode].sum()) for episode in chosen]
     card |= {
@@ -102,9 +96,7 @@ def write_pool(
         "episodes": len(chosen),
         "mean_return": float(np.mean(returns)),
         "mean_score": float(normalised_score(task, np.mean(returns))),
-        "return_quantiles": dict(
-            zip(("0", "25", "50", "75", "100"), np.percentile(returns, (0, 25, 50, 75, 100)), strict=True)
-        ),
+        "return_quantiles": dict(zip(("0", "25", "50", "75", "100"), np.percentile(returns, (0, 25, 50, 75, 100)), strict=True)),
         "terminals": int(columns["terminals"].sum()),
         "timeouts": int(columns["timeouts"].sum()),
     }

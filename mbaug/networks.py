@@ -133,9 +133,7 @@ def gaussian_actor(
     state_size, action_size, hidden, generators, log_std_range, precision="float32", device="cpu"
 ) -> GaussianActor:
     """Returns SAC's actors, one a generator: state_size -> hidden -> mean and log_std of every action."""
-    return GaussianActor(
-        perceptron((state_size, *hidden, 2 * action_size), generators, precision, device), *log_std_range
-    )
+    return GaussianActor(perceptron((state_size, *hidden, 2 * action_size), generators, precision, device), *log_std_range)
 
 
 def critics(state_size, action_size, hidden, generators, precision="float32", device="cpu") -> Critics:

@@ -166,7 +166,7 @@ def write(root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping
         raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
     content = _csv(rows).encode()
     identity = {"format": FORMAT, **dataclasses.asdict(run)}
-    document = _finite(plain({**identity, **metadata, "csv_sha256": _sha256(content)}))
+    document = _finite(plain({**identity, **metadata, "csv_sha256": sha256(content)}))
     _write_atomically(path.with_suffix(".csv"), content)
     _write_atomically(path.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
 
@@ -238,7 +238,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sha256(content: bytes) -> str:
+def sha256(content: bytes) -> str:
+    """Returns the SHA-256 of `content` in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -307,7 +308,7 @@ def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
         content = path.with_suffix(".csv").read_bytes()
     except FileNotFoundError:
         raise _damaged_run(run, f"{path}.csv is missing") from None
-    if _sha256(content) != metadata["csv_sha256"]:
+    if sha256(content) != metadata["csv_sha256"]:
         raise _damaged_run(run, f"the SHA-256 of {path}.csv is not the one in its .json")
     header, _, body = content.partition(b"\n")
     if header.decode() != ",".join(COLUMNS):
@@ -471,7 +472,7 @@ def save_checkpoint(folder: Path | str, tensors: Mapping[str, Tensor], state: Ma
     number = max(_numbers(folder), default=0) + 1
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     weights, state = safetensors.torch.save(apart), plain(state)
-    hashes = {"tensors_sha256": _sha256(weights), "state_sha256": _sha256(json.dumps(state).encode())}
+    hashes = {"tensors_sha256": sha256(weights), "state_sha256": sha256(json.dumps(state).encode())}
     document = {"format": FORMAT, **hashes, "state": state}
     _write_atomically(folder / f"{number}.safetensors", weights)
     _write_atomically(folder / f"{number}.json", json.dumps(document).encode())
@@ -504,7 +505,7 @@ def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, An
     try:
         document = json.loads(path.with_suffix(".json").read_bytes())
         weights = path.with_suffix(".safetensors").read_bytes()
-        found = document["format"], _sha256(json.dumps(document["state"]).encode()), _sha256(weights)
+        found = document["format"], sha256(json.dumps(document["state"]).encode()), sha256(weights)
         promised = FORMAT, document["state_sha256"], document["tensors_sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise CheckpointDamaged(_damage(path, str(error))) from error

@@ -43,9 +43,7 @@ def create(
 ) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies."""
     log_std_range = settings.log_std_min, settings.log_std_max
-    actor = networks.gaussian_actor(
-        state_size, action_size, settings.hidden, generators, log_std_range, precision, device
-    )
+    actor = networks.gaussian_actor(state_size, action_size, settings.hidden, generators, log_std_range, precision, device)
     critics = networks.critics(state_size, action_size, settings.hidden, generators, precision, device)
     log_temperature = engine.allocate(len(generators), (0, 1), actor.network.flat.dtype, device)
     log_temperature += math.log(settings.initial_temperature)
@@ -101,9 +99,7 @@ def critic_target(
     return batch.reward + settings.discount * (1 - batch.terminal) * soft_value
 
 
-def critic_loss(
-    critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]
-) -> Float[Tensor, " population"]:
+def critic_loss(critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]) -> Float[Tensor, " population"]:
     """L = sum_i mean (Q_i(s, a) - y)^2 / 2. Source: Haarnoja et al. 2018b, equation 5."""
     return 0.5 * (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
 

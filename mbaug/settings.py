@@ -223,9 +223,7 @@ class Profile:
             arm,
             model=within(arm.model, epochs=self.epochs),
             augmentation=within(arm.augmentation, redraw_interval=self.redraw_interval),
-            pretraining=within(
-                arm.pretraining, updates=self.updates, evaluation_interval=interval, transitions=self.transitions
-            ),
+            pretraining=within(arm.pretraining, updates=self.updates, evaluation_interval=interval, transitions=self.transitions),
             finetuning=within(arm.finetuning, steps=self.steps, warmup_steps=warmup, evaluation_interval=interval),
             evaluation=within(arm.evaluation, episodes=self.episodes),
         )

@@ -30,8 +30,7 @@ def numpy_generator(seed: int, *name: str | int) -> np.random.Generator:
 def torch_generators(seeds: Sequence[int], *name: str | int, device: str = "cpu") -> list[torch.Generator]:
     """Returns one torch generator per seed, for the stream `name`."""
     return [
-        torch.Generator(device).manual_seed(int(sequence(seed, *name).generate_state(1, np.uint64)[0] >> 1))
-        for seed in seeds
+        torch.Generator(device).manual_seed(int(sequence(seed, *name).generate_state(1, np.uint64)[0] >> 1)) for seed in seeds
     ]
 
 

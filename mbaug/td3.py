@@ -72,9 +72,7 @@ def critic_target(
     return batch.reward + settings.discount * (1 - batch.terminal) * next_value
 
 
-def critic_loss(
-    critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]
-) -> Float[Tensor, " population"]:
+def critic_loss(critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]) -> Float[Tensor, " population"]:
     """L = sum_i mean (Q_i(s, a) - y)^2. Source: Fujimoto et al. 2018, Algorithm 1."""
     return (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
 
@@ -122,9 +120,7 @@ def update(
     """
     target = critic_target(agent, batch, settings, noise[0])
     critics, actor = agent.critics.network, agent.actor.network
-    engine.descend(
-        critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, settings.learning_rate
-    )
+    engine.descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, settings.learning_rate)
     if gradient_step % settings.policy_delay == 0:
         losses = loss(agent.actor, agent.critics, batch, settings)
         engine.descend(losses, actor.flat, agent.actor_moments, settings.learning_rate)

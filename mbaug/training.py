@@ -109,9 +109,7 @@ def _on_grid(name: str, number: int) -> None:
     require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
 
 
-def pretrain(
-    learner: Learner, table: Float[Tensor, "population rows width"], imagine: Imagine | None = None
-) -> Iterator[None]:
+def pretrain(learner: Learner, table: Float[Tensor, "population rows width"], imagine: Imagine | None = None) -> Iterator[None]:
     """Yields at every evaluation interval while P agents learn offline with the behaviour-cloning loss.
 
     Args:
@@ -128,12 +126,8 @@ def pretrain(
         if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
             imagined = imagine(learner.gradient_steps // rule.redraw_interval)
         shape = BLOCK, settings.batch_size
-        index = torch.stack(
-            [torch.randint(table.shape[1], shape, generator=g) for g in learner.stream("batches")], dim=1
-        )
-        batches = transitions.unpack(
-            transitions.gather(table, index), learner.task.state_size, learner.task.action_size
-        )
+        index = torch.stack([torch.randint(table.shape[1], shape, generator=g) for g in learner.stream("batches")], dim=1)
+        batches = transitions.unpack(transitions.gather(table, index), learner.task.state_size, learner.task.action_size)
         if imagined is not None:
             count = augmentation.replaced(rule.rate, settings.batch_size)
             augmentation.replace_(batches.next_state, index, imagined, count, learner.stream("imagined samples"))
@@ -141,9 +135,7 @@ def pretrain(
         for number in range(BLOCK):
             learner.gradient_steps += 1
             batch = Batch(*(part[number] for part in batches))
-            learner.algorithm.update(
-                learner.agent, batch, noise[number], settings, learner.gradient_steps, td3.actor_loss_bc
-            )
+            learner.algorithm.update(learner.agent, batch, noise[number], settings, learner.gradient_steps, td3.actor_loss_bc)
         if not learner.watch():
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
