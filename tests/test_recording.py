@@ -54,11 +54,7 @@ def rows(count: int = 3, **changed) -> list[dict]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -78,9 +74,7 @@ def test_parse_undoes_str(run):
     assert Run.parse(str(run)) == run
 
 
-@pytest.mark.parametrize(
-    "text", ["hopper/seed0", "a/b/c/d/seed", "a/b/c/d/seed01", "a/b/c/../seed0", "a/b/c/d/e/seed0"]
-)
+@pytest.mark.parametrize("text", ["hopper/seed0", "a/b/c/d/seed", "a/b/c/d/seed01", "a/b/c/../seed0", "a/b/c/d/e/seed0"])
 def test_what_is_no_run_is_refused(text):
     with pytest.raises(ValueError, match="run"):
         Run.parse(text)
@@ -269,9 +263,7 @@ def small_files():
 
 @pytest.mark.usefixtures("small_files")
 def test_a_write_that_fails_in_its_middle_leaves_nothing(tmp_path):
-    with pytest.raises(
-        recording.CannotWrite, match=r"Cannot write .*seed0\.csv: File too large\. Nothing there"
-    ):
+    with pytest.raises(recording.CannotWrite, match=r"Cannot write .*seed0\.csv: File too large\. Nothing there"):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert files(tmp_path) == {}
 
@@ -286,9 +278,7 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch, call):
 
 def test_a_run_whose_json_cannot_be_written_does_not_exist(tmp_path, monkeypatch):
     replace = os.replace
-    monkeypatch.setattr(
-        recording.os, "replace", lambda a, b: refuse() if str(b).endswith("json") else replace(a, b)
-    )
+    monkeypatch.setattr(recording.os, "replace", lambda a, b: refuse() if str(b).endswith("json") else replace(a, b))
     with pytest.raises(recording.CannotWrite):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert recording.missing(tmp_path, [RUN]) == [RUN]
@@ -314,6 +304,13 @@ def test_a_read_only_folder_is_said_in_one_sentence(closed):
 
 
 # --- many runs ------------------------------------------------------------------------------------
+
+
+def test_recorded_runs_are_in_the_order_of_their_seeds(tmp_path):
+    grid = [Run("s", "hopper", "none", arm, seed) for arm in ("sac", "td3") for seed in range(12)]
+    for run in reversed(grid):
+        recording.write(tmp_path, run, [], METADATA)
+    assert recording.recorded(tmp_path) == grid
 
 
 def test_what_is_missing_is_listed_in_order(tmp_path):
@@ -343,7 +340,6 @@ def test_runs_load_as_one_tidy_frame(tmp_path):
     )
     assert set(recording.COLUMNS) < set(frame)
     assert recording.load_runs(tmp_path, "two")["arm"].tolist() == ["sac"]
-    assert recording.recorded(tmp_path) == [empty, first, second]  # seeds in the order of numbers
 
 
 def test_no_runs_are_an_empty_frame(tmp_path):
@@ -438,9 +434,7 @@ state = st.recursive(
 shapes = st.lists(st.integers(0, 3), max_size=3)
 tensors = st.dictionaries(
     st.from_regex(r"[a-z][a-z.]{0,9}", fullmatch=True),
-    st.tuples(
-        shapes, st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool])
-    ),
+    st.tuples(shapes, st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool])),
     max_size=4,
 )
 
@@ -489,9 +483,7 @@ def test_only_the_last_checkpoint_is_kept(tmp_path):
 def test_the_last_checkpoint_survives_a_full_disk(tmp_path, monkeypatch, half):
     recording.save_checkpoint(tmp_path, {"step": torch.tensor(1)}, {"step": 1})
     replace = os.replace
-    monkeypatch.setattr(
-        recording.os, "replace", lambda a, b: refuse() if str(b).endswith(half) else replace(a, b)
-    )
+    monkeypatch.setattr(recording.os, "replace", lambda a, b: refuse() if str(b).endswith(half) else replace(a, b))
     with pytest.raises(recording.CannotWrite):
         recording.save_checkpoint(tmp_path, {"step": torch.tensor(2)}, {"step": 2})
     monkeypatch.undo()
@@ -501,15 +493,22 @@ def test_the_last_checkpoint_survives_a_full_disk(tmp_path, monkeypatch, half):
     assert recording.load_checkpoint(tmp_path)[1] == {"step": 3}
 
 
+@pytest.fixture(scope="module")
+def processes():
+    """Makes processes quickly and safely: by fork, from a server that has one thread and has imported all."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def save_forever(folder):
     for step in range(10**9):
         recording.save_checkpoint(folder, {"step": torch.full((1000,), step)}, {"step": step})
 
 
-def test_a_checkpoint_survives_a_kill_at_any_moment(tmp_path):
-    context = multiprocessing.get_context("fork")
+def test_a_checkpoint_survives_a_kill_at_any_moment(tmp_path, processes):
     for delay in (0.05, 0.11, 0.17):
-        process = context.Process(target=save_forever, args=(tmp_path,))
+        process = processes.Process(target=save_forever, args=(tmp_path,), daemon=True)
         process.start()
         while not recording.has_checkpoint(tmp_path):
             time.sleep(0.01)
@@ -560,10 +559,9 @@ def hold(folder, connection):
         time.sleep(60)
 
 
-def test_one_process_at_a_time_and_none_after_a_kill(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=hold, args=(tmp_path, theirs))
+def test_one_process_at_a_time_and_none_after_a_kill(tmp_path, processes):
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=hold, args=(tmp_path, theirs), daemon=True)
     process.start()
     assert ours.recv() == "held"
     with (
