@@ -5,7 +5,7 @@ A `Learner` holds everything that is needed to go on, so that a run killed in th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import augmentation, sac, streams, td3, transitions
+from mbaug.engine import Adam
 from mbaug.settings import Arm, Finetuning, require
 from mbaug.tasks import Lockstep, Task
 from mbaug.transitions import Batch, ReplayBuffer, Standardiser
@@ -186,7 +187,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
         environments: P of them, in lockstep.
         buffer: what is learned from; grows by one transition an agent and step.
     """
-    arm, settings, plan = learner.arm, learner.arm.learner, learner.arm.finetuning
+    settings, plan = learner.arm.learner, learner.arm.finetuning
     for name in ("steps", "warmup_steps", "evaluation_interval"):
         _on_grid(name, getattr(plan, name))
     population, action_size = len(learner.seeds), learner.task.action_size
@@ -227,3 +228,41 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             return
         if learner.environment_steps % plan.evaluation_interval == 0:
             yield
+
+
+# --- a learner in a checkpoint --------------------------------------------------------------------------------------------
+
+
+def memory(learner: Learner) -> dict[str, Tensor]:
+    """Returns every tensor that the next update depends on, by name, in the learner's own memory."""
+    tensors = {"standardiser.mean": learner.standardiser.mean, "standardiser.std": learner.standardiser.std}
+    for part in fields(learner.agent):
+        value = getattr(learner.agent, part.name)
+        if isinstance(value, Tensor):
+            tensors[part.name] = value.detach()
+        elif isinstance(value, Adam):
+            tensors |= {f"{part.name}.{name}": getattr(value, name) for name in ("first", "second", "steps")}
+        else:
+            tensors[part.name] = value.network.flat.detach()
+    return tensors
+
+
+def save(learner: Learner) -> tuple[dict[str, Tensor], dict]:
+    """Returns what a checkpoint of the learner holds: tensors, and plain data."""
+    tensors = memory(learner)
+    for name, generators in learner.generators.items():
+        tensors |= {f"random.{name}.{k}": generator.get_state() for k, generator in enumerate(generators)}
+    names = ("gradient_steps", "environment_steps", "diverged_at")
+    plain = {name: getattr(learner, name) for name in names} | {"streams": list(learner.generators)}
+    return tensors, plain
+
+
+def restore(learner: Learner, tensors: dict[str, Tensor], plain: dict) -> None:
+    """Sets a fresh learner to what `save` returned."""
+    for name, tensor in memory(learner).items():
+        tensor.copy_(tensors[name])
+    for name in plain["streams"]:
+        for k, generator in enumerate(learner.stream(name)):
+            generator.set_state(tensors[f"random.{name}.{k}"])
+    for name in ("gradient_steps", "environment_steps", "diverged_at"):
+        setattr(learner, name, plain[name])

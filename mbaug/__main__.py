@@ -1,0 +1,90 @@
+"""The command line: `python -m mbaug COMMAND`. Each command is a thin call into the package."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
+
+
+def seeds(text: str) -> list[int]:
+    """Returns the seeds of "0-4" or "0,2,5"."""
+    parts = [part.split("-") for part in text.split(",")]
+    return [seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1)]
+
+
+def record(arguments: argparse.Namespace) -> None:
+    """Trains and records the missing runs of a study."""
+    from mbaug import recording, settings, study
+
+    grid, profile = study.find(arguments.study), settings.profile(arguments.profile)
+    build = recording.repository() / "build"
+    root = recording.root() if profile.name == "paper" else build / profile.name / "runs"
+    missing = recording.missing(root, study.select(grid, arguments.only, arguments.seeds))
+    print(f"{grid.name}: {len(missing)} runs missing in {root}")
+    if arguments.dry_run:
+        print(*missing, sep="\n")
+        return
+    study.record(grid, root, build / "checkpoints" / profile.name, profile, arguments.only, arguments.seeds, arguments.workers)
+
+
+def collect(arguments: argparse.Namespace) -> None:
+    """Makes a bundled dataset again."""
+    from mbaug import collection, engine, recording, tasks
+
+    engine.prepare("float32")
+    folder = arguments.output or recording.repository() / "data" / "offline"
+    collection.make_medium_replay(tasks.find(arguments.task), folder, arguments.seed)
+
+
+def figures(arguments: argparse.Namespace) -> None:
+    """Runs the notebooks headless and draws every figure."""
+    from mbaug import chapters
+
+    sys.exit(chapters.run(arguments.profile, only=arguments.only))
+
+
+def notebooks(arguments: argparse.Namespace) -> None:
+    """Executes the notebooks' reading copies again."""
+    from mbaug import chapters
+
+    sys.exit(chapters.reading_copies())
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    top = argparse.ArgumentParser(prog="python -m mbaug", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("record", help=record.__doc__)
+    command.add_argument("study", help="name of a study, e.g. hopper")
+    command.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, e.g. 'sac/*'")
+    command.add_argument("--seeds", type=seeds, metavar="0-4", help="in place of the study's own")
+    command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    command.add_argument("--profile", default="paper", help="budgets: smoke, quick or paper")
+    command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
+    command.set_defaults(call=record)
+
+    command = commands.add_parser("collect", help=collect.__doc__)
+    command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--output", type=Path, help="folder (default: data/offline)")
+    command.set_defaults(call=collect)
+
+    command = commands.add_parser("figures", help=figures.__doc__)
+    command.add_argument("--profile", default="paper", help="smoke, quick or paper")
+    command.add_argument("--only", help="chapters whose name begins so, e.g. 02")
+    command.set_defaults(call=figures)
+
+    commands.add_parser("notebooks", help=notebooks.__doc__).set_defaults(call=notebooks)
+    return top
+
+
+if __name__ == "__main__":
+    given = parser().parse_args()
+    try:
+        given.call(given)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"mbaug: {error}")

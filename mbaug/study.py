@@ -1,0 +1,400 @@
+"""The grid of runs as plain data, and what trains those of them that are missing.
+
+A run is one agent through its whole life: draw its transitions, fit its world model, pre-train, fine-tune. Each stage leaves a
+checkpoint, so that the same command goes on after a kill; stages that several arms share are trained once.
+"""
+
+import fnmatch
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mbaug import augmentation, engine, recording, settings, tasks, training, transitions
+from mbaug.networks import TWIN
+from mbaug.recording import Run
+from mbaug.settings import SAC, TD3, Arm, Augmentation, Finetuning, Pretraining, Profile, WorldModel
+from mbaug.transitions import Dataset
+
+# --- the arms -------------------------------------------------------------------------------------------------------------
+
+SCRATCH = Finetuning(warmup_steps=5_000, warmup_policy="uniform")
+OFFLINE = Arm(pretraining=Pretraining())
+
+
+def augmented(source: str, rate: float = 0.5) -> Arm:
+    """Returns the arm whose batches hold a share `rate` of next states from `source`."""
+    return replace(OFFLINE, model=WorldModel(), augmentation=Augmentation(rate, source))
+
+
+ARMS = {
+    "td3": Arm("td3", TD3(), finetuning=SCRATCH),
+    "sac": Arm("sac", SAC(), finetuning=SCRATCH),
+    "vanilla": OFFLINE,
+    "augmented": augmented("sample"),
+    "noise": augmented("noise"),
+}
+
+# --- the studies ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """A part of the grid: every task x arm x seed."""
+
+    name: str
+    question: str
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...] = ("hopper",)
+    quality: str = "medium-replay"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    changes: dict[str, Arm] = field(default_factory=dict)  # arms of this study alone
+
+    def arm(self, name: str) -> Arm:
+        """Returns the settings of an arm of this study.
+
+        Raises:
+            ValueError: the arm is unknown; the sentence names the nearest.
+        """
+        settings.choose("arm", name, self.arms)
+        return (self.changes or ARMS)[name]
+
+    def runs(self) -> list[Run]:
+        """Returns the runs in the order in which they are trained: seed by seed, so that comparisons are paired early."""
+        return [
+            Run(self.name, task, self.dataset(task, arm), arm, seed)
+            for seed in self.seeds
+            for task in self.tasks
+            for arm in self.arms
+        ]
+
+    def dataset(self, task: str, arm: str) -> str:
+        """Returns the name of the dataset that an arm learns from, "none" from scratch."""
+        return "none" if self.arm(arm).pretraining is None else f"{task}-{self.quality}"
+
+
+STUDIES = {
+    study.name: study
+    for study in (Study("hopper", "Does the method jump-start Hopper?", ("td3", "sac", "vanilla", "augmented", "noise")),)
+}
+
+
+def find(name: str) -> Study:
+    """Returns the study of that name.
+
+    Raises:
+        ValueError: the name is unknown; the sentence names the nearest.
+    """
+    return STUDIES[settings.choose("study", name, STUDIES)]
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------------
+
+
+def key(*parts) -> str:
+    """Returns a name for whatever depends on `parts` alone: what has the same name is trained once."""
+    return hashlib.sha256(json.dumps(recording.plain(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def waiting_claim(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this process, after waiting for another one that does."""
+    while True:
+        try:
+            with recording.claim(folder):
+                yield
+                return
+        except recording.AlreadyRecording:
+            time.sleep(1)
+
+
+def draws(arm: Arm, dataset: str, seeds: Sequence[int]) -> tuple[list[Dataset], list[Dataset]]:
+    """Returns what each seed drew from the pool, and what it left."""
+    from mbaug import offline_data
+
+    pool = offline_data.load(dataset)
+    pairs = [transitions.draw(pool, arm.pretraining.transitions, seed) for seed in seeds]
+    return [drawn for drawn, _ in pairs], [rest for _, rest in pairs]
+
+
+def evaluation_rows(
+    learner: training.Learner, phase: str, episodes: tasks.Episodes, data_value: np.ndarray, outside: np.ndarray
+) -> list[list[dict]]:
+    """Returns one row an evaluation episode, for each agent."""
+    first = torch.from_numpy(episodes.first_state)
+    action = torch.from_numpy(learner.policy(episodes.first_state))
+    predicted = least_value(learner, learner.standardiser.apply(first), action)
+    columns = episodes.undiscounted_return, episodes.length, episodes.discounted_return, predicted
+    return [
+        [
+            {
+                "phase": phase,
+                "gradient_steps": learner.gradient_steps,
+                "environment_steps": learner.environment_steps,
+                "episode": episode,
+                "return": float(columns[0][k, episode]),
+                "length": int(columns[1][k, episode]),
+                "discounted_return": float(columns[2][k, episode]),
+                "predicted_value": float(columns[3][k, episode]),
+                "data_value": float(data_value[k]),
+                "imagined_outside": float(outside[k]),
+            }
+            for episode in range(episodes.length.shape[1])
+        ]
+        for k in range(len(learner.seeds))
+    ]
+
+
+@torch.no_grad()
+def least_value(learner: training.Learner, state: Tensor, action: Tensor) -> np.ndarray:
+    """Returns min_i Q_i(s, a) for standardised states."""
+    dtype = learner.agent.critics.network.flat.dtype
+    return learner.agent.critics(state.to(dtype), action.to(dtype)).amin(dim=TWIN).numpy()
+
+
+def watch(rows: list[dict]) -> dict:
+    """Returns the failure signatures of a run's life.
+
+    Keys: `score_drop`, the last mean return before the switch minus the lowest mean return after it (returns, not scores; None
+    without pre-training); `value_gap`, the largest mean of predicted value minus discounted return, in rewards;
+    `imagined_outside`, the largest fraction of imagined components outside the data's range (None without augmentation).
+    """
+    frame = pd.DataFrame(rows)
+    means = frame.groupby(["phase", "gradient_steps", "environment_steps"], sort=False).mean(numeric_only=True)
+    drop = None
+    if {"pretrain", "finetune"} <= set(frame.phase):
+        drop = float(means.loc["pretrain", "return"].iloc[-1] - means.loc["finetune", "return"].min())
+    gap = means["predicted_value"] - means["discounted_return"]
+    outside = frame["imagined_outside"].max()
+    return {
+        "score_drop": drop,
+        "value_gap": float(gap.max()),
+        "imagined_outside": None if np.isnan(outside) else float(outside),
+    }
+
+
+# --- one population through its whole life --------------------------------------------------------------------------------
+
+
+class Life:
+    """A population of runs that share everything but the seed, on their way from nothing to a record.
+
+    Attributes:
+        runs: what is recorded at the end.
+        arm: the settings they share.
+        work: folder of checkpoints.
+    """
+
+    def __init__(self, runs: Sequence[Run], arm: Arm, work: Path) -> None:
+        self.runs, self.arm, self.work = list(runs), arm, work
+        self.task, self.dataset = tasks.find(runs[0].task), runs[0].dataset
+        self.seeds = [run.seed for run in runs]
+        self.population = len(runs)
+        self.drawn, self.rest, self.standardiser, self.table, self.fitted = [], [], None, None, None
+        self.rows: list[list[dict]] = [[] for _ in runs]
+        self.wall_seconds, self.begin = 0.0, time.perf_counter()
+        if arm.pretraining is not None:
+            self.drawn, self.rest = draws(arm, self.dataset, self.seeds)
+            states = [dataset.state for dataset in self.drawn]
+            self.standardiser = transitions.Standardiser.fit(states, arm.pretraining.standardiser_epsilon)
+            dtype = engine.PARAMETER_DTYPE[arm.precision]
+            self.table = transitions.table(self.drawn, self.standardiser, dtype)
+        self.outside = np.full(self.population, np.nan)
+        self.learner = training.learner(arm, self.task, self.seeds, self.standardiser)
+        self.evaluator = tasks.Evaluator(self.task, self.seeds, arm.evaluation.episodes, arm.learner.discount)
+
+    def folder(self, *parts) -> Path:
+        """Returns the folder of the stage that depends on `parts`, the task, the data and the seeds."""
+        return self.work / key(self.task.name, self.dataset, self.seeds, self.arm.precision, *parts)
+
+    def data_value(self) -> np.ndarray:
+        """Returns the mean of min_i Q_i(s, a) over the first rows drawn, NaN where there are none."""
+        if self.table is None:
+            return np.full(self.population, np.nan)
+        rows = self.table[:, : self.arm.evaluation.probe_rows]
+        batch = transitions.unpack(rows, self.task.state_size, self.task.action_size)
+        return least_value(self.learner, batch.state, batch.action).mean(axis=1)
+
+    def evaluate(self, phase: str) -> None:
+        """Appends the rows of one evaluation; evaluating shifts no stream that training draws from."""
+        steps = self.learner.gradient_steps if phase == "pretrain" else self.learner.environment_steps
+        episodes = self.evaluator(self.learner.policy, phase, steps)
+        new = evaluation_rows(self.learner, phase, episodes, self.data_value(), self.outside)
+        for k, rows in enumerate(new):
+            if self.learner.diverged_at[k] is None:
+                self.rows[k] += rows
+
+    def imagine(self, number: int) -> Tensor:
+        """Returns the table of imagined next states, standardised, with that number; notes how far outside the data it is."""
+        batch = transitions.unpack(transitions.table(self.drawn, self.unscaled()), *self.sizes())
+        generators = training.streams.torch_generators(self.seeds, "imagination", number)
+        imagined = augmentation.imagined_table(self.predict, batch, self.arm.augmentation.table_samples, generators)
+        self.outside = augmentation.outside(imagined, batch.next_state).numpy()
+        flat = self.standardiser.apply(imagined.flatten(1, 2))
+        return flat.view(imagined.shape).to(self.table.dtype)
+
+    def unscaled(self) -> transitions.Standardiser:
+        """Returns the standardiser that leaves states in the environment's units."""
+        return transitions.Standardiser.identity(self.population, self.task.state_size)
+
+    def sizes(self) -> tuple[int, int]:
+        """Returns the sizes of a state and an action."""
+        return self.task.state_size, self.task.action_size
+
+    # --- checkpoints
+
+    def save(self, folder: Path, extra: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:
+        """Writes a checkpoint of the learner, the rows so far, and what a stage adds."""
+        tensors, state = training.save(self.learner)
+        state |= {"rows": self.rows, "wall_seconds": self.elapsed(), "outside": self.outside.tolist(), **(plain or {})}
+        recording.save_checkpoint(folder, tensors | (extra or {}), state)
+
+    def load(self, folder: Path) -> tuple[dict[str, Tensor], dict]:
+        """Goes back to the checkpoint in `folder` and returns all that it holds."""
+        tensors, state = recording.load_checkpoint(folder)
+        training.restore(self.learner, tensors, state)
+        self.rows = state["rows"]
+        self.wall_seconds, self.begin = state["wall_seconds"], time.perf_counter()
+        self.outside = np.array(state["outside"], dtype=float)
+        return tensors, state
+
+    def elapsed(self) -> float:
+        """Returns the wall seconds of this life so far, those before a restart included."""
+        return self.wall_seconds + time.perf_counter() - self.begin
+
+    # --- stages
+
+    def fit(self) -> None:
+        """Fits the world model, or takes the one that another arm of the same seeds has fitted."""
+        if self.arm.model is None or self.fitted is not None:
+            return
+        from mbaug import world_model
+
+        folder = self.folder("model", self.arm.model, self.arm.pretraining.transitions)
+        with waiting_claim(folder):
+            if recording.has_checkpoint(folder):
+                self.fitted = world_model.restore(*recording.load_checkpoint(folder))
+            else:
+                self.fitted = world_model.fit(self.arm.model, self.drawn, self.rest, self.seeds, self.arm.precision)
+                recording.save_checkpoint(folder, *world_model.save(self.fitted))
+        self.predict = world_model.predictor(self.arm.augmentation.source, self.fitted)
+
+    def pretrain(self) -> None:
+        """Pre-trains, or takes what another arm of the same seeds has pre-trained."""
+        if self.arm.pretraining is None:
+            return
+        folder = self.folder("pretraining", replace(self.arm, finetuning=Finetuning()))
+        with waiting_claim(folder):
+            if recording.has_checkpoint(folder):
+                self.load(folder)
+            if self.learner.gradient_steps < self.arm.pretraining.updates and None in self.learner.diverged_at:
+                self.fit()
+                imagine = None if self.arm.augmentation is None else self.imagine
+                for _ in training.pretrain(self.learner, self.table, imagine):
+                    self.evaluate("pretrain")
+                    self.save(folder)
+
+    def finetune(self) -> None:
+        """Fine-tunes online."""
+        plan, folder = self.arm.finetuning, self.work / "runs" / str(self.runs[0]) / f"population{self.population}"
+        if None not in self.learner.diverged_at:
+            return
+        environments = tasks.Lockstep(self.task, self.seeds)
+        buffer = training.replay(self.learner, self.table if plan.keep_data else None)
+        if recording.has_checkpoint(folder):
+            tensors, state = self.load(folder)
+            environments.restore({k: v.numpy() for k, v in tensors.items() if k in state["arrays"]}, state["environments"])
+            buffer.size = 0
+            buffer.extend(tensors["replay"])
+        else:
+            if self.arm.pretraining is not None:
+                training.carry(self.learner, plan)
+            self.evaluate("finetune")
+        for _ in training.finetune(self.learner, environments, buffer):
+            self.evaluate("finetune")
+            if self.learner.environment_steps % (5 * plan.evaluation_interval) == 0:
+                arrays, plain = environments.snapshot()
+                extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                extra["replay"] = buffer.rows[:, : buffer.size]
+                self.save(folder, extra, {"arrays": list(arrays), "environments": plain})
+        environments.close()
+
+    def write(self, root: Path) -> None:
+        """Records the runs."""
+        errors = self.fitted.errors if self.fitted is not None else None
+        for k, run in enumerate(self.runs):
+            diverged = self.learner.diverged_at[k]
+            metadata = {
+                "settings": self.arm,
+                "draw_sha256": self.drawn[k].sha256 if self.drawn else None,
+                "status": "finished" if diverged is None else "diverged",
+                "diverged_at": diverged,
+                "watch": watch(self.rows[k]),
+                "world_model": errors[k] if errors else None,
+                "provenance": recording.provenance(self.arm.precision),
+                "wall_seconds": round(self.elapsed(), 1),
+            }
+            recording.write(root, run, self.rows[k], metadata)
+
+
+def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
+    """Returns the runs after recording them: trains what no checkpoint holds, waits for whoever records them already."""
+    arm = replace(arm, precision=engine.prepare(arm.precision))
+    with waiting_claim(work / "runs" / str(runs[0])):
+        if recording.missing(root, runs):
+            life = Life(runs, arm, work)
+            life.pretrain()
+            life.finetune()
+            life.write(root)
+    return list(runs)
+
+
+# --- many -----------------------------------------------------------------------------------------------------------------
+
+
+def select(study: Study, only: str = "*", seeds: Sequence[int] | None = None) -> list[Run]:
+    """Returns the study's runs whose name matches the pattern `only` (as in a shell), for these seeds."""
+    if seeds is not None:
+        study = replace(study, seeds=tuple(seeds))
+    return [run for run in study.runs() if fnmatch.fnmatch(str(run), f"*{only}*")]
+
+
+def record(
+    study: Study,
+    root: Path,
+    work: Path,
+    profile: Profile = settings.PROFILES["paper"],
+    only: str = "*",
+    seeds: Sequence[int] | None = None,
+    workers: int = 1,
+    report: Callable[[str], None] = tqdm.write,
+) -> list[Run]:
+    """Returns the runs that were missing, after training and recording them; one process per worker, one thread each.
+
+    Args:
+        study: the grid.
+        root: folder of the records.
+        work: folder of the checkpoints.
+        profile: budgets.
+        only: pattern that a run's name must match.
+        seeds: in place of the study's own.
+        workers: processes.
+        report: takes a line for each finished run.
+    """
+    missing = recording.missing(root, select(study, only, seeds))
+    jobs = (joblib.delayed(live)([run], profile.apply(study.arm(run.arm)), root, work) for run in missing)
+    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    for finished in tqdm(done, total=len(missing), desc=study.name, unit="run", disable=None):
+        for run in finished:
+            report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
+    return missing
