@@ -20,14 +20,14 @@ def pytest_addoption(parser):
         metavar="FILE",
         type=Path,
         default=ROOT / "tests/reference/td3_float64.npz",
-        help="trajectories of the published TD3 and TD3+BC to compare with (the format is in tests/reference/README.md)",
+        help="trajectories of published TD3 and TD3+BC to compare with (see tests/reference/README.md)",
     )
 
 
 def pytest_configure(config):
     reference = config.getoption("--reference")
     if not reference.is_file():
-        raise pytest.UsageError(f"--reference names a .npz file of trajectories; there is none at {reference}.")
+        raise pytest.UsageError(f"--reference names a file of trajectories; there is none at {reference}.")
     torch.set_num_threads(1)
 
 

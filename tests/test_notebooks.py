@@ -1,0 +1,54 @@
+"""The chapters themselves: they are complete, their reading copies are theirs, and these still give what they show."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from mbaug import chapters
+
+NOTEBOOKS = [ROOT / "notebooks" / f"{name}.py" for name in chapters.CONTENTS]
+NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=chapters.CONTENTS)
+
+
+def test_the_notebooks_are_those_of_the_table_of_contents():
+    assert chapters.find() == NOTEBOOKS
+
+
+@NAMES
+def test_parameters_are_profile_and_retrain(source):
+    assert chapters.parameters_of(source) == {"profile": "paper", "retrain": False}
+
+
+@NAMES
+def test_the_reading_copy_is_its_sources(source):
+    assert chapters.stale(source) is None
+
+
+@NAMES
+def test_the_reading_copy_checks_results(source):
+    """nbval compares the cells that are tagged so, and passes where there is none or where it stored nothing."""
+    cells = nbformat.read(chapters.reading_copy(source), as_version=4).cells
+    checked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert checked, f"{source.stem} has no cell tagged nbval-check-output."
+    for cell in checked:
+        assert cell.outputs, f"{source.stem} stores no output of the checked cell {cell.source!r}."
+
+
+@NAMES
+def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
+    """Runs every cell of the reading copy and compares the results of the tagged ones (nbval, lax)."""
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+    command += ["-c", os.devnull, "--rootdir", str(source.parent), str(chapters.reading_copy(source))]
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ | chapters.environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+def test_a_chapter_runs_with_papermill_in_the_smoke_profile(tmp_path):
+    """One chapter, training included; `make smoke` runs all of them."""
+    (outcome,) = chapters.run("smoke", only="02", output=tmp_path)
+    assert not outcome.problem
+    assert (tmp_path / "02_world_model.ipynb").exists()
