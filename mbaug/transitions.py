@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mbaug import streams
+from mbaug import offline_data, streams
 from mbaug.settings import require
 
 
@@ -82,6 +83,21 @@ class Dataset:
         """Returns the transitions at `index`, in that order."""
         fields = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode")
         return replace(self, **{field: getattr(self, field)[index] for field in fields})
+
+
+def load(name: str | Path, folder: Path = offline_data.FOLDER) -> Dataset:
+    """Returns a dataset in the order of its episodes; `offline_data` says what a file must hold and what is refused.
+
+    Args:
+        name: of a bundled pool ("hopper-medium-replay"), the path of a D4RL v2 file ("hopper_medium_replay-v2.hdf5"), or
+            a Minari id ("minari:mujoco/hopper/medium-v0", with the optional extra).
+        folder: of the bundled pools.
+
+    Raises:
+        ValueError: The name is unknown, or the file does not hold what it should.
+        OSError: There is no such file, or the system refuses to read it.
+    """
+    return Dataset(offline_data.label(name), **offline_data.read(name, folder))
 
 
 def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
