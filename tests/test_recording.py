@@ -80,6 +80,11 @@ def test_what_is_no_run_is_refused(text):
         Run.parse(text)
 
 
+def test_a_negative_seed_is_refused():
+    with pytest.raises(ValueError, match="0 or more; got -1"):
+        Run("hopper", "hopper", "none", "td3", -1)
+
+
 def test_the_repository_is_found():
     assert (recording.repository() / "mbaug" / "recording.py").is_file()
     assert recording.root() == recording.repository() / "data" / "runs"
