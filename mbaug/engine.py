@@ -175,8 +175,8 @@ def perceptron(
 
 def plain_perceptron(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: torch.dtype | None = None) -> Tensor:
     """Returns what `perceptron` returns, in three lines that torch differentiates itself: the statement it is held to."""
-    sizes = [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)]
-    layers = layer_views(flat, len(inputs), sizes)
+    if flat.requires_grad:  # if not, `layers` may be the first networks alone, and their place in `flat` is not known here
+        layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
     for weight, bias in layers[:-1]:
         inputs = torch.baddbmm(bias, inputs, weight).relu()
     return torch.baddbmm(layers[-1][1], inputs, layers[-1][0])
