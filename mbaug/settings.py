@@ -1,8 +1,8 @@
 """Every number of the project, once: hyper-parameters with symbol, unit and source, and the budgets of the profiles.
 
-Sources: [C] the authors' development repository (October 2023), [S] and [A] two summaries of the paper, TD3 (Fujimoto et al. 2018),
-TD3+BC (Fujimoto & Gu 2021), SAC (Haarnoja et al. 2018b, "Algorithms and Applications"). `ours` marks what no source states, with
-the reason. A profile changes budgets only, never a hyper-parameter.
+Sources: [C] the authors' development repository (October 2023), [S] and [A] two summaries of the paper, TD3 (Fujimoto et al.
+2018), TD3+BC (Fujimoto & Gu 2021), SAC (Haarnoja et al. 2018b, "Algorithms and Applications"). `ours` marks what no source
+states, with the reason. A profile changes budgets only, never a hyper-parameter.
 """
 
 import dataclasses
@@ -41,6 +41,18 @@ def _positive(record: object, *names: str) -> None:
         require(value > 0, f"{name} is {value!r}, but it must be above 0")
 
 
+def _not_negative(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        require(value >= 0, f"{name} is {value!r}, but it must be 0 or above")
+
+
+def _units(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        require(min(value, default=1) > 0, f"{name} is {value!r}, but each layer must have 1 unit or more")
+
+
 def _fraction(record: object, *names: str) -> None:
     for name in names:
         value = getattr(record, name)
@@ -63,7 +75,9 @@ class TD3:
     behaviour_weight: float = 2.5  # alpha of lambda = alpha / mean|Q|; TD3+BC, C
 
     def __post_init__(self) -> None:
+        _units(self, "hidden")
         _positive(self, "learning_rate", "batch_size", "policy_delay", "behaviour_weight")
+        _not_negative(self, "target_noise", "target_noise_clip", "exploration_noise")
         _fraction(self, "discount", "target_rate")
 
 
@@ -83,6 +97,7 @@ class SAC:
     log_std_max: float = 2.0  # of the Gaussian before tanh; SAC code
 
     def __post_init__(self) -> None:
+        _units(self, "hidden")
         _positive(self, "learning_rate", "batch_size", "policy_delay", "initial_temperature")
         _fraction(self, "discount", "target_rate")
         require(
@@ -107,10 +122,9 @@ class WorldModel:
     epochs: int = 300  # passes over the rows; about 900 gradient steps at 10,000 rows
 
     def __post_init__(self) -> None:
+        _units(self, "hidden", "transition_hidden")
         _positive(self, "latent_size", "learning_rate", "batch_size", "epochs")
-        for name in ("kl_weight", "prediction_weight", "latent_weight"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} is {value!r}, but it must be 0 or above")
+        _not_negative(self, "kl_weight", "prediction_weight", "latent_weight")
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,10 @@ class Arm:
     def __post_init__(self) -> None:
         choose("algorithm", self.algorithm, ALGORITHMS)
         choose("precision", self.precision, PRECISIONS)
+        given, needed = type(self.learner).__name__, self.algorithm.upper()
+        require(
+            given == needed, f"the learner's settings are {given}(...), but the algorithm {self.algorithm!r} needs {needed}(...)"
+        )
 
 
 @dataclass(frozen=True)
