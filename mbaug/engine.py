@@ -116,19 +116,17 @@ class _Perceptron(torch.autograd.Function):
             weights.append(weight)
             if number < len(layers):
                 hidden.relu_()
-        ctx.record = activations, weights
+        ctx.record = activations, weights, layers
         ctx.flat = flat
         return hidden
 
     @staticmethod
     def backward(ctx, gradient):
-        (activations, weights), flat = ctx.record, ctx.flat
+        (activations, weights, layers), flat = ctx.record, ctx.flat
         wants_inputs, wants_flat = ctx.needs_input_grad[:2]
-        sizes = [weights[0].shape[1], *(weight.shape[2] for weight in weights)]
         flat_gradient = torch.empty_like(flat) if wants_flat else None
         if wants_flat:
             flat_gradient[-LANES:] = 0  # the padding; what is no padding is overwritten below
-        layers = layer_views(flat_gradient, len(weights[0]), sizes) if wants_flat else weights
         for number in reversed(range(len(weights))):
             hidden, weight = activations[number], weights[number]
             factor = gradient
@@ -136,7 +134,9 @@ class _Perceptron(torch.autograd.Function):
                 hidden, low_hidden = hidden
                 factor = gradient.to(low_hidden.dtype)
             if wants_flat:
-                weight_gradient, bias_gradient = layers[number]
+                weight_gradient, bias_gradient = (
+                    flat_gradient.as_strided(view.shape, view.stride(), view.storage_offset()) for view in layers[number]
+                )
                 torch.sum(gradient, 1, keepdim=True, out=bias_gradient)
                 if weight.shape[-1] == 1:
                     torch.sum(hidden * gradient, 1, out=weight_gradient.squeeze(-1))
@@ -150,8 +150,8 @@ class _Perceptron(torch.autograd.Function):
                 gradient = gradient * weight.transpose(1, 2)
             else:
                 gradient = torch.bmm(factor, weight.transpose(1, 2)).to(gradient.dtype)
-            if number > 0:
-                gradient = torch.ops.aten.threshold_backward(gradient, hidden, 0)
+            if number > 0:  # where relu was flat, nothing passes; `gradient` is this function's own by now
+                torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
         return gradient, flat_gradient, None, None
 
 

@@ -110,8 +110,8 @@ class Critics:
     def __call__(
         self, state: Float[Tensor, "population batch state"], action: Float[Tensor, "population batch action"]
     ) -> Float[Tensor, "twin population batch"]:
-        inputs = torch.cat([state, action], dim=-1).repeat(self.count, 1, 1)
-        return self.network(inputs).view(self.count, *state.shape[:-1])
+        inputs = torch.cat([state, action], dim=-1)
+        return self.network(torch.cat([inputs] * self.count)).view(self.count, *state.shape[:-1])
 
     @cached_property
     def frozen(self) -> "Critics":

@@ -7,6 +7,7 @@ checkpoint, so that the same command goes on after a kill; stages that several a
 import fnmatch
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,9 +121,7 @@ def waiting_claim(folder: Path) -> Iterator[None]:
 
 def draws(arm: Arm, dataset: str, seeds: Sequence[int]) -> tuple[list[Dataset], list[Dataset]]:
     """Returns what each seed drew from the pool, and what it left."""
-    from mbaug import offline_data
-
-    pool = offline_data.load(dataset)
+    pool = transitions.load(dataset)
     pairs = [transitions.draw(pool, arm.pretraining.transitions, seed) for seed in seeds]
     return [drawn for drawn, _ in pairs], [rest for _, rest in pairs]
 
@@ -306,7 +305,7 @@ class Life:
 
     def finetune(self) -> None:
         """Fine-tunes online."""
-        plan, folder = self.arm.finetuning, self.work / "runs" / str(self.runs[0]) / f"population{self.population}"
+        plan, folder = self.arm.finetuning, self.folder("finetuning", self.arm)
         if None not in self.learner.diverged_at:
             return
         environments = tasks.Lockstep(self.task, self.seeds)
@@ -322,11 +321,10 @@ class Life:
             self.evaluate("finetune")
         for _ in training.finetune(self.learner, environments, buffer):
             self.evaluate("finetune")
-            if self.learner.environment_steps % (5 * plan.evaluation_interval) == 0:
-                arrays, plain = environments.snapshot()
-                extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                extra["replay"] = buffer.rows[:, : buffer.size]
-                self.save(folder, extra, {"arrays": list(arrays), "environments": plain})
+            arrays, plain = environments.snapshot()
+            extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            extra["replay"] = buffer.rows[:, : buffer.size]
+            self.save(folder, extra, {"arrays": list(arrays), "environments": plain})
         environments.close()
 
     def write(self, root: Path) -> None:
@@ -345,6 +343,7 @@ class Life:
                 "wall_seconds": round(self.elapsed(), 1),
             }
             recording.write(root, run, self.rows[k], metadata)
+        shutil.rmtree(self.folder("finetuning", self.arm), ignore_errors=True)  # the record is what stays
 
 
 def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:

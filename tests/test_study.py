@@ -1,0 +1,97 @@
+"""The grid: what is trained, that a kill loses nothing, and that a stage shared by two arms is trained once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from mbaug import recording, settings, study
+from mbaug.settings import Evaluation, Finetuning, Profile
+from mbaug.study import Study
+
+TINY = Profile("tiny", updates=100, steps=1_000, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
+SMALL = replace(study.ARMS["td3"], learner=settings.TD3(hidden=(16, 16)), evaluation=Evaluation(1, 100))
+SCRATCH = Study("tiny", "Does it run?", ("small",), seeds=(0,), changes={"small": SMALL})
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_study import SCRATCH, TINY
+from mbaug import study
+study.record(SCRATCH, Path(sys.argv[1]), Path(sys.argv[2]), TINY)
+"""
+
+
+def start(folder):
+    """Starts recording the tiny study in a process of its own."""
+    program = PROGRAM.format(tests=os.path.dirname(__file__))
+    return subprocess.Popen([sys.executable, "-c", program, folder / "runs", folder / "work"], stderr=subprocess.DEVNULL)
+
+
+def rows(folder):
+    """The bytes of the only recorded CSV."""
+    (path,) = (folder / "runs").rglob("*.csv")
+    return path.read_bytes()
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+    """kill -9 after the second checkpoint; the same command goes on; every evaluation row is equal bit for bit."""
+    assert start(tmp_path / "whole").wait() == 0
+    process = start(tmp_path / "killed")
+    while not list((tmp_path / "killed").rglob("2.safetensors")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").rglob("*.csv"))
+    assert start(tmp_path / "killed").wait() == 0
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.safetensors")), "the checkpoints of a recorded run are removed"
+
+
+def test_two_processes_record_a_run_once(tmp_path):
+    """The second process waits and then finds the run recorded: never two halves."""
+    processes = [start(tmp_path), start(tmp_path)]
+    assert [process.wait() for process in processes] == [0, 0]
+    record = recording.read(tmp_path / "runs", SCRATCH.runs()[0])
+    assert len(record.rows) == 11  # one episode at 0, 100, ..., 1,000 steps
+
+
+def test_the_order_pairs_the_arms_of_a_seed():
+    """All arms of seed 0 come before any of seed 1, so that comparisons are paired early."""
+    grid = study.find("hopper")
+    names = [run.seed for run in grid.runs()]
+    assert names == sorted(names)
+    assert [run.arm for run in grid.runs()[: len(grid.arms)]] == list(grid.arms)
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="unknown study 'hoper': did you mean 'hopper'"):
+        study.find("hoper")
+    with pytest.raises(ValueError, match="unknown arm 'vanila': did you mean 'vanilla'"):
+        study.find("hopper").arm("vanila")
+
+
+def test_watch_names_the_failure_signatures():
+    """The drop at the switch and the gap between value and return, by hand."""
+    row = {"episode": 0, "length": 1, "data_value": 0.0, "imagined_outside": float("nan"), "gradient_steps": 1}
+    table = [("pretrain", 0, 100.0, 10.0, 15.0), ("finetune", 5, 40.0, 8.0, 9.0), ("finetune", 10, 70.0, 7.0, 6.0)]
+    rows = [
+        {**row, "phase": phase, "environment_steps": steps, "return": total, "discounted_return": part, "predicted_value": value}
+        for phase, steps, total, part, value in table
+    ]
+    assert study.watch(rows) == {"score_drop": 60.0, "value_gap": 5.0, "imagined_outside": None}
+    assert study.watch(rows[1:])["score_drop"] is None
+
+
+def test_a_stage_shared_by_two_arms_has_one_name():
+    """Arms that differ only in fine-tuning share the name of their pre-training; other arms do not."""
+    arm = study.ARMS["vanilla"]
+    other = replace(arm, finetuning=Finetuning(keep_data=True))
+    names = {study.key(replace(each, finetuning=Finetuning())) for each in (arm, other)}
+    assert len(names) == 1
+    assert study.key(study.ARMS["augmented"]) != study.key(study.ARMS["noise"])
