@@ -8,7 +8,7 @@ processor without a population. All random numbers come from the CPU: a GPU gets
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -163,23 +163,6 @@ def loss(
 # --- the fit --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """P fitted models and how they came about.
-
-    Attributes:
-        model: after the last epoch.
-        losses: each term's mean over the rows of an epoch, [epochs, P].
-        epochs: after which the held-out error was measured.
-        errors: the normalised error of the sampled prediction after these (`held_out_error`).
-    """
-
-    model: Model
-    losses: Loss
-    epochs: list[int]
-    errors: Float[np.ndarray, "checks population state"]
-
-
 def interior(dataset: Dataset) -> Dataset:
     """Returns the rows that end no episode, neither terminal nor truncated. Source: the authors' code."""
     return dataset.rows(np.flatnonzero(~(dataset.terminal | dataset.truncated)))
@@ -204,40 +187,6 @@ def epochs(
 
     for means in _descent((model.encoder, model.decoder, model.transition), terms, rows, standardiser, settings, generator):
         yield model, Loss(*means)
-
-
-def fit(
-    settings: WorldModel,
-    datasets: Sequence[Dataset],
-    seeds: Sequence[int],
-    precision: str = "float32",
-    device: str = "cpu",
-    held_out: Sequence[Dataset] | None = None,
-    checks: int = 10,
-) -> Fit:
-    """Returns a fitted model for each agent, with its history.
-
-    Args:
-        settings: of the model and its fit.
-        datasets: the drawn rows of each agent.
-        seeds: of each agent.
-        precision: "float32", "float64" or "bfloat16" (of the wide products alone).
-        device: "cpu" or one that torch knows.
-        held_out: rows that are not trained on; None: no held-out errors.
-        checks: how often, at even distances, these are measured. They draw from a stream of their own: no weight feels them.
-    """
-    due = sorted({math.ceil(settings.epochs * k / checks) for k in range(1, checks + 1)}) if held_out else []
-    models, histories, errors = [], [], []
-    for k, (dataset, seed) in enumerate(zip(datasets, seeds, strict=True)):
-        history = []
-        for epoch, (model, terms) in enumerate(epochs(settings, dataset, seed, precision, device), start=1):
-            history.append(torch.stack(terms))
-            if epoch in due:
-                errors.append(held_out_error(predictor("sample", model), dataset, held_out[k], seed))
-        models.append(model)
-        histories.append(torch.stack(history, dim=1))
-    by_agent = np.reshape(errors, (len(models), len(due), datasets[0].state.shape[1]))
-    return Fit(together(models), Loss(*torch.cat(histories, dim=-1).cpu()), due, by_agent.swapaxes(0, 1))
 
 
 def _descent(
@@ -348,16 +297,17 @@ class Deterministic:
 
 
 def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int) -> tuple[int, ...]:
-    """Returns the layer sizes of the deterministic model: as deep as the encoder, as many parameters as the world model."""
+    """Returns the layer sizes of the deterministic model: as deep as the encoder, and with as many parameters as the world model.
 
-    def count(layers: Sequence[int]) -> int:
+    That is, with the fewest units a layer that give at least as many.
+    """
+
+    def parameters(layers: Sequence[int]) -> int:
         return sum((inputs + 1) * outputs for inputs, outputs in pairwise(layers))
 
-    def layers(width: int) -> tuple[int, ...]:
-        return (state_size + action_size, *[width] * len(settings.hidden), state_size)
-
-    wanted = sum(map(count, sizes(settings, state_size, action_size).values()))
-    return min(map(layers, range(1, wanted)), key=lambda sizes: abs(count(sizes) - wanted))
+    wanted = sum(map(parameters, sizes(settings, state_size, action_size).values()))
+    candidates = ((state_size + action_size, *[units] * len(settings.hidden), state_size) for units in count(1))
+    return next(layers for layers in candidates if parameters(layers) >= wanted)
 
 
 def move(
@@ -369,28 +319,30 @@ def move(
     return state + model.network(torch.cat([state, action], dim=-1))
 
 
+def predict_deterministic(
+    model: Deterministic,
+    state: Float[Tensor, "population rows state"],
+    action: Float[Tensor, "population rows action"],
+) -> Float[Tensor, "population rows state"]:
+    """Returns the next state of each row, in the environment's units."""
+    return _each(model, move, state, action)
+
+
 def fit_deterministic(
-    settings: WorldModel,
-    datasets: Sequence[Dataset],
-    seeds: Sequence[int],
-    precision: str = "float32",
-    device: str = "cpu",
+    settings: WorldModel, dataset: Dataset, seed: int, precision: str = "float32", device: str = "cpu"
 ) -> Deterministic:
-    """Returns a deterministic model for each agent: L = mean (s + f(s, a) - s')^2 over as many gradient steps as `fit` makes."""
-    models = []
-    for dataset, seed in zip(datasets, seeds, strict=True):
-        (generator,) = streams.torch_generators([seed], "deterministic model")
-        standardiser = Standardiser.fit([dataset.state], EPSILON)
-        layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
-        model = Deterministic(_perceptron(layers, [generator], precision, device), standardiser)
+    """Returns one agent's deterministic model: L = mean (s + f(s, a) - s')^2, with as many steps of Adam as the world model."""
+    (generator,) = streams.torch_generators([seed], "deterministic model")
+    standardiser = Standardiser.fit([dataset.state], EPSILON)
+    layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
+    model = Deterministic(_perceptron(layers, [generator], precision, device), standardiser)
 
-        def terms(state: Tensor, action: Tensor, next_state: Tensor, model: Deterministic = model) -> Sequence[Tensor]:
-            return (squared_error(move(model, state, action), next_state),)
+    def terms(state: Tensor, action: Tensor, next_state: Tensor) -> Sequence[Tensor]:
+        return (squared_error(move(model, state, action), next_state),)
 
-        for _ in _descent((model.network,), terms, interior(dataset), standardiser, settings, generator):
-            pass
-        models.append(model)
-    return together(models)
+    for _ in _descent((model.network,), terms, interior(dataset), standardiser, settings, generator):
+        pass
+    return model
 
 
 def linear_regression(dataset: Dataset) -> Predict:
@@ -413,47 +365,44 @@ def persistence(state: Tensor, *_) -> Tensor:
     return state
 
 
-def held_out_error(predict: Predict, dataset: Dataset, held_out: Dataset, seed: int) -> Float[np.ndarray, " state"]:
-    """mean (s'_i - s^'_i)^2 / var s_i of every state dimension i: the normalised error of one step.
+def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Dataset, seed: int) -> Float[np.ndarray, " state"]:
+    """mean ((s'_i - s^'_i) / std_i)^2 for every dimension i of the state: the normalised error of one step.
 
-    The mean runs over the held-out rows that end no episode, the variance over the states of all rows of the dataset. So 1 is
-    the error of who always says the mean, and the mean over i is one number for a model.
+    The mean runs over the held-out rows that end no episode; std_i is the standard deviation of s_i over the rows that the model
+    was fitted on. So 1 is the error of who always says the mean state, and the mean over i is one number for a model.
 
     Args:
         predict: of one agent.
-        dataset: its drawn rows: their variance is the unit.
-        held_out: rows it was not fitted on.
+        standardiser: of its states.
+        held_out: rows it was not fitted on; none give NaN.
         seed: of the agent; the stream is ("world model", "held-out").
     """
     rows = interior(held_out)
+    if len(rows) == 0:
+        return np.full(held_out.state.shape[1], np.nan)
     state, action, next_state = (torch.from_numpy(x).unsqueeze(0) for x in (rows.state, rows.action, rows.next_state))
     predicted = predict(state, action, next_state, streams.torch_generators([seed], "world model", "held-out"))
-    errors = (next_state - predicted)[0].numpy().astype(np.float64) ** 2
-    return errors.mean(axis=0) / dataset.state.var(axis=0, dtype=np.float64)
+    return ((next_state - predicted).double() / standardiser.std).square().mean(dim=1)[0].numpy()
 
 
 def held_out_errors(
-    datasets: Sequence[Dataset],
-    held_out: Sequence[Dataset],
-    seeds: Sequence[int],
-    model: Model | None = None,
-    deterministic: Deterministic | None = None,
-) -> dict[str, Float[np.ndarray, "population state"]]:
-    """Returns the normalised error of one step (`held_out_error`) of each agent's model and of its baselines.
+    dataset: Dataset, held_out: Dataset, seed: int, model: Model, deterministic: Deterministic | None = None
+) -> dict[str, Float[np.ndarray, " state"]]:
+    """Returns the normalised errors (`held_out_error`) of one agent's model and of what it is held against, on the same rows.
 
-    The keys: "sample", "mean" and "reconstruction" of a world model, "deterministic" of a deterministic one, each if it is
-    given; "persistence" and "linear" always.
+    The keys: "sample", "mean" and "reconstruction" (of s' itself) of the world model, "persistence", "linear" and, if a
+    deterministic model is given, "deterministic".
     """
-    agents = []
-    for k, dataset in enumerate(datasets):
-        predicts = {}
-        if model is not None:
-            predicts |= {source: predictor(source, alone(model, k)) for source in ("sample", "mean", "reconstruction")}
-        if deterministic is not None:
-            predicts["deterministic"] = predictor("deterministic", alone(deterministic, k))
-        predicts |= {"persistence": persistence, "linear": linear_regression(dataset)}
-        agents.append({name: held_out_error(p, dataset, held_out[k], seeds[k]) for name, p in predicts.items()})
-    return {name: np.stack([errors[name] for errors in agents]) for name in agents[0]}
+    predicts = {
+        "sample": lambda s, a, s_, g: predict(model, s, a, g),
+        "mean": lambda s, a, s_, g: predict(model, s, a, g, "mean"),
+        "reconstruction": lambda s, a, s_, g: reconstruct(model, s_, g),
+        "persistence": persistence,
+        "linear": linear_regression(dataset),
+    }
+    if deterministic is not None:
+        predicts["deterministic"] = lambda s, a, s_, g: predict_deterministic(deterministic, s, a)
+    return {name: held_out_error(each, model.standardiser, held_out, seed) for name, each in predicts.items()}
 
 
 def rate_distortion(
@@ -489,13 +438,93 @@ def rate_distortion(
     return float(error[choose("prediction mode", mode, error)].mean())
 
 
+# --- a population's fit ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """P fitted models, how they came about, and how good they are.
+
+    Attributes:
+        model: after the last epoch.
+        deterministic: None if it was not asked for.
+        errors: of each agent, by name (`held_out_errors`): a number a dimension; empty without held-out rows.
+        losses: each term's mean over the rows of an epoch, [epochs, P].
+        epochs: after which `history` was measured.
+        history: the normalised error of the sampled prediction then.
+    """
+
+    model: Model
+    deterministic: Deterministic | None
+    errors: list[dict[str, list[float]]]
+    losses: Loss
+    epochs: list[int]
+    history: Float[Tensor, "checks population state"]
+
+    @property
+    def noise_std(self) -> Float[Tensor, "population state"]:
+        """Root of the mean squared held-out error of the sampled prediction, in the environment's units.
+
+        Raises:
+            ValueError: there were no held-out rows.
+        """
+        require(all(self.errors), "noise matched to the model's held-out error needs held-out rows, but there were none")
+        return torch.tensor([errors["sample"] for errors in self.errors]).sqrt() * self.model.standardiser.std
+
+
+def fit(
+    settings: WorldModel,
+    datasets: Sequence[Dataset],
+    held_out: Sequence[Dataset],
+    seeds: Sequence[int],
+    precision: str = "float32",
+    device: str = "cpu",
+    deterministic: bool = False,
+    checks: int = 10,
+) -> Fit:
+    """Returns a fitted model for each agent, with its held-out errors.
+
+    Args:
+        settings: of the model and its fit.
+        datasets: the drawn rows of each agent.
+        held_out: rows of each agent that are not trained on.
+        seeds: of each agent.
+        precision: "float32", "float64" or "bfloat16" (of the wide products alone).
+        device: "cpu" or one that torch knows.
+        deterministic: whether to fit the deterministic model as well.
+        checks: how often, at even distances, the held-out error is measured on the way; no weight feels it.
+    """
+    due = sorted({math.ceil(settings.epochs * k / checks) for k in range(1, checks + 1)})
+    agents = [
+        _fit_one(settings, dataset, rest, seed, precision, device, deterministic, due)
+        for dataset, rest, seed in zip(datasets, held_out, seeds, strict=True)
+    ]
+    models, controls, errors, losses, histories = zip(*agents, strict=True)
+    return Fit(
+        together(models),
+        together(controls) if deterministic else None,
+        list(errors),
+        Loss(*torch.cat(losses, dim=-1).cpu()),
+        due,
+        torch.stack(histories, dim=1),
+    )
+
+
+def _fit_one(settings, dataset, held_out, seed, precision, device, deterministic, due):
+    """Returns one agent's models, errors, losses [terms, epochs, 1] and history [checks, S]."""
+    losses, history = [], []
+    for epoch, (model, terms) in enumerate(epochs(settings, dataset, seed, precision, device), start=1):
+        losses.append(torch.stack(terms))
+        if epoch in due:
+            sampled = lambda s, a, s_, g: predict(model, s, a, g)  # noqa: B023, E731
+            history.append(held_out_error(sampled, model.standardiser, held_out, seed))
+    control = fit_deterministic(settings, dataset, seed, precision, device) if deterministic else None
+    errors = held_out_errors(dataset, held_out, seed, model, control)
+    plain = {name: error.tolist() for name, error in errors.items() if np.isfinite(error).all()}
+    return model, control, plain, torch.stack(losses, dim=1), torch.from_numpy(np.reshape(history, (len(due), -1)))
+
+
 # --- what augmentation asks -----------------------------------------------------------------------------------------------
-
-
-def matched_noise(error: Float[np.ndarray, "population state"], datasets: Sequence[Dataset]) -> Float[Tensor, "population state"]:
-    """Returns sqrt(error_i var s_i), in the environment's units: noise as strong as a held-out error (`held_out_error`)."""
-    variance = np.stack([dataset.state.var(axis=0, dtype=np.float64) for dataset in datasets])
-    return torch.from_numpy(np.sqrt(error * variance)).float()
 
 
 def add_noise(
@@ -503,69 +532,41 @@ def add_noise(
     noise_std: Float[Tensor, "population state"],
     generators: Sequence[torch.Generator],
 ) -> Float[Tensor, "population rows state"]:
-    """s' + std n for standard normal n: the control that knows the model's blur but not its dynamics."""
+    """s' + std n for standard normal n: the control that is as wrong as the model but knows no dynamics."""
     return next_state + noise_std.unsqueeze(1) * _normal(generators, *next_state.shape[1:])
 
 
-def predictor(
-    source: str,
-    model: Model | Deterministic | None = None,
-    noise_std: Float[Tensor, "population state"] | None = None,
-) -> Predict | None:
+def predictor(source: str, fitted: Fit | None) -> Predict | None:
     """Returns what replaces next states: predict(state, action, next_state, generators); None for "none".
 
     Args:
-        source: one of settings.SOURCES. "sample" and "mean": the model's prediction; "reconstruction": its D(z), z ~ q(z | s');
-            "noise": s' and Gaussian noise; "deterministic": the deterministic model's prediction.
-        model: a Deterministic for "deterministic", a Model for all others that ask one.
-        noise_std: for "noise": standard deviation in the environment's units (`matched_noise`).
+        source: one of settings.SOURCES. "sample", "mean": the model's prediction. "reconstruction": D(z) with z ~ q(z | s').
+            "noise": s' and Gaussian noise as strong as the held-out error. "deterministic": the deterministic model's prediction.
+        fitted: what it asks.
 
     Raises:
-        ValueError: the source is unknown, or what it asks is not given.
+        ValueError: the source is unknown, or `fitted` does not hold what it asks.
     """
     if choose("augmentation source", source, SOURCES) == "none":
         return None
-    name, given, kind = "model", model, Deterministic if source == "deterministic" else Model
+    require(fitted is not None, f"the augmentation source {source!r} needs a fitted world model, but None is given")
     if source == "noise":
-        name, given, kind = "noise_std", noise_std, Tensor
-    require(
-        isinstance(given, kind),
-        f"{name} is a {type(given).__name__}, but the augmentation source {source!r} needs a {kind.__name__}",
-    )
-    return {
-        "sample": lambda state, action, next_state, generators: predict(model, state, action, generators),
-        "mean": lambda state, action, next_state, generators: predict(model, state, action, generators, "mean"),
-        "reconstruction": lambda state, action, next_state, generators: reconstruct(model, next_state, generators),
-        "noise": lambda state, action, next_state, generators: add_noise(next_state, noise_std, generators),
-        "deterministic": lambda state, action, next_state, generators: _each(model, move, state, action),
-    }[source]
-
-
-def fit_source(
-    source: str,
-    settings: WorldModel,
-    datasets: Sequence[Dataset],
-    seeds: Sequence[int],
-    precision: str = "float32",
-    device: str = "cpu",
-) -> Model | Deterministic | None:
-    """Returns what `source` asks, fitted; None for "none". ("noise" asks the world model for its error.)
-
-    Raises:
-        ValueError: the source is unknown; the sentence names the nearest.
-    """
-    if choose("augmentation source", source, SOURCES) == "none":
-        return None
+        noise_std = fitted.noise_std
+        return lambda state, action, next_state, generators: add_noise(next_state, noise_std, generators)
+    if source == "reconstruction":
+        return lambda state, action, next_state, generators: reconstruct(fitted.model, next_state, generators)
     if source == "deterministic":
-        return fit_deterministic(settings, datasets, seeds, precision, device)
-    return fit(settings, datasets, seeds, precision, device).model
+        control = fitted.deterministic
+        require(control is not None, "the source 'deterministic' needs a fit with deterministic=True, but this one is without")
+        return lambda state, action, next_state, generators: predict_deterministic(control, state, action)
+    return lambda state, action, next_state, generators: predict(fitted.model, state, action, generators, source)
 
 
 # --- one of many, many of one, and checkpoints ----------------------------------------------------------------------------
 
 
 def tensors(model: Model | Deterministic) -> dict[str, Tensor]:
-    """Returns copies of all that the models hold, by name and with the population first: what a checkpoint keeps."""
+    """Returns copies of all that the models hold, by name and with the population first."""
     parts = {
         f"{name}.{number}.{kind}": tensor
         for name, part in _parts(model).items()
@@ -576,17 +577,27 @@ def tensors(model: Model | Deterministic) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in parts.items()}
 
 
-def restore(
-    tensors: Mapping[str, Tensor], settings: WorldModel, precision: str = "float32", device: str = "cpu"
-) -> Model | Deterministic:
-    """Returns the models that `tensors` were taken from."""
-    names = {name.split(".")[0] for name in tensors} - {"standardiser"}
-    low = torch.bfloat16 if precision == "bfloat16" else None
-    parts = {name: _network(_layers(tensors, name), low, device) for name in sorted(names)}
-    standardiser = Standardiser(tensors["standardiser.mean"], tensors["standardiser.std"])
-    if "network" in names:
-        return Deterministic(**parts, standardiser=standardiser)
-    return Model(**parts, standardiser=standardiser, residual=settings.residual)
+def save(fitted: Fit) -> tuple[dict[str, Tensor], dict]:
+    """Returns all that a fit holds as tensors and plain data: what a checkpoint keeps."""
+    models = {"model": fitted.model} | ({"deterministic": fitted.deterministic} if fitted.deterministic else {})
+    held = {f"{kind}.{name}": tensor for kind, model in models.items() for name, tensor in tensors(model).items()}
+    low = fitted.model.encoder.product_dtype is not None
+    plain = {"residual": fitted.model.residual, "bfloat16": low, "errors": fitted.errors, "epochs": fitted.epochs}
+    return held | {"losses": torch.stack(fitted.losses), "history": fitted.history}, plain
+
+
+def restore(held: Mapping[str, Tensor], plain: Mapping, device: str = "cpu") -> Fit:
+    """Returns the fit that `save` took apart."""
+    low = torch.bfloat16 if plain["bfloat16"] else None
+
+    def parts(kind: str, *names: str) -> dict:
+        own = {name.removeprefix(f"{kind}."): tensor for name, tensor in held.items() if name.startswith(f"{kind}.")}
+        standardiser = Standardiser(own["standardiser.mean"], own["standardiser.std"])
+        return {name: _network(_layers(own, name), low, device) for name in names} | {"standardiser": standardiser}
+
+    model = Model(**parts("model", "encoder", "decoder", "transition"), residual=plain["residual"])
+    control = Deterministic(**parts("deterministic", "network")) if "deterministic.standardiser.std" in held else None
+    return Fit(model, control, plain["errors"], Loss(*held["losses"]), plain["epochs"], held["history"])
 
 
 def alone(model: Model | Deterministic, k: int) -> Model | Deterministic:
@@ -618,8 +629,8 @@ def _filled(model: Model | Deterministic, tensors: Mapping[str, Tensor]) -> Mode
 
 
 def _layers(tensors: Mapping[str, Tensor], name: str) -> engine.Layers:
-    count = sum(key.startswith(f"{name}.") for key in tensors) // 2
-    return tuple((tensors[f"{name}.{number}.weight"], tensors[f"{name}.{number}.bias"]) for number in range(count))
+    numbers = range(sum(key.startswith(f"{name}.") for key in tensors) // 2)
+    return tuple((tensors[f"{name}.{number}.weight"], tensors[f"{name}.{number}.bias"]) for number in numbers)
 
 
 def _network(layers: engine.Layers, product_dtype: torch.dtype | None, device: str) -> Perceptron:
