@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mbaug import augmentation, engine, recording, settings, tasks, training, transitions
+from mbaug import augmentation, engine, recording, settings, streams, tasks, training, transitions, world_model
 from mbaug.networks import TWIN
 from mbaug.recording import Run
 from mbaug.settings import SAC, TD3, Arm, Augmentation, Finetuning, Pretraining, Profile, WorldModel
@@ -236,7 +236,7 @@ class Life:
     def imagine(self, number: int) -> Tensor:
         """Returns the table of imagined next states, standardised, with that number; notes how far outside the data it is."""
         batch = transitions.unpack(transitions.table(self.drawn, self.unscaled()), *self.sizes())
-        generators = training.streams.torch_generators(self.seeds, "imagination", number)
+        generators = streams.torch_generators(self.seeds, "imagination", number)
         imagined = augmentation.imagined_table(self.predict, batch, self.arm.augmentation.table_samples, generators)
         self.outside = augmentation.outside(imagined, batch.next_state).numpy()
         flat = self.standardiser.apply(imagined.flatten(1, 2))
@@ -275,16 +275,17 @@ class Life:
 
     def fit(self) -> None:
         """Fits the world model, or takes the one that another arm of the same seeds has fitted."""
-        if self.arm.model is None or self.fitted is not None:
+        if self.arm.model is None:
             return
-        from mbaug import world_model
-
-        folder = self.folder("model", self.arm.model, self.arm.pretraining.transitions)
+        deterministic = self.arm.augmentation.source == "deterministic"
+        folder = self.folder("model", self.arm.model, self.arm.pretraining.transitions, deterministic)
         with waiting_claim(folder):
             if recording.has_checkpoint(folder):
                 self.fitted = world_model.restore(*recording.load_checkpoint(folder))
             else:
-                self.fitted = world_model.fit(self.arm.model, self.drawn, self.rest, self.seeds, self.arm.precision)
+                self.fitted = world_model.fit(
+                    self.arm.model, self.drawn, self.rest, self.seeds, self.arm.precision, deterministic=deterministic
+                )
                 recording.save_checkpoint(folder, *world_model.save(self.fitted))
         self.predict = world_model.predictor(self.arm.augmentation.source, self.fitted)
 
@@ -297,7 +298,6 @@ class Life:
             if recording.has_checkpoint(folder):
                 self.load(folder)
             if self.learner.gradient_steps < self.arm.pretraining.updates and None in self.learner.diverged_at:
-                self.fit()
                 imagine = None if self.arm.augmentation is None else self.imagine
                 for _ in training.pretrain(self.learner, self.table, imagine):
                     self.evaluate("pretrain")
@@ -352,6 +352,7 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
     with waiting_claim(work / "runs" / str(runs[0])):
         if recording.missing(root, runs):
             life = Life(runs, arm, work)
+            life.fit()
             life.pretrain()
             life.finetune()
             life.write(root)
