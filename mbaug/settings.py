@@ -224,6 +224,7 @@ class Profile:
     evaluation_interval: int | None = None  # updates and environment steps alike
     transitions: int | None = None
     redraw_interval: int | None = None
+    seeds: int | None = None  # how many of a study's seeds
 
     def apply(self, arm: Arm) -> Arm:
         """Returns `arm` within this profile's budgets."""
@@ -248,8 +249,8 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 200, 300, 100, 2, 2, 100, 2_000, 100),
-    "quick": Profile("quick", 20_000, 20_000, 5_000, 60, 5, 2_500, None, 10_000),
+    "smoke": Profile("smoke", 200, 300, 100, 2, 2, 100, 2_000, 100, 1),
+    "quick": Profile("quick", 20_000, 20_000, 5_000, 60, 5, 2_500, None, 10_000, 1),
     "paper": Profile("paper"),
 }
 

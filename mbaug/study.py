@@ -398,3 +398,21 @@ def record(
         for run in finished:
             report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
     return missing
+
+
+def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.DataFrame:
+    """Returns the evaluation episodes of a study's runs as one tidy frame (recording.load_runs).
+
+    Args:
+        name: of the study.
+        profile: its budgets, if runs are trained now.
+        retrain: False: what is recorded in data/runs. True: train what is missing in build/<profile>/runs now, and read that.
+    """
+    study, budget = find(name), settings.profile(profile)
+    root = recording.root()
+    if retrain:
+        build = recording.repository() / "build"
+        root = build / profile / "runs"
+        seeds = study.seeds[: budget.seeds]
+        record(study, root, build / "checkpoints" / profile, budget, seeds=seeds)
+    return recording.load_runs(root, name)
