@@ -61,12 +61,11 @@ class Dataset:
             f"{self.name}: next_state has shape {self.next_state.shape}, but state has {self.state.shape}",
         )
         for field in ("state", "action", "reward", "next_state"):
-            bad = ~np.isfinite(getattr(self, field)).reshape(rows, -1).all(axis=1)
-            require(
-                not bad.any(),
-                f"{self.name}: {field} holds NaN or infinity in {bad.sum()} rows (first: row {bad.argmax()});"
-                " only finite numbers are allowed",
-            )
+            values = getattr(self, field)
+            bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if bad.any():
+                sentence = f"{self.name}: {field} holds NaN or infinity in {bad.sum()} rows (first: row {bad.argmax()})"
+                raise ValueError(f"{sentence}; only finite numbers are allowed")
 
     def __len__(self) -> int:
         return len(self.state)
