@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -23,11 +24,35 @@ def record(arguments: argparse.Namespace) -> None:
     build = recording.repository() / "build"
     root = recording.root() if profile.name == "paper" else build / profile.name / "runs"
     missing = recording.missing(root, study.select(grid, arguments.only, arguments.seeds))
-    print(f"{grid.name}: {len(missing)} runs missing in {root}")
+    hours = study.seconds(recording.root(), missing) / arguments.workers / 3600
+    print(f"{grid.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {arguments.workers} workers")
     if arguments.dry_run:
         print(*missing, sep="\n")
         return
     study.record(grid, root, build / "checkpoints" / profile.name, profile, arguments.only, arguments.seeds, arguments.workers)
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Shows which runs of a study are finished, diverged, running and missing."""
+    from mbaug import recording, study
+
+    work = recording.repository() / "build" / "checkpoints" / "paper"
+    print(study.status(study.find(arguments.study), recording.root(), work).to_string())
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Trains a recorded run again, by default the cheapest one, and compares its rows with the record."""
+    from mbaug import recording, study
+
+    if arguments.run is None:
+        records = recording.load_metadata(recording.root())
+        if not records:
+            raise FileNotFoundError(f"nothing is recorded in {recording.root()}: python -m mbaug record hopper")
+        run = min(records, key=lambda run: records[run]["wall_seconds"])
+    else:
+        run = recording.Run.parse(arguments.run)
+    with tempfile.TemporaryDirectory() as work:
+        print(study.verify(run, recording.root(), Path(work), arguments.updates))
 
 
 def collect(arguments: argparse.Namespace) -> None:
@@ -66,6 +91,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", default="paper", help="budgets: smoke, quick or paper")
     command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
     command.set_defaults(call=record)
+
+    command = commands.add_parser("status", help=status.__doc__)
+    command.add_argument("study", help="name of a study")
+    command.set_defaults(call=status)
+
+    command = commands.add_parser("verify", help=verify.__doc__)
+    command.add_argument("run", nargs="?", help="study/task/dataset/arm/seed<k> (default: the cheapest recorded one)")
+    command.add_argument("--updates", type=int, default=10_000, help="gradient steps to train (default: 10,000)")
+    command.set_defaults(call=verify)
 
     command = commands.add_parser("collect", help=collect.__doc__)
     command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")

@@ -289,7 +289,13 @@ class Life:
                 recording.save_checkpoint(folder, *world_model.save(self.fitted))
         self.predict = world_model.predictor(self.arm.augmentation.source, self.fitted)
 
-    def pretrain(self) -> None:
+    def stages(self) -> Iterator[None]:
+        """Yields after every evaluation, and its checkpoint, from wherever the last checkpoint is to the end of life."""
+        self.fit()
+        yield from self.pretrain()
+        yield from self.finetune()
+
+    def pretrain(self) -> Iterator[None]:
         """Pre-trains, or takes what another arm of the same seeds has pre-trained."""
         if self.arm.pretraining is None:
             return
@@ -302,8 +308,9 @@ class Life:
                 for _ in training.pretrain(self.learner, self.table, imagine):
                     self.evaluate("pretrain")
                     self.save(folder)
+                    yield
 
-    def finetune(self) -> None:
+    def finetune(self) -> Iterator[None]:
         """Fine-tunes online."""
         plan, folder = self.arm.finetuning, self.folder("finetuning", self.arm)
         if None not in self.learner.diverged_at:
@@ -325,6 +332,7 @@ class Life:
             extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
             extra["replay"] = buffer.rows[:, : buffer.size]
             self.save(folder, extra, {"arrays": list(arrays), "environments": plain})
+            yield
         environments.close()
 
     def write(self, root: Path) -> None:
@@ -352,9 +360,8 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
     with waiting_claim(work / "runs" / str(runs[0])):
         if recording.missing(root, runs):
             life = Life(runs, arm, work)
-            life.fit()
-            life.pretrain()
-            life.finetune()
+            for _ in life.stages():
+                pass
             life.write(root)
     return list(runs)
 
@@ -398,6 +405,77 @@ def record(
         for run in finished:
             report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
     return missing
+
+
+def status(study: Study, root: Path, work: Path) -> pd.DataFrame:
+    """Returns how many of a study's runs are finished, diverged, running and missing, by task and arm."""
+    missing = set(recording.missing(root, study.runs()))
+    states = []
+    for run in study.runs():
+        if run not in missing:
+            state = recording.verify(root, run)["status"]
+        else:
+            state = "running" if claimed(work / "runs" / str(run)) else "missing"
+        states.append({"task": run.task, "arm": run.arm, "state": state})
+    table = pd.DataFrame(states).value_counts().unstack("state", fill_value=0)
+    order = [(task, arm) for task in study.tasks for arm in study.arms]
+    return table.reindex(index=order, columns=["finished", "diverged", "running", "missing"], fill_value=0)
+
+
+def claimed(folder: Path) -> bool:
+    """Returns whether a process holds `folder`."""
+    if not folder.exists():
+        return False
+    try:
+        with recording.claim(folder):
+            return False
+    except recording.AlreadyRecording:
+        return True
+
+
+def seconds(root: Path, runs: Sequence[Run]) -> float:
+    """Returns the estimated seconds that training `runs` takes one worker, from the recorded runs' own.
+
+    An arm that was recorded takes what its runs took at the median; another one the median of all; without records NaN.
+    """
+    records = recording.load_metadata(root)
+    known = pd.DataFrame([{"arm": run.arm, "seconds": metadata["wall_seconds"]} for run, metadata in records.items()])
+    if known.empty:
+        return float("nan")
+    of_arm = known.groupby("arm").seconds.median()
+    return float(sum(of_arm.get(run.arm, known.seconds.median()) for run in runs))
+
+
+def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
+    """Returns a sentence on whether training a recorded run again gives its rows: equal, close, or different and where.
+
+    Args:
+        run: a recorded run.
+        root: folder of the records.
+        work: an empty folder for this verification.
+        updates: gradient steps after which to stop.
+
+    Raises:
+        ValueError: today's settings of the arm are not the recorded ones; the sentence names the first difference.
+    """
+    record, arm = recording.read(root, run), find(run.study).arm(run.arm)
+    difference = recording.first_difference(record.metadata["settings"], arm)
+    settings.require(difference is None, f"{run} cannot be verified: {difference}")
+    life = Life([run], replace(arm, precision=engine.prepare(arm.precision)), work)
+    for _ in life.stages():
+        if life.learner.gradient_steps >= updates:
+            break
+    again = pd.DataFrame(life.rows[0])
+    recorded = record.rows[: len(again)]
+    columns = ["return", "predicted_value"]
+    differences = (again[columns] - recorded[columns]).abs().max(axis=1)
+    close = np.isclose(again[columns], recorded[columns], rtol=1e-3).all(axis=1)
+    if not differences.any():
+        return f"{run}: {len(again)} rows are equal bit for bit"
+    if close.all():
+        return f"{run}: {len(again)} rows are equal within 0.1 %, the largest difference is {differences.max():.2g}"
+    first = again.loc[~close, ["phase", "gradient_steps", "environment_steps", "episode"]].iloc[0].to_dict()
+    return f"{run}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds otherwise"
 
 
 def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from mbaug import recording, settings, study
 from mbaug.settings import Evaluation, Finetuning, Profile
 from mbaug.study import Study
 
-TINY = Profile("tiny", updates=100, steps=1_000, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
+TINY = Profile("tiny", updates=100, steps=600, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
+BRIEF = replace(TINY, steps=300)
 SMALL = replace(study.ARMS["td3"], learner=settings.TD3(hidden=(16, 16)), evaluation=Evaluation(1, 100))
 SCRATCH = Study("tiny", "Does it run?", ("small",), seeds=(0,), changes={"small": SMALL})
 PROGRAM = """
@@ -58,7 +59,7 @@ def test_two_processes_record_a_run_once(tmp_path):
     processes = [start(tmp_path), start(tmp_path)]
     assert [process.wait() for process in processes] == [0, 0]
     record = recording.read(tmp_path / "runs", SCRATCH.runs()[0])
-    assert len(record.rows) == 11  # one episode at 0, 100, ..., 1,000 steps
+    assert len(record.rows) == 7  # one episode at 0, 100, ..., 600 steps
 
 
 def test_the_order_pairs_the_arms_of_a_seed():
@@ -95,3 +96,36 @@ def test_a_stage_shared_by_two_arms_has_one_name():
     names = {study.key(replace(each, finetuning=Finetuning())) for each in (arm, other)}
     assert len(names) == 1
     assert study.key(study.ARMS["augmented"]) != study.key(study.ARMS["noise"])
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with the tiny study's run recorded in this process."""
+    folder = tmp_path_factory.mktemp("recorded")
+    study.record(SCRATCH, folder / "runs", folder / "work", BRIEF, report=lambda line: None)
+    return folder
+
+
+def test_verify_trains_a_record_again(recorded, tmp_path, monkeypatch):
+    """The same processor gives the same bits; a record that holds other numbers is found out, with its first row."""
+    within = replace(SCRATCH, changes={"small": BRIEF.apply(SMALL)})
+    monkeypatch.setitem(study.STUDIES, "tiny", within)
+    (run,) = SCRATCH.runs()
+    assert "equal bit for bit" in study.verify(run, recorded / "runs", tmp_path / "a")
+    record = recording.read(recorded / "runs", run)
+    changed = record.rows.copy()
+    changed.loc[2, "return"] += 1
+    metadata = {name: record.metadata[name] for name in recording.METADATA}
+    recording.write(tmp_path / "changed", run, changed.to_dict("records"), metadata)
+    assert "different from row 2 on" in study.verify(run, tmp_path / "changed", tmp_path / "b")
+    monkeypatch.setitem(study.STUDIES, "tiny", SCRATCH)
+    with pytest.raises(ValueError, match=r"settings\.finetuning\.steps is 300 in the record and 100000"):
+        study.verify(run, recorded / "runs", tmp_path / "c")
+
+
+def test_status_counts_what_is_there(recorded, tmp_path):
+    """One row an arm; a run is finished, diverged, running or missing."""
+    assert study.status(SCRATCH, recorded / "runs", recorded / "work").to_numpy().tolist() == [[1, 0, 0, 0]]
+    with recording.claim(tmp_path / "runs" / str(SCRATCH.runs()[0])):
+        assert study.status(SCRATCH, tmp_path / "none", tmp_path).to_numpy().tolist() == [[0, 0, 1, 0]]
+    assert study.status(SCRATCH, tmp_path / "none", tmp_path).to_numpy().tolist() == [[0, 0, 0, 1]]

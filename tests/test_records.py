@@ -1,0 +1,51 @@
+"""The evidence in data/runs: every record is whole, was made by a clean commit, and by settings that are today's."""
+
+import pytest
+
+from mbaug import recording, study, tasks, transitions
+
+RUNS = recording.recorded(recording.root())
+
+
+def test_there_is_evidence():
+    assert RUNS, "data/runs holds no record"
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_recorded_run(run):
+    """The hash holds, the settings are those of today's arm, the commit is known and clean, the draw is today's draw."""
+    metadata = recording.verify(recording.root(), run)
+    arm = study.find(run.study).arm(run.arm)
+    assert recording.first_difference(metadata["settings"], arm) is None
+    assert run in study.find(run.study).runs()
+    commit = metadata["provenance"]["commit"]
+    assert len(commit) == 40, f"{run} was recorded by {commit!r}, which is not a clean commit"
+    if arm.pretraining is not None:
+        drawn, _ = transitions.draw(transitions.load(run.dataset), arm.pretraining.transitions, run.seed)
+        assert metadata["draw_sha256"] == drawn.sha256
+
+
+def test_every_evaluation_is_there():
+    """A finished run has an evaluation at every interval of both phases, with all of its episodes."""
+    for run in RUNS:
+        rows, metadata = recording.read(recording.root(), run)
+        if metadata["status"] == "diverged":
+            continue
+        arm = study.find(run.study).arm(run.arm)
+        plan = arm.finetuning
+        expected = list(range(0, plan.steps + 1, plan.evaluation_interval))
+        online = rows[rows.phase == "finetune"]
+        assert online.environment_steps.unique().tolist() == expected
+        counts = rows.groupby(["phase", "gradient_steps", "environment_steps"]).size()
+        assert set(counts) == {arm.evaluation.episodes}
+        if arm.pretraining is not None:
+            offline = rows[rows.phase == "pretrain"].gradient_steps.unique().tolist()
+            interval = arm.pretraining.evaluation_interval
+            assert offline == list(range(interval, arm.pretraining.updates + 1, interval))
+
+
+def test_scores_are_plausible():
+    """No recorded return is beyond what a task can give: Hopper earns about 4 a step over at most 1,000 steps."""
+    frame = recording.load_runs(recording.root())
+    for name, part in frame.groupby("task"):
+        assert part.score.between(-20, 200).all(), tasks.find(name)
