@@ -153,7 +153,7 @@ def update(
         engine.descend(losses, actor.flat, agent.actor_moments, rate)
         target_entropy = settings.target_entropy_per_action * batch.action.shape[-1]
         losses = temperature_loss(agent.log_temperature[: len(losses)], log_density, target_entropy)
-        engine.descend(losses, agent.log_temperature, agent.temperature_moments, rate)
+        engine.descend(losses, agent.log_temperature, agent.temperature_moments, settings.temperature_learning_rate)
     track(agent.target_critics.network, critics, settings.target_rate)
 
 
