@@ -64,6 +64,13 @@ def collect(arguments: argparse.Namespace) -> None:
     collection.make_medium_replay(tasks.find(arguments.task), folder, arguments.seed)
 
 
+def bench(arguments: argparse.Namespace) -> None:
+    """Measures updates a second against the processor's limit, and against peers that are installed."""
+    from mbaug import benchmark
+
+    benchmark.main(arguments.json, arguments.device)
+
+
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless and draws every figure."""
     from mbaug import chapters
@@ -106,6 +113,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--output", type=Path, help="folder (default: data/offline)")
     command.set_defaults(call=collect)
+
+    command = commands.add_parser("bench", help=bench.__doc__)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.set_defaults(call=bench)
 
     command = commands.add_parser("figures", help=figures.__doc__)
     command.add_argument("--profile", default="paper", help="smoke, quick or paper")
