@@ -41,9 +41,42 @@ def augment(batch: Batch, imagined: Float[Tensor, "population batch state"], rat
 def imagined_table(
     predict: Predict, batch: Batch, samples: int, generators: Sequence[torch.Generator]
 ) -> Float[Tensor, "population rows samples state"]:
-    """Returns K = `samples` independent predictions for each row of a dataset (a batch that holds all of its rows)."""
+    """Returns K = `samples` independent predictions for each row of a dataset (a batch that holds all of its rows).
+
+    Raises:
+        ValueError: `predict` returned something else than a next state a row.
+    """
     draws = [predict(batch.state, batch.action, batch.next_state, generators) for _ in range(samples)]
+    given, wanted = tuple(draws[0].shape), tuple(batch.next_state.shape)
+    require(given == wanted, f"predict returned shape {given}, but the next states have {wanted}: they must agree")
     return torch.stack(draws, dim=2)
+
+
+def rollout(
+    predict: Predict,
+    action: Float[Tensor, "population rows horizon action"],
+    next_state: Float[Tensor, "population rows horizon state"],
+    length: Int[Tensor, "population rows"],
+) -> Predict:
+    """Returns the prediction that follows each row's window of recorded actions and ends after `length` steps.
+
+    Each imagined state is the input of the next step, so errors may compound. With windows of one step this is `predict`.
+
+    Args:
+        predict: one step.
+        action: recorded along the windows.
+        next_state: recorded along the windows, for sources that start from it.
+        length: steps of each window.
+    """
+
+    def predict_window(state, first_action, last_state, generators):
+        imagined = last = predict(state, action[:, :, 0], next_state[:, :, 0], generators)
+        for step in range(1, action.shape[2]):
+            imagined = predict(imagined, action[:, :, step], next_state[:, :, step], generators)
+            last = torch.where((length > step).unsqueeze(-1), imagined, last)
+        return last
+
+    return predict_window
 
 
 def replace_(
@@ -54,12 +87,12 @@ def replace_(
     generators: Sequence[torch.Generator],
 ) -> None:
     """Replaces, in place, the first `count` next states of each batch of a block by a random sample of its row's table."""
-    population, rows, samples, _ = imagined.shape
+    _, rows, samples, size = imagined.shape
     for k, generator in enumerate(generators):
         chosen = index[:, k, :count]
         sample = torch.randint(samples, chosen.shape, generator=generator)
-        flat = imagined[k].reshape(rows * samples, -1)
-        next_state[:, k, :count] = flat.index_select(0, (chosen * samples + sample).reshape(-1)).view(*chosen.shape, -1)
+        flat = imagined[k].reshape(rows * samples, size)
+        next_state[:, k, :count] = flat.index_select(0, (chosen * samples + sample).reshape(-1)).view(*chosen.shape, size)
 
 
 def outside(
