@@ -249,6 +249,7 @@ def execute(chapters: Sequence[Chapter], workers: int) -> list[Outcome]:
     for folder in {chapter.executed.parent for chapter in chapters}:
         _check_writable(folder)
     variables, started = environment(), time.monotonic()
+    print(f"{len(chapters)} notebooks, {workers} at a time, into {chapters[0].executed.parent}", flush=True)
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads and locks of whoever calls
     with context.Manager() as manager, ProcessPoolExecutor(workers, context) as pool:
         progress = manager.Queue()

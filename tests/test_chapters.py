@@ -56,7 +56,8 @@ def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, ru
     assert printed == ["smoke True 1", str(tmp_path / "notebooks"), sys.executable]
     assert outputs(tmp_path / "out/02_second.ipynb") == "1\n"
     assert sorted(path.name for path in (tmp_path / "notebooks").iterdir()) == ["01_first.py", "02_second.py"]
-    progress, table = capsys.readouterr().out.split("notebook ")
+    progress, table = capsys.readouterr().out.split("notebook  ")
+    assert progress.startswith(f"2 notebooks, 2 at a time, into {tmp_path / 'out'}\n")
     assert "01_first: done in 0:" in progress
     assert [line.split()[0] for line in table.splitlines()[1:]] == ["01_first", "02_second", "all"]
 
@@ -156,7 +157,7 @@ def test_notebooks_are_named_by_number_name_or_file(write, tmp_path):
 
 
 def test_a_reading_copy_is_the_executed_source_and_the_same_bytes_each_time(write, tmp_path):
-    source = write("01_first", 'import sys\nprint("one")\nprint("other", file=sys.stderr)\nprint("two")', "rate")
+    source = write("01_first", 'import sys, time\nprint("one", flush=True)\ntime.sleep(0.2)\nprint("other", file=sys.stderr)\nprint("two")', "rate")
     broken = write("02_broken", "1 / 0")
     chapters.reading_copy(broken).write_text("as it was")
     assert "no reading copy" in chapters.stale(source)
