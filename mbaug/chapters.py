@@ -81,8 +81,8 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     folder: Path | str | None = None,
     workers: int = 2,
-) -> list[Outcome]:
-    """Executes the notebooks with a profile, prints progress and a table of times, and returns the outcomes.
+) -> None:
+    """Executes the notebooks with a profile, and prints progress and a table of times.
 
     Args:
         profile: The profile that sets all budgets; "paper" draws from the recorded runs.
@@ -106,11 +106,11 @@ def run(
     chapters = [Chapter(source, output / f"{source.stem}.ipynb", given) for source in find(only, folder)]
     for chapter in chapters:
         check_parameters(chapter.source, given)
-    return _refuse_failures(execute(chapters, workers))
+    _refuse_failures(execute(chapters, workers))
 
 
-def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str | None = None, workers: int = 2) -> list[Outcome]:
-    """Executes the sources as they stand and writes each result beside its source; returns the outcomes.
+def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str | None = None, workers: int = 2) -> None:
+    """Executes the sources as they stand and writes each result beside its source.
 
     Raises:
         NotebookFailed: A cell of a notebook raised an error; that one's reading copy stays as it was.
@@ -122,13 +122,12 @@ def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str |
         if not outcome.problem:
             text = _committed_text(chapter.executed)
             reading_copy(chapter.source).write_text(text, encoding="utf-8")
-    return _refuse_failures(outcomes)
+    _refuse_failures(outcomes)
 
 
-def _refuse_failures(outcomes: list[Outcome]) -> list[Outcome]:
+def _refuse_failures(outcomes: Sequence[Outcome]) -> None:
     if problems := [f"{outcome.name}: {outcome.problem}" for outcome in outcomes if outcome.problem]:
         raise NotebookFailed("\n".join(problems))
-    return outcomes
 
 
 def reading_copy(source: Path) -> Path:

