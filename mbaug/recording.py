@@ -167,8 +167,8 @@ def write(root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping
     content = _csv(rows).encode()
     identity = {"format": FORMAT, **dataclasses.asdict(run)}
     document = _finite(plain({**identity, **metadata, "csv_sha256": sha256(content)}))
-    _write_atomically(path.with_suffix(".csv"), content)
-    _write_atomically(path.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(path.with_suffix(".csv"), content)
+    write_atomically(path.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
 
 
 def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -255,19 +255,19 @@ def _in_one_sentence(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes `path` so that at any moment it is the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.part")  # one name: what a killed process left is written over
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
     with _in_one_sentence(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
+            with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:  # also Ctrl-C: no part stays behind
-            _remove(part)
+            os.replace(temporary, path)
+        except BaseException:  # also Ctrl-C: nothing stays behind
+            _remove(temporary)
             raise
 
 
@@ -377,8 +377,9 @@ def load_runs(root: Path | str, study: str | None = None) -> pd.DataFrame:
     rows = _frame([body for body, _ in verified])
     counts = [body.count(b"\n") for body, _ in verified]
     names = {field.name: [getattr(run, field.name) for run in runs] for field in dataclasses.fields(Run)}
-    names["status"] = [metadata["status"] for _, metadata in verified]
-    owners = pd.DataFrame(names).iloc[np.repeat(np.arange(len(runs)), counts)].reset_index(drop=True)
+    owners = pd.DataFrame({**names, "status": [metadata["status"] for _, metadata in verified]})
+    owners = owners.astype({name: int if name == "seed" else str for name in owners})  # also where there are no runs
+    owners = owners.iloc[np.repeat(np.arange(len(runs)), counts)].reset_index(drop=True)
     frame = pd.concat([owners, rows], axis="columns")
     return frame.assign(score=_scores(frame))
 
@@ -474,8 +475,8 @@ def save_checkpoint(folder: Path | str, tensors: Mapping[str, Tensor], state: Ma
     weights, state = safetensors.torch.save(apart), plain(state)
     hashes = {"tensors_sha256": sha256(weights), "state_sha256": sha256(json.dumps(state).encode())}
     document = {"format": FORMAT, **hashes, "state": state}
-    _write_atomically(folder / f"{number}.safetensors", weights)
-    _write_atomically(folder / f"{number}.json", json.dumps(document).encode())
+    write_atomically(folder / f"{number}.safetensors", weights)
+    write_atomically(folder / f"{number}.json", json.dumps(document).encode())
     for stale in folder.glob("*.*"):
         if stale.stem.isdecimal() and int(stale.stem) < number:
             stale.unlink()

@@ -225,16 +225,21 @@ def _mean_height(run: pd.DataFrame, end: int) -> float:
     return float(np.trapezoid(np.interp(grid, steps, scores), grid) / end)
 
 
+def last_offline_score(table: pd.DataFrame) -> pd.Series:
+    """Returns each run's score at the end of pre-training; no run from scratch."""
+    rows = table[table["phase"] == "pretrain"]
+    return _per_run(rows, "last_offline_score", lambda run: run["score"].iloc[-1])
+
+
 def score_drop(table: pd.DataFrame, environment_steps: int = 50_000) -> pd.Series:
     """Returns what each agent loses at the switch: its last offline score minus its lowest soon after.
 
     Soon is up to `environment_steps` interactions: the authors' 25,000 without updates and as many with. The
     lowest of several noisy evaluations lies below their mean, so an agent that never changed shows a drop too.
     """
-    before = table[table["phase"] == "pretrain"]
     soon = table[(table["phase"] == "finetune") & (table["steps"] <= environment_steps)]
-    last = _per_run(before, "score_drop", lambda run: run["score"].iloc[-1])
-    return last.sub(_per_run(soon, "score_drop", lambda run: run["score"].min())).dropna()
+    lowest = _per_run(soon, "lowest_score", lambda run: run["score"].min())
+    return (last_offline_score(table) - lowest).dropna().rename("score_drop")
 
 
 def steps_to_threshold(table: pd.DataFrame, threshold: float) -> pd.Series:

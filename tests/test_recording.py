@@ -351,6 +351,7 @@ def test_no_runs_are_an_empty_frame(tmp_path):
     frame = recording.load_runs(tmp_path / "none")
     assert len(frame) == 0
     assert {"arm", "seed", "return", "score"} < set(frame)
+    assert (frame["task"] + "-medium-replay").tolist() == []  # texts, though there are none
 
 
 def test_a_thousand_runs_load_quickly(tmp_path):
