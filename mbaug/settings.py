@@ -150,11 +150,17 @@ class Pretraining:
 
     updates: int = 200_000  # gradient steps
     transitions: int = 10_000  # rows drawn for a seed
+    whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
+    horizon: int = 1  # n, steps of the target; S, A: multi-step prediction, 2 to 5
     evaluation_interval: int = 10_000  # updates; ours: 20 points, a tenth of a minute each
     standardiser_epsilon: float = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
-        _positive(self, "updates", "transitions", "evaluation_interval")
+        _positive(self, "updates", "transitions", "horizon", "evaluation_interval")
+        require(
+            self.horizon == 1 or self.whole_episodes,
+            f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors",
+        )
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,22 @@ class Finetuning:
 
 
 @dataclass(frozen=True)
+class Dynamics:
+    """What makes a task stochastic; all zero is the task itself. `ours`: the paper leaves it as an open question."""
+
+    action_noise: float = 0.0  # standard deviation added to an action in [-1, 1]
+    observation_noise: float = 0.0  # standard deviation added to every component of an observation, in its own unit
+    push_probability: float = 0.0  # per step
+    push_force: float = 0.0  # newtons along the track, at the torso, for one step, in either direction
+
+    def __post_init__(self) -> None:
+        _fraction(self, "push_probability")
+        for name in ("action_noise", "observation_noise", "push_force"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value!r}, but it must be 0 or above")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Greedy episodes on environments of their own."""
 
@@ -201,6 +223,7 @@ class Arm:
     pretraining: Pretraining | None = None
     finetuning: Finetuning = Finetuning()
     evaluation: Evaluation = Evaluation()
+    dynamics: Dynamics = Dynamics()
     precision: str = "float32"
 
     def __post_init__(self) -> None:
@@ -263,3 +286,22 @@ def profile(name: str) -> Profile:
         ValueError: the name is unknown; the sentence names the nearest.
     """
     return PROFILES[choose("profile", name, PROFILES)]
+
+
+def completed(recorded: dict, today: object) -> dict:
+    """Returns recorded settings with those that did not exist then, at the defaults that keep what was done then.
+
+    A new setting's default is the behaviour before it existed; so a record that lacks it was made with the default.
+
+    Args:
+        recorded: nested plain data.
+        today: the dataclass of today's settings, which knows the names and defaults.
+    """
+    whole = dict(recorded)
+    for part in dataclasses.fields(today):
+        value = getattr(today, part.name)
+        if part.name not in whole:
+            whole[part.name] = part.default
+        elif dataclasses.is_dataclass(value) and isinstance(whole[part.name], dict):
+            whole[part.name] = completed(whole[part.name], value)
+    return whole

@@ -122,7 +122,8 @@ def waiting_claim(folder: Path) -> Iterator[None]:
 def draws(arm: Arm, dataset: str, seeds: Sequence[int]) -> tuple[list[Dataset], list[Dataset]]:
     """Returns what each seed drew from the pool, and what it left."""
     pool = transitions.load(dataset)
-    pairs = [transitions.draw(pool, arm.pretraining.transitions, seed) for seed in seeds]
+    draw = transitions.draw_episodes if arm.pretraining.whole_episodes else transitions.draw
+    pairs = [draw(pool, arm.pretraining.transitions, seed) for seed in seeds]
     return [drawn for drawn, _ in pairs], [rest for _, rest in pairs]
 
 
@@ -207,10 +208,10 @@ class Life:
             states = [dataset.state for dataset in self.drawn]
             self.standardiser = transitions.Standardiser.fit(states, arm.pretraining.standardiser_epsilon)
             dtype = engine.PARAMETER_DTYPE[arm.precision]
-            self.table = transitions.table(self.drawn, self.standardiser, dtype)
+            self.table = transitions.table(self.drawn, self.standardiser, dtype, arm.pretraining.horizon, arm.learner.discount)
         self.outside = np.full(self.population, np.nan)
         self.learner = training.learner(arm, self.task, self.seeds, self.standardiser)
-        self.evaluator = tasks.Evaluator(self.task, self.seeds, arm.evaluation.episodes, arm.learner.discount)
+        self.evaluator = tasks.Evaluator(self.task, self.seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
 
     def folder(self, *parts) -> Path:
         """Returns the folder of the stage that depends on `parts`, the task, the data and the seeds."""
@@ -237,10 +238,21 @@ class Life:
         """Returns the table of imagined next states, standardised, with that number; notes how far outside the data it is."""
         batch = transitions.unpack(transitions.table(self.drawn, self.unscaled()), *self.sizes())
         generators = streams.torch_generators(self.seeds, "imagination", number)
-        imagined = augmentation.imagined_table(self.predict, batch, self.arm.augmentation.table_samples, generators)
+        predict = self.predict if self.arm.pretraining.horizon == 1 else self.follow_windows(self.predict)
+        imagined = augmentation.imagined_table(predict, batch, self.arm.augmentation.table_samples, generators)
         self.outside = augmentation.outside(imagined, batch.next_state).numpy()
         flat = self.standardiser.apply(imagined.flatten(1, 2))
         return flat.view(imagined.shape).to(self.table.dtype)
+
+    def follow_windows(self, predict: augmentation.Predict) -> augmentation.Predict:
+        """Returns the prediction along each row's window of recorded actions."""
+        horizon, discount = self.arm.pretraining.horizon, self.arm.learner.discount
+        windows = [transitions.windows(dataset, horizon, discount) for dataset in self.drawn]
+        pairs = list(zip(self.drawn, windows, strict=True))
+        action = torch.stack([torch.from_numpy(dataset.action[window.row]) for dataset, window in pairs])
+        next_state = torch.stack([torch.from_numpy(dataset.next_state[window.row]) for dataset, window in pairs])
+        length = torch.stack([torch.from_numpy(window.length) for window in windows])
+        return augmentation.rollout(predict, action, next_state, length)
 
     def unscaled(self) -> transitions.Standardiser:
         """Returns the standardiser that leaves states in the environment's units."""
@@ -315,7 +327,7 @@ class Life:
         plan, folder = self.arm.finetuning, self.folder("finetuning", self.arm)
         if None not in self.learner.diverged_at:
             return
-        environments = tasks.Lockstep(self.task, self.seeds)
+        environments = tasks.Lockstep(self.task, self.seeds, self.arm.dynamics)
         buffer = training.replay(self.learner, self.table if plan.keep_data else None)
         if recording.has_checkpoint(folder):
             tensors, state = self.load(folder)
@@ -446,6 +458,11 @@ def seconds(root: Path, runs: Sequence[Run]) -> float:
     return float(sum(of_arm.get(run.arm, known.seconds.median()) for run in runs))
 
 
+def difference_from(metadata: dict, arm: Arm) -> str | None:
+    """Returns a sentence that names the first recorded setting that is not today's, None if there is none."""
+    return recording.first_difference(settings.completed(metadata["settings"], arm), arm)
+
+
 def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     """Returns a sentence on whether training a recorded run again gives its rows: equal, close, or different and where.
 
@@ -459,7 +476,7 @@ def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
         ValueError: today's settings of the arm are not the recorded ones; the sentence names the first difference.
     """
     record, arm = recording.read(root, run), find(run.study).arm(run.arm)
-    difference = recording.first_difference(record.metadata["settings"], arm)
+    difference = difference_from(record.metadata, arm)
     settings.require(difference is None, f"{run} cannot be verified: {difference}")
     life = Life([run], replace(arm, precision=engine.prepare(arm.precision)), work)
     for _ in life.stages():

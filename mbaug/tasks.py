@@ -1,7 +1,7 @@
 """The four MuJoCo tasks of the paper: make them, step a population of them in lockstep, evaluate, normalise the score."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import gymnasium
@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mbaug import settings, streams
+from mbaug.settings import Dynamics
 
 mujoco.set_mju_user_warning(lambda message: None)  # HalfCheetah's solver warns in C and writes MUJOCO_LOG.TXT
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+CALM = Dynamics()
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Task:
         return_random, return_expert: undiscounted returns that score 0 and 100 (D4RL, d4rl/infos.py).
         return_medium: D4RL's medium level, undiscounted return; None where D4RL's is not known here.
         options: further arguments of gymnasium.make.
+        state_names: of each dimension of a state, with its unit.
     """
 
     name: str
@@ -37,10 +40,29 @@ class Task:
     return_expert: float
     return_medium: float | None
     options: dict = field(default_factory=dict)
+    state_names: tuple[str, ...] = ()
 
+
+def _names(place: Sequence[str], motion: Sequence[str], joints: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of positions, then velocities: of the torso and of each joint."""
+    return *place, *(f"{joint} angle (rad)" for joint in joints), *motion, *(f"{joint} velocity (rad/s)" for joint in joints)
+
+
+FLAT = ("height (m)", "torso angle (rad)"), ("forward velocity (m/s)", "upward velocity (m/s)", "torso velocity (rad/s)")
+SPACE = (
+    ("height (m)", *(f"orientation {axis} (quaternion)" for axis in "wxyz")),
+    (*(f"{axis} velocity (m/s)" for axis in "xyz"), *(f"torso velocity about {axis} (rad/s)" for axis in "xyz")),
+)
+LEG = ("leg", "thigh", "foot")
+NAMES = {
+    "hopper": _names(*FLAT, LEG),
+    "walker2d": _names(*FLAT, (*LEG, *(f"left {part}" for part in LEG))),
+    "halfcheetah": _names(*FLAT, [f"{side} {part}" for side in ("back", "front") for part in ("thigh", "shin", "foot")]),
+    "ant": _names(*SPACE, [f"{part} {number}" for number in (1, 2, 3, 4) for part in ("hip", "ankle")]),
+}
 
 TASKS = {
-    task.name: task
+    task.name: replace(task, state_names=NAMES[task.name])
     for task in (
         Task("hopper", "Hopper-v5", 11, 3, -20.272305, 3234.3, 1422.0),
         Task("walker2d", "Walker2d-v5", 17, 6, 1.629008, 4592.3, 2852.0),
@@ -64,9 +86,36 @@ def normalised_score(task: Task, undiscounted_return):
     return 100 * (undiscounted_return - task.return_random) / (task.return_expert - task.return_random)
 
 
-def make(task: Task, **options) -> gymnasium.Env:
-    """Returns one environment with its time limit of 1,000 steps; `options` go to gymnasium.make."""
-    return gymnasium.make(task.gym_id, disable_env_checker=True, **task.options, **options)
+def make(task: Task, dynamics: Dynamics = CALM, **options) -> gymnasium.Env:
+    """Returns one environment with its time limit of 1,000 steps, as stochastic as `dynamics`; `options` go to gymnasium.make."""
+    environment = gymnasium.make(task.gym_id, disable_env_checker=True, **task.options, **options)
+    return environment if dynamics == CALM else Stochastic(environment, dynamics)
+
+
+class Stochastic(gymnasium.Wrapper):
+    """A task with noisy actions, noisy observations and random pushes, drawn from the environment's own random stream."""
+
+    def __init__(self, environment: gymnasium.Env, dynamics: Dynamics) -> None:
+        super().__init__(environment)
+        self.dynamics = dynamics
+
+    def observed(self, observation: np.ndarray) -> np.ndarray:
+        """Returns the observation with noise."""
+        noise = self.unwrapped.np_random.standard_normal(observation.shape)
+        return observation + self.dynamics.observation_noise * noise
+
+    def reset(self, **options):
+        observation, information = super().reset(**options)
+        return self.observed(observation), information
+
+    def step(self, action):
+        random, dynamics = self.unwrapped.np_random, self.dynamics
+        action = np.clip(action + dynamics.action_noise * random.standard_normal(np.shape(action)), -1, 1)
+        pushed = random.random() < dynamics.push_probability
+        force = pushed * random.choice((-1.0, 1.0)) * dynamics.push_force
+        self.unwrapped.data.xfrc_applied[1, 0] = force  # body 0 is the world, 1 the torso
+        observation, *rest = super().step(action)
+        return self.observed(observation), *rest
 
 
 # --- P environments in lockstep -------------------------------------------------------------------------------------------
@@ -85,9 +134,9 @@ class Step(NamedTuple):
 class Lockstep:
     """P environments that step together, each reset from its own random stream when its episode ends."""
 
-    def __init__(self, task: Task, seeds: Sequence[int]) -> None:
+    def __init__(self, task: Task, seeds: Sequence[int], dynamics: Dynamics = CALM) -> None:
         self.task = task
-        self.environments = [make(task) for _ in seeds]
+        self.environments = [make(task, dynamics) for _ in seeds]
         first = [
             environment.reset(seed=streams.integer(seed, "environment"))[0]
             for environment, seed in zip(self.environments, seeds, strict=True)
@@ -159,9 +208,9 @@ class Episodes(NamedTuple):
 class Evaluator:
     """Environments that are used for evaluation only; every evaluation resets them from seeds of its own."""
 
-    def __init__(self, task: Task, seeds: Sequence[int], episodes: int, discount: float) -> None:
+    def __init__(self, task: Task, seeds: Sequence[int], episodes: int, discount: float, dynamics: Dynamics = CALM) -> None:
         self.seeds, self.episodes, self.discount = list(seeds), episodes, discount
-        self.environments = [[make(task) for _ in range(episodes)] for _ in seeds]
+        self.environments = [[make(task, dynamics) for _ in range(episodes)] for _ in seeds]
 
     def __call__(self, policy: Policy, *occasion: str | int) -> Episodes:
         """Returns the episodes of a policy, all of all agents stepped in lockstep.

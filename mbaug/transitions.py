@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     action: Float[Tensor, "population batch action"]
     reward: Float[Tensor, "population batch"]
     next_state: Float[Tensor, "population batch state"]
-    terminal: Float[Tensor, "population batch"]  # 1 where the bootstrap is cut
+    terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut: 1 at a terminal, see also `windows`
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +133,53 @@ def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset
     return drawn, rest
 
 
+# --- several steps ahead --------------------------------------------------------------------------------------------------
+
+
+class Windows(NamedTuple):
+    """For each row the window of up to n recorded steps that begins there.
+
+    A terminal or truncated row ends the window that reaches it, and so does the end of the data.
+    """
+
+    row: Int[np.ndarray, "rows horizon"]  # indices of the window's rows; the last one repeated where the window is shorter
+    length: Int[np.ndarray, " rows"]  # m <= n, steps of the window
+    reward: Float[np.ndarray, " rows"]  # r_0 + gamma r_1 + ... + gamma^(m-1) r_(m-1)
+    cut: Float[np.ndarray, " rows"]  # share of the bootstrap gamma Q(s_m) that is cut: 1 - gamma^(m-1) (1 - d)
+
+
+def windows(dataset: Dataset, horizon: int, discount: float) -> Windows:
+    """Returns the window of each row; its target r + gamma (1 - cut) Q(s_m) is the m-step return.
+
+    With horizon 1 reward and cut are the recorded reward and terminal, bit for bit.
+    """
+    rows = np.arange(len(dataset))
+    ends = dataset.terminal | dataset.truncated | (np.append(dataset.episode[1:], -1) != dataset.episode)
+    window, length = [rows], np.ones(len(dataset), dtype=int)
+    reward, weight = dataset.reward.astype(np.float64), 1.0
+    for _ in range(1, horizon):
+        goes_on = ~ends[window[-1]] & (length == len(window))
+        window.append(window[-1] + goes_on)
+        length += goes_on
+        weight *= discount
+        reward += weight * goes_on * dataset.reward[window[-1]]
+    last = np.stack(window, axis=1)
+    cut = 1 - discount ** (length - 1) * (1.0 - dataset.terminal[last[:, -1]])
+    return Windows(last, length, reward.astype(np.float32), cut.astype(np.float32))
+
+
 # --- what a learner reads: packed rows ------------------------------------------------------------------------------------
 
 
-def pack(dataset: Dataset) -> Float[Tensor, "rows width"]:
-    """Returns one row a transition: state, action, next state, reward, terminal, truncated. One gather fetches all of it."""
-    scalars = (array[:, None] for array in (dataset.reward, dataset.terminal, dataset.truncated))
-    columns = (dataset.state, dataset.action, dataset.next_state, *scalars)
+def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Tensor, "rows width"]:
+    """Returns one row a transition: state, action, next state, reward, terminal, truncated. One gather fetches all of it.
+
+    With a horizon n above 1 the next state is the window's last, the reward its discounted sum, and `terminal` the share of
+    the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3.
+    """
+    window = windows(dataset, horizon, discount)
+    scalars = (array[:, None] for array in (window.reward, window.cut, dataset.truncated))
+    columns = (dataset.state, dataset.action, dataset.next_state[window.row[:, -1]], *scalars)
     return torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32))
 
 
@@ -193,11 +233,15 @@ class Standardiser:
 
 
 def table(
-    datasets: Sequence[Dataset], standardiser: Standardiser, dtype: torch.dtype = torch.float32
+    datasets: Sequence[Dataset],
+    standardiser: Standardiser,
+    dtype: torch.dtype = torch.float32,
+    horizon: int = 1,
+    discount: float = 1.0,
 ) -> Float[Tensor, "population rows width"]:
-    """Returns the packed rows of each agent's dataset with standardised states."""
+    """Returns the packed rows of each agent's dataset (`pack`) with standardised states."""
     state_size, action_size = datasets[0].state.shape[1], datasets[0].action.shape[1]
-    rows = torch.stack([pack(dataset) for dataset in datasets]).to(dtype)
+    rows = torch.stack([pack(dataset, horizon, discount) for dataset in datasets]).to(dtype)
     for start in (0, state_size + action_size):
         part = rows[..., start : start + state_size]
         part.copy_(standardiser.apply(part))

@@ -16,7 +16,7 @@ def test_recorded_run(run):
     """The hash holds, the settings are those of today's arm, the commit is known and clean, the draw is today's draw."""
     metadata = recording.verify(recording.root(), run)
     arm = study.find(run.study).arm(run.arm)
-    assert recording.first_difference(metadata["settings"], arm) is None
+    assert study.difference_from(metadata, arm) is None
     assert run in study.find(run.study).runs()
     commit = metadata["provenance"]["commit"]
     assert len(commit) == 40, f"{run} was recorded by {commit!r}, which is not a clean commit"
