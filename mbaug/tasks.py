@@ -53,7 +53,7 @@ SPACE = (
     ("height (m)", *(f"orientation {axis} (quaternion)" for axis in "wxyz")),
     (*(f"{axis} velocity (m/s)" for axis in "xyz"), *(f"torso velocity about {axis} (rad/s)" for axis in "xyz")),
 )
-LEG = ("leg", "thigh", "foot")
+LEG = ("thigh", "leg", "foot")
 NAMES = {
     "hopper": _names(*FLAT, LEG),
     "walker2d": _names(*FLAT, (*LEG, *(f"left {part}" for part in LEG))),

@@ -37,6 +37,38 @@ def test_a_task_is_what_gymnasium_makes(name):
     assert environment.spec.id.endswith("-v5")
 
 
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_the_names_of_a_state_are_those_of_mujocos_joints(name):
+    task = tasks.find(name)
+    environment = tasks.make(task).unwrapped
+    body, joints = environment.model, range(environment.model.njnt)
+    free = body.jnt_type[0] == 0
+    kinds = {2: "m", 3: "rad"}  # MuJoCo's slides and hinges
+    angles = [kinds[body.jnt_type[joint]] for joint in joints if body.jnt_type[joint]]
+    positions = ["m", *["quaternion"] * 4, *angles] if free else angles[1:]  # nobody observes how far it went
+    velocities = [f"{unit}/s" for unit in (["m"] * 3 + ["rad"] * 3 + angles if free else angles)]
+    assert [label.split("(")[1][:-1] for label in task.state_names] == positions + velocities
+    assert len(set(task.state_names)) == task.state_size
+
+
+@pytest.mark.parametrize(
+    ("task", "joint", "label"),
+    [
+        ("hopper", "leg_joint", "leg angle (rad)"),
+        ("walker2d", "foot_left_joint", "left foot angle (rad)"),
+        ("halfcheetah", "bshin", "back shin angle (rad)"),
+        ("ant", "ankle_3", "ankle 3 angle (rad)"),
+    ],
+)
+def test_a_name_is_that_of_the_joint_it_shows(task, joint, label):
+    task = tasks.find(task)
+    environment = tasks.make(task).unwrapped
+    place, speed = environment.init_qpos.copy(), environment.init_qvel.copy()
+    place[environment.model.joint(joint).qposadr] = 0.123
+    environment.set_state(place, speed)
+    assert environment._get_obs()[task.state_names.index(label)] == pytest.approx(0.123)
+
+
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown task 'hoper': did you mean 'hopper'\? allowed are 'hopper', 'walker2d'"):
         tasks.find("hoper")
