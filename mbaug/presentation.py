@@ -7,7 +7,6 @@ from the recorded runs by the rules that stand below them.
 
 import ast
 import colorsys
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,9 +14,10 @@ import inspect
 import io
 import itertools
 import json
+import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +148,7 @@ STEPS = {
     "pretrain": "updates before going online (thousands)",
     "finetune": "environment interactions, warm-up included (thousands)",
 }
+BUDGETS = {"pretrain": "update", "finetune": "interaction"}
 QUANTITIES = {
     "score": "D4RL-normalised score",
     "return": "return (rewards)",
@@ -200,23 +201,32 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
         table: The evaluations that it is drawn from.
         records: Their metadata, as `recording.load_metadata` returns them.
     """
-    online, offline = (table.loc[table["phase"] == phase, "steps"] for phase in ("finetune", "pretrain"))
+    last = table.groupby([*statistics.RUN, "phase"], as_index=False)["steps"].max()
+    seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
     facts = [
-        f"{_count(_seeds(table), 'seed')} an arm",
-        *([f"{offline.max():,} updates"] if len(offline) else []),
-        *([f"{online.max():,} interactions"] if len(online) else []),
+        f"{_range(seeds, 'seed')} an arm",
+        *(_range(rows["steps"], BUDGETS[phase]) for phase, rows in reversed(list(last.groupby("phase")))),
         *_provenance(records or {}),
     ]
-    return f"{text} Interquartile mean and bootstrap 95 % interval; {', '.join(facts)}.{_diverged(table)}"
+    return f"{text} {_drawn(int(seeds.min()))}; {', '.join(facts)}.{_diverged(table)}"
 
 
-def _seeds(table: pd.DataFrame) -> int:
-    """Returns the number of seeds that every task and arm of the table has."""
-    return int(table.groupby(["task", "dataset", "arm"])["seed"].nunique().min()) if len(table) else 0
+def _drawn(n_seeds: int) -> str:
+    """Returns what lines and bands are, from that many seeds."""
+    if n_seeds < 2:
+        return "A line is one run, without an interval"
+    weak = "" if n_seeds >= ENOUGH_SEEDS else ", a weak one with so few seeds"
+    return f"Interquartile mean and bootstrap 95 % interval{weak}"
+
+
+def _range(numbers: pd.Series, noun: str) -> str:
+    """Returns "3 seeds" or, where they differ, "2 to 3 seeds"."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return _count(high, noun) if low == high else f"{low:,} to {_count(high, noun)}"
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _provenance(records: Mapping[Any, Mapping]) -> list[str]:
@@ -267,12 +277,13 @@ def save_figure(
         raise ValueError(f"A figure's name is its chapter's number and words, as in 05_online_curves; got {name!r}.")
     folder = figures_folder(profile) if folder is None else Path(folder)
     mark = "" if profile == "paper" else _mark(profile, frame)
-    with _marked(figure, mark):
-        png, svg = _rendered(figure, "png"), _rendered(figure, "svg")
+    if mark:  # it stays, so that a notebook shows it too
+        letters = {"color": "#D55E00", "alpha": 0.35, "fontsize": 26, "weight": "bold", "rotation": 15, "zorder": 10}
+        figure.text(0.5, 0.5, mark, ha="center", va="center", **letters).set_in_layout(False)
     about = {"caption": caption, "mark": mark, "profile": profile}
     files = {
-        "png": png,
-        "svg": svg,
+        "png": _rendered(figure, "png"),
+        "svg": _rendered(figure, "svg"),
         "csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode(),
         "json": (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode(),
     }
@@ -285,18 +296,6 @@ def _mark(profile: str, frame: pd.DataFrame) -> str:
     """Returns the words that keep a figure of small budgets from being taken for evidence."""
     seeds = f", {_count(int(frame['n_seeds'].min()), 'seed')}" if "n_seeds" in frame and len(frame) else ""
     return f"{profile} profile{seeds}: not evidence"
-
-
-@contextlib.contextmanager
-def _marked(figure: Figure, mark: str) -> Iterator[None]:
-    """Writes the mark across the figure for as long as it is saved."""
-    letters = {"color": "#D55E00", "alpha": 0.35, "fontsize": 26, "rotation": 15, "weight": "bold"}
-    text = figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters)
-    text.set_in_layout(False)
-    try:
-        yield
-    finally:
-        text.remove()
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
@@ -312,13 +311,13 @@ def gallery(folder: Path) -> str:
     """Writes the folder's README.md, every figure with its caption and data, and returns its text."""
     parts = ["# Figures\n\nGenerated by `make figures`; beside each picture, the numbers that it draws.\n"]
     for path in sorted(Path(folder).glob("*.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about, name = json.loads(path.read_text(encoding="utf-8")), path.stem
+        title = name[3:].replace("_", " ").capitalize()
         mark = f"**{about['mark']}.** " if about["mark"] else ""
-        name = path.stem
-        parts.append(
-            f"## {name[3:].replace('_', ' ').capitalize()}\n\n![{name}]({name}.png)\n\n{mark}{about['caption']}\n\n"
-            f"[SVG]({name}.svg) · [data]({name}.csv) · chapter {name[:2]}\n"
-        )
+        chapters = sorted((recording.repository() / "notebooks").glob(f"{name[:2]}_*.ipynb"))
+        links = [f"[SVG]({name}.svg)", f"[data]({name}.csv)"]
+        links += [f"[{chapter.stem}]({os.path.relpath(chapter, folder)})" for chapter in chapters]
+        parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{mark}{about['caption']}\n\n{' · '.join(links)}\n")
     text = "\n".join(parts)
     recording.write_atomically(Path(folder) / "README.md", text.encode())
     return text
@@ -446,7 +445,7 @@ bootstrap 95 % interval. Fewer than {ENOUGH_SEEDS} seeds make a weak interval: w
 100 cases. *Chance* is how often random signs would favour the claim as much. *Reproduced*: every interval lies on the
 claim's side of zero, and every chance is at most {CHANCE * 100:.0f} % (5 pairs can show that, 3 or 4 cannot). *Direction only*:
 every interval that is measured lies on its side, but chance is larger, or a part of the claim is not measured. *Not
-reproduced*: an interval reaches zero or lies beyond it."""
+reproduced*: an interval reaches zero or lies beyond it. [S] and [A] are summaries of the paper: see 00_overview."""
 
 
 def findings(claim: Claim, table: pd.DataFrame) -> list[Finding]:
@@ -539,7 +538,7 @@ def found_table(frame: pd.DataFrame) -> str:
         for arm in in_order(rows["arm"]):
             runs = rows[rows["arm"] == arm]
             cells = [words(statistics.interval([measure(runs).to_numpy()])) for measure in columns]
-            lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(_seeds(runs))])} |")
+            lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(runs['seed'].nunique())])} |")
     return "\n".join(lines) if len(table) else "No runs are recorded yet."
 
 

@@ -186,9 +186,17 @@ def test_a_caption_counts_what_the_records_hold():
     origins = [{"commit": "0123456789abcdef", "precision": "float32"}, {"commit": "unknown", "precision": "float32"}]
     records = {key: {"provenance": origin} for key, origin in enumerate(origins)}
     assert presentation.caption("Scores.", statistics.evaluations(frame), records) == (
-        "Scores. Interquartile mean and bootstrap 95 % interval; "
-        "2 seeds an arm, 200,000 updates, 100,000 interactions, float32, code 0123456 and unknown."
+        "Scores. Interquartile mean and bootstrap 95 % interval, a weak one with so few seeds; "
+        "2 to 3 seeds an arm, 200,000 updates, 100,000 interactions, float32, code 0123456 and unknown."
     )
+
+
+def test_a_caption_says_how_sure_its_bands_are():
+    def found(seeds):
+        return presentation.caption("", statistics.evaluations(runs({"td3": 1.0}, seeds)))
+
+    assert found(5) == " Interquartile mean and bootstrap 95 % interval; 5 seeds an arm, 100,000 interactions."
+    assert found(1) == " A line is one run, without an interval; 1 seed an arm, 100,000 interactions."
 
 
 def test_a_caption_keeps_dirty_code_visible():
@@ -246,11 +254,10 @@ def test_a_small_profile_is_marked(tmp_path):
     assert b"not evidence" not in plain["05_online_curves.svg"]
 
 
-def test_a_mark_does_not_stay_on_the_figure(tmp_path):
+def test_a_mark_shows_in_the_notebook_too(tmp_path):
     figure, _ = plt.subplots()
     presentation.save_figure(figure, "05_curves", pd.DataFrame(), "", "smoke", tmp_path)
-    assert figure.texts == []
-    assert json.loads((tmp_path / "05_curves.json").read_text())["mark"] == "smoke profile: not evidence"
+    assert [text.get_text() for text in figure.texts] == ["smoke profile: not evidence"]
 
 
 def test_each_profile_has_its_folder():
@@ -271,17 +278,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         draw(folder=tmp_path / "file" / "figures")
 
 
-def test_the_gallery_shows_every_figure(tmp_path):
+def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "repository", lambda: tmp_path)
+    folder, notebook = tmp_path / "figures", tmp_path / "notebooks" / "05_online_finetuning.ipynb"
+    notebook.parent.mkdir()
+    notebook.touch()
     for name, profile in (("05_online_curves", "paper"), ("01_returns", "quick")):
         frame = pd.DataFrame({"n_seeds": [2]})
-        presentation.save_figure(plt.figure(), name, frame, f"About {name}.", profile, tmp_path)
-    text = presentation.gallery(tmp_path)
-    assert (tmp_path / "README.md").read_text() == text
+        presentation.save_figure(plt.figure(), name, frame, f"About {name}.", profile, folder)
+    text = presentation.gallery(folder)
+    assert (folder / "README.md").read_text() == text
     assert text.index("## Returns") < text.index("## Online curves")
-    assert "![05_online_curves](05_online_curves.png)\n\nAbout 05_online_curves." in text
+    assert "![Online curves](05_online_curves.png)\n\nAbout 05_online_curves." in text
     assert "**quick profile, 2 seeds: not evidence.** About 01_returns." in text
+    assert "[05_online_finetuning](../notebooks/05_online_finetuning.ipynb)" in text
     for link in re.findall(r"\]\(([^)]+)\)", text):
-        assert (tmp_path / link).is_file()
+        assert (folder / link).is_file()
 
 
 # --- numbers --------------------------------------------------------------------------------------
