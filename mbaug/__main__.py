@@ -18,14 +18,14 @@ def seeds(text: str) -> list[int]:
 
 def record(arguments: argparse.Namespace) -> None:
     """Trains and records the missing runs of a study."""
-    from mbaug import recording, settings, study
+    from mbaug import grid, recording, settings, study
 
-    grid, profile = study.find(arguments.study), settings.profile(arguments.profile)
+    wanted, profile = grid.find(arguments.study), settings.profile(arguments.profile)
     build = recording.repository() / "build"
     root = recording.root() if profile.name == "paper" else build / profile.name / "runs"
-    missing = recording.missing(root, study.select(grid, arguments.only, arguments.seeds))
-    hours = study.seconds(recording.root(), missing) / arguments.workers / 3600
-    print(f"{grid.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {arguments.workers} workers")
+    missing = recording.missing(root, study.select(wanted, arguments.only, arguments.seeds))
+    hours = study.seconds(recording.root(), wanted, missing) / arguments.workers / 3600
+    print(f"{wanted.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {arguments.workers} workers")
     if arguments.dry_run:
         print(*missing, sep="\n")
         return
@@ -33,11 +33,17 @@ def record(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """Shows which runs of a study are finished, diverged, running and missing."""
-    from mbaug import recording, study
+    """Shows what of the programme, or of one study, is finished, diverged, running and missing."""
+    from mbaug import grid, recording, study
 
-    work = recording.repository() / "build" / "checkpoints" / "paper"
-    print(study.status(study.find(arguments.study), recording.root(), work).to_string())
+    work, root = recording.repository() / "build" / "checkpoints" / "paper", recording.root()
+    if arguments.study is not None:
+        print(study.status(grid.find(arguments.study), root, work).to_string())
+        return
+    for one in grid.STUDIES.values():
+        runs = one.runs()
+        missing, hours = recording.missing(root, runs), study.seconds(root, one, runs) / 3600 / 2
+        print(f"{one.name:<12}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:>8.1f} hours on 2 cores  {one.question}")
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -100,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(call=record)
 
     command = commands.add_parser("status", help=status.__doc__)
-    command.add_argument("study", help="name of a study")
+    command.add_argument("study", nargs="?", help="name of a study (default: a line for each)")
     command.set_defaults(call=status)
 
     command = commands.add_parser("verify", help=verify.__doc__)

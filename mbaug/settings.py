@@ -148,7 +148,7 @@ class Augmentation:
 class Pretraining:
     """Offline: TD3+BC on the drawn transitions. Values from [C]."""
 
-    updates: int = 200_000  # gradient steps
+    updates: int = 200_000  # gradient steps; 0: the rows are drawn, no more
     transitions: int = 10_000  # rows drawn for a seed
     whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
     horizon: int = 1  # n, steps of the target; S, A: multi-step prediction, 2 to 5
@@ -156,7 +156,8 @@ class Pretraining:
     standardiser_epsilon: float = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
-        _positive(self, "updates", "transitions", "horizon", "evaluation_interval")
+        _positive(self, "transitions", "horizon", "evaluation_interval")
+        require(self.updates >= 0, f"updates is {self.updates!r}, but it must be 0 or above")
         require(
             self.horizon == 1 or self.whole_episodes,
             f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors",

@@ -1,4 +1,4 @@
-"""The grid of runs as plain data, and what trains those of them that are missing.
+"""What trains the missing runs of the grid.
 
 A run is one agent through its whole life: draw its transitions, fit its world model, pre-train, fine-tune. Each stage leaves a
 checkpoint, so that the same command goes on after a kill; stages that several arms share are trained once.
@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -21,83 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mbaug import augmentation, engine, recording, settings, streams, tasks, training, transitions, world_model
+from mbaug import augmentation, engine, grid, recording, settings, streams, tasks, training, transitions, world_model
+from mbaug.grid import Study
 from mbaug.networks import TWIN
 from mbaug.recording import Run
-from mbaug.settings import SAC, TD3, Arm, Augmentation, Finetuning, Pretraining, Profile, WorldModel
+from mbaug.settings import Arm, Finetuning, Profile
 from mbaug.transitions import Dataset
-
-# --- the arms -------------------------------------------------------------------------------------------------------------
-
-SCRATCH = Finetuning(warmup_steps=5_000, warmup_policy="uniform")
-OFFLINE = Arm(pretraining=Pretraining())
-
-
-def augmented(source: str, rate: float = 0.5) -> Arm:
-    """Returns the arm whose batches hold a share `rate` of next states from `source`."""
-    return replace(OFFLINE, model=WorldModel(), augmentation=Augmentation(rate, source))
-
-
-ARMS = {
-    "td3": Arm("td3", TD3(), finetuning=SCRATCH),
-    "sac": Arm("sac", SAC(), finetuning=SCRATCH),
-    "vanilla": OFFLINE,
-    "augmented": augmented("sample"),
-    "noise": augmented("noise"),
-}
-
-# --- the studies ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Study:
-    """A part of the grid: every task x arm x seed."""
-
-    name: str
-    question: str
-    arms: tuple[str, ...]
-    tasks: tuple[str, ...] = ("hopper",)
-    quality: str = "medium-replay"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    changes: dict[str, Arm] = field(default_factory=dict)  # arms of this study alone
-
-    def arm(self, name: str) -> Arm:
-        """Returns the settings of an arm of this study.
-
-        Raises:
-            ValueError: the arm is unknown; the sentence names the nearest.
-        """
-        settings.choose("arm", name, self.arms)
-        return (self.changes or ARMS)[name]
-
-    def runs(self) -> list[Run]:
-        """Returns the runs in the order in which they are trained: seed by seed, so that comparisons are paired early."""
-        return [
-            Run(self.name, task, self.dataset(task, arm), arm, seed)
-            for seed in self.seeds
-            for task in self.tasks
-            for arm in self.arms
-        ]
-
-    def dataset(self, task: str, arm: str) -> str:
-        """Returns the name of the dataset that an arm learns from, "none" from scratch."""
-        return "none" if self.arm(arm).pretraining is None else f"{task}-{self.quality}"
-
-
-STUDIES = {
-    study.name: study
-    for study in (Study("hopper", "Does the method jump-start Hopper?", ("td3", "sac", "vanilla", "augmented", "noise")),)
-}
-
-
-def find(name: str) -> Study:
-    """Returns the study of that name.
-
-    Raises:
-        ValueError: the name is unknown; the sentence names the nearest.
-    """
-    return STUDIES[settings.choose("study", name, STUDIES)]
-
 
 # --- stages ---------------------------------------------------------------------------------------------------------------
 
@@ -366,12 +295,30 @@ class Life:
         shutil.rmtree(self.folder("finetuning", self.arm), ignore_errors=True)  # the record is what stays
 
 
+def twin(run: Run, arm: Arm, root: Path) -> Run | None:
+    """Returns a recorded run of another study or arm that is the same in all but name, None if there is none."""
+    for path in sorted(root.glob(f"*/{run.task}/{run.dataset}/*/seed{run.seed}.json")):
+        other = Run.parse(path.relative_to(root).with_suffix("").as_posix())
+        if difference_from(recording.verify(root, other), arm) is None:
+            return other
+    return None
+
+
+def copy(run: Run, other: Run, root: Path) -> None:
+    """Records `run` as what `other` already is: rows, settings and provenance."""
+    rows, metadata = recording.read(root, other)
+    recording.write(root, run, rows.to_dict("records"), {name: metadata[name] for name in recording.METADATA})
+
+
 def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
     """Returns the runs after recording them: trains what no checkpoint holds, waits for whoever records them already."""
     arm = replace(arm, precision=engine.prepare(arm.precision))
     with waiting_claim(work / "runs" / str(runs[0])):
-        if recording.missing(root, runs):
-            life = Life(runs, arm, work)
+        for run in recording.missing(root, runs):
+            if other := twin(run, arm, root):
+                copy(run, other, root)
+        if missing := recording.missing(root, runs):
+            life = Life(missing, arm, work)
             for _ in life.stages():
                 pass
             life.write(root)
@@ -445,17 +392,16 @@ def claimed(folder: Path) -> bool:
         return True
 
 
-def seconds(root: Path, runs: Sequence[Run]) -> float:
-    """Returns the estimated seconds that training `runs` takes one worker, from the recorded runs' own.
+def seconds(root: Path, study: Study, runs: Sequence[Run]) -> float:
+    """Returns the estimated seconds that training `runs` takes one worker.
 
-    An arm that was recorded takes what its runs took at the median; another one the median of all; without records NaN.
+    The time of a gradient step is the median over the recorded runs; before there are any, that of 200 updates a second.
     """
-    records = recording.load_metadata(root)
-    known = pd.DataFrame([{"arm": run.arm, "seconds": metadata["wall_seconds"]} for run, metadata in records.items()])
-    if known.empty:
-        return float("nan")
-    of_arm = known.groupby("arm").seconds.median()
-    return float(sum(of_arm.get(run.arm, known.seconds.median()) for run in runs))
+    known = [
+        metadata["wall_seconds"] / max(grid.updates(grid.find(run.study).arm(run.arm)), 1)
+        for run, metadata in recording.load_metadata(root).items()
+    ]
+    return float(np.median(known or [1 / 200])) * sum(grid.updates(study.arm(run.arm)) for run in runs)
 
 
 def difference_from(metadata: dict, arm: Arm) -> str | None:
@@ -475,7 +421,7 @@ def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     Raises:
         ValueError: today's settings of the arm are not the recorded ones; the sentence names the first difference.
     """
-    record, arm = recording.read(root, run), find(run.study).arm(run.arm)
+    record, arm = recording.read(root, run), grid.find(run.study).arm(run.arm)
     difference = difference_from(record.metadata, arm)
     settings.require(difference is None, f"{run} cannot be verified: {difference}")
     life = Life([run], replace(arm, precision=engine.prepare(arm.precision)), work)
@@ -503,7 +449,7 @@ def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.Dat
         profile: its budgets, if runs are trained now.
         retrain: False: what is recorded in data/runs. True: train what is missing in build/<profile>/runs now, and read that.
     """
-    study, budget = find(name), settings.profile(profile)
+    study, budget = grid.find(name), settings.profile(profile)
     root = recording.root()
     if retrain:
         build = recording.repository() / "build"

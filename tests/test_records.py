@@ -2,7 +2,7 @@
 
 import pytest
 
-from mbaug import recording, study, tasks, transitions
+from mbaug import grid, recording, study, tasks, transitions
 
 RUNS = recording.recorded(recording.root())
 
@@ -15,9 +15,9 @@ def test_there_is_evidence():
 def test_recorded_run(run):
     """The hash holds, the settings are those of today's arm, the commit is known and clean, the draw is today's draw."""
     metadata = recording.verify(recording.root(), run)
-    arm = study.find(run.study).arm(run.arm)
+    arm = grid.find(run.study).arm(run.arm)
     assert study.difference_from(metadata, arm) is None
-    assert run in study.find(run.study).runs()
+    assert run in grid.find(run.study).runs()
     commit = metadata["provenance"]["commit"]
     assert len(commit) == 40, f"{run} was recorded by {commit!r}, which is not a clean commit"
     if arm.pretraining is not None:
@@ -31,7 +31,7 @@ def test_every_evaluation_is_there():
         rows, metadata = recording.read(recording.root(), run)
         if metadata["status"] == "diverged":
             continue
-        arm = study.find(run.study).arm(run.arm)
+        arm = grid.find(run.study).arm(run.arm)
         plan = arm.finetuning
         expected = list(range(0, plan.steps + 1, plan.evaluation_interval))
         online = rows[rows.phase == "finetune"]

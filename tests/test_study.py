@@ -1,6 +1,7 @@
 """The grid: what is trained, that a kill loses nothing, and that a stage shared by two arms is trained once."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from mbaug import recording, settings, study
+from mbaug import grid, recording, settings, study
+from mbaug.grid import Study
 from mbaug.settings import Evaluation, Finetuning, Profile
-from mbaug.study import Study
 
 TINY = Profile("tiny", updates=100, steps=600, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
 BRIEF = replace(TINY, steps=300)
-SMALL = replace(study.ARMS["td3"], learner=settings.TD3(hidden=(16, 16)), evaluation=Evaluation(1, 100))
-SCRATCH = Study("tiny", "Does it run?", ("small",), seeds=(0,), changes={"small": SMALL})
+SMALL = replace(grid.ARMS["td3"], learner=settings.TD3(hidden=(16, 16)), evaluation=Evaluation(1, 100))
+SCRATCH = Study("tiny", "Does it run?", {"small": SMALL}, seeds=(0,))
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -64,17 +65,17 @@ def test_two_processes_record_a_run_once(tmp_path):
 
 def test_the_order_pairs_the_arms_of_a_seed():
     """All arms of seed 0 come before any of seed 1, so that comparisons are paired early."""
-    grid = study.find("hopper")
-    names = [run.seed for run in grid.runs()]
-    assert names == sorted(names)
-    assert [run.arm for run in grid.runs()[: len(grid.arms)]] == list(grid.arms)
+    hopper = grid.find("hopper")
+    seeds = [run.seed for run in hopper.runs()]
+    assert seeds == sorted(seeds)
+    assert [run.arm for run in hopper.runs()[: len(hopper.arms)]] == list(hopper.arms)
 
 
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(ValueError, match="unknown study 'hoper': did you mean 'hopper'"):
-        study.find("hoper")
+        grid.find("hoper")
     with pytest.raises(ValueError, match="unknown arm 'vanila': did you mean 'vanilla'"):
-        study.find("hopper").arm("vanila")
+        grid.find("hopper").arm("vanila")
 
 
 def test_watch_names_the_failure_signatures():
@@ -91,11 +92,11 @@ def test_watch_names_the_failure_signatures():
 
 def test_a_stage_shared_by_two_arms_has_one_name():
     """Arms that differ only in fine-tuning share the name of their pre-training; other arms do not."""
-    arm = study.ARMS["vanilla"]
+    arm = grid.ARMS["vanilla"]
     other = replace(arm, finetuning=Finetuning(keep_data=True))
     names = {study.key(replace(each, finetuning=Finetuning())) for each in (arm, other)}
     assert len(names) == 1
-    assert study.key(study.ARMS["augmented"]) != study.key(study.ARMS["noise"])
+    assert study.key(grid.ARMS["augmented"]) != study.key(grid.ARMS["noise"])
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,8 @@ def recorded(tmp_path_factory):
 
 def test_verify_trains_a_record_again(recorded, tmp_path, monkeypatch):
     """The same processor gives the same bits; a record that holds other numbers is found out, with its first row."""
-    within = replace(SCRATCH, changes={"small": BRIEF.apply(SMALL)})
-    monkeypatch.setitem(study.STUDIES, "tiny", within)
+    within = replace(SCRATCH, arms={"small": BRIEF.apply(SMALL)})
+    monkeypatch.setitem(grid.STUDIES, "tiny", within)
     (run,) = SCRATCH.runs()
     assert "equal bit for bit" in study.verify(run, recorded / "runs", tmp_path / "a")
     record = recording.read(recorded / "runs", run)
@@ -118,7 +119,7 @@ def test_verify_trains_a_record_again(recorded, tmp_path, monkeypatch):
     metadata = {name: record.metadata[name] for name in recording.METADATA}
     recording.write(tmp_path / "changed", run, changed.to_dict("records"), metadata)
     assert "different from row 2 on" in study.verify(run, tmp_path / "changed", tmp_path / "b")
-    monkeypatch.setitem(study.STUDIES, "tiny", SCRATCH)
+    monkeypatch.setitem(grid.STUDIES, "tiny", SCRATCH)
     with pytest.raises(ValueError, match=r"settings\.finetuning\.steps is 300 in the record and 100000"):
         study.verify(run, recorded / "runs", tmp_path / "c")
 
@@ -129,3 +130,34 @@ def test_status_counts_what_is_there(recorded, tmp_path):
     with recording.claim(tmp_path / "runs" / str(SCRATCH.runs()[0])):
         assert study.status(SCRATCH, tmp_path / "none", tmp_path).to_numpy().tolist() == [[0, 0, 1, 0]]
     assert study.status(SCRATCH, tmp_path / "none", tmp_path).to_numpy().tolist() == [[0, 0, 0, 1]]
+
+
+def test_what_another_study_recorded_is_not_trained_again(recorded, tmp_path, monkeypatch):
+    """The same task, data, seed and settings under another name: the record is copied, with its provenance."""
+    monkeypatch.setattr(study, "Life", None)  # nothing may be trained
+    other = replace(SCRATCH, name="other", arms={"alias": SMALL})
+    shutil.copytree(recorded / "runs", tmp_path / "runs")
+    study.record(other, tmp_path / "runs", tmp_path / "work", BRIEF, report=lambda line: None)
+    first, second = (recording.read(tmp_path / "runs", each.runs()[0]) for each in (SCRATCH, other))
+    assert first.rows.equals(second.rows)
+    assert first.metadata["provenance"] == second.metadata["provenance"]
+
+
+def test_the_whole_programme_is_well_formed():
+    """Every run of every study has a name of its own and settings that can be recorded and compared."""
+    for one in grid.STUDIES.values():
+        runs = one.runs()
+        assert len(set(runs)) == len(runs) > 0
+        for name, arm in one.arms.items():
+            assert recording.first_difference(recording.plain(arm), one.arm(name)) is None
+            assert grid.updates(arm) > 0
+
+
+def test_old_records_lack_new_settings_only_at_their_defaults():
+    """A setting that a record lacks is filled with its default; one that differs is named."""
+    arm = grid.ARMS["td3"]
+    old = recording.plain(arm)
+    del old["dynamics"], old["learner"]["policy_delay"]
+    assert study.difference_from({"settings": old}, arm) is None
+    noisy = replace(arm, dynamics=settings.Dynamics(action_noise=0.1))
+    assert "settings.dynamics.action_noise is 0.0 in the record" in study.difference_from({"settings": old}, noisy)
