@@ -49,7 +49,6 @@ IMPOSSIBLE = [
     *((Augmentation, name, 0, ABOVE_0) for name in ("table_samples", "redraw_interval")),
     *((Pretraining, name, 0, ABOVE_0) for name in ("transitions", "horizon", "evaluation_interval")),
     (Pretraining, "updates", -1, NOT_NEGATIVE),
-    (Pretraining, "horizon", 2, "above 1 it needs whole_episodes=True"),
     *((Finetuning, name, -50, ABOVE_0) for name in ("steps", "evaluation_interval")),
     *((Finetuning, "warmup_steps", steps, "it must be from 0 to steps = 100000") for steps in (-1, 100_001)),
     *((Evaluation, name, 0, ABOVE_0) for name in ("episodes", "probe_rows")),
