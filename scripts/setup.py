@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS, VENV = ROOT / ".uv", ROOT / ".venv"
 UV, PYTHON, READY = TOOLS / "venv/bin/uv", VENV / "bin/python", VENV / "ready"
 BASE_PYTHON = sys._base_executable  # not a virtual environment's: that may be the one to be replaced
-FREE_BYTES = {"default": 9e9, "cpu": 3e9}
+FREE_BYTES = {"default": 8e9, "cpu": 3e9}
 CUDA = ("cuda-", "nvidia-", "triton")
 NETWORK = re.compile(r"connect|resolve|timed? ?out|No matching distribution|not found in|fetch", re.I)
 

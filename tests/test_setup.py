@@ -104,7 +104,7 @@ def test_too_little_disk(setup, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(setup, "bootstrap", lambda: pytest.fail("set-up goes on in spite of the full disk"))
     monkeypatch.setattr(setup.shutil, "disk_usage", lambda path: usage(free=1.5e9))
-    with pytest.raises(SystemExit, match=r"has 1\.5 GB of free .* needs 9 GB \(3 GB with TORCH=cpu\)"):
+    with pytest.raises(SystemExit, match=r"has 1\.5 GB of free .* needs 8 GB \(3 GB with TORCH=cpu\)"):
         setup.main()
     with pytest.raises(SystemExit, match="needs 3 GB: make room, then run the same command again"):
         setup.main("cpu")
