@@ -183,11 +183,12 @@ def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str 
 
 
 def legend(figure: Figure) -> None:
-    """Puts one legend for all axes below the figure: every arm once, in the order of `LOOKS`."""
+    """Puts one legend for all axes below the figure, if they have lines: every arm once, in the order of `LOOKS`."""
     lines = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     order = {look(arm).label: place for place, arm in enumerate(LOOKS)}
     labels = sorted(lines, key=lambda label: (order.get(label, len(order)), label))
-    figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
+    if labels:
+        figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
 
 
 # --- captions and figures -------------------------------------------------------------------------
@@ -201,6 +202,8 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
         table: The evaluations that it is drawn from.
         records: Their metadata, as `recording.load_metadata` returns them.
     """
+    if table.empty:
+        return f"{text} Not yet recorded."
     last = table.groupby([*statistics.RUN, "phase"], as_index=False)["steps"].max()
     seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
     facts = [

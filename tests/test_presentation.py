@@ -199,6 +199,15 @@ def test_a_caption_says_how_sure_its_bands_are():
     assert found(1) == " A line is one run, without an interval; 1 seed an arm, 100,000 interactions."
 
 
+def test_where_nothing_is_recorded_a_figure_says_so():
+    nothing = statistics.evaluations(runs({"td3": 1.0}).iloc[:0])
+    assert presentation.caption("Scores.", nothing) == "Scores. Not yet recorded."
+    figure, axis = presentation.plt.subplots()
+    assert presentation.curves(axis, nothing).empty
+    presentation.legend(figure)
+    assert not figure.legends
+
+
 def test_a_caption_keeps_dirty_code_visible():
     records = {0: {"provenance": {"commit": "0123456789abcdef+dirty", "precision": "bfloat16"}}}
     assert "code 0123456+dirty" in presentation.caption("", statistics.evaluations(runs({"td3": 1.0})), records)
