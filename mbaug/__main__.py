@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, e.g. 'sac/*'")
     command.add_argument("--seeds", type=seeds, metavar="0-4", help="in place of the study's own")
     command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    command.add_argument("--cluster", metavar="tcp://HOST:8786", help="train on the workers of a Dask cluster")
     command.add_argument("--profile", default="paper", help="budgets: smoke, quick or paper")
     command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
     command.set_defaults(call=record)
@@ -138,5 +139,7 @@ if __name__ == "__main__":
     given = parser().parse_args()
     try:
         given.call(given)
+    except KeyboardInterrupt:
+        sys.exit("mbaug: interrupted; the same command goes on from the last checkpoints")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"mbaug: {error}")

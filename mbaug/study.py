@@ -329,23 +329,67 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
 
 
 def select(study: Study, only: str = "*", seeds: Sequence[int] | None = None) -> list[Run]:
-    """Returns the study's runs whose name matches the pattern `only` (as in a shell), for these seeds."""
-    if seeds is not None:
-        study = replace(study, seeds=tuple(seeds))
-    return [run for run in study.runs() if fnmatch.fnmatch(str(run), f"*{only}*")]
+    """Returns the study's runs whose name matches the pattern `only` (as in a shell), for these seeds.
+
+    Raises:
+        ValueError: no run matches.
+    """
+    runs = (study if seeds is None else replace(study, seeds=tuple(seeds))).runs()
+    found = [run for run in runs if fnmatch.fnmatch(str(run), f"*{only}*")]
+    settings.require(bool(found), f"no run of {study.name} matches {only!r}; a run's name is, for example, {runs[0]}")
+    return found
+
+
+def here(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path, workers: int) -> Iterator[Run]:
+    """Yields each run when it is recorded: `workers` processes of one thread on this machine."""
+    calls = (joblib.delayed(live)([run], arm, root, work) for run, arm in jobs)
+    for finished in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls):
+        yield from finished
+
+
+def elsewhere(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path | None, address: str) -> Iterator[Run]:
+    """Yields each run when it is recorded: trained by the workers of a Dask cluster, written here.
+
+    A run whose worker dies is given to another one; on the same machine it goes on from the last checkpoint.
+
+    Args:
+        jobs: runs and their settings.
+        root: folder of the records, here.
+        work: folder of the checkpoints on the workers' machines, None for build/checkpoints/cluster of their clones.
+        address: of the scheduler, e.g. "tcp://host:8786".
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise RuntimeError("--cluster needs Dask: pip install 'mbaug[cluster]', here and on the workers") from None
+    with Client(address) as client:
+        futures = [client.submit(live_elsewhere, run, arm, work, key=str(run)) for run, arm in jobs]
+        for future in as_completed(futures):
+            run, rows, metadata = future.result()
+            recording.write(root, run, rows, metadata)
+            yield run
+
+
+def live_elsewhere(run: Run, arm: Arm, work: Path | None) -> tuple[Run, list[dict], dict]:
+    """Returns a run's rows and metadata after training it on this machine: what travels home from a cluster's worker."""
+    work = work or recording.repository() / "build" / "checkpoints" / "cluster"
+    live([run], arm, work / "records", work)
+    rows, metadata = recording.read(work / "records", run)
+    return run, rows.to_dict("records"), {name: metadata[name] for name in recording.METADATA}
 
 
 def record(
     study: Study,
     root: Path,
-    work: Path,
+    work: Path | None,
     profile: Profile = settings.PROFILES["paper"],
     only: str = "*",
     seeds: Sequence[int] | None = None,
     workers: int = 1,
+    cluster: str | None = None,
     report: Callable[[str], None] = tqdm.write,
 ) -> list[Run]:
-    """Returns the runs that were missing, after training and recording them; one process per worker, one thread each.
+    """Returns the runs that were missing, after training and recording them.
 
     Args:
         study: the grid.
@@ -354,15 +398,15 @@ def record(
         profile: budgets.
         only: pattern that a run's name must match.
         seeds: in place of the study's own.
-        workers: processes.
+        workers: processes on this machine, one thread each.
+        cluster: address of a Dask scheduler whose workers train in their place.
         report: takes a line for each finished run.
     """
     missing = recording.missing(root, select(study, only, seeds))
-    jobs = (joblib.delayed(live)([run], profile.apply(study.arm(run.arm)), root, work) for run in missing)
-    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    for finished in tqdm(done, total=len(missing), desc=study.name, unit="run", disable=None):
-        for run in finished:
-            report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
+    jobs = [(run, profile.apply(study.arm(run.arm))) for run in missing]
+    done = elsewhere(jobs, root, work, cluster) if cluster else here(jobs, root, work, workers)
+    for run in tqdm(done, total=len(jobs), desc=study.name, unit="run", disable=None):
+        report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
     return missing
 
 

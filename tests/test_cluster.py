@@ -1,0 +1,34 @@
+"""The study on a Dask cluster: results come home, also when a worker is killed."""
+
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mbaug import recording, study
+
+distributed = pytest.importorskip("distributed", reason="the optional extra `cluster` is not installed")
+
+from test_study import SCRATCH, TINY  # noqa: E402
+
+
+@pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies
+def test_a_killed_worker_loses_nothing(tmp_path):
+    """Two workers, one is killed while it trains; the record is the one of an undisturbed run, bit for bit."""
+    (run,) = SCRATCH.runs()
+    study.record(SCRATCH, tmp_path / "here", tmp_path / "work", TINY, report=lambda line: None)
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
+        jobs = [(run, TINY.apply(SCRATCH.arm(run.arm)))]
+        home = study.elsewhere(jobs, tmp_path / "home", tmp_path / "far", cluster.scheduler_address)
+        with ThreadPoolExecutor(1) as thread:
+            recorded = thread.submit(list, home)
+            while not list((tmp_path / "far").rglob("2.safetensors")):
+                time.sleep(0.01)
+            holder = (tmp_path / "far" / "runs" / str(run) / "lock").read_text()
+            os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
+            assert recorded.result(timeout=120) == [run]
+    far, near = (recording.read(tmp_path / place, run).rows for place in ("home", "here"))
+    assert far.equals(near)
