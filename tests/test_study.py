@@ -1,10 +1,8 @@
 """The grid: what is trained, that a kill loses nothing, and that a stage shared by two arms is trained once."""
 
-import os
+import multiprocessing
+import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -18,20 +16,21 @@ TINY = Profile("tiny", updates=100, steps=600, warmup_steps=100, epochs=1, episo
 BRIEF = replace(TINY, steps=300)
 SMALL = replace(grid.ARMS["td3"], learner=settings.TD3(hidden=(16, 16)), evaluation=Evaluation(1, 100))
 SCRATCH = Study("tiny", "Does it run?", {"small": SMALL}, seeds=(0,))
-PROGRAM = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_study import SCRATCH, TINY
-from mbaug import study
-study.record(SCRATCH, Path(sys.argv[1]), Path(sys.argv[2]), TINY)
-"""
+FORK = multiprocessing.get_context("fork")  # no imports again: a restart takes milliseconds
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 def start(folder):
     """Starts recording the tiny study in a process of its own."""
-    program = PROGRAM.format(tests=os.path.dirname(__file__))
-    return subprocess.Popen([sys.executable, "-c", program, folder / "runs", folder / "work"], stderr=subprocess.DEVNULL)
+    process = FORK.Process(target=study.record, args=(SCRATCH, folder / "runs", folder / "work", TINY))
+    process.start()
+    return process
+
+
+def finish(process):
+    """Waits for a process that should end well."""
+    process.join(timeout=120)
+    assert process.exitcode == 0
 
 
 def rows(folder):
@@ -40,27 +39,66 @@ def rows(folder):
     return path.read_bytes()
 
 
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
-    """kill -9 after the second checkpoint; the same command goes on; every evaluation row is equal bit for bit."""
-    assert start(tmp_path / "whole").wait() == 0
-    process = start(tmp_path / "killed")
-    while not list((tmp_path / "killed").rglob("2.safetensors")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "killed").rglob("*.csv"))
-    assert start(tmp_path / "killed").wait() == 0
+def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path):
+    """kill -9 at random moments; the same command goes on; every evaluation row is equal bit for bit."""
+    finish(start(tmp_path / "whole"))
+    moments, interrupted = random.Random(0), 0
+    for _ in range(20):
+        process = start(tmp_path / "killed")
+        process.join(timeout=moments.uniform(0.01, 0.4))
+        interrupted += process.is_alive()
+        process.kill()
+        process.join()
+    assert interrupted >= 5, "too few of the kills met a run that was still training"
+    finish(start(tmp_path / "killed"))
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob("*.safetensors")), "the checkpoints of a recorded run are removed"
 
 
+def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
+    """Killed after the second checkpoint, it does not begin again."""
+    process = start(tmp_path)
+    while not list(tmp_path.rglob("2.safetensors")):
+        assert process.is_alive(), "the run ended before it could be killed"
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    (checkpoint,) = {path.parent for path in tmp_path.rglob("*.safetensors")}
+    tensors, state = recording.load_checkpoint(checkpoint)
+    assert state["environment_steps"] >= 200
+    life = study.Life(SCRATCH.runs(), TINY.apply(SMALL), tmp_path / "work")
+    next(life.stages())
+    assert life.learner.environment_steps == state["environment_steps"] + 100
+    assert tensors["replay"].shape[1] == state["environment_steps"]
+
+
 def test_two_processes_record_a_run_once(tmp_path):
     """The second process waits and then finds the run recorded: never two halves."""
-    processes = [start(tmp_path), start(tmp_path)]
-    assert [process.wait() for process in processes] == [0, 0]
+    for process in [start(tmp_path), start(tmp_path)]:
+        finish(process)
     record = recording.read(tmp_path / "runs", SCRATCH.runs()[0])
     assert len(record.rows) == 7  # one episode at 0, 100, ..., 600 steps
+
+
+def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(tmp_path, monkeypatch):
+    """Two agents in one population: the first is poisoned on the way; the second's rows are those of a life alone."""
+    first, second = (replace(SCRATCH, seeds=(seed,)).runs()[0] for seed in (0, 1))
+    poison = study.Life.evaluate
+
+    def evaluate(life, phase):
+        poison(life, phase)
+        if life.learner.environment_steps == 200 and life.population == 2:
+            life.learner.agent.critics.network.layers[0][0][0] = float("nan")
+
+    monkeypatch.setattr(study.Life, "evaluate", evaluate)
+    arm = BRIEF.apply(SMALL)
+    study.live([first, second], arm, tmp_path / "both", tmp_path / "work")
+    study.live([second], arm, tmp_path / "alone", tmp_path / "other")
+    metadata = recording.verify(tmp_path / "both", first)
+    assert metadata["status"] == "diverged"
+    assert metadata["diverged_at"]["environment_steps"] == 250
+    together, alone = (recording.read(tmp_path / place, second).rows for place in ("both", "alone"))
+    assert together.equals(alone)
 
 
 def test_the_order_pairs_the_arms_of_a_seed():
