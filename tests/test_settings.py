@@ -6,10 +6,10 @@ import re
 import pytest
 
 from mbaug import settings
-from mbaug.settings import SAC, TD3, Arm, Augmentation, Evaluation, Finetuning, Pretraining, WorldModel
+from mbaug.settings import SAC, TD3, Arm, Augmentation, Dynamics, Evaluation, Finetuning, Pretraining, WorldModel
 
 FULL = Arm(model=WorldModel(), augmentation=Augmentation(), pretraining=Pretraining())
-RECORDS = (TD3, SAC, WorldModel, Augmentation, Pretraining, Finetuning, Evaluation, Arm)
+RECORDS = (TD3, SAC, WorldModel, Augmentation, Pretraining, Finetuning, Dynamics, Evaluation, Arm)
 
 
 def test_the_numbers_are_those_of_the_sources():
@@ -51,6 +51,10 @@ IMPOSSIBLE = [
     (Pretraining, "updates", -1, NOT_NEGATIVE),
     *((Finetuning, name, -50, ABOVE_0) for name in ("steps", "evaluation_interval")),
     *((Finetuning, "warmup_steps", steps, "it must be from 0 to steps = 100000") for steps in (-1, 100_001)),
+    (Pretraining, "updates", -50, NOT_NEGATIVE),
+    (Pretraining, "horizon", 2, "above 1 it needs whole_episodes=True: single transitions have no successors"),
+    (Dynamics, "push_probability", 1.1, FRACTION),
+    *((Dynamics, name, -0.1, NOT_NEGATIVE) for name in ("action_noise", "observation_noise", "push_force")),
     *((Evaluation, name, 0, ABOVE_0) for name in ("episodes", "probe_rows")),
 ]
 
@@ -120,3 +124,15 @@ def test_a_profile_adds_no_stage_and_no_warm_up():
         arm = profile.apply(scratch)
         assert (arm.model, arm.augmentation, arm.pretraining) == (None, None, None)
         assert arm.finetuning.warmup_steps == 0
+
+
+def test_a_record_from_before_a_setting_existed_is_completed_with_its_default():
+    arm = dataclasses.replace(FULL, learner=TD3(discount=0.9))
+    recorded = dataclasses.asdict(arm)
+    del recorded["dynamics"], recorded["learner"]["policy_delay"], recorded["pretraining"]["horizon"]
+    today = dataclasses.replace(FULL, learner=TD3(policy_delay=7), pretraining=Pretraining(horizon=3, whole_episodes=True))
+    whole = settings.completed(recorded, today)
+    assert whole["learner"] == recorded["learner"] | {"policy_delay": 2}  # what it did then, not what today's arm does
+    assert whole["pretraining"] == recorded["pretraining"] | {"horizon": 1}
+    assert whole["dynamics"] == Dynamics()
+    assert "policy_delay" not in recorded["learner"]

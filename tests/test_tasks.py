@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mbaug import streams, tasks
-from mbaug.tasks import Evaluator, Lockstep, Task
+from mbaug.settings import Dynamics
+from mbaug.tasks import Evaluator, Lockstep, Stochastic, Task
 
 
 def limited(name, steps):
@@ -166,17 +167,21 @@ def test_an_environment_does_not_feel_its_neighbours():
             np.testing.assert_array_equal(ours[:, k : k + 1], theirs)
 
 
+ROUGH = Dynamics(action_noise=0.2, observation_noise=0.01, push_probability=0.3, push_force=50.0)
+
+
+@pytest.mark.parametrize("dynamics", [Dynamics(), ROUGH], ids=["calm", "rough"])
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_a_restored_snapshot_goes_on_bit_for_bit(name):
+def test_a_restored_snapshot_goes_on_bit_for_bit(name, dynamics):
     """From the middle of an episode, over the ends of others, into environments that have been elsewhere."""
     task = limited(name, 30)
-    environments, random = Lockstep(task, [0, 1]), actions(task, 13 + 70, 2)
+    environments, random = Lockstep(task, [0, 1], dynamics), actions(task, 13 + 70, 2)
     run(environments, random[:13])
     arrays, plain = environments.snapshot()
     arrays, plain = {key: array.copy() for key, array in arrays.items()}, json.loads(json.dumps(plain))
     expected = run(environments, random[13:])
     assert (expected[2] | expected[3]).sum() >= 4, "episodes end in between"
-    other = Lockstep(task, [7, 8])
+    other = Lockstep(task, [7, 8], dynamics)
     run(other, actions(task, 40, 2, seed=1))
     other.restore(arrays, plain)
     np.testing.assert_array_equal(other.state, arrays["state"])
@@ -190,6 +195,82 @@ def test_closing_frees_every_simulator(monkeypatch):
         monkeypatch.setattr(environment, "close", lambda k=environment: closed.append(k))
     environments.close()
     assert closed == environments.environments
+
+
+# --- stochastic tasks -----------------------------------------------------------------------------------------------------
+
+
+def test_a_calm_task_is_the_task_itself():
+    task = limited("hopper", 20)
+    assert not isinstance(tasks.make(task, Dynamics()), Stochastic)
+    random = actions(task, 40, 1)
+    for ours, theirs in zip(run(Lockstep(task, [0], Dynamics()), random), run(Lockstep(task, [0]), random), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rough_tasks_of_one_seed_are_equal_and_of_two_differ():
+    task, random = limited("hopper", 20), actions(limited("hopper", 20), 30, 1)
+    lives = [run(Lockstep(task, [seed], ROUGH), random)[0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(lives[0], lives[1])
+    assert not np.array_equal(lives[0], lives[2])
+
+
+def test_observations_have_their_noise_and_the_physics_do_not():
+    task, noisy = limited("halfcheetah", 1000), Dynamics(observation_noise=0.1)
+    random = actions(task, 200, 1)
+    environments = Lockstep(task, [0], noisy)
+    seen = run(environments, random)[0]
+    true = []
+    plain = tasks.make(task)
+    plain.reset(seed=streams.integer(0, "environment"))
+    for action in random[:, 0]:
+        state, *_ = plain.step(action)
+        true.append(state)
+    noise = seen[:, 0] - np.array(true)
+    assert noise.std() == pytest.approx(0.1, rel=0.05)
+    assert np.abs(noise.mean(axis=0)).max() < 5 * 0.1 / np.sqrt(200)
+
+
+class Told(gymnasium.Wrapper):
+    """Notes the actions that reach the simulator, and the force on the torso at that moment."""
+
+    def __init__(self, environment):
+        super().__init__(environment)
+        self.actions, self.forces = [], []
+
+    def step(self, action):
+        self.actions.append(action)
+        self.forces.append(self.unwrapped.data.xfrc_applied.copy())
+        return super().step(action)
+
+
+def test_actions_have_their_noise_and_stay_in_their_bounds():
+    told = Told(tasks.make(limited("halfcheetah", 1000)))
+    environment = Stochastic(told, Dynamics(action_noise=0.3))
+    environment.reset(seed=0)
+    for action in (0.0, 1.0):
+        for _ in range(300):
+            environment.step(np.full(6, action, dtype=np.float32))
+    noise = np.array(told.actions)
+    assert noise[:300].std() == pytest.approx(0.3, rel=0.1)
+    assert noise[300:].max() == 1
+    assert (noise[300:] == 1).mean() == pytest.approx(0.5, abs=0.05)
+    assert not np.array(told.forces).any()
+
+
+def test_pushes_come_as_often_as_said_from_either_side_at_the_torso_along_the_track():
+    told = Told(tasks.make(limited("halfcheetah", 1000)))
+    environment = Stochastic(told, Dynamics(push_probability=0.25, push_force=7.0))
+    environment.reset(seed=0)
+    for _ in range(800):
+        environment.step(np.zeros(6, dtype=np.float32))
+    forces = np.array(told.forces)
+    along = forces[:, 1, 0].copy()
+    forces[:, 1, 0] = 0
+    assert not forces.any()
+    assert set(along) == {-7.0, 0.0, 7.0}
+    assert (along == 7).mean() == pytest.approx(0.125, abs=0.05)
+    assert (along == -7).mean() == pytest.approx(0.125, abs=0.05)
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------------
@@ -255,7 +336,7 @@ class FixedRewards(gymnasium.Env):
 
 
 def test_returns_by_hand(monkeypatch):
-    monkeypatch.setattr(tasks, "make", lambda task: FixedRewards())
+    monkeypatch.setattr(tasks, "make", lambda task, dynamics: FixedRewards())
     evaluate = Evaluator(Task("fixed", "none", 2, 1, 0.0, 1.0, None), [0], 2, discount=0.5)
     episodes = evaluate(lambda state: np.zeros((1, 2, 1)), "by hand")
     np.testing.assert_array_equal(episodes.undiscounted_return, [[7, 7]])
