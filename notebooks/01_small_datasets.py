@@ -1,0 +1,439 @@
+# %% [markdown]
+# # 01 · Small datasets
+#
+# **How little is 10,000 transitions?** Little more than a minute of a hopper's life, most of it lived by hoppers that
+# fall: enough to see roughly where a hopper can be, too little to have a close neighbour for every new state.
+#
+# | | |
+# |---|---|
+# | reads | `data/offline/hopper-medium-replay.hdf5` and its card, the `.json` beside it |
+# | draws | `01_collection`, `01_returns`, `01_coverage`, `01_neighbours` |
+# | takes | under a minute in every profile; nothing is trained here |
+#
+# Sources, here and in all chapters: [S] and [A], two summaries of the paper; [C], the authors' development repository. We
+# have not seen the paper's full text, so its words are paraphrased.
+
+# %% tags=["parameters"]
+profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False       # False: draw from data/runs; True: train now, into build/runs
+
+# %%
+import json
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from matplotlib.colors import LogNorm
+from scipy.spatial.distance import cdist
+
+from mbaug import collection, engine, offline_data, presentation, settings, tasks, td3, transitions
+from mbaug.presentation import show
+
+engine.prepare()
+presentation.style()
+task = tasks.find("hopper")
+pool = transitions.load("hopper-medium-replay")
+card = json.loads((offline_data.FOLDER / "hopper-medium-replay.json").read_text())
+origin = f"{card['name']}, {len(pool):,} transitions, seed {card['seed']}, code {card['provenance']['commit'][:7]}"
+
+# %% [markdown]
+# ## 1. Four tasks and one score
+#
+# The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use Gymnasium's v5 tasks; Ant with 27
+# observations, as in D4RL. Their returns differ by a factor of ten, so results are compared as D4RL's normalised score:
+#
+# $$\text{score} = 100\,\frac{R - R_\text{random}}{R_\text{expert} - R_\text{random}}$$
+#
+# | symbol | in code | shape | unit |
+# |---|---|---|---|
+# | $R$ | `undiscounted_return` | any | rewards, summed over an episode |
+# | $R_\text{random}, R_\text{expert}$ | `task.return_random`, `task.return_expert` | one number | the same; published by D4RL |
+
+# %%
+columns = ["name", "gym_id", "state_size", "action_size", "return_random", "return_expert"]
+pd.DataFrame([{key: getattr(each, key) for key in columns} for each in tasks.TASKS.values()]).set_index("name")
+
+# %%
+show(tasks.normalised_score)
+
+# %% [markdown]
+# *Check by hand.* D4RL's own Hopper files have a mean return of 467 (medium-replay) and 1,422 (medium).
+
+# %% tags=["nbval-check-output"]
+by_hand = 100 * (np.array([467, 1422]) + 20.272305) / (3234.3 + 20.272305)
+assert np.allclose(tasks.normalised_score(task, np.array([467, 1422])), by_hand), "the score is the formula above"
+standing_ant = tasks.normalised_score(tasks.find("ant"), 1000)
+print(f"D4RL's Hopper data score {by_hand[0]:.0f} (medium-replay) and {by_hand[1]:.0f} (medium).")
+print(f"An ant that only stands returns about 1,000: score {standing_ant:.0f}, and it has learned nothing.")
+
+# %% [markdown]
+# *Read.* 0 is a random policy and 100 an expert of 2020; more than 100 is possible. The scale is linear in the return,
+# not in skill.
+#
+# ## 2. How the data came about
+#
+# A *medium-replay* dataset is everything an agent lived through while it learned, until it was half good. Ours comes from
+# SAC on `Hopper-v5`. It stops when the greedy agent holds D4RL's medium level over two consecutive evaluations. We expect
+# a curve that crawls, leaps and falls back: Hopper is known for it.
+
+# %%
+show(collection.medium_replay, collection.holds)
+
+# %%
+level = task.return_medium
+curve = [{"returns": [level + 1]}, {"returns": [level - 1]}, {"returns": [level]}]
+held = [collection.holds(curve[:evaluations], level) for evaluations in (1, 2, 3)]
+assert held == [False, False, False], "one evaluation above the level is luck: it takes two in a row"
+assert collection.holds([*curve, {"returns": [level]}], level), "two in a row are enough"
+
+# %%
+returns = np.array([point["returns"] for point in card["curve"]])
+steps = np.array([point["environment_steps"] for point in card["curve"]])
+table = pd.DataFrame({"environment_steps": steps, "mean": returns.mean(1), "low": returns.min(1), "high": returns.max(1)})
+table["n_seeds"] = 1
+
+figure, axis = plt.subplots()
+axis.plot(steps / 1000, returns.mean(axis=1), color="#0072B2", label=f"mean of {returns.shape[1]} greedy episodes")
+axis.plot(np.repeat(steps, returns.shape[1]) / 1000, returns.ravel(), ".", color="#555555", label="one of them")
+axis.axhline(level, color="#D55E00", linestyle="--", label=f"D4RL's medium level, {level:,.0f}")
+axis.set(xlabel="environment interactions (thousands)", ylabel="return (rewards)", title="The agent that collected the data")
+axis.legend()
+about = f"Greedy return of the SAC agent whose replay is the data: it stops at two evaluations in a row above the line. {origin}."
+path = presentation.save_figure(figure, "01_collection", table, about, profile)
+
+# %% tags=["nbval-check-output"]
+print(f"command: {card['command']}")
+print(f"stopped after {card['replay_transitions']:,} steps; the last two evaluations returned {returns[-2:].mean(1).round()}")
+print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole episodes; licence {card['licence']}")
+
+# %% [markdown]
+# *Read.* One agent, one seed: another SAC would have left other data. At single evaluations the ten episodes lie far
+# apart, so the stopping time is partly luck. The replay was lived with exploration noise; the curve is without.
+#
+# From the replay, whole episodes are chosen uniformly at random until there are 45,000 transitions: a *pool* small enough
+# to ship.
+
+# %%
+show(collection.choose_episodes)
+
+# %% [markdown]
+# ## 3. What a transition is
+#
+# One row is one step: the state $s$, the action $a$, the reward $r$, the next state $s'$, and whether the task ended there.
+
+# %%
+show(transitions.Batch)
+
+# %%
+row = 20  # of the first episode
+step = pd.DataFrame({"state": pool.state[row], "next state": pool.next_state[row]}, index=task.state_names)
+step["change"] = step["next state"] - step["state"]
+step.round(3)
+
+# %% [markdown]
+# The forward position itself is not observed: how far the hopper came does not matter, how fast it is does. One row is
+# 8 milliseconds.
+#
+# *Terminal* and *truncated* both end an episode, and mean different things. **Terminal**: the hopper fell, and nothing
+# follows. **Truncated**: the clock ran out after 1,000 steps, and the hopper hops on unseen. The critic's target must
+# tell them apart:
+#
+# $$y = r + \gamma\,(1 - d)\,\min_i Q_i'(s', \pi'(s'))$$
+#
+# | symbol | in code | shape | unit |
+# |---|---|---|---|
+# | $r$, $y$ | `reward`, what is returned | `[population, batch]` | rewards |
+# | $d$ | `terminal` | `[population, batch]` | 1 after a fall, else 0, a time limit included |
+# | $\gamma$ | `settings.discount` | one number | a step |
+# | $Q_i'$ | `agent.target_critics` | `[twin, population, batch]` | rewards |
+# | $\pi'$ | `agent.target_actor` | `[population, batch, action]` | action in [-1, 1] |
+
+# %%
+show(td3.critic_target)
+
+# %% [markdown]
+# *Check by hand.* Three real rows: one amid an episode, a fall, a time limit. To see the rule alone, take a critic that
+# says 100 everywhere: what a reward of 1 a step is worth for ever, at $\gamma = 0.99$.
+
+# %%
+falls, limits = np.flatnonzero(pool.terminal), np.flatnonzero(pool.truncated)
+three = transitions.pack(pool.rows(np.array([row, falls[0], limits[0]])))[None]
+batch = transitions.unpack(three, task.state_size, task.action_size)
+still = torch.zeros(1, 3, task.action_size)
+agent = SimpleNamespace(target_actor=lambda state: still, target_critics=lambda state, action: torch.full((2, 1, 3), 100.0))
+target = td3.critic_target(agent, batch, settings.TD3(), noise=still).numpy()
+
+reward = pool.reward[[row, falls[0], limits[0]]]
+assert np.allclose(target, reward + 0.99 * np.array([1, 0, 1]) * 100), "only the fall cuts the future off"
+names = ["amid an episode", "terminal: a fall", "truncated: time limit"]
+pd.DataFrame({"reward": reward, "target": target[0]}, index=names).round(2)
+
+# %% tags=["nbval-check-output"]
+print(f"{len(falls)} episodes end with a fall, {len(limits)} at the time limit")
+lives = pd.Series(pool.reward).groupby(pool.episode).sum()
+limited = lives[pool.episode[limits]]
+print(f"the latter return {limited.mean():,.0f} on average, the former {lives.drop(limited.index).mean():,.0f}")
+
+# %% [markdown]
+# *Read.* Few rows, but the most precious: they are the episodes in which the hopper never fell. Call them terminal and
+# the critic learns that hopping well ends in nothing; this confusion is what users of offline data report most. The usual
+# reader of D4RL's files drops such rows; ours keeps them, since the file knows the next state.
+#
+# ## 4. Drawing 10,000
+#
+# > The authors' code draws 10,000 single transitions uniformly at random, without replacement, anew for each repeat. [C]
+#
+# So do we. Every arm of a seed gets the same draw: what differs between arms is then the method, not the luck of the
+# draw. The hash of the rows is part of each run's record.
+
+# %%
+show(transitions.draw)
+
+# %%
+drawn, rest = transitions.draw(pool, 10_000, seed=0)
+rows_of = lambda dataset: sorted(row.tobytes() for row in transitions.pack(dataset).numpy())  # noqa: E731
+assert sorted(rows_of(drawn) + rows_of(rest)) == rows_of(pool), "drawn and held-out rows make up the pool, each once"
+assert transitions.draw(pool, 10_000, seed=0)[0].sha256 == drawn.sha256, "the same seed draws the same rows"
+
+# %% tags=["nbval-check-output"]
+draws = [transitions.draw(pool, 10_000, seed)[0] for seed in (0, 1, 2)]
+known = {state.tobytes() for state in drawn.state}
+for seed, each in enumerate(draws):
+    shared = np.mean([state.tobytes() in known for state in each.state])
+    ends = f"{each.terminal.sum()} falls, {each.truncated.sum()} time limits, {len(np.unique(each.episode))} episodes"
+    print(f"seed {seed}: {each.sha256[:12]}  {ends}, {shared:.0%} of its rows are also in seed 0's")
+
+# %%
+seconds = len(drawn) * tasks.make(task).unwrapped.dt
+followed = np.mean([state.tobytes() in known for state in drawn.next_state])
+chance = len(drawn) / 402_000
+Markdown(f"""
+*Read.* 10,000 transitions are **{seconds:.0f} seconds** of a hopper's life. They touch nearly every episode of the pool,
+but only {followed:.0%} of them are followed by a row that was drawn too: one cannot walk along an episode in them.
+(Chapter 06 needs to, and draws whole episodes.) And two seeds share rows: {len(drawn) / len(pool):.0%} of them on
+average, where D4RL's 402,000 would give {chance:.1%}. So the spread over our seeds tells about other draws and other
+agents, less about other data.""")
+
+# %% [markdown]
+# ## 5. How good are they?
+#
+# We expect many short, poor episodes from early on, and few good ones, which are long and so hold many rows. D4RL's
+# figures are published [Farama-Foundation/D4RL; paper.md]; its distribution we cannot redraw here, its mean we can.
+
+# %%
+lengths = pd.Series(pool.episode).value_counts()
+about_data = {
+    "our pool": (len(pool), len(lives), lives.mean()),
+    "our whole replay": (card["replay_transitions"], card["replay_episodes"], card["replay_mean_return"]),
+    "D4RL hopper-medium-replay-v2": (402_000, 2_041, 467.0),
+}
+comparison = pd.DataFrame(about_data, index=["transitions", "episodes", "mean return"]).T
+comparison["mean score"] = tasks.normalised_score(task, comparison["mean return"])
+comparison["mean length"] = comparison["transitions"] / comparison["episodes"]
+comparison.round(1)
+
+# %%
+edges = np.arange(0, 3_400, 100)
+counts = {"episodes": np.histogram(lives, edges)[0], "transitions": np.histogram(lives[pool.episode], edges)[0]}
+table = pd.DataFrame({"return_low": edges[:-1], "return_high": edges[1:]} | counts)
+
+figure, axes = plt.subplots(1, 2, sharex=True, figsize=(8, 4))
+for axis, (unit, count) in zip(axes, counts.items(), strict=True):
+    axis.stairs(count / count.sum(), edges, fill=True, color="#56B4E9")
+    axis.axvline(lives.mean(), color="#0072B2", label=f"mean episode, ours: {lives.mean():.0f}")
+    axis.axvline(467, color="#D55E00", linestyle="--", label="mean episode, D4RL's: 467")
+    axis.axvline(task.return_medium, color="black", linestyle=":", label=f"medium level: {task.return_medium:,.0f}")
+    axis.set(xlabel="return of the episode (rewards)", ylabel=f"share of {unit}", title=f"{unit}, by return")
+figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+about = f"Undiscounted return of the pool's {len(lives)} episodes; right, each transition counts. {origin}. D4RL: published mean."
+path = presentation.save_figure(figure, "01_returns", table, about, profile)
+
+# %%
+good = lives >= task.return_medium
+share = good[pool.episode].mean()
+Markdown(f"""
+*Read.* {good.sum()} of {len(lives)} episodes ({good.mean():.0%}) reach the medium level; being long, they hold
+{share:.0%} of the transitions. Half of all episodes return less than {lives.median():.0f}. Our mean of {lives.mean():.0f}
+beside D4RL's 467 says that our data are {"poorer" if lives.mean() < 467 else "better"}: our SAC needed
+{card["replay_transitions"]:,} steps to the medium level, D4RL's 402,000, and so lingered elsewhere. The two are alike in
+kind, not the same data: no number of ours is a reproduction of one on D4RL's.""")
+
+# %% [markdown]
+# ## 6. Where has the hopper been?
+#
+# Two of the eleven dimensions decide whether it lives: below a height of 0.7 m, or tilted beyond 0.2 rad, the task ends.
+# With the forward velocity they show most of what a hopper does. We count rows in cells of a grid: the pool, our draw,
+# and another one.
+
+# %%
+place = {name: task.state_names.index(name) for name in ("height (m)", "torso angle (rad)", "forward velocity (m/s)")}
+grids = {"torso angle (rad)": np.linspace(-0.2, 0.2, 41), "forward velocity (m/s)": np.linspace(-3, 5, 41)}
+height = np.linspace(0.65, 1.75, 45)
+cells = {}
+for name, each in {"pool": pool, "draw, seed 0": draws[0], "draw, seed 1": draws[1]}.items():
+    for across, grid in grids.items():
+        count = np.histogram2d(each.state[:, place[across]], each.state[:, 0], (grid, height))[0]
+        cells[name, across] = count / len(each)
+
+# %%
+figure, axes = plt.subplots(2, 3, figsize=(8, 6), sharey=True, sharex="row")
+colours = LogNorm(1 / len(pool), max(share.max() for share in cells.values()))
+for axis, ((name, across), share) in zip(axes.T.ravel(), cells.items(), strict=True):
+    shown = np.where(share > 0, share, np.nan).T
+    image = axis.pcolormesh(grids[across], height, shown, norm=colours, cmap="viridis", rasterized=True)
+    axis.set(xlabel=across, title=f"{name}: {np.count_nonzero(share):,} cells")
+    axis.grid(visible=False)
+for axis in axes[:, 0]:
+    axis.set_ylabel("height (m)")
+axes[0, 0].set_xticks([-0.15, 0, 0.15])
+bar = figure.colorbar(image, ax=axes, label="share of rows (logarithmic)", location="bottom", shrink=0.6)
+
+# %%
+drawn_cells = {key: pd.DataFrame(share, grids[key[1]][:-1], height[:-1]).stack() for key, share in cells.items()}
+table = pd.DataFrame({name: pd.concat({across: drawn_cells[name, across] for across in grids}) for name, _ in cells})
+table = table[table["pool"] > 0].rename_axis(["dimension", "from", "height_from"]).reset_index()
+about = f"Share of rows in cells of height against torso angle and forward velocity; white: none. {origin}; draws of 10,000."
+path = presentation.save_figure(figure, "01_coverage", table, about, profile)
+
+# %%
+sizes = {key: np.count_nonzero(share) for key, share in cells.items()}
+unseen = {across: cells["pool", across][cells["draw, seed 0", across] == 0].sum() for across in grids}
+part = {across: f"{sizes['draw, seed 0', across] / sizes['pool', across]:.0%}" for across in grids}
+Markdown(f"""
+*Read.* Across the torso angle, the draw has been in {part["torso angle (rad)"]} of the pool's cells; the others hold
+{unseen["torso angle (rad)"]:.1%} of the pool's rows. Across the forward velocity, in {part["forward velocity (m/s)"]};
+the others hold {unseen["forward velocity (m/s)"]:.1%}. In two dimensions 10,000 rows look like plenty: what they miss is
+the rim, where few have been. But a state has eleven dimensions.""")
+
+# %% [markdown]
+# ## 7. How far is the nearest known state?
+#
+# What counts for a model, or a critic, is how far a new state is from those it knows. Distance here is Euclidean, after each
+# dimension was divided by its standard deviation. Two ways to ask, and we expect the second to be harder:
+#
+# - *single rows*: draw $n$ rows, ask at rows that were left out; most of them are milliseconds from a drawn one;
+# - *whole episodes*: draw $n$ rows as whole episodes, ask in other episodes; this is what an agent online will meet.
+
+# %%
+show(transitions.draw_episodes)
+
+
+# %%
+def nearest(known, asked, scale, seed=0):
+    """Returns the median distance of 500 asked states to the nearest known one, in standard deviations."""
+    chosen = np.random.default_rng(seed).permutation(len(asked))[:500]
+    return np.median(cdist(asked.state[chosen] / scale, known.state / scale).min(axis=1))
+
+
+# %%
+scale, numbers = pool.state.std(axis=0), [100, 316, 1_000, 3_162, 10_000, 31_623]
+ways = {"single rows": transitions.draw, "whole episodes": transitions.draw_episodes}
+found = [
+    {"way": way, "rows": number, "seed": seed, "distance": nearest(*draw(pool, number, seed), scale, seed)}
+    for way, draw in ways.items() for number in numbers for seed in (0, 1, 2)
+]
+table = pd.DataFrame(found).groupby(["way", "rows"], as_index=False)["distance"].agg(["mean", "min", "max"])
+one_step = np.median(np.linalg.norm((pool.next_state - pool.state) / scale, axis=1))
+
+# %%
+figure, axis = plt.subplots()
+for (way, rows_of_way), colour, line in zip(table.groupby("way"), ("#0072B2", "#D55E00"), ("-", "--"), strict=True):
+    axis.plot(rows_of_way["rows"], rows_of_way["mean"], "o", color=colour, linestyle=line, label=way)
+    axis.fill_between(rows_of_way["rows"], rows_of_way["min"], rows_of_way["max"], color=colour, alpha=0.15, linewidth=0)
+axis.axhline(one_step, color="black", linestyle=":", label="length of one step (median)")
+axis.axvline(10_000, color="#999999", linewidth=1)
+axis.set(xscale="log", yscale="log", xlabel="rows drawn", ylabel="distance to the nearest known state\n(standard deviations)")
+axis.set_xticks(numbers[::2], [f"{number:,}" for number in numbers[::2]])
+axis.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
+axis.minorticks_off()
+axis.legend()
+about = f"Median distance of 500 new states to the nearest drawn one; mean and range of three draws. {origin}."
+path = presentation.save_figure(figure, "01_neighbours", table, about, profile)
+
+# %%
+at = table[table["rows"] == 10_000].set_index("way")["mean"]
+slope = {way: np.polyfit(np.log(each["rows"]), np.log(each["mean"]), 1)[0] for way, each in table.groupby("way")}
+Markdown(f"""
+*Read.* With 10,000 single rows the nearest known state is {at["single rows"] / one_step:.1f} steps away; in an episode
+nobody has seen, {at["whole episodes"] / one_step:.1f}. The lines are shallow: to halve the distance takes
+{2 ** (-1 / slope["single rows"]):.0f} times as many single rows, or {2 ** (-1 / slope["whole episodes"]):.0f} times as
+many rows in whole episodes. That is how little 10,000 is; yet ten times as many rows would bring the nearest only
+{1 - 10 ** slope["single rows"]:.0%} closer. A warning for chapter 02: an error *held out* at single rows is measured
+close to known rows, and flatters.""")
+
+# %% [markdown]
+# ## 8. One scale for all dimensions
+#
+# Height moves by centimetres, a foot turns by radians a second. A squared error would see the foot alone. So states are
+# standardised, with the drawn rows' own mean and standard deviation:
+#
+# $$\tilde s_i = \frac{s_i - \mu_i}{\sigma_i + \varepsilon}$$
+#
+# | symbol | in code | shape | unit |
+# |---|---|---|---|
+# | $s$ | `state` | `[population, rows, state]` | of the environment |
+# | $\mu$, $\sigma + \varepsilon$ | `mean`, `std` | `[population, state]` | of the environment |
+# | $\varepsilon$ | `epsilon` | one number | $10^{-5}$ for the world model, $10^{-3}$ for the agent [C] |
+
+# %%
+show(transitions.Standardiser)
+
+# %%
+three = drawn.state[:3]
+standardiser = transitions.Standardiser.fit([three], epsilon=1e-3)
+standardised = standardiser.apply(torch.from_numpy(three)[None])[0].numpy()
+by_hand = (three - three.mean(axis=0)) / (three.std(axis=0) + 1e-3)
+assert np.allclose(standardised, by_hand, atol=1e-4), "subtract the mean, divide by the standard deviation plus epsilon"
+
+# %%
+scales = pd.DataFrame({"mean": drawn.state.mean(0), "standard deviation": drawn.state.std(0)}, index=task.state_names)
+scales["one step"] = np.sqrt(np.square(drawn.next_state - drawn.state).mean(0))  # root mean square
+scales["one step / deviation"] = scales["one step"] / scales["standard deviation"]
+scales.round(3)
+
+# %%
+deviation, moved = scales["standard deviation"], scales["one step / deviation"].sort_values()
+Markdown(f"""
+*Read.* The largest standard deviation ({deviation.idxmax()}) is {deviation.max() / deviation.min():.0f} times the
+smallest ({deviation.idxmin()}); against the smallest, epsilon = 0.001 is {1e-3 / deviation.min():.1%}, so it hardly
+matters for Hopper. In one step the {moved.index[-1].split(" (")[0]} moves by {moved.iloc[-1]:.2f} of its deviation, the
+median dimension by {moved.median():.2f}: *nothing moves* is a good guess, and chapter 02 takes it seriously.""")
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# - Data: our own SAC on `Hopper-v5`, not D4RL's on its older Hopper; a pool of whole episodes, not the full replay.
+# - Time limits are kept as transitions that bootstrap. How the authors' reader treats them we do not know.
+# - Seeds share rows of the pool, as section 4 shows.
+#
+# ## Try it
+#
+# - In section 4, `transitions.draw(pool, 1_000, seed=0)`: how many falls are left to learn from?
+# - In section 6, swap `"forward velocity (m/s)"` for `"foot velocity (rad/s)"` and the grid for
+# `np.linspace(-10, 10, 41)`: what piles up at the ends?
+# - In section 3, set `d` to 1 for the third row by hand: by how much does its target fall?
+#
+# ## Questions
+#
+# <details><summary>Why is a time limit not the end?</summary>
+#
+# The state has no clock. A hopper at step 999 looks like one at step 10; if the first has no future, the second has none
+# either, and the critic averages both. Since only good hoppers reach the limit, the best states lose most.
+# </details>
+#
+# <details><summary>Why the same draw for every arm?</summary>
+#
+# Draws differ in luck. If two arms had different draws, their difference would hold that luck twice; paired, it cancels.
+# Fewer seeds then tell as much.
+# </details>
+#
+# <details><summary>Why divide by the data's standard deviation, and not by the range the task allows?</summary>
+#
+# Most dimensions have no such range, and where they do (velocities are cut at 10) the data rarely fill it. What matters
+# to a network is how the inputs it meets are spread.
+# </details>
+#
+# **Next:** [02 · World model](02_world_model.ipynb): can a VAE predict one step from so little?
