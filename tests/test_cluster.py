@@ -6,13 +6,11 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import distributed
 import pytest
+from test_study import SCRATCH, TINY
 
 from mbaug import recording, study
-
-distributed = pytest.importorskip("distributed", reason="the optional extra `cluster` is not installed")
-
-from test_study import SCRATCH, TINY  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies
