@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from mbaug import settings, streams, world_model
+from mbaug import networks, settings, streams, world_model
 from mbaug.settings import WorldModel
 from mbaug.transitions import Dataset, Standardiser
 
@@ -223,6 +223,18 @@ def test_mean_prediction_by_hand():
         z = by_hand(model.encoder, k, (state[k].numpy() - mean) / std)[:, :5]
         z = z + by_hand(model.transition, k, np.hstack([z, action[k].numpy()]))
         np.testing.assert_allclose(predicted[k], by_hand(model.decoder, k, z) * std + mean, rtol=1e-6)
+
+
+def test_deterministic_prediction_by_hand():
+    standardiser = random_model(TINY).standardiser
+    network = networks.perceptron((5, 16, 3), generators(0, 1), "float64")
+    state, action = normal(2, 3, 3), normal(2, 3, 2, seed=1)
+    predicted = world_model.predict_deterministic(world_model.Deterministic(network, standardiser), state, action)
+    for k in range(2):
+        mean, std = standardiser.mean[k].numpy(), standardiser.std[k].numpy()
+        s = (state[k].numpy() - mean) / std
+        expected = (s + by_hand(network, k, np.hstack([s, action[k].numpy()]))) * std + mean
+        np.testing.assert_allclose(predicted[k], expected, rtol=1e-6)
 
 
 def test_unknown_prediction_mode():
