@@ -15,7 +15,7 @@ import scipy.stats
 from jaxtyping import Float
 
 RUN = ["study", "task", "dataset", "arm", "seed"]
-RESAMPLES = 10_000  # the ends of an interval then move by about 1 % of its length from one stream to another
+RESAMPLES = 10_000  # from one stream to another, an end then moves by less than 1 % of the interval's length
 CONFIDENCE = 0.95
 
 Strata = Sequence[Float[np.ndarray, "_"]]  # one array a task
