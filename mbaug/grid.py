@@ -122,7 +122,7 @@ STUDIES = {
     for study in (
         Study("hopper", "Does it jump-start Hopper?", named("td3", "sac", "vanilla", "augmented", "noise"), seeds=(0, 1, 2)),
         Study("baselines", "How good is no pre-training?", named("td3", "sac", "td3_data"), FOUR),
-        Study("long", "Where does SAC end?", {"sac": LONG}, FOUR, seeds=(0,)),
+        Study("long", "Where does SAC end?", {"sac_million": LONG}, FOUR, seeds=(0,)),
         Study(
             "sweep",
             "Are the baselines handicapped?",
@@ -144,7 +144,11 @@ STUDIES = {
             ("hopper", "halfcheetah"),
         ),
         Study("core", "Does imagination help?", named("vanilla", "augmented", "noise", "deterministic"), FOUR),
-        Study("rates", "Is 50 % the best rate?", {f"rate{p}": augmented(rate=p / 100) for p in (0, 25, 50, 75, 100)}),
+        Study(
+            "rates",
+            "Is 50 % the best rate?",
+            named("vanilla", "augmented") | {f"augmented_{percent}": augmented(rate=percent / 100) for percent in (25, 75, 100)},
+        ),
         Study("horizons", "Do more steps help?", {f"horizon{n}": ahead(n) for n in (1, 2, 3, 5)}),
         Study(
             "sizes",  # 40,000 is what a bundled pool can give
@@ -165,14 +169,14 @@ STUDIES = {
             "transfer",
             "What of the pre-trained agent helps online?",
             {
-                "both": BOTH,
-                "actor": finetuned(BOTH, carry_critics=False),
-                "critics": finetuned(BOTH, carry_actor=False),
-                "no_moments": finetuned(BOTH, carry_moments=False),
-                "with_data": finetuned(BOTH, keep_data=True),
-                "no_warmup": finetuned(BOTH, warmup_steps=0),
+                "augmented": BOTH,
+                "augmented_actor": finetuned(BOTH, carry_critics=False),
+                "augmented_critic": finetuned(BOTH, carry_actor=False),
+                "augmented_no_moments": finetuned(BOTH, carry_moments=False),
+                "augmented_with_data": finetuned(BOTH, keep_data=True),
+                "augmented_no_warmup": finetuned(BOTH, warmup_steps=0),
                 "vanilla_actor": finetuned(VANILLA, carry_critics=False),
-                "vanilla_critics": finetuned(VANILLA, carry_actor=False),
+                "vanilla_critic": finetuned(VANILLA, carry_actor=False),
             },
         ),
         Study(
