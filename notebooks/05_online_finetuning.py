@@ -64,7 +64,8 @@ print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(
 def against(other, measure):
     """Returns the paired difference augmented minus other, in words."""
     found = statistics.interval(statistics.differences(measure, "augmented", other))
-    return f"{presentation.words(found, signed=True)} against {presentation.look(other).label}"
+    text = presentation.words(found, signed=True) if found.n_seeds else "not yet measured"
+    return f"{text} against {presentation.look(other).label}"
 
 
 mean_score = statistics.mean_score(table, end)
@@ -269,6 +270,12 @@ show(sac.update, sac.explorer, sac.greedy)
 
 
 # %%
+def say_if_empty(axis, rows):
+    """Writes into a figure that there is nothing to draw yet."""
+    if rows.empty:
+        axis.text(0.5, 0.55, "not yet recorded", ha="center", transform=axis.transAxes)
+
+
 def panel(axis, arm):
     """Draws an arm's seeds thin, their mean thick, and shades the interactions without an update."""
     own, look = online[online["arm"] == arm], presentation.look(arm)
@@ -276,8 +283,7 @@ def panel(axis, arm):
     for _, run in own.groupby("seed"):
         axis.plot(run["steps"] / 1000, run["score"], color=look.colour, linewidth=0.8, alpha=0.5)
     axis.set_title(look.label, color=look.colour)
-    if own.empty:
-        axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
+    say_if_empty(axis, own)
     return presentation.curves(axis, own)
 
 
@@ -338,8 +344,7 @@ for axis, arm in zip(axes.flat, pretrained, strict=True):
     axis.plot([0, 1], own[[still.name, after.name]].T, "o-", color=look.colour, alpha=0.8)
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(title=look.label, xlim=(-0.4, 1.4), xticks=[0, 1], xticklabels=["no update yet", "with updates"])
-    if own.empty:
-        axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
+    say_if_empty(axis, own)
 axes[0, 0].set_ylabel("score lost since the last\noffline evaluation (points)")
 text = f"Score lost after the switch, a line a seed: lowest evaluation up to {warmup:,} interactions, where nothing is learned "
 text += f"(left), and up to {2 * warmup:,} (right)."
@@ -506,9 +511,10 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), sharey=True)
 phases = dict(zip(("pretrain", "finetune"), axes, strict=True))
 parts = [presentation.curves(axis, table, phase, "overestimation").assign(phase=phase) for phase, axis in phases.items()]
 axes[0].set_yscale("symlog", linthresh=10)
-for axis, title in zip(axes, ("offline", "online"), strict=True):
+for axis, title, part in zip(axes, ("offline", "online"), parts, strict=True):
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set_title(title)
+    say_if_empty(axis, part)
 axes[1].axvspan(0, warmup / 1000, color="#EBEBEB", zorder=0)
 axes[0].set_ylabel("predicted value − discounted return\n(rewards)")
 axes[1].set(xlabel="environment interactions (thousands)", ylabel="")
