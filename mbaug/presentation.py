@@ -526,7 +526,7 @@ def _link(notebook: str) -> str:
 
 
 def found_table(frame: pd.DataFrame) -> str:
-    """Returns what each arm reached, a Markdown table: scores before, at and over the first 100,000 interactions.
+    """Returns what each arm of `LOOKS` reached, a Markdown table: scores before, at and over the first 100,000 interactions.
 
     Args:
         frame: Evaluation episodes as `recording.load_runs` returns them.
@@ -538,7 +538,7 @@ def found_table(frame: pd.DataFrame) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for task, rows in table.groupby("task"):
-        for arm in in_order(rows["arm"]):
+        for arm in in_order(set(rows["arm"]) & set(LOOKS)):
             runs = rows[rows["arm"] == arm]
             cells = [words(statistics.interval([measure(runs).to_numpy()])) for measure in columns]
             lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(runs['seed'].nunique())])} |")
