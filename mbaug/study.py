@@ -342,9 +342,19 @@ def select(study: Study, only: str = "*", seeds: Sequence[int] | None = None) ->
 
 def here(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path, workers: int) -> Iterator[Run]:
     """Yields each run when it is recorded: `workers` processes of one thread on this machine."""
-    calls = (joblib.delayed(live)([run], arm, root, work) for run, arm in jobs)
-    for finished in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls):
+    calls = (joblib.delayed(live)([run], arm, root, work) for run, arm in unclaimed_first(jobs, work))
+    for finished in joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")(calls):
         yield from finished
+
+
+def unclaimed_first(jobs: Sequence[tuple[Run, Arm]], work: Path) -> Iterator[tuple[Run, Arm]]:
+    """Yields the jobs in order, but those that another process is at last: two processes share a study without waiting."""
+    remaining = list(jobs)
+    while remaining:
+        free = (job for job in remaining if not claimed(work / "runs" / str(job[0])))
+        job = next(free, remaining[0])
+        remaining.remove(job)
+        yield job
 
 
 def elsewhere(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path | None, address: str) -> Iterator[Run]:

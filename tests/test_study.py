@@ -199,3 +199,13 @@ def test_old_records_lack_new_settings_only_at_their_defaults():
     assert study.difference_from({"settings": old}, arm) is None
     noisy = replace(arm, dynamics=settings.Dynamics(action_noise=0.1))
     assert "settings.dynamics.action_noise is 0.0 in the record" in study.difference_from({"settings": old}, noisy)
+
+
+def test_runs_that_another_process_is_at_come_last(tmp_path):
+    """So that two processes that record one study train different runs."""
+    runs = replace(SCRATCH, seeds=(0, 1, 2)).runs()
+    jobs = [(run, SMALL) for run in runs]
+    with recording.claim(tmp_path / "runs" / str(runs[0])):
+        order = study.unclaimed_first(jobs, tmp_path)
+        assert next(order)[0] == runs[1]
+    assert [run for run, _ in order] == [runs[0], runs[2]]
