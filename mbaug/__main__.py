@@ -78,17 +78,20 @@ def bench(arguments: argparse.Namespace) -> None:
 
 
 def figures(arguments: argparse.Namespace) -> None:
-    """Runs the notebooks headless and draws every figure."""
-    from mbaug import chapters
+    """Runs the notebooks headless, draws every figure, and brings the README's tables up to date."""
+    from mbaug import chapters, presentation, recording
 
-    sys.exit(chapters.run(arguments.profile, only=arguments.only))
+    chapters.run(arguments.profile, only=arguments.only)
+    if arguments.profile == "paper":
+        presentation.gallery(presentation.figures_folder())
+        presentation.update_readme(recording.repository() / "README.md", recording.load_runs(recording.root()))
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
     """Executes the notebooks' reading copies again."""
     from mbaug import chapters
 
-    sys.exit(chapters.reading_copies())
+    chapters.reading_copies(only=arguments.only)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,7 +134,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--only", help="chapters whose name begins so, e.g. 02")
     command.set_defaults(call=figures)
 
-    commands.add_parser("notebooks", help=notebooks.__doc__).set_defaults(call=notebooks)
+    command = commands.add_parser("notebooks", help=notebooks.__doc__)
+    command.add_argument("--only", help="chapters whose name begins so, e.g. 02")
+    command.set_defaults(call=notebooks)
     return top
 
 

@@ -495,6 +495,11 @@ def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     return f"{run}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds otherwise"
 
 
+def runs_folder(profile: str = "paper", retrain: bool = False) -> Path:
+    """Returns the folder of the records that a notebook reads: data/runs, or build/<profile>/runs if it trains now."""
+    return recording.repository() / "build" / settings.profile(profile).name / "runs" if retrain else recording.root()
+
+
 def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.DataFrame:
     """Returns the evaluation episodes of a study's runs as one tidy frame (recording.load_runs).
 
@@ -503,11 +508,8 @@ def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.Dat
         profile: its budgets, if runs are trained now.
         retrain: False: what is recorded in data/runs. True: train what is missing in build/<profile>/runs now, and read that.
     """
-    study, budget = grid.find(name), settings.profile(profile)
-    root = recording.root()
+    study, budget, root = grid.find(name), settings.profile(profile), runs_folder(profile, retrain)
     if retrain:
-        build = recording.repository() / "build"
-        root = build / profile / "runs"
-        seeds = study.seeds[: budget.seeds]
-        record(study, root, build / "checkpoints" / profile, budget, seeds=seeds)
+        work = recording.repository() / "build" / "checkpoints" / profile
+        record(study, root, work, budget, seeds=study.seeds[: budget.seeds])
     return recording.load_runs(root, name)

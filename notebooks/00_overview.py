@@ -36,7 +36,7 @@ presentation.style()
 
 # %%
 frame = study.evidence("hopper", profile, retrain)
-folder = recording.repository() / "build" / profile / "runs" if retrain else recording.root()
+folder = study.runs_folder(profile, retrain)
 records = recording.load_metadata(folder, "hopper")
 everything = frame if retrain else recording.load_runs(folder)
 
