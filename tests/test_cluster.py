@@ -23,7 +23,7 @@ def test_a_killed_worker_loses_nothing(tmp_path):
         home = study.elsewhere(jobs, tmp_path / "home", tmp_path / "far", cluster.scheduler_address)
         with ThreadPoolExecutor(1) as thread:
             recorded = thread.submit(list, home)
-            while not list((tmp_path / "far").rglob("2.safetensors")):
+            while not list((tmp_path / "far").rglob("2.json")):
                 time.sleep(0.01)
             holder = (tmp_path / "far" / "runs" / str(run) / "lock").read_text()
             os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
