@@ -86,7 +86,7 @@ def test_every_sample_of_a_row_is_equally_likely():
     imagined = torch.arange(samples).float().view(1, 1, samples, 1)
     next_state = torch.full((50, 1, 200, 1), -1.0)
     augmentation.replace_(next_state, index, imagined, 200, generators(0))
-    assert stats.chisquare(torch.bincount(next_state.long().flatten()).numpy()).pvalue > 0.01
+    assert stats.chisquare(torch.bincount(next_state.long().flatten(), minlength=samples).numpy()).pvalue > 0.01
 
 
 def test_an_agent_does_not_depend_on_its_neighbours():
@@ -134,7 +134,7 @@ def test_a_prediction_of_the_wrong_shape_is_refused():
 
 
 def test_outside_by_hand():
-    """One of four components of agent 0 lies above the data, none of agent 1."""
-    next_state = torch.tensor([[[0.0, 0.0], [1.0, 2.0]], [[-9.0, -9.0], [9.0, 9.0]]])
-    imagined = torch.tensor([[[[0.5, 2.5]], [[0.0, 2.0]]], [[[0.5, 2.5]], [[-9.0, 9.0]]]])
-    assert augmentation.outside(imagined, next_state).tolist() == [0.25, 0.0]
+    """Of four components of agent 0 one lies above the data and one below, of agent 1 none, of agent 2 one below."""
+    next_state = torch.tensor([[[0.0, 0.0], [1.0, 2.0]], [[-9.0, -9.0], [9.0, 9.0]], [[0.0, 0.0], [1.0, 1.0]]])
+    imagined = torch.tensor([[[[-0.5, 2.5]], [[0.0, 2.0]]], [[[0.5, 2.5]], [[-9.0, 9.0]]], [[[-0.1, 0.0]], [[1.0, 1.0]]]])
+    assert augmentation.outside(imagined, next_state).tolist() == [0.5, 0.0, 0.25]

@@ -325,6 +325,15 @@ def test_sources_are_refused_in_a_sentence(fitted):
         world_model.predictor("deterministic", replace(fitted, deterministic=None))
 
 
+def test_alone_and_together_undo_each_other():
+    model = random_model(TINY)
+    agents = [world_model.alone(model, k) for k in range(2)]
+    assert same(world_model.together(agents), model)
+    whole = world_model.tensors(model)
+    assert all(torch.equal(tensor, whole[name][1:]) for name, tensor in world_model.tensors(agents[1]).items())
+    assert agents[1].encoder.flat.data_ptr() % 64 == 0, "a buffer of its own, where every model's begins"
+
+
 def test_a_restored_fit_is_the_same(fitted):
     """Through the bytes of safetensors and JSON, as in a checkpoint."""
     held, plain = world_model.save(fitted)
