@@ -213,9 +213,9 @@ chance = len(drawn) / 402_000
 Markdown(f"""
 *Read.* 10,000 transitions are **{seconds:.0f} seconds** of a hopper's life. They touch nearly every episode of the pool,
 but only {followed:.0%} of them are followed by a row that was drawn too: one cannot walk along an episode in them.
-(Chapter 06 needs to, and draws whole episodes.) And two seeds share rows: {len(drawn) / len(pool):.0%} of them on
-average, where D4RL's 402,000 would give {chance:.1%}. So the spread over our seeds tells about other draws and other
-agents, less about other data.""")
+(Targets several steps long need whole episodes, section 7.) And two seeds share rows: {len(drawn) / len(pool):.0%} of
+them on average, where D4RL's 402,000 would give {chance:.1%}. So the spread over our seeds tells about other draws and
+other agents, less about other data.""")
 
 # %% [markdown]
 # ## 5. How good are they?
