@@ -521,7 +521,7 @@ right.set(xlabel="shift at 100 % (rewards)", title="What becomes of it")
 right.set_yticks(range(len(sources)), sources)
 right.invert_yaxis()
 for part, alpha in (("stays", 1), ("averages out", 0.4)):
-    right.barh([], [], color="#555555", alpha=alpha, label=part)
+    right.plot([], [], linewidth=8, color="#555555", alpha=alpha, label=part)
 right.legend(loc="lower right")
 figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 caption = f"Targets with imagined next states, by a critic after {updates:,} updates at rate 0; {len(watched):,} rows, seed 0."
