@@ -537,8 +537,9 @@ section 7 asks rows that were never seen, and why this section asks neighbours.
 pairs = np.concatenate([np.zeros(0), *statistics.differences(excess, "augmented", "vanilla")])
 Markdown(f"""
 *What this says about the claim.* The evidence has two halves. The recorded runs of section 6 are long, but tell of values
-at start states only; the README's verdict on this claim is computed from them. Paired seeds recorded so far: {len(pairs)}; of
-these, {(pairs < 0).sum()} ended pre-training with less over-estimation when half of the next states were imagined. The live critics of
+at start states only; the README's verdict on this claim is computed from them. Paired seeds recorded so far:
+{len(pairs)}; of these, {(pairs < 0).sum()} ended pre-training with less over-estimation when half of the next states were
+imagined. The live critics of
 sections 7 and 8 show the distributions that the claim speaks of, but they are one seed and
 {100 * updates / settings.Pretraining().updates:.1g} % of the paper's updates: they can show a mechanism at work and can neither
 confirm nor refute the claim. A critic can be smoother over states and still promise what the policy cannot earn.
