@@ -1,7 +1,7 @@
 """The paper's one idea: in each batch, replace a fraction of the next states by imagined ones, and nothing else.
 
 `predict` is an argument, so the idea depends on no model. Its inputs are the fixed rows of a dataset; so a table of K imagined
-next states a row, redrawn now and then, gives what calling the model on every batch gives, for a fortieth of the cost.
+next states a row, redrawn now and then, gives what calling the model on every batch gives, for a 26th of the cost.
 """
 
 from collections.abc import Callable, Sequence
