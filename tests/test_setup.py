@@ -195,7 +195,7 @@ def test_conda_names_and_bounds_equal_pyproject():
 def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)", makefile, re.M)[1].split()
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in listed.splitlines()] == targets
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=True)
