@@ -5,6 +5,7 @@ a pool of whole episodes, chosen uniformly at random, is kept. Observations are 
 its successor's, and for an episode's last step `final_observations` has it.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def choose_episodes(rows: Float[np.ndarray, "steps width"], size: int, seed: int
     found = episodes(rows)
     order = streams.numpy_generator(seed, "pool").permutation(len(found))
     counts = np.cumsum([len(found[number]) for number in order])
-    require(counts[-1] >= size, f"{size} transitions asked for, but the replay has {counts[-1]} in finished episodes")
+    require(bool(counts[-1] >= size), f"{size} transitions asked for, but the replay has {counts[-1]} in finished episodes")
     return [found[number] for number in sorted(order[: int(np.searchsorted(counts, size)) + 1])]
 
 
@@ -82,16 +83,14 @@ def write_pool(path: Path, rows: Float[np.ndarray, "steps width"], chosen: list[
         "timeouts": truncated[index, 0] > 0,
         "final_observations": next_state[last],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with h5py.File(part, "w", track_order=True) as file:
+    content = io.BytesIO()  # whole before it is written: a pool is there or it is not
+    with h5py.File(content, "w", track_order=True) as file:
         for name, column in columns.items():
             file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
-    part.replace(path)
     returns = [float(reward[episode].sum()) for episode in chosen]
     card |= {
         "file": path.name,
-        "sha256": recording.sha256(path.read_bytes()),
+        "sha256": recording.sha256(content.getvalue()),
         "transitions": len(index),
         "episodes": len(chosen),
         "mean_return": float(np.mean(returns)),
@@ -100,7 +99,8 @@ def write_pool(path: Path, rows: Float[np.ndarray, "steps width"], chosen: list[
         "terminals": int(columns["terminals"].sum()),
         "timeouts": int(columns["timeouts"].sum()),
     }
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    recording.write_atomically(path, content.getvalue())
+    recording.write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
 
 
 def make_medium_replay(task: Task, folder: Path, seed: int = 0, size: int = 45_000) -> None:
