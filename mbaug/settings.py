@@ -234,6 +234,10 @@ class Arm:
         require(
             given == needed, f"the learner's settings are {given}(...), but the algorithm {self.algorithm!r} needs {needed}(...)"
         )
+        require(
+            self.pretraining is None or self.algorithm == "td3",
+            f"the algorithm is {self.algorithm!r}, but only 'td3' has an offline loss: leave pretraining out",
+        )
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,10 @@ def test_an_impossible_value_is_refused_in_a_sentence(record, name, value, allow
         ),
         (lambda: Finetuning(warmup_policy="agnet"), "unknown warm-up policy 'agnet': did you mean 'agent'? allowed are"),
         (lambda: Arm(algorithm="sac"), "the learner's settings are TD3(...), but the algorithm 'sac' needs SAC(...)"),
+        (
+            lambda: Arm("sac", SAC(), pretraining=Pretraining()),
+            "the algorithm is 'sac', but only 'td3' has an offline loss: leave pretraining out",
+        ),
         (lambda: Arm(algorithm="td4"), "unknown algorithm 'td4': did you mean 'td3'? allowed are 'td3', 'sac'"),
         (lambda: Arm(precision="float16"), "unknown precision 'float16': did you mean 'bfloat16' or"),
         (lambda: settings.profile("papper"), "unknown profile 'papper': did you mean 'paper'? allowed are"),
@@ -89,7 +93,8 @@ def test_what_does_not_exist_is_answered_with_what_does(make, sentence):
 
 
 def test_what_is_allowed_comes_back():
-    assert settings.choose("task", "ant", iter(["hopper", "ant"])) == "ant"
+    for name in ("hopper", "ant"):
+        assert settings.choose("task", name, iter(["hopper", "ant"])) == name
 
 
 def leaves(record, prefix=""):

@@ -374,7 +374,8 @@ def test_an_agent_that_diverges_online_stops_and_the_others_go_on(network):
     poisoned = training.learner(ONLINE["td3"], HOPPER, [1, 3, 7])
     weight, _ = getattr(poisoned.agent, network).network.layers[0]
     weight[1, 0, 0] = float("nan")  # of critics, the first of the second agent's two
-    finetuned([1, 3, 7], ONLINE["td3"], poisoned)
+    _, buffer = finetuned([1, 3, 7], ONLINE["td3"], poisoned)
+    assert buffer.rows.isfinite().all(), "no simulator is asked for an action that is no number"
     healthy, _ = finetuned([1, 3, 7], ONLINE["td3"])
     assert poisoned.diverged_at == [None, {"gradient_steps": 0, "environment_steps": 50}, None]
     for k in (0, 2):
