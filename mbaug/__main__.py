@@ -29,7 +29,8 @@ def record(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(*missing, sep="\n")
         return
-    study.record(grid, root, build / "checkpoints" / profile.name, profile, arguments.only, arguments.seeds, arguments.workers)
+    work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
+    study.record(wanted, root, work, profile, arguments.only, arguments.seeds, arguments.workers, arguments.cluster)
 
 
 def status(arguments: argparse.Namespace) -> None:
