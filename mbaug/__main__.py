@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -11,9 +12,29 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 
 def seeds(text: str) -> list[int]:
-    """Returns the seeds of "0-4" or "0,2,5"."""
-    parts = [part.split("-") for part in text.split(",")]
-    return [seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1)]
+    """Returns the seeds of "0-4" or "0,2,5".
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    found = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"seeds are {text!r}, but they must be a range such as 0-4 or a list such as 0,2,5")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def count(text: str) -> int:
+    """Returns a number of processes or agents.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given, but it must be a whole number, 1 or above")
+    return int(text)
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -24,13 +45,15 @@ def record(arguments: argparse.Namespace) -> None:
     build = recording.repository() / "build"
     root = recording.root() if profile.name == "paper" else build / profile.name / "runs"
     missing = recording.missing(root, study.select(wanted, arguments.only, arguments.seeds))
-    hours = study.seconds(recording.root(), wanted, missing) / arguments.workers / 3600
+    budgets = replace(wanted, arms={name: profile.apply(arm) for name, arm in wanted.arms.items()})
+    hours = study.seconds(budgets, missing, study.step_seconds(recording.root())) / arguments.workers / 3600
     print(f"{wanted.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {arguments.workers} workers")
     if arguments.dry_run:
         print(*missing, sep="\n")
         return
     work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
-    study.record(wanted, root, work, profile, arguments.only, arguments.seeds, arguments.workers, arguments.cluster)
+    scale = {"workers": arguments.workers, "cluster": arguments.cluster, "population": arguments.population}
+    study.record(wanted, root, work, profile, arguments.only, arguments.seeds, **scale)
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -41,10 +64,13 @@ def status(arguments: argparse.Namespace) -> None:
     if arguments.study is not None:
         print(study.status(grid.find(arguments.study), root, work).to_string())
         return
+    pace = study.step_seconds(root)
     for one in grid.STUDIES.values():
         runs = one.runs()
-        missing, hours = recording.missing(root, runs), study.seconds(root, one, runs) / 3600 / 2
-        print(f"{one.name:<12}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:>8.1f} hours on 2 cores  {one.question}")
+        missing = recording.missing(root, runs)
+        whole, left = (study.seconds(one, some, pace) / 3600 / 2 for some in (runs, missing))
+        hours = f"{whole:>7.1f} hours on 2 cores, {left:.1f} left"
+        print(f"{one.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{one.question}")
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -104,7 +130,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("study", help="name of a study, e.g. hopper")
     command.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, e.g. 'sac/*'")
     command.add_argument("--seeds", type=seeds, metavar="0-4", help="in place of the study's own")
-    command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    command.add_argument("--workers", type=count, default=os.cpu_count(), help="processes (default: one per core)")
+    command.add_argument("--population", type=count, default=1, help="agents that one process trains side by side (default: 1)")
     command.add_argument("--cluster", metavar="tcp://HOST:8786", help="train on the workers of a Dask cluster")
     command.add_argument("--profile", default="paper", help="budgets: smoke, quick or paper")
     command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
@@ -116,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("verify", help=verify.__doc__)
     command.add_argument("run", nargs="?", help="study/task/dataset/arm/seed<k> (default: the cheapest recorded one)")
-    command.add_argument("--updates", type=int, default=10_000, help="gradient steps to train (default: 10,000)")
+    command.add_argument("--updates", type=count, default=10_000, help="gradient steps to train (default: 10,000)")
     command.set_defaults(call=verify)
 
     command = commands.add_parser("collect", help=collect.__doc__)
@@ -141,11 +168,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-if __name__ == "__main__":
-    given = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command; whatever was wrong with what was given ends in one sentence."""
+    given = parser().parse_args(arguments)
     try:
         given.call(given)
     except KeyboardInterrupt:
         sys.exit("mbaug: interrupted; the same command goes on from the last checkpoints")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"mbaug: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -242,7 +242,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Profile:
-    """Budgets: how long, how often, how many. `None` keeps an arm's own number."""
+    """Budgets: how long, how often, how many. `None` keeps an arm's own number, and no budget raises it."""
 
     name: str
     updates: int | None = None
@@ -261,24 +261,23 @@ class Profile:
         def within(record, **budgets):
             if record is None:
                 return None
-            return dataclasses.replace(record, **{k: v for k, v in budgets.items() if v is not None})
+            own = {name: getattr(record, name) for name in budgets}
+            return dataclasses.replace(record, **{k: min(own[k], v) for k, v in budgets.items() if v is not None})
 
         interval = self.evaluation_interval
-        warmup = self.warmup_steps
-        if warmup is not None:
-            warmup = min(warmup, arm.finetuning.warmup_steps)
+        online = {"steps": self.steps, "warmup_steps": self.warmup_steps, "evaluation_interval": interval}
         return dataclasses.replace(
             arm,
             model=within(arm.model, epochs=self.epochs),
             augmentation=within(arm.augmentation, redraw_interval=self.redraw_interval),
             pretraining=within(arm.pretraining, updates=self.updates, evaluation_interval=interval, transitions=self.transitions),
-            finetuning=within(arm.finetuning, steps=self.steps, warmup_steps=warmup, evaluation_interval=interval),
+            finetuning=within(arm.finetuning, **online),
             evaluation=within(arm.evaluation, episodes=self.episodes),
         )
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 200, 300, 100, 2, 2, 100, 2_000, 100, 1),
+    "smoke": Profile("smoke", 100, 200, 100, 2, 2, 50, 2_000, 50, 1),
     "quick": Profile("quick", 20_000, 20_000, 5_000, 60, 5, 2_500, None, 10_000, 1),
     "paper": Profile("paper"),
 }

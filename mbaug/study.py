@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mbaug import augmentation, engine, grid, recording, settings, streams, tasks, training, transitions, world_model
+from mbaug import augmentation, benchmark, engine, grid, recording, settings, streams, tasks, training, transitions, world_model
 from mbaug.grid import Study
 from mbaug.networks import TWIN
 from mbaug.recording import Run
@@ -313,7 +313,9 @@ def copy(run: Run, other: Run, root: Path) -> None:
 def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
     """Returns the runs after recording them: trains what no checkpoint holds, waits for whoever records them already."""
     arm = replace(arm, precision=engine.prepare(arm.precision))
-    with waiting_claim(work / "runs" / str(runs[0])):
+    with ExitStack() as claims:
+        for run in runs:  # in the order of their seeds everywhere, so that two processes never wait for each other
+            claims.enter_context(waiting_claim(work / "runs" / str(run)))
         for run in recording.missing(root, runs):
             if other := twin(run, arm, root):
                 copy(run, other, root)
@@ -340,27 +342,46 @@ def select(study: Study, only: str = "*", seeds: Sequence[int] | None = None) ->
     return found
 
 
-def here(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path, workers: int) -> Iterator[Run]:
-    """Yields each run when it is recorded: `workers` processes of one thread on this machine."""
-    calls = (joblib.delayed(live)([run], arm, root, work) for run, arm in unclaimed_first(jobs, work))
-    for finished in joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")(calls):
-        yield from finished
+Job = tuple[list[Run], Arm]  # runs that differ only in their seed: one population, in one process
 
 
-def unclaimed_first(jobs: Sequence[tuple[Run, Arm]], work: Path) -> Iterator[tuple[Run, Arm]]:
+def populations(study: Study, runs: Sequence[Run], profile: Profile, size: int) -> list[Job]:
+    """Returns the runs as populations of at most `size` agents that share everything but the seed.
+
+    With size 1 in the order of `runs`. On a CPU a larger population gains nothing (notebook 90_engine): the products bind.
+    """
+    settings.require(size >= 1, f"the population is {size}, but it must be 1 or above")
+    alike: dict[tuple, list[list[Run]]] = {}
+    for run in runs:
+        groups = alike.setdefault((run.task, run.dataset, run.arm), [[]])
+        if len(groups[-1]) == size:
+            groups.append([])
+        groups[-1].append(run)
+    found = [(group, profile.apply(study.arm(group[0].arm))) for groups in alike.values() for group in groups]
+    order = {run: place for place, run in enumerate(runs)}
+    return sorted(found, key=lambda job: order[job[0][0]])
+
+
+def here(jobs: Sequence[Job], root: Path, work: Path, workers: int) -> Iterator[list[Run]]:
+    """Yields the runs of each job when they are recorded: `workers` processes of one thread on this machine."""
+    calls = (joblib.delayed(live)(*job, root, work) for job in unclaimed_first(jobs, work))
+    yield from joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")(calls)
+
+
+def unclaimed_first(jobs: Sequence[Job], work: Path) -> Iterator[Job]:
     """Yields the jobs in order, but those that another process is at last: two processes share a study without waiting."""
     remaining = list(jobs)
     while remaining:
-        free = (job for job in remaining if not claimed(work / "runs" / str(job[0])))
+        free = (job for job in remaining if not any(claimed(work / "runs" / str(run)) for run in job[0]))
         job = next(free, remaining[0])
         remaining.remove(job)
         yield job
 
 
-def elsewhere(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path | None, address: str) -> Iterator[Run]:
-    """Yields each run when it is recorded: trained by the workers of a Dask cluster, written here.
+def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str) -> Iterator[list[Run]]:
+    """Yields the runs of each job when they are recorded: trained by the workers of a Dask cluster, written here.
 
-    A run whose worker dies is given to another one; on the same machine it goes on from the last checkpoint.
+    A job whose worker dies is given to another one; on the same machine it goes on from the last checkpoint.
 
     Args:
         jobs: runs and their settings.
@@ -373,19 +394,23 @@ def elsewhere(jobs: Sequence[tuple[Run, Arm]], root: Path, work: Path | None, ad
     except ImportError:
         raise RuntimeError("--cluster needs Dask: pip install 'mbaug[cluster]', here and on the workers") from None
     with Client(address) as client:
-        futures = [client.submit(live_elsewhere, run, arm, work, key=str(run)) for run, arm in jobs]
+        futures = [client.submit(live_elsewhere, runs, arm, work, key=str(runs[0])) for runs, arm in jobs]
         for future in as_completed(futures):
-            run, rows, metadata = future.result()
-            recording.write(root, run, rows, metadata)
-            yield run
+            records = future.result()
+            for run, rows, metadata in records:
+                recording.write(root, run, rows, metadata)
+            yield [run for run, _, _ in records]
 
 
-def live_elsewhere(run: Run, arm: Arm, work: Path | None) -> tuple[Run, list[dict], dict]:
-    """Returns a run's rows and metadata after training it on this machine: what travels home from a cluster's worker."""
+def live_elsewhere(runs: Sequence[Run], arm: Arm, work: Path | None) -> list[tuple[Run, list[dict], dict]]:
+    """Returns each run's rows and metadata after training it on this machine: what travels home from a cluster's worker."""
     work = work or recording.repository() / "build" / "checkpoints" / "cluster"
-    live([run], arm, work / "records", work)
-    rows, metadata = recording.read(work / "records", run)
-    return run, rows.to_dict("records"), {name: metadata[name] for name in recording.METADATA}
+    root = work / "records"
+    records = [recording.read(root, run) for run in live(runs, arm, root, work)]
+    return [
+        (run, rows.to_dict("records"), {name: metadata[name] for name in recording.METADATA})
+        for run, (rows, metadata) in zip(runs, records, strict=True)
+    ]
 
 
 def record(
@@ -397,6 +422,7 @@ def record(
     seeds: Sequence[int] | None = None,
     workers: int = 1,
     cluster: str | None = None,
+    population: int = 1,
     report: Callable[[str], None] = tqdm.write,
 ) -> list[Run]:
     """Returns the runs that were missing, after training and recording them.
@@ -410,13 +436,18 @@ def record(
         seeds: in place of the study's own.
         workers: processes on this machine, one thread each.
         cluster: address of a Dask scheduler whose workers train in their place.
+        population: agents at most that one process trains side by side.
         report: takes a line for each finished run.
     """
     missing = recording.missing(root, select(study, only, seeds))
-    jobs = [(run, profile.apply(study.arm(run.arm))) for run in missing]
+    jobs = populations(study, missing, profile, population)
+    steps = {run: grid.updates(arm) for runs, arm in jobs for run in runs}
     done = elsewhere(jobs, root, work, cluster) if cluster else here(jobs, root, work, workers)
-    for run in tqdm(done, total=len(jobs), desc=study.name, unit="run", disable=None):
-        report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
+    with tqdm(total=sum(steps.values()), desc=study.name, unit=" updates", unit_scale=True, disable=None) as bar:
+        for runs in done:
+            for run in runs:
+                report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
+                bar.update(steps[run])
     return missing
 
 
@@ -446,16 +477,37 @@ def claimed(folder: Path) -> bool:
         return True
 
 
-def seconds(root: Path, study: Study, runs: Sequence[Run]) -> float:
-    """Returns the estimated seconds that training `runs` takes one worker.
+def step_seconds(root: Path) -> dict[str, float]:
+    """Returns how long a gradient step of each algorithm takes one worker of this machine, in seconds.
 
-    The time of a gradient step is the median over the recorded runs; before there are any, that of 200 updates a second.
+    The median over the runs recorded on this processor; where there are none, what `benchmark.online` measures now.
     """
-    known = [
-        metadata["wall_seconds"] / max(grid.updates(grid.find(run.study).arm(run.arm)), 1)
-        for run, metadata in recording.load_metadata(root).items()
-    ]
-    return float(np.median(known or [1 / 200])) * sum(grid.updates(study.arm(run.arm)) for run in runs)
+    processor, known = recording.provenance("any")["cpu"], {name: [] for name in settings.ALGORITHMS}
+    for run, metadata in recording.load_metadata(root).items():
+        if metadata["provenance"]["cpu"] == processor:
+            arm = grid.find(run.study).arm(run.arm)
+            known[arm.algorithm].append(metadata["wall_seconds"] / max(grid.updates(arm), 1))
+    return {name: float(np.median(found)) if found else 1 / benchmark.online(name, "float32") for name, found in known.items()}
+
+
+def seconds(study: Study, runs: Sequence[Run], pace: dict[str, float]) -> float:
+    """Returns the estimated seconds that training `runs` takes one worker; a pre-training that arms share counts once.
+
+    Args:
+        study: of the runs.
+        runs: to train.
+        pace: seconds a gradient step of each algorithm (`step_seconds`).
+    """
+    total, shared = 0.0, set()
+    for run in runs:
+        arm = study.arm(run.arm)
+        steps = grid.updates(arm)
+        pretraining = key(run.task, run.dataset, run.seed, replace(arm, finetuning=Finetuning()))
+        if arm.pretraining is not None and pretraining in shared:
+            steps -= arm.pretraining.updates
+        shared.add(pretraining)
+        total += steps * pace[arm.algorithm]
+    return total
 
 
 def difference_from(metadata: dict, arm: Arm) -> str | None:

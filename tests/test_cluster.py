@@ -19,7 +19,7 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     (run,) = SCRATCH.runs()
     study.record(SCRATCH, tmp_path / "here", tmp_path / "work", TINY, report=lambda line: None)
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
-        jobs = [(run, TINY.apply(SCRATCH.arm(run.arm)))]
+        jobs = [([run], TINY.apply(SCRATCH.arm(run.arm)))]
         home = study.elsewhere(jobs, tmp_path / "home", tmp_path / "far", cluster.scheduler_address)
         with ThreadPoolExecutor(1) as thread:
             recorded = thread.submit(list, home)
@@ -27,6 +27,6 @@ def test_a_killed_worker_loses_nothing(tmp_path):
                 time.sleep(0.01)
             holder = (tmp_path / "far" / "runs" / str(run) / "lock").read_text()
             os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
-            assert recorded.result(timeout=120) == [run]
+            assert recorded.result(timeout=120) == [[run]]
     far, near = (recording.read(tmp_path / place, run).rows for place in ("home", "here"))
     assert far.equals(near)

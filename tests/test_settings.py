@@ -131,6 +131,13 @@ def test_a_profile_adds_no_stage_and_no_warm_up():
         assert arm.finetuning.warmup_steps == 0
 
 
+def test_no_budget_raises_an_arm_s_own_number():
+    """An arm that only keeps its data is not pre-trained in any profile; a small draw stays small."""
+    arm = Arm(pretraining=Pretraining(updates=0, transitions=500))
+    for profile in settings.PROFILES.values():
+        assert (profile.apply(arm).pretraining.updates, profile.apply(arm).pretraining.transitions) == (0, 500)
+
+
 def test_a_record_from_before_a_setting_existed_is_completed_with_its_default():
     arm = dataclasses.replace(FULL, learner=TD3(discount=0.9))
     recorded = dataclasses.asdict(arm)

@@ -1,8 +1,12 @@
 """The grid: what is trained, that a kill loses nothing, and that a stage shared by two arms is trained once."""
 
 import multiprocessing
+import os
 import random
+import re
+import resource
 import shutil
+import signal
 import time
 from dataclasses import replace
 
@@ -70,6 +74,93 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     next(life.stages())
     assert life.learner.environment_steps == state["environment_steps"] + 100
     assert tensors["replay"].shape[1] == state["environment_steps"]
+
+
+PAIR = replace(SCRATCH, seeds=(0, 1))
+
+
+def record_pair(folder, workers=2, file_size=None):
+    """Records two runs in a process group of its own, as a shell does; no file may grow beyond `file_size` bytes."""
+    os.setsid()
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    study.record(PAIR, folder / "runs", folder / "work", TINY, workers=workers)
+
+
+def kill_worker(process, folder):
+    """Kills the process that holds the first run, without a word."""
+    holder = (folder / "work" / "runs" / str(PAIR.runs()[0]) / "lock").read_text()
+    os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
+
+
+def kill_parent(process, folder):
+    """Kills the process that hands out the runs; its workers are orphans."""
+    process.kill()
+
+
+def press_ctrl_c(process, folder):
+    """Sends what a terminal sends, to parent and workers."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The rows of the two runs that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    study.record(PAIR, folder / "runs", folder / "work", TINY, report=lambda line: None)
+    return [recording.read(folder / "runs", run).rows for run in PAIR.runs()]
+
+
+@pytest.mark.parametrize("disturb", [kill_worker, kill_parent, press_ctrl_c])
+def test_two_workers_disturbed_end_as_if_they_were_not(disturb, undisturbed, tmp_path):
+    """In the middle of both runs; then the same command goes on, and every row is equal."""
+    process = FORK.Process(target=record_pair, args=(tmp_path,))
+    process.start()
+    while len({path.parent for path in tmp_path.rglob("2.json")}) < 2:  # both runs have a second checkpoint
+        assert process.is_alive(), "the runs ended before they could be disturbed"
+        time.sleep(0.001)
+    disturb(process, tmp_path)
+    process.join(timeout=60)
+    assert process.exitcode not in (None, 0), "nothing was disturbed"
+    again = FORK.Process(target=record_pair, args=(tmp_path, 1))
+    again.start()
+    finish(again)
+    for run, rows in zip(PAIR.runs(), undisturbed, strict=True):
+        assert recording.read(tmp_path / "runs", run).rows.equals(rows)
+
+
+def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
+    """No checkpoint fits; the command ends; with space again the same command records the same rows."""
+    full = FORK.Process(target=record_pair, args=(tmp_path, 1, 20_000))
+    full.start()
+    full.join(timeout=60)
+    assert full.exitcode == 1
+    assert not list(tmp_path.rglob("*.csv"))
+    again = FORK.Process(target=record_pair, args=(tmp_path, 1))
+    again.start()
+    finish(again)
+    for run, rows in zip(PAIR.runs(), undisturbed, strict=True):
+        assert recording.read(tmp_path / "runs", run).rows.equals(rows)
+
+
+def test_a_population_records_what_its_agents_record_alone(undisturbed, tmp_path):
+    """Two seeds side by side in one process: the same rows, a record each."""
+    study.record(PAIR, tmp_path / "runs", tmp_path / "work", TINY, population=2, report=lambda line: None)
+    for run, rows in zip(PAIR.runs(), undisturbed, strict=True):
+        assert recording.read(tmp_path / "runs", run).rows.equals(rows)
+
+
+def test_populations_share_all_but_the_seed():
+    """At most `size` agents, the arms in their order; size 1 keeps the order of the runs."""
+    hopper = grid.find("hopper")
+    paper = settings.profile("paper")
+    jobs = study.populations(hopper, hopper.runs(), paper, 2)
+    assert [[run.seed for run in runs] for runs, _ in jobs] == [[0, 1]] * 5 + [[2]] * 5
+    assert [runs[0].arm for runs, _ in jobs[:5]] == list(hopper.arms)
+    alone = study.populations(hopper, hopper.runs(), paper, 1)
+    assert [runs for runs, _ in alone] == [[run] for run in hopper.runs()]
+    with pytest.raises(ValueError, match="the population is 0, but it must be 1 or above"):
+        study.populations(hopper, hopper.runs(), paper, 0)
 
 
 def test_two_processes_record_a_run_once(tmp_path):
@@ -204,8 +295,23 @@ def test_old_records_lack_new_settings_only_at_their_defaults():
 def test_runs_that_another_process_is_at_come_last(tmp_path):
     """So that two processes that record one study train different runs."""
     runs = replace(SCRATCH, seeds=(0, 1, 2)).runs()
-    jobs = [(run, SMALL) for run in runs]
+    jobs = [([run], SMALL) for run in runs]
     with recording.claim(tmp_path / "runs" / str(runs[0])):
         order = study.unclaimed_first(jobs, tmp_path)
-        assert next(order)[0] == runs[1]
-    assert [run for run, _ in order] == [runs[0], runs[2]]
+        assert next(order)[0] == [runs[1]]
+    assert [given for given, _ in order] == [[runs[0]], [runs[2]]]
+
+
+def test_hours_come_from_this_processor_s_records_or_are_measured(recorded, monkeypatch):
+    """Another processor's seconds say nothing here; a pre-training that two arms share is counted once."""
+    monkeypatch.setitem(grid.STUDIES, "tiny", SCRATCH)
+    monkeypatch.setattr(study.benchmark, "online", lambda algorithm, precision: 50.0)
+    (run,) = SCRATCH.runs()
+    measured = recording.verify(recorded / "runs", run)["wall_seconds"] / grid.updates(SMALL)
+    assert study.step_seconds(recorded / "runs") == {"td3": measured, "sac": 0.02}
+    monkeypatch.setattr(recording, "provenance", lambda precision: {"cpu": "another"})
+    assert study.step_seconds(recorded / "runs") == {"td3": 0.02, "sac": 0.02}
+    transfer = grid.find("transfer")
+    runs = [run for run in transfer.runs() if run.seed == 0 and run.arm in ("augmented", "augmented_actor", "vanilla_actor")]
+    pace = {"td3": 0.01, "sac": 1.0}
+    assert study.seconds(transfer, runs, pace) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000))

@@ -1,0 +1,89 @@
+"""The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
+
+import pytest
+
+from mbaug import __main__ as commands
+from mbaug import benchmark, grid, recording, settings
+from mbaug.settings import Evaluation
+
+SMALL = settings.Arm(learner=settings.TD3(hidden=(16, 16)), finetuning=grid.SCRATCH, evaluation=Evaluation(1, 100))
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An empty repository whose programme is one small study."""
+    monkeypatch.setattr(recording, "repository", lambda: tmp_path)
+    monkeypatch.setattr(recording, "root", lambda: tmp_path / "data" / "runs")
+    monkeypatch.setattr(grid, "STUDIES", {"tiny": grid.Study("tiny", "Does it run?", {"small": SMALL}, seeds=(0, 1))})
+    monkeypatch.setattr(benchmark, "online", lambda algorithm, precision: 100.0)
+    return tmp_path
+
+
+def test_record_lists_trains_and_then_has_nothing_left(repository, capsys):
+    """A dry run writes nothing; a recording leaves its runs where the profile's are; the second has nothing to do."""
+    commands.main(["record", "tiny", "--dry-run", "--workers", "1"])
+    first, *runs = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny: 2 runs missing in ")
+    assert "about 0.5 hours with 1 workers" in first  # 2 runs of 95,000 updates at 100 a second
+    assert runs == ["tiny/hopper/none/small/seed0", "tiny/hopper/none/small/seed1"]
+    assert not list(repository.iterdir())
+    command = ["record", "tiny", "--profile", "smoke", "--seeds", "1", "--workers", "1"]
+    commands.main(command)
+    assert [run.seed for run in recording.recorded(repository / "build" / "smoke" / "runs")] == [1]
+    assert "tiny/hopper/none/small/seed1" in capsys.readouterr().out
+    commands.main(command)
+    assert capsys.readouterr().out.startswith("tiny: 0 runs missing")
+
+
+def test_status_counts_the_programme(repository, capsys):
+    """A line for each study, and a table of one."""
+    commands.main(["status"])
+    assert capsys.readouterr().out.startswith("tiny          0 of   2 runs    0.3 hours on 2 cores, 0.3 left")
+    commands.main(["status", "tiny"])
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["hopper", "small", "0", "0", "0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("record tny", "unknown study 'tny': did you mean 'tiny'"),
+        ("record tiny --profile papr", "unknown profile 'papr': did you mean 'paper'"),
+        ("record tiny --only */sac/*", "no run of tiny matches '*/sac/*'"),
+        ("status tny", "unknown study 'tny'"),
+        ("verify", "nothing is recorded in"),
+        ("verify tiny/hopper/none/small/seed7", "seed7 is not recorded"),
+        ("verify seed7", "'seed7'"),
+        ("collect hoper", "unknown task 'hoper'"),
+        ("figures --profile papr", "unknown profile 'papr'"),
+        ("figures --only 99", "'99'"),
+    ],
+)
+def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository):
+    with pytest.raises(SystemExit) as ended:
+        commands.main(typed.split())
+    assert str(ended.value).startswith("mbaug: ")
+    assert sentence in str(ended.value)
+    assert "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("", "required: COMMAND"),
+        ("recrod tiny", "invalid choice: 'recrod'"),
+        ("record", "required: study"),
+        ("record tiny --seeds a-b", "seeds are 'a-b', but they must be a range such as 0-4 or a list such as 0,2,5"),
+        ("record tiny --seeds 4-0", "seeds are '4-0'"),
+        ("record tiny --workers 0", "'0' was given, but it must be a whole number, 1 or above"),
+        ("record tiny --population two", "'two' was given"),
+    ],
+)
+def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys):
+    with pytest.raises(SystemExit) as ended:
+        commands.main(typed.split())
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_seeds_are_ranges_and_lists():
+    assert commands.seeds("0-2,5") == [0, 1, 2, 5]

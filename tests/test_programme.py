@@ -1,0 +1,50 @@
+"""The whole programme in the smoke budget: every arm of every study lives from nothing to a record."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from mbaug import grid, recording, settings, streams, study, tasks, transitions
+
+SMOKE = settings.profile("smoke")
+
+
+@cache
+def uniform_pool(name):
+    """2,500 transitions of uniformly random actions, in place of the dataset of that name."""
+    task = tasks.find(name.split("-")[0])
+    environment, rows = tasks.Lockstep(task, [0]), []
+    for action in streams.numpy_generator(0, "programme").uniform(-1, 1, (2_500, 1, task.action_size)).astype(np.float32):
+        state = environment.state[0]
+        step = environment.step(action)
+        rows.append((state, action[0], step.reward[0], step.next_state[0], step.terminal[0], step.truncated[0]))
+    state, action, reward, next_state, terminal, truncated = map(np.array, zip(*rows, strict=True))
+    episode = np.append(0, np.cumsum(terminal | truncated)[:-1])
+    return transitions.Dataset(name, state, action, reward, next_state, terminal, truncated, episode)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One folder of records for all studies: what one of them recorded no other trains again."""
+    return tmp_path_factory.mktemp("programme")
+
+
+@pytest.mark.parametrize("name", grid.STUDIES)
+def test_every_arm_is_trained(name, root, monkeypatch):
+    """Every arm on the study's first task and the last arm on the others, recorded to the end of its budget."""
+    monkeypatch.setattr(transitions, "load", uniform_pool)
+    one = grid.find(name)
+    arms, last = list(one.arms), list(one.arms)[-1]
+    for only in (f"/{one.tasks[0]}/*", f"/{last}/seed*"):
+        study.record(one, root / "runs", root / "work", SMOKE, only, one.seeds[:1], report=lambda line: None)
+    found = recording.recorded(root / "runs", name)
+    assert {(run.task, run.arm) for run in found} == {(one.tasks[0], arm) for arm in arms} | {(task, last) for task in one.tasks}
+    for run in found:
+        rows, metadata = recording.read(root / "runs", run)
+        arm = SMOKE.apply(one.arm(run.arm))
+        assert metadata["status"] == "finished"
+        assert study.difference_from(metadata, arm) is None
+        assert rows["environment_steps"].max() == arm.finetuning.steps
+        offline = arm.pretraining.updates if arm.pretraining else 0
+        assert rows["gradient_steps"].max() == offline + arm.finetuning.steps - arm.finetuning.warmup_steps
