@@ -175,6 +175,7 @@ STUDIES = {
                 "augmented_no_moments": finetuned(BOTH, carry_moments=False),
                 "augmented_with_data": finetuned(BOTH, keep_data=True),
                 "augmented_no_warmup": finetuned(BOTH, warmup_steps=0),
+                "vanilla": VANILLA,
                 "vanilla_actor": finetuned(VANILLA, carry_critics=False),
                 "vanilla_critic": finetuned(VANILLA, carry_actor=False),
             },

@@ -263,7 +263,8 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True)
 x, y = (task.state_names.index(name) for name in ("torso angle (rad)", "forward velocity (m/s)"))
 old, new = before.next_state[0], after.next_state[0]
 for axis, title in zip(axes, ("before", f"after, rate {100 * rule.rate:.0f} %"), strict=True):
-    axis.plot(drawn.next_state[:, x], drawn.next_state[:, y], ".", color="#D5D5D5", markersize=2, zorder=0)
+    cloud = drawn.next_state[:, x], drawn.next_state[:, y]
+    axis.plot(*cloud, ".", color="#D5D5D5", markersize=2, zorder=0, rasterized=True)
     axis.plot(old[~changed, x], old[~changed, y], ".", color="#000000", markersize=4, label="real")
     axis.set(title=title, xlabel=task.state_names[x])
 axes[0].plot(old[changed, x], old[changed, y], ".", color="#E69F00", markersize=4, label="real, to be replaced")
