@@ -422,12 +422,14 @@ def _git(*arguments: str) -> str:
 
 
 def _processor() -> str:
-    """Returns the processor's model name."""
+    """Returns the processor's name, on Linux with its family and model: a virtual machine often tells the brand alone."""
     try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:  # not Linux
-        match = None
-    return match[1].strip() if match else platform.processor() or platform.machine()
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", first, re.MULTILINE))
+    name = facts.pop("model name", platform.machine())
+    return ", ".join([name, *(f"{fact.removeprefix('cpu ')} {value}" for fact, value in facts.items())])
 
 
 def first_difference(recorded: Any, current: Any) -> str | None:
