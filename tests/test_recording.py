@@ -391,7 +391,7 @@ def test_provenance_names_code_versions_and_processor():
 def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
     first = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
     monkeypatch.setattr(recording.Path, "read_text", lambda path: first + "\n" + first.replace("17", "1"))
-    assert recording.provenance("float32")["cpu"] == "AMD EPYC, family 25, model 17"
+    assert recording._processor() == "AMD EPYC, family 25, model 17"
 
 
 def test_a_changed_package_is_marked_dirty(monkeypatch):
