@@ -369,8 +369,10 @@ def load_metadata(root: Path | str, study: str | None = None) -> dict[Run, dict[
 def load_runs(root: Path | str, study: str | None = None) -> pd.DataFrame:
     """Returns all evaluation episodes of a study, or of all studies, as one tidy frame, verified.
 
-    The columns are study, task, dataset, arm, seed, status, those of `COLUMNS`, and score: the
-    return, D4RL-normalised. All text is parsed at once: a thousand small parses take far longer.
+    The columns are study, task, dataset, arm, seed, status, overfitting (at the end of pre-training:
+    the critics' error on new rows divided by that on trained rows; NaN where it was not measured),
+    those of `COLUMNS`, and score: the return, D4RL-normalised. All text is parsed at once: a thousand
+    small parses take far longer.
     """
     runs = recorded(root, study)
     verified = [_verified(Path(root), run) for run in runs]
@@ -379,9 +381,17 @@ def load_runs(root: Path | str, study: str | None = None) -> pd.DataFrame:
     names = {field.name: [getattr(run, field.name) for run in runs] for field in dataclasses.fields(Run)}
     owners = pd.DataFrame({**names, "status": [metadata["status"] for _, metadata in verified]})
     owners = owners.astype({name: int if name == "seed" else str for name in owners})  # also where there are no runs
+    owners["overfitting"] = np.array([_overfitting(metadata) for _, metadata in verified], dtype=float)
     owners = owners.iloc[np.repeat(np.arange(len(runs)), counts)].reset_index(drop=True)
     frame = pd.concat([owners, rows], axis="columns")
     return frame.assign(score=_scores(frame))
+
+
+def _overfitting(metadata: dict[str, Any]) -> float:
+    """Returns a run's error on new rows divided by that on trained rows, NaN where its record does not have them."""
+    found = metadata["watch"].get("overfitting") or {}
+    errors = found.get("error_new"), found.get("error_trained")
+    return errors[0] / errors[1] if all(errors) else np.nan
 
 
 def _scores(frame: pd.DataFrame) -> pd.Series:

@@ -257,6 +257,12 @@ def last_overestimation(table: pd.DataFrame) -> pd.Series:
     return _per_run(rows, "overestimation", lambda run: run["overestimation"].iloc[-1])
 
 
+def last_overfitting(table: pd.DataFrame) -> pd.Series:
+    """Returns each critic's error on new rows divided by that on trained rows, at the end of pre-training."""
+    rows = table[table["phase"] == "pretrain"].dropna(subset="overfitting")
+    return _per_run(rows, "overfitting", lambda run: run["overfitting"].iloc[-1])
+
+
 def _per_run(rows: pd.DataFrame, name: str, measure: Callable[[pd.DataFrame], float]) -> pd.Series:
     """Returns the measure of each run's rows, which are in the order of steps; runs that have none are left out."""
     values = {run: float(measure(group)) for run, group in rows.groupby(RUN)}

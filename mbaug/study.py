@@ -21,9 +21,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mbaug import augmentation, benchmark, engine, grid, recording, settings, streams, tasks, training, transitions, world_model
+from mbaug import (
+    augmentation,
+    benchmark,
+    engine,
+    grid,
+    overfitting,
+    recording,
+    settings,
+    streams,
+    tasks,
+    training,
+    transitions,
+    world_model,
+)
 from mbaug.grid import Study
-from mbaug.networks import TWIN
 from mbaug.recording import Run
 from mbaug.settings import Arm, Finetuning, Profile
 from mbaug.transitions import Dataset
@@ -62,7 +74,7 @@ def evaluation_rows(
     """Returns one row an evaluation episode, for each agent."""
     first = torch.from_numpy(episodes.first_state)
     action = torch.from_numpy(learner.policy(episodes.first_state))
-    predicted = least_value(learner, learner.standardiser.apply(first), action)
+    predicted = overfitting.values(learner.agent.critics, learner.standardiser.apply(first), action).numpy()
     columns = episodes.undiscounted_return, episodes.length, episodes.discounted_return, predicted
     return [
         [
@@ -82,13 +94,6 @@ def evaluation_rows(
         ]
         for k in range(len(learner.seeds))
     ]
-
-
-@torch.no_grad()
-def least_value(learner: training.Learner, state: Tensor, action: Tensor) -> np.ndarray:
-    """Returns min_i Q_i(s, a) for standardised states."""
-    dtype = learner.agent.critics.network.flat.dtype
-    return learner.agent.critics(state.to(dtype), action.to(dtype)).amin(dim=TWIN).numpy()
 
 
 def watch(rows: list[dict]) -> dict:
@@ -139,6 +144,7 @@ class Life:
             dtype = engine.PARAMETER_DTYPE[arm.precision]
             self.table = transitions.table(self.drawn, self.standardiser, dtype, arm.pretraining.horizon, arm.learner.discount)
         self.outside = np.full(self.population, np.nan)
+        self.overfitting: list[dict | None] = [None] * self.population
         self.learner = training.learner(arm, self.task, self.seeds, self.standardiser)
         self.evaluator = tasks.Evaluator(self.task, self.seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
 
@@ -152,7 +158,7 @@ class Life:
             return np.full(self.population, np.nan)
         rows = self.table[:, : self.arm.evaluation.probe_rows]
         batch = transitions.unpack(rows, self.task.state_size, self.task.action_size)
-        return least_value(self.learner, batch.state, batch.action).mean(axis=1)
+        return overfitting.values(self.learner.agent.critics, batch.state, batch.action).numpy().mean(axis=1)
 
     def evaluate(self, phase: str) -> None:
         """Appends the rows of one evaluation; evaluating shifts no stream that training draws from."""
@@ -250,6 +256,20 @@ class Life:
                     self.evaluate("pretrain")
                     self.save(folder)
                     yield
+        if self.arm.pretraining.updates > 0:
+            self.overfitting = self.ask_critics()
+
+    def ask_critics(self) -> list[dict]:
+        """Returns each agent's `overfitting.report` on rows that it drew and on rows, evenly chosen, that it left."""
+        plan, count = self.arm.pretraining, min(self.arm.evaluation.probe_rows, *map(len, self.rest))
+        left = []
+        for k, rest in enumerate(self.rest):
+            rows = transitions.table([rest], self.standardiser.of(k), self.table.dtype, plan.horizon, self.arm.learner.discount)
+            left.append(rows[:, torch.linspace(0, len(rest) - 1, count).long()])
+        rows = self.table[:, : self.arm.evaluation.probe_rows], torch.cat(left)
+        trained, new = (transitions.unpack(each, *self.sizes()) for each in rows)
+        generators = streams.torch_generators(self.seeds, "perturbations")
+        return overfitting.report(self.learner.agent, trained, new, self.arm.learner, generators)
 
     def finetune(self) -> Iterator[None]:
         """Fine-tunes online."""
@@ -286,7 +306,7 @@ class Life:
                 "draw_sha256": self.drawn[k].sha256 if self.drawn else None,
                 "status": "finished" if diverged is None else "diverged",
                 "diverged_at": diverged,
-                "watch": watch(self.rows[k]),
+                "watch": watch(self.rows[k]) | {"overfitting": self.overfitting[k]},
                 "world_model": errors[k] if errors else None,
                 "provenance": recording.provenance(self.arm.precision),
                 "wall_seconds": round(self.elapsed(), 1),

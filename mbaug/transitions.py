@@ -223,6 +223,10 @@ class Standardiser:
         """Returns the standardiser that changes nothing: agents that start without data."""
         return cls(torch.zeros(population, state_size), torch.ones(population, state_size))
 
+    def of(self, k: int) -> "Standardiser":
+        """Returns the standardiser of agent k alone."""
+        return Standardiser(self.mean[k : k + 1], self.std[k : k + 1])
+
     def apply(self, state: Float[Tensor, "population rows state"]) -> Float[Tensor, "population rows state"]:
         """Returns standardised states."""
         return (state - self.mean.unsqueeze(1)) / self.std.unsqueeze(1)

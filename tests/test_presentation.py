@@ -40,7 +40,7 @@ def runs(arms: dict[str, float], seeds: int = 3, tasks=("hopper",), end: int = 1
                 points += [] if scratch else [("pretrain", 200_000)]
                 for phase, steps in points:
                     own = score + spread * (seed - (seeds - 1) / 2) * (1 if arm == "augmented" else 0.5)
-                    value = {"score": own, "predicted_value": 3.0 * own, "discounted_return": own}
+                    value = {"score": own, "predicted_value": 3.0 * own, "discounted_return": own, "overfitting": own}
                     name = {"study": "s", "task": task, "dataset": dataset, "arm": arm, "seed": seed}
                     at = {"pretrain": {"gradient_steps": steps}, "finetune": {"environment_steps": steps}}[phase]
                     rows.append({**dict.fromkeys(recording.COLUMNS, 0), **name, "phase": phase, **at, **value})

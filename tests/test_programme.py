@@ -47,4 +47,5 @@ def test_every_arm_is_trained(name, root, monkeypatch):
         assert study.difference_from(metadata, arm) is None
         assert rows["environment_steps"].max() == arm.finetuning.steps
         offline = arm.pretraining.updates if arm.pretraining else 0
+        assert (metadata["watch"]["overfitting"] is not None) == (offline > 0)
         assert rows["gradient_steps"].max() == offline + arm.finetuning.steps - arm.finetuning.warmup_steps

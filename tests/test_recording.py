@@ -347,6 +347,19 @@ def test_runs_load_as_one_tidy_frame(tmp_path):
     assert recording.load_runs(tmp_path, "two")["arm"].tolist() == ["sac"]
 
 
+@pytest.mark.parametrize(
+    ("measured", "ratio"),
+    [
+        ({"error_new": 3.0, "error_trained": 2.0}, 1.5),
+        ({"error_new": math.nan, "error_trained": 2.0}, math.nan),  # no row was left to be new
+        (None, math.nan),  # from scratch
+    ],
+)
+def test_overfitting_is_an_error_on_new_rows_per_error_on_trained_ones(tmp_path, measured, ratio):
+    recording.write(tmp_path, RUN, rows(1), {**METADATA, "watch": {"overfitting": measured}})
+    assert recording.load_runs(tmp_path)["overfitting"].tolist() == pytest.approx([ratio], nan_ok=True)
+
+
 def test_no_runs_are_an_empty_frame(tmp_path):
     frame = recording.load_runs(tmp_path / "none")
     assert len(frame) == 0

@@ -21,7 +21,7 @@ def frame(rows: list[tuple], **fixed) -> pd.DataFrame:
     table = table.assign(
         gradient_steps=table["steps"].where(offline, 200_000), environment_steps=table["steps"].where(~offline, 0)
     )
-    means = ["return", "length", "discounted_return", "predicted_value", "data_value", "imagined_outside"]
+    means = ["return", "length", "discounted_return", "predicted_value", "data_value", "imagined_outside", "overfitting"]
     table = table.drop(columns="steps").assign(**{**dict.fromkeys(means, 1.0), **fixed})
     return table.assign(episode=table.groupby([*RUN, "phase", "gradient_steps", "environment_steps"]).cumcount())
 
@@ -81,7 +81,7 @@ def test_no_runs_give_empty_tables(tmp_path):
 def test_what_load_runs_returns_is_understood(tmp_path):
     row = dict.fromkeys(recording.COLUMNS, 1.0) | {"phase": "finetune", "gradient_steps": 1, "environment_steps": 100_000}
     rows = [row | {"episode": k, "length": 1, "return": value} for k, value in enumerate([0.0, 200.0])]
-    metadata = dict.fromkeys(recording.METADATA) | {"status": "finished"}
+    metadata = dict.fromkeys(recording.METADATA) | {"status": "finished", "watch": {}}
     recording.write(tmp_path, recording.Run("s", "hopper", "none", "td3", 0), rows, metadata)
     score = statistics.final_score(statistics.evaluations(recording.load_runs(tmp_path)))
     assert score.to_dict() == {("s", "hopper", "none", "td3", 0): pytest.approx(100 * 120.272305 / 3254.572305)}
@@ -346,3 +346,10 @@ def test_the_last_overestimation_is_that_of_the_last_offline_evaluation():
     offline = [("vanilla", 0, "pretrain", 10_000, 1.0), ("vanilla", 0, "pretrain", 20_000, 1.0)]
     table = evaluations([*offline, *curve([1.0], arm="vanilla")], predicted_value=[5.0, 7.0, 100.0])
     assert statistics.last_overestimation(table).tolist() == [6.0]
+
+
+def test_overfitting_is_one_number_a_run_and_none_where_it_was_not_measured():
+    offline = [("vanilla", seed, "pretrain", steps, 1.0) for seed in (0, 1) for steps in (10_000, 20_000)]
+    online = curve([1.0], arm="vanilla") + curve([1.0], seed=1, arm="vanilla") + curve([1.0])
+    table = evaluations(offline + online, overfitting=[1.5, 1.5, np.nan, np.nan, 1.5, np.nan, np.nan])
+    assert statistics.last_overfitting(table).to_dict() == {("s", "hopper", "d", "vanilla", 0): 1.5}

@@ -1,0 +1,111 @@
+"""What is asked of critics: by hand on linear ones, and that rows learned by heart are told from new ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from mbaug import overfitting, streams, td3
+from mbaug.settings import TD3
+from mbaug.transitions import Batch
+
+LINEAR = TD3(hidden=())
+
+
+def linear_agent():
+    """Q_1 = s + 2 a, Q_2 = 2 s - a, pi = tanh(s / 2), each its own target."""
+    agent = td3.create(1, 1, LINEAR, streams.torch_generators([0], "linear"))
+    for actor, critics in ((agent.actor, agent.critics), (agent.target_actor, agent.target_critics)):
+        actor.network.layers[0][0].fill_(0.5)
+        critics.network.layers[0][0].copy_(torch.tensor([[[1.0], [2.0]], [[2.0], [-1.0]]]))
+        for network in (actor.network, critics.network):
+            network.layers[0][1].zero_()
+    return agent
+
+
+def rows(*columns):
+    """Returns a batch of one agent from state, action, reward, next state and terminal of each row."""
+    state, action, reward, next_state, terminal = (torch.tensor(column[None], dtype=torch.float32) for column in columns)
+    return Batch(state.unsqueeze(-1), action.unsqueeze(-1), reward, next_state.unsqueeze(-1), terminal)
+
+
+S, A, R, NEXT, D = (np.array(x) for x in ([0.0, 1.0, -1.0], [0.2, -0.4, 0.6], [1.0, 2.0, 3.0], [1.0, 2.0, -1.0], [0, 0, 1.0]))
+THREE = rows(S, A, R, NEXT, D)
+Q = np.stack([S + 2 * A, 2 * S - A])
+
+
+def test_values_are_those_of_the_smaller_critic():
+    found = overfitting.values(linear_agent().critics, THREE.state, THREE.action)
+    np.testing.assert_allclose(found, Q.min(axis=0)[None], atol=1e-6)
+
+
+def test_the_error_is_both_critics_root_mean_square_against_the_noiseless_target():
+    action = np.tanh(NEXT / 2)
+    target = R + 0.99 * (1 - D) * np.minimum(NEXT + 2 * action, 2 * NEXT - action)
+    expected = np.sqrt(np.mean((Q - target) ** 2))
+    assert overfitting.error(linear_agent(), THREE, LINEAR).tolist() == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_moved_action_stays_in_its_range_and_a_state_goes_where_it_will():
+    normal = torch.tensor([[[1.0], [-10.0], [0.0]]])
+    assert overfitting.moved(THREE, "action", 0.5, normal).action.flatten().tolist() == pytest.approx([0.7, -1, 0.6])
+    moved = overfitting.moved(THREE, "state", 0.5, normal)
+    assert moved.state.flatten().tolist() == pytest.approx([0.5, -4, -1])
+    assert torch.equal(moved.action, THREE.action)
+
+
+def test_roughness_is_the_mean_change_of_the_smaller_value():
+    normal = torch.tensor([[[1.0], [-1.0], [0.0]]])
+    there = np.stack([S + 0.1 * normal.flatten().numpy() + 2 * A, 2 * S + 0.2 * normal.flatten().numpy() - A])
+    expected = np.abs(there.min(axis=0) - Q.min(axis=0)).mean()
+    assert overfitting.roughness(linear_agent().critics, THREE, "state", 0.1, normal).tolist() == pytest.approx(
+        [expected], rel=1e-5
+    )
+
+
+def random_rows(population, count, seed):
+    """Rows without any rule: whoever fits them has learned them by heart."""
+    g = torch.Generator().manual_seed(seed)
+    state, next_state = torch.randn(2, population, count, 3, generator=g)
+    action = torch.rand(population, count, 2, generator=g) * 2 - 1
+    reward = torch.randn(population, count, generator=g)
+    return Batch(state, action, reward, next_state, torch.ones(population, count))
+
+
+def learned(population):
+    """Agents whose critics have seen the same 32 rows two hundred times, and those rows."""
+    settings = TD3(hidden=(64, 64), learning_rate=1e-2)
+    agent = td3.create(3, 2, settings, streams.torch_generators(range(population), "heart"))
+    trained = random_rows(population, 32, 0)
+    for step in range(1, 201):
+        td3.update(agent, trained, torch.zeros(1, population, 32, 2), settings, step)
+    return agent, trained, settings
+
+
+def test_what_was_learned_by_heart_has_a_larger_error_on_new_rows():
+    agent, trained, settings = learned(1)
+    before = agent.critics.network.flat.detach().clone()
+    (found,) = overfitting.report(agent, trained, random_rows(1, 32, 1), settings, streams.torch_generators([0], "p"))
+    assert found["error_new"] > 3 * found["error_trained"]
+    assert torch.equal(before, agent.critics.network.flat), "to ask a critic changes nothing"
+
+
+def test_a_report_holds_percentiles_and_roughness_of_every_agent():
+    agent, trained, settings = learned(2)
+    new = random_rows(2, 20, 1)
+    found = overfitting.report(agent, trained, new, settings, streams.torch_generators([0, 1], "p"))
+    for k, each in enumerate(found):
+        values = overfitting.values(agent.critics, trained.state, trained.action)[k].numpy()
+        np.testing.assert_allclose(each["percentiles"]["recorded"], np.percentile(values, overfitting.PERCENTILES), rtol=1e-4)
+        assert each["percentiles"]["action"] != each["percentiles"]["recorded"] != each["percentiles"]["state"]
+        for part in ("action", "state"):
+            assert 0 < each["roughness"][part][0] < each["roughness"][part][1]
+        errors = [overfitting.error(agent, batch, settings)[k].item() for batch in (trained, new)]
+        assert [each["error_trained"], each["error_new"]] == errors
+    assert found[0] != found[1]
+
+
+def test_a_report_without_new_rows_has_no_error_on_them():
+    agent, trained, settings = learned(1)
+    (found,) = overfitting.report(agent, trained, random_rows(1, 0, 1), settings, streams.torch_generators([0], "p"))
+    assert np.isnan(found["error_new"])
+    assert found["error_trained"] > 0
