@@ -7,7 +7,7 @@
 # | | |
 # |---|---|
 # | needs | the pool `hopper-medium-replay`; the recorded runs in `data/runs/hopper`, unless `retrain = True` makes new ones |
-# | gives | figures `04_pretraining`, `04_overestimation`, `04_overfitting`, `04_q_values`, and the tables of this page |
+# | gives | figures `04_pretraining`, `04_overestimation`, `04_critics`, `04_overfitting`, `04_q_values`, and tables |
 # | minutes on one core | paper: about 1, for three short live trainings · quick: as paper, and the runs · smoke: less than 1 |
 #
 # Chapter 03 followed one imagined state into a target. Here is the rest of the algorithm: four small equations, then
@@ -26,8 +26,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from mbaug import engine, presentation, recording, settings, statistics, streams, study, td3, training, transitions
-from mbaug.networks import TWIN
+from mbaug import engine, overfitting, presentation, recording, settings, statistics, streams, study, td3, training, transitions
 from mbaug.presentation import save_figure, show
 from mbaug.transitions import Batch, Standardiser
 
@@ -52,7 +51,8 @@ print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(
 #
 # Paired by seed, at the end of pre-training; in brackets the 95 % interval over seeds, where there are two or more. A
 # score is D4RL-normalised (0 a random policy, 100 an expert); over-estimation is what the critic promises at an
-# episode's start, minus what the policy then earns, in discounted rewards.
+# episode's start, minus what the policy then earns, in discounted rewards; over-fitting is the critics' error on new rows,
+# divided by that on rows they were trained on.
 
 
 # %% tags=["nbval-check-output"]
@@ -63,9 +63,11 @@ def against(measure, other):
 
 
 score, excess = statistics.last_offline_score(offline), statistics.last_overestimation(offline)
+ratio = statistics.last_overfitting(offline)
 print("With imagined next states the agent leaves pre-training with (– is not yet recorded)")
 print("  a score of", " and ".join(against(score, other) for other in ("vanilla", "noise")))
 print("  an over-estimation of", " and ".join(against(excess, other) for other in ("vanilla", "noise")))
+print("  an over-fitting of", " and ".join(against(ratio, other) for other in ("vanilla", "noise")))
 
 # %% [markdown]
 # ## 1. The critic's target
@@ -282,7 +284,7 @@ be; only the next section has something to hold values against.
 # | – | `overestimation` | one an evaluation | discounted rewards |
 
 # %%
-show(study.least_value)
+show(overfitting.values)
 
 # %% [markdown]
 # How much could any policy earn? The largest reward of the draw, for ever, is a bound that no true value exceeds by
@@ -350,23 +352,146 @@ for other in ("vanilla", "noise"):
 # that expects little has one too. Chance is how often random signs would give as much; $n$ pairs of seeds can never
 # bring it below $2^{-n}$, whatever happened.
 #
-# ## 7. Live: does a critic over-fit, and does augmentation help?
+# ## 7. The recorded runs: new rows and neighbours
 #
 # > Augmentation smooths the critic's over-fitting, visible in the Q-value distributions. [S, A]
 #
-# *Ask.* The records hold no networks, so we train three agents now: seed 0, rates 0, 50 and 100 %, the function above,
-# far fewer updates. The same seed means the same rows, first weights, batches and noise, so they differ by what is
-# imagined alone. Over-fitting has a plain meaning: an error that is smaller on the rows that were trained on than on
-# rows that were not. We measure the critics' error on both, always with the *real* next states.
+# *Ask.* Over-fitting has a plain meaning: an error that is smaller on the rows that were trained on than on rows that were
+# not. And a critic that has learned rows by heart may give a recorded action one value and its neighbours quite others,
+# where a smooth one changes little. So at the end of pre-training every critic is asked about rows that it drew and rows
+# that it left, always with the *real* next states; and about the same rows with their actions, or their states, moved a
+# little.
 #
 # $$ \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R} \big(Q_{\phi_i}(s, a) - y\big)^2\Big]^{1/2},
 # \qquad \text{over-fitting} = \delta(\text{new rows}) \,/\, \delta(\text{trained rows}) $$
 #
+# $$ \tilde a = \mathrm{clip}(a + \sigma n, -1, 1) \quad\text{or}\quad \tilde s = s + \sigma n, \qquad
+# \text{roughness}(\sigma) =
+# \operatorname*{mean}_{s, a}\left|\min_i Q_{\phi_i}(\tilde s, \tilde a) - \min_i Q_{\phi_i}(s, a)\right| $$
+#
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
-# | $\delta$ | `error` | scalar | discounted rewards |
-# | $\mathcal R$ | `rows["trained"]`, `rows["new"]` | batches | – |
+# | $\delta$ | `error` | `population` | discounted rewards |
+# | $\mathcal R$ | `trained`, `new` | batches | – |
 # | $y$ | `critic_target` without target noise | `population batch` | discounted rewards |
+# | $\sigma$ | `width` | scalar | of an action in [−1, 1]; standard deviations of a state |
+# | $n$ | `normal` | as what is moved | – |
+# | $\min_i Q_{\phi_i}$ | `values` | `population batch` | discounted rewards |
+
+# %%
+show(overfitting.error, overfitting.moved, overfitting.roughness)
+
+# %% [markdown]
+# *Check by hand.* The three rows again: the error against the noiseless target, and how far the smaller value moves when
+# every action moves by 0.1.
+
+# %% tags=["nbval-check-output"]
+q1, q2 = s + 2 * a, 2 * s - a
+noiseless = np.tanh(s_next / 2)
+y = r + 0.99 * (1 - d) * np.minimum(s_next + 2 * noiseless, 2 * s_next - noiseless)
+by_hand = np.sqrt(np.mean([(q1 - y) ** 2, (q2 - y) ** 2]))
+assert np.isclose(overfitting.error(toy, three, plain).item(), by_hand), "the error is both critics' root mean square"
+there = np.minimum(s + 2 * (a + 0.1), 2 * s - (a + 0.1))
+change = np.abs(there - np.minimum(q1, q2)).mean()
+found = overfitting.roughness(toy.critics, three, "action", 0.1, torch.ones(1, 3, 1)).item()
+assert np.isclose(found, change, atol=1e-6), "roughness is the mean change of the smaller value"
+print(f"error by hand: {by_hand:.3f}; roughness by hand: {change:.3f}")
+
+# %% [markdown]
+# Each record holds the answers of its critics: both errors, percentiles of the values, roughness.
+
+# %%
+asked = {run: about["watch"].get("overfitting") for run, about in records.items()}
+critics = pd.DataFrame(
+    {"arm": run.arm, "seed": run.seed, "quantity": name, "value": value}
+    for run, report in asked.items()
+    if report is not None
+    for name, value in {
+        "error, trained rows": report["error_trained"],
+        "error, new rows": report["error_new"],
+        **{f"roughness, {part}s": report["roughness"][part][0] for part in ("action", "state")},
+        **{
+            f"values, {kind}, {share} %": value
+            for kind, found in report["percentiles"].items()
+            for share, value in zip(overfitting.PERCENTILES, found, strict=True)
+        },
+    }.items()
+)
+if critics.empty:
+    critics = pd.DataFrame(columns=["arm", "seed", "quantity", "value"])
+
+
+# %%
+def pairs(axis, *names):
+    """Draws two quantities side by side, a line a seed."""
+    for arm in arms:
+        wide = critics[critics["arm"] == arm].pivot(index="seed", columns="quantity", values="value").reindex(columns=names)
+        axis.plot(range(len(names)), wide.T, "o-", color=presentation.look(arm).colour, alpha=0.8)
+    axis.set(xticks=range(len(names)), xticklabels=[name.split(", ")[1] for name in names], xlim=(-0.4, len(names) - 0.6))
+    if critics.empty:
+        axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
+
+
+def spread(axis, arm, kind, height):
+    """Draws 5 to 95 % of an arm's values thin, 25 to 75 % thick, the median as a dot; means over seeds."""
+    own, colour = critics[critics["arm"] == arm].groupby("quantity")["value"].mean(), presentation.look(arm).colour
+    at = {share: own.get(f"values, {kind}, {share} %", np.nan) for share in overfitting.PERCENTILES}
+    for low, high, width in ((5, 95, 1.5), (25, 75, 5)):
+        axis.plot([at[low], at[high]], [height, height], color=colour, linewidth=width, solid_capstyle="butt")
+    axis.plot(at[50], height, "o", color=colour, markeredgecolor="white", label=presentation.look(arm).label)
+
+
+# %%
+kinds = {"recorded": "as recorded", "action": "actions\nmoved", "state": "states\nmoved"}
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 4), width_ratios=(1, 1.5, 1))
+pairs(axes[0], "error, trained rows", "error, new rows")
+pairs(axes[2], "roughness, actions", "roughness, states")
+for line, kind in enumerate(kinds):
+    for place, arm in enumerate(arms):
+        spread(axes[1], arm, kind, -line - 0.2 * place)
+axes[0].set(title="Error of the critics", ylabel="discounted rewards")
+axes[1].set(title=f"Values, moved by {overfitting.WIDTHS[-1]}", xlabel="discounted rewards")
+axes[1].set(yticks=[-line - 0.2 for line in range(len(kinds))], yticklabels=kinds.values())
+axes[2].set(title=f"Change, moved by {overfitting.WIDTHS[0]}", ylabel="discounted rewards")
+presentation.legend(figure)
+text = "Critics at the end of pre-training: error on trained and on new rows and change of value, a line a seed; values of "
+text += "trained rows, thin from 5 to 95 %, thick from 25 to 75 %, dot the median, means over seeds."
+seen = offline.dropna(subset="overfitting")
+saved = save_figure(figure, "04_critics", critics, presentation.caption(text, seen, records), profile)
+
+
+# %%
+def mean_of(arm, name):
+    """Returns the interquartile mean of a quantity over an arm's seeds, with its interval, in words."""
+    own = critics[(critics["arm"] == arm) & (critics["quantity"] == name)]
+    return presentation.words(statistics.interval([own["value"].to_numpy()]))
+
+
+names = ["error, trained rows", "error, new rows", "roughness, actions", "roughness, states"]
+summary = pd.DataFrame({name: {presentation.look(arm).label: mean_of(arm, name) for arm in arms} for name in names})
+own = {arm: ratio[ratio.index.get_level_values("arm") == arm].to_numpy() for arm in arms}
+summary["over-fitting"] = [presentation.words(statistics.interval([own[arm]])) for arm in arms]
+summary["seeds"] = [len(own[arm]) for arm in arms]
+summary
+
+# %% tags=["nbval-check-output"]
+for other in ("vanilla", "noise"):
+    pairs_of = [-x for x in statistics.differences(ratio, "augmented", other)]
+    odds = f"{100 * statistics.chance(pairs_of):.0f} %" if pairs_of else "–"
+    print(f"over-fitting, augmented minus: {against(ratio, other)}; as far below by chance: {odds}")
+
+# %% [markdown]
+# *Read.* A ratio falls in two ways, by a smaller error on new rows or by a larger one on old ones; only the first kind is a
+# better critic, and the left panel tells them apart. In the middle, a moved action should cost a little value and no more:
+# a critic that gives it *more* than the recorded one invites the actor to leave the data. On the right, low is smooth. All
+# of it says how consistent a critic is with itself; whether it is right, only section 6 knows. Runs recorded before the
+# critics were asked have no answers here, so `seeds` may be fewer than above.
+#
+# ## 8. Live: how over-fitting begins
+#
+# *Ask.* The records tell of the end. How does it begin, and what would a rate of 100 % do? We train three agents now: seed
+# 0, rates 0, 50 and 100 %, the function above, far fewer updates. The same seed means the same rows, first weights, batches
+# and noise, so they differ by what is imagined alone. Their critics are asked the same, again and again.
 
 # %%
 from mbaug import augmentation, grid, tasks, world_model
@@ -397,18 +522,12 @@ rows = {name: transitions.unpack(part, task.state_size, task.action_size) for na
 
 
 # %%
-def error(agent, batch):
-    """Returns the critics' root mean square error on rows with their real next states."""
-    target = td3.critic_target(agent, batch, learner, torch.zeros_like(batch.action))
-    return (td3.critic_loss(agent.critics, batch, target).item() / 2) ** 0.5
-
-
 plans = settings.Pretraining(updates=updates, evaluation_interval=max(training.BLOCK, updates // 10))
 agents, history = {}, []
 for arm, rate in rates.items():
     one = training.learner(replace(grid.augmented(rate=rate), pretraining=plans, learner=learner), task, [0], standardiser)
     for _ in training.pretrain(one, table, lambda number: imagined):
-        errors = {name: error(one.agent, batch) for name, batch in rows.items()}
+        errors = {name: overfitting.error(one.agent, batch, learner).item() for name, batch in rows.items()}
         history.append({"arm": arm, "rate": rate, "updates": one.gradient_steps, **errors})
     agents[arm] = one.agent
 history = pd.DataFrame(history).assign(ratio=lambda table: table["new"] / table["trained"])
@@ -448,23 +567,11 @@ fit something else. A critic's error is against its own target, too: it says how
 """)
 
 # %% [markdown]
-# ## 8. The distributions of Q-values
+# ## 9. The distributions of Q-values
 #
-# *Ask.* Now the picture that the claim is about: the values of the recorded actions, and of actions beside them. A critic
-# that has learned the rows by heart may give the recorded action a value and its neighbours quite others; a smooth one
-# changes little. We perturb actions, and because augmentation blurs states and not actions, we perturb states as well.
-#
-# $$ \tilde a = \mathrm{clip}(a + \sigma n, -1, 1) \quad\text{or}\quad \tilde s = s + \sigma n $$
-#
-# $$ \text{roughness}(\sigma) =
-# \operatorname*{mean}_{s, a}\left|\min_i Q_{\phi_i}(\tilde s, \tilde a) - \min_i Q_{\phi_i}(s, a)\right| $$
-#
-# | symbol | name in code | shape | unit |
-# |---|---|---|---|
-# | $s, a$ | `rows["trained"]` | a batch | standard deviations; of an action in [−1, 1] |
-# | $\sigma$ | `width` | scalar | as what is perturbed |
-# | $n$ | `normals` | as what is perturbed | – |
-# | $\min_i Q_{\phi_i}$ | `values` | `batch` | discounted rewards |
+# *Ask.* Now the picture that the claim is about, in full: the values of the recorded actions, and of actions beside them; and,
+# because augmentation blurs states and not actions, how rough the critics are in either direction. With $\sigma$ and
+# roughness as in section 7.
 
 # %%
 batch, widths = rows["trained"], [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]
@@ -472,18 +579,22 @@ batch, widths = rows["trained"], [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]
 normals = {name: torch.randn(getattr(batch, name).shape, generator=generator) for name in ("action", "state")}
 
 
-@torch.no_grad()
-def values(agent, name="action", width=0):
-    """Returns the smaller critic of the recorded rows, their actions or states moved by noise of that width."""
-    moved = batch._replace(**{name: getattr(batch, name) + width * normals[name]})
-    return agent.critics(moved.state, moved.action.clamp(-1, 1)).amin(dim=TWIN)[0].numpy()
+def q_values(agent, width):
+    """Returns the smaller critic's values of the rows, their actions moved by noise of that width."""
+    there = overfitting.moved(batch, "action", width, normals["action"])
+    return overfitting.values(agent.critics, there.state, there.action)[0].numpy()
 
 
-q = {arm: {"recorded": values(agent), "perturbed": values(agent, "action", widths[-1])} for arm, agent in agents.items()}
+q = {arm: {"recorded": q_values(agent, 0), "perturbed": q_values(agent, widths[-1])} for arm, agent in agents.items()}
 rough = pd.DataFrame(
-    {"arm": arm, "moved": name, "width": width, "roughness": np.abs(values(agent, name, width) - q[arm]["recorded"]).mean()}
+    {
+        "arm": arm,
+        "moved": part,
+        "width": width,
+        "roughness": overfitting.roughness(agent.critics, batch, part, width, normals[part]).item(),
+    }
     for arm, agent in agents.items()
-    for name in normals
+    for part in normals
     for width in widths
 )
 
@@ -534,13 +645,12 @@ section 7 asks rows that were never seen, and why this section asks neighbours.
 """)
 
 # %%
-pairs = np.concatenate([np.zeros(0), *statistics.differences(excess, "augmented", "vanilla")])
+both = [np.concatenate([np.zeros(0), *statistics.differences(each, "augmented", "vanilla")]) for each in (excess, ratio)]
 Markdown(f"""
-*What this says about the claim.* The evidence has two halves. The recorded runs of section 6 are long, but tell of values
-at start states only; the README's verdict on this claim is computed from them. Paired seeds recorded so far:
-{len(pairs)}; of these, {(pairs < 0).sum()} ended pre-training with less over-estimation when half of the next states were
-imagined. The live critics of
-sections 7 and 8 show the distributions that the claim speaks of, but they are one seed and
+*What this says about the claim.* The README's verdict is computed from the recorded runs, from two comparisons that must
+both hold: less over-estimation (section 6), and less over-fitting (section 7). Pairs of seeds recorded so far: {len(both[0])}
+and {len(both[1])}; with imagined next states {(both[0] < 0).sum()} of the first had less over-estimation, and
+{(both[1] < 0).sum()} of the second less over-fitting. The live critics of sections 8 and 9 are one seed and
 {100 * updates / settings.Pretraining().updates:.1g} % of the paper's updates: they can show a mechanism at work and can neither
 confirm nor refute the claim. A critic can be smoother over states and still promise what the policy cannot earn.
 """)
@@ -558,10 +668,10 @@ confirm nor refute the claim. A critic can be smoother over states and still pro
 #
 # ## Try it
 #
-# 1. `predict = world_model.predictor("noise", fitted)` in section 7: is matched noise as smooth, or smoother?
+# 1. `predict = world_model.predictor("noise", fitted)` in section 8: is matched noise as smooth, or smoother?
 # 2. `learner = settings.TD3(target_noise=0)` in section 4: with TD3's own smoothing off, is there more left for
 # augmentation to do?
-# 3. `updates = 20_000` in section 7 (ten times the minutes): does the ratio of over-fitting go on growing?
+# 3. `updates = 20_000` in section 8 (ten times the minutes): does the ratio of over-fitting go on growing?
 #
 # ## Questions
 #
