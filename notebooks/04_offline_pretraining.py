@@ -422,11 +422,12 @@ if critics.empty:
 
 
 # %%
-def pairs(axis, *names):
-    """Draws two quantities side by side, a line a seed."""
-    for arm in arms:
+def side_by_side(axis, line, *names):
+    """Draws quantities side by side: a dot a seed, arms a little apart, joined by `line`."""
+    for place, arm in enumerate(arms):
         wide = critics[critics["arm"] == arm].pivot(index="seed", columns="quantity", values="value").reindex(columns=names)
-        axis.plot(range(len(names)), wide.T, "o-", color=presentation.look(arm).colour, alpha=0.8)
+        at = np.arange(len(names)) + 0.08 * (place - 1)
+        axis.plot(at, wide.T, "o", linestyle=line, color=presentation.look(arm).colour, alpha=0.8)
     axis.set(xticks=range(len(names)), xticklabels=[name.split(", ")[1] for name in names], xlim=(-0.4, len(names) - 0.6))
     if critics.empty:
         axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
@@ -444,8 +445,8 @@ def spread(axis, arm, kind, height):
 # %%
 kinds = {"recorded": "as recorded", "action": "actions\nmoved", "state": "states\nmoved"}
 figure, axes = plt.subplots(1, 3, figsize=(9.6, 4), width_ratios=(1, 1.5, 1))
-pairs(axes[0], "error, trained rows", "error, new rows")
-pairs(axes[2], "roughness, actions", "roughness, states")
+side_by_side(axes[0], "-", "error, trained rows", "error, new rows")
+side_by_side(axes[2], "", "roughness, actions", "roughness, states")
 for line, kind in enumerate(kinds):
     for place, arm in enumerate(arms):
         spread(axes[1], arm, kind, -line - 0.2 * place)
@@ -454,7 +455,7 @@ axes[1].set(title=f"Values, moved by {overfitting.WIDTHS[-1]}", xlabel="discount
 axes[1].set(yticks=[-line - 0.2 for line in range(len(kinds))], yticklabels=kinds.values())
 axes[2].set(title=f"Change, moved by {overfitting.WIDTHS[0]}", ylabel="discounted rewards")
 presentation.legend(figure)
-text = "Critics at the end of pre-training: error on trained and on new rows and change of value, a line a seed; values of "
+text = "Critics at the end of pre-training: error on trained and on new rows and change of value, a dot a seed; values of "
 text += "trained rows, thin from 5 to 95 %, thick from 25 to 75 %, dot the median, means over seeds."
 seen = offline.dropna(subset="overfitting")
 saved = save_figure(figure, "04_critics", critics, presentation.caption(text, seen, records), profile)
@@ -476,8 +477,8 @@ summary
 
 # %% tags=["nbval-check-output"]
 for other in ("vanilla", "noise"):
-    pairs_of = [-x for x in statistics.differences(ratio, "augmented", other)]
-    odds = f"{100 * statistics.chance(pairs_of):.0f} %" if pairs_of else "–"
+    less = [-x for x in statistics.differences(ratio, "augmented", other)]
+    odds = f"{100 * statistics.chance(less):.0f} %" if less else "–"
     print(f"over-fitting, augmented minus: {against(ratio, other)}; as far below by chance: {odds}")
 
 # %% [markdown]
