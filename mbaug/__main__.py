@@ -89,12 +89,27 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def collect(arguments: argparse.Namespace) -> None:
-    """Makes a bundled dataset again."""
-    from mbaug import collection, engine, recording, tasks
+    """Trains the SAC of a task's offline data, records it, and makes the datasets; goes on where it was interrupted."""
+    from mbaug import offline_data, recording, study, tasks
 
-    engine.prepare("float32")
-    folder = arguments.output or recording.repository() / "data" / "offline"
-    collection.make_medium_replay(tasks.find(arguments.task), folder, arguments.seed)
+    task, work = tasks.find(arguments.task), recording.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
+    folders = offline_data.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
+    study.collect(task, arguments.seed, recording.root(), work, folders, arguments.to)
+
+
+def data(arguments: argparse.Namespace) -> None:
+    """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
+    from mbaug import offline_data, pools, settings
+
+    if arguments.readme:
+        folder = offline_data.FOLDER
+        (folder / "README.md").write_text(pools.readme(folder), encoding="utf-8")
+    elif arguments.source is not None or arguments.name is not None:
+        settings.require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
+        settings.require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
+        print(pools.import_dataset(arguments.source, arguments.name, arguments.output or offline_data.FOLDERS[1]))
+    else:
+        print(pools.listing().to_string())
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -148,9 +163,17 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("collect", help=collect.__doc__)
     command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
+    command.add_argument("--to", type=int, metavar="STEPS", help="stop there: 0 makes only the random dataset, at once")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--output", type=Path, help="folder (default: data/offline)")
+    command.add_argument("--output", type=Path, help="folder (default: data/offline; the whole replay: build/offline)")
     command.set_defaults(call=collect)
+
+    command = commands.add_parser("data", help=data.__doc__)
+    command.add_argument("source", nargs="?", help="PATH.hdf5 or minari:ID, to import")
+    command.add_argument("--as", dest="name", metavar="NAME", help="of the dataset that is made, e.g. hopper-d4rl")
+    command.add_argument("--output", type=Path, help="folder of what is imported (default: build/offline)")
+    command.add_argument("--readme", action="store_true", help="write data/offline/README.md anew, from the cards")
+    command.set_defaults(call=data)
 
     command = commands.add_parser("bench", help=bench.__doc__)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -175,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         given.call(given)
     except KeyboardInterrupt:
         sys.exit("mbaug: interrupted; the same command goes on from the last checkpoints")
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         sys.exit(f"mbaug: {error}")
 
 

@@ -253,6 +253,13 @@ def test_verify_trains_a_record_again(recorded, tmp_path, monkeypatch):
         study.verify(run, recorded / "runs", tmp_path / "c")
 
 
+def test_data_of_another_task_are_refused_before_anything_is_trained(tmp_path):
+    """The name of a run says which task and which data; that they fit is checked where they meet."""
+    run = recording.Run("tiny", "ant", "hopper-medium-replay", "vanilla", 0)
+    with pytest.raises(ValueError, match="hopper-medium-replay: state has 11 dimensions, but in Ant-v5 it has 27"):
+        study.live([run], grid.ARMS["vanilla"], tmp_path / "runs", tmp_path / "work")
+
+
 def test_status_counts_what_is_there(recorded, tmp_path):
     """One row an arm; a run is finished, diverged, running or missing."""
     assert study.status(SCRATCH, recorded / "runs", recorded / "work").to_numpy().tolist() == [[1, 0, 0, 0]]
