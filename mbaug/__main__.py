@@ -90,11 +90,13 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def collect(arguments: argparse.Namespace) -> None:
     """Trains the SAC of a task's offline data, records it, and makes the datasets; goes on where it was interrupted."""
-    from mbaug import offline_data, recording, study, tasks
+    from mbaug import offline_data, pools, recording, study, tasks
 
     task, work = tasks.find(arguments.task), recording.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
     folders = offline_data.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     study.collect(task, arguments.seed, recording.root(), work, folders, arguments.to)
+    if arguments.output is None:
+        pools.write_readme()
 
 
 def data(arguments: argparse.Namespace) -> None:
@@ -102,14 +104,16 @@ def data(arguments: argparse.Namespace) -> None:
     from mbaug import offline_data, pools, settings
 
     if arguments.readme:
-        folder = offline_data.FOLDER
-        (folder / "README.md").write_text(pools.readme(folder), encoding="utf-8")
+        pools.write_readme()
     elif arguments.source is not None or arguments.name is not None:
         settings.require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
         settings.require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
         print(pools.import_dataset(arguments.source, arguments.name, arguments.output or offline_data.FOLDERS[1]))
     else:
-        print(pools.listing().to_string())
+        table = pools.listing()
+        print(table.to_string())
+        bad = table.index[table.checksum != pools.VERIFIED]
+        settings.require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
 
 
 def bench(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ Observations are stored once: a transition's next observation is its successor's
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -85,8 +85,7 @@ def write(path: Path, rows: Rows, chosen: Sequence[np.ndarray], task: Task, card
     Raises:
         FileExistsError: the pool is there.
     """
-    if exists(path):
-        raise FileExistsError(f"{path.stem} is in {path.parent} already: a pool is never overwritten")
+    refuse_if_there(path)
     index = np.concatenate(chosen)
     sizes = task.state_size, task.action_size, task.state_size, 1, 1
     state, action, next_state, reward, terminal, truncated = np.split(rows, np.cumsum(sizes), axis=1)
@@ -121,37 +120,48 @@ def exists(path: Path) -> bool:
     return card_of(path).exists()
 
 
+def refuse_if_there(path: Path) -> None:
+    """Raises FileExistsError if a pool is there."""
+    if exists(path):
+        raise FileExistsError(f"{path.stem} is in {path.parent} already: a pool is never overwritten")
+
+
 # --- list -----------------------------------------------------------------------------------------------------------------
 
 
-def cards(folders: Sequence[Path] = FOLDERS) -> Iterator[tuple[Path, dict]]:
-    """Yields the path of each pool in `folders` and its card."""
-    for folder in folders:
-        for path in sorted(folder.glob("*.hdf5")):
-            yield path, offline_data.read_card(path)
+VERIFIED = "verified"
+
+
+def paths(folders: Sequence[Path] = FOLDERS) -> list[Path]:
+    """Returns the paths of the pools in `folders`."""
+    return [path for folder in folders for path in sorted(folder.glob("*.hdf5"))]
+
+
+def checksum(path: Path) -> str:
+    """Returns in a word or two whether a pool is the one that its card describes."""
+    try:
+        promised = offline_data.read_card(path)["sha256"]
+    except offline_data.DatasetDamaged:
+        return "NO CARD"
+    return VERIFIED if offline_data.sha256(path) == promised else "DIFFERS"
 
 
 def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
-    """Returns a row for each pool in `folders`, by name: counts, mean return and score, size, and what its checksum says."""
-    found = {
-        path.stem: {
-            "transitions": card["transitions"],
-            "episodes": card["episodes"],
-            "mean return": round(card["mean_return"], 1),
-            "score": round(card["mean_score"], 1),
-            "MB": round(path.stat().st_size / 1e6, 2),
-            "checksum": "verified" if offline_data.sha256(path) == card["sha256"] else "DIFFERS from its card",
-            "folder": str(path.parent),
-        }
-        for path, card in cards(folders)
-    }
-    return pd.DataFrame.from_dict(found, orient="index")
+    """Returns a row for each pool in `folders`: counts, mean return and score from its card, its size, and its checksum."""
+    columns = {"transitions": "transitions", "episodes": "episodes", "mean return": "mean_return", "score": "mean_score"}
+    rows = []
+    for path in paths(folders):
+        found = checksum(path)
+        card = {} if found == "NO CARD" else offline_data.read_card(path)
+        numbers = {column: round(card[key], 1) if key in card else None for column, key in columns.items()}
+        rows.append({"name": path.stem} | numbers | {"MB": round(path.stat().st_size / 1e6, 2), "checksum": found})
+    return pd.DataFrame(rows, columns=["name", *columns, "MB", "checksum"]).set_index("name")
 
 
 HEAD = """# Offline data
 
-Written by `python -m mbaug data --readme` from the cards, the `.json` beside each pool; nobody typed these numbers. How the pools
-are made: [data/README.md](../README.md); each is described in [01_small_datasets](../../notebooks/01_small_datasets.ipynb).
+`python -m mbaug collect` and `data --readme` write this page from the cards, the `.json` beside each pool; nobody typed these
+numbers. How the pools are made and read: [data/README.md](../README.md).
 """
 COLUMNS = (
     *("pool", "transitions", "episodes", "mean return", "score", "return: least, quartiles, most", "falls", "time limits"),
@@ -169,7 +179,8 @@ to be committed: `python -m mbaug collect <task>` makes it, in `build/offline`.
 def readme(folder: Path = FOLDERS[0]) -> str:
     """Returns the text of a folder's README.md: a table of its pools, from their cards."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for path, card in cards([folder]):
+    for path in paths([folder]):
+        card = offline_data.read_card(path)
         quantiles = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
         area, published = card["state_coverage"], card["d4rl"] or {}
         known = [f"{published[key]:,.0f}" for key in ("transitions", "mean_return") if key in published]
@@ -181,6 +192,11 @@ def readme(folder: Path = FOLDERS[0]) -> str:
         )
         lines.append("| " + " | ".join(values) + " |")
     return "\n".join([HEAD, *lines, NOTES])
+
+
+def write_readme(folder: Path = FOLDERS[0]) -> None:
+    """Writes a folder's README.md anew."""
+    recording.write_atomically(folder / "README.md", readme(folder).encode())
 
 
 # --- import ---------------------------------------------------------------------------------------------------------------
@@ -198,6 +214,8 @@ def import_dataset(source: str, name: str, folder: Path = FOLDERS[1]) -> Path:
         ValueError: the name is not of that form or is a bundled pool's, or the data are not the task's.
         FileExistsError: there is such a pool.
     """
+    path = folder / f"{name}.hdf5"
+    refuse_if_there(path)
     task_name, _, quality = name.partition("-")
     form = f"a pool's name is {name!r}, but it must be a task's, a hyphen and a word of letters, digits and _.+-"
     require(task_name in tasks.TASKS and bool(re.fullmatch(recording.NAME, name) and quality), form)
@@ -216,6 +234,5 @@ def import_dataset(source: str, name: str, folder: Path = FOLDERS[1]) -> Path:
         "source_sha256": None if is_minari else offline_data.sha256(Path(source)),
         "provenance": recording.provenance("float32"),
     }
-    path = folder / f"{name}.hdf5"
     write(path, rows, episodes(rows), task, card)
     return path

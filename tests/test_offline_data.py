@@ -1,7 +1,6 @@
 """Reading offline data: D4RL's real layout, the project's own pools, Minari; and a clear sentence for whatever is wrong."""
 
 import hashlib
-import json
 import sys
 import types
 
@@ -130,13 +129,21 @@ def test_a_pool_gives_back_what_was_collected(tmp_path, by):
     np.testing.assert_array_equal(dataset.episode, EPISODES[:9])
 
 
-def test_the_bundled_pools_are_listed_and_load():
-    for name in offline_data.bundled():
-        card = json.loads((offline_data.FOLDER / f"{name}.json").read_text())
-        dataset = transitions.load(name)
-        assert len(dataset) == card["transitions"]
-        assert (dataset.terminal.sum(), dataset.truncated.sum()) == (card["terminals"], card["timeouts"])
-        assert len(np.unique(dataset.episode)) == card["episodes"]
+@pytest.mark.parametrize("path", pools.paths([offline_data.FOLDER]), ids=lambda path: path.stem)
+def test_a_bundled_pool_is_what_its_card_says(path):
+    """And what an agent of its task may learn from; what the card says of the transitions is computed from them again."""
+    card, dataset = offline_data.read_card(path), transitions.load(path.stem)
+    task = tasks.find(path.stem.split("-")[0])
+    tasks.check_dataset(task, dataset)
+    rows = transitions.pack(dataset).numpy()
+    found = pools.describe(task, rows, pools.episodes(rows))
+    for key in ("transitions", "episodes", "terminals", "timeouts"):
+        assert card[key] == found[key]
+    assert card["mean_return"] == pytest.approx(found["mean_return"])
+    assert card["return_quantiles"] == pytest.approx(found["return_quantiles"])
+    assert card["state_coverage"]["visited"] == found["state_coverage"]["visited"]
+    assert card["d4rl"] == pools.D4RL.get(path.stem)
+    assert len(np.unique(dataset.episode)) == card["episodes"]
 
 
 def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
