@@ -116,6 +116,26 @@ def data(arguments: argparse.Namespace) -> None:
         settings.require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
 
 
+def watch(arguments: argparse.Namespace) -> None:
+    """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
+    from mbaug import rendering
+
+    os.environ["MUJOCO_GL"] = rendering.opengl()  # before MuJoCo is imported: it fails on a library that is not there
+    from mbaug import recording, settings, study, tasks
+
+    task, run = tasks.find(arguments.task), recording.Run.parse(arguments.run)
+    settings.require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
+    act = study.policy(run, recording.root(), arguments.policy)
+    environment = tasks.make(task, render_mode="rgb_array", width=rendering.SIZE, height=rendering.SIZE)
+    frames, frames_per_second = rendering.frames(environment, act, arguments.seconds)
+    environment.close()
+    folder = arguments.output or recording.repository() / "build" / "watch"
+    for suffix, write in (("mp4", rendering.mp4), ("gif", rendering.gif)):
+        path = folder / f"{str(run).replace('/', '-')}-{arguments.policy}.{suffix}"
+        recording.write_atomically(path, write(frames, frames_per_second))
+        print(path)
+
+
 def bench(arguments: argparse.Namespace) -> None:
     """Measures updates a second against the processor's limit, and against peers that are installed."""
     from mbaug import benchmark
@@ -179,6 +199,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--readme", action="store_true", help="write data/offline/README.md anew, from the cards")
     command.set_defaults(call=data)
 
+    command = commands.add_parser("watch", help=watch.__doc__)
+    command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
+    command.add_argument("--run", required=True, help="study/task/dataset/arm/seed<k>, e.g. long/hopper/none/sac_million/seed0")
+    command.add_argument("--policy", default="final", help="final or medium (default: final)")
+    command.add_argument("--seconds", type=float, default=5.0, help="of simulated time (default: 5)")
+    command.add_argument("--output", type=Path, help="folder (default: build/watch)")
+    command.set_defaults(call=watch)
+
     command = commands.add_parser("bench", help=bench.__doc__)
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -202,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         given.call(given)
     except KeyboardInterrupt:
         sys.exit("mbaug: interrupted; the same command goes on from the last checkpoints")
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"mbaug: {error}")
 
 

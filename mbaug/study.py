@@ -307,8 +307,8 @@ class Life:
 
     @property
     def long(self) -> bool:
-        """Whether the actors are kept."""
-        return self.arm.finetuning.steps > LONG
+        """Whether the actors are kept: those that were never pre-trained, for they need no standardiser beside them."""
+        return self.arm.finetuning.steps > LONG and self.arm.pretraining is None
 
     def keep(self, last: int) -> None:
         """Writes what goes on after a kill: a checkpoint, if one is due or this is the `last` step; and a long life's actors."""
@@ -395,6 +395,25 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
                 pass
             life.write(root)
     return list(runs)
+
+
+def policy(run: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the greedy action, as a function of a state, of an actor that was kept beside a record: "medium" or "final".
+
+    Raises:
+        FileNotFoundError: the run is not recorded, or was recorded without its actors.
+        ValueError: there is no such actor, or today's settings of the arm are not the recorded ones.
+    """
+    metadata, policies = recording.verify(root, run), recording.policies(root, run)
+    if not policies:
+        raise FileNotFoundError(f"{run} was recorded without its actors: only runs of more than {LONG:,} steps keep them")
+    settings.choose("policy", name, policies)
+    arm = grid.find(run.study).arm(run.arm)
+    difference = difference_from(metadata, arm)
+    settings.require(difference is None, f"{run} cannot act today: {difference}")
+    learner = training.learner(arm, tasks.find(run.task), [run.seed])
+    training.set_actor(learner, policies[name])
+    return lambda state: learner.policy(state[None, None])[0, 0]
 
 
 def collect(
