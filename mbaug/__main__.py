@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -94,9 +95,9 @@ def collect(arguments: argparse.Namespace) -> None:
 
     task, work = tasks.find(arguments.task), recording.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
     folders = offline_data.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
-    study.collect(task, arguments.seed, recording.root(), work, folders, arguments.to)
+    study.collect(task, arguments.seed, recording.root(), work, folders, arguments.to, partial(print, flush=True))
     if arguments.output is None:
-        pools.write_readme()
+        pools.write_readme(folders[0])
 
 
 def data(arguments: argparse.Namespace) -> None:

@@ -131,7 +131,7 @@ class Lived:
         curve: its evaluations (`curve`).
         replay: packed, a row for each environment step.
         actor: returns the actor's parameters as they were at the evaluation after so many environment steps.
-        ended: whether this is the whole of the training.
+        ended: whether the agent lived to the end of the training.
     """
 
     task: Task
@@ -198,7 +198,7 @@ def make(lived: Lived, folder: Path, large: Path, report: Report) -> None:
         last = lived.curve[-1]["environment_steps"]
         once(folder, f"{name}-expert", lambda path: write_roll_out(lived, "expert", last, path), report)
     else:
-        report(f"{name}-expert is not made: the training has not ended")
+        report(f"{name}-expert is not made: the agent has not lived to the end of the training")
 
 
 def make_medium(lived: Lived, level: float, steps: int, folder: Path, large: Path, report: Report) -> None:

@@ -53,6 +53,11 @@ def key(*parts) -> str:
     return hashlib.sha256(json.dumps(recording.plain(parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def checkpoint_due(plan: Finetuning, steps: int) -> bool:
+    """Returns whether the evaluation after `steps` environment steps leaves a checkpoint: not each does in a long life."""
+    return steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval
+
+
 @contextmanager
 def waiting_claim(folder: Path) -> Iterator[None]:
     """Holds `folder` for this process, after waiting for another one that does."""
@@ -311,12 +316,12 @@ class Life:
         return self.arm.finetuning.steps > LONG and self.arm.pretraining is None
 
     def keep(self, last: int) -> None:
-        """Writes what goes on after a kill: a checkpoint, if one is due or this is the `last` step; and a long life's actors."""
+        """Writes a checkpoint, if one is due or this is the `last` step, and a long life's actors."""
         steps, plan = self.learner.environment_steps, self.arm.finetuning
         if self.long:
             actors = dict(zip(map(str, self.seeds), training.actors(self.learner), strict=True))
             recording.write_atomically(self.online / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
-        if steps % max(plan.steps // CHECKPOINTS, 1) >= plan.evaluation_interval and steps < last:
+        if steps < last and not checkpoint_due(plan, steps):
             return
         arrays, plain = self.environments.snapshot()
         extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -450,7 +455,8 @@ def collect(
         if life.ended and recording.missing(root, [run]):
             life.write(root)
         curve, replay = collection.curve(life.rows[0]), life.buffer.rows[0, : life.buffer.size].numpy()
-        lived = collection.Lived(task, seed, str(run), arm, curve, replay, life.actor, life.ended)
+        whole = life.ended and None in life.learner.diverged_at
+        lived = collection.Lived(task, seed, str(run), arm, curve, replay, life.actor, whole)
         collection.make(lived, *folders, report)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mbaug import __main__ as commands
 from mbaug import collection, grid, offline_data, pools, recording, streams, study, tasks, training, transitions
 from mbaug.settings import SAC, Arm, Evaluation, Finetuning
 
@@ -201,7 +202,7 @@ def test_collecting_stops_where_it_is_told(whole, tmp_path):
     collect(tmp_path, 0, lines.append)
     assert sorted(path.name for path in (tmp_path / "pools").iterdir()) == ["hopper-random.hdf5", "hopper-random.json"]
     assert lines[1].startswith("hopper-replay, hopper-medium-replay and hopper-medium are not made: the medium level of 19")
-    assert lines[2] == "hopper-expert is not made: the training has not ended"
+    assert lines[2] == "hopper-expert is not made: the agent has not lived to the end of the training"
     stop = card(whole, "medium-replay")["curve"][-1]["environment_steps"]
     collect(tmp_path, stop - 20)  # ends at the first evaluation from there on
     (folder,) = {path.parent for path in tmp_path.rglob("work/*/*.json")}
@@ -212,6 +213,34 @@ def test_collecting_stops_where_it_is_told(whole, tmp_path):
         collect(tmp_path, 500)
     collect(tmp_path)
     assert made(tmp_path) == made(whole)
+
+
+def test_an_agent_that_becomes_nan_is_recorded_and_is_no_expert(tmp_path, monkeypatch):
+    """The record says that it diverged; its last actor that was evaluated stays; no pool is made of what it was not."""
+    evaluate, lines = study.Life.evaluate, []
+
+    def poisoned(life, phase):
+        evaluate(life, phase)
+        if life.learner.environment_steps == 200:
+            life.learner.agent.critics.network.layers[0][0][0] = float("nan")
+
+    monkeypatch.setattr(study.Life, "evaluate", poisoned)
+    collect(tmp_path, report=lines.append)
+    assert recording.verify(tmp_path / "runs", RUN)["status"] == "diverged"
+    assert set(recording.policies(tmp_path / "runs", RUN)) == {"final"}
+    assert lines[-1] == "hopper-expert is not made: the agent has not lived to the end of the training"
+    assert sorted(path.stem for path in (tmp_path / "pools").glob("*.hdf5")) == ["hopper-random"]
+
+
+def test_the_command_writes_the_table_of_what_it_made(tmp_path, monkeypatch, capsys):
+    """In the folder of the bundled pools, not where `--output` sends a copy."""
+    monkeypatch.setattr(recording, "repository", lambda: tmp_path)
+    monkeypatch.setattr(offline_data, "FOLDERS", (tmp_path / "small", tmp_path / "large"))
+    commands.main(["collect", "hopper", "--to", "0", "--output", str(tmp_path / "copy")])
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"hopper-random.hdf5", "hopper-random.json"}
+    commands.main(["collect", "hopper", "--to", "0"])
+    assert "[hopper-random](hopper-random.json)" in (tmp_path / "small" / "README.md").read_text()
+    assert capsys.readouterr().out.count("hopper-random is made") == 2
 
 
 def test_record_and_collect_are_one_training(whole, tmp_path, monkeypatch):
