@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mbaug import pools, recording, streams, training
+from mbaug import offline_data, pools, recording, streams, training
 from mbaug.pools import Rows, episodes
 from mbaug.settings import Arm, require
 from mbaug.tasks import Lockstep, Task
@@ -154,6 +154,12 @@ def card(task: Task, quality: str, seed: int, precision: str = "float32") -> dic
         "seed": seed,
         "provenance": recording.provenance(precision),
     }
+
+
+def absent(task: Task, folder: Path, large: Path) -> list[str]:
+    """Returns the qualities of which the task has no pool yet."""
+    places = {quality: large if quality == "replay" else folder for quality in offline_data.QUALITIES}
+    return [quality for quality, place in places.items() if not pools.exists(place / f"{task.name}-{quality}.hdf5")]
 
 
 def once(folder: Path, name: str, make: Callable[[Path], None], report: Report) -> None:

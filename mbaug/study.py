@@ -430,7 +430,9 @@ def collect(
     to: int | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Trains the run of the study `long` that a task's pools come from, records it, and makes the pools.
+    """Trains the run of the study `long` that a task's pools come from, records it, and makes the pools that are not there.
+
+    Where the record and `expert` are there, training ends when the medium level is held; where all is there, it never begins.
 
     Args:
         task: of the pools.
@@ -448,11 +450,17 @@ def collect(
     collection.make_random(task, seed, folders[0], report)
     arm = replace(arm, precision=engine.prepare(arm.precision))
     with waiting_claim(work / "runs" / str(run)):
-        life = Life([run], arm, work)
+        missing, absent = recording.missing(root, [run]), collection.absent(task, *folders)
+        if not missing and not absent:
+            report(f"{run} and all pools of {task.name} are there already and stay as they are")
+            return
+        life, to_the_end = Life([run], arm, work), bool(missing) or "expert" in absent
         for _ in life.stages(to):
-            last = collection.curve(life.rows[0])[-1]
-            report(f"{last['environment_steps']:>9,} steps: greedy return {np.mean(last['returns']):8.1f}")
-        if life.ended and recording.missing(root, [run]):
+            curve = collection.curve(life.rows[0])
+            report(f"{curve[-1]['environment_steps']:>9,} steps: greedy return {np.mean(curve[-1]['returns']):8.1f}")
+            if not to_the_end and collection.medium_steps(curve, collection.medium_level(task, curve, ended=False)):
+                break
+        if life.ended and missing:
             life.write(root)
         curve, replay = collection.curve(life.rows[0]), life.buffer.rows[0, : life.buffer.size].numpy()
         whole = life.ended and None in life.learner.diverged_at

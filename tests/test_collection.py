@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import time
 from dataclasses import replace
 
@@ -253,12 +254,40 @@ def test_record_and_collect_are_one_training(whole, tmp_path, monkeypatch):
     assert study.record(one, tmp_path / "runs", tmp_path / "work", report=lambda line: None) == []
 
 
+def remove(folder, *names):
+    """Removes these pools of a copy of `folder`."""
+    for name in names:
+        for suffix in ("hdf5", "json"):
+            (folder / "pools" / f"{name}.{suffix}").unlink()
+
+
+def test_what_is_not_there_is_made_and_all_else_stays(whole, tmp_path, monkeypatch):
+    """From the checkpoint at the end, without a step; the pools that are there are left alone, in a sentence each."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    remove(tmp_path, "hopper-medium")
+    monkeypatch.setattr(training, "finetune", lambda *rest: pytest.fail("it trains again"))
+    first, second = [], []
+    collect(tmp_path, report=first.append)
+    assert made(tmp_path) == made(whole)
+    stays = [line for line in first if line.endswith("already and stays as it is: a pool is never overwritten")]
+    assert sorted(line.split()[0] for line in stays) == sorted(set(NAMES) - {"hopper-medium"})
+    shutil.rmtree(tmp_path / "work")
+    collect(tmp_path, report=second.append)
+    assert second[1:] == [f"{RUN} and all pools of hopper are there already and stay as they are"]
+
+
+def test_what_the_end_is_not_needed_for_is_made_without_it(whole, tmp_path):
+    """A clone has no checkpoints and no replay: training ends where the medium level is held, with the same bytes."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "work")
+    remove(tmp_path, "hopper-replay")
+    lines = []
+    collect(tmp_path, report=lines.append)
+    assert made(tmp_path) == made(whole)
+    assert len([line for line in lines if "steps: greedy return" in line]) == 6  # 50, 100, ..., 300 steps
+
+
 def test_a_pool_is_never_overwritten(whole):
-    before, lines = made(whole), []
-    collect(whole, report=lines.append)
-    assert made(whole) == before
-    assert sorted(line.split()[0] for line in lines) == sorted(NAMES)
-    assert all("already and stays as it is: a pool is never overwritten" in line for line in lines)
     rows = transitions.pack(load(whole, "random")).numpy()
     with pytest.raises(FileExistsError, match=r"hopper-random is in .* already: a pool is never overwritten"):
         pools.write(whole / "pools" / "hopper-random.hdf5", rows, pools.episodes(rows), HOPPER, {})
