@@ -3,8 +3,8 @@
 `data/runs/<study>/<task>/<dataset>/<arm>/seed<k>.csv` holds one row per evaluation episode; the
 `.json` beside it holds all settings, the versions that made it and the CSV's SHA-256; a `.safetensors`,
 where there is one, the actors that were kept. The JSON is written last, so a run exists if and only if
-its JSON does. Checkpoints, which let an interrupted run
-go on, are safetensors beside JSON with the same promise. Nothing here is pickled.
+its JSON does. Checkpoints, which let an interrupted run go on, are safetensors beside JSON with the same
+promise. Nothing here is pickled.
 """
 
 import dataclasses
