@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -89,12 +90,51 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def collect(arguments: argparse.Namespace) -> None:
-    """Makes a bundled dataset again."""
-    from mbaug import collection, engine, recording, tasks
+    """Trains the SAC of a task's offline data, records it, and makes the datasets; goes on where it was interrupted."""
+    from mbaug import offline_data, pools, recording, study, tasks
 
-    engine.prepare("float32")
-    folder = arguments.output or recording.repository() / "data" / "offline"
-    collection.make_medium_replay(tasks.find(arguments.task), folder, arguments.seed)
+    task, work = tasks.find(arguments.task), recording.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
+    folders = offline_data.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
+    study.collect(task, arguments.seed, recording.root(), work, folders, arguments.to, partial(print, flush=True))
+    if arguments.output is None:
+        pools.write_readme(folders[0])
+
+
+def data(arguments: argparse.Namespace) -> None:
+    """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
+    from mbaug import offline_data, pools, settings
+
+    if arguments.readme:
+        pools.write_readme()
+    elif arguments.source is not None or arguments.name is not None:
+        settings.require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
+        settings.require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
+        print(pools.import_dataset(arguments.source, arguments.name, arguments.output or offline_data.FOLDERS[1]))
+    else:
+        table = pools.listing()
+        print(table.to_string())
+        bad = table.index[table.checksum != pools.VERIFIED]
+        settings.require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
+
+
+def watch(arguments: argparse.Namespace) -> None:
+    """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
+    from mbaug import rendering
+
+    os.environ["MUJOCO_GL"] = rendering.opengl()  # before MuJoCo is imported: it fails on a library that is not there
+    from mbaug import recording, settings, study, tasks
+
+    task, run = tasks.find(arguments.task), recording.Run.parse(arguments.run)
+    settings.require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
+    act = study.policy(run, recording.root(), arguments.policy)
+    environment = tasks.make(task, render_mode="rgb_array", width=rendering.SIZE, height=rendering.SIZE)
+    frames, frames_per_second = rendering.frames(environment, act, arguments.seconds)
+    environment.close()
+    folder = arguments.output or recording.repository() / "build" / "watch"
+    for suffix, write in (("mp4", rendering.mp4), ("gif", rendering.gif)):
+        path = folder / f"{str(run).replace('/', '-')}-{arguments.policy}.{suffix}"
+        recording.write_atomically(path, write(frames, frames_per_second))
+        print(path)
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -148,9 +188,25 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("collect", help=collect.__doc__)
     command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
+    command.add_argument("--to", type=int, metavar="STEPS", help="stop there: 0 makes only the random dataset, at once")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--output", type=Path, help="folder (default: data/offline)")
+    command.add_argument("--output", type=Path, help="folder (default: data/offline; the whole replay: build/offline)")
     command.set_defaults(call=collect)
+
+    command = commands.add_parser("data", help=data.__doc__)
+    command.add_argument("source", nargs="?", help="PATH.hdf5 or minari:ID, to import")
+    command.add_argument("--as", dest="name", metavar="NAME", help="of the dataset that is made, e.g. hopper-d4rl")
+    command.add_argument("--output", type=Path, help="folder of what is imported (default: build/offline)")
+    command.add_argument("--readme", action="store_true", help="write data/offline/README.md anew, from the cards")
+    command.set_defaults(call=data)
+
+    command = commands.add_parser("watch", help=watch.__doc__)
+    command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
+    command.add_argument("--run", required=True, help="study/task/dataset/arm/seed<k>, e.g. long/hopper/none/sac_million/seed0")
+    command.add_argument("--policy", default="final", help="final or medium (default: final)")
+    command.add_argument("--seconds", type=float, default=5.0, help="of simulated time (default: 5)")
+    command.add_argument("--output", type=Path, help="folder (default: build/watch)")
+    command.set_defaults(call=watch)
 
     command = commands.add_parser("bench", help=bench.__doc__)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -175,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         given.call(given)
     except KeyboardInterrupt:
         sys.exit("mbaug: interrupted; the same command goes on from the last checkpoints")
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"mbaug: {error}")
 
 

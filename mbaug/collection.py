@@ -1,65 +1,79 @@
-"""The offline data: SAC learns a task from scratch, and what it lived through on the way becomes a dataset.
+"""The offline data: SAC learns a task from scratch, and what it lived through on the way becomes pools.
 
-`medium-replay` is the whole replay until the greedy agent first holds D4RL's medium level over two consecutive evaluations;
-a pool of whole episodes, chosen uniformly at random, is kept. Observations are stored once: a transition's next observation is
-its successor's, and for an episode's last step `final_observations` has it.
+One training, the run `long/<task>/none/sac_million/seed<k>`, gives all of a task's pools:
+
+- `random`: uniform actions, no agent;
+- `replay`: all finished episodes until the greedy agent first holds the medium level over two consecutive evaluations;
+- `medium-replay`: whole episodes of it, chosen uniformly at random;
+- `medium` and `expert`: the agent of that moment and of the end, acting at random as it does while it learns.
 """
 
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
-from mbaug import recording, streams, training
-from mbaug.settings import SAC, Arm, Evaluation, Finetuning, require
-from mbaug.tasks import Evaluator, Lockstep, Task, normalised_score
+from mbaug import offline_data, pools, recording, streams, training
+from mbaug.pools import Rows, episodes
+from mbaug.settings import Arm, require
+from mbaug.tasks import Lockstep, Task
 
-COLLECTOR = Arm("sac", SAC(), finetuning=Finetuning(1_000_000, 5_000, "uniform"), evaluation=Evaluation(10))
+REPLAYED = 45_000  # transitions of a medium-replay pool, at least; ours: small enough to ship
+ROLLED_OUT = 20_000  # transitions of the other pools, at least: whole episodes
+FINAL = 10  # evaluations at the end whose mean is the final return
+
+Report = Callable[[str], None]
+Act = Callable[[Float[np.ndarray, " state"], np.random.Generator], Float[np.ndarray, " action"]]
 
 
-def collect(task: Task, seed: int, arm: Arm = COLLECTOR) -> Iterator[tuple[list[dict], Float[np.ndarray, "steps width"]]]:
-    """Yields, at each evaluation of a learning SAC, the curve so far and the packed replay so far.
+# --- when --------------------------------------------------------------------------------------------------------------
 
-    Args:
-        task: to learn.
-        seed: of the collecting agent.
-        arm: its settings.
+
+def curve(rows: Sequence[dict]) -> list[dict]:
+    """Returns `environment_steps` and `returns` of each online evaluation among a run's rows."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["phase"] == "finetune":
+            found.setdefault(row["environment_steps"], []).append(row["return"])
+    return [{"environment_steps": steps, "returns": returns} for steps, returns in found.items()]
+
+
+def medium_level(task: Task, curve: Sequence[dict], ended: bool) -> float | None:
+    """Returns the greedy return that is half good: D4RL's or, where that is not known, a third of the way to the final return.
+
+    The way begins at the return that scores 0 and ends at the mean of the last `FINAL` evaluations; None: not known yet.
     """
-    learner = training.learner(arm, task, [seed])
-    evaluate = Evaluator(task, [seed], arm.evaluation.episodes, arm.learner.discount)
-    buffer, curve = training.replay(learner), []
-    for _ in training.finetune(learner, Lockstep(task, [seed]), buffer):
-        returns = evaluate(learner.policy, "finetune", learner.environment_steps).undiscounted_return[0]
-        curve.append({"environment_steps": learner.environment_steps, "returns": returns.tolist()})
-        yield curve, buffer.rows[0, : buffer.size].numpy()
+    if task.return_medium is not None or not ended:
+        return task.return_medium
+    final = np.mean([point["returns"] for point in curve[-FINAL:]])
+    return float(task.return_random + (final - task.return_random) / 3)
 
 
-def holds(curve: list[dict], level: float) -> bool:
+def holds(curve: Sequence[dict], level: float) -> bool:
     """Returns whether the last two evaluations both have a mean return of at least `level`."""
     return len(curve) >= 2 and all(np.mean(point["returns"]) >= level for point in curve[-2:])
 
 
-def medium_replay(task: Task, seed: int, level: float) -> tuple[list[dict], Float[np.ndarray, "steps width"]]:
-    """Returns the curve and the replay of a SAC that was stopped when its greedy return first held `level`."""
-    for curve, rows in collect(task, seed):
-        point = curve[-1]
-        print(f"{point['environment_steps']:>9,} steps: greedy return {np.mean(point['returns']):8.1f}", flush=True)
-        if holds(curve, level):
-            return curve, rows
-    raise RuntimeError(f"{task.name}: the collecting agent never held a greedy return of {level}; try another seed")
+def medium_steps(curve: Sequence[dict], level: float | None) -> int | None:
+    """Returns the environment steps after which the greedy return first held `level`, None if it never did."""
+    if level is None:
+        return None
+    moments = (point["environment_steps"] for number, point in enumerate(curve, start=1) if holds(curve[:number], level))
+    return next(moments, None)
 
 
-def episodes(rows: Float[np.ndarray, "steps width"]) -> list[np.ndarray]:
-    """Returns the row numbers of each finished episode; an unfinished last one is left out."""
-    ends = np.flatnonzero(rows[:, -2:].any(axis=1)) + 1
-    return np.split(np.arange(ends[-1]), ends[:-1]) if len(ends) else []
+def medium_replay(curve: Sequence[dict], replay: Rows, level: float) -> Float[np.ndarray, "earlier width"]:
+    """Returns the replay of a SAC as it was when its greedy return first held `level`: a row for each environment step."""
+    return replay[: medium_steps(curve, level)]
 
 
-def choose_episodes(rows: Float[np.ndarray, "steps width"], size: int, seed: int) -> list[np.ndarray]:
+# --- which transitions ----------------------------------------------------------------------------------------------------
+
+
+def choose_episodes(rows: Rows, size: int, seed: int) -> list[np.ndarray]:
     """Returns whole episodes, uniformly at random without replacement, until they hold at least `size` steps."""
     found = episodes(rows)
     order = streams.numpy_generator(seed, "pool").permutation(len(found))
@@ -68,66 +82,164 @@ def choose_episodes(rows: Float[np.ndarray, "steps width"], size: int, seed: int
     return [found[number] for number in sorted(order[: int(np.searchsorted(counts, size)) + 1])]
 
 
-def write_pool(path: Path, rows: Float[np.ndarray, "steps width"], chosen: list[np.ndarray], task: Task, card: dict) -> None:
-    """Writes episodes as HDF5 with D4RL's key names, gzip and shuffle, and `card` as JSON beside it."""
-    index = np.concatenate(chosen)
-    last = np.array([episode[-1] for episode in chosen])
-    state, action, next_state, reward, terminal, truncated = np.split(
-        rows, np.cumsum([task.state_size, task.action_size, task.state_size, 1, 1]), axis=1
-    )
-    columns = {
-        "observations": state[index],
-        "actions": action[index],
-        "rewards": reward[index, 0],
-        "terminals": terminal[index, 0] > 0,
-        "timeouts": truncated[index, 0] > 0,
-        "final_observations": next_state[last],
-    }
-    content = io.BytesIO()  # whole before it is written: a pool is there or it is not
-    with h5py.File(content, "w", track_order=True) as file:
-        for name, column in columns.items():
-            file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
-    returns = [float(reward[episode].sum()) for episode in chosen]
-    card |= {
-        "file": path.name,
-        "sha256": recording.sha256(content.getvalue()),
-        "transitions": len(index),
-        "episodes": len(chosen),
-        "mean_return": float(np.mean(returns)),
-        "mean_score": float(normalised_score(task, np.mean(returns))),
-        "return_quantiles": dict(zip(("0", "25", "50", "75", "100"), np.percentile(returns, (0, 25, 50, 75, 100)), strict=True)),
-        "terminals": int(columns["terminals"].sum()),
-        "timeouts": int(columns["timeouts"].sum()),
-    }
-    recording.write_atomically(path, content.getvalue())
-    recording.write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
-
-
-def make_medium_replay(task: Task, folder: Path, seed: int = 0, size: int = 45_000) -> None:
-    """Makes, writes and describes the task's medium-replay pool.
+def roll_out(task: Task, quality: str, seed: int, act: Act) -> Rows:
+    """Returns whole episodes of `act`, at least `ROLLED_OUT` steps of them, in an environment and with randomness of their own.
 
     Args:
-        task: whose `return_medium` says when to stop.
-        folder: of the bundled datasets.
-        seed: of the collecting agent and of the choice of episodes.
-        size: transitions to keep, in whole episodes.
+        task: to act in.
+        quality: names the random streams, e.g. "medium".
+        seed: of the streams.
+        act: returns the action in [-1, 1] in a state, given a generator to draw from.
     """
-    curve, rows = medium_replay(task, seed, task.return_medium)
-    finished = episodes(rows)
-    size = min(size, sum(map(len, finished)))
-    card = {
-        "name": f"{task.name}-medium-replay",
+    environments = Lockstep(task, [streams.integer(seed, "pool", quality)])
+    random, rows = streams.numpy_generator(seed, "pool", quality), []
+    while len(rows) < ROLLED_OUT or not rows[-1][-2:].any():
+        state = environments.state
+        action = act(state[0], random)[None]
+        step = environments.step(action)
+        scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
+        rows.append(np.concatenate([state, action, step.next_state, *scalars], axis=1, dtype=np.float32)[0])
+    environments.close()
+    return np.stack(rows)
+
+
+def uniform(task: Task) -> Act:
+    """Returns the policy of actions that are uniform in [-1, 1]."""
+    return lambda state, random: 2 * random.random(task.action_size, dtype=np.float32) - 1
+
+
+def explorer(task: Task, arm: Arm, actor: Float[Tensor, " parameters"]) -> Act:
+    """Returns the policy of an actor that acts as it does while it learns, with its randomness."""
+    learner = training.learner(arm, task, [0])
+    training.set_actor(learner, actor)
+    explore = learner.algorithm.explorer(learner.agent, 0, arm.learner)
+    return lambda state, random: explore(state, random.standard_normal(task.action_size, dtype=np.float32))
+
+
+# --- pools ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Lived:
+    """What a training left, whether it has ended or not: all that pools are made from.
+
+    Attributes:
+        task: that was learned.
+        seed: of the agent; also chooses episodes and rolls out.
+        run: the name of its record.
+        arm: its settings.
+        curve: its evaluations (`curve`).
+        replay: packed, a row for each environment step.
+        actor: returns the actor's parameters as they were at the evaluation after so many environment steps.
+        ended: whether the agent lived to the end of the training.
+    """
+
+    task: Task
+    seed: int
+    run: str
+    arm: Arm
+    curve: list[dict]
+    replay: Rows
+    actor: Callable[[int], Float[Tensor, " parameters"]]
+    ended: bool
+
+
+def card(task: Task, quality: str, seed: int, precision: str = "float32") -> dict:
+    """Returns what the cards of all pools begin with."""
+    return {
+        "name": f"{task.name}-{quality}",
         "task": task.gym_id,
         "command": f"python -m mbaug collect {task.name} --seed {seed}",
-        "licence": "CC BY 4.0",
+        "licence": pools.LICENCE,
         "seed": seed,
-        "settings": recording.plain(COLLECTOR),
-        "provenance": recording.provenance(COLLECTOR.precision),
-        "stop": f"greedy return of at least {task.return_medium} over two consecutive evaluations",
+        "provenance": recording.provenance(precision),
+    }
+
+
+def absent(task: Task, folder: Path, large: Path) -> list[str]:
+    """Returns the qualities of which the task has no pool yet."""
+    places = {quality: large if quality == "replay" else folder for quality in offline_data.QUALITIES}
+    return [quality for quality, place in places.items() if not pools.exists(place / f"{task.name}-{quality}.hdf5")]
+
+
+def once(folder: Path, name: str, make: Callable[[Path], None], report: Report) -> None:
+    """Makes a pool, unless it is there: then says so and leaves it as it is."""
+    path = folder / f"{name}.hdf5"
+    if pools.exists(path):
+        report(f"{name} is in {folder} already and stays as it is: a pool is never overwritten")
+        return
+    make(path)
+    report(f"{name} is made: {path}, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def make_random(task: Task, seed: int, folder: Path, report: Report) -> None:
+    """Makes the pool that needs no agent, `random`."""
+
+    def make(path: Path) -> None:
+        rows = roll_out(task, "random", seed, uniform(task))
+        about = card(task, "random", seed) | {"policy": "uniform in [-1, 1]"}
+        pools.write(path, rows, episodes(rows), task, about)
+
+    once(folder, f"{task.name}-random", make, report)
+
+
+def make(lived: Lived, folder: Path, large: Path, report: Report) -> None:
+    """Makes the pools that are determined by what was lived so far, and says which are not.
+
+    Args:
+        lived: what a training left.
+        folder: of the pools that are small enough to be committed.
+        large: of the whole replay.
+        report: takes a line for each pool.
+    """
+    name = lived.task.name
+    level = medium_level(lived.task, lived.curve, lived.ended)
+    steps = medium_steps(lived.curve, level)
+    if steps is not None:
+        make_medium(lived, level, steps, folder, large, report)
+    else:
+        why = "is known at the end of the training only" if level is None else f"of {level:,.0f} was not held so far"
+        report(f"{name}-replay, {name}-medium-replay and {name}-medium are not made: the medium level {why}")
+    if lived.ended:
+        last = lived.curve[-1]["environment_steps"]
+        once(folder, f"{name}-expert", lambda path: write_roll_out(lived, "expert", last, path), report)
+    else:
+        report(f"{name}-expert is not made: the agent has not lived to the end of the training")
+
+
+def make_medium(lived: Lived, level: float, steps: int, folder: Path, large: Path, report: Report) -> None:
+    """Makes the pools of the moment when the medium level was first held: `replay`, `medium-replay` and `medium`."""
+    name, rows = lived.task.name, medium_replay(lived.curve, lived.replay, level)
+    finished = episodes(rows)
+    about = {
+        "run": lived.run,
+        "settings": recording.plain(lived.arm),
+        "stop": f"greedy return of at least {level} over two consecutive evaluations",
+        "medium_level": level,
         "replay_transitions": len(rows),
         "replay_episodes": len(finished),
-        "replay_mean_return": float(np.mean([rows[e, -3].sum() for e in finished])),
-        "curve": curve,
+        "replay_mean_return": float(np.mean([rows[episode, -3].sum() for episode in finished])),
+        "curve": [point for point in lived.curve if point["environment_steps"] <= steps],
     }
-    chosen = choose_episodes(rows, size, seed)
-    write_pool(folder / f"{task.name}-medium-replay.hdf5", rows, chosen, task, card)
+
+    def write(quality: str, chosen: list[np.ndarray], path: Path) -> None:
+        start = card(lived.task, quality, lived.seed, lived.arm.precision)
+        pools.write(path, rows, chosen, lived.task, start | about)
+
+    size = min(REPLAYED, sum(map(len, finished)))
+    chosen = choose_episodes(rows, size, lived.seed)
+    once(large, f"{name}-replay", lambda path: write("replay", finished, path), report)
+    once(folder, f"{name}-medium-replay", lambda path: write("medium-replay", chosen, path), report)
+    once(folder, f"{name}-medium", lambda path: write_roll_out(lived, "medium", steps, path), report)
+
+
+def write_roll_out(lived: Lived, quality: str, steps: int, path: Path) -> None:
+    """Writes the roll-outs of the agent as it was after `steps` environment steps."""
+    rows = roll_out(lived.task, quality, lived.seed, explorer(lived.task, lived.arm, lived.actor(steps)))
+    about = card(lived.task, quality, lived.seed, lived.arm.precision) | {
+        "run": lived.run,
+        "settings": recording.plain(lived.arm),
+        "policy": f"the agent after {steps} environment steps, as random as it is while it learns",
+        "greedy_return": float(np.mean(next(p["returns"] for p in lived.curve if p["environment_steps"] == steps))),
+    }
+    pools.write(path, rows, episodes(rows), lived.task, about)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mbaug.settings import choose, require
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "offline"  # of the bundled pools
+FOLDERS = FOLDER, FOLDER.parents[1] / "build" / "offline"  # the second is of what is too large to be committed, and of imports
+TASKS = "hopper", "walker2d", "halfcheetah", "ant"
+QUALITIES = "random", "medium-replay", "medium", "expert", "replay"  # of our own pools; `replay` is not committed
+COMPOSED = {"medium-expert": ("medium", "expert")}  # half of a draw from each; no file
 MINARI = "minari:"  # what a Minari dataset's name begins with
 DIMENSIONS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1}  # axes of D4RL v2's columns
 SUCCESSORS = {"next_observations": 2, "final_observations": 2}  # D4RL's, a row each; our pools', an episode each
@@ -37,9 +42,9 @@ class DatasetDamaged(ValueError):
     """A file of offline data is not what it should be: half a download, no HDF5, or other contents than its checksum says."""
 
 
-def bundled(folder: Path = FOLDER) -> list[str]:
-    """Returns the names of the datasets that come with the project."""
-    return sorted(path.stem for path in folder.glob("*.hdf5"))
+def bundled(folders: Sequence[Path] = FOLDERS) -> list[str]:
+    """Returns the names of the pools that come with the project or were made here."""
+    return sorted(path.stem for folder in folders for path in folder.glob("*.hdf5"))
 
 
 def label(name: str | Path) -> str:
@@ -49,17 +54,17 @@ def label(name: str | Path) -> str:
     return Path(name).stem if _is_path(name) else str(name)
 
 
-def read(name: str | Path, folder: Path = FOLDER) -> Columns:
+def read(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Columns:
     """Returns the columns of a dataset: state, action, reward, next_state, terminal, truncated, episode.
 
     Args:
         name: of a bundled pool, the path of a D4RL v2 file, or "minari:" and a Minari id.
-        folder: of the bundled pools.
+        folders: of the bundled pools.
 
     Raises:
         ValueError: The name is unknown, or the columns are not those of D4RL v2.
         DatasetDamaged: The file is truncated, is no HDF5, or has another checksum than is known of it.
-        OSError: There is no such file, or the system refuses to read it.
+        OSError: There is no such file, or the system refuses to read it; where a pool can be made, it has the command.
     """
     if str(name).startswith(MINARI):
         return read_minari(str(name).removeprefix(MINARI))
@@ -68,7 +73,7 @@ def read(name: str | Path, folder: Path = FOLDER) -> Columns:
         _check_exists(path)
         _check_download(path)
     else:
-        path = folder / f"{choose('dataset', str(name), [*bundled(folder), 'PATH.hdf5', MINARI + 'ID'])}.hdf5"
+        path = _find(str(name), folders)
         _check_card(path)
     return columns(str(name), read_hdf5(path))
 
@@ -78,10 +83,21 @@ def _is_path(name: str | Path) -> bool:
     return path.suffix in (".hdf5", ".h5") or len(path.parts) > 1 or path.is_file()
 
 
+def _find(name: str, folders: Sequence[Path]) -> Path:
+    """Returns the path of a pool."""
+    task, _, quality = name.partition("-")
+    if name not in bundled(folders) and task in TASKS and quality in QUALITIES:
+        command = f"python -m mbaug collect {task}{' --to 0' if quality == 'random' else ''}"
+        raise FileNotFoundError(f"{name} is not here: `{command}` makes it")
+    choose("dataset", name, [*bundled(folders), "PATH.hdf5", MINARI + "ID"])
+    return next(path for folder in folders if (path := folder / f"{name}.hdf5").is_file())
+
+
 # --- HDF5 -----------------------------------------------------------------------------------------------------------------
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -99,19 +115,28 @@ def _check_download(path: Path) -> None:
     given = path.stat().st_size
     if given < size:
         raise DatasetDamaged(f"{path} is half a download: it has {given:,} of {size:,} bytes; download it again")
-    if _sha256(path) != digest:
+    if sha256(path) != digest:
         raise DatasetDamaged(f"{path} is not D4RL's file of that name (SHA-256 {digest}): download it again or rename it")
+
+
+def read_card(path: Path) -> dict:
+    """Returns the card of a pool.
+
+    Raises:
+        DatasetDamaged: There is none, or none that holds the pool's SHA-256.
+    """
+    card = path.with_suffix(".json")
+    try:
+        found = json.loads(card.read_bytes())
+        return found | {"sha256": found["sha256"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DatasetDamaged(f"{path} needs its card, {card.name}, with its sha256: restore or make both again") from error
 
 
 def _check_card(path: Path) -> None:
     """Raises DatasetDamaged unless a pool has the SHA-256 that the card beside it promises."""
-    card = path.with_suffix(".json")
-    try:
-        promised = json.loads(card.read_bytes())["sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DatasetDamaged(f"{path} needs its card, {card.name}, with its sha256: restore both from git") from error
-    if _sha256(path) != promised:
-        raise DatasetDamaged(f"{path} has another SHA-256 than its card, {card.name}, promises: restore both from git")
+    if sha256(path) != read_card(path)["sha256"]:
+        raise DatasetDamaged(f"{path} has another SHA-256 than its card, {path.stem}.json, promises: restore or make both again")
 
 
 def read_hdf5(path: Path) -> Columns:

@@ -1,9 +1,10 @@
 """Evidence: a run is a CSV of evaluations beside a JSON of its provenance, written once and then only read.
 
 `data/runs/<study>/<task>/<dataset>/<arm>/seed<k>.csv` holds one row per evaluation episode; the
-`.json` beside it holds all settings, the versions that made it and the CSV's SHA-256. The JSON is
-written last, so a run exists if and only if its JSON does. Checkpoints, which let an interrupted run
-go on, are safetensors beside JSON with the same promise. Nothing here is pickled.
+`.json` beside it holds all settings, the versions that made it and the CSV's SHA-256; a `.safetensors`,
+where there is one, the actors that were kept. The JSON is written last, so a run exists if and only if
+its JSON does. Checkpoints, which let an interrupted run go on, are safetensors beside JSON with the same
+promise. Nothing here is pickled.
 """
 
 import dataclasses
@@ -56,6 +57,7 @@ METADATA = (
     "wall_seconds",
 )
 STATUSES = ("finished", "diverged")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"  # a part of a run's name, and the name of a dataset
 
 
 class RecordDamaged(ValueError):
@@ -89,7 +91,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for name in (self.study, self.task, self.dataset, self.arm):
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+            if not re.fullmatch(NAME, name):
                 raise ValueError(f"A part of a run's name holds letters, digits and _.+- only; got {name!r}.")
         if self.seed < 0:
             raise ValueError(f"A run's seed is 0 or more; got {self.seed}.")
@@ -144,7 +146,9 @@ def root() -> Path:
 # --- runs: write ----------------------------------------------------------------------------------
 
 
-def write(root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping) -> None:
+def write(
+    root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes a run: the CSV first, then the JSON that holds its SHA-256, each in one piece or not at all.
 
     Args:
@@ -152,6 +156,7 @@ def write(root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping
         run: What was run.
         rows: One mapping per evaluation episode, with exactly the names in `COLUMNS`.
         metadata: The names in `METADATA`; numbers that are not finite are written as null.
+        policies: Parameters of the actors that are kept, by name, in a file of their own.
 
     Raises:
         FileExistsError: The run is already recorded; evidence is never overwritten.
@@ -168,6 +173,10 @@ def write(root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping
     identity = {"format": FORMAT, **dataclasses.asdict(run)}
     document = _finite(plain({**identity, **metadata, "csv_sha256": sha256(content)}))
     write_atomically(path.with_suffix(".csv"), content)
+    if policies:
+        weights = safetensors.torch.save(dict(policies))
+        document |= {"policies_sha256": sha256(weights)}
+        write_atomically(path.with_suffix(".safetensors"), weights)
     write_atomically(path.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
 
 
@@ -296,6 +305,24 @@ def read(root: Path | str, run: Run) -> Record:
     """Returns a run's evaluation episodes and metadata, verified; raises what `verify` raises."""
     body, metadata = _verified(Path(root), run)
     return Record(_frame([body]), metadata)
+
+
+def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
+    """Returns the parameters of the actors that were kept of a run, by name, verified; none if none were.
+
+    Raises:
+        FileNotFoundError: The run is not recorded.
+        RecordDamaged: A file is not what was written.
+    """
+    metadata, path = verify(root, run), run.path(root).with_suffix(".safetensors")
+    if "policies_sha256" not in metadata:
+        return {}
+    if not path.exists():
+        raise _damaged_run(run, f"{path} is missing")
+    weights = path.read_bytes()
+    if sha256(weights) != metadata["policies_sha256"]:
+        raise _damaged_run(run, f"the SHA-256 of {path} is not the one in its .json")
+    return safetensors.torch.load(weights)
 
 
 def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from mbaug import (
     augmentation,
     benchmark,
+    collection,
     engine,
     grid,
     overfitting,
@@ -40,12 +42,20 @@ from mbaug.recording import Run
 from mbaug.settings import Arm, Finetuning, Profile
 from mbaug.transitions import Dataset
 
+LONG = 100_000  # environment steps; a longer life keeps its actors, and its replay, for the pools that are made from them
+CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
+
 # --- stages ---------------------------------------------------------------------------------------------------------------
 
 
 def key(*parts) -> str:
     """Returns a name for whatever depends on `parts` alone: what has the same name is trained once."""
     return hashlib.sha256(json.dumps(recording.plain(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checkpoint_due(plan: Finetuning, steps: int) -> bool:
+    """Returns whether the evaluation after `steps` environment steps leaves a checkpoint: not each does in a long life."""
+    return steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval
 
 
 @contextmanager
@@ -60,9 +70,10 @@ def waiting_claim(folder: Path) -> Iterator[None]:
             time.sleep(1)
 
 
-def draws(arm: Arm, dataset: str, seeds: Sequence[int]) -> tuple[list[Dataset], list[Dataset]]:
+def draws(arm: Arm, task: tasks.Task, dataset: str, seeds: Sequence[int]) -> tuple[list[Dataset], list[Dataset]]:
     """Returns what each seed drew from the pool, and what it left."""
     pool = transitions.load(dataset)
+    tasks.check_dataset(task, pool)
     draw = transitions.draw_episodes if arm.pretraining.whole_episodes else transitions.draw
     pairs = [draw(pool, arm.pretraining.transitions, seed) for seed in seeds]
     return [drawn for drawn, _ in pairs], [rest for _, rest in pairs]
@@ -137,8 +148,9 @@ class Life:
         self.drawn, self.rest, self.standardiser, self.table, self.fitted = [], [], None, None, None
         self.rows: list[list[dict]] = [[] for _ in runs]
         self.wall_seconds, self.begin = 0.0, time.perf_counter()
+        self.environments, self.buffer = None, None  # of the fine-tuning
         if arm.pretraining is not None:
-            self.drawn, self.rest = draws(arm, self.dataset, self.seeds)
+            self.drawn, self.rest = draws(arm, self.task, self.dataset, self.seeds)
             states = [dataset.state for dataset in self.drawn]
             self.standardiser = transitions.Standardiser.fit(states, arm.pretraining.standardiser_epsilon)
             dtype = engine.PARAMETER_DTYPE[arm.precision]
@@ -236,11 +248,15 @@ class Life:
                 recording.save_checkpoint(folder, *world_model.save(self.fitted))
         self.predict = world_model.predictor(self.arm.augmentation.source, self.fitted)
 
-    def stages(self) -> Iterator[None]:
-        """Yields after every evaluation, and its checkpoint, from wherever the last checkpoint is to the end of life."""
+    def stages(self, to: int | None = None) -> Iterator[None]:
+        """Yields after every evaluation, from wherever the last checkpoint is to the end of life.
+
+        Args:
+            to: environment steps; the first evaluation from there on is the last one, and leaves a checkpoint.
+        """
         self.fit()
         yield from self.pretrain()
-        yield from self.finetune()
+        yield from self.finetune(to)
 
     def pretrain(self) -> Iterator[None]:
         """Pre-trains, or takes what another arm of the same seeds has pre-trained."""
@@ -271,15 +287,15 @@ class Life:
         generators = streams.torch_generators(self.seeds, "perturbations")
         return overfitting.report(self.learner.agent, trained, new, self.arm.learner, generators)
 
-    def finetune(self) -> Iterator[None]:
-        """Fine-tunes online."""
-        plan, folder = self.arm.finetuning, self.folder("finetuning", self.arm)
+    def finetune(self, to: int | None = None) -> Iterator[None]:
+        """Fine-tunes online, until the first evaluation from `to` environment steps on if that is given."""
+        plan = self.arm.finetuning
         if None not in self.learner.diverged_at:
             return
-        environments = tasks.Lockstep(self.task, self.seeds, self.arm.dynamics)
-        buffer = training.replay(self.learner, self.table if plan.keep_data else None)
-        if recording.has_checkpoint(folder):
-            tensors, state = self.load(folder)
+        environments = self.environments = tasks.Lockstep(self.task, self.seeds, self.arm.dynamics)
+        buffer = self.buffer = training.replay(self.learner, self.table if plan.keep_data else None)
+        if recording.has_checkpoint(self.online):
+            tensors, state = self.load(self.online)
             environments.restore({k: v.numpy() for k, v in tensors.items() if k in state["arrays"]}, state["environments"])
             buffer.size = 0
             buffer.extend(tensors["replay"])
@@ -287,14 +303,59 @@ class Life:
             if self.arm.pretraining is not None:
                 training.carry(self.learner, plan)
             self.evaluate("finetune")
-        for _ in training.finetune(self.learner, environments, buffer):
-            self.evaluate("finetune")
-            arrays, plain = environments.snapshot()
-            extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            extra["replay"] = buffer.rows[:, : buffer.size]
-            self.save(folder, extra, {"arrays": list(arrays), "environments": plain})
-            yield
+        last = plan.steps if to is None else min(to, plan.steps)
+        if self.learner.environment_steps < last:
+            for _ in training.finetune(self.learner, environments, buffer):
+                self.evaluate("finetune")
+                self.keep(last)
+                yield
+                if self.learner.environment_steps >= last:
+                    break
         environments.close()
+
+    @property
+    def online(self) -> Path:
+        """The folder of the fine-tuning's checkpoints."""
+        return self.folder("finetuning", self.arm)
+
+    @property
+    def long(self) -> bool:
+        """Whether the actors are kept: those that were never pre-trained, for they need no standardiser beside them."""
+        return self.arm.finetuning.steps > LONG and self.arm.pretraining is None
+
+    def keep(self, last: int) -> None:
+        """Writes a checkpoint, if one is due or this is the `last` step, and a long life's actors."""
+        steps, plan = self.learner.environment_steps, self.arm.finetuning
+        if self.long:
+            actors = dict(zip(map(str, self.seeds), training.actors(self.learner), strict=True))
+            recording.write_atomically(self.online / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
+        if steps < last and not checkpoint_due(plan, steps):
+            return
+        arrays, plain = self.environments.snapshot()
+        extra = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        extra["replay"] = self.buffer.rows[:, : self.buffer.size]
+        self.save(self.online, extra, {"arrays": list(arrays), "environments": plain})
+
+    # --- what stays
+
+    @property
+    def ended(self) -> bool:
+        """Whether every agent has lived to the end of the fine-tuning, or diverged."""
+        return self.learner.environment_steps == self.arm.finetuning.steps or None not in self.learner.diverged_at
+
+    def actor(self, steps: int, number: int = 0) -> Tensor:
+        """Returns the parameters of an agent's actor as they were at the evaluation after `steps` environment steps."""
+        content = (self.online / "actors" / f"{steps}.safetensors").read_bytes()
+        return safetensors.torch.load(content)[str(self.seeds[number])]
+
+    def policies(self, number: int) -> dict[str, Tensor]:
+        """Returns the actors of an agent that are kept beside its record: a long life's at the medium level and at its end."""
+        if not self.long:
+            return {}
+        curve = collection.curve(self.rows[number])
+        medium = collection.medium_steps(curve, collection.medium_level(self.task, curve, ended=True))
+        moments = {"medium": medium, "final": curve[-1]["environment_steps"]}
+        return {name: self.actor(steps, number) for name, steps in moments.items() if steps}
 
     def write(self, root: Path) -> None:
         """Records the runs."""
@@ -311,8 +372,9 @@ class Life:
                 "provenance": recording.provenance(self.arm.precision),
                 "wall_seconds": round(self.elapsed(), 1),
             }
-            recording.write(root, run, self.rows[k], metadata)
-        shutil.rmtree(self.folder("finetuning", self.arm), ignore_errors=True)  # the record is what stays
+            recording.write(root, run, self.rows[k], metadata, self.policies(k))
+        if not self.long:
+            shutil.rmtree(self.online, ignore_errors=True)  # the record is what stays
 
 
 def twin(run: Run, arm: Arm, root: Path) -> Run | None:
@@ -327,7 +389,8 @@ def twin(run: Run, arm: Arm, root: Path) -> Run | None:
 def copy(run: Run, other: Run, root: Path) -> None:
     """Records `run` as what `other` already is: rows, settings and provenance."""
     rows, metadata = recording.read(root, other)
-    recording.write(root, run, rows.to_dict("records"), {name: metadata[name] for name in recording.METADATA})
+    metadata = {name: metadata[name] for name in recording.METADATA}
+    recording.write(root, run, rows.to_dict("records"), metadata, recording.policies(root, other))
 
 
 def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
@@ -345,6 +408,72 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
                 pass
             life.write(root)
     return list(runs)
+
+
+def policy(run: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the greedy action, as a function of a state, of an actor that was kept beside a record: "medium" or "final".
+
+    Raises:
+        FileNotFoundError: the run is not recorded, or was recorded without its actors.
+        ValueError: there is no such actor, or today's settings of the arm are not the recorded ones.
+    """
+    metadata, policies = recording.verify(root, run), recording.policies(root, run)
+    if not policies:
+        raise FileNotFoundError(f"{run} was recorded without its actors: only runs of more than {LONG:,} steps keep them")
+    settings.choose("policy", name, policies)
+    arm = grid.find(run.study).arm(run.arm)
+    difference = difference_from(metadata, arm)
+    settings.require(difference is None, f"{run} cannot act today: {difference}")
+    learner = training.learner(arm, tasks.find(run.task), [run.seed])
+    training.set_actor(learner, policies[name])
+    return lambda state: learner.policy(state[None, None])[0, 0]
+
+
+def collect(
+    task: tasks.Task,
+    seed: int,
+    root: Path,
+    work: Path,
+    folders: Sequence[Path],
+    to: int | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Trains the run of the study `long` that a task's pools come from, records it, and makes the pools that are not there.
+
+    Where the record and `expert` are there, training ends when the medium level is held; where all is there, it never begins.
+
+    Args:
+        task: of the pools.
+        seed: of the run.
+        root: folder of the records.
+        work: folder of the checkpoints: those of `record`, so that the two are one training.
+        folders: of the pools, and of the whole replay.
+        to: environment steps at which to stop, with a checkpoint and the pools that are determined by then; None: the end.
+        report: takes a line for each evaluation and each pool.
+    """
+    one = grid.find("long")
+    ((name, arm),) = one.arms.items()
+    run, steps = Run(one.name, task.name, "none", name, seed), arm.finetuning.steps
+    settings.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
+    collection.make_random(task, seed, folders[0], report)
+    arm = replace(arm, precision=engine.prepare(arm.precision))
+    with waiting_claim(work / "runs" / str(run)):
+        missing, absent = recording.missing(root, [run]), collection.absent(task, *folders)
+        if not missing and not absent:
+            report(f"{run} and all pools of {task.name} are there already and stay as they are")
+            return
+        life, to_the_end = Life([run], arm, work), bool(missing) or "expert" in absent
+        for _ in life.stages(to):
+            curve = collection.curve(life.rows[0])
+            report(f"{curve[-1]['environment_steps']:>9,} steps: greedy return {np.mean(curve[-1]['returns']):8.1f}")
+            if not to_the_end and collection.medium_steps(curve, collection.medium_level(task, curve, ended=False)):
+                break
+        if life.ended and missing:
+            life.write(root)
+        curve, replay = collection.curve(life.rows[0]), life.buffer.rows[0, : life.buffer.size].numpy()
+        whole = life.ended and None in life.learner.diverged_at
+        lived = collection.Lived(task, seed, str(run), arm, curve, replay, life.actor, whole)
+        collection.make(lived, *folders, report)
 
 
 # --- many -----------------------------------------------------------------------------------------------------------------
@@ -417,18 +546,18 @@ def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str) 
         futures = [client.submit(live_elsewhere, runs, arm, work, key=str(runs[0])) for runs, arm in jobs]
         for future in as_completed(futures):
             records = future.result()
-            for run, rows, metadata in records:
-                recording.write(root, run, rows, metadata)
-            yield [run for run, _, _ in records]
+            for record in records:
+                recording.write(root, *record)
+            yield [run for run, *_ in records]
 
 
-def live_elsewhere(runs: Sequence[Run], arm: Arm, work: Path | None) -> list[tuple[Run, list[dict], dict]]:
-    """Returns each run's rows and metadata after training it on this machine: what travels home from a cluster's worker."""
+def live_elsewhere(runs: Sequence[Run], arm: Arm, work: Path | None) -> list[tuple[Run, list[dict], dict, dict]]:
+    """Returns what `recording.write` takes for each run, after training it here: what travels home from a cluster's worker."""
     work = work or recording.repository() / "build" / "checkpoints" / "cluster"
     root = work / "records"
     records = [recording.read(root, run) for run in live(runs, arm, root, work)]
     return [
-        (run, rows.to_dict("records"), {name: metadata[name] for name in recording.METADATA})
+        (run, rows.to_dict("records"), {n: metadata[n] for n in recording.METADATA}, recording.policies(root, run))
         for run, (rows, metadata) in zip(runs, records, strict=True)
     ]
 

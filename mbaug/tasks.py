@@ -10,12 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mbaug import settings, streams
-from mbaug.settings import Dynamics
+from mbaug.settings import Dynamics, require
+from mbaug.transitions import Dataset
 
 mujoco.set_mju_user_warning(lambda message: None)  # HalfCheetah's solver warns in C and writes MUJOCO_LOG.TXT
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 CALM = Dynamics()
+ACTION_LIMIT = 1 + 1e-4  # of a recorded action: far more than float32 rounds, far less than what no environment was given
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,17 @@ def find(name: str) -> Task:
 def normalised_score(task: Task, undiscounted_return):
     """Returns 100 (R - R_random) / (R_expert - R_random): D4RL's normalised score, of a number or an array."""
     return 100 * (undiscounted_return - task.return_random) / (task.return_expert - task.return_random)
+
+
+def check_dataset(task: Task, dataset: Dataset) -> None:
+    """Raises ValueError, in a sentence, unless a dataset's states and actions are such as the task has."""
+    for name, size in (("state", task.state_size), ("action", task.action_size)):
+        given = getattr(dataset, name).shape[1]
+        sentence = f"{dataset.name}: {name} has {given} dimensions, but in {task.gym_id} it has {size}"
+        require(given == size, f"{sentence}: these are another task's data")
+    beyond = (np.abs(dataset.action) > ACTION_LIMIT).any(axis=1)
+    sentence = f"{dataset.name}: {beyond.sum()} actions are beyond [-1, 1] (first: row {beyond.argmax()})"
+    require(not beyond.any(), f"{sentence}, but {task.gym_id} allows no such action: record those that the environment got")
 
 
 def make(task: Task, dynamics: Dynamics = CALM, **options) -> gymnasium.Env:

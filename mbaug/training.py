@@ -247,6 +247,19 @@ def memory(learner: Learner) -> dict[str, Tensor]:
     return tensors
 
 
+def actors(learner: Learner) -> list[Float[Tensor, " parameters"]]:
+    """Returns a copy of the parameters of each agent's actor, layer by layer, weight before bias."""
+    return [torch.cat([t.flatten() for t in own]) for own in networks_of(learner.agent.actor.network, len(learner.seeds))]
+
+
+def set_actor(learner: Learner, actor: Float[Tensor, " parameters"]) -> None:
+    """Gives a learner of one agent an actor that `actors` returned."""
+    flat = learner.agent.actor.network.flat.detach()
+    own = sum(t.numel() for layer in learner.agent.actor.network.layers for t in layer)
+    require(len(actor) == own, f"the actor has {len(actor)} parameters, but {learner.task.name} with these settings needs {own}")
+    flat[:own] = actor
+
+
 def save(learner: Learner) -> tuple[dict[str, Tensor], dict]:
     """Returns what a checkpoint of the learner holds: tensors, and plain data."""
     tensors = memory(learner)

@@ -40,6 +40,7 @@ class Dataset:
         terminal: the task ended here.
         truncated: only the recording ended here (a time limit).
         episode: index of the transition's episode.
+        part: number of the pool that a transition is from, where several are composed into one; None: it is one pool.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Dataset:
     terminal: Bool[np.ndarray, " rows"]
     truncated: Bool[np.ndarray, " rows"]
     episode: Int[np.ndarray, " rows"]
+    part: Int[np.ndarray, " rows"] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.state)
@@ -81,28 +83,42 @@ class Dataset:
     def rows(self, index: Int[np.ndarray, " chosen"]) -> "Dataset":
         """Returns the transitions at `index`, in that order."""
         fields = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode")
-        return replace(self, **{field: getattr(self, field)[index] for field in fields})
+        part = None if self.part is None else self.part[index]
+        return replace(self, part=part, **{field: getattr(self, field)[index] for field in fields})
 
 
-def load(name: str | Path, folder: Path = offline_data.FOLDER) -> Dataset:
+def load(name: str | Path, folders: Sequence[Path] = offline_data.FOLDERS) -> Dataset:
     """Returns a dataset in the order of its episodes; `offline_data` says what a file must hold and what is refused.
 
     Args:
-        name: of a bundled pool ("hopper-medium-replay"), the path of a D4RL v2 file ("hopper_medium_replay-v2.hdf5"), or
-            a Minari id ("minari:mujoco/hopper/medium-v0", with the optional extra).
-        folder: of the bundled pools.
+        name: of a bundled pool ("hopper-medium-replay") or of two ("hopper-medium-expert"), the path of a D4RL v2 file
+            ("hopper_medium_replay-v2.hdf5"), or a Minari id ("minari:mujoco/hopper/medium-v0", with the optional extra).
+        folders: of the bundled pools.
 
     Raises:
         ValueError: The name is unknown, or the file does not hold what it should.
         OSError: There is no such file, or the system refuses to read it.
     """
-    return Dataset(offline_data.label(name), **offline_data.read(name, folder))
+    task, _, quality = str(name).partition("-")
+    if task in offline_data.TASKS and quality in offline_data.COMPOSED:
+        return compose(str(name), [load(f"{task}-{part}", folders) for part in offline_data.COMPOSED[quality]])
+    return Dataset(offline_data.label(name), **offline_data.read(name, folders))
+
+
+def compose(name: str, pools: Sequence[Dataset]) -> Dataset:
+    """Returns one dataset of several pools, of which `draw` takes as many transitions from each."""
+    fields = ("state", "action", "reward", "next_state", "terminal", "truncated")
+    columns = {field: np.concatenate([getattr(pool, field) for pool in pools]) for field in fields}
+    first = np.cumsum([0, *(pool.episode.max() + 1 for pool in pools[:-1])])
+    episode = np.concatenate([pool.episode + start for pool, start in zip(pools, first, strict=True)])
+    return Dataset(name, **columns, episode=episode, part=np.repeat(np.arange(len(pools)), [len(pool) for pool in pools]))
 
 
 def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns `size` single transitions, uniformly at random without replacement, and the rest of the pool.
 
-    The rest is never trained on: it is what held-out errors are measured on. Every arm of a seed gets the same draw.
+    The rest is never trained on: it is what held-out errors are measured on. Every arm of a seed gets the same draw. Of a
+    composed dataset each part gives as many transitions, one of each after the other.
 
     Raises:
         ValueError: the pool has fewer transitions than asked for.
@@ -112,19 +128,30 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
         f"{size} transitions asked for, but {pool.name} has {len(pool)}: allowed are 1 to {len(pool)}",
     )
     order = streams.numpy_generator(seed, "draw").permutation(len(pool))
+    if pool.part is not None:
+        order = order[np.argsort(_turn(pool.part[order]), kind="stable")]
     return pool.rows(order[:size]), pool.rows(np.sort(order[size:]))
+
+
+def _turn(part: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Returns how many rows of the same part stand before each row."""
+    turn = np.empty_like(part)
+    for number in np.unique(part):
+        turn[part == number] = np.arange((part == number).sum())
+    return turn
 
 
 def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes.
 
     Raises:
-        ValueError: the pool has fewer transitions than asked for.
+        ValueError: the pool has fewer transitions than asked for, or is composed of several.
     """
     require(
         1 <= size <= len(pool),
         f"{size} transitions asked for, but {pool.name} has {len(pool)}: allowed are 1 to {len(pool)}",
     )
+    require(pool.part is None, f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone")
     order = streams.numpy_generator(seed, "draw", "episodes").permutation(np.unique(pool.episode))
     index = np.concatenate([np.flatnonzero(pool.episode == episode) for episode in order])
     rest = pool.rows(np.flatnonzero(~np.isin(pool.episode, pool.episode[index[:size]])))

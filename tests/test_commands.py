@@ -1,5 +1,7 @@
 """The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
 
+import sys
+
 import pytest
 
 from mbaug import __main__ as commands
@@ -54,11 +56,16 @@ def test_status_counts_the_programme(repository, capsys):
         ("verify tiny/hopper/none/small/seed7", "seed7 is not recorded"),
         ("verify seed7", "'seed7'"),
         ("collect hoper", "unknown task 'hoper'"),
+        ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `pip install 'mbaug[minari]'`"),
+        ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),
+        ("data absent.hdf5", "--as names the dataset"),
+        ("data --as hopper-absent", "names what to import"),
         ("figures --profile papr", "unknown profile 'papr'"),
         ("figures --only 99", "'99'"),
     ],
 )
-def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository):
+def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)  # an optional extra, here as if it were not installed
     with pytest.raises(SystemExit) as ended:
         commands.main(typed.split())
     assert str(ended.value).startswith("mbaug: ")

@@ -1,7 +1,6 @@
 """Reading offline data: D4RL's real layout, the project's own pools, Minari; and a clear sentence for whatever is wrong."""
 
 import hashlib
-import json
 import sys
 import types
 
@@ -9,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mbaug import collection, offline_data, tasks, transitions
+from mbaug import offline_data, pools, tasks, transitions
 
 TASK = tasks.find("hopper")
 # Two episodes that end by a fall, one that runs out of time, one that is unfinished where the file ends.
@@ -104,7 +103,7 @@ def test_flags_may_be_stored_as_numbers(tmp_path):
 
 
 def pool(folder, name="hopper-tiny"):
-    """Writes a pool with `collection.write_pool` and returns the packed rows that it holds."""
+    """Writes a pool with `pools.write` and returns the packed rows that it holds."""
     columns = d4rl()
     rows = np.concatenate(
         [
@@ -114,8 +113,8 @@ def pool(folder, name="hopper-tiny"):
         axis=1,
         dtype=np.float32,
     )
-    chosen = collection.episodes(rows)
-    collection.write_pool(folder / f"{name}.hdf5", rows, chosen, TASK, {"name": name})
+    chosen = pools.episodes(rows)
+    pools.write(folder / f"{name}.hdf5", rows, chosen, TASK, {"name": name})
     return rows[np.concatenate(chosen)]
 
 
@@ -123,20 +122,28 @@ def pool(folder, name="hopper-tiny"):
 def test_a_pool_gives_back_what_was_collected(tmp_path, by):
     rows = pool(tmp_path)
     name = "hopper-tiny" if by == "name" else tmp_path / "hopper-tiny.hdf5"
-    dataset = transitions.load(name, tmp_path)
+    dataset = transitions.load(name, [tmp_path])
     assert dataset.name == "hopper-tiny"
     assert len(dataset) == 9  # the unfinished episode is left out
     np.testing.assert_array_equal(transitions.pack(dataset).numpy(), rows)
     np.testing.assert_array_equal(dataset.episode, EPISODES[:9])
 
 
-def test_the_bundled_pools_are_listed_and_load():
-    for name in offline_data.bundled():
-        card = json.loads((offline_data.FOLDER / f"{name}.json").read_text())
-        dataset = transitions.load(name)
-        assert len(dataset) == card["transitions"]
-        assert (dataset.terminal.sum(), dataset.truncated.sum()) == (card["terminals"], card["timeouts"])
-        assert len(np.unique(dataset.episode)) == card["episodes"]
+@pytest.mark.parametrize("path", pools.paths([offline_data.FOLDER]), ids=lambda path: path.stem)
+def test_a_bundled_pool_is_what_its_card_says(path):
+    """And what an agent of its task may learn from; what the card says of the transitions is computed from them again."""
+    card, dataset = offline_data.read_card(path), transitions.load(path.stem)
+    task = tasks.find(path.stem.split("-")[0])
+    tasks.check_dataset(task, dataset)
+    rows = transitions.pack(dataset).numpy()
+    found = pools.describe(task, rows, pools.episodes(rows))
+    for key in ("transitions", "episodes", "terminals", "timeouts"):
+        assert card[key] == found[key]
+    assert card["mean_return"] == pytest.approx(found["mean_return"])
+    assert card["return_quantiles"] == pytest.approx(found["return_quantiles"])
+    assert card["state_coverage"]["visited"] == found["state_coverage"]["visited"]
+    assert card["d4rl"] == pools.D4RL.get(path.stem)
+    assert len(np.unique(dataset.episode)) == card["episodes"]
 
 
 def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
@@ -144,7 +151,7 @@ def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
     with open(tmp_path / "hopper-tiny.hdf5", "ab") as file:
         file.write(b"\0")
     with pytest.raises(offline_data.DatasetDamaged, match="another SHA-256 than its card"):
-        transitions.load("hopper-tiny", tmp_path)
+        transitions.load("hopper-tiny", [tmp_path])
 
 
 @pytest.mark.parametrize("card", [None, "", "{}", "[]", '{"sha256"'])
@@ -153,7 +160,7 @@ def test_a_pool_without_a_whole_card_is_refused(tmp_path, card):
     path = tmp_path / "hopper-tiny.json"
     path.write_text(card) if card is not None else path.unlink()
     with pytest.raises(offline_data.DatasetDamaged, match=r"needs its card, hopper-tiny.json"):
-        transitions.load("hopper-tiny", tmp_path)
+        transitions.load("hopper-tiny", [tmp_path])
 
 
 def test_a_pool_that_lacks_a_final_observation_is_refused(tmp_path):
@@ -172,9 +179,46 @@ def test_a_pool_that_lacks_a_final_observation_is_refused(tmp_path):
 def test_an_unknown_name_names_the_nearest(tmp_path):
     pool(tmp_path, "hopper-medium-replay")
     pool(tmp_path, "ant-medium")
-    assert offline_data.bundled(tmp_path) == ["ant-medium", "hopper-medium-replay"]
+    assert offline_data.bundled([tmp_path]) == ["ant-medium", "hopper-medium-replay"]
     with pytest.raises(ValueError, match=r"unknown dataset 'hoper-medium-repaly': did you mean 'hopper-medium-replay'\?"):
-        transitions.load("hoper-medium-repaly", tmp_path)
+        transitions.load("hoper-medium-repaly", [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking", "command"),
+    [
+        ("hopper-replay", "hopper-replay", "python -m mbaug collect hopper"),
+        ("ant-random", "ant-random", "python -m mbaug collect ant --to 0"),
+        ("walker2d-medium-expert", "walker2d-medium", "python -m mbaug collect walker2d"),
+    ],
+)
+def test_a_pool_that_is_not_here_names_the_command_that_makes_it(tmp_path, name, lacking, command):
+    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: `{command}` makes it$"):
+        transitions.load(name, [tmp_path])
+
+
+def test_medium_expert_is_composed_of_two_pools(tmp_path):
+    for quality in ("medium", "expert"):
+        pool(tmp_path, f"hopper-{quality}")
+    both, one = transitions.load("hopper-medium-expert", [tmp_path]), transitions.load("hopper-expert", [tmp_path])
+    assert both.name == "hopper-medium-expert"
+    assert both.part.tolist() == [0] * 9 + [1] * 9
+    np.testing.assert_array_equal(both.rows(np.arange(9, 18)).state, one.state)
+    assert transitions.draw(both, 10, seed=0)[0].part.sum() == 5
+
+
+def test_the_pool_in_the_first_folder_is_taken(tmp_path):
+    """And a second folder is searched: what is too large to be committed lies there."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, name in [(first, "hopper-medium"), (second, "hopper-replay")]:
+        pool(folder, name)
+    assert offline_data.bundled([first, second]) == ["hopper-medium", "hopper-replay"]
+    assert len(transitions.load("hopper-replay", [first, second])) == 9
+    assert offline_data.FOLDERS[1].relative_to(offline_data.FOLDERS[0].parents[1]).as_posix() == "build/offline"
+
+
+def test_the_tasks_of_the_pools_are_all_tasks():
+    assert set(offline_data.TASKS) == set(tasks.TASKS)
 
 
 @pytest.mark.parametrize("name", ["absent.hdf5", "folder/absent", "folder.hdf5"])

@@ -163,6 +163,13 @@ def test_populations_share_all_but_the_seed():
         study.populations(hopper, hopper.runs(), paper, 0)
 
 
+def test_a_long_life_has_a_checkpoint_at_every_25_000_steps():
+    """A replay of a million rows is large; the other lives, as short as they are, have one at every evaluation."""
+    plans = grid.find("long").arm("sac_million").finetuning, grid.SCRATCH
+    due = [[steps for steps in range(5_000, plan.steps + 1, 5_000) if study.checkpoint_due(plan, steps)] for plan in plans]
+    assert due == [list(range(25_000, 1_000_001, 25_000)), list(range(5_000, 100_001, 5_000))]
+
+
 def test_two_processes_record_a_run_once(tmp_path):
     """The second process waits and then finds the run recorded: never two halves."""
     for process in [start(tmp_path), start(tmp_path)]:
@@ -251,6 +258,13 @@ def test_verify_trains_a_record_again(recorded, tmp_path, monkeypatch):
     monkeypatch.setitem(grid.STUDIES, "tiny", SCRATCH)
     with pytest.raises(ValueError, match=r"settings\.finetuning\.steps is 300 in the record and 100000"):
         study.verify(run, recorded / "runs", tmp_path / "c")
+
+
+def test_data_of_another_task_are_refused_before_anything_is_trained(tmp_path):
+    """The name of a run says which task and which data; that they fit is checked where they meet."""
+    run = recording.Run("tiny", "ant", "hopper-medium-replay", "vanilla", 0)
+    with pytest.raises(ValueError, match="hopper-medium-replay: state has 11 dimensions, but in Ant-v5 it has 27"):
+        study.live([run], grid.ARMS["vanilla"], tmp_path / "runs", tmp_path / "work")
 
 
 def test_status_counts_what_is_there(recorded, tmp_path):

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mbaug import streams, tasks
+from mbaug import streams, tasks, transitions
 from mbaug.settings import Dynamics
 from mbaug.tasks import Evaluator, Lockstep, Stochastic, Task
 
@@ -342,3 +342,34 @@ def test_returns_by_hand(monkeypatch):
     np.testing.assert_array_equal(episodes.undiscounted_return, [[7, 7]])
     np.testing.assert_array_equal(episodes.discounted_return, [[1 + 0.5 * 2 + 0.25 * 4] * 2])
     np.testing.assert_array_equal(episodes.length, [[3, 3]])
+
+
+# --- data that meet a task ------------------------------------------------------------------------------------------------
+
+
+def dataset(state=11, action=3, largest=1.0):
+    """Returns four transitions with these sizes, of which the third has the largest action."""
+    actions = np.zeros((4, action), np.float32)
+    actions[2] = largest
+    flags = np.array([False, False, False, True])
+    states = np.zeros((4, state), np.float32)
+    return transitions.Dataset("made", states, actions, np.zeros(4, np.float32), states, flags, ~flags & False, np.zeros(4, int))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"state": 17}, "made: state has 17 dimensions, but in Hopper-v5 it has 11: these are another task's data"),
+        ({"action": 6}, "made: action has 6 dimensions, but in Hopper-v5 it has 3"),
+        ({"largest": -1.01}, r"made: 1 actions are beyond \[-1, 1\] \(first: row 2\), but Hopper-v5 allows no such action"),
+    ],
+)
+def test_data_that_are_not_the_task_s_are_refused(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tasks.check_dataset(tasks.find("hopper"), dataset(**given))
+
+
+@pytest.mark.parametrize("largest", [1.0, -1.0, 1 + 1e-6])
+def test_data_that_are_the_task_s_are_taken(largest):
+    """Also where rounding has carried an action just beyond the limit."""
+    tasks.check_dataset(tasks.find("hopper"), dataset(largest=largest))

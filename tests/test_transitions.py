@@ -136,6 +136,22 @@ def test_more_than_the_pool_has_cannot_be_drawn(draw, size):
         draw(dataset(5), size, 0)
 
 
+def test_a_composed_dataset_is_drawn_in_equal_shares():
+    """Of 90 and 40 rows a draw of 40 takes 20 of each, pair by pair; the rest is what is left; episodes stay apart."""
+    parts = dataset(90, seed=1), dataset(40, seed=2)
+    pool = transitions.compose("both", parts)
+    assert len(np.unique(pool.episode)) == sum(len(np.unique(part.episode)) for part in parts)
+    drawn, rest = transitions.draw(pool, 40, seed=0)
+    assert (drawn.part.reshape(20, 2).sum(axis=1) == 1).all(), "one of each, then the next of each"
+    for number, part in enumerate(parts):
+        from_part = [row.tobytes() for row in drawn.state[drawn.part == number]]
+        assert set(from_part) <= {row.tobytes() for row in part.state}
+    assert sorted(row_numbers(drawn, pool) + row_numbers(rest, pool)) == list(range(130))
+    assert drawn.sha256 != transitions.draw(pool, 40, seed=1)[0].sha256
+    with pytest.raises(ValueError, match="both is composed of several pools, but whole episodes are drawn from one alone"):
+        transitions.draw_episodes(pool, 40, seed=0)
+
+
 # --- packed rows ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,76 @@
+"""A few seconds of a policy as MP4 and GIF, without a screen. Nothing here imports MuJoCo: `opengl` must come first."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import gymnasium
+import imageio.v3 as imageio
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mbaug.settings import require
+
+BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL in the order in which they are tried; the last needs a screen
+FRAMES_PER_SECOND = 30  # at most: a GIF's viewer shows no more
+SIZE = 320  # pixels across and down
+TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
+
+Frames = UInt8[np.ndarray, "frames height width 3"]
+
+
+def works(backend: str) -> bool:
+    """Returns whether an image can be drawn with MUJOCO_GL=`backend`, tried in a process of its own: a library may crash it."""
+    environment = os.environ | {"MUJOCO_GL": backend}
+    return subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True).returncode == 0
+
+
+def opengl() -> str:
+    """Returns the value of MUJOCO_GL with which MuJoCo draws here: what is set, or the first that works.
+
+    Raises:
+        RuntimeError: None works; the sentence says what to install.
+    """
+    given = os.environ.get("MUJOCO_GL")
+    tried = [given] if given else list(BACKENDS)
+    found = next(filter(works, tried), None)
+    if found is None:
+        what = f"MUJOCO_GL={given} draws nothing" if given else f"no OpenGL library draws without a screen ({', '.join(tried)})"
+        raise RuntimeError(f"{what} here: install EGL or OSMesa (Debian and Ubuntu: apt install libegl1, or libosmesa6)")
+    return found
+
+
+def frames(
+    environment: gymnasium.Env, act: Callable[[Float[np.ndarray, " state"]], np.ndarray], seconds: float, seed: int = 0
+) -> tuple[Frames, int]:
+    """Returns the images of a policy in a task and how many of them make a second; an episode that ends is followed by another.
+
+    Args:
+        environment: with render_mode="rgb_array".
+        act: returns the action in a state.
+        seconds: of simulated time, above 0.
+        seed: of the first episode's start.
+    """
+    steps_per_second = environment.metadata["render_fps"]
+    require(seconds > 0, f"{seconds} seconds asked for, but there must be more than 0")
+    every = math.ceil(steps_per_second / FRAMES_PER_SECOND)
+    state, images = environment.reset(seed=seed)[0], []
+    for step in range(math.ceil(seconds * steps_per_second)):
+        if step % every == 0:
+            images.append(environment.render())
+        state, _, terminal, truncated, _ = environment.step(act(state.astype(np.float32)))
+        if terminal or truncated:
+            state, _ = environment.reset()
+    return np.stack(images), round(steps_per_second / every)
+
+
+def mp4(images: Frames, frames_per_second: int) -> bytes:
+    """Returns the images as an MP4 (H.264)."""
+    return imageio.imwrite("<bytes>", images, extension=".mp4", plugin="pyav", codec="libx264", fps=frames_per_second)
+
+
+def gif(images: Frames, frames_per_second: int) -> bytes:
+    """Returns the images as a GIF that begins again and again."""
+    return imageio.imwrite("<bytes>", images, extension=".gif", duration=1000 / frames_per_second, loop=0)

@@ -1,0 +1,144 @@
+"""Rendering: frames of a policy without a screen, as MP4 and GIF; a sentence where no OpenGL library is there."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import gymnasium
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from test_study import SCRATCH, SMALL
+
+from mbaug import __main__ as commands
+from mbaug import grid, recording, rendering, settings, study, tasks, training
+
+HOPPER = tasks.find("hopper")
+INSTALL = "install EGL or OSMesa"
+LIVED = settings.Profile("lived", steps=200, warmup_steps=50, evaluation_interval=50).apply(SMALL)
+(RUN,) = SCRATCH.runs()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder of records with a run that kept its actors, and one of another seed that did not."""
+    folder = tmp_path_factory.mktemp("watched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "LONG", 100)
+        study.live([RUN], LIVED, folder / "runs", folder / "work")
+        patch.setattr(study, "LONG", 100_000)
+        study.live([replace(RUN, seed=1)], LIVED, folder / "runs", folder / "work")
+    return folder / "runs"
+
+
+@pytest.fixture
+def programme(monkeypatch, root):
+    """A programme whose study is that of the records."""
+    monkeypatch.setitem(grid.STUDIES, "tiny", replace(SCRATCH, arms={"small": LIVED}))
+    monkeypatch.setattr(recording, "root", lambda: root)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that what `watch` sets is undone
+
+
+def test_a_recorded_policy_is_watched(programme, tmp_path):
+    """Where an OpenGL library is there, both files hold the frames of so many seconds; where none is, a sentence says so."""
+    command = ["watch", "hopper", "--run", str(RUN), "--seconds", "0.5", "--output", str(tmp_path)]
+    if not any(map(rendering.works, rendering.BACKENDS)):
+        with pytest.raises(SystemExit, match=INSTALL):
+            commands.main(command)
+        return
+    commands.main(command)
+    name = "tiny-hopper-none-small-seed0-final"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.gif", f"{name}.mp4"]
+    for suffix, plugin in (("mp4", "pyav"), ("gif", "pillow")):
+        images = imageio.imread(tmp_path / f"{name}.{suffix}", plugin=plugin)
+        assert images.shape == (13, 320, 320, 3)  # 63 steps of 8 ms, every fifth
+        assert images[0].std() > 10, "a picture, not one colour"
+        assert (images[0] != images[-1]).any()
+    assert imageio.immeta(tmp_path / f"{name}.mp4", plugin="pyav")["fps"] == 25
+
+
+def test_the_policy_is_the_recorded_one(root, programme):
+    """In the environment of the last evaluation it earns the return that was recorded."""
+    act = study.policy(RUN, root, "final")
+    evaluate = tasks.Evaluator(HOPPER, [RUN.seed], 1, LIVED.learner.discount)
+    returns = evaluate(lambda states: act(states[0, 0])[None, None], "finetune", 200).undiscounted_return
+    assert returns[0].tolist() == recording.read(root, RUN).rows["return"].tolist()[-1:]
+
+
+@pytest.mark.parametrize(
+    ("run", "policy", "sentence"),
+    [
+        (replace(RUN, seed=1), "final", "seed1 was recorded without its actors: only runs of more than 100,000 steps keep them"),
+        (replace(RUN, seed=2), "final", "seed2 is not recorded"),
+        (RUN, "finl", "unknown policy 'finl': did you mean 'final'"),
+    ],
+)
+def test_what_cannot_be_watched_is_said_in_a_sentence(root, programme, run, policy, sentence):
+    with pytest.raises((ValueError, OSError), match=sentence):
+        study.policy(run, root, policy)
+
+
+def test_a_run_of_another_task_or_settings_is_refused(root, programme, monkeypatch):
+    monkeypatch.setattr(rendering, "works", lambda backend: True)
+    with pytest.raises(SystemExit, match="small/seed0 is a run of hopper, but ant was asked for"):
+        commands.main(["watch", "ant", "--run", str(RUN)])
+    monkeypatch.setitem(grid.STUDIES, "tiny", SCRATCH)
+    with pytest.raises(ValueError, match=r"cannot act today: settings.finetuning.steps is 200 in the record"):
+        study.policy(RUN, root, "final")
+
+
+def test_without_an_opengl_library_a_sentence_says_what_to_install(programme, monkeypatch):
+    monkeypatch.setattr(rendering, "works", lambda backend: False)
+    with pytest.raises(SystemExit, match=r"^mbaug: no OpenGL library draws without a screen \(egl, osmesa, glfw\) here: install"):
+        commands.main(["watch", "hopper", "--run", str(RUN)])
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(RuntimeError, match=f"^MUJOCO_GL=osmesa draws nothing here: {INSTALL}"):
+        rendering.opengl()
+
+
+def test_the_first_library_that_works_is_taken(programme, monkeypatch):
+    """What is set is tried alone; what cannot be is not believed."""
+    monkeypatch.setattr(rendering, "works", lambda backend: backend in ("osmesa", "glfw"))
+    assert rendering.opengl() == "osmesa"
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    assert rendering.opengl() == "glfw"
+    monkeypatch.undo()
+    assert not rendering.works("nonsense")
+
+
+def test_mujoco_is_not_imported_before_the_library_is_chosen():
+    code = "import sys; from mbaug import rendering; print('mujoco' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+class Counting(gymnasium.Env):
+    """An environment whose state counts its steps and whose image shows the state; an episode has seven steps."""
+
+    metadata = {"render_fps": 50}  # noqa: RUF012
+
+    def reset(self, seed=None):
+        self.state = np.zeros(1)
+        return self.state, {}
+
+    def step(self, action):
+        self.state = self.state + action
+        return self.state, 0.0, self.state[0] == 7, False, {}
+
+    def render(self):
+        return np.full((2, 2, 3), self.state[0], np.uint8)
+
+
+def test_frames_are_every_so_many_steps_and_go_on_after_an_episode():
+    images, per_second = rendering.frames(Counting(), lambda state: np.ones(1), 0.2)
+    assert images[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 1]
+    assert per_second == 25
+    with pytest.raises(ValueError, match=r"0.0 seconds asked for"):
+        rendering.frames(Counting(), lambda state: np.ones(1), 0.0)
+
+
+def test_actors_are_small_enough_to_keep():
+    """At the recorded sizes, two an agent of each task: 10 MB in all at most."""
+    long = grid.STUDIES["long"].arms["sac_million"]
+    actors = [training.actors(training.learner(long, task, [0]))[0] for task in tasks.TASKS.values()]
+    assert sum(2 * actor.numel() * actor.element_size() for actor in actors) <= 10e6
