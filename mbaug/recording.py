@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from mbaug import __version__, tasks
@@ -395,15 +396,17 @@ def _scores(frame: pd.DataFrame) -> pd.Series:
 # --- provenance -----------------------------------------------------------------------------------
 
 
-def provenance(precision: str) -> dict[str, str]:
+def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
     """Returns what a run's numbers depend on beside its settings: code, versions, processor and arithmetic.
 
     Args:
         precision: The arithmetic that training used, "float32" or "bfloat16".
+        device: What trained; it is named where it is not the processor.
     """
+    gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
     packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
     versions = {"python": platform.python_version(), **packages, "mbaug": __version__}
-    return {"commit": _commit(), **versions, "cpu": _processor(), "precision": precision}
+    return {"commit": _commit(), **versions, "cpu": _processor(), **gpu, "precision": precision}
 
 
 def _commit() -> str:
