@@ -101,7 +101,7 @@ def bench(arguments: argparse.Namespace) -> None:
     """Measures updates a second against the processor's limit, and against peers that are installed."""
     from mbaug import benchmark
 
-    benchmark.main(arguments.json, arguments.device)
+    benchmark.main(arguments.json, arguments.device, arguments.record)
 
 
 def figures(arguments: argparse.Namespace) -> None:
@@ -155,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("bench", help=bench.__doc__)
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--record", action="store_true", help="measure all, several times, into data/benchmarks (long)")
     command.add_argument("--device", default="cpu", help="cpu or cuda")
     command.set_defaults(call=bench)
 

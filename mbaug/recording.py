@@ -167,9 +167,9 @@ def write(root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping
         raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
     content = _csv(rows).encode()
     identity = {"format": FORMAT, **dataclasses.asdict(run)}
-    document = _finite(plain({**identity, **metadata, "csv_sha256": sha256(content)}))
+    document = {**identity, **metadata, "csv_sha256": sha256(content)}
     write_atomically(path.with_suffix(".csv"), content)
-    write_atomically(path.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(path.with_suffix(".json"), (json_text(document) + "\n").encode())
 
 
 def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -222,6 +222,11 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"JSON holds numbers, texts, lists and dicts; got {type(value).__name__}: {value!r:.80}.")
+
+
+def json_text(document: Any) -> str:
+    """Returns a document as standard JSON, with null for numbers that are not finite."""
+    return json.dumps(_finite(plain(document)), indent=2)
 
 
 def _string(key: Any) -> str:
