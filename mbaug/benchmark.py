@@ -1,6 +1,6 @@
 """How fast an update is, against what the processor's products allow, and against peers measured in the same run.
 
-A section is a function of seconds a measurement and a device that yields rows; in a row, numbers with a decimal point are
+A section is a function of an effort and a device that yields rows; in a row, numbers with a decimal point are
 measured, and all else says what was measured. `python -m mbaug bench` prints a few sections; with `--record` all of them are
 measured several times over and kept, every repeat, in data/benchmarks: evidence of one processor, read by notebook 90_engine.
 """
@@ -43,9 +43,6 @@ ALGORITHMS = {  # the algorithm's module, its settings, and the actor's loss
     "TD3": ("td3", TD3(), td3.actor_loss),
     "SAC": ("sac", SAC(), sac.actor_loss),
 }
-POPULATIONS = (1, 4, 10)
-GROWTH = (1, 2, 4, 8, 16, 32)  # agents side by side
-ROWS = (1_000, 10_000, 100_000, 1_000_000)  # of a dataset
 UPDATES = 10  # whose batches are drawn at once: each call that is timed
 LOADS = {  # what keeps another core busy, as a program that says when it has begun
     "nothing": None,
@@ -56,13 +53,17 @@ LOADS = {  # what keeps another core busy, as a program that says when it has be
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often is measured."""
+    """How long, how often and how far is measured."""
 
     seconds: float  # of wall time, each measurement
     repeats: int  # of each row
+    populations: tuple[int, ...] = (1, 4, 10)  # agents side by side, for all sizes
+    growth: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # agents side by side, in a process of their own
+    rows: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)  # of a dataset
 
 
 QUICK, FULL = Effort(0.6, 1), Effort(1.5, 5)
+TINY = Effort(0.02, 1, populations=(1, 2), growth=(1, 2), rows=(1_000, 10_000))
 
 
 def rate(call: Callable[[], None], seconds: float, device: str = "cpu") -> float:
@@ -177,23 +178,23 @@ def online(algorithm: str, precision: str, steps: int = 600) -> float:
 # --- sections -------------------------------------------------------------------------------------------------------------
 
 
-def products(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def products(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields the product rate of each shape that an update on Hopper multiplies, by two networks and a batch of 256."""
     for precision in precisions(device):
         for inputs, outputs in ((256, 256), (11, 256), (14, 256), (256, 3)):
             if precision == "bfloat16" and min(inputs, outputs) < engine.WIDE:
                 continue  # the engine leaves these in float32
-            found = product_rate(precision, inputs, outputs, seconds, device)
+            found = product_rate(precision, inputs, outputs, effort.seconds, device)
             yield {"precision": precision, "inputs": inputs, "outputs": outputs, "gflops": found / 1e9}
 
 
-def updates(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def updates(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields updates a second, of all agents together, for the tasks' sizes, both precisions and three populations."""
     for precision in precisions(device):
-        limit = product_rate(precision, seconds=seconds, device=device)
+        limit = product_rate(precision, seconds=effort.seconds, device=device)
         for task, alike in ALIKE.items():
-            for population in POPULATIONS:
-                found = updates_per_second("TD3+BC", task, population, precision, seconds, device)
+            for population in effort.populations:
+                found = updates_per_second("TD3+BC", task, population, precision, effort.seconds, device)
                 work = operations(tasks.find(task).state_size, tasks.find(task).action_size, TD3())
                 yield {
                     "algorithm": "TD3+BC",
@@ -205,7 +206,7 @@ def updates(seconds: float, device: str = "cpu") -> Iterator[dict]:
                 }
 
 
-def acting(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def acting(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields environment steps a second on Hopper, an update after each, over 600 steps, however long they take."""
     for precision in precisions(device):
         for algorithm in settings.ALGORITHMS:
@@ -213,17 +214,17 @@ def acting(seconds: float, device: str = "cpu") -> Iterator[dict]:
             yield {"algorithm": algorithm.upper(), "task": "hopper", "precision": precision, "steps_per_second": found}
 
 
-def peers(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def peers(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields the updates a second of our TD3 and SAC and, if it is installed, of Stable-Baselines3's, at Hopper's sizes.
 
     Ours and the peer's include the drawing of batches and noise; both are TD3 with its online loss.
     """
     for name in ("TD3", "SAC"):
         for precision in precisions(device):
-            found = updates_per_second(name, "hopper", 1, precision, seconds, device)
+            found = updates_per_second(name, "hopper", 1, precision, effort.seconds, device)
             yield {"algorithm": name, "by": "mbaug", "precision": precision, "updates_per_second": found}
         if find_spec("stable_baselines3") is not None:
-            yield {"algorithm": name, **stable_baselines(name, seconds)}
+            yield {"algorithm": name, **stable_baselines(name, effort.seconds)}
 
 
 def stable_baselines(name: str, seconds: float) -> dict:
@@ -242,12 +243,12 @@ def stable_baselines(name: str, seconds: float) -> dict:
     return {"by": by, "precision": "float32", "updates_per_second": found}
 
 
-def parts(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def parts(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields the microseconds of each part of an update of TD3+BC on Hopper, by Python's profiler; and of all without it."""
     for precision in precisions(device):
         *_, call = learning("TD3+BC", "hopper", 1, precision)
-        whole, profiler, calls = rate(call, seconds), cProfile.Profile(), 0
-        end = time.perf_counter() + seconds
+        whole, profiler, calls = rate(call, effort.seconds), cProfile.Profile(), 0
+        end = time.perf_counter() + effort.seconds
         profiler.enable()
         while calls == 0 or time.perf_counter() < end:
             call()
@@ -285,22 +286,22 @@ def split(profile: pstats.Stats) -> dict[str, float]:
     return found | {"losses, and Python between": whole - sum(found.values())}
 
 
-def populations(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def populations(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields updates a second and memory for 1 to 32 agents side by side, each measured in a process of its own."""
     for precision in precisions(device):
-        for population in GROWTH:
+        for population in effort.growth:
             yield {
                 "precision": precision,
                 "population": population,
-                **fresh(grown, population, 10_000, precision, seconds, device),
+                **fresh(grown, population, 10_000, precision, effort.seconds, device),
             }
 
 
-def datasets(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def datasets(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields updates a second, the time of gathering and memory for 1K to 1M rows, each measured in a process of its own."""
     precision = precisions(device)[-1]
-    for rows in ROWS:
-        yield {"precision": precision, "rows": rows, **fresh(grown, 1, rows, precision, seconds, device)}
+    for rows in effort.rows:
+        yield {"precision": precision, "rows": rows, **fresh(grown, 1, rows, precision, effort.seconds, device)}
 
 
 def grown(population: int, rows: int, precision: str, seconds: float, device: str) -> dict:
@@ -338,12 +339,12 @@ def peak_megabytes(device: str = "cpu") -> float:
     return next((float(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), math.nan)
 
 
-def threads(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def threads(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields updates a second with one and with two threads, alone and beside one other process."""
     for count in (1, 2):
         for name in LOADS:
             with beside(name):
-                found = fresh(threaded, count, seconds)
+                found = fresh(threaded, count, effort.seconds)
             yield {"threads": count, "beside": name, "updates_per_second": found}
 
 
@@ -384,7 +385,7 @@ def fresh(function: Callable, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def model(seconds: float, device: str = "cpu") -> Iterator[dict]:
+def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields what the paper's world model costs on 10,000 rows: an epoch of its fit, and an imagined next state for each."""
     task, rows = tasks.find("hopper"), 10_000
     batch = transitions.unpack(random_table(task, 1, rows), task.state_size, task.action_size)
@@ -395,13 +396,14 @@ def model(seconds: float, device: str = "cpu") -> Iterator[dict]:
     for precision in precisions(device):
         fit = world_model.epochs(replace(WorldModel(), epochs=10**6), drawn, 0, precision, device)
         fitted, _ = next(fit)
-        epoch = rate(lambda fit=fit: next(fit), seconds, device)
+        epoch = rate(lambda fit=fit: next(fit), effort.seconds, device)
         imagine = partial(world_model.predict, fitted, batch.state, batch.action, generators)
-        yield {"precision": precision, "epoch_seconds": 1 / epoch, "imagine_seconds": 1 / rate(imagine, seconds, device)}
+        yield {"precision": precision, "epoch_seconds": 1 / epoch, "imagine_seconds": 1 / rate(imagine, effort.seconds, device)}
 
 
 SECTIONS = (products, updates, acting, peers, parts, populations, datasets, threads, model)
 SHORT = (products, updates, acting, peers)  # what is printed in under a minute
+LIVE = (products, updates, peers, parts, populations, datasets, threads)  # what a notebook measures itself, with TINY effort
 ON_GPU = (products, updates, populations, datasets)
 
 
@@ -413,23 +415,24 @@ def measure(section: Callable[..., Iterator[dict]], effort: Effort, device: str 
 
     The whole section is repeated, not each row: what changes slowly on a machine then touches all rows alike.
     """
-    rounds = [list(section(effort.seconds, device)) for _ in range(effort.repeats)]
+    rounds = [list(section(effort, device)) for _ in range(effort.repeats)]
     return [
         {name: [row[name] for row in rows] if isinstance(value, float) else value for name, value in rows[0].items()}
         for rows in zip(*rounds, strict=True)
     ]
 
 
-def measure_all(effort: Effort, device: str = "cpu", report: Callable[[str], None] = print) -> dict:
-    """Returns the document of all sections: what was measured, how, with what, on what.
+def measure_all(effort: Effort, device: str, sections: Sequence[Callable], report: Callable[[str], None] = print) -> dict:
+    """Returns what was measured, how, with what, on what.
 
     Args:
         effort: of each row.
         device: "cpu" or "cuda".
+        sections: to measure.
         report: takes a line before each section.
     """
     found = {}
-    for section in SECTIONS if device == "cpu" else ON_GPU:
+    for section in sections:
         report(f"{section.__name__}: {section.__doc__.splitlines()[0].removeprefix('Yields ')}")
         found[section.__name__] = measure(section, effort, device)
     provenance = recording.provenance(", ".join(precisions(device)), device)
@@ -526,7 +529,7 @@ def main(as_json: bool = False, device: str = "cpu", record: bool = False) -> No
         print(
             f"{len(SECTIONS)} sections, {FULL.repeats} times each: about a quarter of an hour; the machine should do nothing else"
         )
-        print(keep(measure_all(FULL, device), folder()))
+        print(keep(measure_all(FULL, device, SECTIONS if device == "cpu" else ON_GPU), folder()))
         return
     found = {}
     for section in SHORT:

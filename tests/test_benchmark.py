@@ -17,7 +17,9 @@ from mbaug.__main__ import main as command
 from mbaug.benchmark import Effort
 from mbaug.settings import TD3
 
-SHORT = 0.01  # seconds a measurement: tests ask what is measured, not how fast it is
+SHORT = Effort(
+    0.01, 1, populations=(1, 2), growth=(1, 4), rows=(1_000, 500_000)
+)  # tests ask what is measured, not how fast it is
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +77,7 @@ def test_only_the_precisions_of_the_processor_are_measured(monkeypatch):
     assert [(row["inputs"], row["outputs"]) for row in low] == [(256, 256)]
 
 
-def test_updates_have_a_row_for_each_size_and_population(monkeypatch):
-    monkeypatch.setattr(benchmark, "POPULATIONS", (1, 2))
+def test_updates_have_a_row_for_each_size_and_population():
     rows = list(benchmark.updates(SHORT))
     assert [(row["task"], row["population"]) for row in rows] == [(t, p) for t in benchmark.ALIKE.values() for p in (1, 2)]
     assert all(row["updates_per_second"] > 0 and 0 < row["fraction_of_limit"] < 1.5 for row in rows)
@@ -90,7 +91,7 @@ def test_acting_measures_both_algorithms():
 
 
 def test_the_parts_of_an_update_are_all_found_and_together_the_whole():
-    rows = {row["part"]: row["microseconds"] for row in benchmark.parts(0.1)}
+    rows = {row["part"]: row["microseconds"] for row in benchmark.parts(Effort(0.1, 1))}
     whole = rows.pop("whole, without the profiler")
     assert min(rows.values()) > 0, min(rows, key=rows.get)
     assert sum(rows.values()) > 0.5 * whole
@@ -100,8 +101,7 @@ def test_the_parts_of_an_update_are_all_found_and_together_the_whole():
 # --- processes of their own -----------------------------------------------------------------------------------------------
 
 
-def test_memory_and_updates_are_measured_for_each_population_in_a_process_of_its_own(monkeypatch):
-    monkeypatch.setattr(benchmark, "GROWTH", (1, 4))
+def test_memory_and_updates_are_measured_for_each_population_in_a_process_of_its_own():
     one, four = benchmark.populations(SHORT)
     assert four["learner_bytes"] == pytest.approx(4 * one["learner_bytes"], rel=1e-3)  # but for the padding
     assert four["table_bytes"] == 4 * one["table_bytes"] == 4 * 10_000 * 28 * 4
@@ -110,8 +110,7 @@ def test_memory_and_updates_are_measured_for_each_population_in_a_process_of_its
         assert math.isnan(row["peak_megabytes"]) or row["peak_megabytes"] > (row["learner_bytes"] + row["table_bytes"]) / 1e6
 
 
-def test_the_memory_of_a_dataset_is_that_of_its_rows(monkeypatch):
-    monkeypatch.setattr(benchmark, "ROWS", (1_000, 500_000))
+def test_the_memory_of_a_dataset_is_that_of_its_rows():
     few, many = benchmark.datasets(SHORT)
     assert few["learner_bytes"] == many["learner_bytes"]
     if not math.isnan(few["peak_megabytes"]):
@@ -148,7 +147,7 @@ def test_a_process_is_measured_with_the_threads_that_were_asked_for(monkeypatch)
     used = []
     monkeypatch.setattr(benchmark, "updates_per_second", lambda *_: used.append(torch.get_num_threads()) or 1.0)
     try:
-        assert [benchmark.threaded(count, SHORT) for count in (2, 1)] == [1.0, 1.0]
+        assert [benchmark.threaded(count, 0.01) for count in (2, 1)] == [1.0, 1.0]
     finally:
         torch.set_num_threads(1)
     assert used == [2, 1]
@@ -207,12 +206,12 @@ def test_the_ratio_to_a_peer_is_of_medians_and_of_the_same_algorithm():
 # --- several times over, and kept -----------------------------------------------------------------------------------------
 
 
-def products(seconds, device="cpu"):
+def products(effort, device="cpu"):
     """Yields the speed of nothing."""
     yield {"precision": "float32", "inputs": 256, "gflops": next(products.numbers)}
 
 
-def silent(seconds, device="cpu"):
+def silent(effort, device="cpu"):
     """Yields what nobody could tell."""
     yield {"population": 4, "peak_megabytes": math.nan}
 
@@ -225,19 +224,19 @@ def sections(monkeypatch):
 
 
 def test_each_repeat_of_a_measured_number_is_kept(sections):
-    (row,) = benchmark.measure(products, Effort(SHORT, 3))
+    (row,) = benchmark.measure(products, Effort(0.01, 3))
     assert row == {"precision": "float32", "inputs": 256, "gflops": [50.0, 100.0, 70.0]}
     (shown,) = benchmark.table([row]).to_dict("records")
     assert shown == {"precision": "float32", "inputs": 256, "gflops": 70.0, "gflops_low": 50.0, "gflops_high": 100.0}
 
 
 def test_what_is_kept_comes_back_with_its_provenance(sections, tmp_path):
-    document = benchmark.measure_all(Effort(SHORT, 3), report=lambda line: None)
+    document = benchmark.measure_all(Effort(0.01, 3), "cpu", benchmark.SECTIONS, report=lambda line: None)
     path = benchmark.keep(document, tmp_path / "benchmarks")
     assert path.name == benchmark.path_of(document, tmp_path).name
     (found,) = benchmark.load(tmp_path / "benchmarks")
     assert found["provenance"] == recording.provenance("float32")
-    assert (found["seconds"], found["repeats"]) == (SHORT, 3)
+    assert (found["seconds"], found["repeats"]) == (0.01, 3)
     assert found["sections"]["products"][0]["gflops"] == [50.0, 100.0, 70.0]
     assert math.isnan(benchmark.table(found["sections"]["silent"])["peak_megabytes"][0])
     assert "NaN" not in path.read_text()
@@ -252,12 +251,12 @@ def test_a_processors_name_makes_its_files():
 
 def test_an_interrupted_measurement_leaves_the_last_one_as_it_was(sections, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "folder", lambda: tmp_path)
-    monkeypatch.setattr(benchmark, "FULL", Effort(SHORT, 3))
+    monkeypatch.setattr(benchmark, "FULL", Effort(0.01, 3))
     benchmark.main(record=True)
     (path,) = tmp_path.iterdir()
     before = path.read_bytes()
 
-    def interrupted(seconds, device="cpu"):
+    def interrupted(effort, device="cpu"):
         """Yields nothing."""
         raise KeyboardInterrupt
         yield
@@ -275,7 +274,7 @@ def test_an_interrupted_measurement_leaves_the_last_one_as_it_was(sections, monk
 
 def test_the_fastest_processor_comes_first(sections, tmp_path):
     for name in ("slow", "fast"):
-        document = benchmark.measure_all(Effort(SHORT, 1), report=lambda line: None)
+        document = benchmark.measure_all(Effort(0.01, 1), "cpu", benchmark.SECTIONS, report=lambda line: None)
         benchmark.keep({**document, "provenance": {"cpu": name}}, tmp_path)
     assert [document["provenance"]["cpu"] for document in benchmark.load(tmp_path)] == ["fast", "slow"]
     assert benchmark.load(tmp_path / "nowhere") == []
@@ -283,7 +282,7 @@ def test_the_fastest_processor_comes_first(sections, tmp_path):
 
 @pytest.mark.parametrize("damage", ["no json", "{}", '{"format": 0, "provenance": {}, "sections": {}}', "lacks"])
 def test_a_damaged_file_is_named(sections, tmp_path, damage):
-    document = benchmark.measure_all(Effort(SHORT, 1), report=lambda line: None)
+    document = benchmark.measure_all(Effort(0.01, 1), "cpu", benchmark.SECTIONS, report=lambda line: None)
     if damage == "lacks":
         del document["sections"]["silent"]
         damage = json.dumps(recording.plain({**document, "sections": {}}))
@@ -299,7 +298,7 @@ def test_a_damaged_file_is_named(sections, tmp_path, damage):
 def brief(monkeypatch):
     """Two short sections in place of those that are printed."""
 
-    def peers(seconds, device="cpu"):
+    def peers(effort, device="cpu"):
         """Yields two rows."""
         yield {"algorithm": "TD3", "by": "mbaug", "precision": "float32", "updates_per_second": 150.0}
         yield {"algorithm": "TD3", "by": "Peer 1.0", "precision": "float32", "updates_per_second": 100.0}
