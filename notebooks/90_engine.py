@@ -77,11 +77,12 @@ show(benchmark.operations)
 
 # %%
 pi, q = (np.array(layers) for layers in ([11 * 256, 256 * 256, 256 * 3], [14 * 256, 256 * 256, 256 * 1]))
-work = pd.DataFrame({
-    "times": {"target actor": 1, "target critics": 2, "critics": 2, "critics, back to weights": 2, "critics, back to units": 2,
-              "actor, and back to weights": 2 / 2, "first critic, and back to its input": 2 / 2, "actor, back to units": 1 / 2},
-    "products a row": [pi.sum(), q.sum(), q.sum(), q.sum(), q[1:].sum(), pi.sum(), q.sum(), pi[1:].sum()],
-})
+work = pd.DataFrame.from_dict({
+    "target actor": (1, pi.sum()), "target critics": (2, q.sum()),
+    "critics": (2, q.sum()), "critics, back to weights": (2, q.sum()), "critics, back to units": (2, q[1:].sum()),
+    "first critic, and back to its input": (2 / 2, q.sum()),
+    "actor, and back to weights": (2 / 2, pi.sum()), "actor, back to units": (1 / 2, pi[1:].sum()),
+}, orient="index", columns=["times", "products a row"])
 work["GFLOP"] = 2 * 256 * work["times"] * work["products a row"] / 1e9
 assert np.isclose(work["GFLOP"].sum() * 1e9, benchmark.operations(11, 3, settings.TD3())), "the count is the formula's"
 work.round(3)
@@ -386,7 +387,8 @@ rows in memory do not, and beyond that size no row costs more than another.""")
 # Two costs are left: environment steps online, and the world model. They are measured with the record alone.
 
 # %%
-measured.get("acting", pd.DataFrame()).drop(columns=["task"], errors="ignore").round(0)
+acting = measured.get("acting", pd.DataFrame())
+acting.reindex(columns=["algorithm", "precision", "steps_per_second"]).round(0)
 
 # %%
 full, plan = settings.WorldModel(), settings.Pretraining()
