@@ -264,12 +264,14 @@ def split(profile: pstats.Stats) -> dict[str, float]:
 
     def within(file: str, *names: str) -> float:
         """Seconds in functions of a module, all that they call included."""
-        return sum(spent[3] for (path, _, name), spent in profile.stats.items() if name in names and Path(path).name == file)
+        return math.fsum(
+            spent[3] for (path, _, name), spent in profile.stats.items() if name in names and Path(path).name == file
+        )
 
     def called(builtin: str, caller: str = "") -> float:
         """Seconds in one of torch's own functions, when called from a function of that name."""
         found = [spent[4] for (_, _, name), spent in profile.stats.items() if re.search(rf"\b{builtin}\b", name)]
-        return sum(times[3] for callers in found for (_, _, name), times in callers.items() if caller in ("", name))
+        return math.fsum(times[3] for callers in found for (_, _, name), times in callers.items() if caller in ("", name))
 
     forward, backward = (called("bmm", name) for name in ("forward", "backward"))
     found = {
