@@ -53,7 +53,7 @@ def record(arguments: argparse.Namespace) -> None:
         print(*missing, sep="\n")
         return
     work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
-    scale = {"workers": arguments.workers, "cluster": arguments.cluster, "population": arguments.population}
+    scale = {name: getattr(arguments, name) for name in ("workers", "cluster", "population", "device")}
     study.record(wanted, root, work, profile, arguments.only, arguments.seeds, **scale)
 
 
@@ -141,7 +141,7 @@ def bench(arguments: argparse.Namespace) -> None:
     """Measures updates a second against the processor's limit, and against peers that are installed."""
     from mbaug import benchmark
 
-    benchmark.main(arguments.json, arguments.device)
+    benchmark.main(arguments.json, arguments.device, arguments.record)
 
 
 def figures(arguments: argparse.Namespace) -> None:
@@ -173,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=count, default=os.cpu_count(), help="processes (default: one per core)")
     command.add_argument("--population", type=count, default=1, help="agents that one process trains side by side (default: 1)")
     command.add_argument("--cluster", metavar="tcp://HOST:8786", help="train on the workers of a Dask cluster")
+    command.add_argument("--device", default="cpu", help="what trains: cpu or cuda (default: cpu)")
     command.add_argument("--profile", default="paper", help="budgets: smoke, quick or paper")
     command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
     command.set_defaults(call=record)
@@ -210,6 +211,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("bench", help=bench.__doc__)
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--record", action="store_true", help="measure all, several times, into data/benchmarks (long)")
     command.add_argument("--device", default="cpu", help="cpu or cuda")
     command.set_defaults(call=bench)
 

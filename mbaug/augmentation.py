@@ -90,7 +90,7 @@ def replace_(
     _, rows, samples, size = imagined.shape
     for k, generator in enumerate(generators):
         chosen = index[:, k, :count]
-        sample = torch.randint(samples, chosen.shape, generator=generator)
+        sample = torch.randint(samples, chosen.shape, generator=generator, device=index.device)
         flat = imagined[k].reshape(rows * samples, size)
         next_state[:, k, :count] = flat.index_select(0, (chosen * samples + sample).reshape(-1)).view(*chosen.shape, size)
 

@@ -40,6 +40,7 @@ CONTENTS = (
     "03_augmentation",
     "04_offline_pretraining",
     "05_online_finetuning",
+    "90_engine",
 )
 METADATA = {
     "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},

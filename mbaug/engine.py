@@ -6,12 +6,13 @@ An update of TD3 is a dozen matrix products and little else, so the engine does 
   nobody asked for (an actor step needs no gradient of the critics' weights) and no framework stands between two products;
 - all parameters of a population live in one flat buffer: one Adam, one average for the targets;
 - `prepare` chooses the processor's fastest product at the wanted precision;
-- `captured` replays one period of updates as a CUDA graph where there is a GPU.
+- `captured` replays one policy delay of updates as a CUDA graph where there is a GPU.
 
 The losses of `td3`, `sac` and `world_model` are differentiated as they are written; the tests hold this module to plain autograd.
 """
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,14 +26,32 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.adam import adam
 
+from mbaug.settings import choose
+
 Layers = tuple[tuple[Tensor, Tensor], ...]
 
 PARAMETER_DTYPE = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 LANES = 64  # a multiple of every vector width, in elements
 WIDE = 64  # a bfloat16 product pays from this many inputs and outputs; below, the casts cost more than they save
+THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS"  # what torch and its libraries read when they are imported
 
 
-# --- precision ------------------------------------------------------------------------------------------------------------
+# --- threads and precision ------------------------------------------------------------------------------------------------
+
+
+@cache
+def warn_once(sentence: str) -> None:
+    """Warns with a sentence the first time that this process says it."""
+    warnings.warn(sentence, RuntimeWarning, stacklevel=3)
+
+
+def tell_of_threads() -> None:
+    """Tells who trains with several threads, once a process, what they cost; whatever trains calls it."""
+    if (threads := torch.get_num_threads()) > 1:
+        warn_once(
+            f"torch uses {threads} threads: beside any other load they train many times slower than one, because threads that "
+            "wait for each other spin (notebook 90_engine); torch.set_num_threads(1) or engine.prepare() before training"
+        )
 
 
 @cache
@@ -45,26 +64,36 @@ def processor_flags() -> frozenset[str]:
     return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
 
 
+def has_bfloat16(device: str = "cpu") -> bool:
+    """Returns whether the device multiplies bfloat16 itself."""
+    return device != "cpu" or bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
+
+
 def prepare(precision: str = "float32", device: str = "cpu") -> str:
     """Returns the precision that will really be used, after choosing one thread and the fastest product for it.
 
     Two intra-op threads beside any other load fall from hundreds of updates a second to a few: their barriers spin. So a
-    process trains with one thread, and a study with one process per core.
+    process trains with one thread, and a study with one process per core. Whoever asked for more threads is told so once.
 
     Float32 products go through oneDNN where it keeps all 24 bits: on AMD it is twice as fast as the default library. Torch
     offers that road only under the name "medium", which on processors with AMX means bfloat16 inside; there it stays closed.
+
+    Raises:
+        ValueError: there is no such device.
     """
-    if device != "cpu":
-        return precision
+    choose("device", device, ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-    if precision == "bfloat16" and not processor_flags() & {"avx512_bf16", "amx_bf16"}:
-        warnings.warn(
-            "this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        for asked in (f"{variable}={os.environ[variable]}" for variable in THREADS if os.environ.get(variable, "1") != "1"):
+            warn_once(
+                f"{asked} was set, but mbaug trains with one thread a process: beside any other load several are many times "
+                "slower, because threads that wait for each other spin (notebook 90_engine); use more cores by more processes"
+            )
+    if precision == "bfloat16" and not has_bfloat16(device):
+        warn_once("this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32")
         precision = "float32"
+    if device != "cpu":
+        return precision
     exact = not processor_flags() & {"amx_bf16"}
     torch.set_float32_matmul_precision("medium" if exact and "avx512f" in processor_flags() else "highest")
     return precision
@@ -235,23 +264,60 @@ def descend(losses: Float[Tensor, " population"], flat: Tensor, optimiser: Adam,
 # --- CUDA -----------------------------------------------------------------------------------------------------------------
 
 
-def captured(period: Callable[[], None], device: str) -> Callable[[], None]:
-    """Returns `period`, on a GPU as a CUDA graph that replays it with one launch.
+def captured(
+    period: Callable[..., None],
+    first: int,
+    inputs: Sequence[Tensor],
+    state: Sequence[Tensor],
+    capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+) -> Callable[..., None]:
+    """Returns `period`, a function of a number and of tensors; on a GPU as a graph that replays it with one launch.
 
-    `period` reads its inputs from fixed buffers and holds no synchronisation, so that it can be captured. Not measured: no
-    GPU was at hand. `python -m mbaug bench --device cuda` measures it.
+    A graph reads fixed buffers, to which the tensors of each call are copied, and knows no other number than `first`. Where
+    it cannot be captured, a warning says so, and `period` itself is returned: slower, but the same.
+
+    Args:
+        period: changes tensors in place and holds no synchronisation.
+        first: the number that it is captured with.
+        inputs: tensors like those it will be called with.
+        state: all that it changes; the calls before a capture leave it as it is.
+        capture: what makes a replay of a function of no arguments; None: `cuda_graph` on a GPU, and no capture elsewhere.
     """
-    if not str(device).startswith("cuda"):
+    capture = capture or (cuda_graph if inputs[0].is_cuda else None)
+    if capture is None:
         return period
+    fixed, before = ([tensor.detach().clone() for tensor in tensors] for tensors in (inputs, state))
+    try:
+        replay = capture(lambda: period(first, *fixed))
+    except RuntimeError as error:
+        warn_once(f"the updates could not be captured as a CUDA graph ({error}): they run one kernel after the other")
+        return period
+    finally:
+        for tensor, value in zip(state, before, strict=True):
+            tensor.detach().copy_(value)
+
+    def play(_: int, *given: Tensor) -> None:
+        for buffer, tensor in zip(fixed, given, strict=True):
+            buffer.copy_(tensor)
+        replay()
+
+    return play
+
+
+def cuda_graph(call: Callable[[], None]) -> Callable[[], None]:
+    """Returns the replay of `call` as a CUDA graph, after three calls that warm it up.
+
+    Not measured: no GPU was at hand. `python -m mbaug bench --device cuda` measures it.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            period()
+            call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        period()
+        call()
     return graph.replay
 
 

@@ -55,6 +55,11 @@ class Perceptron:
         layers = tuple((weight[:count], bias[:count]) for weight, bias in self.layers)
         return dataclasses.replace(self.frozen, layers=layers)
 
+    def on_cpu(self) -> "Perceptron":
+        """Returns the same networks, held fixed, on the CPU: in the same memory if that is where they are, else copied there."""
+        flat = self.frozen.flat.cpu()
+        return dataclasses.replace(self, flat=flat, layers=engine.layer_views(flat, self.population, self.sizes))
+
     def copy(self) -> "Perceptron":
         """Returns the same networks in memory of their own, held fixed: a target."""
         flat = self.flat.detach().clone()
@@ -67,10 +72,10 @@ def perceptron(
     precision: str = "float32",
     device: str = "cpu",
 ) -> Perceptron:
-    """Returns N = len(generators) perceptrons, initialised as torch.nn.Linear does, each from its own generator."""
-    dtype = engine.PARAMETER_DTYPE[precision]
-    flat = engine.allocate(len(generators), sizes, dtype, device)
+    """Returns N = len(generators) perceptrons, initialised as torch.nn.Linear does, each from its own generator on the CPU."""
+    flat = engine.allocate(len(generators), sizes, engine.PARAMETER_DTYPE[precision], "cpu")
     engine.uniform_(flat, len(generators), sizes, generators)
+    flat = flat.to(device)
     low = torch.bfloat16 if precision == "bfloat16" else None
     return Perceptron(flat.requires_grad_(), engine.layer_views(flat.detach(), len(generators), sizes), low)
 

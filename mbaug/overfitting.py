@@ -21,8 +21,8 @@ WIDTHS = (0.1, 0.5)  # of a perturbation: of an action in [-1, 1], or in standar
 @torch.no_grad()
 def values(critics: Critics, state: Tensor, action: Tensor) -> Float[Tensor, "population batch"]:
     """Returns min_i Q_i(s, a) for standardised states, in discounted rewards."""
-    dtype = critics.network.flat.dtype
-    return critics(state.to(dtype), action.to(dtype)).amin(dim=TWIN)
+    flat = critics.network.flat
+    return critics(state.to(flat), action.to(flat)).amin(dim=TWIN)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from mbaug import __version__, tasks
@@ -171,13 +172,13 @@ def write(
         raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
     content = _csv(rows).encode()
     identity = {"format": FORMAT, **dataclasses.asdict(run)}
-    document = _finite(plain({**identity, **metadata, "csv_sha256": sha256(content)}))
+    document = {**identity, **metadata, "csv_sha256": sha256(content)}
     write_atomically(path.with_suffix(".csv"), content)
     if policies:
         weights = safetensors.torch.save(dict(policies))
         document |= {"policies_sha256": sha256(weights)}
         write_atomically(path.with_suffix(".safetensors"), weights)
-    write_atomically(path.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(path.with_suffix(".json"), (json_text(document) + "\n").encode())
 
 
 def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -230,6 +231,11 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"JSON holds numbers, texts, lists and dicts; got {type(value).__name__}: {value!r:.80}.")
+
+
+def json_text(document: Any) -> str:
+    """Returns a document as standard JSON, with null for numbers that are not finite."""
+    return json.dumps(_finite(plain(document)), indent=2)
 
 
 def _string(key: Any) -> str:
@@ -432,15 +438,17 @@ def _scores(frame: pd.DataFrame) -> pd.Series:
 # --- provenance -----------------------------------------------------------------------------------
 
 
-def provenance(precision: str) -> dict[str, str]:
+def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
     """Returns what a run's numbers depend on beside its settings: code, versions, processor and arithmetic.
 
     Args:
         precision: The arithmetic that training used, "float32" or "bfloat16".
+        device: What trained; it is named where it is not the processor.
     """
+    gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
     packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
     versions = {"python": platform.python_version(), **packages, "mbaug": __version__}
-    return {"commit": _commit(), **versions, "cpu": _processor(), "precision": precision}
+    return {"commit": _commit(), **versions, "cpu": _processor(), **gpu, "precision": precision}
 
 
 def _commit() -> str:

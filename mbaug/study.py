@@ -85,7 +85,7 @@ def evaluation_rows(
     """Returns one row an evaluation episode, for each agent."""
     first = torch.from_numpy(episodes.first_state)
     action = torch.from_numpy(learner.policy(episodes.first_state))
-    predicted = overfitting.values(learner.agent.critics, learner.standardiser.apply(first), action).numpy()
+    predicted = overfitting.values(learner.agent.critics, learner.standardiser.apply(first), action).cpu().numpy()
     columns = episodes.undiscounted_return, episodes.length, episodes.discounted_return, predicted
     return [
         [
@@ -138,10 +138,11 @@ class Life:
         runs: what is recorded at the end.
         arm: the settings they share.
         work: folder of checkpoints.
+        device: what trains, "cpu" or "cuda".
     """
 
-    def __init__(self, runs: Sequence[Run], arm: Arm, work: Path) -> None:
-        self.runs, self.arm, self.work = list(runs), arm, work
+    def __init__(self, runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> None:
+        self.runs, self.arm, self.work, self.device = list(runs), arm, work, device
         self.task, self.dataset = tasks.find(runs[0].task), runs[0].dataset
         self.seeds = [run.seed for run in runs]
         self.population = len(runs)
@@ -154,15 +155,17 @@ class Life:
             states = [dataset.state for dataset in self.drawn]
             self.standardiser = transitions.Standardiser.fit(states, arm.pretraining.standardiser_epsilon)
             dtype = engine.PARAMETER_DTYPE[arm.precision]
-            self.table = transitions.table(self.drawn, self.standardiser, dtype, arm.pretraining.horizon, arm.learner.discount)
+            table = transitions.table(self.drawn, self.standardiser, dtype, arm.pretraining.horizon, arm.learner.discount)
+            self.table = table.to(device)
         self.outside = np.full(self.population, np.nan)
         self.overfitting: list[dict | None] = [None] * self.population
-        self.learner = training.learner(arm, self.task, self.seeds, self.standardiser)
+        self.learner = training.learner(arm, self.task, self.seeds, self.standardiser, device)
         self.evaluator = tasks.Evaluator(self.task, self.seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
 
     def folder(self, *parts) -> Path:
-        """Returns the folder of the stage that depends on `parts`, the task, the data and the seeds."""
-        return self.work / key(self.task.name, self.dataset, self.seeds, self.arm.precision, *parts)
+        """Returns the folder of the stage that depends on `parts`, the task, the data, the seeds and the device."""
+        device = [] if self.device == "cpu" else [self.device]  # its random numbers go on nowhere else
+        return self.work / key(self.task.name, self.dataset, self.seeds, self.arm.precision, *device, *parts)
 
     def data_value(self) -> np.ndarray:
         """Returns the mean of min_i Q_i(s, a) over the first rows drawn, NaN where there are none."""
@@ -170,7 +173,7 @@ class Life:
             return np.full(self.population, np.nan)
         rows = self.table[:, : self.arm.evaluation.probe_rows]
         batch = transitions.unpack(rows, self.task.state_size, self.task.action_size)
-        return overfitting.values(self.learner.agent.critics, batch.state, batch.action).numpy().mean(axis=1)
+        return overfitting.values(self.learner.agent.critics, batch.state, batch.action).cpu().numpy().mean(axis=1)
 
     def evaluate(self, phase: str) -> None:
         """Appends the rows of one evaluation; evaluating shifts no stream that training draws from."""
@@ -189,7 +192,7 @@ class Life:
         imagined = augmentation.imagined_table(predict, batch, self.arm.augmentation.table_samples, generators)
         self.outside = augmentation.outside(imagined, batch.next_state).numpy()
         flat = self.standardiser.apply(imagined.flatten(1, 2))
-        return flat.view(imagined.shape).to(self.table.dtype)
+        return flat.view(imagined.shape).to(self.table)
 
     def follow_windows(self, predict: augmentation.Predict) -> augmentation.Predict:
         """Returns the prediction along each row's window of recorded actions."""
@@ -240,10 +243,10 @@ class Life:
         folder = self.folder("model", self.arm.model, self.arm.pretraining.transitions, deterministic)
         with waiting_claim(folder):
             if recording.has_checkpoint(folder):
-                self.fitted = world_model.restore(*recording.load_checkpoint(folder))
+                self.fitted = world_model.restore(*recording.load_checkpoint(folder), self.device)
             else:
                 self.fitted = world_model.fit(
-                    self.arm.model, self.drawn, self.rest, self.seeds, self.arm.precision, deterministic=deterministic
+                    self.arm.model, self.drawn, self.rest, self.seeds, self.arm.precision, self.device, deterministic
                 )
                 recording.save_checkpoint(folder, *world_model.save(self.fitted))
         self.predict = world_model.predictor(self.arm.augmentation.source, self.fitted)
@@ -282,7 +285,7 @@ class Life:
         for k, rest in enumerate(self.rest):
             rows = transitions.table([rest], self.standardiser.of(k), self.table.dtype, plan.horizon, self.arm.learner.discount)
             left.append(rows[:, torch.linspace(0, len(rest) - 1, count).long()])
-        rows = self.table[:, : self.arm.evaluation.probe_rows], torch.cat(left)
+        rows = self.table[:, : self.arm.evaluation.probe_rows], torch.cat(left).to(self.device)
         trained, new = (transitions.unpack(each, *self.sizes()) for each in rows)
         generators = streams.torch_generators(self.seeds, "perturbations")
         return overfitting.report(self.learner.agent, trained, new, self.arm.learner, generators)
@@ -369,7 +372,7 @@ class Life:
                 "diverged_at": diverged,
                 "watch": watch(self.rows[k]) | {"overfitting": self.overfitting[k]},
                 "world_model": errors[k] if errors else None,
-                "provenance": recording.provenance(self.arm.precision),
+                "provenance": recording.provenance(self.arm.precision, self.device),
                 "wall_seconds": round(self.elapsed(), 1),
             }
             recording.write(root, run, self.rows[k], metadata, self.policies(k))
@@ -393,9 +396,9 @@ def copy(run: Run, other: Run, root: Path) -> None:
     recording.write(root, run, rows.to_dict("records"), metadata, recording.policies(root, other))
 
 
-def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
+def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> list[Run]:
     """Returns the runs after recording them: trains what no checkpoint holds, waits for whoever records them already."""
-    arm = replace(arm, precision=engine.prepare(arm.precision))
+    arm = replace(arm, precision=engine.prepare(arm.precision, device))
     with ExitStack() as claims:
         for run in runs:  # in the order of their seeds everywhere, so that two processes never wait for each other
             claims.enter_context(waiting_claim(work / "runs" / str(run)))
@@ -403,7 +406,7 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path) -> list[Run]:
             if other := twin(run, arm, root):
                 copy(run, other, root)
         if missing := recording.missing(root, runs):
-            life = Life(missing, arm, work)
+            life = Life(missing, arm, work, device)
             for _ in life.stages():
                 pass
             life.write(root)
@@ -511,10 +514,17 @@ def populations(study: Study, runs: Sequence[Run], profile: Profile, size: int) 
     return sorted(found, key=lambda job: order[job[0][0]])
 
 
-def here(jobs: Sequence[Job], root: Path, work: Path, workers: int) -> Iterator[list[Run]]:
+def here(jobs: Sequence[Job], root: Path, work: Path, workers: int, device: str = "cpu") -> Iterator[list[Run]]:
     """Yields the runs of each job when they are recorded: `workers` processes of one thread on this machine."""
-    calls = (joblib.delayed(live)(*job, root, work) for job in unclaimed_first(jobs, work))
-    yield from joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")(calls)
+    calls = (joblib.delayed(live)(*job, root, work, device) for job in unclaimed_first(jobs, work))
+    yield from processes(workers)(calls)
+
+
+def processes(workers: int) -> joblib.Parallel:
+    """Returns what runs calls in `workers` processes, each with one thread from before its first import."""
+    engine.prepare()  # tells who asked for more threads, since the workers will not
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        return joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
 
 
 def unclaimed_first(jobs: Sequence[Job], work: Path) -> Iterator[Job]:
@@ -527,7 +537,7 @@ def unclaimed_first(jobs: Sequence[Job], work: Path) -> Iterator[Job]:
         yield job
 
 
-def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str) -> Iterator[list[Run]]:
+def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str, device: str = "cpu") -> Iterator[list[Run]]:
     """Yields the runs of each job when they are recorded: trained by the workers of a Dask cluster, written here.
 
     A job whose worker dies is given to another one; on the same machine it goes on from the last checkpoint.
@@ -537,13 +547,14 @@ def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str) 
         root: folder of the records, here.
         work: folder of the checkpoints on the workers' machines, None for build/checkpoints/cluster of their clones.
         address: of the scheduler, e.g. "tcp://host:8786".
+        device: what trains, on each worker's machine.
     """
     try:
         from distributed import Client, as_completed
     except ImportError:
         raise RuntimeError("--cluster needs Dask: pip install 'mbaug[cluster]', here and on the workers") from None
     with Client(address) as client:
-        futures = [client.submit(live_elsewhere, runs, arm, work, key=str(runs[0])) for runs, arm in jobs]
+        futures = [client.submit(live_elsewhere, runs, arm, work, device, key=str(runs[0])) for runs, arm in jobs]
         for future in as_completed(futures):
             records = future.result()
             for record in records:
@@ -551,11 +562,13 @@ def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str) 
             yield [run for run, *_ in records]
 
 
-def live_elsewhere(runs: Sequence[Run], arm: Arm, work: Path | None) -> list[tuple[Run, list[dict], dict, dict]]:
+def live_elsewhere(
+    runs: Sequence[Run], arm: Arm, work: Path | None, device: str = "cpu"
+) -> list[tuple[Run, list[dict], dict, dict]]:
     """Returns what `recording.write` takes for each run, after training it here: what travels home from a cluster's worker."""
     work = work or recording.repository() / "build" / "checkpoints" / "cluster"
     root = work / "records"
-    records = [recording.read(root, run) for run in live(runs, arm, root, work)]
+    records = [recording.read(root, run) for run in live(runs, arm, root, work, device)]
     return [
         (run, rows.to_dict("records"), {n: metadata[n] for n in recording.METADATA}, recording.policies(root, run))
         for run, (rows, metadata) in zip(runs, records, strict=True)
@@ -572,6 +585,7 @@ def record(
     workers: int = 1,
     cluster: str | None = None,
     population: int = 1,
+    device: str = "cpu",
     report: Callable[[str], None] = tqdm.write,
 ) -> list[Run]:
     """Returns the runs that were missing, after training and recording them.
@@ -586,12 +600,13 @@ def record(
         workers: processes on this machine, one thread each.
         cluster: address of a Dask scheduler whose workers train in their place.
         population: agents at most that one process trains side by side.
+        device: what trains, "cpu" or "cuda".
         report: takes a line for each finished run.
     """
     missing = recording.missing(root, select(study, only, seeds))
     jobs = populations(study, missing, profile, population)
     steps = {run: grid.updates(arm) for runs, arm in jobs for run in runs}
-    done = elsewhere(jobs, root, work, cluster) if cluster else here(jobs, root, work, workers)
+    done = elsewhere(jobs, root, work, cluster, device) if cluster else here(jobs, root, work, workers, device)
     with tqdm(total=sum(steps.values()), desc=study.name, unit=" updates", unit_scale=True, disable=None) as bar:
         for runs in done:
             for run in runs:
@@ -633,7 +648,7 @@ def step_seconds(root: Path) -> dict[str, float]:
     """
     processor, known = recording.provenance("any")["cpu"], {name: [] for name in settings.ALGORITHMS}
     for run, metadata in recording.load_metadata(root).items():
-        if metadata["provenance"]["cpu"] == processor:
+        if metadata["provenance"]["cpu"] == processor and "device" not in metadata["provenance"]:
             arm = grid.find(run.study).arm(run.arm)
             known[arm.algorithm].append(metadata["wall_seconds"] / max(grid.updates(arm), 1))
     return {name: float(np.median(found)) if found else 1 / benchmark.online(name, "float32") for name, found in known.items()}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from mbaug import augmentation, sac, streams, td3, transitions
+from mbaug import augmentation, engine, sac, streams, td3, transitions
 from mbaug.engine import Adam
 from mbaug.settings import Arm, Finetuning, require
 from mbaug.tasks import Lockstep, Task
@@ -20,6 +20,7 @@ from mbaug.transitions import Batch, ReplayBuffer, Standardiser
 
 ALGORITHMS = {"td3": td3, "sac": sac}
 BLOCK = 50  # updates whose batches and noise are drawn at once
+ACTING = "exploration", "uniform actions"  # streams of who acts, beside the simulators: on the CPU
 
 Imagine = Callable[[int], Float[Tensor, "population rows samples state"]]
 
@@ -53,10 +54,16 @@ class Learner:
         """The module that implements the arm's algorithm."""
         return ALGORITHMS[self.arm.algorithm]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the agent is, and what it learns from; the standardiser and the simulators are on the CPU."""
+        return self.agent.actor.network.flat.device
+
     def stream(self, name: str) -> list[torch.Generator]:
         """Returns the generators of stream `name`, made when first asked for."""
         if name not in self.generators:
-            self.generators[name] = streams.torch_generators(self.seeds, name)
+            device = "cpu" if name in ACTING else self.device.type
+            self.generators[name] = streams.torch_generators(self.seeds, name, device=device)
         return self.generators[name]
 
     def watch(self) -> bool:
@@ -75,8 +82,8 @@ class Learner:
     @torch.no_grad()
     def policy(self, state: Float[np.ndarray, "population episodes state"]) -> np.ndarray:
         """Returns the greedy actions for states in the environment's units."""
-        standardised = self.standardiser.apply(torch.from_numpy(state)).to(self.agent.actor.network.flat.dtype)
-        return torch.nan_to_num(self.algorithm.greedy(self.agent, standardised)).numpy()
+        standardised = self.standardiser.apply(torch.from_numpy(state)).to(self.agent.actor.network.flat)
+        return torch.nan_to_num(self.algorithm.greedy(self.agent, standardised)).cpu().numpy()
 
 
 def networks_of(network, population: int) -> Iterator[list[Tensor]]:
@@ -85,11 +92,11 @@ def networks_of(network, population: int) -> Iterator[list[Tensor]]:
         yield [tensor[k::population] for layer in network.layers for tensor in layer]
 
 
-def learner(arm: Arm, task: Task, seeds: Sequence[int], standardiser: Standardiser | None = None) -> Learner:
-    """Returns P = len(seeds) fresh learners; without a standardiser states are used as they are."""
+def learner(arm: Arm, task: Task, seeds: Sequence[int], standardiser: Standardiser | None = None, device: str = "cpu") -> Learner:
+    """Returns P = len(seeds) fresh learners on `device`; without a standardiser states are used as they are."""
     algorithm = ALGORITHMS[arm.algorithm]
     generators = streams.torch_generators(seeds, "initialisation")
-    agent = algorithm.create(task.state_size, task.action_size, arm.learner, generators, arm.precision)
+    agent = algorithm.create(task.state_size, task.action_size, arm.learner, generators, arm.precision, device)
     standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
     return Learner(arm, task, list(seeds), agent, standardiser, diverged_at=[None] * len(seeds))
 
@@ -98,12 +105,55 @@ def _normals(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators], dim=1)
 
 
-def _update_noise(learner: Learner) -> Float[Tensor, "block normals population batch action"]:
+def _update_noise(learner: Learner, updates: int) -> Float[Tensor, "block normals population batch action"]:
     """Returns what the updates of a block draw."""
     settings, size = learner.arm.learner, learner.task.action_size
-    shape = BLOCK, learner.algorithm.NORMALS, settings.batch_size, size
-    normals = torch.stack([torch.randn(shape, generator=g) for g in learner.stream("update noise")], dim=2)
-    return learner.algorithm.noise(normals, settings)
+    shape = updates, learner.algorithm.NORMALS, settings.batch_size, size
+    drawn = [torch.randn(shape, generator=g, device=learner.device) for g in learner.stream("update noise")]
+    return learner.algorithm.noise(torch.stack(drawn, dim=2), settings)
+
+
+def block(
+    learner: Learner, table: Float[Tensor, "population rows width"], updates: int = BLOCK
+) -> tuple[Int[Tensor, "block population batch"], Batch, Float[Tensor, "block normals population batch action"]]:
+    """Returns the rows that a block of updates draws from the table, their batches, and the noise."""
+    shape, device = (updates, learner.arm.learner.batch_size), learner.device
+    drawn = [torch.randint(table.shape[1], shape, generator=g, device=device) for g in learner.stream("batches")]
+    index = torch.stack(drawn, dim=1)
+    batches = transitions.unpack(transitions.gather(table, index), learner.task.state_size, learner.task.action_size)
+    return index, batches, _update_noise(learner, updates)
+
+
+def updater(learner: Learner, loss: Callable) -> Callable[[Batch, Tensor], None]:
+    """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
+
+    It goes in stretches that end where the actor moves. On a GPU a stretch is a CUDA graph (engine.captured), one for each
+    length and each place within the policy delay that it begins at.
+
+    Args:
+        learner: its agent is changed in place.
+        loss: of the actor.
+    """
+    settings, stretches = learner.arm.learner, {}
+
+    def stretch(first: int, *inputs: Tensor) -> None:
+        for number, (*batch, noise) in enumerate(zip(*inputs, strict=True), start=first):
+            learner.algorithm.update(learner.agent, Batch(*batch), noise, settings, number, loss)
+
+    def learn(batches: Batch, noise: Tensor) -> None:
+        start = 0
+        while start < len(noise):
+            place, first = learner.gradient_steps % settings.policy_delay, learner.gradient_steps + 1
+            end = min(start + settings.policy_delay - place, len(noise))
+            inputs = [part[start:end] for part in (*batches, noise)]
+            if (place, end - start) not in stretches:
+                state = list(memory(learner).values())
+                stretches[place, end - start] = engine.captured(stretch, first, inputs, state)
+            stretches[place, end - start](first, *inputs)
+            learner.gradient_steps += end - start
+            start = end
+
+    return learn
 
 
 def _on_grid(name: str, number: int) -> None:
@@ -115,28 +165,23 @@ def pretrain(learner: Learner, table: Float[Tensor, "population rows width"], im
 
     Args:
         learner: goes on from where it is.
-        table: packed, standardised rows (transitions.table), each agent its own.
+        table: packed, standardised rows (transitions.table), each agent its own, on the learner's device.
         imagine: returns the imagined next states of all rows, standardised, for the table number given; None: no augmentation.
     """
     arm, settings = learner.arm, learner.arm.learner
     plan, rule = arm.pretraining, arm.augmentation
     _on_grid("updates", plan.updates)
     _on_grid("evaluation_interval", plan.evaluation_interval)
-    imagined = None
+    engine.tell_of_threads()
+    imagined, learn = None, updater(learner, td3.actor_loss_bc)
     while learner.gradient_steps < plan.updates:
         if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
-            imagined = imagine(learner.gradient_steps // rule.redraw_interval)
-        shape = BLOCK, settings.batch_size
-        index = torch.stack([torch.randint(table.shape[1], shape, generator=g) for g in learner.stream("batches")], dim=1)
-        batches = transitions.unpack(transitions.gather(table, index), learner.task.state_size, learner.task.action_size)
+            imagined = imagine(learner.gradient_steps // rule.redraw_interval).to(learner.device)
+        index, batches, noise = block(learner, table)
         if imagined is not None:
             count = augmentation.replaced(rule.rate, settings.batch_size)
             augmentation.replace_(batches.next_state, index, imagined, count, learner.stream("imagined samples"))
-        noise = _update_noise(learner)
-        for number in range(BLOCK):
-            learner.gradient_steps += 1
-            batch = Batch(*(part[number] for part in batches))
-            learner.algorithm.update(learner.agent, batch, noise[number], settings, learner.gradient_steps, td3.actor_loss_bc)
+        learn(batches, noise)
         if not learner.watch():
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
@@ -148,7 +193,7 @@ def carry(learner: Learner, plan: Finetuning) -> None:
     arm, old = learner.arm, learner.agent
     generators = streams.torch_generators(learner.seeds, "initialisation", "online")
     sizes = learner.task.state_size, learner.task.action_size
-    fresh = learner.algorithm.create(*sizes, arm.learner, generators, arm.precision)
+    fresh = learner.algorithm.create(*sizes, arm.learner, generators, arm.precision, learner.device.type)
     actor = old.actor if plan.carry_actor else fresh.actor
     critics = old.critics if plan.carry_critics else fresh.critics
     learner.agent = replace(
@@ -171,7 +216,8 @@ def replay(learner: Learner, table: Float[Tensor, "population rows width"] | Non
     """Returns a replay buffer for the whole online phase: empty or, given a table, starting with the offline rows."""
     plan, rows = learner.arm.finetuning, 0 if table is None else table.shape[1]
     sizes = learner.task.state_size, learner.task.action_size
-    buffer = ReplayBuffer(len(learner.seeds), plan.steps + rows, *sizes, learner.agent.actor.network.flat.dtype)
+    dtype = learner.agent.actor.network.flat.dtype
+    buffer = ReplayBuffer(len(learner.seeds), plan.steps + rows, *sizes, dtype, learner.device)
     if table is not None:
         buffer.extend(table)
     return buffer
@@ -190,8 +236,11 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     settings, plan = learner.arm.learner, learner.arm.finetuning
     for name in ("steps", "warmup_steps", "evaluation_interval"):
         _on_grid(name, getattr(plan, name))
-    population, action_size = len(learner.seeds), learner.task.action_size
-    explorers = [learner.algorithm.explorer(learner.agent, k, settings) for k in range(population)]
+    engine.tell_of_threads()
+    population, action_size, actor = len(learner.seeds), learner.task.action_size, learner.agent.actor
+    acting = replace(learner.agent, actor=replace(actor, network=actor.network.on_cpu()))
+    explorers = [learner.algorithm.explorer(acting, k, settings) for k in range(population)]
+    learn = updater(learner, learner.algorithm.actor_loss)
     mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
     while learner.environment_steps < plan.steps:
         warming = learner.environment_steps < plan.warmup_steps
@@ -201,10 +250,9 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             draws = [torch.rand((BLOCK, action_size), generator=g) for g in learner.stream("uniform actions")]
             normals = (2 * torch.stack(draws, dim=1) - 1).numpy()
         if not warming:
-            noise = _update_noise(learner)
-            shape = BLOCK, settings.batch_size
-            places = [torch.rand(shape, generator=g, dtype=torch.float64) for g in learner.stream("batches")]
-            places = torch.stack(places, dim=1)
+            noise = _update_noise(learner, BLOCK)
+            shape = {"size": (BLOCK, settings.batch_size), "dtype": torch.float64, "device": learner.device}
+            places = torch.stack([torch.rand(**shape, generator=g) for g in learner.stream("batches")], dim=1)
         for number in range(BLOCK):
             state = (environments.state - mean) / std
             action = normals[number]
@@ -219,11 +267,10 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             learner.environment_steps += 1
             if warming:
                 continue
-            learner.gradient_steps += 1
             index = (places[number : number + 1] * buffer.size).long()
-            rows = transitions.gather(buffer.rows, index)[0]
-            batch = transitions.unpack(rows, learner.task.state_size, action_size)
-            learner.algorithm.update(learner.agent, batch, noise[number], settings, learner.gradient_steps)
+            rows = transitions.gather(buffer.rows, index)
+            learn(transitions.unpack(rows, learner.task.state_size, action_size), noise[number : number + 1])
+            acting.actor.network.flat.copy_(actor.network.frozen.flat)  # on the CPU the two are one: nothing to copy
         if not learner.watch():
             return
         if learner.environment_steps % plan.evaluation_interval == 0:

@@ -287,8 +287,10 @@ class ReplayBuffer:
         size: transitions an agent has.
     """
 
-    def __init__(self, population: int, capacity: int, state_size: int, action_size: int, dtype=torch.float32) -> None:
-        self.rows = torch.zeros(population, capacity, 2 * state_size + action_size + 3, dtype=dtype)
+    def __init__(
+        self, population: int, capacity: int, state_size: int, action_size: int, dtype=torch.float32, device="cpu"
+    ) -> None:
+        self.rows = torch.zeros(population, capacity, 2 * state_size + action_size + 3, dtype=dtype, device=device)
         self.size = 0
 
     def extend(self, rows: Float[Tensor, "population new width"]) -> None:

@@ -77,7 +77,7 @@ def create(
 ) -> Model:
     """Returns P = len(generators) fresh models of states that `standardiser` standardises."""
     layers = sizes(settings, standardiser.mean.shape[1], action_size)
-    parts = {name: _perceptron(layers[name], generators, precision, device) for name in layers}
+    parts = {name: networks.perceptron(layers[name], generators, precision, device) for name in layers}
     return Model(**parts, standardiser=standardiser, residual=settings.residual)
 
 
@@ -198,6 +198,7 @@ def _descent(
     generator: torch.Generator,
 ) -> Iterator[Float[Tensor, "terms population"]]:
     """Yields the mean terms of every epoch while Adam moves one agent's `parts` down the last of them."""
+    engine.tell_of_threads()
     flats, moments = [part.flat for part in parts], [Adam.zeros(part.flat) for part in parts]
     state, action, next_state = (torch.from_numpy(x).unsqueeze(0) for x in (rows.state, rows.action, rows.next_state))
     columns = [x.to(flats[0].detach()) for x in (standardiser.apply(state), action, standardiser.apply(next_state))]
@@ -335,7 +336,7 @@ def fit_deterministic(
     (generator,) = streams.torch_generators([seed], "deterministic model")
     standardiser = Standardiser.fit([dataset.state], EPSILON)
     layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
-    model = Deterministic(_perceptron(layers, [generator], precision, device), standardiser)
+    model = Deterministic(networks.perceptron(layers, [generator], precision, device), standardiser)
 
     def terms(state: Tensor, action: Tensor, next_state: Tensor) -> Sequence[Tensor]:
         return (squared_error(move(model, state, action), next_state),)
@@ -643,9 +644,3 @@ def _network(layers: engine.Layers, product_dtype: torch.dtype | None, device: s
         for view, value in zip(pair, values, strict=True):
             view.copy_(value)
     return Perceptron(flat.requires_grad_(), engine.layer_views(flat.detach(), population, sizes), product_dtype)
-
-
-def _perceptron(sizes: Sequence[int], generators: Sequence[torch.Generator], precision: str, device: str) -> Perceptron:
-    """Returns fresh perceptrons on `device`, initialised on the CPU."""
-    network = networks.perceptron(sizes, generators, precision)
-    return network if device == "cpu" else _network(network.layers, network.product_dtype, device)

@@ -10,7 +10,17 @@ import distributed
 import pytest
 from test_study import SCRATCH, TINY
 
-from mbaug import recording, study
+from mbaug import engine, recording, study
+
+
+def test_a_clusters_worker_has_one_thread_from_its_start(monkeypatch):
+    """Dask's nanny sets the variables before the worker imports anything."""
+    for variable in engine.THREADS:
+        monkeypatch.delenv(variable, raising=False)
+    cluster = distributed.LocalCluster(1, threads_per_worker=1, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        found = [client.submit(os.getenv, variable).result(timeout=60) for variable in engine.THREADS]
+    assert found == ["1", "1"]
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies

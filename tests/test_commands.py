@@ -51,6 +51,7 @@ def test_status_counts_the_programme(repository, capsys):
         ("record tny", "unknown study 'tny': did you mean 'tiny'"),
         ("record tiny --profile papr", "unknown profile 'papr': did you mean 'paper'"),
         ("record tiny --only */sac/*", "no run of tiny matches '*/sac/*'"),
+        ("record tiny --workers 1 --device cdua", "unknown device 'cdua': allowed are 'cpu'"),
         ("status tny", "unknown study 'tny'"),
         ("verify", "nothing is recorded in"),
         ("verify tiny/hopper/none/small/seed7", "seed7 is not recorded"),

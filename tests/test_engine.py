@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mbaug import engine, networks, sac, td3
-from mbaug.settings import SAC, TD3
-from mbaug.transitions import Batch
+from mbaug import engine, networks, sac, td3, world_model
+from mbaug.settings import SAC, TD3, WorldModel
+from mbaug.transitions import Batch, Dataset, Standardiser
 
 SIZES = (5, 8, 8, 3)
 STATE, ACTION, BATCH = 4, 2, 16
@@ -86,8 +86,9 @@ def trained(module, settings, population, updates=50, precision="float64", **los
 
 
 def parameters(agent):
-    """Returns all parameters of a population in one vector."""
-    return torch.cat([agent.actor.network.flat, agent.critics.network.flat, agent.target_critics.network.flat]).detach()
+    """Returns all parameters of a population in one vector, SAC's log alpha included."""
+    networks = agent.actor.network.flat, agent.critics.network.flat, agent.target_critics.network.flat
+    return torch.cat([*networks, getattr(agent, "log_temperature", torch.empty(0))]).detach()
 
 
 CASES = {
@@ -141,6 +142,43 @@ def test_losses_and_their_gradients_equal_autograds(monkeypatch, name, populatio
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
+WORLD = WorldModel(hidden=(8, 8), transition_hidden=(6,), latent_size=3, batch_size=BATCH, epochs=10)
+
+
+def world_parts(model):
+    """Returns the parameters of a world model, part by part."""
+    return [part.flat for part in (model.encoder, model.decoder, model.transition)]
+
+
+@pytest.mark.parametrize("population", [1, 2, 5])
+def test_the_world_models_loss_and_its_gradients_equal_autograds(monkeypatch, population):
+    standardiser = Standardiser.identity(population, STATE)
+    model = world_model.create(WORLD, standardiser, ACTION, generators(population), "float64")
+    batch, normal = batches(population), torch.randn(population, BATCH, WORLD.latent_size, dtype=torch.float64)
+    results = []
+    for function in (engine.perceptron, engine.plain_perceptron):
+        monkeypatch.setattr(engine, "perceptron", function)
+        losses = world_model.loss(model, batch.state, batch.action, batch.next_state, normal, WORLD, 3)
+        assert losses.total.shape == (population,)
+        results.append((*losses, *torch.autograd.grad(losses.total.sum(), world_parts(model))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_a_world_model_after_fifty_updates_equals_autograds(monkeypatch):
+    """Ten epochs of five batches, and the deterministic model after as many: each agent is fitted alone, P is 1."""
+    state, action, _, next_state, _ = (part.flatten(0, 1).float().numpy() for part in batches(5))
+    rows, none = len(state), np.zeros(len(state), bool)
+    drawn = Dataset("made", state, action, np.zeros(rows, np.float32), next_state, none, none, np.arange(rows))
+    results = []
+    for function in (engine.perceptron, engine.plain_perceptron):
+        monkeypatch.setattr(engine, "perceptron", function)
+        *_, (model, _) = world_model.epochs(WORLD, drawn, 0, "float64")
+        control = world_model.fit_deterministic(WORLD, drawn, 0, "float64")
+        results.append(torch.cat([*world_parts(model), control.network.flat]).detach())
+    torch.testing.assert_close(*results, rtol=0, atol=1e-10)
+
+
 # --- precision ------------------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +204,7 @@ def test_bfloat16_leaves_narrow_layers_alone():
 def processor(monkeypatch):
     """Lets a test choose the processor's flags, and puts torch's global choice back."""
     before = torch.get_float32_matmul_precision()
+    engine.warn_once.cache_clear()
     yield lambda *flags: monkeypatch.setattr(engine, "processor_flags", lambda: frozenset(flags))
     torch.set_float32_matmul_precision(before)
 
@@ -185,14 +224,49 @@ def test_bfloat16_without_its_products_falls_back_with_a_warning(processor):
     processor("avx2")
     with pytest.warns(RuntimeWarning, match="no bfloat16 products .* using float32"):
         assert engine.prepare("bfloat16") == "float32"
+    assert engine.prepare("bfloat16") == "float32"  # what is said once is not said again
 
 
-def test_a_process_trains_with_one_thread(processor, monkeypatch):
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="unknown device 'cuda': allowed are 'cpu'"):
+        engine.prepare("float32", "cuda")
+
+
+@pytest.fixture
+def threads(processor, monkeypatch):
+    """A process of two threads: the list of those that torch was then told to use."""
     chosen = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: [2, *chosen][-1])
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    for variable in engine.THREADS:
+        monkeypatch.delenv(variable, raising=False)
+    return chosen
+
+
+def test_a_process_trains_with_one_thread(threads):
+    """Nobody asked for two; so nobody needs to be told."""
     engine.prepare("float32")
-    assert chosen == [1]
+    assert threads == [1]
+
+
+@pytest.mark.parametrize("variable", engine.THREADS)
+def test_who_asked_for_more_threads_is_told_once_what_they_cost(threads, monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
+    with pytest.warns(RuntimeWarning, match=f"{variable}=2 was set, but mbaug trains with one thread .* many times slower"):
+        engine.prepare("float32")
+    assert threads == [1]
+    threads.clear()
+    engine.prepare("float32")  # a second warning would be an error
+
+
+def test_who_trains_with_two_threads_is_told_once_what_they_cost(threads):
+    with pytest.warns(RuntimeWarning, match="torch uses 2 threads: beside any other load they train many times slower"):
+        engine.tell_of_threads()
+    engine.tell_of_threads()
+    engine.prepare("float32")
+    engine.warn_once.cache_clear()
+    engine.tell_of_threads()  # one thread costs nothing
 
 
 # --- one buffer -----------------------------------------------------------------------------------------------------------
@@ -272,8 +346,56 @@ def test_padding_never_moves(precision):
         assert net.flat[used:].eq(0).all()
 
 
-def test_without_a_gpu_a_captured_period_is_the_period():
-    def period():
-        pass
+# --- the graph of a GPU, with a stand-in for its capture ------------------------------------------------------------------
 
-    assert engine.captured(period, "cpu") is period
+
+def add_(first, step, total):
+    """A period: adds to `total`, in place."""
+    total += first * step
+
+
+def period_of(total):
+    """Returns `add_` to `total` as a function of a number and a tensor."""
+    return lambda first, step: add_(first, step, total)
+
+
+def test_without_a_gpu_a_period_is_not_captured():
+    period = period_of(torch.zeros(2))
+    assert engine.captured(period, 1, [torch.ones(2)], []) is period
+
+
+def test_a_captured_period_reads_its_fixed_buffers_and_its_capture_changes_nothing():
+    """The stand-in warms up with three calls, as the capture does; then each call counts once, with its own input."""
+    total, steps = torch.zeros(2), [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]
+    addresses = []
+
+    def capture(call):
+        for _ in range(3):
+            call()
+        return call
+
+    def period(first, step):
+        addresses.append(step.data_ptr())
+        add_(first, step, total)
+
+    play = engine.captured(period, 2, [steps[0]], [total], capture)
+    assert total.tolist() == [0, 0]
+    for step in steps:
+        play(7, step)  # a graph knows the number that it was captured with, 2
+    assert total.tolist() == [22, 44]
+    assert len(set(addresses)) == 1
+    assert addresses[0] not in [step.data_ptr() for step in steps]
+
+
+def test_a_period_that_cannot_be_captured_runs_plainly():
+    total = torch.zeros(2)
+    engine.warn_once.cache_clear()
+
+    def capture(call):
+        call()
+        raise RuntimeError("operation not permitted")
+
+    period = period_of(total)
+    with pytest.warns(RuntimeWarning, match=r"could not be captured as a CUDA graph \(operation not permitted\)"):
+        assert engine.captured(period, 1, [torch.ones(2)], [total], capture) is period
+    assert total.tolist() == [0, 0]

@@ -10,9 +10,10 @@ import signal
 import time
 from dataclasses import replace
 
+import joblib
 import pytest
 
-from mbaug import grid, recording, settings, study
+from mbaug import engine, grid, recording, settings, study
 from mbaug.grid import Study
 from mbaug.settings import Evaluation, Finetuning, Profile
 
@@ -141,6 +142,13 @@ def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
     finish(again)
     for run, rows in zip(PAIR.runs(), undisturbed, strict=True):
         assert recording.read(tmp_path / "runs", run).rows.equals(rows)
+
+
+@pytest.mark.parametrize("variable", engine.THREADS)
+def test_a_worker_process_has_one_thread_from_its_start(monkeypatch, variable):
+    """Also where the user's shell says otherwise."""
+    monkeypatch.setenv(variable, "3")
+    assert list(study.processes(2)([joblib.delayed(os.getenv)(variable)])) == ["1"]
 
 
 def test_a_population_records_what_its_agents_record_alone(undisturbed, tmp_path):

@@ -1,12 +1,13 @@
 """Training: an agent's life depends on its seed and its data, and on nothing that happens beside it."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from mbaug import engine, tasks, td3, training, transitions
+from mbaug import engine, networks, streams, tasks, td3, training, transitions
 from mbaug.augmentation import replaced
 from mbaug.settings import SAC, TD3, Arm, Augmentation, Finetuning, Pretraining
 from mbaug.tasks import Evaluator, Lockstep, Step
@@ -428,3 +429,103 @@ def test_a_restored_learner_goes_on_bit_for_bit_online(algorithm):
     assert torch.equal(kept.rows, whole_buffer.rows)
     for k in range(2):
         assert same(tensors(other, k), tensors(whole, k))
+
+
+# --- elsewhere than on the CPU --------------------------------------------------------------------------------------------
+
+
+def capture(call):
+    """Stands in for a CUDA graph: three calls to warm up, then a replay of the same call."""
+    for _ in range(3):
+        call()
+    return call
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_what_is_captured_learns_the_same_bit_for_bit(monkeypatch, delay):
+    """Offline and online, also where a block of updates ends within a policy delay."""
+    arm = replace(OFFLINE, learner=TD3(**TINY, policy_delay=delay), finetuning=Finetuning(150, 50, evaluation_interval=50))
+    plain, rows = finetuned([0, 1], arm, pretrained([0, 1], arm))
+    monkeypatch.setattr(engine, "captured", partial(engine.captured, capture=capture))
+    replayed, same_rows = finetuned([0, 1], arm, pretrained([0, 1], arm))
+    assert torch.equal(rows.rows, same_rows.rows)
+    assert replayed.gradient_steps == plain.gradient_steps == 200
+    for name, tensor in training.memory(plain).items():
+        assert torch.equal(training.memory(replayed)[name], tensor), name
+
+
+def test_a_capture_is_made_once_for_each_kind_of_stretch(monkeypatch):
+    made = []
+    monkeypatch.setattr(engine, "captured", lambda period, *_: made.append(period) or period)
+    pretrained([0], replace(OFFLINE, pretraining=Pretraining(updates=200, evaluation_interval=50)))
+    assert len(made) == 1  # two updates from where the actor has just moved
+    finetuned([0], ONLINE["td3"])
+    assert len(made) == 3  # one update, with the actor and without
+
+
+@pytest.fixture
+def without_data(monkeypatch):
+    """A device that has shapes but no numbers: what mixes devices, or fetches a number in the middle of training, fails there."""
+    for_cpu = streams.torch_generators
+    monkeypatch.setattr(streams, "torch_generators", lambda seeds, *name, device="cpu": for_cpu(seeds, *name))
+    monkeypatch.setattr(training.Learner, "watch", lambda learner: True)  # once in a block of updates this fetches a number
+    return "meta"
+
+
+def test_no_number_leaves_the_device_while_agents_learn_offline(without_data):
+    learner, table, imagine = offline([0, 1])
+    learner = training.learner(OFFLINE, HOPPER, [0, 1], learner.standardiser, without_data)
+    for _ in training.pretrain(learner, table.to(without_data), imagine):
+        pass
+    assert learner.gradient_steps == 100
+    assert {tensor.device.type for name, tensor in training.memory(learner).items() if "standard" not in name} == {"meta"}
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        learner.policy(np.zeros((2, 1, 11), np.float32))  # an evaluation does fetch its actions
+
+
+@pytest.mark.parametrize("algorithm", ONLINE)
+def test_no_number_but_the_actors_leaves_the_device_while_agents_learn_online(without_data, monkeypatch, algorithm):
+    """Who acts reads a copy of the actor on the CPU, after every update; nothing else is fetched."""
+    fetched = []
+
+    def on_cpu(network):
+        flat = torch.zeros(network.flat.shape)
+        layers = engine.layer_views(flat, network.population, network.sizes)
+        fetched.append(copied := replace(network, flat=flat, layers=layers))
+        return copied
+
+    copy_ = torch.Tensor.copy_
+    copies = []
+    monkeypatch.setattr(networks.Perceptron, "on_cpu", on_cpu)
+    monkeypatch.setattr(
+        torch.Tensor,
+        "copy_",
+        lambda to, tensor: copies.append(to) if to.device.type != tensor.device.type else copy_(to, tensor),
+    )
+    learner = training.learner(ONLINE[algorithm], HOPPER, [0, 1], device=without_data)
+    buffer = training.replay(learner)
+    for _ in training.finetune(learner, Lockstep(HOPPER, [0, 1]), buffer):
+        pass
+    assert learner.gradient_steps == 100
+    assert buffer.rows.device.type == "meta"
+    assert len(fetched) == 1
+    assert len(copies) == 100
+    assert all(tensor is fetched[0].flat for tensor in copies)
+
+
+def test_who_acts_on_the_cpu_reads_the_actors_own_memory():
+    network = training.learner(ONLINE["td3"], HOPPER, [0]).agent.actor.network
+    acting = network.on_cpu()
+    assert acting.flat is network.frozen.flat
+    assert acting.layers[0][0].data_ptr() == network.layers[0][0].data_ptr()
+
+
+@pytest.mark.parametrize("algorithm", ["offline", *ONLINE])
+def test_training_tells_of_threads(monkeypatch, algorithm):
+    told = []
+    monkeypatch.setattr(engine, "tell_of_threads", lambda: told.append(algorithm))
+    if algorithm == "offline":
+        pretrained([0])
+    else:
+        finetuned([0], ONLINE[algorithm])
+    assert told == [algorithm]

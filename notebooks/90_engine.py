@@ -1,0 +1,442 @@
+# %% [markdown]
+# # 90 · Engine
+#
+# **How fast is an update, against what, and what is the limit?** Most of an update is a dozen matrix products, so the
+# processor's products are the limit; the engine gets near it by doing little else, and nothing but cheaper products, or
+# more of them at once, would be much faster.
+#
+# | | |
+# |---|---|
+# | reads | `data/benchmarks/*.json`, a file for each processor that was measured; where there is none, measures briefly itself |
+# | draws | `90_parts`, `90_updates`, `90_threads`, `90_population`, `90_dataset` |
+# | minutes on one core | paper: less than 1 · smoke and quick, which measure live: about 1 |
+#
+# Why ask? A study of this paper is tens of millions of updates. At a hundred a second that is days on a laptop, and what
+# takes days nobody repeats.
+
+# %% tags=["parameters"]
+profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False       # False: draw from data/benchmarks; True: measure now, briefly
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from torch.utils.flop_counter import FlopCounterMode
+
+from mbaug import benchmark, engine, networks, presentation, settings, streams, tasks, training
+from mbaug.presentation import show
+
+engine.prepare()
+presentation.style()
+
+# %%
+kept = [] if retrain else [each for each in benchmark.load(benchmark.folder()) if "device" not in each["provenance"]]
+document = kept[0] if kept else benchmark.measure_all(benchmark.TINY, "cpu", benchmark.LIVE, report=str)
+measured = {name: benchmark.table(rows) for name, rows in document["sections"].items()}
+drawn_as = profile if kept or retrain else "smoke"
+made = document["provenance"]
+about = f"{made['cpu']}, {made['precision']}, torch {made['torch']}; median and range of {document['repeats']} measurements"
+COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00"}
+
+# %%
+recorded = f"Recorded, at commit `{made['commit'][:9]}`: {about}. On other processors: the last table of section 4."
+live = f"""**Nothing here is evidence.** {"`retrain` is true" if retrain else "No benchmark is recorded in `data/benchmarks`"}, so
+what follows was measured while you waited, for {document["seconds"]} seconds a number, on this machine as busy as it is:
+{about}. `python -m mbaug bench --record` measures it properly, in about a quarter of an hour."""
+Markdown(recorded if kept else live)
+
+# %% [markdown]
+# ## 1. What an update computes
+#
+# *Ask.* How much arithmetic is one update of TD3+BC? We count the products alone and expect them to be nearly all: a
+# network of 2 x 256 units has one large product a pass, 256 by 256, and everything else is thin.
+#
+# A product of a batch with a weight, $[B, n] \cdot [n, m]$, is $2 B n m$ operations: a multiplication and an addition each.
+# Going back through it takes as much for the gradient of the weight, and as much again for that of its input, where
+# somebody wants them; of the first layer's input nobody does:
+#
+# $$ C = 2B \Big[ \underbrace{\pi + 2q}_{\text{target}} + \underbrace{2q + 2\,(q + \tilde q)}_{\text{critics}}
+# + \tfrac1d \big( \underbrace{\pi + q + q}_{\text{through } Q_1} + \underbrace{\pi + \tilde \pi}_{\text{actor}} \big) \Big] $$
+#
+# | symbol | in code | value | unit |
+# |---|---|---|---|
+# | $B$, $d$ | `batch_size`, `policy_delay` | 256, 2 | rows, updates |
+# | $\pi$, $q$ | `actor`, `critic` in `operations` | sum of $n m$ over the layers | products a row |
+# | $\tilde \pi$, $\tilde q$ | `hidden_gradients`, for the critic | the same without the first layer | products a row |
+# | $C$ | `operations` | below | floating-point operations an update |
+
+# %%
+show(benchmark.operations)
+
+# %% [markdown]
+# *Check by hand,* on Hopper, product by product; and by torch's own counter, which watches the networks run as
+# `engine.plain_perceptron` states them, differentiated by autograd.
+
+# %%
+pi, q = (np.array(layers) for layers in ([11 * 256, 256 * 256, 256 * 3], [14 * 256, 256 * 256, 256 * 1]))
+work = pd.DataFrame.from_dict({
+    "target actor": (1, pi.sum()), "target critics": (2, q.sum()),
+    "critics": (2, q.sum()), "critics, back to weights": (2, q.sum()), "critics, back to units": (2, q[1:].sum()),
+    "first critic, and back to its input": (2 / 2, q.sum()),
+    "actor, and back to weights": (2 / 2, pi.sum()), "actor, back to units": (1 / 2, pi[1:].sum()),
+}, orient="index", columns=["times", "products a row"])
+work["GFLOP"] = 2 * 256 * work["times"] * work["products a row"] / 1e9
+assert np.isclose(work["GFLOP"].sum() * 1e9, benchmark.operations(11, 3, settings.TD3())), "the count is the formula's"
+work.round(3)
+
+# %%
+(generator,) = streams.torch_generators([0], "chapter 90")
+network = networks.perceptron((14, 256, 256, 1), [generator] * 2)
+inputs = torch.randn(2, 256, 14)
+with FlopCounterMode(display=False) as counter:
+    outputs = engine.plain_perceptron(inputs, network.flat, network.layers)
+    torch.autograd.grad(outputs.sum(), network.flat)
+assert counter.get_total_flops() == 2 * 256 * 2 * (2 * q.sum() + q[1:].sum()), "torch counts the critics' three passes alike"
+
+# %% tags=["nbval-check-output"]
+for name, task in tasks.TASKS.items():
+    print(f"{name:<12}{benchmark.operations(task.state_size, task.action_size, settings.TD3()) / 1e9:.3f} GFLOP an update")
+
+# %%
+wide = 2 * 256 * 256**2 * (1 + 2 + 2 + 2 + 2 + 1 + 1 + 0.5) / (work["GFLOP"].sum() * 1e9)
+Markdown(f"""
+*Read.* {wide:.0%} of the operations are products of 256 by 256. The state's dimensions hardly matter: that is why Ant,
+with 27, costs little more than Hopper, with 11. And what is *not* computed counts: the actor's step goes through the
+first critic but wants no gradient of its weights; code that forgets this pays a pass more.""")
+
+# %% [markdown]
+# ## 2. The limit
+#
+# *Ask.* How many operations a second can one core do? We let it multiply, and nothing else, at the shapes of an update.
+#
+# $$ u_{\max} = \frac{R}{C} $$
+#
+# | symbol | in code | shape | unit |
+# |---|---|---|---|
+# | $R$ | `product_rate`, at 256 by 256 | one number a precision | floating-point operations a second |
+# | $C$ | `operations` | one number a task | operations an update |
+# | $u_{\max}$ | `limit` | one number a precision | updates a second |
+
+# %%
+show(benchmark.rate, benchmark.product_rate)
+
+# %%
+rates = measured["products"]
+best = rates[(rates["inputs"] == 256) & (rates["outputs"] == 256)].set_index("precision")["gflops"]
+limit = best / work["GFLOP"].sum()
+rates.rename(columns={"gflops": "GFLOP/s", "gflops_low": "lowest", "gflops_high": "highest"}).round(1)
+
+# %%
+wide_rate, thin_rate = best["float32"], rates["gflops"].min()
+Markdown(f"""
+*Read.* At 256 by 256 a core does {wide_rate:.0f} GFLOP/s in float32, so no float32 update on Hopper can be faster than
+**{limit["float32"]:.0f} a second**{f", and none in bfloat16 than {limit['bfloat16']:.0f}" if "bfloat16" in limit else ""}.
+The thinnest shape reaches {thin_rate:.0f} GFLOP/s: thin products are read, not multiplied. {
+"" if "bfloat16" in limit else "This processor has no bfloat16 products: there is no cheaper road."}""")
+
+# %% [markdown]
+# ## 3. Where the time goes
+#
+# *Ask.* If products are nearly all of the arithmetic, are they nearly all of the time? We take Python's own profiler to
+# the code that trains, draws of batches and noise included, and sort what it saw. We expect two thirds.
+
+# %%
+show(training.block, benchmark.learning, benchmark.split)
+
+# %%
+parts = measured["parts"].set_index(["precision", "part"])
+whole = parts.xs("whole, without the profiler", level="part")["microseconds"]
+parts = parts.drop(index="whole, without the profiler", level="part")
+table = parts["microseconds"].unstack("precision").loc[lambda t: t.sum(axis=1).sort_values(ascending=False).index]
+
+# %%
+figure, axis = plt.subplots(figsize=(8, 4))
+for number, precision in enumerate(table):
+    ends = parts.loc[precision].loc[table.index]
+    middle, place = ends["microseconds"], np.arange(len(table)) + 0.4 * number
+    spread = [middle - ends["microseconds_low"], ends["microseconds_high"] - middle]
+    axis.barh(place, middle, 0.36, xerr=spread, color=COLOURS[precision], label=precision)
+axis.set(yticks=np.arange(len(table)), yticklabels=table.index, xlabel="microseconds of an update")
+axis.invert_yaxis()
+axis.legend(loc="lower right")
+text = f"Where the time of an update of TD3+BC on Hopper goes, by Python's profiler. {about}."
+path = presentation.save_figure(figure, "90_parts", parts.reset_index(), text, drawn_as)
+
+# %%
+share = table / table.sum()
+multiplied = share.filter(like="products", axis=0).sum()
+back = table.loc["products, backward"] / table.loc["products, forward"]
+Markdown("\n\n".join(f"""
+*Read, {precision}.* Products take {multiplied[precision]:.0%} of the time, back {back[precision]:.1f} times as much as
+forth; Adam {share.loc["Adam", precision]:.0%}, the targets {share.loc["targets follow", precision]:.1%}, gathering the
+batches {share.loc["batches: gather", precision]:.1%}, random numbers {share.loc["indices and noise", precision]:.1%}. The
+profiler itself adds {table[precision].sum() / whole[precision] - 1:.0%} to the whole.""" for precision in table))
+
+# %% [markdown]
+# So there is little left to take away from. What is not a product is mostly bias, ReLU and the last layer, which is
+# a weighted sum rather than a product, and the losses as they are written in `td3`.
+
+# %% [markdown]
+# ## 4. How close we are
+#
+# *Ask.* How near to the limit do whole updates come, and what do others reach? The engine keeps the losses as they are
+# written and derives one thing itself: the perceptron's backward pass, so that nothing is computed that nobody wants.
+
+# %%
+show(engine._Perceptron, engine.descend)
+
+# %% [markdown]
+# *Check by hand.* One critic, three rows: our gradient, autograd's, and NumPy's chain rule.
+
+# %%
+one = networks.perceptron((2, 4, 1), [generator], "float64")
+x = torch.tensor([[[1.0, 2.0], [-1.0, 0.5], [0.3, -2.0]]], dtype=torch.float64)
+ours, autograds = (torch.autograd.grad(call(x, one.flat, one.layers).sum(), one.flat)[0]
+                   for call in (engine.perceptron, engine.plain_perceptron))
+(weight, bias), (last, _) = [[part[0].numpy() for part in layer] for layer in one.layers]
+passes = (x[0].numpy() @ weight + bias > 0) * last[:, 0]  # what reaches a hidden unit, where ReLU lets it through
+by_hand = x[0].numpy().T @ passes
+assert torch.allclose(ours, autograds, rtol=0, atol=1e-12), "the derived backward pass is autograd's"
+assert np.allclose(ours[: by_hand.size].view(2, 4), by_hand), "and the chain rule's"
+
+# %%
+rows = measured["updates"]
+alone = rows[rows["population"] == 1]
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4), width_ratios=(3, 2))
+for number, (precision, some) in enumerate(alone.groupby("precision", sort=False)):
+    place = np.arange(len(some)) + 0.4 * number
+    middle = some["updates_per_second"]
+    spread = [middle - some["updates_per_second_low"], some["updates_per_second_high"] - middle]
+    left.bar(place, middle, 0.36, yerr=spread, color=COLOURS[precision], label=precision)
+    left.hlines(middle / some["fraction_of_limit"], place - 0.18, place + 0.18, color="black")
+left.set(xticks=np.arange(len(some)), ylabel="updates a second, one agent, one core", title="Line: the limit")
+left.set_xticklabels(some["task"].str.replace(", ", "\n"))
+left.legend(loc="lower left")
+peers = measured["peers"].assign(who=lambda t: t["by"].str.split().str[0] + "\n" + t["precision"])
+for number, (algorithm, some) in enumerate(peers.groupby("algorithm", sort=False)):
+    right.plot(some["updates_per_second"], some["who"], "os"[number], label=algorithm, color=["#0072B2", "#E69F00"][number])
+right.set(xlabel="updates a second, Hopper", xlim=(0, None), title="Beside a peer")
+right.legend(loc="lower left")
+text = f"Updates a second of TD3+BC, against the limit of the products; TD3 and SAC beside a peer. {about}."
+path = presentation.save_figure(figure, "90_updates", pd.concat([rows, peers.drop(columns="who")]), text, drawn_as)
+
+# %%
+hopper = alone[alone["task"] == "hopper"].set_index("precision")
+Markdown("\n\n".join([f"""
+*Read, {precision}.* {row["updates_per_second"]:.0f} updates a second on Hopper, {row["fraction_of_limit"]:.0%} of the limit,
+with {row["updates_per_second_low"]:.0f} the slowest of the repeats; an agent's 200,000 updates offline take
+{200_000 / row["updates_per_second"] / 60:.0f} minutes.""" for precision, row in hopper.iterrows()]))
+
+# %%
+Markdown("\n".join(f"- {sentence}" for sentence in benchmark.ratios(document["sections"]["peers"])))
+
+# %% [markdown]
+# Both draw their batches and noise inside what is timed, have 2 x 256 units and batches of 256, and run one after the other
+# in the same process. Every processor that was measured, one agent on Hopper:
+
+# %%
+fastest = {}
+for each in kept or [document]:
+    found = benchmark.table(each["sections"]["updates"])
+    found = found[(found["population"] == 1) & (found["task"] == "hopper")].set_index("precision")
+    fastest[each["provenance"]["cpu"]] = found["updates_per_second"].round()
+pd.DataFrame(fastest).T
+
+# %% [markdown]
+# ## 5. Why threads hurt
+#
+# *Ask.* torch takes all cores by default. With two, should an update not be nearly twice as fast? Alone, perhaps. But every
+# product that two threads share ends where each waits for the other, and it waits by spinning, for microseconds of work.
+# If another process holds one of the cores, its thread is not there, and the other spins until the scheduler brings it back:
+#
+# $$ \frac1{u_2} = \frac1{2 u_1} + n\,w $$
+#
+# | symbol | in code | value | unit |
+# |---|---|---|---|
+# | $u_1, u_2$ | `updates_per_second` | measured | updates a second with one and two threads |
+# | $n$ | `products` | at least one wait a product, counted below | waits an update |
+# | $w$ | `wait` | what solves the equation | milliseconds a wait |
+
+# %%
+show(engine.prepare, benchmark.threads, benchmark.threaded)
+
+# %%
+pace = measured["threads"].set_index(["beside", "threads"])
+found = pace["updates_per_second"].unstack("threads")
+figure, axis = plt.subplots(figsize=(8, 3.4))
+for number, threads in enumerate(found):
+    ends = pace.xs(threads, level="threads").loc[found.index]
+    middle, place = ends["updates_per_second"], np.arange(len(found)) + 0.4 * number
+    spread = [middle - ends["updates_per_second_low"], ends["updates_per_second_high"] - middle]
+    label = "one thread" if threads == 1 else "two threads"
+    axis.barh(place, middle, 0.36, xerr=spread, color=["#0072B2", "#D55E00"][number], label=label)
+axis.set(yticks=np.arange(len(found)), yticklabels=[f"beside {name}" for name in found.index])
+axis.set(xlabel="updates a second of one training process, Hopper, float32")
+axis.legend(loc="lower right")
+text = f"One training process with one thread and with two, alone and beside one other process. {about}."
+path = presentation.save_figure(figure, "90_threads", pace.reset_index(), text, drawn_as)
+
+# %%
+products = (3 + 2) + 2 + (2 + 1) + ((3 + 2) + (2 + 3 + 2)) / 2  # targets; critics, forth and back; the actor's, half as often
+wait = 1000 * (1 / found[2] - 1 / (2 * found[1])) / products
+lowest = found[2].idxmin()
+Markdown(f"""
+*Read.* On {document["cores"]} cores two threads give {found.loc["nothing", 2] / found.loc["nothing", 1]:.2f} times the
+updates of one while nothing else runs. Beside {lowest}, {found.loc[lowest, 1]:.0f} a second with one thread become
+**{found.loc[lowest, 2]:.0f}** with two: {wait[lowest]:.1f} ms a wait over {products:.0f} products, where a whole update takes
+{1000 / found.loc["nothing", 1]:.1f} ms. That is the scheduler's time, not arithmetic. Hence one thread a process, and a
+process for each core: `engine.prepare` and the worker processes see to the first, `mbaug record` to the second. Two such
+processes side by side make {2 * found.loc["another training", 1]:.0f} updates a second between them.""")
+
+# %% [markdown]
+# ## 6. What the population axis buys
+#
+# *Ask.* Every network here carries a leading axis P, so that a study's seeds can train side by side, one product for all.
+# On a GPU that fills a device that one agent leaves idle. On a CPU? The products bind, and there are P times as many; we
+# expect nothing gained and nothing lost, and memory on a straight line.
+
+# %%
+show(engine.layer_views, training.updater)
+
+
+# %%
+def straightness(x, y):
+    """Returns the slope between the first and last point, and how far the others are from that line, as a share of the last."""
+    slope = (y.iloc[-1] - y.iloc[0]) / (x.iloc[-1] - x.iloc[0])
+    off = (y - y.iloc[0] - slope * (x - x.iloc[0])).abs().max() / y.iloc[-1]
+    return slope, off
+
+
+# %%
+crowd = measured["populations"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8))
+for precision, some in crowd.groupby("precision", sort=False):
+    look = {"color": COLOURS[precision], "label": precision}
+    left.fill_between(some["population"], some["updates_per_second_low"], some["updates_per_second_high"], alpha=0.2, **look)
+    left.plot(some["population"], some["updates_per_second"], "o-", color=COLOURS[precision])
+    right.plot(some["population"], some["peak_megabytes"], "o-", **look)
+held = (crowd["learner_bytes"] + crowd["table_bytes"]) / 1e6
+right.plot(crowd["population"], held, ":", color="black", label="parameters, moments and data")
+left.set(xscale="log", xticks=some["population"], xticklabels=some["population"], ylim=(0, None), xlabel="agents side by side")
+left.set(ylabel="updates a second, all agents")
+right.set(ylim=(0, None), xlabel="agents side by side", ylabel="peak memory of the process (MB)")
+left.minorticks_off()
+figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+text = f"Updates a second and memory by population; each point is a process of its own. {about}."
+path = presentation.save_figure(figure, "90_population", crowd, text, drawn_as)
+
+# %%
+first = crowd[crowd["precision"] == "float32"]
+each, off = straightness(first["population"], first["peak_megabytes"])
+gain = first["updates_per_second"].iloc[-1] / first["updates_per_second"].iloc[0]
+Markdown(f"""
+*Read, float32.* {first["population"].iloc[-1]} agents side by side make {gain:.2f} times the updates of one: on a CPU the
+axis buys next to nothing, and two processes on two cores are the way to twice as many. Memory is
+{first["peak_megabytes"].iloc[0]:.0f} MB for one agent, nearly all of it Python and torch, and {each:.1f} MB for each
+further one, of which {held.iloc[0]:.1f} MB are parameters, moments and its 10,000 rows, and the rest is what an update
+leaves lying between its passes. The points are off a straight line by {off:.0%} at most.""")
+
+# %% [markdown]
+# What it is for, then: lockstep evaluation in one call, and a GPU. There an update of one agent is dozens of small
+# kernels, each launched by Python; so a policy delay of updates is captured once as a CUDA graph and launched whole,
+# reading fixed buffers. **Not measured: no GPU was at hand.** The code around the capture is tested on the CPU, with a
+# stand-in for it. Whoever has one: `python -m mbaug bench --device cuda`, and `--record` to keep it.
+
+# %%
+show(engine.captured, engine.cuda_graph)
+
+# %% [markdown]
+# ## 7. What data cost
+#
+# *Ask.* A million rows instead of a thousand: does an update notice? It draws 256 of them either way, but from 112 MB
+# instead of 112 KB, so they come from memory, not from a cache. That should show in the gather, and hardly in the whole.
+
+# %%
+sizes = measured["datasets"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8))
+left.fill_between(sizes["rows"], sizes["updates_per_second_low"], sizes["updates_per_second_high"], alpha=0.2)
+left.plot(sizes["rows"], sizes["updates_per_second"], "o-", color="#0072B2", label="updates a second")
+left.plot(sizes["rows"], sizes["gather_microseconds"], "s--", color="#E69F00", label="gather, microseconds an update")
+left.set(xscale="log", ylim=(0, None), xlabel="rows of the dataset")
+right.plot(sizes["rows"] / 1e6, sizes["peak_megabytes"], "o-", color="#0072B2", label="peak of the process")
+right.plot(sizes["rows"] / 1e6, sizes["table_bytes"] / 1e6, ":", color="black", label="the packed rows")
+right.set(ylim=(0, None), xlabel="rows of the dataset (millions)", ylabel="memory (MB)")
+for axis in (left, right):
+    axis.legend(loc="center left")
+text = f"Updates a second, the time to gather their batches, and memory, by the size of the dataset. {about}."
+path = presentation.save_figure(figure, "90_dataset", sizes, text, drawn_as)
+
+# %%
+row_bytes = sizes["table_bytes"].iloc[0] / sizes["rows"].iloc[0]
+slope, off = straightness(sizes["rows"], sizes["peak_megabytes"])
+gather = sizes["gather_microseconds"]
+Markdown(f"""
+*Read.* From {sizes["rows"].iloc[0]:,} to {sizes["rows"].iloc[-1]:,} rows the gather of a batch goes from {gather.iloc[0]:.0f}
+to {gather.iloc[-1]:.0f} microseconds, and updates from {sizes["updates_per_second"].iloc[0]:.0f} to
+{sizes["updates_per_second"].iloc[-1]:.0f} a second: {gather.iloc[-1] * sizes["updates_per_second"].iloc[-1] / 1e6:.1%} of an
+update is spent on fetching it. Memory grows by {slope * 1e6:.0f} bytes a row where a packed row has {row_bytes:.0f}; the points
+are off a straight line by {off:.0%} at most. The speed is no straight line and need not be one: rows in a cache come at once,
+rows in memory do not, and beyond that size no row costs more than another.""")
+
+# %% [markdown]
+# ## 8. Acting, and the world model
+#
+# Two costs are left: environment steps online, and the world model. They are measured with the record alone.
+
+# %%
+acting = measured.get("acting", pd.DataFrame())
+acting.reindex(columns=["algorithm", "precision", "steps_per_second"]).round(0)
+
+# %%
+full, plan = settings.WorldModel(), settings.Pretraining()
+costs = measured.get("model", pd.DataFrame(columns=["precision", "epoch_seconds", "imagine_seconds"])).set_index("precision")
+tables = plan.updates // settings.Augmentation().redraw_interval * settings.Augmentation().table_samples
+pd.DataFrame({
+    "fit of 300 epochs (s)": full.epochs * costs["epoch_seconds"],
+    "all imagined tables (s)": tables * costs["imagine_seconds"],
+    "pre-training (s)": plan.updates / hopper["updates_per_second"].reindex(costs.index),
+}).round(1)
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# The paper says nothing of time, and its authors' code none that we know. Our updates are the same arithmetic as theirs;
+# what differs is the order in which things are drawn: batches and noise of 50 updates at once, each agent from streams of
+# its own, and imagined next states from a table (chapter 03). bfloat16 is a setting that every record names, and it
+# multiplies the wide products alone; sums, the last layer and Adam stay in float32.
+#
+# ## Try it
+#
+# - `settings.TD3(hidden=(512, 512))` in the last print of section 1: four times the wide products. And the time?
+# - In section 2, `benchmark.product_rate("float32", 256, 256, batch=64)`: do smaller batches run at the same rate?
+# - In a shell, `OMP_NUM_THREADS=2 python -m mbaug record hopper --workers 1 --profile smoke`: what does it tell you?
+#
+# ## Questions
+#
+# <details><summary>Why does a hand-written backward pass help, if autograd computes the same?</summary>
+#
+# It would compute more: gradients of weights that nobody steps along, buffers for each of them, and a dozen small
+# operations between two products. Each is cheap; beside products of a few hundred microseconds they add up.
+#
+# </details>
+#
+# <details><summary>Why not give the second core to the same agent?</summary>
+#
+# Because a product of 256 by 256 is over in a fraction of a millisecond, and sharing it ends in a wait each time. Two
+# agents on two cores never wait for each other. Only a product that takes much longer than a wait is worth sharing: the
+# world model's batches of 4,096 rows come nearest to that.
+#
+# </details>
+#
+# <details><summary>bfloat16 keeps 8 bits. Why does an agent still learn?</summary>
+#
+# Only factors are rounded; sums of products are kept in 24 bits, and so are the parameters, to which Adam adds steps that 8
+# bits would swallow. A gradient is then wrong by a percent or two, far less than what the choice of 256 rows does to it.
+# Whether the scores agree is a question for paired runs, not for this argument.
+#
+# </details>
+#
+# **Next:** back to [00 · Overview](00_overview.ipynb), or on to what the minutes are spent on.
