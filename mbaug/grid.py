@@ -151,13 +151,14 @@ STUDIES = {
         ),
         Study("horizons", "Do more steps help?", {f"horizon{n}": ahead(n) for n in (1, 2, 3, 5)}),
         Study(
-            "sizes",  # 40,000 is what a bundled pool can give
+            "sizes",
             "How small is small?",
             {
                 f"{name}{size}": sized(ARMS[name], size)
-                for size in (1_000, 3_000, 10_000, 30_000, 40_000)
+                for size in (1_000, 3_000, 10_000, 30_000, 100_000)
                 for name in ("vanilla", "augmented")
             },
+            qualities=("replay",),  # whole, because a bundled pool has 45,000; `python -m mbaug collect hopper` makes it
         ),
         Study(
             "qualities",
