@@ -302,7 +302,7 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # | [05 online fine-tuning](05_online_finetuning.ipynb) | does it jump-start? |
 # | 06 multi-step, 07 controls, 08 reliability | more steps ahead; is it the model or just noise; where is the model wrong? |
 # | 09 stochastic dynamics, 10 data size and quality, 11 other methods | the paper's open questions |
-# | 90 engine | how fast, against what, and what is the limit? |
+# | [90 engine](90_engine.ipynb) | how fast, against what, and what is the limit? |
 #
 # Chapters without a link are planned and not yet written. What there is today:
 

@@ -4,11 +4,14 @@ import json
 import math
 import os
 import pstats
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -362,3 +365,16 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_sentence(monkeypatch, typed):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="mbaug: unknown device 'cuda': allowed are 'cpu'"):
         command(typed.split())
+
+
+def test_a_load_ends_with_whoever_started_it():
+    """Also where that one is killed: nothing goes on spinning on a core of whoever measures next."""
+    start = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=-1)"
+    start += "; p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", start, benchmark.LOADS["a busy loop"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        load = int(parent.stdout.readline())
+        os.kill(load, 0)  # it is there
+        parent.kill()
+    psutil.wait_procs([psutil.Process(load)] if psutil.pid_exists(load) else [], timeout=20)
+    assert not psutil.pid_exists(load) or psutil.Process(load).status() == psutil.STATUS_ZOMBIE
