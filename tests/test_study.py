@@ -89,9 +89,9 @@ def record_pair(folder, workers=2, file_size=None):
 
 
 def kill_worker(process, folder):
-    """Kills the process that holds the first run, without a word."""
-    holder = (folder / "work" / "runs" / str(PAIR.runs()[0]) / "lock").read_text()
-    os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
+    """Kills a process that holds a run, without a word."""
+    held = (lock for lock in (folder / "work" / "runs").rglob("lock") if study.claimed(lock.parent))
+    os.kill(int(re.search(r"process (\d+)", next(held).read_text())[1]), signal.SIGKILL)
 
 
 def kill_parent(process, folder):
@@ -114,11 +114,13 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("disturb", [kill_worker, kill_parent, press_ctrl_c])
 def test_two_workers_disturbed_end_as_if_they_were_not(disturb, undisturbed, tmp_path):
-    """In the middle of both runs; then the same command goes on, and every row is equal."""
+    """In the middle of a run, or of both; then the same command goes on, and every row is equal."""
     process = FORK.Process(target=record_pair, args=(tmp_path,))
     process.start()
-    while len({path.parent for path in tmp_path.rglob("2.json")}) < 2:  # both runs have a second checkpoint
+    end = time.monotonic() + 120
+    while not list(tmp_path.rglob("2.json")):
         assert process.is_alive(), "the runs ended before they could be disturbed"
+        assert time.monotonic() < end, "no run came to its second checkpoint"
         time.sleep(0.001)
     disturb(process, tmp_path)
     process.join(timeout=60)
