@@ -444,7 +444,7 @@ CLAIMS = (
         "visible in the distributions of Q-values [S, A]",
         (
             Comparison("augmented", "vanilla", _less_overestimation, "rewards less over-estimation"),
-            Comparison("augmented", "vanilla", _less_overfitting, "less error on new rows, in errors on trained rows"),
+            Comparison("augmented", "vanilla", _less_overfitting, "less over-fitting (error on new rows / on trained rows)"),
         ),
         "04_offline_pretraining",
     ),
