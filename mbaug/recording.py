@@ -173,12 +173,14 @@ def write(
     content = _csv(rows).encode()
     identity = {"format": FORMAT, **dataclasses.asdict(run)}
     document = {**identity, **metadata, "csv_sha256": sha256(content)}
-    write_atomically(path.with_suffix(".csv"), content)
-    if policies:
-        weights = safetensors.torch.save(dict(policies))
+    weights = safetensors.torch.save(dict(policies)) if policies else b""
+    if weights:
         document |= {"policies_sha256": sha256(weights)}
+    text = json_text(document) + "\n"  # before anything is written: it may refuse the metadata
+    write_atomically(path.with_suffix(".csv"), content)
+    if weights:
         write_atomically(path.with_suffix(".safetensors"), weights)
-    write_atomically(path.with_suffix(".json"), (json_text(document) + "\n").encode())
+    write_atomically(path.with_suffix(".json"), text.encode())
 
 
 def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
