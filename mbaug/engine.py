@@ -11,6 +11,7 @@ An update of TD3 is a dozen matrix products and little else, so the engine does 
 The losses of `td3`, `sac` and `world_model` are differentiated as they are written; the tests hold this module to plain autograd.
 """
 
+import ctypes
 import math
 import os
 import warnings
@@ -33,6 +34,7 @@ Layers = tuple[tuple[Tensor, Tensor], ...]
 PARAMETER_DTYPE = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 LANES = 64  # a multiple of every vector width, in elements
 WIDE = 64  # a bfloat16 product pays from this many inputs and outputs; below, the casts cost more than they save
+KEPT = {-1: 2**28, -3: 2**25}  # malloc.h: M_TRIM_THRESHOLD, bytes free at the top; M_MMAP_THRESHOLD, the most there is
 THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS"  # what torch and its libraries read when they are imported
 
 
@@ -69,6 +71,20 @@ def has_bfloat16(device: str = "cpu") -> bool:
     return device != "cpu" or bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
 
 
+@cache
+def keep_memory() -> bool:
+    """Tells the C library to keep the memory that an update frees, once a process; returns whether it has such a switch.
+
+    An update needs the same few megabytes as the one before. By default glibc gives them back and asks for them again, at
+    times hundreds of page faults an update: which process does so is chance, since it depends on what was freed before.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return all(mallopt(option, size) for option, size in KEPT.items())
+
+
 def prepare(precision: str = "float32", device: str = "cpu") -> str:
     """Returns the precision that will really be used, after choosing one thread and the fastest product for it.
 
@@ -82,6 +98,7 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
         ValueError: there is no such device.
     """
     choose("device", device, ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    keep_memory()
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         for asked in (f"{variable}={os.environ[variable]}" for variable in THREADS if os.environ.get(variable, "1") != "1"):
