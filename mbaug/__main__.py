@@ -117,6 +117,25 @@ def data(arguments: argparse.Namespace) -> None:
         settings.require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
 
 
+def strips(arguments: argparse.Namespace) -> None:
+    """Renders a strip of frames of each dataset in data/offline that has none, without a screen."""
+    from mbaug import rendering
+
+    os.environ["MUJOCO_GL"] = rendering.opengl()  # before MuJoCo is imported: it fails on a library that is not there
+    from mbaug import offline_data, pools, recording, tasks, transitions
+
+    (folder, _), (count, size) = offline_data.FOLDERS, rendering.STRIP
+    for path in pools.paths([folder]):
+        if pools.strip_of(path).exists():
+            continue
+        task, data = tasks.find(path.stem.split("-")[0]), transitions.load(path.stem)
+        environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **rendering.CLOSE)
+        states = pools.moments(data, count, most=round(1 / environment.unwrapped.dt))  # a second
+        recording.write_atomically(pools.strip_of(path), rendering.strip(rendering.stills(environment, states)))
+        environment.close()
+        print(pools.strip_of(path))
+
+
 def watch(arguments: argparse.Namespace) -> None:
     """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
     from mbaug import rendering
@@ -208,6 +227,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=float, default=5.0, help="of simulated time (default: 5)")
     command.add_argument("--output", type=Path, help="folder (default: build/watch)")
     command.set_defaults(call=watch)
+
+    command = commands.add_parser("strips", help=strips.__doc__)
+    command.set_defaults(call=strips)
 
     command = commands.add_parser("bench", help=bench.__doc__)
     command.add_argument("--json", action="store_true", help="print JSON")

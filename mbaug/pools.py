@@ -19,6 +19,7 @@ from mbaug import offline_data, recording, tasks, transitions
 from mbaug.offline_data import FOLDERS
 from mbaug.settings import require
 from mbaug.tasks import Task
+from mbaug.transitions import Dataset
 
 LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
 CELL = 0.05, 0.25  # m of height, m/s forward: a cell of the plane on which state coverage is counted
@@ -197,6 +198,26 @@ def readme(folder: Path = FOLDERS[0]) -> str:
 def write_readme(folder: Path = FOLDERS[0]) -> None:
     """Writes a folder's README.md anew."""
     recording.write_atomically(folder / "README.md", readme(folder).encode())
+
+
+def strip_of(path: Path) -> Path:
+    """Returns where the strip of frames of a pool lies."""
+    return path.with_suffix(".png")
+
+
+def moments(dataset: Dataset, count: int, most: int) -> Float[np.ndarray, "count state"]:
+    """Returns evenly spaced states from the middle of a typical episode: the one with the median return.
+
+    Args:
+        dataset: whole episodes.
+        count: how many states.
+        most: steps that they span at most; all of an episode that is shorter.
+    """
+    returns = pd.Series(dataset.reward).groupby(dataset.episode).sum().sort_values(kind="stable")
+    rows = np.flatnonzero(dataset.episode == returns.index[len(returns) // 2])
+    span = min(most, len(rows))
+    first = (len(rows) - span) // 2
+    return dataset.state[rows[first + np.linspace(0, span - 1, count).round().astype(int)]]
 
 
 # --- import ---------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbaug import recording, statistics
+from mbaug import recording, statistics, tasks
 from mbaug.statistics import Interval
 
 ENOUGH_SEEDS = 5  # fewer make a weak interval
@@ -189,6 +189,42 @@ def legend(figure: Figure) -> None:
     labels = sorted(lines, key=lambda label: (order.get(label, len(order)), label))
     if labels:
         figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
+
+
+# Undiscounted returns of others' online runs, 10 seeds each on older versions of the tasks, by arm, interactions and task.
+# Sources: TD3 from its authors' curves (github.com/sfujim/TD3, learning_curves, Gym v1), SAC from Tianshou's benchmark (v3).
+PUBLISHED = {
+    ("td3", 100_000): {"hopper": 660, "walker2d": 770, "halfcheetah": 5514, "ant": 586},
+    ("sac", 100_000): {"hopper": 2613, "walker2d": 1305, "halfcheetah": 6515, "ant": 1020},
+    ("sac_million", 1_000_000): {"hopper": 3532, "walker2d": 4961, "halfcheetah": 12122, "ant": 5714},
+}
+# Scores of TD3 from scratch after 100,000 interactions in the authors' repository [C].
+AUTHORS_TD3 = {"hopper": 12, "walker2d": 7, "halfcheetah": 37, "ant": 23}
+
+
+def beside_published(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the scores of our baselines beside those that others published, a row a task, algorithm and number of interactions.
+
+    Args:
+        table: Evaluations of the main runs (`main_runs`).
+    """
+    rows = []
+    for task, (arm, steps) in itertools.product(tasks.TASKS.values(), PUBLISHED):
+        runs = table[(table["task"] == task.name) & (table["arm"] == arm)]
+        ours = statistics.interval([statistics.final_score(runs, steps).to_numpy()])
+        theirs = float(tasks.normalised_score(task, PUBLISHED[arm, steps][task.name]))
+        row = {
+            "task": task.name,
+            "algorithm": arm.split("_")[0].upper(),
+            "interactions": f"{steps:,}",
+            "published": number(theirs),
+            "authors' [C]": str(AUTHORS_TD3[task.name]) if arm == "td3" else "–",
+            "ours": words(ours) if ours.n_seeds else "not yet recorded",
+            "our seeds": ours.n_seeds,
+            "ours − published": number(ours.value - theirs, signed=True) if ours.n_seeds else "–",
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(["task", "algorithm", "interactions"])
 
 
 # --- captions and figures -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A few seconds of a policy as MP4 and GIF, without a screen. Nothing here imports MuJoCo: `opengl` must come first."""
+"""Policies as MP4 and GIF, data as strips of frames, without a screen. Nothing here imports MuJoCo: `opengl` comes first."""
 
 import math
 import os
@@ -16,6 +16,9 @@ from mbaug.settings import require
 BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL in the order in which they are tried; the last needs a screen
 FRAMES_PER_SECOND = 30  # at most: a GIF's viewer shows no more
 SIZE = 320  # pixels across and down
+STRIP = 8, 96  # frames of a strip; pixels of each, across and down
+CLOSE = {"camera_id": -1, "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90}}
+SHADES = 32  # of each colour in a strip: a PNG of all 256 is twice as large
 TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
@@ -64,6 +67,30 @@ def frames(
         if terminal or truncated:
             state, _ = environment.reset()
     return np.stack(images), round(steps_per_second / every)
+
+
+def stills(environment: gymnasium.Env, states: Float[np.ndarray, "frames state"]) -> Frames:
+    """Returns an image of each state. What a state leaves out, the place along the track, is zero.
+
+    Args:
+        environment: of MuJoCo, with render_mode="rgb_array".
+        states: as the environment gives them: positions but for the first ones, then all velocities.
+    """
+    simulator = environment.unwrapped
+    positions, velocities = simulator.model.nq, simulator.model.nv
+    hidden = positions + velocities - states.shape[1]
+    environment.reset(seed=0)
+    images = []
+    for state in states.astype(np.float64):
+        simulator.set_state(np.concatenate([np.zeros(hidden), state[: positions - hidden]]), state[-velocities:])
+        images.append(environment.render())
+    return np.stack(images)
+
+
+def strip(images: Frames) -> bytes:
+    """Returns the images side by side as one small PNG."""
+    coarse = images // (256 // SHADES) * (256 // SHADES)
+    return imageio.imwrite("<bytes>", np.concatenate(list(coarse), axis=1), extension=".png", optimize=True)
 
 
 def mp4(images: Frames, frames_per_second: int) -> bytes:

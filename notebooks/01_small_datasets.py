@@ -6,8 +6,8 @@
 #
 # | | |
 # |---|---|
-# | reads | `data/offline/hopper-medium-replay.hdf5` and its card, the `.json` beside it |
-# | draws | `01_collection`, `01_returns`, `01_coverage`, `01_neighbours` |
+# | reads | the pools in `data/offline`, `hopper-medium-replay.hdf5` above all, and their cards, the `.json` beside them |
+# | draws | `01_collection`, `01_returns`, `01_coverage`, `01_neighbours`, `01_qualities`, `01_collectors` |
 # | takes | under a minute in every profile; nothing is trained here |
 #
 # Sources, here and in all chapters: [S] and [A], two summaries of the paper; [C], the authors' development repository. We
@@ -25,11 +25,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Image, Markdown, display
 from matplotlib.colors import LogNorm
 from scipy.spatial.distance import cdist
 
-from mbaug import collection, engine, offline_data, presentation, settings, tasks, td3, transitions
+from mbaug import collection, engine, offline_data, pools, presentation, settings, tasks, td3, transitions
 from mbaug.presentation import show
 
 engine.prepare()
@@ -221,7 +221,7 @@ other agents, less about other data.""")
 # ## 5. How good are they?
 #
 # We expect many short, poor episodes from early on, and few good ones, which are long and so hold many rows. D4RL's
-# figures are published [Farama-Foundation/D4RL; paper.md]; its distribution we cannot redraw here, its mean we can.
+# figures are published [Farama-Foundation/D4RL]; its distribution we cannot redraw here, its mean we can.
 
 # %%
 lengths = pd.Series(pool.episode).value_counts()
@@ -401,6 +401,105 @@ Markdown(f"""
 smallest ({deviation.idxmin()}); against the smallest, epsilon = 0.001 is {1e-3 / deviation.min():.1%}, so it hardly
 matters for Hopper. In one step the {moved.index[-1].split(" (")[0]} moves by {moved.iloc[-1]:.2f} of its deviation, the
 median dimension by {moved.median():.2f}: *nothing moves* is a good guess, and chapter 02 takes it seriously.""")
+
+# %% [markdown]
+# ## 9. Four bodies, four qualities
+#
+# *Ask.* So far one body and one kind of data. The paper's claim is about four, and about data that are *poor*. How poor? Each
+# pool below comes from the same training as its task's others: `random` from uniform actions, `medium-replay` from all that
+# was lived until the medium level, `medium` and `expert` from the agent of that moment and of the end. (A fifth,
+# `medium-expert`, is half of each.) We expect random hoppers and walkers to fall at once, and cheetahs, which cannot fall, to
+# fill every episode.
+
+# %%
+qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
+names = [f"{body}-{quality}" for body in tasks.TASKS for quality in qualities]
+datasets = {name: transitions.load(name) for name in names if name in offline_data.bundled()}
+cards = {name: json.loads((offline_data.FOLDER / f"{name}.json").read_text()) for name in datasets}
+
+
+def summary(card):
+    """Returns what a card says of its pool, in a row of a table."""
+    row = {key: card[key] for key in ("transitions", "episodes", "mean_return", "mean_score", "terminals", "timeouts")}
+    row["diversity"] = card["state_coverage"]["effective"]
+    return row | {"D4RL's mean return": (card["d4rl"] or {}).get("mean_return", np.nan)}
+
+
+pd.DataFrame([summary(card) for card in cards.values()], index=list(cards)).round(1)
+
+# %% [markdown]
+# *Diversity*: how many equally frequent cells of height by forward velocity would be as diverse (the exponential of the
+# entropy of the cells' shares). A pool that is missing from the table is not made yet; `python -m mbaug collect TASK` makes it.
+#
+# What do such data look like? Eight moments of the episode with the median return, spread over a second, or over the whole
+# life of a body that falls sooner.
+
+# %%
+for name, card in cards.items():
+    display(Markdown(f"`{name}`, an episode that returned {card['return_quantiles']['50']:,.0f}:"))
+    display(Image(pools.strip_of(offline_data.FOLDER / f"{name}.hdf5").read_bytes()))
+
+# %% [markdown]
+# *Look.* The share of transitions that belong to an episode of at most a given score: a curve far to the right is good data, a
+# step is data that are all alike, a ramp is a mixture.
+
+
+# %%
+def shares(name):
+    """Returns the scores of a pool's episodes, in rising order, and which share of its transitions lies at or below each."""
+    body, data = tasks.find(cards[name]["name"].split("-")[0]), datasets[name]
+    lives = pd.Series(data.reward).groupby(data.episode).agg(["sum", "size"]).sort_values("sum")
+    share = lives["size"].cumsum() / len(data)
+    return pd.DataFrame({"pool": name, "score": tasks.normalised_score(body, lives["sum"]), "share": share})
+
+
+# %%
+figure, axes = plt.subplots(2, 2, figsize=(8, 5.6), sharex=True, sharey=True)
+table = pd.concat(map(shares, datasets))
+for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
+    for quality, colour in qualities.items():
+        own = table[table["pool"] == f"{body}-{quality}"]
+        axis.step(own["score"], own["share"], where="post", color=colour, label=quality)
+    missing = [quality for quality in qualities if f"{body}-{quality}" not in datasets]
+    note = f"not yet made: {', '.join(missing)}" if missing else ""
+    axis.text(0.98, 0.04, note, ha="right", transform=axis.transAxes, fontsize=9, color="#555555")
+    axis.set(title=body, xlabel="D4RL-normalised score of the episode", ylabel="share of transitions", xlim=(-10, 120))
+    axis.label_outer()
+figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+about = "Share of each pool's transitions in episodes of at most a score. One training a task, seed 0."
+path = presentation.save_figure(figure, "01_qualities", table, about, profile)
+
+# %% [markdown]
+# *Look.* And the agents whose lives the data are: when did each hold the medium level?
+
+# %%
+collectors = {name: card for name, card in cards.items() if name.endswith("-medium-replay")}
+figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True, sharey=True)
+for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
+    axis.set(title=each.name, xlabel="environment interactions (thousands)", ylabel="D4RL-normalised score", ylim=(-5, 105))
+    axis.label_outer()
+    if (card := collectors.get(f"{each.name}-medium-replay")) is None:
+        axis.text(0.5, 0.5, "not yet made", ha="center", transform=axis.transAxes)
+        continue
+    steps = np.array([point["environment_steps"] for point in card["curve"]]) / 1000
+    score = tasks.normalised_score(each, np.array([point["returns"] for point in card["curve"]]))
+    axis.plot(steps, score.mean(axis=1), color="#0072B2")
+    axis.fill_between(steps, score.min(axis=1), score.max(axis=1), color="#0072B2", alpha=0.15, linewidth=0)
+    axis.axhline(tasks.normalised_score(each, card.get("medium_level", each.return_medium)), color="#D55E00", linestyle="--")
+curve = [{"pool": name, **point} for name, card in collectors.items() for point in card["curve"]]
+about = "Greedy score of the SAC that collected each pool (mean and range of ten episodes); dashed: the medium level. Seed 0."
+path = presentation.save_figure(figure, "01_collectors", pd.DataFrame(curve).explode("returns"), about, profile)
+
+# %%
+sentences = [
+    f"{name.split('-')[0]} after {card['replay_transitions']:,} (D4RL's SAC: {card['d4rl']['transitions']:,}), mean return "
+    f"{card['mean_return']:,.0f} ({card['d4rl'].get('mean_return', np.nan):,.0f})"
+    for name, card in collectors.items()
+]
+Markdown(f"""
+*Read.* The medium level was held by {"; ".join(sentences)}. Where our agents were faster than D4RL's, our replay is shorter
+and its share of early failures larger: *medium-replay* says how data came about, not how good they are. A result on ours and
+one on D4RL's are results on two datasets.""")
 
 # %% [markdown]
 # ## Where we differ from the paper

@@ -28,6 +28,16 @@ def test_coverage_counts_cells_of_height_and_forward_velocity():
     assert found["plane"] == ["height (m)", "forward velocity (m/s)"]
 
 
+def test_moments_are_from_the_middle_of_the_episode_with_the_median_return():
+    """Three episodes of 3, 9 and 5 steps whose rewards are 1, 2 and 7 a step: the second has the median return, 18."""
+    episodes = np.repeat([0, 1, 2], [3, 9, 5])
+    state, ends = np.arange(17, dtype=np.float32)[:, None], np.append(np.diff(episodes) > 0, True)
+    reward = np.array([1, 2, 7], np.float32)[episodes]
+    data = transitions.Dataset("three", state, state, reward, state, ends, ~ends & False, episodes)
+    assert pools.moments(data, 3, most=5)[:, 0].tolist() == [5, 7, 9]
+    assert pools.moments(data, 3, most=100)[:, 0].tolist() == [3, 7, 11]
+
+
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_the_plane_is_that_of_height_and_forward_velocity_in_every_task(name):
     task = tasks.find(name)

@@ -1,5 +1,6 @@
-"""Rendering: frames of a policy without a screen, as MP4 and GIF; a sentence where no OpenGL library is there."""
+"""Rendering without a screen: a policy as MP4 and GIF, data as strips; a sentence where no OpenGL library is there."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from test_study import SCRATCH, SMALL
 
 from mbaug import __main__ as commands
-from mbaug import grid, recording, rendering, settings, study, tasks, training
+from mbaug import grid, offline_data, pools, recording, rendering, settings, study, tasks, training, transitions
 
 HOPPER = tasks.find("hopper")
 INSTALL = "install EGL or OSMesa"
@@ -135,6 +136,49 @@ def test_frames_are_every_so_many_steps_and_go_on_after_an_episode():
     assert per_second == 25
     with pytest.raises(ValueError, match=r"0.0 seconds asked for"):
         rendering.frames(Counting(), lambda state: np.ones(1), 0.0)
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_still_shows_the_state_that_it_is_of(name, monkeypatch):
+    """What the simulator observes when it draws is the state that was asked for."""
+    states, environment = transitions.load(f"{name}-random").state[[0, 7]], tasks.make(tasks.find(name))
+    simulator = environment.unwrapped
+    monkeypatch.setattr(simulator, "render", simulator._get_obs)
+    np.testing.assert_allclose(rendering.stills(environment, states), states, atol=1e-6)
+
+
+def test_a_strip_is_a_picture_of_all_images_side_by_side():
+    images = np.stack([np.full((4, 5, 3), value, np.uint8) for value in (0, 9, 255)])
+    found = imageio.imread(rendering.strip(images), extension=".png")
+    assert found.shape == (4, 15, 3)
+    assert found[0, ::5, 0].tolist() == [0, 8, 248]
+
+
+def test_each_pool_without_a_strip_gets_one(programme, tmp_path, monkeypatch):
+    """Where an OpenGL library is there; where none is, a sentence says so and nothing is written."""
+    for suffix in ("hdf5", "json"):
+        shutil.copy(offline_data.FOLDER / f"hopper-random.{suffix}", tmp_path)
+    monkeypatch.setattr(offline_data, "FOLDER", tmp_path)
+    monkeypatch.setattr(offline_data, "FOLDERS", (tmp_path, tmp_path))
+    if not any(map(rendering.works, rendering.BACKENDS)):
+        with pytest.raises(SystemExit, match=INSTALL):
+            commands.main(["strips"])
+        assert not list(tmp_path.glob("*.png"))
+        return
+    commands.main(["strips"])
+    count, size = rendering.STRIP
+    images = np.split(imageio.imread(tmp_path / "hopper-random.png"), count, axis=1)
+    assert images[0].shape == (size, size, 3)
+    assert (images[0] != images[-1]).any()
+    (tmp_path / "hopper-random.png").write_bytes(b"what is there stays")
+    commands.main(["strips"])
+    assert (tmp_path / "hopper-random.png").read_bytes() == b"what is there stays"
+
+
+def test_every_bundled_pool_has_a_strip_and_all_are_small():
+    found = {path.stem for path in offline_data.FOLDER.glob("*.png")}
+    assert found == {path.stem for path in pools.paths([offline_data.FOLDER])}
+    assert sum(path.stat().st_size for path in offline_data.FOLDER.glob("*.png")) <= 1e6
 
 
 def test_actors_are_small_enough_to_keep():
