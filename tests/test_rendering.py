@@ -142,9 +142,15 @@ def test_frames_are_every_so_many_steps_and_go_on_after_an_episode():
 def test_a_still_shows_the_state_that_it_is_of(name, monkeypatch):
     """What the simulator observes when it draws is the state that was asked for."""
     states, environment = transitions.load(f"{name}-random").state[[0, 7]], tasks.make(tasks.find(name))
-    simulator = environment.unwrapped
-    monkeypatch.setattr(simulator, "render", simulator._get_obs)
-    np.testing.assert_allclose(rendering.stills(environment, states), states, atol=1e-6)
+    simulator, seen = environment.unwrapped, []
+
+    def render():
+        seen.append(simulator._get_obs())
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr(simulator, "render", render)
+    rendering.stills(environment, states)
+    np.testing.assert_allclose(seen, states, atol=1e-6)
 
 
 def test_a_strip_is_a_picture_of_all_images_side_by_side():
