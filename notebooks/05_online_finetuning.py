@@ -506,11 +506,12 @@ saved = presentation.save_figure(figure, "05_baselines", pd.concat(parts), capti
 presentation.beside_published(everything)
 
 # %% [markdown]
-# *Read.* Three reasons why a row may differ, none of which a score can tell apart. *Version*: v5 corrected Walker2d's
-# friction and the healthy reward of Hopper, Walker2d and Ant, so returns of v1 and v3 are not on quite the same scale.
-# *Settings*: our TD3 begins to learn after 5,000 uniform steps where its authors waited 25,000 for HalfCheetah and Ant (1,000
-# for the others); our SAC has Tianshou's rates and its 10,000 uniform steps cut to 5,000. *Luck*: Hopper's curves leap and
-# fall, so the score at one evaluation is a poor summary of one seed.
+# *Read.* Three reasons why a row may differ, which a score cannot tell apart. *Version*: v5 gave Walker2d's feet equal
+# friction, and Hopper, Walker2d and Ant no healthy reward in the step in which they fall. *Settings*: the published TD3 is
+# that of its paper (400 and 300 units, batches of 100, a learning rate of 1e-3, learning after 10,000 uniform steps on
+# HalfCheetah and Ant and 1,000 elsewhere); ours, like [C], has 2 x 256 units, batches of 256 and 3e-4, and learns after
+# 5,000. Our SAC has Tianshou's rates, but 5,000 uniform steps for its 10,000. *Luck*: Hopper's curves leap and fall, so the
+# score at one evaluation is a poor summary of one seed.
 #
 # On Hopper a good SAC needs no pre-training to be near the expert after 100,000 interactions: 81 published. "Online needs a
 # million" is not true there, so the claim of ten times fewer interactions must be held against *this* number, not TD3's.

@@ -31,6 +31,13 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Keeps the tests of a file in one process (`--dist loadgroup`); but each notebook is executed wherever there is time."""
+    for item in items:
+        if item.path.name != "test_notebooks.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def reference(request) -> dict[str, np.ndarray]:
     """The reference trajectories, by the keys of tests/reference/README.md."""

@@ -351,7 +351,10 @@ def test_padding_never_moves(precision):
 
 
 def test_memory_that_an_update_frees_is_kept_for_the_next():
-    """Ten times ten arrays of 3 MB are 7,300 pages a round, all of them faults where freed memory goes back each time."""
+    """Ten arrays of 3 MB are 7,300 pages, all of them faults in each round where freed memory goes back.
+
+    In the first rounds the heap grows, by how much depends on what was in it before.
+    """
     if not engine.keep_memory():
         pytest.skip("this C library has no mallopt")
     faults = []
@@ -360,7 +363,7 @@ def test_memory_that_an_update_frees_is_kept_for_the_next():
         arrays = [torch.zeros(3 * 2**18) for _ in range(10)]
         del arrays
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert sum(faults[1:]) < 100, faults
+    assert sum(faults[5:]) < 100, faults
 
 
 # --- the graph of a GPU, with a stand-in for its capture ------------------------------------------------------------------

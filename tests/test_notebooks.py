@@ -16,6 +16,7 @@ NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=chapters.CONTENTS)
 
 def test_the_notebooks_are_those_of_the_table_of_contents():
     assert chapters.find() == NOTEBOOKS
+    assert chapters.LONGEST in chapters.CONTENTS
 
 
 @NAMES

@@ -8,7 +8,7 @@ import pytest
 
 from mbaug import engine, grid, recording, settings, streams, study, tasks, transitions
 
-SMOKE = settings.profile("smoke")
+SMOKE = replace(settings.profile("smoke"), evaluation_interval=100)  # half as often: evaluating takes longest
 
 
 @cache

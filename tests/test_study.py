@@ -83,6 +83,7 @@ PAIR = replace(SCRATCH, seeds=(0, 1))
 def record_pair(folder, workers=2, file_size=None):
     """Records two runs in a process group of its own, as a shell does; no file may grow beyond `file_size` bytes."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, such as these tests, may ignore it
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     study.record(PAIR, folder / "runs", folder / "work", TINY, workers=workers)
