@@ -26,7 +26,7 @@ import torch
 from IPython.display import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 
-from mbaug import benchmark, engine, networks, presentation, settings, streams, tasks, training
+from mbaug import benchmark, engine, networks, presentation, settings, streams, tasks, training, transitions, world_model
 from mbaug.presentation import show
 
 engine.prepare()
@@ -399,6 +399,23 @@ pd.DataFrame({
     "all imagined tables (s)": tables * costs["imagine_seconds"],
     "pre-training (s)": plan.updates / hopper["updates_per_second"].reindex(costs.index),
 }).round(1)
+
+# %% [markdown]
+# What bounds the fit? torch's counter watches one of its epochs.
+
+# %%
+data = transitions.draw(transitions.load("hopper-medium-replay"), plan.transitions, seed=0)[0]
+with FlopCounterMode(display=False) as counter:
+    next(world_model.epochs(full, data, 0, "float32", "cpu"))
+work_of_fit = full.epochs * counter.get_total_flops() / 1e9
+share = tables * costs["imagine_seconds"] * hopper["updates_per_second"].reindex(costs.index) / plan.updates
+bound = pd.DataFrame({"products alone (s)": work_of_fit / best, "fit (s)": full.epochs * costs["epoch_seconds"]})
+Markdown(f"""
+*Read.* A fit is {work_of_fit / 1e3:.0f} TFLOP, as much as {work_of_fit / work["GFLOP"].sum():,.0f} updates, nearly all of it
+products of 500 units by 500. {" ".join(f"In {precision} they alone take {row['products alone (s)']:.0f} s on a core, the "
+f"fit {row['fit (s)']:.0f} s." for precision, row in bound.dropna().iterrows())} So the products bind here too, and a fit
+in a minute asks for {work_of_fit / 60:,.0f} GFLOP/s. {"" if costs.empty else f"The imagined tables cost {share.max():.1%} of"
+" pre-training."}""")
 
 # %% [markdown]
 # ## Where we differ from the paper
