@@ -6,8 +6,8 @@
 #
 # | | |
 # |---|---|
-# | needs | the recorded runs in `data/runs/hopper`; with `retrain = True` the offline data as well |
-# | gives | figures `05_online_curves`, `05_score_drop`, `05_overestimation`, and the tables of this page |
+# | needs | the recorded runs in `data/runs`, the study `hopper` above all; with `retrain = True` the offline data as well |
+# | gives | figures `05_online_curves`, `05_score_drop`, `05_baselines`, `05_overestimation`, and the tables of this page |
 # | minutes on 2 cores | paper: below 1, it reads records · smoke: about 1, it trains five tiny agents · quick: up to 20 |
 #
 # Everything so far happened without an environment. Now the agents of chapter 04 meet one. They learn by plain TD3, and so
@@ -513,6 +513,9 @@ presentation.beside_published(everything)
 # 5,000. Our SAC has Tianshou's rates, but 5,000 uniform steps for its 10,000. *Luck*: Hopper's curves leap and fall, so the
 # score at one evaluation is a poor summary of one seed.
 #
+# Ant's scale deceives: an ant that only stands scores about 32 (chapter 01), and so does an agent that has learned nothing
+# yet. A flat curve at that height is a body that has not begun to walk.
+#
 # On Hopper a good SAC needs no pre-training to be near the expert after 100,000 interactions: 81 published. "Online needs a
 # million" is not true there, so the claim of ten times fewer interactions must be held against *this* number, not TD3's.
 #
@@ -641,7 +644,7 @@ for claim in presentation.CLAIMS[:3]:
 # <details><summary>Why not put the 10,000 transitions into the replay buffer?</summary>
 #
 # The authors' code does not, and we follow it. It is a fair question: with the data in its buffer even an agent without
-# pre-training has a head start. The setting is `keep_data`; the arm "TD3 with the data, no pre-training" will measure it.
+# pre-training has a head start. The setting is `keep_data`; "TD3 with the data, no pre-training" in section 8 measures it.
 # </details>
 #
 # **Next:** this is the last chapter written so far. The [overview](00_overview.ipynb) lists those to come.
