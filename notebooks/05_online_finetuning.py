@@ -479,9 +479,9 @@ axis.join(means[recorded].round(1)).rename(columns=lambda name: presentation.loo
 
 # %%
 baselines = {arm: grid.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
-plan = pd.DataFrame({presentation.look(arm).label: vars(own.finetuning) for arm, own in baselines.items()})
-learner = pd.DataFrame({presentation.look(arm).label: vars(own.learner) for arm, own in baselines.items()})
-pd.concat([plan, learner]).fillna("–").astype(str)
+protocols = pd.DataFrame({presentation.look(arm).label: vars(own.finetuning) for arm, own in baselines.items()})
+learners = pd.DataFrame({presentation.look(arm).label: vars(own.learner) for arm, own in baselines.items()})
+pd.concat([protocols.filter(regex="^(?!carry)", axis=0), learners]).fillna("–").astype(str)  # they have nothing to carry
 
 # %%
 everything = presentation.main_runs(recording.load_runs(folder))
