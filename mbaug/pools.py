@@ -25,7 +25,7 @@ LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
 CELL = 0.05, 0.25  # m of height, m/s forward: a cell of the plane on which state coverage is counted
 FORWARD = ("forward velocity (m/s)", "x velocity (m/s)")  # its name among a task's states: on a track, in space
 
-# Published of D4RL v2: transitions, episodes, mean return of an episode; what is not known here is left out. Source: paper.md.
+# Published of D4RL v2 (github.com/Farama-Foundation/D4RL): transitions, episodes, mean return; what we do not know is left out.
 D4RL = {
     "hopper-medium-replay": {"transitions": 402_000, "episodes": 2_041, "mean_return": 467.0},
     "walker2d-medium-replay": {"transitions": 302_000, "episodes": 1_093, "mean_return": 683.0},

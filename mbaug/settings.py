@@ -88,7 +88,7 @@ class SAC:
     hidden: tuple[int, ...] = (256, 256)  # units a layer; SAC
     discount: float = 0.99  # gamma, per step; SAC
     target_rate: float = 0.005  # tau, per update; SAC
-    learning_rate: float = 1e-3  # Adam, actor and critics; Tianshou's MuJoCo benchmark, the strongest SAC of paper.md's table
+    learning_rate: float = 1e-3  # Adam, actor and critics; Tianshou's MuJoCo benchmark, the strongest published SAC we know
     temperature_learning_rate: float = 3e-4  # Adam, log alpha; the same
     batch_size: int = 256  # B, transitions; SAC
     policy_delay: int = 1  # every update moves the actor; SAC
