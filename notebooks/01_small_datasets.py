@@ -18,7 +18,6 @@ profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper
 retrain = False       # False: draw from data/runs; True: train now, into build/runs
 
 # %%
-import json
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -36,7 +35,7 @@ engine.prepare()
 presentation.style()
 task = tasks.find("hopper")
 pool = transitions.load("hopper-medium-replay")
-card = json.loads((offline_data.FOLDER / "hopper-medium-replay.json").read_text())
+card = offline_data.read_card(offline_data.FOLDER / "hopper-medium-replay.hdf5")
 origin = f"{card['name']}, {len(pool):,} transitions, seed {card['seed']}, code {card['provenance']['commit'][:7]}"
 
 # %% [markdown]
@@ -415,7 +414,8 @@ median dimension by {moved.median():.2f}: *nothing moves* is a good guess, and c
 qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
 names = [f"{body}-{quality}" for body in tasks.TASKS for quality in qualities]
 datasets = {name: transitions.load(name) for name in names if name in offline_data.bundled()}
-cards = {name: json.loads((offline_data.FOLDER / f"{name}.json").read_text()) for name in datasets}
+files = {name: offline_data.FOLDER / f"{name}.hdf5" for name in datasets}
+cards = {name: offline_data.read_card(file) for name, file in files.items()}
 
 
 def summary(card):
@@ -437,7 +437,7 @@ pd.DataFrame([summary(card) for card in cards.values()], index=list(cards)).roun
 # %%
 for name, card in cards.items():
     display(Markdown(f"`{name}`, an episode that returned {card['return_quantiles']['50']:,.0f}:"))
-    display(Image(pools.strip_of(offline_data.FOLDER / f"{name}.hdf5").read_bytes()))
+    display(Image(pools.strip_of(files[name]).read_bytes()))
 
 # %% [markdown]
 # *Look.* The share of transitions that belong to an episode of at most a given score: a curve far to the right is good data, a
@@ -447,7 +447,7 @@ for name, card in cards.items():
 # %%
 def shares(name):
     """Returns the scores of a pool's episodes, in rising order, and which share of its transitions lies at or below each."""
-    body, data = tasks.find(cards[name]["name"].split("-")[0]), datasets[name]
+    body, data = tasks.find(name.split("-")[0]), datasets[name]
     lives = pd.Series(data.reward).groupby(data.episode).agg(["sum", "size"]).sort_values("sum")
     share = lives["size"].cumsum() / len(data)
     return pd.DataFrame({"pool": name, "score": tasks.normalised_score(body, lives["sum"]), "share": share})

@@ -484,7 +484,8 @@ learners = pd.DataFrame({presentation.look(arm).label: vars(own.learner) for arm
 pd.concat([protocols.filter(regex="^(?!carry)", axis=0), learners]).fillna("–").astype(str)  # they have nothing to carry
 
 # %%
-everything = presentation.main_runs(recording.load_runs(folder))
+programme = recording.load_runs(folder)
+everything = presentation.main_runs(programme)
 cheap = everything[everything["arm"].isin(baselines) & (everything["phase"] == "finetune") & (everything["steps"] <= end)]
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.2), sharex=True, sharey=True)
 parts = []
@@ -524,7 +525,7 @@ presentation.beside_published(everything)
 
 # %%
 sweep = grid.find("sweep")
-swept = presentation.main_runs(recording.load_runs(folder, sweep.name))
+swept = presentation.main_runs(programme[programme["study"] == sweep.name])
 
 
 def choice(arm):
