@@ -39,8 +39,8 @@ task, budget, full = tasks.find("hopper"), settings.profile(profile), settings.W
 # %%
 pool = transitions.load("hopper-medium-replay")
 drawn, rest = transitions.draw(pool, budget.transitions or settings.Pretraining().transitions, seed=0)
-probe = world_model.interior(rest.rows(np.arange(0, len(rest), 5)))
-Markdown(f"{len(drawn):,} rows to learn from; {len(probe):,} held out, a fifth of the rest of the pool.")
+probe = world_model.interior(rest.rows(np.arange(0, len(rest), 10)))
+Markdown(f"{len(drawn):,} rows to learn from; {len(probe):,} held out, a tenth of the rest of the pool.")
 
 # %% [markdown]
 # ## 1. The model
