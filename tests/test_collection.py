@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mbaug import __main__ as commands
-from mbaug import collection, grid, offline_data, pools, recording, streams, study, tasks, training, transitions
+from mbaug import collection, grid, offline_data, pools, recording, sac, streams, study, tasks, training, transitions
 from mbaug.settings import SAC, Arm, Evaluation, Finetuning
 
 HOPPER, ANT = replace(tasks.find("hopper"), return_medium=19.0), tasks.find("ant")
@@ -152,13 +152,17 @@ def test_roll_outs_are_whole_episodes_of_their_policy(whole, quality):
     assert pool.terminal[-1] | pool.truncated[-1]
     before_last = np.flatnonzero(pool.terminal | pool.truncated)[-2] if len(np.unique(pool.episode)) > 1 else -1
     assert before_last + 1 < 150, "no more episodes than needed"
+    random, size = streams.numpy_generator(0, "pool", quality), HOPPER.action_size
     if quality == "random":
-        act = collection.uniform(HOPPER)
+        expected = np.stack([2 * random.random(size, dtype=np.float32) - 1 for _ in pool.state])
     else:
+        learner = training.learner(TINY, HOPPER, [0])
         name = {"medium": "medium", "expert": "final"}[quality]
-        act = collection.explorer(HOPPER, TINY, recording.policies(whole / "runs", RUN)[name])
-    random = streams.numpy_generator(0, "pool", quality)
-    assert np.array_equal(pool.action, np.stack([act(state, random) for state in pool.state]))
+        training.set_actor(learner, recording.policies(whole / "runs", RUN)[name])
+        normal = np.stack([random.standard_normal(size, dtype=np.float32) for _ in pool.state])
+        states, normals = torch.from_numpy(pool.state)[None], torch.from_numpy(normal)[None]
+        expected = sac.sample(learner.agent.actor, states, normals)[0][0].detach().numpy()
+    assert np.allclose(pool.action, expected, atol=1e-5)
 
 
 # --- one training, killed or not ------------------------------------------------------------------------------------------
