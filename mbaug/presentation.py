@@ -287,7 +287,12 @@ def _diverged(table: pd.DataFrame) -> str:
 
 
 def figures_folder(profile: str = "paper") -> Path:
-    """Returns where figures of a profile go: the committed gallery for "paper", build/<profile>/figures for others."""
+    """Returns where figures of a profile go: the committed gallery for "paper", build/<profile>/figures for others.
+
+    The environment variable MBAUG_FIGURES names another folder for all of them: who only tests a notebook changes no file.
+    """
+    if elsewhere := os.environ.get("MBAUG_FIGURES"):
+        return Path(elsewhere)
     folder = recording.repository() if profile == "paper" else recording.repository() / "build" / profile
     return folder / "figures"
 
@@ -343,7 +348,13 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "mbaug"}):
         figure.savefig(file, format=kind, metadata=metadata)
-    return file.getvalue()
+    return numbered_clips(file.getvalue()) if kind == "svg" else file.getvalue()
+
+
+def numbered_clips(svg: bytes) -> bytes:
+    """Returns the SVG with its clip paths numbered: matplotlib names them after the last bits of the layout, which are chance."""
+    numbers: dict[bytes, bytes] = {}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], b"clip%d" % len(numbers)), svg)
 
 
 def gallery(folder: Path) -> str:

@@ -41,11 +41,15 @@ def test_the_reading_copy_checks_results(source):
 
 @NAMES
 def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
-    """Runs every cell of the reading copy and compares the results of the tagged ones (nbval, lax)."""
+    """Runs every cell of the reading copy, compares the results of the tagged ones (nbval, lax), and counts the figures."""
+    figures = tmp_path / "figures"
     command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull, "--rootdir", str(source.parent), str(chapters.reading_copy(source))]
-    result = subprocess.run(command, cwd=tmp_path, env=os.environ | chapters.environment(), capture_output=True, text=True)
+    variables = os.environ | chapters.environment() | {"MBAUG_FIGURES": str(figures)}
+    result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:]
+    committed = (ROOT / "figures").glob(f"{source.stem[:2]}_*")
+    assert {path.name for path in figures.glob("*")} == {path.name for path in committed}
 
 
 def test_a_chapter_runs_with_papermill_in_the_smoke_profile(tmp_path):

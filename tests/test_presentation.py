@@ -257,6 +257,19 @@ def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
     assert b"Date" not in found["05_online_curves.svg"]
 
 
+def test_the_last_bits_of_a_layout_change_no_byte(tmp_path):
+    figure, axis = plt.subplots(layout="none")
+    axis.plot([0, 1])
+    svg = []
+    for left in (0.1, np.nextafter(0.1, 1)):
+        axis.set_position((left, 0.1, 0.8, 0.8))
+        svg.append(presentation.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path).with_suffix(".svg"))
+        svg[-1] = svg[-1].read_text()
+    assert 'clip-path="url(#clip0)"' in svg[0]
+    assert '<clipPath id="clip0">' in svg[0]
+    assert svg[0] == svg[1]
+
+
 def test_the_csv_is_what_is_drawn(tmp_path):
     draw(folder=tmp_path)
     table = pd.read_csv(tmp_path / "05_online_curves.csv")
@@ -284,6 +297,11 @@ def test_each_profile_has_its_folder():
     repository = recording.repository()
     assert presentation.figures_folder() == repository / "figures"
     assert presentation.figures_folder("quick") == repository / "build" / "quick" / "figures"
+
+
+def test_figures_go_elsewhere_if_told_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("MBAUG_FIGURES", str(tmp_path))
+    assert draw() == tmp_path / "05_online_curves.png"
 
 
 @pytest.mark.parametrize("name", ["online_curves", "5_online", "05_Online", "05_../x"])
