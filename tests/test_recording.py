@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,18 +258,19 @@ def refuse(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """Files may not grow over 100 bytes: the write fails in its middle, as on a full disk."""
+    """Files may not grow over 100 bytes: the write fails in its middle, as on a full disk. pytest's own output is such a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_write_that_fails_in_its_middle_leaves_nothing(tmp_path):
-    with pytest.raises(recording.CannotWrite, match=r"Cannot write .*seed0\.csv: File too large\. Nothing there"):
+    with small_files(), pytest.raises(recording.CannotWrite, match=r"Cannot write .*seed0\.csv: File too large\. Nothing there"):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert files(tmp_path) == {}
 
