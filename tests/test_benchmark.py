@@ -68,6 +68,31 @@ def test_a_rate_is_that_of_the_fastest_call_and_the_first_one_warms_up(monkeypat
     assert len(calls) == 5
 
 
+def count_one_call(monkeypatch):
+    """Lets each rate be that of a call of one second; returns a counter of what the calls compute."""
+    counter = FlopCounterMode(display=False)
+
+    def rate(call, *_):
+        with counter:
+            call()
+        return 1.0
+
+    monkeypatch.setattr(benchmark, "rate", rate)
+    return counter
+
+
+def test_a_product_rate_is_of_the_operations_that_torch_counts(monkeypatch):
+    counter = count_one_call(monkeypatch)
+    assert benchmark.product_rate("float32", 11, 256, batch=64) == counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("population", [1, 3])
+def test_the_updates_of_all_agents_count(monkeypatch, population):
+    count_one_call(monkeypatch)
+    found = benchmark.updates_per_second("TD3", "hopper", population, "float32", 1.0, "cpu")
+    assert found == benchmark.UPDATES * population
+
+
 @pytest.mark.parametrize("algorithm", benchmark.ALGORITHMS)
 def test_what_is_timed_learns_as_training_does(algorithm):
     learner, table, call = benchmark.learning(algorithm, "hopper", 2, "float32", rows=50)

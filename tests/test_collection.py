@@ -184,6 +184,10 @@ def test_cards_say_how_a_pool_was_made(whole):
         assert (about["licence"], about["seed"]) == ("CC BY 4.0", 0)
         assert about["run"] == str(RUN) if not name.endswith("random") else "run" not in about
         assert about["d4rl"] == pools.D4RL.get(name)
+    replayed = card(whole, "medium-replay")
+    means = {point["environment_steps"]: np.mean(point["returns"]) for point in replayed["curve"]}
+    assert card(whole, "medium")["greedy_return"] == means[replayed["replay_transitions"]]
+    assert card(whole, "medium")["greedy_return"] != card(whole, "expert")["greedy_return"]
 
 
 def test_collecting_killed_ends_with_the_same_bytes(whole, tmp_path):
