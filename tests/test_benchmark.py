@@ -1,7 +1,9 @@
 """The benchmark: its count of operations is torch's, its sections measure what they say, and what is kept is kept whole."""
 
+import errno
 import json
 import math
+import mmap
 import os
 import pstats
 import subprocess
@@ -182,6 +184,12 @@ def test_the_memory_of_a_dataset_is_that_of_its_rows():
 
 
 @pytest.mark.skipif(math.isnan(benchmark.peak_megabytes()), reason="this system does not tell the peak of a process")
+def test_memory_that_is_only_reserved_does_not_count():
+    before = benchmark.peak_megabytes()
+    with mmap.mmap(-1, 4 << 30):
+        assert benchmark.peak_megabytes() < before + 1_000
+
+
 def test_a_new_process_does_not_inherit_its_parents_peak():
     held = np.ones(100_000_000)  # 800 MB
     mine = benchmark.peak_megabytes()
@@ -343,15 +351,26 @@ def test_the_fastest_processor_comes_first(sections, tmp_path):
     assert benchmark.load(tmp_path / "nowhere") == []
 
 
-@pytest.mark.parametrize("damage", ["no json", "{}", '{"format": 0, "provenance": {}, "sections": {}}', "lacks"])
+@pytest.mark.parametrize("damage", ["no json", "{}", {"format": 0}, {"sections": {}}])
 def test_a_damaged_file_is_named(sections, tmp_path, damage):
     document = benchmark.measure_all(Effort(0.01, 1), "cpu", benchmark.SECTIONS, report=lambda line: None)
-    if damage == "lacks":
-        del document["sections"]["silent"]
-        damage = json.dumps(recording.plain({**document, "sections": {}}))
-    (tmp_path / "some.json").write_text(damage)
+    text = damage if isinstance(damage, str) else recording.json_text(document | damage)
+    (tmp_path / "some.json").write_text(text)
     with pytest.raises(recording.RecordDamaged, match=r"some\.json is no benchmark of format 1: measure it again"):
         benchmark.load(tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_measurement_as_it_was(sections, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    document = benchmark.measure_all(Effort(0.01, 1), "cpu", benchmark.SECTIONS, report=lambda line: None)
+    path = benchmark.keep(document, tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(recording.os, "fsync", refuse)
+    with pytest.raises(recording.CannotWrite, match="No space left on device"):
+        benchmark.keep(document | {"cores": 0}, tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 # --- the command ----------------------------------------------------------------------------------------------------------
