@@ -472,15 +472,28 @@ def without_data(monkeypatch):
     return "meta"
 
 
+def devices(learner):
+    return {tensor.device.type for name, tensor in training.memory(learner).items() if "standard" not in name}
+
+
 def test_no_number_leaves_the_device_while_agents_learn_offline(without_data):
     learner, table, imagine = offline([0, 1])
     learner = training.learner(OFFLINE, HOPPER, [0, 1], learner.standardiser, without_data)
     for _ in training.pretrain(learner, table.to(without_data), imagine):
         pass
     assert learner.gradient_steps == 100
-    assert {tensor.device.type for name, tensor in training.memory(learner).items() if "standard" not in name} == {"meta"}
+    assert devices(learner) == {"meta"}
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         learner.policy(np.zeros((2, 1, 11), np.float32))  # an evaluation does fetch its actions
+
+
+def test_what_a_block_draws_and_what_starts_fresh_are_on_the_device(without_data):
+    learner, table, _ = offline([0, 1])
+    learner = training.learner(OFFLINE, HOPPER, [0, 1], learner.standardiser, without_data)
+    index, batches, noise = training.block(learner, table.to(without_data))
+    assert {tensor.device.type for tensor in (index, *batches, noise)} == {"meta"}
+    training.carry(learner, Finetuning(carry_actor=False, carry_critics=False))
+    assert devices(learner) == {"meta"}
 
 
 @pytest.mark.parametrize("algorithm", ONLINE)
