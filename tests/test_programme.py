@@ -9,7 +9,9 @@ import pytest
 from mbaug import engine, grid, recording, settings, streams, study, tasks, transitions
 
 # As the profile of that name, but smaller still, because there are over seventy runs: one block of updates a stage.
-SMOKE = settings.Profile("smoke", 50, 100, 50, 1, 1, 50, 500, 50, 1)
+SMOKE = replace(
+    settings.profile("smoke"), updates=50, steps=100, warmup_steps=50, epochs=1, episodes=1, transitions=500, redraw_interval=50
+)
 
 
 @cache
