@@ -184,6 +184,11 @@ def test_the_memory_of_a_dataset_is_that_of_its_rows():
 
 
 @pytest.mark.skipif(math.isnan(benchmark.peak_megabytes()), reason="this system does not tell the peak of a process")
+def test_a_new_process_knows_nothing_of_its_parents_state(monkeypatch):
+    monkeypatch.setattr(benchmark, "UPDATES", 3)
+    assert benchmark.fresh(eval, "__import__('mbaug.benchmark').benchmark.UPDATES") == 10
+
+
 def test_memory_that_is_only_reserved_does_not_count():
     before = benchmark.peak_megabytes()
     with mmap.mmap(-1, 4 << 30):
