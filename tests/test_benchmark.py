@@ -1,6 +1,5 @@
 """The benchmark: its count of operations is torch's, its sections measure what they say, and what is kept is kept whole."""
 
-import errno
 import json
 import math
 import mmap
@@ -16,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import no_space
 from torch.utils.flop_counter import FlopCounterMode
 
 from mbaug import benchmark, engine, recording, tasks
@@ -26,6 +26,7 @@ from mbaug.settings import TD3
 SHORT = Effort(
     0.01, 1, populations=(1, 2), growth=(1, 4), rows=(1_000, 500_000)
 )  # tests ask what is measured, not how fast it is
+TELLS_PEAK = pytest.mark.skipif(math.isnan(benchmark.peak_megabytes()), reason="this system does not tell the peak of a process")
 
 
 @pytest.fixture(autouse=True)
@@ -183,18 +184,19 @@ def test_the_memory_of_a_dataset_is_that_of_its_rows():
         assert grown == pytest.approx((many["table_bytes"] - few["table_bytes"]) / 1e6, rel=0.3)
 
 
-@pytest.mark.skipif(math.isnan(benchmark.peak_megabytes()), reason="this system does not tell the peak of a process")
 def test_a_new_process_knows_nothing_of_its_parents_state(monkeypatch):
     monkeypatch.setattr(benchmark, "UPDATES", 3)
     assert benchmark.fresh(eval, "__import__('mbaug.benchmark').benchmark.UPDATES") == 10
 
 
+@TELLS_PEAK
 def test_memory_that_is_only_reserved_does_not_count():
     before = benchmark.peak_megabytes()
     with mmap.mmap(-1, 4 << 30):
         assert benchmark.peak_megabytes() < before + 1_000
 
 
+@TELLS_PEAK
 def test_a_new_process_does_not_inherit_its_parents_peak():
     held = np.ones(100_000_000)  # 800 MB
     mine = benchmark.peak_megabytes()
@@ -366,13 +368,10 @@ def test_a_damaged_file_is_named(sections, tmp_path, damage):
 
 
 def test_a_full_disk_leaves_the_last_measurement_as_it_was(sections, monkeypatch, tmp_path):
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     document = benchmark.measure_all(Effort(0.01, 1), "cpu", benchmark.SECTIONS, report=lambda line: None)
     path = benchmark.keep(document, tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(recording.os, "fsync", refuse)
+    monkeypatch.setattr(recording.os, "fsync", no_space)
     with pytest.raises(recording.CannotWrite, match="No space left on device"):
         benchmark.keep(document | {"cores": 0}, tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

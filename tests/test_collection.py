@@ -152,17 +152,24 @@ def test_roll_outs_are_whole_episodes_of_their_policy(whole, quality):
     assert pool.terminal[-1] | pool.truncated[-1]
     before_last = np.flatnonzero(pool.terminal | pool.truncated)[-2] if len(np.unique(pool.episode)) > 1 else -1
     assert before_last + 1 < 150, "no more episodes than needed"
-    random, size = streams.numpy_generator(0, "pool", quality), HOPPER.action_size
     if quality == "random":
-        expected = np.stack([2 * random.random(size, dtype=np.float32) - 1 for _ in pool.state])
+        act = collection.uniform(HOPPER)
     else:
-        learner = training.learner(TINY, HOPPER, [0])
         name = {"medium": "medium", "expert": "final"}[quality]
-        training.set_actor(learner, recording.policies(whole / "runs", RUN)[name])
-        normal = np.stack([random.standard_normal(size, dtype=np.float32) for _ in pool.state])
-        states, normals = torch.from_numpy(pool.state)[None], torch.from_numpy(normal)[None]
-        expected = sac.sample(learner.agent.actor, states, normals)[0][0].detach().numpy()
-    assert np.allclose(pool.action, expected, atol=1e-5)
+        act = collection.explorer(HOPPER, TINY, recording.policies(whole / "runs", RUN)[name])
+    random = streams.numpy_generator(0, "pool", quality)
+    assert np.array_equal(pool.action, np.stack([act(state, random) for state in pool.state]))
+
+
+def test_policies_are_their_formulas(whole):
+    state, size = load(whole, "medium").state[0], HOPPER.action_size
+    act, again = (streams.numpy_generator(0, "formulas") for _ in range(2))
+    assert np.array_equal(collection.uniform(HOPPER)(state, act), 2 * again.random(size, dtype=np.float32) - 1)
+    actor, learner = recording.policies(whole / "runs", RUN)["final"], training.learner(TINY, HOPPER, [0])
+    training.set_actor(learner, actor)
+    normal = torch.from_numpy(again.standard_normal(size, dtype=np.float32)).view(1, 1, -1)
+    expected, _ = sac.sample(learner.agent.actor, torch.from_numpy(state).view(1, 1, -1), normal)
+    assert np.allclose(collection.explorer(HOPPER, TINY, actor)(state, act), expected.detach()[0, 0], atol=1e-5)
 
 
 # --- one training, killed or not ------------------------------------------------------------------------------------------

@@ -260,14 +260,14 @@ def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
 def test_the_last_bits_of_a_layout_change_no_byte(tmp_path):
     figure, axis = plt.subplots(layout="none")
     axis.plot([0, 1])
-    svg = []
+    found = []
     for left in (0.1, np.nextafter(0.1, 1)):
         axis.set_position((left, 0.1, 0.8, 0.8))
-        svg.append(presentation.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path).with_suffix(".svg"))
-        svg[-1] = svg[-1].read_text()
-    assert 'clip-path="url(#clip0)"' in svg[0]
-    assert '<clipPath id="clip0">' in svg[0]
-    assert svg[0] == svg[1]
+        path = presentation.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path)
+        found.append(path.with_suffix(".svg").read_text())
+    assert 'clip-path="url(#clip0)"' in found[0]
+    assert '<clipPath id="clip0">' in found[0]
+    assert found[0] == found[1]
 
 
 def test_the_csv_is_what_is_drawn(tmp_path):

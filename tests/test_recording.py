@@ -1,6 +1,5 @@
 """Records and checkpoints: what is written comes back exactly, or not at all."""
 
-import errno
 import hashlib
 import json
 import math
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import no_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,10 +254,6 @@ def test_an_unrecorded_run_is_named(tmp_path):
 # --- full and read-only ---------------------------------------------------------------------------
 
 
-def refuse(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 @contextmanager
 def small_files():
     """Files may not grow over 100 bytes: the write fails in its middle, as on a full disk. pytest's own output is such a file."""
@@ -277,7 +273,7 @@ def test_a_write_that_fails_in_its_middle_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch, call):
-    monkeypatch.setattr(recording.os, call, refuse)
+    monkeypatch.setattr(recording.os, call, no_space)
     with pytest.raises(recording.CannotWrite, match="No space left on device"):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert files(tmp_path) == {}
@@ -285,7 +281,7 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch, call):
 
 def test_a_run_whose_json_cannot_be_written_does_not_exist(tmp_path, monkeypatch):
     replace = os.replace
-    monkeypatch.setattr(recording.os, "replace", lambda a, b: refuse() if str(b).endswith("json") else replace(a, b))
+    monkeypatch.setattr(recording.os, "replace", lambda a, b: no_space() if str(b).endswith("json") else replace(a, b))
     with pytest.raises(recording.CannotWrite):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert recording.missing(tmp_path, [RUN]) == [RUN]
@@ -510,7 +506,7 @@ def test_only_the_last_checkpoint_is_kept(tmp_path):
 def test_the_last_checkpoint_survives_a_full_disk(tmp_path, monkeypatch, half):
     recording.save_checkpoint(tmp_path, {"step": torch.tensor(1)}, {"step": 1})
     replace = os.replace
-    monkeypatch.setattr(recording.os, "replace", lambda a, b: refuse() if str(b).endswith(half) else replace(a, b))
+    monkeypatch.setattr(recording.os, "replace", lambda a, b: no_space() if str(b).endswith(half) else replace(a, b))
     with pytest.raises(recording.CannotWrite):
         recording.save_checkpoint(tmp_path, {"step": torch.tensor(2)}, {"step": 2})
     monkeypatch.undo()
