@@ -512,10 +512,15 @@ presentation.beside_published(everything)
 
 
 # %%
-def on_the_way(arm, task):
-    """Returns the mean score of an arm's runs on a task, with its interval."""
-    found = interval(statistics.mean_score(cheap[(cheap["arm"] == arm) & (cheap["task"] == task)], end))
+def reached(measure):
+    """Returns the interquartile mean of one number a run, with its interval, in words."""
+    found = interval(measure)
     return presentation.words(found) if found.n_seeds else "not yet recorded"
+
+
+def on_the_way(arm, task):
+    """Returns the mean score of an arm's runs on a task."""
+    return reached(statistics.mean_score(cheap[(cheap["arm"] == arm) & (cheap["task"] == task)], end))
 
 
 pd.DataFrame({presentation.look(arm).label: {task: on_the_way(arm, task) for task in tasks.TASKS} for arm in baselines})
@@ -547,8 +552,7 @@ def choice(arm):
     own, runs = sweep.arms[arm], swept[swept["arm"] == arm]
     row = {"learning rate": own.learner.learning_rate, "first update after": f"{own.finetuning.warmup_steps:,}"}
     for name in sweep.tasks:
-        found = interval(statistics.final_score(runs[runs["task"] == name], end))
-        row[f"{name}: score at the end"] = presentation.words(found) if found.n_seeds else "not yet recorded"
+        row[f"{name}: score at the end"] = reached(statistics.final_score(runs[runs["task"] == name], end))
     return row
 
 
