@@ -18,7 +18,7 @@ figures: .venv/ready  ## draw all figures from the recorded runs into figures/ (
 	@$(MBAUG) figures
 
 test: .venv/ready  ## run all tests
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: .venv/ready  ## run every notebook with tiny budgets, training included, into build/smoke (minutes)
 	@$(MBAUG) figures --profile smoke
