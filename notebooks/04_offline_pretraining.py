@@ -498,7 +498,7 @@ for other in ("vanilla", "noise"):
 from mbaug import augmentation, grid, tasks, world_model
 
 task, rates = tasks.find("hopper"), {"vanilla": 0.0, "augmented": 0.5, "augmented_100": 1.0}
-epochs, updates = {"smoke": (2, 100), "quick": (6, 1_000), "paper": (10, 2_000)}[profile]
+epochs, updates = {"smoke": (2, 100), "quick": (6, 1_000), "paper": (10, 1_000)}[profile]
 probe = rest.rows(np.arange(0, len(rest), 10))
 batches = -(-len(world_model.interior(drawn)) // learner.batch_size)
 plan = settings.WorldModel(batch_size=learner.batch_size, kl_weight=batches / 3, epochs=epochs)
@@ -672,7 +672,7 @@ confirm nor refute the claim. A critic can be smoother over states and still pro
 # 1. `predict = world_model.predictor("noise", fitted)` in section 8: is matched noise as smooth, or smoother?
 # 2. `learner = settings.TD3(target_noise=0)` in section 4: with TD3's own smoothing off, is there more left for
 # augmentation to do?
-# 3. `updates = 20_000` in section 8 (ten times the minutes): does the ratio of over-fitting go on growing?
+# 3. `updates = 10_000` in section 8 (ten times the minutes): does the ratio of over-fitting go on growing?
 #
 # ## Questions
 #
