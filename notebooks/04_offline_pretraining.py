@@ -498,10 +498,10 @@ for other in ("vanilla", "noise"):
 from mbaug import augmentation, grid, tasks, world_model
 
 task, rates = tasks.find("hopper"), {"vanilla": 0.0, "augmented": 0.5, "augmented_100": 1.0}
-epochs, updates = {"smoke": (2, 100), "quick": (6, 1_000), "paper": (10, 1_000)}[profile]
+epochs, updates = {"smoke": (2, 100), "quick": (6, 1_000), "paper": (6, 1_000)}[profile]
 probe = rest.rows(np.arange(0, len(rest), 10))
-batches = -(-len(world_model.interior(drawn)) // learner.batch_size)
-plan = settings.WorldModel(batch_size=learner.batch_size, kl_weight=batches / 3, epochs=epochs)
+batches = -(-len(world_model.interior(drawn)) // 128)
+plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
 fitted = world_model.fit(plan, [drawn], [probe], [0], checks=1)
 
 # %% [markdown]
