@@ -200,7 +200,7 @@ level = stats.kstwobign.isf(0.05 / task.state_size) * np.sqrt(2 / 2_000)  # 5 % 
 pd.DataFrame({"table": table_gaps, "matched noise": noise_gaps}, task.state_names).round(3)
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
 unit = fitted.model.standardiser.std[0]
 quantiles = [torch.quantile(x / unit, torch.linspace(0.005, 0.995, 100), dim=0) for x in (direct[0], picked[0, 0])]
 quantiles = [x - quantiles[0].mean(dim=0) for x in quantiles]
@@ -218,7 +218,7 @@ right.plot(fresh[0, 0, :, shown], np.full(rule.table_samples, -6), "|", color="#
 right.axvline(everything.next_state[0, 0, shown], color="#009E73", linestyle="--", label="real next state")
 right.set(xlabel=task.state_names[shown], ylabel="samples", ylim=(-14, None))
 right.set_title("One of them")
-right.legend(loc="upper left", bbox_to_anchor=(0, 1), handlelength=1)
+figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 frame = pd.DataFrame({"direct": direct[0, :, shown], "table": picked[0, 0, :, shown]})
 caption = "One row's imagined next state: 2,000 samples asked of the model against 2,000 picks from tables. Seed 0."
 path = save_figure(figure, "03_table", frame, caption, profile)
