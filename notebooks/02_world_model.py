@@ -32,7 +32,7 @@ from torch.distributions import Normal
 from mbaug import engine, presentation, recording, settings, streams, tasks, transitions, world_model
 from mbaug.presentation import show
 
-precision = engine.prepare("bfloat16")  # of the wide products alone; float32 where the processor has no such products
+precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the wide products alone
 presentation.style()
 task, budget, full = tasks.find("hopper"), settings.profile(profile), settings.WorldModel()
 

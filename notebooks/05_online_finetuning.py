@@ -507,6 +507,27 @@ saved = presentation.save_figure(figure, "05_baselines", pd.concat(parts), capti
 presentation.beside_published(everything)
 
 # %% [markdown]
+# And where does SAC end? One long run a body, to the million interactions that claim (b) speaks of, with the score published
+# there; what these agents lived through is the offline data of chapter 01.
+
+# %%
+million = everything[everything["arm"] == "sac_million"]
+figure, axes = plt.subplots(2, 2, figsize=(8, 6.2), sharex=True, sharey=True)
+parts = []
+for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
+    own = million[million["task"] == each.name]
+    parts.append(presentation.curves(axis, own.assign(arm="sac")).assign(task=each.name))
+    plt.setp(axis.lines, linestyle="-", linewidth=1)  # two hundred evaluations hide dashes
+    for arm, steps in (("sac", 100_000), ("sac_million", 1_000_000)):
+        score = tasks.normalised_score(each, presentation.PUBLISHED[arm, steps][each.name])
+        axis.plot(steps / 1000, score, "D", color="#000000", markeredgecolor="white", markersize=8, clip_on=False)
+    axis.set(title=each.name, xlabel="environment interactions (thousands)", xlim=(0, 1000))
+    axis.label_outer()
+    say_if_empty(axis, own)
+text = "SAC to a million interactions; diamonds are published scores after 100,000 and 1,000,000."
+saved = presentation.save_figure(figure, "05_million", pd.concat(parts), presentation.caption(text, million), profile)
+
+# %% [markdown]
 # Nobody published the third baseline. Beside the other two: the mean score over all interactions (section 6), which one lucky
 # evaluation hardly moves. A number without brackets is a single run.
 

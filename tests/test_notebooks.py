@@ -40,6 +40,13 @@ def test_the_reading_copy_checks_results(source):
 
 
 @NAMES
+def test_the_reading_copy_shows_no_warning(source):
+    """A warning names the file that it comes from, which is another one on each machine and in each run."""
+    cells = nbformat.read(chapters.reading_copy(source), as_version=4).cells
+    assert not [output.text for cell in cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+
+
+@NAMES
 def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
     """Runs every cell of the reading copy, compares the results of the tagged ones (nbval, lax), and counts the figures."""
     figures = tmp_path / "figures"
