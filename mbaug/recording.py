@@ -55,7 +55,7 @@ METADATA = (
     "watch",  # the failure signatures
     "world_model",  # its held-out errors, or None
     "provenance",  # see `provenance`
-    "wall_seconds",
+    "wall_seconds",  # of training and evaluation; of a population's, the share of one agent
 )
 STATUSES = ("finished", "diverged")
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"  # a part of a run's name, and the name of a dataset

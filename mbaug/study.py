@@ -373,7 +373,7 @@ class Life:
                 "watch": watch(self.rows[k]) | {"overfitting": self.overfitting[k]},
                 "world_model": errors[k] if errors else None,
                 "provenance": recording.provenance(self.arm.precision, self.device),
-                "wall_seconds": round(self.elapsed(), 1),
+                "wall_seconds": round(self.elapsed() / self.population, 1),
             }
             recording.write(root, run, self.rows[k], metadata, self.policies(k))
         if not self.long:
@@ -396,9 +396,27 @@ def copy(run: Run, other: Run, root: Path) -> None:
     recording.write(root, run, rows.to_dict("records"), metadata, recording.policies(root, other))
 
 
+def prepare(run: Run, arm: Arm, device: str = "cpu") -> None:
+    """Prepares this process for training a run.
+
+    Raises:
+        ValueError: the device does not multiply in the arm's precision: a record holds what its settings say, or nothing.
+    """
+    settings.require(
+        arm.precision != "bfloat16" or engine.has_bfloat16(device),
+        f"{run} is trained in bfloat16, of which this processor has no products (avx512_bf16 or amx_bf16): train it on one that "
+        "has them, and here what is not in bfloat16, with --only",
+    )
+    engine.prepare(arm.precision, device)
+
+
 def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> list[Run]:
-    """Returns the runs after recording them: trains what no checkpoint holds, waits for whoever records them already."""
-    arm = replace(arm, precision=engine.prepare(arm.precision, device))
+    """Returns the runs after recording them: trains what no checkpoint holds, waits for whoever records them already.
+
+    Raises:
+        ValueError: the device does not multiply in the arm's precision.
+    """
+    prepare(runs[0], arm, device)
     with ExitStack() as claims:
         for run in runs:  # in the order of their seeds everywhere, so that two processes never wait for each other
             claims.enter_context(waiting_claim(work / "runs" / str(run)))
@@ -459,7 +477,7 @@ def collect(
     run, steps = Run(one.name, task.name, "none", name, seed), arm.finetuning.steps
     settings.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
     collection.make_random(task, seed, folders[0], report)
-    arm = replace(arm, precision=engine.prepare(arm.precision))
+    prepare(run, arm)
     with waiting_claim(work / "runs" / str(run)):
         missing, absent = recording.missing(root, [run]), collection.absent(task, *folders)
         if not missing and not absent:
@@ -689,12 +707,14 @@ def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
         updates: gradient steps after which to stop.
 
     Raises:
-        ValueError: today's settings of the arm are not the recorded ones; the sentence names the first difference.
+        ValueError: today's settings of the arm are not the recorded ones (the sentence names the first difference), or this
+            processor does not multiply in the arm's precision.
     """
     record, arm = recording.read(root, run), grid.find(run.study).arm(run.arm)
     difference = difference_from(record.metadata, arm)
     settings.require(difference is None, f"{run} cannot be verified: {difference}")
-    life = Life([run], replace(arm, precision=engine.prepare(arm.precision)), work)
+    prepare(run, arm)
+    life = Life([run], arm, work)
     for _ in life.stages():
         if life.learner.gradient_steps >= updates:
             break

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mbaug import __main__ as commands
-from mbaug import benchmark, grid, recording, settings
+from mbaug import benchmark, grid, recording, settings, study
 from mbaug.settings import Evaluation
 
 SMALL = settings.Arm(learner=settings.TD3(hidden=(16, 16)), finetuning=grid.SCRATCH, evaluation=Evaluation(1, 100))
@@ -95,3 +95,13 @@ def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys)
 
 def test_seeds_are_ranges_and_lists():
     assert commands.seeds("0-2,5") == [0, 1, 2, 5]
+
+
+def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatch, capsys):
+    """A run in bfloat16 may be cheaper, but not every processor multiplies it."""
+    costs = {"seed0": ("bfloat16", 1.0), "seed1": ("float32", 3.0), "seed2": ("float32", 2.0)}
+    records = {name: {"provenance": {"precision": p}, "wall_seconds": s} for name, (p, s) in costs.items()}
+    monkeypatch.setattr(recording, "load_metadata", lambda root: records)
+    monkeypatch.setattr(study, "verify", lambda run, *rest: f"verified {run}")
+    commands.main(["verify"])
+    assert capsys.readouterr().out == "verified seed2\n"

@@ -278,6 +278,23 @@ def test_data_of_another_task_are_refused_before_anything_is_trained(tmp_path):
         study.live([run], grid.ARMS["vanilla"], tmp_path / "runs", tmp_path / "work")
 
 
+def test_bfloat16_is_recorded_only_where_it_is_multiplied(tmp_path, monkeypatch):
+    """A run in float32 under the name of a bfloat16 arm would be no evidence: it is refused, and nothing is written."""
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": False)
+    (run,) = SCRATCH.runs()
+    with pytest.raises(ValueError, match=f"{run} is trained in bfloat16, of which this processor has no products"):
+        study.live([run], BRIEF.apply(replace(SMALL, precision="bfloat16")), tmp_path / "runs", tmp_path / "work")
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_population_s_wall_time_is_shared_among_its_runs(tmp_path, monkeypatch):
+    """What runs cost can be added up, however many were trained side by side."""
+    monkeypatch.setattr(study.Life, "elapsed", lambda life: 100.0)
+    both = PAIR.runs()
+    study.live(both, BRIEF.apply(SMALL), tmp_path / "runs", tmp_path / "work")
+    assert [recording.verify(tmp_path / "runs", run)["wall_seconds"] for run in both] == [50.0, 50.0]
+
+
 def test_status_counts_what_is_there(recorded, tmp_path):
     """One row an arm; a run is finished, diverged, running or missing."""
     assert study.status(SCRATCH, recorded / "runs", recorded / "work").to_numpy().tolist() == [[1, 0, 0, 0]]
