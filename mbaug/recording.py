@@ -448,8 +448,9 @@ def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
         device: What trained; it is named where it is not the processor.
     """
     gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
-    versions = {"python": platform.python_version(), **packages, "mbaug": __version__}
+    packages = {name: importlib.metadata.version(name) for name in ("numpy", "gymnasium", "mujoco")}
+    torch_version = str(torch.__version__)  # names its CUDA, where the metadata of the default wheel do not
+    versions = {"python": platform.python_version(), "torch": torch_version, **packages, "mbaug": __version__}
     return {"commit": _commit(), **versions, "cpu": _processor(), **gpu, "precision": precision}
 
 
