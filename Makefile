@@ -3,7 +3,7 @@
 .PHONY: help setup figures test smoke quick record notebooks lint clean
 MBAUG := .venv/bin/python -m mbaug
 STUDY ?= hopper
-# One thread in each process: two processes with two threads each are many times slower than with one.
+# One thread in each process: two processes with two threads each can be many times slower than with one.
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib

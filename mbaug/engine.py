@@ -51,7 +51,7 @@ def tell_of_threads() -> None:
     """Tells who trains with several threads, once a process, what they cost; whatever trains calls it."""
     if (threads := torch.get_num_threads()) > 1:
         warn_once(
-            f"torch uses {threads} threads: beside any other load they train many times slower than one, because threads that "
+            f"torch uses {threads} threads: beside any other load they can train many times slower than one: threads that "
             "wait for each other spin (notebook 90_engine); torch.set_num_threads(1) or engine.prepare() before training"
         )
 
@@ -103,7 +103,7 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
         torch.set_num_threads(1)
         for asked in (f"{variable}={os.environ[variable]}" for variable in THREADS if os.environ.get(variable, "1") != "1"):
             warn_once(
-                f"{asked} was set, but mbaug trains with one thread a process: beside any other load several are many times "
+                f"{asked} was set, but mbaug trains with one thread a process: beside any other load several can be many times "
                 "slower, because threads that wait for each other spin (notebook 90_engine); use more cores by more processes"
             )
     if precision == "bfloat16" and not has_bfloat16(device):

@@ -518,7 +518,7 @@ Job = tuple[list[Run], Arm]  # runs that differ only in their seed: one populati
 def populations(study: Study, runs: Sequence[Run], profile: Profile, size: int) -> list[Job]:
     """Returns the runs as populations of at most `size` agents that share everything but the seed.
 
-    With size 1 in the order of `runs`. On a CPU a larger population gains nothing (notebook 90_engine): the products bind.
+    With size 1 in the order of `runs`. On a CPU a larger population gains little (notebook 90_engine): the products bind.
     """
     settings.require(size >= 1, f"the population is {size}, but it must be 1 or above")
     alike: dict[tuple, list[list[Run]]] = {}

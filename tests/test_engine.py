@@ -262,7 +262,7 @@ def test_who_asked_for_more_threads_is_told_once_what_they_cost(threads, monkeyp
 
 
 def test_who_trains_with_two_threads_is_told_once_what_they_cost(threads):
-    with pytest.warns(RuntimeWarning, match="torch uses 2 threads: beside any other load they train many times slower"):
+    with pytest.warns(RuntimeWarning, match="torch uses 2 threads: beside any other load they can train many times slower"):
         engine.tell_of_threads()
     engine.tell_of_threads()
     engine.prepare("float32")
