@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 90 · Engine
 #
-# **How fast is an update, against what, and what is the limit?** Most of an update is a dozen matrix products, so the
-# processor's products are the limit; the engine gets near it by doing little else, and nothing but cheaper products, or
-# more of them at once, would be much faster.
+# **How fast is an update, against what, and what is the limit?** Nearly all the arithmetic of an update is a dozen matrix
+# products, so the processor's products are the limit. In float32 the engine gets near it by doing little else. Where
+# bfloat16 makes the products cheap, an update waits for the rest: dozens of small operations, each of them quick.
 #
 # | | |
 # |---|---|
@@ -190,8 +190,9 @@ batches {share.loc["batches: gather", precision]:.1%}, random numbers {share.loc
 profiler itself adds {table[precision].sum() / whole[precision] - 1:.0%} to the whole.""" for precision in table))
 
 # %% [markdown]
-# So there is little left to take away from. What is not a product is mostly bias, ReLU and the last layer, which is
-# a weighted sum rather than a product, and the losses as they are written in `td3`.
+# What is not a product is mostly bias, ReLU and the last layer, which is a weighted sum rather than a product, and the losses
+# as they are written in `td3`. In float32 there is little left to take away from. bfloat16 takes from the products alone and
+# adds casts to and from it, so there the rest weighs more; and the profiler, which charges each call, exaggerates it.
 
 # %% [markdown]
 # ## 4. How close we are
@@ -225,15 +226,16 @@ for number, (precision, some) in enumerate(alone.groupby("precision", sort=False
     middle = some["updates_per_second"]
     spread = [middle - some["updates_per_second_low"], some["updates_per_second_high"] - middle]
     left.bar(place, middle, 0.36, yerr=spread, color=COLOURS[precision], label=precision)
-    left.hlines(middle / some["fraction_of_limit"], place - 0.18, place + 0.18, color="black")
-left.set(xticks=np.arange(len(some)), ylabel="updates a second, one agent, one core", title="Line: the limit")
+    limits = left.hlines(middle / some["fraction_of_limit"], place - 0.18, place + 0.18, color="black")
+left.set(xticks=np.arange(len(some)), ylabel="updates a second, one agent, one core", title="TD3+BC")
 left.set_xticklabels(some["task"].str.replace(", ", "\n"))
-left.legend(loc="lower left")
+limits.set_label("limit of the products")
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3)
 peers = measured["peers"].assign(who=lambda t: t["by"].str.split().str[0] + "\n" + t["precision"])
 for number, (algorithm, some) in enumerate(peers.groupby("algorithm", sort=False)):
     right.plot(some["updates_per_second"], some["who"], "os"[number], label=algorithm, color=["#0072B2", "#E69F00"][number])
 right.set(xlabel="updates a second, Hopper", xlim=(0, None), title="Beside a peer")
-right.legend(loc="lower left")
+figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
 text = f"Updates a second of TD3+BC, against the limit of the products; TD3 and SAC beside a peer. {about}."
 path = presentation.save_figure(figure, "90_updates", pd.concat([rows, peers.drop(columns="who")]), text, drawn_as)
 
@@ -306,6 +308,17 @@ process for each core: `engine.prepare` and the worker processes see to the firs
 processes side by side make {2 * found.loc["another training", 1]:.0f} updates a second between them.""")
 
 # %% [markdown]
+# How bad the wait is depends on the machine. Every processor that was measured, updates a second beside a busy loop:
+
+# %%
+beside = {}
+for each in kept or [document]:
+    found = benchmark.table(each["sections"]["threads"])
+    found = found[found["beside"] == "a busy loop"].set_index("threads")["updates_per_second"]
+    beside[each["provenance"]["cpu"]] = found.rename({1: "one thread", 2: "two threads"}).rename_axis(None).round(1)
+pd.DataFrame(beside).T
+
+# %% [markdown]
 # ## 6. What the population axis buys
 #
 # *Ask.* Every network here carries a leading axis P, so that a study's seeds can train side by side, one product for all.
@@ -345,13 +358,16 @@ path = presentation.save_figure(figure, "90_population", crowd, text, drawn_as)
 # %%
 first = crowd[crowd["precision"] == "float32"]
 each, off = straightness(first["population"], first["peak_megabytes"])
-gain = first["updates_per_second"].iloc[-1] / first["updates_per_second"].iloc[0]
+paces = crowd.set_index("population").groupby("precision", sort=False)["updates_per_second"]
+relative = {precision: pace / pace.iloc[0] for precision, pace in paces}
+gains = "; ".join(f"in {precision} {pace.iloc[1:].idxmax()} agents side by side make {pace.iloc[1:].max():.2f} times the updates "
+                  f"of one, {pace.index[-1]} make {pace.iloc[-1]:.2f} times" for precision, pace in relative.items())
 Markdown(f"""
-*Read, float32.* {first["population"].iloc[-1]} agents side by side make {gain:.2f} times the updates of one: on a CPU the
-axis buys next to nothing, and two processes on two cores are the way to twice as many. Memory is
-{first["peak_megabytes"].iloc[0]:.0f} MB for one agent, nearly all of it Python and torch, and {each:.1f} MB for each
-further one, of which {held.iloc[0]:.1f} MB are parameters, moments and its 10,000 rows, and the rest is what an update
-leaves lying between its passes. The points are off a straight line by {off:.0%} at most.""")
+*Read.* {gains[0].upper() + gains[1:]}. Where the products bind, the axis buys next to nothing. Where they are cheap, a few
+agents share what stands between them; with many the gain is gone. Two processes on two cores are the way to twice as many.
+Memory, in float32, is {first["peak_megabytes"].iloc[0]:.0f} MB for one agent, nearly all of it Python and torch, and
+{each:.1f} MB for each further one, of which {held.iloc[0]:.1f} MB are parameters, moments and its 10,000 rows, and the rest is
+what an update leaves lying between its passes. The points are off a straight line by {off:.0%} at most.""")
 
 # %% [markdown]
 # What it is for, then: lockstep evaluation in one call, and a GPU. There an update of one agent is dozens of small
@@ -426,10 +442,11 @@ share = tables * costs["imagine_seconds"] * hopper["updates_per_second"].reindex
 bound = pd.DataFrame({"products alone (s)": work_of_fit / best, "fit (s)": full.epochs * costs["epoch_seconds"]})
 Markdown(f"""
 *Read.* A fit is {work_of_fit / 1e3:.0f} TFLOP, as much as {work_of_fit / work["GFLOP"].sum():,.0f} updates, nearly all of it
-products of 500 units by 500. {" ".join(f"In {precision} they alone take {row['products alone (s)']:.0f} s on a core, the "
-f"fit {row['fit (s)']:.0f} s." for precision, row in bound.dropna().iterrows())} So the products bind here too, and a fit
-in a minute asks for {work_of_fit / 60:,.0f} GFLOP/s. {"" if costs.empty else f"The imagined tables cost {share.max():.1%} of"
-" pre-training."}""")
+products of 500 units by 500. {" ".join(f"In {precision} a core needs {row['products alone (s)']:.0f} s for them alone, "
+f"{row['products alone (s)'] / row['fit (s)']:.0%} of a fit's {row['fit (s)']:.0f} s." for precision, row in
+bound.dropna().iterrows())} The rest is activations, noise and Adam, on layers of 4,096 rows, 8 MB each. A fit in a minute
+asks for {work_of_fit / 60:,.0f} GFLOP/s, if nothing else took time. {"" if costs.empty else f"The imagined tables cost "
+f"{share.max():.1%} of pre-training."}""")
 
 # %% [markdown]
 # ## 9. Does an agent learn the same in bfloat16?
@@ -460,10 +477,11 @@ for axis, name in zip(axes, grid.find("precision").tasks, strict=True):
     for precision, some in drawn.groupby("arm"):
         axis.plot(some["steps"] / 1000, some["score"], color=COLOURS[precision], label=precision)
         axis.fill_between(some["steps"] / 1000, some["low"], some["high"], color=COLOURS[precision], alpha=0.15, linewidth=0)
-    axis.set(title=name, xlabel=presentation.STEPS["finetune"])
+    axis.set_title(name)
     parts.append(drawn)
 axes[0].set_ylabel(presentation.QUANTITIES["score"])
-presentation.legend(figure)
+axes[0].legend(loc="upper left")
+figure.supxlabel(presentation.STEPS["finetune"], fontsize=10)
 records = recording.load_metadata(recording.root(), "precision")
 caption = presentation.caption("TD3 from scratch in both precisions, paired by seed.", paired, records)
 path = presentation.save_figure(figure, "90_precision", pd.concat(parts), caption, profile)
