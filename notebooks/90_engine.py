@@ -2,8 +2,8 @@
 # # 90 · Engine
 #
 # **How fast is an update, against what, and what is the limit?** Nearly all the arithmetic of an update is a dozen matrix
-# products, so the processor's products are the limit. In float32 the engine gets near it by doing little else. Where
-# bfloat16 makes the products cheap, an update waits for the rest: dozens of small operations, each of them quick.
+# products, so the processor's products are the limit. In float32 the engine gets halfway there and more by doing
+# little else. Where bfloat16 makes them cheap, an update waits for the rest: dozens of small operations, each of them quick.
 #
 # | | |
 # |---|---|
@@ -191,8 +191,8 @@ profiler itself adds {table[precision].sum() / whole[precision] - 1:.0%} to the 
 
 # %% [markdown]
 # What is not a product is mostly bias, ReLU and the last layer, which is a weighted sum rather than a product, and the losses
-# as they are written in `td3`. In float32 there is little left to take away from. bfloat16 takes from the products alone and
-# adds casts to and from it, so there the rest weighs more; and the profiler, which charges each call, exaggerates it.
+# as they are written in `td3`. In float32 that is less than half. bfloat16 takes from the products alone and adds casts to and
+# from it, so there the rest weighs more; and the profiler, which charges each call, exaggerates it.
 
 # %% [markdown]
 # ## 4. How close we are
@@ -452,8 +452,8 @@ f"{share.max():.1%} of pre-training."}""")
 # ## 9. Does an agent learn the same in bfloat16?
 #
 # *Ask.* A cheaper product is worth having only if the agent that comes of it is as good. So TD3 from scratch lives twice
-# with each seed, 100,000 interactions, once in either precision; nothing else differs. We hold the difference of the scores
-# against zero:
+# with each seed, 100,000 interactions, once in either precision, and no other setting differs. We hold the difference of
+# the scores against zero:
 #
 # $$ d_s = S_s^{\text{bfloat16}} - S_s^{\text{float32}} $$
 #
@@ -495,13 +495,16 @@ found = pd.DataFrame(rows, index=statistics.Interval._fields).T
 found.astype({"n_seeds": int}).round(1)
 
 # %%
+processors = pd.Series({(run.task, run.seed, run.arm): each["provenance"]["cpu"] for run, each in records.items()}).unstack()
+apart = (processors["float32"] != processors["bfloat16"]).sum()
 zero = (found["low"] <= 0) & (found["high"] >= 0)
 widest = np.maximum(-found["low"], found["high"]).max()
 beyond = ", ".join(f"{task}'s {measure.replace('_', ' ')}" for task, measure in found.index[~zero])
 Markdown(f"""
 *Read.* Zero lies in {zero.sum()} of {len(zero)} intervals{f", but not in that of {beyond}" if beyond else ""}. They are wide: a
 difference of up to {widest:.0f} points would have gone unseen. {"No harm shows" if zero.all() else "A difference shows"}, in
-{int(found["n_seeds"].min())} pairs.""")
+{int(found["n_seeds"].min())} pairs a task. The float32 runs are the baselines' own, so {apart} of {len(processors)} pairs were
+trained on two processors, whose roundings differ as well.""")
 
 # %% [markdown]
 # The rule, written down before the runs, was that bfloat16 may record if every interval holds zero. It is a setting of an
