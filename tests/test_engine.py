@@ -228,6 +228,40 @@ def test_bfloat16_without_its_products_falls_back_with_a_warning(processor):
     assert engine.prepare("bfloat16") == "float32"  # what is said once is not said again
 
 
+@pytest.fixture
+def subnormals():
+    """Switches arithmetic below 1e-38 on, and at the end off again, as `engine.prepare` leaves it."""
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(True)
+
+
+def test_what_is_too_small_for_a_float32_becomes_zero(subnormals):
+    small = torch.full((engine.LANES,), 1e-30)
+    assert (small * 1e-9).all()
+    engine.prepare("float32")
+    assert not (small * 1e-9).any()
+
+
+def test_no_weight_notices_that_the_moments_of_dead_units_become_zero(subnormals):
+    results = []
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        agent = td3.create(STATE, ACTION, TD3(hidden=(8, 8)), generators(2), "float32")
+        for network, moments in ((agent.critics.network, agent.critics_moments), (agent.actor.network, agent.actor_moments)):
+            weight, bias = network.layers[0]
+            bias[..., :4] -= 100  # units that are never active
+            moments.first[: weight.numel() + bias.numel()] = 1e-36
+        for step in range(1, 100):
+            batch = Batch(*(part.float() for part in batches(2, step)))
+            td3.update(agent, batch, torch.zeros(td3.NORMALS, 2, BATCH, ACTION), TD3(), step)
+        first = agent.critics_moments.first
+        below = (first != 0) & (first.abs() < torch.finfo(torch.float32).tiny)
+        assert below.any() != flush
+        results.append(parameters(agent))
+    assert torch.equal(*results)
+
+
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="unknown device 'cuda': allowed are 'cpu'"):
