@@ -1,12 +1,11 @@
 """The engine: a population of small perceptrons, as fast as the processor allows.
 
-An update of TD3 is a dozen matrix products and little else, so the engine does four things and knows nothing of the method:
+An update of TD3 is a dozen matrix products and little else, so the engine does three things and knows nothing of the method:
 
 - `perceptron` multiplies a population through its layers and derives its own backward pass, so that nothing is computed that
   nobody asked for (an actor step needs no gradient of the critics' weights) and no framework stands between two products;
 - all parameters of a population live in one flat buffer: one Adam, one average for the targets;
-- `prepare` chooses the processor's fastest product at the wanted precision;
-- `captured` replays one policy delay of updates as a CUDA graph where there is a GPU.
+- `prepare` chooses the processor's fastest product at the wanted precision.
 
 The losses of `td3`, `sac` and `world_model` are differentiated as they are written; the tests hold this module to plain autograd.
 """
@@ -281,66 +280,6 @@ def descend(losses: Float[Tensor, " population"], flat: Tensor, optimiser: Adam,
     """
     (gradient,) = torch.autograd.grad(losses.sum(), flat)
     optimiser.step(flat, gradient, learning_rate)
-
-
-# --- CUDA -----------------------------------------------------------------------------------------------------------------
-
-
-def captured(
-    period: Callable[..., None],
-    first: int,
-    inputs: Sequence[Tensor],
-    state: Sequence[Tensor],
-    capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
-) -> Callable[..., None]:
-    """Returns `period`, a function of a number and of tensors; on a GPU as a graph that replays it with one launch.
-
-    A graph reads fixed buffers, to which the tensors of each call are copied, and knows no other number than `first`. Where
-    it cannot be captured, a warning says so, and `period` itself is returned: slower, but the same.
-
-    Args:
-        period: changes tensors in place and holds no synchronisation.
-        first: the number that it is captured with.
-        inputs: tensors like those it will be called with.
-        state: all that it changes; the calls before a capture leave it as it is.
-        capture: what makes a replay of a function of no arguments; None: `cuda_graph` on a GPU, and no capture elsewhere.
-    """
-    capture = capture or (cuda_graph if inputs[0].is_cuda else None)
-    if capture is None:
-        return period
-    fixed, before = ([tensor.detach().clone() for tensor in tensors] for tensors in (inputs, state))
-    try:
-        replay = capture(lambda: period(first, *fixed))
-    except RuntimeError as error:
-        warn_once(f"the updates could not be captured as a CUDA graph ({error}): they run one kernel after the other")
-        return period
-    finally:
-        for tensor, value in zip(state, before, strict=True):
-            tensor.detach().copy_(value)
-
-    def play(_: int, *given: Tensor) -> None:
-        for buffer, tensor in zip(fixed, given, strict=True):
-            buffer.copy_(tensor)
-        replay()
-
-    return play
-
-
-def cuda_graph(call: Callable[[], None]) -> Callable[[], None]:
-    """Returns the replay of `call` as a CUDA graph, after three calls that warm it up.
-
-    Not measured: no GPU was at hand. `python -m mbaug bench --device cuda` measures it.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
 
 
 def uniform_(flat: Tensor, population: int, sizes: Sequence[int], generators: Sequence[torch.Generator]) -> None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mbaug import augmentation, engine, sac, streams, td3, transitions
+from mbaug import augmentation, engine, graphs, sac, streams, td3, transitions
 from mbaug.engine import Adam
 from mbaug.settings import Arm, Finetuning, require
 from mbaug.tasks import Lockstep, Task
@@ -127,8 +127,8 @@ def block(
 def updater(learner: Learner, loss: Callable) -> Callable[[Batch, Tensor], None]:
     """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
 
-    It goes in stretches that end where the actor moves. On a GPU a stretch is a CUDA graph (engine.captured), one for each
-    length and each place within the policy delay that it begins at.
+    It goes in stretches that end where the actor moves. A stretch is captured once and replayed (graphs.captured), one graph
+    for each length and each place within the policy delay that it begins at.
 
     Args:
         learner: its agent is changed in place.
@@ -148,7 +148,7 @@ def updater(learner: Learner, loss: Callable) -> Callable[[Batch, Tensor], None]
             inputs = [part[start:end] for part in (*batches, noise)]
             if (place, end - start) not in stretches:
                 state = list(memory(learner).values())
-                stretches[place, end - start] = engine.captured(stretch, first, inputs, state)
+                stretches[place, end - start] = graphs.captured(stretch, first, inputs, state)
             stretches[place, end - start](first, *inputs)
             learner.gradient_steps += end - start
             start = end

@@ -376,7 +376,7 @@ what an update leaves lying between its passes. The points are off a straight li
 # stand-in for it. Whoever has one: `python -m mbaug bench --device cuda`, and `--record` to keep it.
 
 # %%
-show(engine.captured, engine.cuda_graph)
+show(graphs.captured, graphs.cpu_graph, graphs.cuda_graph)
 
 # %% [markdown]
 # ## 7. What data cost

@@ -1,13 +1,12 @@
 """Training: an agent's life depends on its seed and its data, and on nothing that happens beside it."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from mbaug import engine, networks, streams, tasks, td3, training, transitions
+from mbaug import engine, graphs, networks, streams, tasks, td3, training, transitions
 from mbaug.augmentation import replaced
 from mbaug.settings import SAC, TD3, Arm, Augmentation, Finetuning, Pretraining
 from mbaug.tasks import Evaluator, Lockstep, Step
@@ -163,8 +162,9 @@ def test_evaluating_more_often_changes_no_weight():
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What `td3.update` is called with, in place of updates."""
+    """What `td3.update` is called with, in place of updates and of their replay."""
     calls = []
+    monkeypatch.setattr(graphs, "captured", lambda period, *_: period)
     monkeypatch.setattr(td3, "update", lambda *arguments: calls.append(arguments))
     return calls
 
@@ -434,20 +434,13 @@ def test_a_restored_learner_goes_on_bit_for_bit_online(algorithm):
 # --- elsewhere than on the CPU --------------------------------------------------------------------------------------------
 
 
-def capture(call):
-    """Stands in for a CUDA graph: three calls to warm up, then a replay of the same call."""
-    for _ in range(3):
-        call()
-    return call
-
-
 @pytest.mark.parametrize("delay", [1, 2, 3])
 def test_what_is_captured_learns_the_same_bit_for_bit(monkeypatch, delay):
     """Offline and online, also where a block of updates ends within a policy delay."""
     arm = replace(OFFLINE, learner=TD3(**TINY, policy_delay=delay), finetuning=Finetuning(150, 50, evaluation_interval=50))
-    plain, rows = finetuned([0, 1], arm, pretrained([0, 1], arm))
-    monkeypatch.setattr(engine, "captured", partial(engine.captured, capture=capture))
     replayed, same_rows = finetuned([0, 1], arm, pretrained([0, 1], arm))
+    monkeypatch.setattr(graphs, "captured", lambda period, *_: period)
+    plain, rows = finetuned([0, 1], arm, pretrained([0, 1], arm))
     assert torch.equal(rows.rows, same_rows.rows)
     assert replayed.gradient_steps == plain.gradient_steps == 200
     for name, tensor in training.memory(plain).items():
@@ -456,7 +449,7 @@ def test_what_is_captured_learns_the_same_bit_for_bit(monkeypatch, delay):
 
 def test_a_capture_is_made_once_for_each_kind_of_stretch(monkeypatch):
     made = []
-    monkeypatch.setattr(engine, "captured", lambda period, *_: made.append(period) or period)
+    monkeypatch.setattr(graphs, "captured", lambda period, *_: made.append(period) or period)
     pretrained([0], replace(OFFLINE, pretraining=Pretraining(updates=200, evaluation_interval=50)))
     assert len(made) == 1  # two updates from where the actor has just moved
     finetuned([0], ONLINE["td3"])
