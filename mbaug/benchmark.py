@@ -138,14 +138,25 @@ def random_table(task: Task, population: int, rows: int, device: str = "cpu") ->
     return table
 
 
+def as_written(call: Callable[[], None]) -> Callable[[], None]:
+    """Captures nothing: the updates run through Python and autograd, as a reader sees them."""
+    return call
+
+
 def learning(
-    algorithm: str, task: str, population: int, precision: str, device: str = "cpu", rows: int = 10_000
+    algorithm: str,
+    task: str,
+    population: int,
+    precision: str,
+    device: str = "cpu",
+    rows: int = 10_000,
+    capture: Callable | None = None,
 ) -> tuple[training.Learner, Tensor, Callable[[], None]]:
     """Returns learners, their tables, and a function that draws UPDATES batches and learns from them, as training does."""
     module, learner_settings, loss = ALGORITHMS[algorithm]
     arm = Arm(module, learner_settings, precision=precision)
     learner = training.learner(arm, tasks.find(task), range(population), device=device)
-    table, learn = random_table(learner.task, population, rows, device), training.updater(learner, loss)
+    table, learn = random_table(learner.task, population, rows, device), training.updater(learner, loss, capture)
 
     def call() -> None:
         _, batches, noise = training.block(learner, table, UPDATES)
@@ -244,9 +255,11 @@ def stable_baselines(name: str, seconds: float) -> dict:
 
 
 def parts(effort: Effort, device: str = "cpu") -> Iterator[dict]:
-    """Yields the microseconds of each part of an update of TD3+BC on Hopper, by Python's profiler; and of all without it."""
+    """Yields the microseconds of each part of an update of TD3+BC on Hopper as it is written, by Python's profiler; and of
+    the whole without it, as it is written and as a graph."""
     for precision in precisions(device):
-        *_, call = learning("TD3+BC", "hopper", 1, precision)
+        *_, call = learning("TD3+BC", "hopper", 1, precision, capture=as_written)
+        *_, replay = learning("TD3+BC", "hopper", 1, precision)
         whole, profiler, calls = rate(call, effort.seconds), cProfile.Profile(), 0
         end = time.perf_counter() + effort.seconds
         profiler.enable()
@@ -254,9 +267,10 @@ def parts(effort: Effort, device: str = "cpu") -> Iterator[dict]:
             call()
             calls += 1
         profiler.disable()
-        found = split(pstats.Stats(profiler)) | {"whole, without the profiler": 1 / whole * calls}
+        found = {part: spent / calls for part, spent in split(pstats.Stats(profiler)).items()}
+        found |= {"whole, without the profiler": 1 / whole, "whole, as a graph": 1 / rate(replay, effort.seconds)}
         for part, spent in found.items():
-            yield {"precision": precision, "part": part, "microseconds": spent / calls / UPDATES * 1e6}
+            yield {"precision": precision, "part": part, "microseconds": spent / UPDATES * 1e6}
 
 
 def split(profile: pstats.Stats) -> dict[str, float]:
@@ -286,6 +300,24 @@ def split(profile: pstats.Stats) -> dict[str, float]:
     }
     whole = sum(spent[2] for spent in profile.stats.values())
     return found | {"losses, and Python between": whole - sum(found.values())}
+
+
+def moments(effort: Effort, device: str = "cpu") -> Iterator[dict]:
+    """Yields the microseconds of Adam's step on Hopper's critics, where moments are of ordinary size and where they are below
+    1e-38, as those of dead units; with arithmetic that keeps such numbers and with one that takes them for zero."""
+    for size in (1e-3, 1e-39):
+        for kept in (True, False):
+            learner, *_ = learning("TD3+BC", "hopper", 1, "float32")
+            flat, adam = learner.agent.critics.network.frozen.flat, learner.agent.critics_moments
+            torch.set_flush_denormal(not kept)
+            adam.first.fill_(size)
+
+            def steps(flat=flat, adam=adam) -> None:
+                for _ in range(UPDATES):
+                    adam.step(flat, torch.zeros_like(flat), 0.0)
+
+            yield {"moments": size, "kept": kept, "microseconds": 1e6 / UPDATES / rate(steps, effort.seconds)}
+    torch.set_flush_denormal(True)
 
 
 def populations(effort: Effort, device: str = "cpu") -> Iterator[dict]:
@@ -403,10 +435,20 @@ def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
         yield {"precision": precision, "epoch_seconds": 1 / epoch, "imagine_seconds": 1 / rate(imagine, effort.seconds, device)}
 
 
-SECTIONS = (products, updates, acting, peers, parts, populations, datasets, threads, model)
+SECTIONS = (products, updates, acting, peers, parts, moments, populations, datasets, threads, model)
 SHORT = (products, updates, acting, peers)  # what is printed in under a minute
-LIVE = (products, updates, peers, parts, populations, datasets, threads)  # what a notebook measures itself, with TINY effort
+LIVE = (
+    products,
+    updates,
+    peers,
+    parts,
+    moments,
+    populations,
+    datasets,
+    threads,
+)  # what a notebook measures itself, with TINY effort
 ON_GPU = (products, updates, populations, datasets)
+COMPARED = (products, updates, threads)  # what a processor is held against the others by: no file is without
 
 
 # --- several times over, and kept -----------------------------------------------------------------------------------------
@@ -475,8 +517,8 @@ def load(folder: Path) -> list[dict]:
     for path in sorted(folder.glob("*.json")):
         try:
             document = json.loads(path.read_bytes())
-            sections = {section.__name__ for section in (SECTIONS if "device" not in document["provenance"] else ON_GPU)}
-            whole = document["format"] == FORMAT and sections <= set(document["sections"])
+            needed = {section.__name__ for section in (COMPARED if "device" not in document["provenance"] else ON_GPU)}
+            whole = document["format"] == FORMAT and needed <= set(document["sections"])
         except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:

@@ -124,7 +124,7 @@ def block(
     return index, batches, _update_noise(learner, updates)
 
 
-def updater(learner: Learner, loss: Callable) -> Callable[[Batch, Tensor], None]:
+def updater(learner: Learner, loss: Callable, capture: Callable | None = None) -> Callable[[Batch, Tensor], None]:
     """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
 
     It goes in stretches that end where the actor moves. A stretch is captured once and replayed (graphs.captured), one graph
@@ -133,6 +133,7 @@ def updater(learner: Learner, loss: Callable) -> Callable[[Batch, Tensor], None]
     Args:
         learner: its agent is changed in place.
         loss: of the actor.
+        capture: of a stretch, for `graphs.captured`; None: that of the learner's device.
     """
     settings, stretches = learner.arm.learner, {}
 
@@ -148,7 +149,7 @@ def updater(learner: Learner, loss: Callable) -> Callable[[Batch, Tensor], None]
             inputs = [part[start:end] for part in (*batches, noise)]
             if (place, end - start) not in stretches:
                 state = list(memory(learner).values())
-                stretches[place, end - start] = graphs.captured(stretch, first, inputs, state)
+                stretches[place, end - start] = graphs.captured(stretch, first, inputs, state, capture)
             stretches[place, end - start](first, *inputs)
             learner.gradient_steps += end - start
             start = end
