@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mbaug import engine, networks, streams
+from mbaug import engine, graphs, networks, streams
 from mbaug.engine import Adam
 from mbaug.networks import Perceptron
 from mbaug.settings import SOURCES, WorldModel, choose, require
@@ -181,35 +181,63 @@ def epochs(
     model = create(settings, standardiser, dataset.action.shape[1], [generator], precision, device)
     batches = math.ceil(len(rows) / settings.batch_size)
 
-    def terms(state: Tensor, action: Tensor, next_state: Tensor) -> Loss:
-        normal = _normal([generator], state.shape[1], settings.latent_size).to(state)
+    def terms(state: Tensor, action: Tensor, next_state: Tensor, normal: Tensor) -> Loss:
         return loss(model, state, action, next_state, normal, settings, batches)
 
-    for means in _descent((model.encoder, model.decoder, model.transition), terms, rows, standardiser, settings, generator):
+    def draw(count: int) -> list[Tensor]:
+        return [_normal([generator], count, settings.latent_size)]
+
+    parts = model.encoder, model.decoder, model.transition
+    for means in _descent(parts, terms, len(Loss._fields), rows, standardiser, settings, generator, draw):
         yield model, Loss(*means)
 
 
 def _descent(
     parts: Sequence[Perceptron],
     loss: Callable[..., Sequence[Tensor]],
+    terms: int,
     rows: Dataset,
     standardiser: Standardiser,
     settings: WorldModel,
     generator: torch.Generator,
+    draw: Callable[[int], list[Tensor]] = lambda count: [],
 ) -> Iterator[Float[Tensor, "terms population"]]:
-    """Yields the mean terms of every epoch while Adam moves one agent's `parts` down the last of them."""
+    """Yields the mean terms of every epoch while Adam moves one agent's `parts` down the last of them.
+
+    Args:
+        parts: of the model.
+        loss: returns its terms, of a batch of states, actions and next states, and of what was drawn for it.
+        terms: their number.
+        rows: of the dataset.
+        standardiser: of the states.
+        settings: of the fit.
+        generator: of the permutations.
+        draw: what a batch of that many rows needs besides.
+    """
     engine.tell_of_threads()
     flats, moments = [part.flat for part in parts], [Adam.zeros(part.flat) for part in parts]
+    found = flats[0].new_zeros(terms, 1)
+    changed = [*flats, *(tensor for adam in moments for tensor in (adam.first, adam.second, adam.steps)), found]
+
+    def descend(_: int, *batch: Tensor) -> None:
+        losses = loss(*batch)
+        gradients = torch.autograd.grad(losses[-1].sum(), flats)
+        for flat, gradient, adam in zip(flats, gradients, moments, strict=True):
+            adam.step(flat, gradient, settings.learning_rate)
+        found.copy_(torch.stack(tuple(losses)).detach())
+
     state, action, next_state = (torch.from_numpy(x).unsqueeze(0) for x in (rows.state, rows.action, rows.next_state))
     columns = [x.to(flats[0].detach()) for x in (standardiser.apply(state), action, standardiser.apply(next_state))]
+    steps = {}  # one for each size of a batch
     for _ in range(settings.epochs):
         means = 0
         for index in torch.randperm(len(rows), generator=generator).split(settings.batch_size):
-            terms = loss(*(column.index_select(1, index.to(column.device)) for column in columns))
-            gradients = torch.autograd.grad(terms[-1].sum(), flats)
-            for flat, gradient, adam in zip(flats, gradients, moments, strict=True):
-                adam.step(flat, gradient, settings.learning_rate)
-            means = means + torch.stack(tuple(terms)).detach() * (len(index) / len(rows))
+            batch = [column.index_select(1, index.to(column.device)) for column in columns]
+            batch += [drawn.to(batch[0]) for drawn in draw(len(index))]
+            if len(index) not in steps:
+                steps[len(index)] = graphs.captured(descend, 0, batch, changed)
+            steps[len(index)](0, *batch)
+            means = means + found * (len(index) / len(rows))
         yield means
 
 
@@ -341,7 +369,7 @@ def fit_deterministic(
     def terms(state: Tensor, action: Tensor, next_state: Tensor) -> Sequence[Tensor]:
         return (squared_error(move(model, state, action), next_state),)
 
-    for _ in _descent((model.network,), terms, interior(dataset), standardiser, settings, generator):
+    for _ in _descent((model.network,), terms, 1, interior(dataset), standardiser, settings, generator):
         pass
     return model
 
