@@ -606,7 +606,7 @@ def record(
     device: str = "cpu",
     report: Callable[[str], None] = tqdm.write,
 ) -> list[Run]:
-    """Returns the runs that were missing, after training and recording them.
+    """Returns the runs that were missing, after training and recording them. Those whose data are not here are left out.
 
     Args:
         study: the grid.
@@ -619,9 +619,13 @@ def record(
         cluster: address of a Dask scheduler whose workers train in their place.
         population: agents at most that one process trains side by side.
         device: what trains, "cpu" or "cuda".
-        report: takes a line for each finished run.
+        report: takes a line for each finished run, and for each dataset that is not here.
+
+    Raises:
+        FileNotFoundError: no missing run has its data here.
     """
     missing = recording.missing(root, select(study, only, seeds))
+    missing = missing if cluster else with_data(missing, report)
     jobs = populations(study, missing, profile, population)
     steps = {run: grid.updates(arm) for runs, arm in jobs for run in runs}
     done = elsewhere(jobs, root, work, cluster, device) if cluster else here(jobs, root, work, workers, device)
@@ -631,6 +635,26 @@ def record(
                 report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
                 bar.update(steps[run])
     return missing
+
+
+def with_data(runs: Sequence[Run], report: Callable[[str], None]) -> list[Run]:
+    """Returns the runs that need no dataset, or whose dataset is here, after a report of the others.
+
+    Raises:
+        FileNotFoundError: there are runs, and none has its data here.
+    """
+    lacking = {}
+    for dataset in sorted({run.dataset for run in runs} - {"none"}):
+        try:
+            transitions.load(dataset)
+        except FileNotFoundError as error:
+            lacking[dataset] = error
+    found = [run for run in runs if run.dataset not in lacking]
+    if runs and not found:
+        raise next(iter(lacking.values()))
+    for dataset, error in lacking.items():
+        report(f"{sum(run.dataset == dataset for run in runs)} runs are left out: {error}")
+    return found
 
 
 def status(study: Study, root: Path, work: Path) -> pd.DataFrame:

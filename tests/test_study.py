@@ -314,6 +314,27 @@ def test_what_another_study_recorded_is_not_trained_again(recorded, tmp_path, mo
     assert first.metadata["provenance"] == second.metadata["provenance"]
 
 
+def test_runs_whose_data_are_not_here_are_left_out(monkeypatch):
+    asked, loaded = [], study.transitions.load
+
+    def load(name):
+        asked.append(name)
+        if name == "ant-medium":
+            raise FileNotFoundError("ant-medium is not here: `collect` makes it")
+        return loaded(name)
+
+    monkeypatch.setattr(study.transitions, "load", load)
+    scratch, said = SCRATCH.runs()[0], []
+    lacking = [replace(scratch, dataset="ant-medium", seed=seed) for seed in (0, 1)]
+    here = [scratch, replace(scratch, dataset="hopper-random")]
+    assert study.with_data([lacking[0], *here, lacking[1]], said.append) == here
+    assert said == ["2 runs are left out: ant-medium is not here: `collect` makes it"]
+    assert asked == ["ant-medium", "hopper-random"]
+    assert study.with_data([], said.append) == []
+    with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
+        study.with_data(lacking, said.append)
+
+
 def test_the_whole_programme_is_well_formed():
     """Every run of every study has a name of its own and settings that can be recorded and compared."""
     for one in grid.STUDIES.values():
