@@ -26,12 +26,12 @@ import torch
 from IPython.display import Markdown
 from scipy import stats
 
-from mbaug import augmentation, engine, presentation, settings, streams, tasks, td3, transitions, world_model
+from mbaug import augmentation, engine, presentation, settings, streams, tasks, td3, training, transitions, world_model
 from mbaug.networks import TWIN
 from mbaug.presentation import save_figure, show
 from mbaug.transitions import Batch, Standardiser
 
-engine.prepare()
+precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the live world model
 presentation.style()
 
 # %% [markdown]
@@ -40,7 +40,7 @@ presentation.style()
 
 # %%
 task, budget = tasks.find("hopper"), settings.profile(profile)
-epochs, updates = {"smoke": (2, 100), "quick": (6, 500), "paper": (6, 1_000)}[profile]
+epochs, updates = (2, 100) if profile == "smoke" else (6, 500)
 size = budget.transitions or settings.Pretraining().transitions
 drawn, rest = transitions.draw(transitions.load("hopper-medium-replay"), size, seed=0)
 probe = rest.rows(np.arange(0, len(rest), 10))
@@ -125,7 +125,7 @@ show(world_model.predictor, world_model.add_noise)
 # %%
 batches = -(-len(world_model.interior(drawn)) // 128)
 plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
-fitted = world_model.fit(plan, [drawn], [probe], [0], deterministic=True, checks=1)
+fitted = world_model.fit(plan, [drawn], [probe], [0], precision, deterministic=True, checks=1)
 held_out = {name: np.mean(error) for name, error in fitted.errors[0].items()}
 pd.Series(held_out, name="held-out error").round(3).to_frame().T
 
@@ -418,7 +418,8 @@ def values(rows: torch.Tensor) -> torch.Tensor:
     return agent.critics(table.state[:, rows], table.action[:, rows]).amin(dim=TWIN)
 
 
-agent = td3.create(task.state_size, task.action_size, learner, streams.torch_generators(seeds, "initialisation"))
+critics = training.learner(settings.Arm("td3", learner), task, seeds, standardiser)
+agent, learn = critics.agent, training.updater(critics, td3.actor_loss_bc)
 (generator,) = streams.torch_generators([0], "live critic")
 watched, history = torch.arange(min(1_000, len(drawn))), []
 for step in range(1, updates + 1):
@@ -427,7 +428,7 @@ for step in range(1, updates + 1):
     batch = mixed(Batch(*(part[:, index] for part in table)), imagined["sample"][:, index, sample], rates)
     normal = torch.randn(td3.NORMALS, 1, learner.batch_size, task.action_size, generator=generator)
     noise = td3.noise(normal.expand(-1, len(rates), -1, -1), learner)
-    td3.update(agent, batch, noise, learner, step, td3.actor_loss_bc)
+    learn(Batch(*(part.unsqueeze(0) for part in batch)), noise.unsqueeze(0))  # a block of one update
     if step % (updates // 20) == 0:
         history.append(values(watched))
 

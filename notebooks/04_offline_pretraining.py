@@ -30,7 +30,7 @@ from mbaug import engine, overfitting, presentation, recording, settings, statis
 from mbaug.presentation import save_figure, show
 from mbaug.transitions import Batch, Standardiser
 
-engine.prepare()
+precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the live world model
 presentation.style()
 
 # %% [markdown]
@@ -498,11 +498,11 @@ for other in ("vanilla", "noise"):
 from mbaug import augmentation, grid, tasks, world_model
 
 task, rates = tasks.find("hopper"), {"vanilla": 0.0, "augmented": 0.5, "augmented_100": 1.0}
-epochs, updates = {"smoke": (2, 100), "quick": (6, 1_000), "paper": (6, 1_000)}[profile]
+epochs, updates = (2, 100) if profile == "smoke" else (6, 500)
 probe = rest.rows(np.arange(0, len(rest), 10))
 batches = -(-len(world_model.interior(drawn)) // 128)
 plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
-fitted = world_model.fit(plan, [drawn], [probe], [0], checks=1)
+fitted = world_model.fit(plan, [drawn], [probe], [0], precision, checks=1)
 
 # %% [markdown]
 # As in chapter 03 the world model is a short fit on small batches, and its samples go into a table, as many a row as in
