@@ -49,6 +49,13 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+@pytest.fixture(autouse=True)
+def subnormals():
+    """Takes back, after each test, that numbers below 1e-38 are zero (engine.prepare): hypothesis refuses such arithmetic."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 def no_space(*_):
     """Stands in for a call that finds the disk full."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

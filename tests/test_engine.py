@@ -228,22 +228,14 @@ def test_bfloat16_without_its_products_falls_back_with_a_warning(processor):
     assert engine.prepare("bfloat16") == "float32"  # what is said once is not said again
 
 
-@pytest.fixture
-def subnormals():
-    """Switches arithmetic below 1e-38 on, and at the end off again, as `engine.prepare` leaves it."""
-    torch.set_flush_denormal(False)
-    yield
-    torch.set_flush_denormal(True)
-
-
-def test_what_is_too_small_for_a_float32_becomes_zero(subnormals):
+def test_what_is_too_small_for_a_float32_becomes_zero():
     small = torch.full((engine.LANES,), 1e-30)
     assert (small * 1e-9).all()
     engine.prepare("float32")
     assert not (small * 1e-9).any()
 
 
-def test_no_weight_notices_that_the_moments_of_dead_units_become_zero(subnormals):
+def test_no_weight_notices_that_the_moments_of_dead_units_become_zero():
     results = []
     for flush in (False, True):
         torch.set_flush_denormal(flush)
