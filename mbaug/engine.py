@@ -90,9 +90,9 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     Two intra-op threads beside any other load fall from hundreds of updates a second to a few: their barriers spin. So a
     process trains with one thread, and a study with one process per core. Whoever asked for more threads is told so once.
 
-    Numbers below 1e-38 become zero in this thread. A unit that is never active has no gradient, and its moments in Adam, times 0.9 a step,
-    end there and stay; a processor is many times slower on such numbers, and in long trainings on Hopper most moments of the
-    actor are of that kind (notebook 90_engine). No weight notices: they are far from 1e-38.
+    Numbers below 1e-38 become zero in this thread. A unit that is never active has no gradient, and its moments in Adam, times
+    0.9 a step, end there and stay; a processor is many times slower on such numbers, and in long trainings on Hopper most
+    moments of the actor are of that kind (notebook 90_engine). No weight notices: they are far from 1e-38.
 
     Float32 products go through oneDNN where it keeps all 24 bits: on AMD it is twice as fast as the default library. Torch
     offers that road only under the name "medium", which on processors with AMX means bfloat16 inside; there it stays closed.

@@ -313,15 +313,21 @@ Markdown("\n".join(f"- {sentence}" for sentence in benchmark.ratios(document["se
 
 # %% [markdown]
 # Both draw their batches and noise inside what is timed, have 2 x 256 units and batches of 256, and run one after the other
-# in the same process. Every processor that was measured, one agent on Hopper:
+# in the same process. Every processor that was measured, one agent on Hopper; where updates are not replayed, the measurement
+# is older than the graph:
+
 
 # %%
-fastest = {}
-for each in kept or [document]:
-    found = benchmark.table(each["sections"]["updates"])
-    found = found[(found["population"] == 1) & (found["task"] == "hopper")].set_index("precision")
-    fastest[each["provenance"]["cpu"]] = found["updates_per_second"].round()
-pd.DataFrame(fastest).T
+def everywhere(section):
+    """Returns the rows of a section for every processor that was measured."""
+    measurements = kept or [document]
+    return pd.concat([benchmark.table(each["sections"][section]).assign(cpu=each["provenance"]["cpu"]) for each in measurements])
+
+
+found = everywhere("updates").query("population == 1 and task == 'hopper'")
+found = found.pivot(index="cpu", columns="precision", values="updates_per_second").round()
+replays = everywhere("parts").groupby("cpu")["part"].agg(lambda parts: "whole, as a graph" in set(parts))
+found.assign(replayed=replays.map({True: "yes", False: "no"})).rename_axis(index=None)
 
 # %% [markdown]
 # ## 5. Why threads hurt
@@ -373,12 +379,8 @@ processes side by side make {2 * found.loc["another training", 1]:.0f} updates a
 # How bad the wait is depends on the machine. Every processor that was measured, updates a second beside a busy loop:
 
 # %%
-beside = {}
-for each in kept or [document]:
-    found = benchmark.table(each["sections"]["threads"])
-    found = found[found["beside"] == "a busy loop"].set_index("threads")["updates_per_second"]
-    beside[each["provenance"]["cpu"]] = found.rename({1: "one thread", 2: "two threads"}).rename_axis(None).round(1)
-pd.DataFrame(beside).T
+found = everywhere("threads").query("beside == 'a busy loop'").pivot(index="cpu", columns="threads", values="updates_per_second")
+found.rename(columns={1: "one thread", 2: "two threads"}).round(1).rename_axis(index=None, columns=None)
 
 # %% [markdown]
 # ## 6. What the population axis buys
@@ -429,7 +431,8 @@ Markdown(f"""
 agents share what stands between them; with many the gain is gone. Two processes on two cores are the way to twice as many.
 Memory, in float32, is {first["peak_megabytes"].iloc[0]:.0f} MB for one agent, nearly all of it Python and torch, and
 {each:.1f} MB for each further one, of which {held.iloc[0]:.1f} MB are parameters, moments and its 10,000 rows, and the rest is
-every intermediate result of a stretch, which are there together once, at its capture. The points are off a straight line by {off:.0%} at most.""")
+every intermediate result of a stretch, which are there together once, at its capture. The points are off a straight line by
+{off:.0%} at most.""")
 
 # %% [markdown]
 # What it is for, then: lockstep evaluation in one call, and a GPU. There an update of one agent is hundreds of small
