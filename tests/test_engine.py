@@ -379,7 +379,7 @@ def test_padding_never_moves(precision):
 def test_memory_that_an_update_frees_is_kept_for_the_next():
     """Ten arrays of 3 MB are 7,300 pages, all of them faults in each round where freed memory goes back.
 
-    In the first rounds the heap grows, by how much depends on what was in it before.
+    While the heap still grows there are some; in how many rounds depends on what was in it before.
     """
     if not engine.keep_memory():
         pytest.skip("this C library has no mallopt")
@@ -389,4 +389,4 @@ def test_memory_that_an_update_frees_is_kept_for_the_next():
         arrays = [torch.zeros(3 * 2**18) for _ in range(10)]
         del arrays
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert sum(faults[5:]) < 100, faults
+    assert np.median(faults) < 1_000, faults
