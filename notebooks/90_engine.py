@@ -9,7 +9,7 @@
 # |---|---|
 # | reads | `data/benchmarks/*.json`, one for each processor measured (if none, measures briefly itself); `data/runs/precision` |
 # | draws | `90_parts`, `90_updates`, `90_threads`, `90_population`, `90_dataset`, `90_precision` |
-# | minutes on one core | paper: less than 1 · smoke and quick, which measure live: about 1 |
+# | minutes on one core | paper: less than 1 · smoke and quick, which measure live: about 1.5 |
 #
 # Why ask? A study of this paper is tens of millions of updates. At a hundred a second that is days on a laptop, and what
 # takes days nobody repeats.
@@ -199,7 +199,7 @@ profiler itself adds {table[precision].sum() / whole[precision] - 1:.0%} to the 
 #
 # **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. What Python, autograd and
 # the allocator do to arrive at that sequence need be done only once. So a stretch of updates, up to where the actor moves, runs
-# once as it is written, below autograd somebody writes down what torch was asked to do, and from then on the list is played
+# once as it is written, below autograd a recorder writes down what torch was asked to do, and from then on the list is played
 # from fixed memory. On a GPU that is a CUDA graph; on the CPU torch has none, and ours is a page.
 
 # %%
