@@ -437,16 +437,7 @@ def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
 
 SECTIONS = (products, updates, acting, peers, parts, moments, populations, datasets, threads, model)
 SHORT = (products, updates, acting, peers)  # what is printed in under a minute
-LIVE = (
-    products,
-    updates,
-    peers,
-    parts,
-    moments,
-    populations,
-    datasets,
-    threads,
-)  # what a notebook measures itself, with TINY effort
+LIVE = (products, updates, peers, parts, moments, populations, datasets, threads)  # by a notebook itself, with TINY effort
 ON_GPU = (products, updates, populations, datasets)
 COMPARED = (products, updates, threads)  # what a processor is held against the others by: no file is without
 
