@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mbaug import __main__ as commands
-from mbaug import collection, grid, offline_data, pools, recording, sac, streams, study, tasks, training, transitions
+from mbaug import collection, grid, life, offline_data, pools, recording, sac, streams, study, tasks, training, transitions
 from mbaug.settings import SAC, Arm, Evaluation, Finetuning
 
 HOPPER, ANT = replace(tasks.find("hopper"), return_medium=19.0), tasks.find("ant")
@@ -29,8 +29,8 @@ def _programme():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(grid.STUDIES, "long", grid.Study("long", "?", {"sac_million": TINY}, grid.FOUR, seeds=(0,)))
         patch.setitem(tasks.TASKS, "hopper", HOPPER)
-        patch.setattr(study, "LONG", 100)
-        patch.setattr(study, "CHECKPOINTS", 2)
+        patch.setattr(life, "LONG", 100)
+        patch.setattr(life, "CHECKPOINTS", 2)
         patch.setattr(collection, "ROLLED_OUT", 150)
         patch.setattr(collection, "REPLAYED", 100)
         yield
@@ -233,14 +233,14 @@ def test_collecting_stops_where_it_is_told(whole, tmp_path):
 
 def test_an_agent_that_becomes_nan_is_recorded_and_is_no_expert(tmp_path, monkeypatch):
     """The record says that it diverged; its last actor that was evaluated stays; no pool is made of what it was not."""
-    evaluate, lines = study.Life.evaluate, []
+    evaluate, lines = life.Life.evaluate, []
 
     def poisoned(life, phase):
         evaluate(life, phase)
         if life.learner.environment_steps == 200:
             life.learner.agent.critics.network.layers[0][0][0] = float("nan")
 
-    monkeypatch.setattr(study.Life, "evaluate", poisoned)
+    monkeypatch.setattr(life.Life, "evaluate", poisoned)
     collect(tmp_path, report=lines.append)
     assert recording.verify(tmp_path / "runs", RUN)["status"] == "diverged"
     assert set(recording.policies(tmp_path / "runs", RUN)) == {"final"}

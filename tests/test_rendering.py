@@ -12,7 +12,7 @@ import pytest
 from test_study import SCRATCH, SMALL
 
 from mbaug import __main__ as commands
-from mbaug import grid, offline_data, pools, recording, rendering, settings, study, tasks, training, transitions
+from mbaug import grid, life, offline_data, pools, recording, rendering, settings, study, tasks, training, transitions
 
 HOPPER = tasks.find("hopper")
 INSTALL = "install EGL or OSMesa"
@@ -25,9 +25,9 @@ def root(tmp_path_factory):
     """A folder of records with a run that kept its actors, and one of another seed that did not."""
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "LONG", 100)
+        patch.setattr(life, "LONG", 100)
         study.live([RUN], LIVED, folder / "runs", folder / "work")
-        patch.setattr(study, "LONG", 100_000)
+        patch.setattr(life, "LONG", 100_000)
         study.live([replace(RUN, seed=1)], LIVED, folder / "runs", folder / "work")
     return folder / "runs"
 

@@ -15,7 +15,8 @@ import pytest
 
 from mbaug import engine, grid, recording, settings, study
 from mbaug.grid import Study
-from mbaug.settings import Evaluation, Finetuning, Profile
+from mbaug.life import Life
+from mbaug.settings import Evaluation, Profile
 
 TINY = Profile("tiny", updates=100, steps=600, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
 BRIEF = replace(TINY, steps=300)
@@ -71,7 +72,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     (checkpoint,) = {path.parent for path in tmp_path.rglob("*.safetensors")}
     tensors, state = recording.load_checkpoint(checkpoint)
     assert state["environment_steps"] >= 200
-    life = study.Life(SCRATCH.runs(), TINY.apply(SMALL), tmp_path / "work")
+    life = Life(SCRATCH.runs(), TINY.apply(SMALL), tmp_path / "work")
     next(life.stages())
     assert life.learner.environment_steps == state["environment_steps"] + 100
     assert tensors["replay"].shape[1] == state["environment_steps"]
@@ -174,13 +175,6 @@ def test_populations_share_all_but_the_seed():
         study.populations(hopper, hopper.runs(), paper, 0)
 
 
-def test_a_long_life_has_a_checkpoint_at_every_25_000_steps():
-    """A replay of a million rows is large; the other lives, as short as they are, have one at every evaluation."""
-    plans = grid.find("long").arm("sac_million").finetuning, grid.SCRATCH
-    due = [[steps for steps in range(5_000, plan.steps + 1, 5_000) if study.checkpoint_due(plan, steps)] for plan in plans]
-    assert due == [list(range(25_000, 1_000_001, 25_000)), list(range(5_000, 100_001, 5_000))]
-
-
 def test_two_processes_record_a_run_once(tmp_path):
     """The second process waits and then finds the run recorded: never two halves."""
     for process in [start(tmp_path), start(tmp_path)]:
@@ -192,14 +186,14 @@ def test_two_processes_record_a_run_once(tmp_path):
 def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(tmp_path, monkeypatch):
     """Two agents in one population: the first is poisoned on the way; the second's rows are those of a life alone."""
     first, second = (replace(SCRATCH, seeds=(seed,)).runs()[0] for seed in (0, 1))
-    poison = study.Life.evaluate
+    poison = Life.evaluate
 
     def evaluate(life, phase):
         poison(life, phase)
         if life.learner.environment_steps == 200 and life.population == 2:
             life.learner.agent.critics.network.layers[0][0][0] = float("nan")
 
-    monkeypatch.setattr(study.Life, "evaluate", evaluate)
+    monkeypatch.setattr(Life, "evaluate", evaluate)
     arm = BRIEF.apply(SMALL)
     study.live([first, second], arm, tmp_path / "both", tmp_path / "work")
     study.live([second], arm, tmp_path / "alone", tmp_path / "other")
@@ -223,27 +217,6 @@ def test_unknown_names_are_refused_with_the_nearest():
         grid.find("hoper")
     with pytest.raises(ValueError, match="unknown arm 'vanila': did you mean 'vanilla'"):
         grid.find("hopper").arm("vanila")
-
-
-def test_watch_names_the_failure_signatures():
-    """The drop at the switch and the gap between value and return, by hand."""
-    row = {"episode": 0, "length": 1, "data_value": 0.0, "imagined_outside": float("nan"), "gradient_steps": 1}
-    table = [("pretrain", 0, 100.0, 10.0, 15.0), ("finetune", 5, 40.0, 8.0, 9.0), ("finetune", 10, 70.0, 7.0, 6.0)]
-    rows = [
-        {**row, "phase": phase, "environment_steps": steps, "return": total, "discounted_return": part, "predicted_value": value}
-        for phase, steps, total, part, value in table
-    ]
-    assert study.watch(rows) == {"score_drop": 60.0, "value_gap": 5.0, "imagined_outside": None}
-    assert study.watch(rows[1:])["score_drop"] is None
-
-
-def test_a_stage_shared_by_two_arms_has_one_name():
-    """Arms that differ only in fine-tuning share the name of their pre-training; other arms do not."""
-    arm = grid.ARMS["vanilla"]
-    other = replace(arm, finetuning=Finetuning(keep_data=True))
-    names = {study.key(replace(each, finetuning=Finetuning())) for each in (arm, other)}
-    assert len(names) == 1
-    assert study.key(grid.ARMS["augmented"]) != study.key(grid.ARMS["noise"])
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +262,7 @@ def test_bfloat16_is_recorded_only_where_it_is_multiplied(tmp_path, monkeypatch)
 
 def test_a_population_s_wall_time_is_shared_among_its_runs(tmp_path, monkeypatch):
     """What runs cost can be added up, however many were trained side by side."""
-    monkeypatch.setattr(study.Life, "elapsed", lambda life: 100.0)
+    monkeypatch.setattr(Life, "elapsed", lambda life: 100.0)
     both = PAIR.runs()
     study.live(both, BRIEF.apply(SMALL), tmp_path / "runs", tmp_path / "work")
     assert [recording.verify(tmp_path / "runs", run)["wall_seconds"] for run in both] == [50.0, 50.0]
