@@ -1,8 +1,9 @@
 """The evidence in data/runs: every record is whole, was made by a clean commit, and by settings that are today's."""
 
+import numpy as np
 import pytest
 
-from mbaug import grid, recording, study, tasks, transitions
+from mbaug import collection, grid, offline_data, pools, recording, study, tasks, transitions
 
 RUNS = recording.recorded(recording.root())
 
@@ -49,3 +50,18 @@ def test_scores_are_plausible():
     frame = recording.load_runs(recording.root())
     for name, part in frame.groupby("task"):
         assert part.score.between(-20, 200).all(), tasks.find(name)
+
+
+CARDS = {path.stem: offline_data.read_card(path) for path in pools.paths([offline_data.FOLDER])}
+LIVES = {name: recording.Run.parse(card["run"]) for name, card in CARDS.items() if "run" in card}
+
+
+@pytest.mark.parametrize("name", [name for name, run in LIVES.items() if run in RUNS])
+def test_a_pool_is_of_the_life_that_its_card_names(name):
+    """The card's evaluations are those of the record, and so the agent that acted is one that the record knows."""
+    card, (rows, _) = CARDS[name], recording.read(recording.root(), LIVES[name])
+    lived = collection.curve(rows.to_dict("records"))
+    if "curve" in card:
+        assert card["curve"] == lived[: len(card["curve"])]
+    else:
+        assert card["greedy_return"] in [np.mean(point["returns"]) for point in lived]
