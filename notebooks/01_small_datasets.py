@@ -407,8 +407,9 @@ median dimension by {moved.median():.2f}: *nothing moves* is a good guess, and c
 # *Ask.* So far one body and one kind of data. The paper's claim is about four, and about data that are *poor*. How poor? Each
 # pool below comes from the same training as its task's others: `random` from uniform actions, `medium-replay` from all that
 # was lived until the medium level, `medium` and `expert` from the agent of that moment and of the end. (A fifth,
-# `medium-expert`, is half of each.) We expect random hoppers and walkers to fall at once, and cheetahs, which cannot fall, to
-# fill every episode.
+# `medium-expert`, is half of each.) One exception: Hopper's `medium-replay` is of an earlier SAC, on another processor; the
+# chapters that follow were recorded from it, so it stays. We expect random hoppers and walkers to fall at once, and cheetahs,
+# which cannot fall, to fill every episode.
 
 # %%
 qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
