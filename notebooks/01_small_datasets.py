@@ -467,7 +467,7 @@ for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
     axis.set(title=body, xlabel="D4RL-normalised score of the episode", ylabel="share of transitions", xlim=(-10, 120))
     axis.label_outer()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-about = "Share of each pool's transitions in episodes of at most a score. One training a task, seed 0."
+about = "Share of each pool's transitions in episodes of at most a score. One training a task (Hopper's medium-replay: another)."
 path = presentation.save_figure(figure, "01_qualities", table, about, profile)
 
 # %% [markdown]
