@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,18 +48,6 @@ def key(*parts) -> str:
 def checkpoint_due(plan: Finetuning, steps: int) -> bool:
     """Returns whether the evaluation after `steps` environment steps leaves a checkpoint: not each does in a long life."""
     return steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval
-
-
-@contextmanager
-def waiting_claim(folder: Path) -> Iterator[None]:
-    """Holds `folder` for this process, after waiting for another one that does."""
-    while True:
-        try:
-            with recording.claim(folder):
-                yield
-                return
-        except recording.AlreadyRecording:
-            time.sleep(1)
 
 
 def draws(arm: Arm, task: tasks.Task, dataset: str, seeds: Sequence[int]) -> tuple[list[Dataset], list[Dataset]]:
@@ -248,7 +235,7 @@ class Life:
             return
         deterministic = self.arm.augmentation.source == "deterministic"
         folder = self.folder("model", self.arm.model, self.arm.pretraining.transitions, deterministic)
-        with waiting_claim(folder):
+        with recording.claim(folder, wait=True):
             if recording.has_checkpoint(folder):
                 self.fitted = world_model.restore(*recording.load_checkpoint(folder), self.device)
             else:
@@ -273,7 +260,7 @@ class Life:
         if self.arm.pretraining is None:
             return
         folder = self.folder("pretraining", replace(self.arm, finetuning=Finetuning()))
-        with waiting_claim(folder):
+        with recording.claim(folder, wait=True):
             if recording.has_checkpoint(folder):
                 self.load(folder)
             if self.learner.gradient_steps < self.arm.pretraining.updates and None in self.learner.diverged_at:

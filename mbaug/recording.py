@@ -570,10 +570,14 @@ def _damage(path: Path, reason: str) -> str:
 
 
 @contextmanager
-def claim(folder: Path | str) -> Iterator[None]:
+def claim(folder: Path | str, wait: bool = False) -> Iterator[None]:
     """Holds `folder` for this process; the kernel lets go of it when the process ends, however it ends.
 
     The lock's file stays: were it removed, one process could lock the old file and another a new one.
+
+    Args:
+        folder: Made where there is none.
+        wait: Until another process that holds it lets go, instead of raising.
 
     Raises:
         AlreadyRecording: Another process holds it; the sentence says which.
@@ -587,7 +591,7 @@ def claim(folder: Path | str) -> Iterator[None]:
         file = open(path, "a+")  # noqa: SIM115 -- closed, and so released, below
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -597,3 +601,14 @@ def claim(folder: Path | str) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def claimed(folder: Path | str) -> bool:
+    """Returns whether a process holds `folder`, which is not made."""
+    if not Path(folder).exists():
+        return False
+    try:
+        with claim(folder):
+            return False
+    except AlreadyRecording:
+        return True

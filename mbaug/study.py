@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mbaug import benchmark, collection, engine, grid, recording, settings, tasks, training, transitions
 from mbaug.grid import Study
-from mbaug.life import LONG, Life, key, prepare, waiting_claim
+from mbaug.life import LONG, Life, key, prepare
 from mbaug.recording import Run
 from mbaug.settings import Arm, Finetuning, Profile
 
@@ -48,7 +48,7 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "c
     prepare(runs[0], arm, device)
     with ExitStack() as claims:
         for run in runs:  # in the order of their seeds everywhere, so that two processes never wait for each other
-            claims.enter_context(waiting_claim(work / "runs" / str(run)))
+            claims.enter_context(recording.claim(work / "runs" / str(run), wait=True))
         for run in recording.missing(root, runs):
             if other := twin(run, arm, root):
                 copy(run, other, root)
@@ -107,7 +107,7 @@ def collect(
     settings.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
     collection.make_random(task, seed, folders[0], report)
     prepare(run, arm)
-    with waiting_claim(work / "runs" / str(run)):
+    with recording.claim(work / "runs" / str(run), wait=True):
         missing, absent = recording.missing(root, [run]), collection.absent(task, *folders)
         if not missing and not absent:
             report(f"{run} and all pools of {task.name} are there already and stay as they are")
@@ -178,7 +178,7 @@ def unclaimed_first(jobs: Sequence[Job], work: Path) -> Iterator[Job]:
     """Yields the jobs in order, but those that another process is at last: two processes share a study without waiting."""
     remaining = list(jobs)
     while remaining:
-        free = (job for job in remaining if not any(claimed(work / "runs" / str(run)) for run in job[0]))
+        free = (job for job in remaining if not any(recording.claimed(work / "runs" / str(run)) for run in job[0]))
         job = next(free, remaining[0])
         remaining.remove(job)
         yield job
@@ -294,22 +294,11 @@ def status(study: Study, root: Path, work: Path) -> pd.DataFrame:
         if run not in missing:
             state = recording.verify(root, run)["status"]
         else:
-            state = "running" if claimed(work / "runs" / str(run)) else "missing"
+            state = "running" if recording.claimed(work / "runs" / str(run)) else "missing"
         states.append({"task": run.task, "arm": run.arm, "state": state})
     table = pd.DataFrame(states).value_counts().unstack("state", fill_value=0)
     order = [(task, arm) for task in study.tasks for arm in study.arms]
     return table.reindex(index=order, columns=["finished", "diverged", "running", "missing"], fill_value=0)
-
-
-def claimed(folder: Path) -> bool:
-    """Returns whether a process holds `folder`."""
-    if not folder.exists():
-        return False
-    try:
-        with recording.claim(folder):
-            return False
-    except recording.AlreadyRecording:
-        return True
 
 
 def step_seconds(root: Path) -> dict[str, float]:

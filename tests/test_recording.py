@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -597,6 +598,25 @@ def test_one_process_at_a_time_and_none_after_a_kill(tmp_path, processes):
     process.join()
     with recording.claim(tmp_path):
         assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_who_waits_holds_the_folder_when_the_other_process_has_ended(tmp_path, processes):
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=hold, args=(tmp_path, theirs), daemon=True)
+    process.start()
+    assert ours.recv() == "held"
+    assert recording.claimed(tmp_path)
+    threading.Timer(0.2, process.kill).start()
+    with recording.claim(tmp_path, wait=True):
+        process.join(timeout=10)
+        assert process.exitcode == -signal.SIGKILL
+        assert recording.claimed(tmp_path)
+    assert not recording.claimed(tmp_path)
+
+
+def test_asking_who_holds_a_folder_makes_none(tmp_path):
+    assert not recording.claimed(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_claim_ends_with_its_block(tmp_path):

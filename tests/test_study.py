@@ -92,7 +92,7 @@ def record_pair(folder, workers=2, file_size=None):
 
 def kill_worker(process, folder):
     """Kills a process that holds a run, without a word."""
-    held = (lock for lock in (folder / "work" / "runs").rglob("lock") if study.claimed(lock.parent))
+    held = (lock for lock in (folder / "work" / "runs").rglob("lock") if recording.claimed(lock.parent))
     os.kill(int(re.search(r"process (\d+)", next(held).read_text())[1]), signal.SIGKILL)
 
 
