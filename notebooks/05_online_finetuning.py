@@ -7,7 +7,7 @@
 # | | |
 # |---|---|
 # | needs | the recorded runs in `data/runs`, the study `hopper` above all; with `retrain = True` the offline data as well |
-# | gives | figures `05_online_curves`, `05_score_drop`, `05_baselines`, `05_overestimation`, and the tables of this page |
+# | gives | figures `05_online_curves`, `05_score_drop`, `05_baselines`, `05_million`, `05_overestimation`, and tables |
 # | minutes on 2 cores | paper: below 1, it reads records · smoke: about 1, it trains five tiny agents · quick: up to 20 |
 #
 # Everything so far happened without an environment. Now the agents of chapter 04 meet one. They learn by plain TD3, and so
@@ -529,11 +529,11 @@ text = "SAC to a million interactions; diamonds are published scores after 100,0
 saved = presentation.save_figure(figure, "05_million", pd.concat(parts), presentation.caption(text, million), profile)
 
 # %%
-late = million[million["steps"] > 900_000].groupby("task", sort=False)["score"].agg(["mean", "min", "max"])
-late = [f"{name} {each['mean']:.0f} ({each['min']:.0f} to {each['max']:.0f})" for name, each in late.iterrows()]
+ending = million[million["steps"] > 900_000].groupby("task", sort=False)["score"].agg(["mean", "min", "max"])
+ending = [f"{name} {each['mean']:.0f} ({each['min']:.0f} to {each['max']:.0f})" for name, each in ending.iterrows()]
 Markdown(f"""
 *Read.* The score at the million itself is one evaluation, and in the table above it stands alone. Over the last 100,000
-interactions the mean of twenty evaluations, and their range, is: {", ".join(late) or "not yet recorded"}. An agent that does
+interactions the mean of twenty evaluations, and their range, is: {", ".join(ending) or "not yet recorded"}. An agent that does
 well at one evaluation may fall at the next; published curves are means over ten seeds, which hides that.""")
 
 # %% [markdown]
@@ -578,15 +578,39 @@ swept = presentation.main_runs(programme[programme["study"] == sweep.name])
 
 
 def choice(arm):
-    """Returns a row of the table: what is chosen, and what it reached on each task."""
+    """Returns a row of the table: what is chosen, and what it reached on each task, on the way and at the end."""
     own, runs = sweep.arms[arm], swept[swept["arm"] == arm]
     row = {"learning rate": own.learner.learning_rate, "first update after": f"{own.finetuning.warmup_steps:,}"}
     for name in sweep.tasks:
-        row[f"{name}: score at the end"] = reached(statistics.final_score(runs[runs["task"] == name], end))
+        for measure in (statistics.mean_score, statistics.final_score):
+            title = measure.__name__.replace("_", " ")
+            row[f"{name}: {title}"] = reached(measure(runs[runs["task"] == name], end))
     return row
 
 
 pd.DataFrame({presentation.look(arm).label: choice(arm) for arm in sweep.arms}).T
+
+# %% [markdown]
+# Seed by seed, in mean score: what each of the others gains over ours, and how far apart the seeds of one choice lie.
+
+# %%
+gains = []
+for name in sweep.tasks:
+    scores = statistics.mean_score(swept[swept["task"] == name], end)
+    apart = scores.groupby("arm").agg(np.ptp)
+    for arm, own in sweep.arms.items():
+        for pairs in statistics.differences(scores, arm, own.algorithm) if arm != own.algorithm else ():
+            gains.append((name, presentation.look(arm).label, len(pairs), pairs.mean(), max(apart[arm], apart[own.algorithm])))
+gains = pd.DataFrame(gains, columns=["task", "choice", "pairs", "gain", "seeds differ by"])
+gains.round(1)
+
+# %%
+clear = gains[(gains["pairs"] > 1) & (gains["gain"] > gains["seeds differ by"])]
+those = "; ".join(f"{each['choice']}, on {each['task']} ({each['gain']:+.1f})" for _, each in clear.iterrows())
+Markdown("*Read.* No other choice is recorded yet." if gains.empty else f"""
+*Read.* Another choice is better than ours in {(gains["gain"] > 0).sum()} of {len(gains)} comparisons, and by more than two seeds
+of one choice differ in {len(clear)}{f": {those}. There our baseline may be the weaker for its choice" if those else ""}. Two
+seeds can indicate that, and establish nothing.""")
 
 # %% [markdown]
 # ## 9. Does over-estimation survive the switch?
