@@ -537,6 +537,10 @@ interactions the mean of twenty evaluations, and their range, is: {", ".join(end
 well at one evaluation may fall at the next; published curves are means over ten seeds, which hides that.""")
 
 # %% [markdown]
+# Twice Ant's curve falls below zero and comes back within 30,000 interactions. The agents of those evaluations tip over and lie
+# on their back, or stand and thrash, to the time limit: the task ends an episode only when the torso is below 0.2 m or above
+# 1 m, so they are "healthy", a reward of 1 a step, and their legs cost more than that.
+#
 # Nobody published the third baseline. Beside the other two: the mean score over all interactions (section 6), which one lucky
 # evaluation hardly moves. A number without brackets is a single run.
 
