@@ -591,7 +591,7 @@ def claim(folder: Path | str, wait: bool = False) -> Iterator[None]:
         file = open(path, "a+")  # noqa: SIM115 -- closed, and so released, below
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
