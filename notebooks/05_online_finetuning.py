@@ -629,13 +629,13 @@ pd.DataFrame({presentation.look(arm).label: choice(arm) for arm in sweep.arms}).
 # Seed by seed, in mean score: what each of the others gains over ours, and how far apart the seeds of one choice lie.
 
 # %%
-gains = []
+rivals, gains = {arm: own.algorithm for arm, own in sweep.arms.items() if arm != own.algorithm}, []
 for name in sweep.tasks:
     scores = statistics.mean_score(swept[swept["task"] == name], end)
     apart = scores.groupby("arm").agg(np.ptp)
-    for arm, own in sweep.arms.items():
-        for pairs in statistics.differences(scores, arm, own.algorithm) if arm != own.algorithm else ():
-            gains.append((name, presentation.look(arm).label, len(pairs), pairs.mean(), max(apart[arm], apart[own.algorithm])))
+    for arm, ours in rivals.items():
+        for pairs in statistics.differences(scores, arm, ours):  # none, or those of this task
+            gains.append((name, presentation.look(arm).label, len(pairs), pairs.mean(), apart[[arm, ours]].max()))
 gains = pd.DataFrame(gains, columns=["task", "choice", "pairs", "gain", "seeds differ by"])
 gains.round(1).set_index(["task", "choice"])
 
