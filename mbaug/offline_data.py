@@ -25,6 +25,9 @@ COMPOSED = {"medium-expert": ("medium", "expert")}  # half of a draw from each; 
 MINARI = "minari:"  # what a Minari dataset's name begins with
 DIMENSIONS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1}  # axes of D4RL v2's columns
 SUCCESSORS = {"next_observations": 2, "final_observations": 2}  # D4RL's, a row each; our pools', an episode each
+# Dimensions of Ant's state with contact forces, which come last, and without, as it is here: D4RL's, where they were found to be
+# zero (Farama-Foundation/D4RL, issue 143), and the default of Gymnasium's v5.
+WITHOUT_CONTACT_FORCES = {111: 27, 105: 27}
 
 # Bytes and SHA-256 of D4RL v2's files. Source: tensorflow/datasets, checksums of d4rl.
 D4RL_FILES = {
@@ -185,11 +188,13 @@ def columns(name: str, arrays: Columns) -> Columns:
     stays, for its reward counts, and gets its own state as next state: no target looks there, and the world model fits no row
     at an episode's end. The pools of this project have `final_observations` for exactly those rows, so they drop none.
 
-    A row that is marked terminal and timed out is taken as timed out: old recorders set `done` at the time limit too.
+    A row that is marked terminal and timed out is taken as timed out: old recorders set `done` at the time limit too. Of Ant's
+    states the contact forces are left out.
     """
     for key, axes in (DIMENSIONS | SUCCESSORS).items():
         if key in arrays:
             _check_column(name, key, arrays[key], axes, arrays["observations"].shape)
+    arrays = _without_contact_forces(arrays)
     state, action, reward = (_float32(arrays[key]) for key in ("observations", "actions", "rewards"))
     truncated = _flags(name, "timeouts", arrays["timeouts"])
     terminal = _flags(name, "terminals", arrays["terminals"]) & ~truncated
@@ -215,6 +220,13 @@ def columns(name: str, arrays: Columns) -> Columns:
         "episode": episode,
     }
     return {key: array[known] for key, array in full.items()}
+
+
+def _without_contact_forces(arrays: Columns) -> Columns:
+    """Returns columns whose states, if they are an ant's with contact forces, have none."""
+    size = arrays["observations"].shape[1]
+    kept = WITHOUT_CONTACT_FORCES.get(size, size)
+    return arrays | {key: arrays[key][:, :kept] for key in ("observations", *SUCCESSORS) if key in arrays}
 
 
 def _followed(name: str, state: np.ndarray, ends: np.ndarray, final: np.ndarray) -> Float[np.ndarray, "rows state"]:

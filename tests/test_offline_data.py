@@ -79,6 +79,17 @@ def test_without_next_observations_a_row_whose_successor_is_unknown_is_dropped(t
     np.testing.assert_array_equal(dataset.episode, np.array(EPISODES)[kept])
 
 
+@pytest.mark.parametrize("forces", [84, 78], ids=["D4RL", "Gymnasium v5"])
+def test_an_ants_contact_forces_are_left_out(tmp_path, forces):
+    rng = np.random.default_rng(0)
+    rows, ant = len(TERMINALS), tasks.find("ant")
+    states = {key: rng.normal(size=(rows, 27 + forces)).astype(np.float32) for key in ("observations", "next_observations")}
+    dataset = transitions.load(written(tmp_path, d4rl(**states, actions=rng.uniform(-1, 1, (rows, 8)))))
+    tasks.check_dataset(ant, dataset)
+    np.testing.assert_array_equal(dataset.state, states["observations"][:, :27])
+    np.testing.assert_array_equal(dataset.next_state, states["next_observations"][:, :27])
+
+
 def test_a_time_out_is_never_terminal(tmp_path):
     """Old recorders set `done` at the time limit, too."""
     dataset = transitions.load(written(tmp_path, d4rl(terminals=TERMINALS | TIMEOUTS)))
