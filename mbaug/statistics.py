@@ -231,13 +231,14 @@ def last_offline_score(table: pd.DataFrame) -> pd.Series:
     return _per_run(rows, "last_offline_score", lambda run: run["score"].iloc[-1])
 
 
-def score_drop(table: pd.DataFrame, environment_steps: int = 50_000) -> pd.Series:
+def score_drop(table: pd.DataFrame, last: int = 50_000, first: int = 0) -> pd.Series:
     """Returns what each agent loses at the switch: its last offline score minus its lowest soon after.
 
-    Soon is up to `environment_steps` interactions: the authors' 25,000 without updates and as many with. The
-    lowest of several noisy evaluations lies below their mean, so an agent that never changed shows a drop too.
+    Soon is from `first` to `last` interactions: the authors' 25,000 without updates and as many with. The lowest of
+    several noisy evaluations lies below their mean, so an agent that never changed shows a drop too, and the more
+    so the more evaluations there are: compare only drops over equally many.
     """
-    soon = table[(table["phase"] == "finetune") & (table["steps"] <= environment_steps)]
+    soon = table[(table["phase"] == "finetune") & table["steps"].between(first, last)]
     lowest = _per_run(soon, "lowest_score", lambda run: run["score"].min())
     return (last_offline_score(table) - lowest).dropna().rename("score_drop")
 

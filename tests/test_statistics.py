@@ -334,6 +334,9 @@ def test_the_score_drop_by_hand():
     table = evaluations([*curve([61.0, 50.0, 20.0, 0.0]), *offline, *curve([5.0], seed=1)])
     assert statistics.score_drop(table).to_dict() == {("s", "hopper", "d", "td3", 0): 40.0}
     assert statistics.score_drop(table, 25_000).tolist() == [10.0]
+    higher = evaluations([*curve([5.0, 50.0, 20.0]), *offline])  # the lowest is the first, before any interaction
+    assert statistics.score_drop(higher, last=25_000).tolist() == [55.0]
+    assert statistics.score_drop(higher, last=25_000, first=1).tolist() == [10.0]
 
 
 def test_steps_to_threshold_are_those_of_the_first_evaluation_that_reaches_it():
