@@ -168,31 +168,49 @@ COLUMNS = (
     *("pool", "transitions", "episodes", "mean return", "score", "return: least, quartiles, most", "falls", "time limits"),
     *("state coverage", "D4RL v2", "MB", "SHA-256"),
 )
+ORIGIN = ("pool", "command", "seed", "commit", "processor", "versions", "licence")
+PACKAGES = ("python", "torch", "numpy", "gymnasium", "mujoco")
 NOTES = f"""
 *Score*: D4RL-normalised mean return. *State coverage*: cells of {CELL[0]} m of height by {CELL[1]} m/s forward velocity that
 hold a state, and in brackets how many equally frequent cells would be as diverse (the exponential of the shares' entropy).
-*D4RL v2*: what is published of the dataset of that name, transitions and mean return. Licence: {LICENCE}. `medium-expert` has no
-file: half of a draw is from `medium`, half from `expert`. `<task>-replay`, the whole replay until the medium level, is too large
-to be committed: `python -m mbaug collect <task>` makes it, in `build/offline`.
+*D4RL v2*: what is published of the dataset of that name, transitions and mean return. `medium-expert` has no file: half of a draw
+is from `medium`, half from `expert`. `<task>-replay`, the whole replay until the medium level, is too large to be committed:
+`python -m mbaug collect <task>` makes it, in `build/offline`.
 """
 
 
 def readme(folder: Path = FOLDERS[0]) -> str:
-    """Returns the text of a folder's README.md: a table of its pools, from their cards."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for path in paths([folder]):
-        card = offline_data.read_card(path)
-        quantiles = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
-        area, published = card["state_coverage"], card["d4rl"] or {}
-        known = [f"{published[key]:,.0f}" for key in ("transitions", "mean_return") if key in published]
-        values = (
-            *(f"[{path.stem}]({card_of(path).name})", f"{card['transitions']:,}", f"{card['episodes']:,}"),
-            *(f"{card['mean_return']:,.1f}", f"{card['mean_score']:.1f}", quantiles),
-            *(f"{card['terminals']:,}", f"{card['timeouts']:,}", f"{area['visited']:,} ({area['effective']:.0f})"),
-            *(", ".join(known) or "–", f"{path.stat().st_size / 1e6:.2f}", f"`{card['sha256'][:12]}`"),
-        )
-        lines.append("| " + " | ".join(values) + " |")
-    return "\n".join([HEAD, *lines, NOTES])
+    """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
+    cards = {path: offline_data.read_card(path) for path in paths([folder])}
+    first = _table(COLUMNS, [_described(path, card) for path, card in cards.items()])
+    second = _table(ORIGIN, [_origin(path, card) for path, card in cards.items()])
+    return "\n".join([HEAD, *first, NOTES, *second, ""])
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a Markdown table."""
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _described(path: Path, card: dict) -> tuple[str, ...]:
+    """Returns a pool's row in the table of what the pools are."""
+    quantiles = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
+    area, published = card["state_coverage"], card["d4rl"] or {}
+    known = [f"{published[key]:,.0f}" for key in ("transitions", "mean_return") if key in published]
+    return (
+        *(f"[{path.stem}]({card_of(path).name})", f"{card['transitions']:,}", f"{card['episodes']:,}"),
+        *(f"{card['mean_return']:,.1f}", f"{card['mean_score']:.1f}", quantiles),
+        *(f"{card['terminals']:,}", f"{card['timeouts']:,}", f"{area['visited']:,} ({area['effective']:.0f})"),
+        *(", ".join(known) or "–", f"{path.stat().st_size / 1e6:.2f}", f"`{card['sha256'][:12]}`"),
+    )
+
+
+def _origin(path: Path, card: dict) -> tuple[str, ...]:
+    """Returns a pool's row in the table of how the pools were made."""
+    made = card["provenance"]
+    versions = ", ".join(f"{package} {made[package]}" for package in PACKAGES)
+    seed = str(card.get("seed", "–"))  # an import has none
+    return path.stem, f"`{card['command']}`", seed, f"`{made['commit'][:7]}`", made["cpu"], versions, card["licence"]
 
 
 def write_readme(folder: Path = FOLDERS[0]) -> None:

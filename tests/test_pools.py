@@ -62,11 +62,15 @@ def made(folder, name="hopper-d4rl"):
     return pools.import_dataset(str(written(folder, d4rl())), name, folder / "pools")
 
 
-def test_the_table_has_a_line_for_each_pool(tmp_path):
-    """With its numbers: what stands in the card."""
+def test_each_table_has_a_line_for_each_pool(tmp_path):
+    """With its numbers and its origin: what stands in the card."""
     card = offline_data.read_card(made(tmp_path))
-    (line,) = [line for line in pools.readme(tmp_path / "pools").splitlines() if "hopper-d4rl" in line]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    lines = [line for line in pools.readme(tmp_path / "pools").splitlines() if "hopper-d4rl" in line]
+    cells, origin = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert origin[:3] == ["hopper-d4rl", f"`{card['command']}`", "–"]
+    assert origin[3] == f"`{card['provenance']['commit'][:7]}`"
+    assert f"mujoco {card['provenance']['mujoco']}" in origin[5]
+    assert len(origin) == len(pools.ORIGIN)
     assert cells[:3] == ["[hopper-d4rl](hopper-d4rl.json)", "11", "4"]
     assert cells[3] == f"{card['mean_return']:.1f}"
     assert cells[-1] == f"`{card['sha256'][:12]}`"
