@@ -11,8 +11,8 @@ export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 help:       ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
 
-setup:      ## make .venv (TORCH=cpu: without CUDA, where pip's index has such a wheel; PYTHON=...: with this Python)
-	@scripts/setup $(TORCH)
+setup:      ## make .venv (TORCH=cpu: without CUDA, where pip's index has it; EXTRAS="minari cluster peers"; PYTHON=...)
+	@scripts/setup "$(TORCH)" $(EXTRAS)
 
 figures: .venv/ready  ## draw all figures from the recorded runs into figures/ (minutes)
 	@$(MBAUG) figures
@@ -39,4 +39,4 @@ clean:      ## remove what was generated, but not .venv and nothing that was rec
 	@rm -rf build .pytest_cache .ruff_cache .hypothesis
 
 .venv/ready: uv.lock pyproject.toml scripts/setup scripts/setup.py
-	@scripts/setup $(TORCH)
+	@scripts/setup "$(TORCH)" $(EXTRAS)

@@ -549,7 +549,7 @@ def ratios(rows: Sequence[dict]) -> list[str]:
     found = table(rows)
     ours, others = found[found["by"] == "mbaug"], found[found["by"] != "mbaug"]
     if others.empty:
-        return ["No peer is installed: with pip install 'mbaug[peers]' Stable-Baselines3 is measured in the same run."]
+        return ["No peer is installed: after `make setup EXTRAS=peers` Stable-Baselines3 is measured in the same run."]
     pairs = ours.merge(others, on="algorithm", suffixes=("", "_peer"))
     return [
         f"{row.algorithm}, {row.precision}: {row.updates_per_second / row.updates_per_second_peer:.2f} times {row.by_peer}"

@@ -286,7 +286,7 @@ def read_minari(identifier: str) -> Columns:
     try:
         import minari
     except ModuleNotFoundError as error:
-        sentence = f"{MINARI}{identifier} needs Minari: `pip install 'mbaug[minari]'`, in a clone `pip install -e '.[minari]'`"
+        sentence = f"{MINARI}{identifier} needs Minari: `make setup EXTRAS=minari` installs it"
         raise ModuleNotFoundError(sentence) from error
     try:
         dataset = minari.load_dataset(identifier)

@@ -199,7 +199,7 @@ def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str, 
     try:
         from distributed import Client, as_completed
     except ImportError:
-        raise RuntimeError("--cluster needs Dask: pip install 'mbaug[cluster]', here and on the workers") from None
+        raise RuntimeError("--cluster needs Dask: `make setup EXTRAS=cluster` installs it, here and on the workers") from None
     with Client(address) as client:
         futures = [client.submit(live_elsewhere, runs, arm, work, device, key=str(runs[0])) for runs, arm in jobs]
         for future in as_completed(futures):

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,28 +27,35 @@ NETWORK = re.compile(r"connect|resolve|timed? ?out|No matching distribution|not 
 
 
 def main(torch: str = "", *arguments: str) -> None:
-    """Brings .venv up to date; `torch` is default, cpu, or empty for what .venv has; or locks anew (`lock`)."""
+    """Brings .venv up to date; `torch` is default, cpu, or empty for what .venv has; or locks anew (`lock`).
+
+    `arguments` are extras, which .venv then has besides those that it had; or, for `lock`, arguments of `uv lock`.
+    """
     if torch not in ("", "lock", *FREE_BYTES):
         raise SystemExit(f"setup: TORCH={torch} is not known: it is default (with CUDA on Linux) or cpu.")
     TOOLS.mkdir(exist_ok=True)
     with open(TOOLS / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # `make figures` and `make test` may be started side by side
-        relock(*arguments) if torch == "lock" else install(torch)
+        relock(*arguments) if torch == "lock" else install(torch, arguments)
 
 
-def install(torch: str) -> None:
+def install(torch: str, extras: Sequence[str]) -> None:
     """Installs the locked packages and this one, unless .venv already holds them."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    if unknown := sorted({*extras} - {*known}):
+        raise SystemExit(f"setup: EXTRAS={' '.join(unknown)} is not known: there are {', '.join(known)}.")
     before = READY.read_text().split() if READY.exists() else []
     torch = torch or next(iter(before), "default")
+    extras = sorted({*before[3:], *extras} & {*known})
     content = b"".join((ROOT / name).read_bytes() for name in ("uv.lock", "pyproject.toml"))
-    now = [torch, sys.version.split()[0], hashlib.sha256(content).hexdigest()]
+    now = [torch, sys.version.split()[0], hashlib.sha256(content).hexdigest(), *extras]
     if before != now:
         check_space(torch)
         bootstrap()
         READY.unlink(missing_ok=True)
         if before[:2] != now[:2] or not PYTHON.exists():
             run("Making .venv", UV, "venv", "--clear", "--quiet", "--python", BASE_PYTHON, VENV)
-        requirements, torch_version = export(torch)
+        requirements, torch_version = export(torch, extras)
         if torch == "cpu":
             pip = [TOOLS / "venv/bin/python", "-m", "pip", "--python", PYTHON]
             run("Torch for the CPU", *pip, "install", "--quiet", "--no-deps", f"torch=={torch_version}+cpu")
@@ -89,13 +97,13 @@ def bootstrap() -> None:
         run("Installing uv", TOOLS / "venv/bin/python", "-m", "pip", "install", "--quiet", f"uv{version}")
 
 
-def export(torch: str) -> tuple[Path, str]:
+def export(torch: str, extras: Sequence[str]) -> tuple[Path, str]:
     """Returns the file of locked requirements, without torch and CUDA for `cpu`, and torch's locked version."""
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     names = {package["name"] for package in packages if package["name"].startswith(("torch", *CUDA))}
     left_out = sorted(names) if torch == "cpu" else []
     requirements = TOOLS / "requirements.txt"
-    options = ["--quiet", "--frozen", "--no-emit-project", "-o", requirements]
+    options = ["--quiet", "--frozen", "--no-emit-project", "-o", requirements, *(f"--extra={extra}" for extra in extras)]
     run("Reading uv.lock", UV, "export", *options, *(f"--no-emit-package={name}" for name in left_out))
     return requirements, next(p["version"] for p in packages if p["name"] == "torch")
 

@@ -289,7 +289,7 @@ def test_the_ratio_to_a_peer_is_of_medians_and_of_the_same_algorithm():
         "SAC, float32: 1.50 times Peer 1.0",
     ]
     (sentence,) = benchmark.ratios(rows[:3])
-    assert sentence.startswith("No peer is installed: with pip install 'mbaug[peers]'")
+    assert sentence.startswith("No peer is installed: after `make setup EXTRAS=peers`")
 
 
 # --- several times over, and kept -----------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_status_counts_the_programme(repository, capsys):
         ("verify tiny/hopper/none/small/seed7", "seed7 is not recorded"),
         ("verify seed7", "'seed7'"),
         ("collect hoper", "unknown task 'hoper'"),
-        ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `pip install 'mbaug[minari]'`"),
+        ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup EXTRAS=minari` installs it"),
         ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),
         ("data absent.hdf5", "--as names the dataset"),
         ("data --as hopper-absent", "names what to import"),

@@ -376,5 +376,5 @@ def test_what_minari_cannot_give_is_said_in_a_sentence(monkeypatch):
     with pytest.raises(ValueError, match="holds no episodes of plain arrays"):
         transitions.load("minari:mujoco/hopper/medium-v0")
     monkeypatch.setitem(sys.modules, "minari", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs Minari: `pip install 'mbaug\[minari\]'`"):
+    with pytest.raises(ModuleNotFoundError, match="needs Minari: `make setup EXTRAS=minari` installs it"):
         transitions.load("minari:mujoco/hopper/medium-v0")

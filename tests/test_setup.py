@@ -139,7 +139,7 @@ def test_ready_means_nothing_to_do(setup, monkeypatch):
     monkeypatch.setattr(setup, "bootstrap", lambda: None)
     requirements = setup.ROOT / "requirements.txt"
     requirements.write_text("numpy==2.0\n")
-    monkeypatch.setattr(setup, "export", lambda torch: (requirements, "2.13.0"))
+    monkeypatch.setattr(setup, "export", lambda torch, extras: (requirements, "2.13.0"))
     setup.main("cpu")
     assert done == ["Making .venv", "Torch for the CPU", "Installing the locked packages", "Installing mbaug"]
     done.clear()
@@ -152,6 +152,22 @@ def test_ready_means_nothing_to_do(setup, monkeypatch):
     done.clear()
     setup.main("default")
     assert done == ["Making .venv", "Installing the locked packages", "Installing mbaug"]
+
+
+def test_extras_are_installed_and_stay(setup, monkeypatch):
+    """And one that nobody knows is refused before anything is done."""
+    exported = []
+    (setup.VENV / "bin").mkdir(parents=True)
+    monkeypatch.setattr(setup, "run", lambda what, *command: what.startswith("Reading") and exported.append(command))
+    monkeypatch.setattr(setup, "bootstrap", lambda: None)
+    with pytest.raises(SystemExit, match="EXTRAS=mujoko is not known: there are minari, cluster, peers"):
+        setup.main("cpu", "minari", "mujoko")
+    for extras in (["minari"], ["cluster"], []):
+        setup.main("cpu", *extras)
+    assert [[part for part in command if str(part).startswith("--extra")] for command in exported] == [
+        ["--extra=minari"],
+        ["--extra=cluster", "--extra=minari"],
+    ]
 
 
 def test_lock_holds_no_address():
