@@ -48,7 +48,6 @@ IMPOSSIBLE = [
     *((Augmentation, "rate", rate, FRACTION) for rate in (-0.1, 1.1, float("nan"))),
     *((Augmentation, name, 0, ABOVE_0) for name in ("table_samples", "redraw_interval")),
     *((Pretraining, name, 0, ABOVE_0) for name in ("transitions", "horizon", "evaluation_interval")),
-    (Pretraining, "updates", -1, NOT_NEGATIVE),
     *((Finetuning, name, -50, ABOVE_0) for name in ("steps", "evaluation_interval")),
     *((Finetuning, "warmup_steps", steps, "it must be from 0 to steps = 100000") for steps in (-1, 100_001)),
     (Pretraining, "updates", -50, NOT_NEGATIVE),
