@@ -104,9 +104,10 @@ def test_the_bundled_pools_are_listed(capsys):
 # --- import ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys):
+@pytest.mark.parametrize("changed", [{}, {"next_observations": None}], ids=["with next observations", "without"])
+def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys, changed):
     """The same transitions under a new name, and a card that says where they came from, without a path of this machine."""
-    path, folder = written(tmp_path, d4rl()), tmp_path / "pools"
+    path, folder = written(tmp_path, d4rl(**changed)), tmp_path / "pools"
     commands.main(["data", str(path), "--as", "hopper-d4rl", "--output", str(folder)])
     assert capsys.readouterr().out.strip() == str(folder / "hopper-d4rl.hdf5")
     given, made = transitions.load(path), transitions.load("hopper-d4rl", [folder])
