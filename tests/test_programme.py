@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from functools import cache, partial
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from mbaug import engine, grid, recording, settings, streams, study, tasks, transitions
+from mbaug.settings import Finetuning
 
 # As the profile of that name, but smaller still, because there are over seventy runs: one block of updates a stage.
 SMOKE = replace(
@@ -39,6 +41,18 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("programme")
 
 
+def check_sharing(pretrained):
+    """Two runs of one task, dataset and seed have the same pre-training if and only if all but their fine-tuning is the same.
+
+    Args:
+        pretrained: for each run its arm and the rows of its pre-training.
+    """
+    for (first, (arm, rows)), (second, (other, others)) in combinations(pretrained.items(), 2):
+        if (first.task, first.dataset, first.seed) == (second.task, second.dataset, second.seed):
+            same = replace(arm, finetuning=Finetuning()) == replace(other, finetuning=Finetuning())
+            assert rows.equals(others) == same, f"{first} and {second}"
+
+
 @pytest.mark.parametrize("name", grid.STUDIES)
 def test_every_arm_is_trained(name, root, monkeypatch):
     """Every arm on the study's first task and the last arm on the others, recorded to the end of its budget."""
@@ -51,6 +65,7 @@ def test_every_arm_is_trained(name, root, monkeypatch):
         study.record(one, root / "runs", root / "work", SMOKE, only, one.seeds[:1], report=lambda line: None)
     found = recording.recorded(root / "runs", name)
     assert {(run.task, run.arm) for run in found} == {(one.tasks[0], arm) for arm in arms} | {(task, last) for task in one.tasks}
+    pretrained = {}
     for run in found:
         rows, metadata = recording.read(root / "runs", run)
         arm = SMOKE.apply(one.arm(run.arm))
@@ -60,3 +75,9 @@ def test_every_arm_is_trained(name, root, monkeypatch):
         offline = arm.pretraining.updates if arm.pretraining else 0
         assert (metadata["watch"]["overfitting"] is not None) == (offline > 0)
         assert rows["gradient_steps"].max() == offline + arm.finetuning.steps - arm.finetuning.warmup_steps
+        before = rows[rows.phase == "pretrain"]
+        assert np.isfinite(before.imagined_outside).all() if arm.augmentation else before.imagined_outside.isna().all()
+        if offline:
+            assert len(before) > 0
+            pretrained[run] = arm, before
+    check_sharing(pretrained)
