@@ -13,10 +13,10 @@ from dataclasses import replace
 import joblib
 import pytest
 
-from mbaug import engine, grid, recording, settings, study
+from mbaug import engine, grid, recording, settings, study, training, world_model
 from mbaug.grid import Study
 from mbaug.life import Life
-from mbaug.settings import Evaluation, Profile
+from mbaug.settings import Augmentation, Evaluation, Pretraining, Profile, WorldModel
 
 TINY = Profile("tiny", updates=100, steps=600, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
 BRIEF = replace(TINY, steps=300)
@@ -76,6 +76,66 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     next(life.stages())
     assert life.learner.environment_steps == state["environment_steps"] + 100
     assert tensors["replay"].shape[1] == state["environment_steps"]
+
+
+IMAGINING = replace(
+    SMALL,
+    model=WorldModel((16,), (16,), latent_size=4),
+    augmentation=Augmentation(table_samples=2, redraw_interval=100),
+    pretraining=Pretraining(),
+)
+OFFLINE = Study("offline", "Does it imagine?", {"augmented": IMAGINING}, qualities=("random",), seeds=(0,))
+IMAGINED = replace(TINY, updates=150, steps=150, evaluation_interval=50)
+
+
+def record_and_die(folder):
+    """Records the study that learns offline first, and dies once the life has left a checkpoint."""
+    save = Life.save
+
+    def last(life, *given):
+        save(life, *given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Life.save = last
+    study.record(OFFLINE, folder / "runs", folder / "work", IMAGINED)
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The gradient steps at which each pre-training in this process begins, in order."""
+    found, pretrain = [], training.pretrain
+
+    def note(learner, *given):
+        found.append(learner.gradient_steps)
+        return pretrain(learner, *given)
+
+    monkeypatch.setattr(training, "pretrain", note)
+    return found
+
+
+def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(begun, tmp_path):
+    """It goes on with the imagined next states that it had: every row is equal bit for bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    study.record(OFFLINE, whole / "runs", whole / "work", IMAGINED, report=lambda line: None)
+    process = FORK.Process(target=record_and_die, args=(killed,))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    study.record(OFFLINE, killed / "runs", killed / "work", IMAGINED, report=lambda line: None)
+    assert begun == [0, 50]
+    assert rows(killed) == rows(whole)
+
+
+def test_a_stage_that_arms_share_is_trained_once(begun, tmp_path, monkeypatch):
+    """Of three arms, two differ in their fine-tuning alone, and the third in what it takes from the same world model."""
+    fitted, fit = [], world_model.fit
+    monkeypatch.setattr(world_model, "fit", lambda *given: fitted.append(given) or fit(*given))
+    noise = replace(IMAGINING, augmentation=replace(IMAGINING.augmentation, source="noise"))
+    arms = {"augmented": IMAGINING, "with_data": grid.finetuned(IMAGINING, keep_data=True), "noise": noise}
+    one = replace(OFFLINE, arms=arms)
+    assert study.record(one, tmp_path / "runs", tmp_path / "work", IMAGINED, report=lambda line: None) == one.runs()
+    assert len(fitted) == 1
+    assert begun == [0, 0]
 
 
 PAIR = replace(SCRATCH, seeds=(0, 1))
