@@ -5,13 +5,13 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 import time
 from dataclasses import replace
 
 import joblib
 import pytest
+import torch
 
 from mbaug import engine, grid, recording, settings, study, training, world_model
 from mbaug.grid import Study
@@ -336,15 +336,37 @@ def test_status_counts_what_is_there(recorded, tmp_path):
     assert study.status(SCRATCH, tmp_path / "none", tmp_path).to_numpy().tolist() == [[0, 0, 0, 1]]
 
 
+def record_with_an_actor(source, root):
+    """Records the tiny study's run below `root` as it is below `source`, and as if its last actor had been kept."""
+    (run,) = SCRATCH.runs()
+    rows, metadata = recording.read(source, run)
+    metadata = {name: metadata[name] for name in recording.METADATA}
+    recording.write(root, run, rows.to_dict("records"), metadata, {"final": torch.tensor([1.0, 2.0])})
+
+
 def test_what_another_study_recorded_is_not_trained_again(recorded, tmp_path, monkeypatch):
-    """The same task, data, seed and settings under another name: the record is copied, with its provenance."""
+    """The same task, data, seed and settings under another name: the record is copied, with its provenance and its actors."""
     monkeypatch.setattr(study, "Life", None)  # nothing may be trained
     other = replace(SCRATCH, name="other", arms={"alias": SMALL})
-    shutil.copytree(recorded / "runs", tmp_path / "runs")
+    record_with_an_actor(recorded / "runs", tmp_path / "runs")
     study.record(other, tmp_path / "runs", tmp_path / "work", BRIEF, report=lambda line: None)
     first, second = (recording.read(tmp_path / "runs", each.runs()[0]) for each in (SCRATCH, other))
     assert first.rows.equals(second.rows)
     assert first.metadata["provenance"] == second.metadata["provenance"]
+    assert recording.policies(tmp_path / "runs", other.runs()[0])["final"].tolist() == [1.0, 2.0]
+
+
+def test_a_whole_record_travels_home_from_a_cluster(recorded, tmp_path, monkeypatch):
+    """Rows, metadata and actors."""
+    monkeypatch.setattr(study, "Life", None)  # nothing may be trained: the worker has the record already
+    record_with_an_actor(recorded / "runs", tmp_path / "work" / "records")
+    (run,) = SCRATCH.runs()
+    for record in study.live_elsewhere([run], BRIEF.apply(SMALL), tmp_path / "work"):
+        recording.write(tmp_path / "home", *record)
+    first, second = (recording.read(place, run) for place in (tmp_path / "work" / "records", tmp_path / "home"))
+    assert first.rows.equals(second.rows)
+    assert first.metadata == second.metadata
+    assert recording.policies(tmp_path / "home", run)["final"].tolist() == [1.0, 2.0]
 
 
 def test_runs_whose_data_are_not_here_are_left_out(monkeypatch):
