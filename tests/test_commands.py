@@ -1,11 +1,12 @@
 """The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
 
+import inspect
 import sys
 
 import pytest
 
 from mbaug import __main__ as commands
-from mbaug import benchmark, grid, recording, settings, study
+from mbaug import benchmark, grid, recording, rendering, settings, study
 from mbaug.settings import Evaluation
 
 SMALL = settings.Arm(learner=settings.TD3(hidden=(16, 16)), finetuning=grid.SCRATCH, evaluation=Evaluation(1, 100))
@@ -35,6 +36,44 @@ def test_record_lists_trains_and_then_has_nothing_left(repository, capsys):
     assert "tiny/hopper/none/small/seed1" in capsys.readouterr().out
     commands.main(command)
     assert capsys.readouterr().out.startswith("tiny: 0 runs missing")
+
+
+class Called(Exception):
+    """Ends a command where it calls into the package; holds what it gave."""
+
+
+@pytest.mark.parametrize(
+    ("typed", "callee", "given"),
+    [
+        ("record tiny --only */seed1", "record", {"only": "*/seed1", "population": 1, "cluster": None}),
+        ("record tiny --population 2 --workers 3 --device cuda", "record", {"population": 2, "workers": 3, "device": "cuda"}),
+        ("record tiny --seeds 3,5 --cluster tcp://host:8786", "record", {"seeds": [3, 5], "cluster": "tcp://host:8786"}),
+        ("verify tiny/hopper/none/small/seed0 --updates 300", "verify", {"updates": 300}),
+        ("collect hopper --to 5000 --seed 3", "collect", {"to": 5000, "seed": 3}),
+        ("watch hopper --run tiny/hopper/none/small/seed0", "policy", {"name": "final"}),
+        ("watch hopper --run tiny/hopper/none/small/seed0 --policy medium", "policy", {"name": "medium"}),
+    ],
+)
+def test_what_was_typed_arrives(typed, callee, given, repository, monkeypatch):
+    signature = inspect.signature(getattr(study, callee))
+
+    def called(*positional, **named):
+        raise Called(signature.bind(*positional, **named).arguments)
+
+    monkeypatch.setattr(study, callee, called)
+    monkeypatch.setattr(rendering, "opengl", lambda: "")
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that what `watch` sets is undone
+    with pytest.raises(Called) as ended:
+        commands.main(typed.split())
+    (found,) = ended.value.args
+    assert {name: found[name] for name in given} == given
+
+
+def test_only_the_runs_that_match_are_listed(repository, capsys):
+    commands.main(["record", "tiny", "--only", "*/seed1", "--dry-run", "--workers", "1"])
+    first, *runs = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny: 1 runs missing in ")
+    assert runs == ["tiny/hopper/none/small/seed1"]
 
 
 def test_status_counts_the_programme(repository, capsys):
