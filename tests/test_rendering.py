@@ -31,9 +31,10 @@ LIVED = settings.Profile("lived", steps=200, warmup_steps=50, evaluation_interva
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder of records with a run that kept its actors, and one of another seed that did not."""
+    """A folder of records with a run that kept its actors, of 50 and 200 steps, and one of another seed that kept none."""
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tasks.TASKS, "hopper", replace(HOPPER, return_medium=0.0))  # which is held at once
         patch.setattr(life, "LONG", 100)
         study.live([RUN], LIVED, folder / "runs", folder / "work")
         patch.setattr(life, "LONG", 100_000)
@@ -77,12 +78,13 @@ def test_a_recorded_policy_is_watched(programme, tmp_path):
     assert imageio.immeta(tmp_path / f"{name}.mp4", plugin="pyav")["fps"] == 25
 
 
-def test_the_policy_is_the_recorded_one(root, programme):
-    """In the environment of the last evaluation it earns the return that was recorded."""
-    act = study.policy(RUN, root, "final")
+@pytest.mark.parametrize(("name", "steps"), [("medium", 50), ("final", 200)])
+def test_the_policy_is_the_recorded_one(root, programme, name, steps):
+    """In the environment of the evaluation after so many steps it earns the return that was recorded."""
+    act, rows = study.policy(RUN, root, name), recording.read(root, RUN).rows
     evaluate = tasks.Evaluator(HOPPER, [RUN.seed], 1, LIVED.learner.discount)
-    returns = evaluate(lambda states: act(states[0, 0])[None, None], "finetune", 200).undiscounted_return
-    assert returns[0].tolist() == recording.read(root, RUN).rows["return"].tolist()[-1:]
+    returns = evaluate(lambda states: act(states[0, 0])[None, None], "finetune", steps).undiscounted_return
+    assert returns[0].tolist() == rows[rows.environment_steps == steps]["return"].tolist()
 
 
 @pytest.mark.parametrize(
