@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import jaxtyping
@@ -54,6 +55,14 @@ def subnormals():
     """Takes back, after each test, that numbers below 1e-38 are zero (engine.prepare): hypothesis refuses such arithmetic."""
     yield
     torch.set_flush_denormal(False)
+
+
+def wait_until(what, condition, seconds=120.0):
+    """Waits until `condition` returns something that is true; fails where it does not, with `what` was waited for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.001)
 
 
 def no_space(*_):

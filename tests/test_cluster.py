@@ -3,11 +3,11 @@
 import os
 import re
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import distributed
 import pytest
+from conftest import wait_until
 from test_study import SCRATCH, TINY
 
 from mbaug import engine, recording, study
@@ -31,12 +31,13 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
         jobs = [([run], TINY.apply(SCRATCH.arm(run.arm)))]
         home = study.elsewhere(jobs, tmp_path / "home", tmp_path / "far", cluster.scheduler_address)
-        with ThreadPoolExecutor(1) as thread:
-            recorded = thread.submit(list, home)
-            while not list((tmp_path / "far").rglob("2.json")):
-                time.sleep(0.01)
-            holder = (tmp_path / "far" / "runs" / str(run) / "lock").read_text()
-            os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
-            assert recorded.result(timeout=120) == [[run]]
+        thread = ThreadPoolExecutor(1)
+        recorded = thread.submit(list, home)
+        thread.shutdown(wait=False)  # and no `with`, which would wait for a cluster that never answers
+        wait_until("the second checkpoint", lambda: recorded.done() or list((tmp_path / "far").rglob("2.json")))
+        assert not recorded.done(), "the run ended before its worker could be killed"
+        holder = (tmp_path / "far" / "runs" / str(run) / "lock").read_text()
+        os.kill(int(re.search(r"process (\d+)", holder)[1]), signal.SIGKILL)
+        assert recorded.result(timeout=120) == [[run]]
     far, near = (recording.read(tmp_path / place, run).rows for place in ("home", "here"))
     assert far.equals(near)

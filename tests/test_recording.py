@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import no_space
+from conftest import no_space, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -382,10 +382,14 @@ def test_a_thousand_runs_load_quickly(tmp_path):
         first.with_name(f"seed{seed}.csv").write_bytes(first.with_suffix(".csv").read_bytes())
         first.with_name(f"seed{seed}.json").write_text(text.replace('"seed": 0', f'"seed": {seed}'))
     began = time.process_time()
+    for seed in range(100):
+        recording.read(tmp_path, Run("grid", "hopper", "none", "td3", seed))
+    alone, began = time.process_time() - began, time.process_time()
     frame = recording.load_runs(tmp_path)
+    together = time.process_time() - began
     assert len(frame) == 1000 * len(episodes)
     assert frame["seed"].nunique() == 1000
-    assert time.process_time() - began < 6  # 2 s is the goal on a quiet machine
+    assert together < 4 * 10 * alone, "a thousand cost more than four times what each costs alone, whatever the machine"
 
 
 # --- provenance -----------------------------------------------------------------------------------
@@ -535,8 +539,7 @@ def test_a_checkpoint_survives_a_kill_at_any_moment(tmp_path, processes):
     for delay in (0.05, 0.11, 0.17):
         process = processes.Process(target=save_forever, args=(tmp_path,), daemon=True)
         process.start()
-        while not recording.has_checkpoint(tmp_path):
-            time.sleep(0.01)
+        wait_until("the first checkpoint", lambda: recording.has_checkpoint(tmp_path))
         time.sleep(delay)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -584,11 +587,19 @@ def hold(folder, connection):
         time.sleep(60)
 
 
-def test_one_process_at_a_time_and_none_after_a_kill(tmp_path, processes):
+def start_holding(folder, processes):
+    """Starts a process that holds `folder`, and returns it once it does."""
     ours, theirs = processes.Pipe()
-    process = processes.Process(target=hold, args=(tmp_path, theirs), daemon=True)
+    process = processes.Process(target=hold, args=(folder, theirs), daemon=True)
     process.start()
+    theirs.close()  # so that a process that dies ends the waiting
+    assert ours.poll(60), "the process holds nothing after 60 s"
     assert ours.recv() == "held"
+    return process
+
+
+def test_one_process_at_a_time_and_none_after_a_kill(tmp_path, processes):
+    process = start_holding(tmp_path, processes)
     with (
         pytest.raises(recording.AlreadyRecording, match=f"is being recorded by process {process.pid} on "),
         recording.claim(tmp_path),
@@ -601,10 +612,7 @@ def test_one_process_at_a_time_and_none_after_a_kill(tmp_path, processes):
 
 
 def test_who_waits_holds_the_folder_when_the_other_process_has_ended(tmp_path, processes):
-    ours, theirs = processes.Pipe()
-    process = processes.Process(target=hold, args=(tmp_path, theirs), daemon=True)
-    process.start()
-    assert ours.recv() == "held"
+    process = start_holding(tmp_path, processes)
     assert recording.claimed(tmp_path)
     threading.Timer(0.2, process.kill).start()
     with recording.claim(tmp_path, wait=True):

@@ -6,12 +6,12 @@ import random
 import re
 import resource
 import signal
-import time
 from dataclasses import replace
 
 import joblib
 import pytest
 import torch
+from conftest import wait_until
 
 from mbaug import engine, grid, recording, settings, study, training, world_model
 from mbaug.grid import Study
@@ -26,6 +26,15 @@ FORK = multiprocessing.get_context("fork")  # no imports again: a restart takes 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
+@pytest.fixture(autouse=True)
+def _no_process_stays():
+    """Kills what a failed test leaves behind: the end of all tests would wait for it."""
+    yield
+    for process in multiprocessing.active_children():
+        if isinstance(process, FORK.Process):
+            process.kill()
+
+
 def start(folder):
     """Starts recording the tiny study in a process of its own."""
     process = FORK.Process(target=study.record, args=(SCRATCH, folder / "runs", folder / "work", TINY))
@@ -37,6 +46,12 @@ def finish(process):
     """Waits for a process that should end well."""
     process.join(timeout=120)
     assert process.exitcode == 0
+
+
+def wait_for_two_checkpoints(process, folder):
+    """Waits until a life that `process` records has left two."""
+    wait_until("the second checkpoint", lambda: list(folder.rglob("2.json")) or not process.is_alive())  # the JSON comes last
+    assert process.is_alive(), "all was recorded before it could be disturbed"
 
 
 def rows(folder):
@@ -64,9 +79,7 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path):
 def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     """Killed after the second checkpoint, it does not begin again."""
     process = start(tmp_path)
-    while not list(tmp_path.rglob("2.json")):  # the checkpoint is there once its JSON is
-        assert process.is_alive(), "the run ended before it could be killed"
-        time.sleep(0.001)
+    wait_for_two_checkpoints(process, tmp_path)
     process.kill()
     process.join()
     (checkpoint,) = {path.parent for path in tmp_path.rglob("*.safetensors")}
@@ -179,11 +192,7 @@ def test_two_workers_disturbed_end_as_if_they_were_not(disturb, undisturbed, tmp
     """In the middle of a run, or of both; then the same command goes on, and every row is equal."""
     process = FORK.Process(target=record_pair, args=(tmp_path,))
     process.start()
-    end = time.monotonic() + 120
-    while not list(tmp_path.rglob("2.json")):
-        assert process.is_alive(), "the runs ended before they could be disturbed"
-        assert time.monotonic() < end, "no run came to its second checkpoint"
-        time.sleep(0.001)
+    wait_for_two_checkpoints(process, tmp_path)
     disturb(process, tmp_path)
     process.join(timeout=60)
     assert process.exitcode not in (None, 0), "nothing was disturbed"
