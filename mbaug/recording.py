@@ -21,6 +21,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -451,11 +452,15 @@ def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "gymnasium", "mujoco")}
     torch_version = str(torch.__version__)  # names its CUDA, where the metadata of the default wheel do not
     versions = {"python": platform.python_version(), "torch": torch_version, **packages, "mbaug": __version__}
-    return {"commit": _commit(), **versions, "cpu": _processor(), **gpu, "precision": precision}
+    return {"commit": commit(), **versions, "cpu": processor(), **gpu, "precision": precision}
 
 
-def _commit() -> str:
-    """Returns the commit of the code, with "+dirty" where a tracked file of the package differs from it."""
+@cache
+def commit() -> str:
+    """Returns the commit of the code that runs, with "+dirty" where a tracked file of the package differs from it.
+
+    Asked once a process, before it trains: hours later the folder may hold other code than was imported.
+    """
     try:
         head, changes = _git("rev-parse", "HEAD"), _git("diff", "--name-only", "HEAD", "--", ".")
     except (OSError, subprocess.CalledProcessError):  # no git, or a copy of the code without its history
@@ -469,7 +474,7 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
     """Returns the processor's name, on Linux with its family and model: a virtual machine often tells the brand alone."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -604,11 +609,14 @@ def claim(folder: Path | str, wait: bool = False) -> Iterator[None]:
 
 
 def claimed(folder: Path | str) -> bool:
-    """Returns whether a process holds `folder`, which is not made."""
-    if not Path(folder).exists():
-        return False
+    """Returns whether a process holds `folder`; writes nothing, so that a read-only clone can be asked."""
+    import fcntl
+
     try:
-        with claim(folder):
-            return False
-    except AlreadyRecording:
+        with open(Path(folder) / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
+    return False

@@ -408,12 +408,13 @@ def test_provenance_names_code_versions_and_processor(monkeypatch):
 def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
     first = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
     monkeypatch.setattr(recording.Path, "read_text", lambda path: first + "\n" + first.replace("17", "1"))
-    assert recording._processor() == "AMD EPYC, family 25, model 17"
+    assert recording.processor() == "AMD EPYC, family 25, model 17"
 
 
 def test_a_changed_package_is_marked_dirty(monkeypatch):
     answers = {"rev-parse": "0123abcd", "diff": "mbaug/td3.py"}
     monkeypatch.setattr(recording, "_git", lambda command, *_: answers[command])
+    monkeypatch.setattr(recording, "commit", recording.commit.__wrapped__)
     assert recording.provenance("float32")["commit"] == "0123abcd+dirty"
     answers["diff"] = ""
     assert recording.provenance("float32")["commit"] == "0123abcd"
@@ -421,6 +422,7 @@ def test_a_changed_package_is_marked_dirty(monkeypatch):
 
 def test_code_without_its_history_has_no_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(recording, "__file__", str(tmp_path / "recording.py"))
+    monkeypatch.setattr(recording, "commit", recording.commit.__wrapped__)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert recording.provenance("float32")["commit"] == "unknown"
 
@@ -632,3 +634,26 @@ def test_a_claim_ends_with_its_block(tmp_path):
         raise KeyError
     with recording.claim(tmp_path), pytest.raises(recording.AlreadyRecording), recording.claim(tmp_path):
         pass
+
+
+def test_asking_who_holds_a_folder_writes_nothing(tmp_path):
+    """A clone may be read-only; and the lock still names who held it last."""
+    with recording.claim(tmp_path):
+        pass
+    (tmp_path / "lock").write_text("process 1 on another\n")
+    before = (tmp_path / "lock").stat().st_mtime_ns
+    assert not recording.claimed(tmp_path)
+    assert ((tmp_path / "lock").read_text(), (tmp_path / "lock").stat().st_mtime_ns) == ("process 1 on another\n", before)
+
+
+def test_the_commit_is_that_of_the_code_that_was_imported(monkeypatch):
+    """Asked once: what is committed while a run trains did not train it."""
+    answers = {"rev-parse": "0123abcd", "diff": ""}
+    monkeypatch.setattr(recording, "_git", lambda command, *_: answers[command])
+    recording.commit.cache_clear()
+    try:
+        assert recording.provenance("float32")["commit"] == "0123abcd"
+        answers["rev-parse"] = "4567abcd"
+        assert recording.provenance("float32")["commit"] == "0123abcd"
+    finally:
+        recording.commit.cache_clear()
