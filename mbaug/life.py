@@ -93,7 +93,10 @@ def signatures(rows: list[dict]) -> dict:
     Keys: `score_drop`, the last mean return before the switch minus the lowest mean return after it (returns, not scores; None
     without pre-training); `value_gap`, the largest mean of predicted value minus discounted return, in rewards;
     `imagined_outside`, the largest fraction of imagined components outside the data's range (None without augmentation).
+    All are None where there are no rows: the agent diverged before its first evaluation.
     """
+    if not rows:
+        return dict.fromkeys(("score_drop", "value_gap", "imagined_outside"))
     frame = pd.DataFrame(rows)
     means = frame.groupby(["phase", "gradient_steps", "environment_steps"], sort=False).mean(numeric_only=True)
     drop = None
@@ -120,6 +123,7 @@ def prepare(run: Run, arm: Arm, device: str = "cpu") -> None:
         "has them, and here what is not in bfloat16, with --only",
     )
     engine.prepare(arm.precision, device)
+    recording.commit()  # asked now, because the folder may hold other code before the run is recorded
 
 
 # --- a life ---------------------------------------------------------------------------------------------------------------
@@ -142,6 +146,7 @@ class Life:
         self.population = len(runs)
         self.drawn, self.rest, self.standardiser, self.table, self.fitted = [], [], None, None, None
         self.rows: list[list[dict]] = [[] for _ in runs]
+        self.commits: list[str] = []  # of the code that trained what came from checkpoints
         self.wall_seconds, self.begin = 0.0, time.perf_counter()
         self.environments, self.buffer = None, None  # of the fine-tuning
         if arm.pretraining is not None:
@@ -159,7 +164,8 @@ class Life:
     def folder(self, *parts) -> Path:
         """Returns the folder of the stage that depends on `parts`, the task, the data, the seeds and the device."""
         device = [] if self.device == "cpu" else [self.device]  # its random numbers go on nowhere else
-        return self.work / key(self.task.name, self.dataset, self.seeds, self.arm.precision, *device, *parts)
+        drawn = [dataset.sha256 for dataset in self.drawn]  # a pool of the same name may hold other rows
+        return self.work / key(self.task.name, self.dataset, self.seeds, self.arm.precision, *device, *drawn, *parts)
 
     def data_value(self) -> np.ndarray:
         """Returns the mean of min_i Q_i(s, a) over the first rows drawn, NaN where there are none."""
@@ -212,16 +218,28 @@ class Life:
         """Writes a checkpoint of the learner, the rows so far, and what a stage adds."""
         tensors, state = training.save(self.learner)
         state |= {"rows": self.rows, "wall_seconds": self.elapsed(), "outside": self.outside.tolist(), **(plain or {})}
+        state |= {"commits": [*self.commits, recording.commit()]}
         recording.save_checkpoint(folder, tensors | (extra or {}), state)
 
     def load(self, folder: Path) -> tuple[dict[str, Tensor], dict]:
         """Goes back to the checkpoint in `folder` and returns all that it holds."""
         tensors, state = recording.load_checkpoint(folder)
         training.restore(self.learner, tensors, state)
+        self.remember(state)
         self.rows = state["rows"]
         self.wall_seconds, self.begin = state["wall_seconds"], time.perf_counter()
         self.outside = np.array(state["outside"], dtype=float)
         return tensors, state
+
+    def remember(self, state: dict) -> None:
+        """Notes whose code trained what a checkpoint holds; the first ones did not say."""
+        self.commits = list(dict.fromkeys([*self.commits, *state.get("commits", ["unknown"])]))
+
+    def provenance(self) -> dict:
+        """Returns the runs' provenance; `earlier_commits` is there where other code trained a part of their life."""
+        now = recording.provenance(self.arm.precision, self.device)
+        earlier = [commit for commit in self.commits if commit != now["commit"]]
+        return now | ({"earlier_commits": earlier} if earlier else {})
 
     def elapsed(self) -> float:
         """Returns the wall seconds of this life so far, those before a restart included."""
@@ -237,12 +255,15 @@ class Life:
         folder = self.folder("model", self.arm.model, self.arm.pretraining.transitions, deterministic)
         with recording.claim(folder, wait=True):
             if recording.has_checkpoint(folder):
-                self.fitted = world_model.restore(*recording.load_checkpoint(folder), self.device)
+                tensors, state = recording.load_checkpoint(folder)
+                self.fitted = world_model.restore(tensors, state, self.device)
+                self.remember(state)
             else:
                 self.fitted = world_model.fit(
                     self.arm.model, self.drawn, self.rest, self.seeds, self.arm.precision, self.device, deterministic
                 )
-                recording.save_checkpoint(folder, *world_model.save(self.fitted))
+                tensors, state = world_model.save(self.fitted)
+                recording.save_checkpoint(folder, tensors, state | {"commits": [recording.commit()]})
         self.predict = world_model.predictor(self.arm.augmentation.source, self.fitted)
 
     def stages(self, to: int | None = None) -> Iterator[None]:
@@ -366,7 +387,7 @@ class Life:
                 "diverged_at": diverged,
                 "watch": signatures(self.rows[k]) | {"overfitting": self.overfitting[k]},
                 "world_model": errors[k] if errors else None,
-                "provenance": recording.provenance(self.arm.precision, self.device),
+                "provenance": self.provenance(),
                 "wall_seconds": round(self.elapsed() / self.population, 1),
             }
             recording.write(root, run, self.rows[k], metadata, self.policies(k))

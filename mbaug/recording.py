@@ -407,20 +407,30 @@ def load_runs(root: Path | str, study: str | None = None) -> pd.DataFrame:
 
     The columns are study, task, dataset, arm, seed, status, overfitting (at the end of pre-training:
     the critics' error on new rows divided by that on trained rows; NaN where it was not measured),
-    those of `COLUMNS`, and score: the return, D4RL-normalised. All text is parsed at once: a thousand
-    small parses take far longer.
+    those of `COLUMNS`, and score: the return, D4RL-normalised. A run that diverged before its first
+    evaluation has one row without phase and returns. All text is parsed at once: a thousand small
+    parses take far longer.
     """
     runs = recorded(root, study)
     verified = [_verified(Path(root), run) for run in runs]
     rows = _frame([body for body, _ in verified])
-    counts = [body.count(b"\n") for body, _ in verified]
+    counts = np.array([body.count(b"\n") for body, _ in verified], dtype=int)
+    rows = _blanks(rows, counts)
     names = {field.name: [getattr(run, field.name) for run in runs] for field in dataclasses.fields(Run)}
     owners = pd.DataFrame({**names, "status": [metadata["status"] for _, metadata in verified]})
     owners = owners.astype({name: int if name == "seed" else str for name in owners})  # also where there are no runs
     owners["overfitting"] = np.array([_overfitting(metadata) for _, metadata in verified], dtype=float)
-    owners = owners.iloc[np.repeat(np.arange(len(runs)), counts)].reset_index(drop=True)
+    owners = owners.iloc[np.repeat(np.arange(len(runs)), np.maximum(counts, 1))].reset_index(drop=True)
     frame = pd.concat([owners, rows], axis="columns")
     return frame.assign(score=_scores(frame))
+
+
+def _blanks(rows: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
+    """Returns the rows of runs that have `counts` of them, with a row without phase and returns where a run has none."""
+    places = np.insert(np.arange(len(rows)), np.cumsum(counts)[counts == 0], -1)
+    whole = [name for name, kind in COLUMNS.items() if kind is int]  # stay whole numbers: NaN would make them floats
+    blank = rows.reindex(places).assign(**rows[whole].reindex(places, fill_value=0))
+    return blank.reset_index(drop=True)
 
 
 def _overfitting(metadata: dict[str, Any]) -> float:

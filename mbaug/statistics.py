@@ -49,16 +49,19 @@ def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
     steps = frame["environment_steps"].where(frame["phase"] == "finetune", frame["gradient_steps"])
     episodes = frame.assign(steps=steps).drop(columns=["episode", "gradient_steps", "environment_steps"])
     table = episodes.groupby([*RUN, "status", "phase", "steps"], as_index=False).mean()
-    table = pd.concat([table, _after_divergence(table)], ignore_index=True) if len(table) else table
+    table = pd.concat([table, _after_divergence(table, frame)], ignore_index=True) if len(table) else table
     order = table["phase"].map({"pretrain": 0, "finetune": 1})
     table = table.assign(order=order).sort_values([*RUN, "order", "steps"], ignore_index=True)
     return table.assign(overestimation=table["predicted_value"] - table["discounted_return"]).drop(columns="order")
 
 
-def _after_divergence(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row with score 0 for each evaluation that a diverged agent missed and any other of its task had."""
+def _after_divergence(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row with score 0 for each evaluation that a diverged agent missed and any other of its task had.
+
+    The agents are those of `frame`: one that diverged before its first evaluation is not in the table.
+    """
     points = table[["study", "task", "phase", "steps"]].drop_duplicates()
-    diverged = table.loc[table["status"] == "diverged", [*RUN, "status"]].drop_duplicates()
+    diverged = frame.loc[frame["status"] == "diverged", [*RUN, "status"]].drop_duplicates()
     expected = diverged.merge(points, on=["study", "task"])
     expected = expected[(expected["dataset"] != "none") | (expected["phase"] == "finetune")]
     marked = expected.merge(table[[*RUN, "phase", "steps"]], how="left", indicator=True)

@@ -356,3 +356,24 @@ def test_overfitting_is_one_number_a_run_and_none_where_it_was_not_measured():
     online = curve([1.0], arm="vanilla") + curve([1.0], seed=1, arm="vanilla") + curve([1.0])
     table = evaluations(offline + online, overfitting=[1.5, 1.5, np.nan, np.nan, 1.5, np.nan, np.nan])
     assert statistics.last_overfitting(table).to_dict() == {("s", "hopper", "d", "vanilla", 0): 1.5}
+
+
+def test_an_agent_that_diverged_before_its_first_evaluation_is_counted(tmp_path):
+    """Its record has no rows; it scores 0 wherever another agent of its task was evaluated, and is no agent more there."""
+    row = dict.fromkeys(recording.COLUMNS, 1.0) | {"episode": 0, "length": 1, "return": 500.0}
+    moments = ("pretrain", 10_000, 0), ("finetune", 10_000, 0), ("finetune", 20_000, 10_000)
+    names = ("phase", "gradient_steps", "environment_steps")
+    rows = [row | dict(zip(names, moment, strict=True)) for moment in moments]
+    runs = [recording.Run("s", "hopper", "hopper-medium", "vanilla", seed) for seed in (0, 1)]
+    metadata = dict.fromkeys(recording.METADATA) | {"watch": {}}
+    recording.write(tmp_path, runs[0], rows, metadata | {"status": "finished"})
+    alone = statistics.evaluations(recording.load_runs(tmp_path))
+    recording.write(tmp_path, runs[1], [], metadata | {"status": "diverged"})
+    found = statistics.evaluations(recording.load_runs(tmp_path))
+    lost = found[found["seed"] == 1]
+    assert lost["status"].unique().tolist() == ["diverged"]
+    points = [("pretrain", 10_000), ("finetune", 0), ("finetune", 10_000)]
+    assert [*lost[["phase", "steps"]].itertuples(index=False, name=None)] == points
+    assert (lost["score"] == 0).all()
+    pd.testing.assert_frame_equal(found[found["seed"] == 0].reset_index(drop=True), alone)
+    assert statistics.summarise(found, ["arm", "phase", "steps"])["n_seeds"].tolist() == [2, 2, 2]

@@ -442,3 +442,69 @@ def test_hours_come_from_this_processor_s_records_or_are_measured(recorded, monk
     runs = [run for run in transfer.runs() if run.seed == 0 and run.arm in ("augmented", "augmented_actor", "vanilla_actor")]
     pace = {"td3": 0.01, "sac": 1.0}
     assert study.seconds(transfer, runs, pace) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000))
+
+
+PRETRAINED = replace(SMALL, pretraining=settings.Pretraining(), finetuning=settings.Finetuning())
+BRED = Study("bred", "Does it run?", {"small": TINY.apply(PRETRAINED)}, qualities=("random",), seeds=(0, 1))
+
+
+def test_an_agent_that_diverges_before_its_first_evaluation_is_recorded(tmp_path, monkeypatch):
+    """Without rows, and without signatures of a failure that nobody saw; its neighbour goes on."""
+    pretrain = Life.pretrain
+
+    def poisoned(life):
+        life.learner.agent.critics.network.layers[0][0][0] = float("nan")
+        yield from pretrain(life)
+
+    monkeypatch.setattr(Life, "pretrain", poisoned)
+    runs, arm = BRED.runs(), BRED.arm("small")
+    study.live(runs, arm, tmp_path / "runs", tmp_path / "work")
+    lost, whole = (recording.read(tmp_path / "runs", run) for run in runs)
+    assert (lost.metadata["status"], len(lost.rows)) == ("diverged", 0)
+    assert {lost.metadata["watch"][name] for name in ("score_drop", "value_gap", "imagined_outside")} == {None}
+    assert (whole.metadata["status"], len(whole.rows)) == ("finished", 1 + 7)
+    frame = recording.load_runs(tmp_path / "runs")
+    assert frame.groupby("seed").size().tolist() == [1, 8]
+
+
+def test_a_resumed_life_names_all_the_code_that_trained_it(tmp_path, monkeypatch):
+    """Pre-trained by one commit, fine-tuned by two more: the last is its commit, and the checkpoints remember the others."""
+    (run, _), arm = BRED.runs(), BRED.arm("small")
+    monkeypatch.setattr(recording, "commit", lambda: "a" * 40)
+    life = Life([run], arm, tmp_path / "work")
+    list(life.pretrain())
+    for letter in "bc":
+        monkeypatch.setattr(recording, "commit", lambda letter=letter: letter * 40)
+        life = Life([run], arm, tmp_path / "work")
+        list(life.stages(to=200 if letter == "b" else None))
+    life.write(tmp_path / "runs")
+    provenance = recording.verify(tmp_path / "runs", run)["provenance"]
+    assert (provenance["commit"], provenance["earlier_commits"]) == ("c" * 40, ["a" * 40, "b" * 40])
+    again = Life([run], arm, tmp_path / "other")
+    list(again.stages())
+    assert "earlier_commits" not in again.provenance()
+
+
+def test_a_checkpoint_that_does_not_name_its_code_is_gone_on_from(tmp_path, monkeypatch):
+    """The first ones did not."""
+    save = recording.save_checkpoint
+    silent = lambda folder, tensors, state: save(folder, tensors, {k: v for k, v in state.items() if k != "commits"})  # noqa: E731
+    arm = TINY.apply(SMALL)
+    life = Life(SCRATCH.runs(), arm, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "save_checkpoint", silent)
+        list(life.stages(to=200))
+    again = Life(SCRATCH.runs(), arm, tmp_path)
+    list(again.stages())
+    assert again.provenance()["earlier_commits"] == ["unknown"]
+
+
+def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch):
+    """A pool of the same name may be another one; a life from scratch has no rows, and the names that its checkpoints had."""
+    (run, _), arm = BRED.runs(), BRED.arm("small")
+    first, scratch = Life([run], arm, tmp_path).online, Life(SCRATCH.runs(), SMALL, tmp_path).online
+    assert Life([run], arm, tmp_path).online == first
+    assert scratch.name == study.key("hopper", "none", [0], "float32", "finetuning", SMALL)
+    load = study.transitions.load
+    monkeypatch.setattr(study.transitions, "load", lambda name: load("hopper-medium"))
+    assert Life([run], arm, tmp_path).online != first
