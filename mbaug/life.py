@@ -218,7 +218,7 @@ class Life:
         """Writes a checkpoint of the learner, the rows so far, and what a stage adds."""
         tensors, state = training.save(self.learner)
         state |= {"rows": self.rows, "wall_seconds": self.elapsed(), "outside": self.outside.tolist(), **(plain or {})}
-        state |= {"commits": [*self.commits, recording.commit()]}
+        state |= {"commits": list(dict.fromkeys([*self.commits, recording.commit()]))}
         recording.save_checkpoint(folder, tensors | (extra or {}), state)
 
     def load(self, folder: Path) -> tuple[dict[str, Tensor], dict]:
@@ -233,7 +233,7 @@ class Life:
 
     def remember(self, state: dict) -> None:
         """Notes whose code trained what a checkpoint holds; the first ones did not say."""
-        self.commits = list(dict.fromkeys([*self.commits, *state.get("commits", ["unknown"])]))
+        self.commits = state.get("commits", ["unknown"])
 
     def provenance(self) -> dict:
         """Returns the runs' provenance; `earlier_commits` is there where other code trained a part of their life."""
