@@ -360,15 +360,18 @@ def verify(run: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     for _ in life.stages():
         if life.learner.gradient_steps >= updates:
             break
-    again = pd.DataFrame(life.rows[0])
+    again = pd.DataFrame(life.rows[0], columns=list(recording.COLUMNS))
+    if len(again) > len(record.rows) or (life.ended and len(again) < len(record.rows)):
+        return f"{run}: different: it has {len(again)} rows now, and {len(record.rows)} in its record"
     recorded = record.rows[: len(again)]
-    columns = ["return", "predicted_value"]
-    differences = (again[columns] - recorded[columns]).abs().max(axis=1)
-    close = np.isclose(again[columns], recorded[columns], rtol=1e-3).all(axis=1)
-    if not differences.any():
+    if again.equals(recorded):
         return f"{run}: {len(again)} rows are equal bit for bit"
+    numbers = [name for name, kind in recording.COLUMNS.items() if kind is float]
+    close = np.isclose(again[numbers], recorded[numbers], rtol=1e-3, equal_nan=True).all(axis=1)
+    close &= (again.drop(columns=numbers) == recorded.drop(columns=numbers)).all(axis=1)
     if close.all():
-        return f"{run}: {len(again)} rows are equal within 0.1 %, the largest difference is {differences.max():.2g}"
+        largest = (again[numbers] - recorded[numbers]).abs().max().max()
+        return f"{run}: {len(again)} rows are equal within 0.1 %, the largest difference is {largest:.2g}"
     first = again.loc[~close, ["phase", "gradient_steps", "environment_steps", "episode"]].iloc[0].to_dict()
     return f"{run}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds otherwise"
 
