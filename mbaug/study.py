@@ -4,8 +4,9 @@ The same command goes on after a kill; two processes, or two studies that share 
 """
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +34,34 @@ def twin(run: Run, arm: Arm, root: Path) -> Run | None:
 
 
 def copy(run: Run, other: Run, root: Path) -> None:
-    """Records `run` as what `other` already is: rows, settings and provenance."""
+    """Records `run` as what `other` already is: rows, settings and provenance, which names whose copy it is."""
     rows, metadata = recording.read(root, other)
     metadata = {name: metadata[name] for name in recording.METADATA}
+    metadata["provenance"] = {"copied_from": str(other)} | metadata["provenance"]  # of a copy: the one that was trained
     recording.write(root, run, rows.to_dict("records"), metadata, recording.policies(root, other))
+
+
+def copy_twins(runs: Sequence[Run], arm: Arm, root: Path) -> list[Run]:
+    """Returns the runs that are still missing after those that another study has recorded are copied."""
+    for run in recording.missing(root, runs):
+        if other := twin(run, arm, root):
+            copy(run, other, root)
+    return recording.missing(root, runs)
+
+
+def places(run: Run, arm: Arm, work: Path) -> tuple[Path, Path]:
+    """Returns what whoever trains a run claims: its name, and its life, which another study may know by another name."""
+    return work / "runs" / str(run), work / "lives" / key(run.task, run.dataset, run.seed, arm)
+
+
+@contextmanager
+def claims(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
+    """Holds the runs and their lives for this process, after waiting for whoever holds one of them."""
+    names, lives = zip(*(places(run, arm, work) for run in runs), strict=True)
+    with ExitStack() as held:
+        for folder in names + lives:  # in this order everywhere, that of the seeds, so that two processes never wait in a ring
+            held.enter_context(recording.claim(folder, wait=True))
+        yield
 
 
 def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> list[Run]:
@@ -46,13 +71,8 @@ def live(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "c
         ValueError: the device does not multiply in the arm's precision.
     """
     prepare(runs[0], arm, device)
-    with ExitStack() as claims:
-        for run in runs:  # in the order of their seeds everywhere, so that two processes never wait for each other
-            claims.enter_context(recording.claim(work / "runs" / str(run), wait=True))
-        for run in recording.missing(root, runs):
-            if other := twin(run, arm, root):
-                copy(run, other, root)
-        if missing := recording.missing(root, runs):
+    with claims(runs, arm, work):
+        if missing := copy_twins(runs, arm, root):
             life = Life(missing, arm, work, device)
             for _ in life.stages():
                 pass
@@ -142,6 +162,7 @@ def select(study: Study, only: str = "*", seeds: Sequence[int] | None = None) ->
 
 
 Job = tuple[list[Run], Arm]  # runs that differ only in their seed: one population, in one process
+Outcome = tuple[list[Run], str]  # the runs that were recorded, and the problem if they were not
 
 
 def populations(study: Study, runs: Sequence[Run], profile: Profile, size: int) -> list[Job]:
@@ -161,10 +182,47 @@ def populations(study: Study, runs: Sequence[Run], profile: Profile, size: int) 
     return sorted(found, key=lambda job: order[job[0][0]])
 
 
-def here(jobs: Sequence[Job], root: Path, work: Path, workers: int, device: str = "cpu") -> Iterator[list[Run]]:
-    """Yields the runs of each job when they are recorded: `workers` processes of one thread on this machine."""
-    calls = (joblib.delayed(live)(*job, root, work, device) for job in unclaimed_first(jobs, work))
-    yield from processes(workers)(calls)
+def here(
+    jobs: Sequence[Job], root: Path, work: Path, workers: int, device: str = "cpu", report: Callable[[str], None] = tqdm.write
+) -> Iterator[list[Run]]:
+    """Yields the runs of each job when they are recorded: `workers` processes of one thread on this machine.
+
+    Raises:
+        RuntimeError: some jobs failed; all others were recorded first.
+    """
+    calls = (joblib.delayed(attempt)(*job, root, work, device) for job in unclaimed_first(jobs, work))
+    yield from successes(processes(workers)(calls), report)
+
+
+def attempt(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> Outcome:
+    """Returns what came of one job: `live`, but whatever goes wrong is part of the outcome."""
+    try:
+        return live(runs, arm, root, work, device), ""
+    except Exception as error:
+        return [], explain(runs, error)
+
+
+def explain(runs: Sequence[Run], error: Exception) -> str:
+    """Returns what kept runs from being recorded: a sentence, or the traceback of what is a mistake of the code."""
+    told = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+    return f"{runs[0]}: {error if told else ''.join(traceback.format_exception(error))}"
+
+
+def successes(outcomes: Iterable[Outcome], report: Callable[[str], None]) -> Iterator[list[Run]]:
+    """Yields the runs that were recorded; reports each problem when it comes.
+
+    Raises:
+        RuntimeError: there were problems; all others were recorded first.
+    """
+    problems = []
+    for runs, problem in outcomes:
+        if problem:
+            problems.append(problem)
+            report(problem)
+        else:
+            yield runs
+    if problems:
+        raise RuntimeError("\n".join(problems))
 
 
 def processes(workers: int) -> joblib.Parallel:
@@ -178,13 +236,25 @@ def unclaimed_first(jobs: Sequence[Job], work: Path) -> Iterator[Job]:
     """Yields the jobs in order, but those that another process is at last: two processes share a study without waiting."""
     remaining = list(jobs)
     while remaining:
-        free = (job for job in remaining if not any(recording.claimed(work / "runs" / str(run)) for run in job[0]))
+        free = (job for job in remaining if not any(is_claimed(run, job[1], work) for run in job[0]))
         job = next(free, remaining[0])
         remaining.remove(job)
         yield job
 
 
-def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str, device: str = "cpu") -> Iterator[list[Run]]:
+def is_claimed(run: Run, arm: Arm, work: Path) -> bool:
+    """Returns whether a process trains the run, or the same life under another name."""
+    return any(map(recording.claimed, places(run, arm, work)))
+
+
+def elsewhere(
+    jobs: Sequence[Job],
+    root: Path,
+    work: Path | None,
+    address: str,
+    device: str = "cpu",
+    report: Callable[[str], None] = tqdm.write,
+) -> Iterator[list[Run]]:
     """Yields the runs of each job when they are recorded: trained by the workers of a Dask cluster, written here.
 
     A job whose worker dies is given to another one; on the same machine it goes on from the last checkpoint.
@@ -195,18 +265,45 @@ def elsewhere(jobs: Sequence[Job], root: Path, work: Path | None, address: str, 
         work: folder of the checkpoints on the workers' machines, None for build/checkpoints/cluster of their clones.
         address: of the scheduler, e.g. "tcp://host:8786".
         device: what trains, on each worker's machine.
+        report: takes a line for each job that failed.
+
+    Raises:
+        RuntimeError: some jobs failed; all others were recorded first.
     """
     try:
         from distributed import Client, as_completed
     except ImportError:
         raise RuntimeError("--cluster needs Dask: `make setup EXTRAS=cluster` installs it, here and on the workers") from None
     with Client(address) as client:
-        futures = [client.submit(live_elsewhere, runs, arm, work, device, key=str(runs[0])) for runs, arm in jobs]
-        for future in as_completed(futures):
-            records = future.result()
-            for record in records:
-                recording.write(root, *record)
-            yield [run for run, *_ in records]
+        sent = {}
+        for runs, arm in jobs:
+            missing = copy_twins(runs, arm, root)
+            if there := [run for run in runs if run not in missing]:
+                yield there
+            if missing:
+                name = f"{missing[0]}-{key(arm)}"  # the scheduler gives what has the same name to whoever asks again
+                sent[client.submit(live_elsewhere, missing, arm, work, device, key=name)] = missing, arm
+        yield from successes((bring_home(future.result, *sent[future], root) for future in as_completed(sent)), report)
+
+
+def bring_home(result: Callable[[], list], runs: Sequence[Run], arm: Arm, root: Path) -> Outcome:
+    """Returns what came of one job after writing its records here, but those that were recorded here meanwhile.
+
+    Args:
+        result: returns what `live_elsewhere` does, or raises what went wrong.
+        runs: that were sent.
+        arm: their settings: no record with others is written.
+        root: folder of the records.
+    """
+    try:
+        for run, rows, metadata, policies in result():
+            difference = difference_from(metadata, arm)
+            settings.require(difference is None, f"it came back with other settings than it was sent with: {difference}")
+            if recording.missing(root, [run]):
+                recording.write(root, run, rows, metadata, policies)
+    except Exception as error:
+        return [], explain(runs, error)
+    return list(runs), ""
 
 
 def live_elsewhere(
@@ -214,7 +311,7 @@ def live_elsewhere(
 ) -> list[tuple[Run, list[dict], dict, dict]]:
     """Returns what `recording.write` takes for each run, after training it here: what travels home from a cluster's worker."""
     work = work or recording.repository() / "build" / "checkpoints" / "cluster"
-    root = work / "records"
+    root = work / "records" / key(arm)  # a run of the same name may have been trained with other budgets
     records = [recording.read(root, run) for run in live(runs, arm, root, work, device)]
     return [
         (run, rows.to_dict("records"), {n: metadata[n] for n in recording.METADATA}, recording.policies(root, run))
@@ -243,27 +340,64 @@ def record(
         work: folder of the checkpoints.
         profile: budgets.
         only: pattern that a run's name must match.
-        seeds: in place of the study's own.
+        seeds: in place of the study's own, of which a profile may take the first ones only.
         workers: processes on this machine, one thread each.
         cluster: address of a Dask scheduler whose workers train in their place.
         population: agents at most that one process trains side by side.
         device: what trains, "cpu" or "cuda".
-        report: takes a line for each finished run, and for each dataset that is not here.
+        report: takes a line for each finished run, for each job that failed, and for each dataset that is not here.
 
     Raises:
         FileNotFoundError: no missing run has its data here.
+        ValueError: no run matches, or one is recorded with other settings (`missing`).
+        RuntimeError: some jobs failed; all others were recorded first.
     """
-    missing = recording.missing(root, select(study, only, seeds))
-    missing = missing if cluster else with_data(missing, report)
-    jobs = populations(study, missing, profile, population)
-    steps = {run: grid.updates(arm) for runs, arm in jobs for run in runs}
-    done = elsewhere(jobs, root, work, cluster, device) if cluster else here(jobs, root, work, workers, device)
+    runs = missing(study, root, profile, only, seeds)
+    runs = runs if cluster else with_data(runs, report)
+    jobs = populations(study, runs, profile, population)
+    steps = {run: grid.updates(arm) for some, arm in jobs for run in some}
+    where = (elsewhere, cluster) if cluster else (here, workers)
+    done = where[0](jobs, root, work, where[1], device, report)
     with tqdm(total=sum(steps.values()), desc=study.name, unit=" updates", unit_scale=True, disable=None) as bar:
-        for runs in done:
-            for run in runs:
+        for some in done:
+            for run in some:
                 report(f"{run}: {recording.verify(root, run)['wall_seconds']:.0f} s")
                 bar.update(steps[run])
-    return missing
+    return runs
+
+
+def missing(study: Study, root: Path, profile: Profile, only: str = "*", seeds: Sequence[int] | None = None) -> list[Run]:
+    """Returns the study's runs that are not recorded, in the order in which they are trained.
+
+    Args:
+        study: the grid.
+        root: folder of the records.
+        profile: budgets, and how many of the study's seeds.
+        only: pattern that a run's name must match.
+        seeds: in place of those.
+
+    Raises:
+        ValueError: no run matches, or one is recorded with other settings than today's (the sentence names the first difference).
+    """
+    wanted = select(study, only, study.seeds[: profile.seeds] if seeds is None else seeds)
+    found = recording.missing(root, wanted)
+    for run in wanted:
+        if run not in found:
+            current(root, run, profile.apply(study.arm(run.arm)))
+    return found
+
+
+def current(root: Path, run: Run, arm: Arm) -> dict:
+    """Returns the metadata of a recorded run, verified.
+
+    Raises:
+        ValueError: it was recorded with other settings than these.
+    """
+    metadata = recording.verify(root, run)
+    difference, path = difference_from(metadata, arm), run.path(root).with_suffix(".json")
+    sentence = f"{run} is recorded with other settings: {difference} To record it anew, remove {path}"
+    settings.require(difference is None, sentence)
+    return metadata
 
 
 def with_data(runs: Sequence[Run], report: Callable[[str], None]) -> list[Run]:
@@ -294,7 +428,7 @@ def status(study: Study, root: Path, work: Path) -> pd.DataFrame:
         if run not in missing:
             state = recording.verify(root, run)["status"]
         else:
-            state = "running" if recording.claimed(work / "runs" / str(run)) else "missing"
+            state = "running" if is_claimed(run, study.arm(run.arm), work) else "missing"
         states.append({"task": run.task, "arm": run.arm, "state": state})
     table = pd.DataFrame(states).value_counts().unstack("state", fill_value=0)
     order = [(task, arm) for task in study.tasks for arm in study.arms]
@@ -306,12 +440,17 @@ def step_seconds(root: Path) -> dict[str, float]:
 
     The median over the runs recorded on this processor; where there are none, what `benchmark.online` measures now.
     """
-    processor, known = recording.provenance("any")["cpu"], {name: [] for name in settings.ALGORITHMS}
+    processor, known = recording.processor(), {name: [] for name in settings.ALGORITHMS}
     for run, metadata in recording.load_metadata(root).items():
         if metadata["provenance"]["cpu"] == processor and "device" not in metadata["provenance"]:
             arm = grid.find(run.study).arm(run.arm)
             known[arm.algorithm].append(metadata["wall_seconds"] / max(grid.updates(arm), 1))
     return {name: float(np.median(found)) if found else 1 / benchmark.online(name, "float32") for name, found in known.items()}
+
+
+def to_train(study: Study, runs: Sequence[Run], root: Path) -> list[Run]:
+    """Returns those of the missing `runs` that no other study has recorded: the others are only copied."""
+    return [run for run in runs if twin(run, study.arm(run.arm), root) is None]
 
 
 def seconds(study: Study, runs: Sequence[Run], pace: dict[str, float]) -> float:
@@ -392,5 +531,5 @@ def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.Dat
     study, budget, root = grid.find(name), settings.profile(profile), runs_folder(profile, retrain)
     if retrain:
         work = recording.repository() / "build" / "checkpoints" / profile
-        record(study, root, work, budget, seeds=study.seeds[: budget.seeds])
+        record(study, root, work, budget)
     return recording.load_runs(root, name)

@@ -6,7 +6,9 @@ import random
 import re
 import resource
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 
 import joblib
 import pytest
@@ -361,18 +363,20 @@ def test_what_another_study_recorded_is_not_trained_again(recorded, tmp_path, mo
     study.record(other, tmp_path / "runs", tmp_path / "work", BRIEF, report=lambda line: None)
     first, second = (recording.read(tmp_path / "runs", each.runs()[0]) for each in (SCRATCH, other))
     assert first.rows.equals(second.rows)
-    assert first.metadata["provenance"] == second.metadata["provenance"]
+    assert second.metadata["provenance"] == {"copied_from": str(SCRATCH.runs()[0])} | first.metadata["provenance"]
     assert recording.policies(tmp_path / "runs", other.runs()[0])["final"].tolist() == [1.0, 2.0]
 
 
 def test_a_whole_record_travels_home_from_a_cluster(recorded, tmp_path, monkeypatch):
     """Rows, metadata and actors."""
     monkeypatch.setattr(study, "Life", None)  # nothing may be trained: the worker has the record already
-    record_with_an_actor(recorded / "runs", tmp_path / "work" / "records")
+    arm = BRIEF.apply(SMALL)
+    there = tmp_path / "work" / "records" / study.key(arm)
+    record_with_an_actor(recorded / "runs", there)
     (run,) = SCRATCH.runs()
-    for record in study.live_elsewhere([run], BRIEF.apply(SMALL), tmp_path / "work"):
+    for record in study.live_elsewhere([run], arm, tmp_path / "work"):
         recording.write(tmp_path / "home", *record)
-    first, second = (recording.read(place, run) for place in (tmp_path / "work" / "records", tmp_path / "home"))
+    first, second = (recording.read(place, run) for place in (there, tmp_path / "home"))
     assert first.rows.equals(second.rows)
     assert first.metadata == second.metadata
     assert recording.policies(tmp_path / "home", run)["final"].tolist() == [1.0, 2.0]
@@ -436,7 +440,7 @@ def test_hours_come_from_this_processor_s_records_or_are_measured(recorded, monk
     (run,) = SCRATCH.runs()
     measured = recording.verify(recorded / "runs", run)["wall_seconds"] / grid.updates(SMALL)
     assert study.step_seconds(recorded / "runs") == {"td3": measured, "sac": 0.02}
-    monkeypatch.setattr(recording, "provenance", lambda precision: {"cpu": "another"})
+    monkeypatch.setattr(recording, "processor", lambda: "another")
     assert study.step_seconds(recorded / "runs") == {"td3": 0.02, "sac": 0.02}
     transfer = grid.find("transfer")
     runs = [run for run in transfer.runs() if run.seed == 0 and run.arm in ("augmented", "augmented_actor", "vanilla_actor")]
@@ -467,16 +471,14 @@ def test_an_agent_that_diverges_before_its_first_evaluation_is_recorded(tmp_path
     assert frame.groupby("seed").size().tolist() == [1, 8]
 
 
-def test_a_resumed_life_names_all_the_code_that_trained_it(tmp_path, monkeypatch):
-    """Pre-trained by one commit, fine-tuned by two more: the last is its commit, and the checkpoints remember the others."""
-    (run, _), arm = BRED.runs(), BRED.arm("small")
-    monkeypatch.setattr(recording, "commit", lambda: "a" * 40)
-    life = Life([run], arm, tmp_path / "work")
-    list(life.pretrain())
-    for letter in "bc":
+@pytest.mark.parametrize("one", [SCRATCH, BRED], ids=lambda one: one.name)
+def test_a_resumed_life_names_all_the_code_that_trained_it(one, tmp_path, monkeypatch):
+    """Trained by one commit after the other: the last is its commit, and the checkpoints remember the others."""
+    run, arm = one.runs()[0], TINY.apply(one.arm("small"))
+    for letter, to in (("a", 200), ("b", 400), ("b", 500), ("c", None)):
         monkeypatch.setattr(recording, "commit", lambda letter=letter: letter * 40)
         life = Life([run], arm, tmp_path / "work")
-        list(life.stages(to=200 if letter == "b" else None))
+        list(life.stages(to))
     life.write(tmp_path / "runs")
     provenance = recording.verify(tmp_path / "runs", run)["provenance"]
     assert (provenance["commit"], provenance["earlier_commits"]) == ("c" * 40, ["a" * 40, "b" * 40])
@@ -508,3 +510,154 @@ def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch)
     load = study.transitions.load
     monkeypatch.setattr(study.transitions, "load", lambda name: load("hopper-medium"))
     assert Life([run], arm, tmp_path).online != first
+
+
+# --- runs that other studies, profiles and processes share ----------------------------------------------------------------
+
+OTHER = replace(SCRATCH, name="other", arms={"alias": SMALL})
+
+
+def test_two_studies_that_share_a_life_train_it_once(tmp_path):
+    """Side by side in one clone: whoever comes second waits for the life, under whatever name, and copies it."""
+    args = [(one, tmp_path / "runs", tmp_path / "work", TINY) for one in (SCRATCH, OTHER)]
+    both = [FORK.Process(target=study.record, args=each) for each in args]
+    for process in both:
+        process.start()
+    for process in both:
+        finish(process)
+    origins = [recording.verify(tmp_path / "runs", one.runs()[0])["provenance"] for one in (SCRATCH, OTHER)]
+    assert sorted("copied_from" in origin for origin in origins) == [False, True]
+    assert not list((tmp_path / "work").rglob("*.json"))
+
+
+def test_a_life_that_another_study_is_at_comes_last(tmp_path):
+    """A worker that took it would wait; and it is said to be running."""
+    (first,), (second,) = SCRATCH.runs(), OTHER.runs()
+    later = replace(second, seed=1)
+    with study.claims([first], SMALL, tmp_path):
+        order = study.unclaimed_first([([second], SMALL), ([later], SMALL)], tmp_path)
+        assert [runs for runs, _ in order] == [[later], [second]]
+        assert study.status(OTHER, tmp_path / "none", tmp_path)["running"].tolist() == [1]
+    assert study.status(OTHER, tmp_path / "none", tmp_path)["running"].tolist() == [0]
+
+
+def test_a_copy_names_the_run_that_was_trained(recorded, tmp_path):
+    """Also the copy of a copy."""
+    shutil.copytree(recorded / "runs", tmp_path / "runs")
+    (run,) = SCRATCH.runs()
+    chain = [run, replace(run, study="second"), replace(run, study="third")]
+    for other, copy in pairwise(chain):
+        study.copy(copy, other, tmp_path / "runs")
+    origins = [recording.verify(tmp_path / "runs", each)["provenance"].get("copied_from") for each in chain]
+    assert origins == [None, str(run), str(run)]
+
+
+def test_what_is_only_copied_costs_no_hours(recorded):
+    within = replace(OTHER, arms={"alias": BRIEF.apply(SMALL)}, seeds=(0, 1))
+    assert study.to_train(within, within.runs(), recorded / "runs") == within.runs()[1:]
+
+
+def test_a_record_with_other_settings_does_not_count_as_there(recorded, tmp_path, monkeypatch):
+    """Old curves under a new setting would be a lie: the sentence names the setting, and the file to remove."""
+    monkeypatch.setattr(study, "Life", None)  # nothing may be trained
+    (run,) = SCRATCH.runs()
+    assert study.record(SCRATCH, recorded / "runs", tmp_path, BRIEF, report=lambda line: None) == []
+    changed = replace(SCRATCH, arms={"small": replace(SMALL, learner=settings.TD3(hidden=(16, 16), policy_delay=3))})
+    file = re.escape(str(run.path(recorded / "runs"))) + ".json"
+    sentence = f"{run} is recorded with other settings: settings.learner.policy_delay is 2 in the record and 3 .* remove {file}$"
+    with pytest.raises(ValueError, match=sentence):
+        study.record(changed, recorded / "runs", tmp_path, BRIEF, report=lambda line: None)
+
+
+def test_a_profile_takes_the_first_seeds(tmp_path):
+    """Unless seeds are given."""
+    three = replace(SCRATCH, seeds=(4, 5, 6))
+    assert [run.seed for run in study.missing(three, tmp_path, replace(TINY, seeds=2))] == [4, 5]
+    assert [run.seed for run in study.missing(three, tmp_path, replace(TINY, seeds=2), seeds=[6])] == [6]
+    assert [run.seed for run in study.missing(three, tmp_path, TINY)] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_fails_does_not_end_the_study(workers, tmp_path):
+    """The others are recorded, and the problem is told when it comes and at the end."""
+    three, said = replace(SCRATCH, seeds=(0, 1, 2)), []
+    blocked = three.runs()[1].path(tmp_path / "runs").with_suffix(".csv")
+    blocked.mkdir(parents=True)
+    sentence = f"{three.runs()[1]}: Cannot write {blocked}"
+    with pytest.raises(RuntimeError, match=re.escape(sentence)):
+        study.record(three, tmp_path / "runs", tmp_path / "work", BRIEF, workers=workers, report=said.append)
+    assert [run.seed for run in recording.recorded(tmp_path / "runs")] == [0, 2]
+    assert len([line for line in said if line.startswith(sentence)]) == 1
+
+
+def test_a_mistake_of_the_code_is_told_with_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "Life", lambda *rest: {}["absent"])
+    runs, problem = study.attempt(SCRATCH.runs(), SMALL, tmp_path / "runs", tmp_path / "work")
+    assert runs == []
+    assert problem.startswith(f"{SCRATCH.runs()[0]}: Traceback")
+    assert problem.endswith("KeyError: 'absent'\n")
+
+
+def home(record, run=None, **changed):
+    """What a cluster's worker sends home of a record, with other settings if some are given."""
+    rows, metadata = record
+    kept = {name: metadata[name] for name in recording.METADATA}
+    kept["settings"] = metadata["settings"] | changed
+    return [(run, rows.to_dict("records"), kept, {})]
+
+
+def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
+    """First with one profile, then with another: what comes home is of the settings that were sent."""
+    runs = SCRATCH.runs()
+    short, longer = [profile.apply(SMALL) for profile in (BRIEF, TINY)]
+    for arm, count in ((short, 4), (longer, 7), (short, 4)):
+        ((_, rows, metadata, _),) = study.live_elsewhere(runs, arm, tmp_path)
+        assert (len(rows), study.difference_from(metadata, arm)) == (count, None)
+
+
+def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
+    """A record with other settings is refused; one that was recorded here meanwhile stays as it is."""
+    runs, arm, root = SCRATCH.runs(), BRIEF.apply(SMALL), tmp_path / "runs"
+    record = recording.read(recorded / "runs", runs[0])
+    other = home(record, runs[0], precision="bfloat16")
+    found, problem = study.bring_home(lambda: other, runs, arm, root)
+    assert (found, recording.missing(root, runs)) == ([], runs)
+    assert "other settings than it was sent with: settings.precision is 'bfloat16' in the record" in problem
+    assert study.bring_home(lambda: home(record, runs[0]), runs, arm, root) == (runs, "")
+    before = runs[0].path(root).with_suffix(".json").stat().st_mtime_ns
+    assert study.bring_home(lambda: home(record, runs[0]), runs, arm, root) == (runs, "")
+    assert runs[0].path(root).with_suffix(".json").stat().st_mtime_ns == before
+
+
+def test_what_can_be_copied_here_is_not_sent_to_a_cluster(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr("distributed.Client", nullcontext)  # of no cluster, so that whatever is sent fails
+    monkeypatch.setattr("distributed.as_completed", list)
+    shutil.copytree(recorded / "runs", tmp_path / "runs")
+    study.record(OTHER, tmp_path / "runs", None, BRIEF, cluster="tcp://nowhere:1", report=lambda line: None)
+    assert recording.recorded(tmp_path / "runs", "other") == OTHER.runs()
+
+
+def verified(recorded, folder, monkeypatch, change):
+    """What `verify` says of the tiny study's record after `change` of its rows."""
+    monkeypatch.setitem(grid.STUDIES, "tiny", replace(SCRATCH, arms={"small": BRIEF.apply(SMALL)}))
+    (run,) = SCRATCH.runs()
+    record = recording.read(recorded / "runs", run)
+    metadata = {name: record.metadata[name] for name in recording.METADATA}
+    recording.write(folder / "changed", run, change(record.rows).to_dict("records"), metadata)
+    return study.verify(run, folder / "changed", folder / "work")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rows: rows.assign(data_value=1.0), "different from row 0 on"),
+        (lambda rows: rows.assign(length=rows["length"] + (rows.index == 3)), "different from row 3 on"),
+        (lambda rows: rows.assign(discounted_return=rows["discounted_return"] * 1.0001), "equal within 0.1 %"),
+        (lambda rows: rows[:-1], "different: it has 4 rows now, and 3 in its record"),
+        (lambda rows: rows.iloc[[0, 1, 2, 3, 3]].assign(episode=[0, 0, 0, 0, 1]), "4 rows now, and 5 in its record"),
+        (lambda rows: rows, "4 rows are equal bit for bit"),
+    ],
+)
+def test_verify_compares_every_column_and_every_row(change, sentence, recorded, tmp_path, monkeypatch):
+    """NaN, which a life from scratch has where there are no data, equals NaN alone."""
+    assert sentence in verified(recorded, tmp_path, monkeypatch, change)
