@@ -126,25 +126,34 @@ class Lived:
     Attributes:
         task: that was learned.
         seed: of the agent; also chooses episodes and rolls out.
-        run: the name of its record.
+        run: the name of its record, None if that is of another life.
         arm: its settings.
+        provenance: of its numbers.
         curve: its evaluations (`curve`).
         replay: packed, a row for each environment step.
         actor: returns the actor's parameters as they were at the evaluation after so many environment steps.
+        level: medium return (`medium_level`), None if that is not known yet.
         ended: whether the agent lived to the end of the training.
     """
 
     task: Task
     seed: int
-    run: str
+    run: str | None
     arm: Arm
+    provenance: dict
     curve: list[dict]
     replay: Rows
     actor: Callable[[int], Float[Tensor, " parameters"]]
+    level: float | None
     ended: bool
 
+    def card(self, quality: str) -> dict:
+        """Returns what the card of a pool of this life begins with."""
+        run = {} if self.run is None else {"run": self.run}
+        return card(self.task, quality, self.seed, self.provenance) | run | {"settings": recording.plain(self.arm)}
 
-def card(task: Task, quality: str, seed: int, precision: str = "float32") -> dict:
+
+def card(task: Task, quality: str, seed: int, provenance: dict) -> dict:
     """Returns what the cards of all pools begin with."""
     return {
         "name": f"{task.name}-{quality}",
@@ -152,14 +161,31 @@ def card(task: Task, quality: str, seed: int, precision: str = "float32") -> dic
         "command": f"python -m mbaug collect {task.name} --seed {seed}",
         "licence": pools.LICENCE,
         "seed": seed,
-        "provenance": recording.provenance(precision),
+        "provenance": provenance,
     }
+
+
+def paths(task: Task, folder: Path, large: Path) -> dict[str, Path]:
+    """Returns where the task's pool of each quality is or will be."""
+    places = {quality: large if quality == "replay" else folder for quality in offline_data.QUALITIES}
+    return {quality: place / f"{task.name}-{quality}.hdf5" for quality, place in places.items()}
 
 
 def absent(task: Task, folder: Path, large: Path) -> list[str]:
     """Returns the qualities of which the task has no pool yet."""
-    places = {quality: large if quality == "replay" else folder for quality in offline_data.QUALITIES}
-    return [quality for quality, place in places.items() if not pools.exists(place / f"{task.name}-{quality}.hdf5")]
+    return [quality for quality, path in paths(task, folder, large).items() if not pools.exists(path)]
+
+
+def check_seed(task: Task, seed: int, folder: Path, large: Path) -> None:
+    """Checks that the task's pools that are there are of this seed: those of two trainings in one folder would be mixed up.
+
+    Raises:
+        ValueError: one is of another seed.
+    """
+    for path in filter(pools.exists, paths(task, folder, large).values()):
+        found = offline_data.read_card(path).get("seed")
+        there = f"seed {seed} was asked for, but {path.stem} in {path.parent} is of seed {found}"
+        require(found == seed, f"{there}: name another folder with --output, since a folder's pools are of one training")
 
 
 def once(folder: Path, name: str, make: Callable[[Path], None], report: Report) -> None:
@@ -177,7 +203,7 @@ def make_random(task: Task, seed: int, folder: Path, report: Report) -> None:
 
     def make(path: Path) -> None:
         rows = roll_out(task, "random", seed, uniform(task))
-        about = card(task, "random", seed) | {"policy": "uniform in [-1, 1]"}
+        about = card(task, "random", seed, recording.provenance("float32")) | {"policy": "uniform in [-1, 1]"}
         pools.write(path, rows, episodes(rows), task, about)
 
     once(folder, f"{task.name}-random", make, report)
@@ -193,12 +219,11 @@ def make(lived: Lived, folder: Path, large: Path, report: Report) -> None:
         report: takes a line for each pool.
     """
     name = lived.task.name
-    level = medium_level(lived.task, lived.curve, lived.ended)
-    steps = medium_steps(lived.curve, level)
+    steps = medium_steps(lived.curve, lived.level)
     if steps is not None:
-        make_medium(lived, level, steps, folder, large, report)
+        make_medium(lived, steps, folder, large, report)
     else:
-        why = "is known at the end of the training only" if level is None else f"of {level:,.0f} was not held so far"
+        why = "is known at the end of the training only" if lived.level is None else f"of {lived.level:,.0f} was not held so far"
         report(f"{name}-replay, {name}-medium-replay and {name}-medium are not made: the medium level {why}")
     if lived.ended:
         last = lived.curve[-1]["environment_steps"]
@@ -207,15 +232,13 @@ def make(lived: Lived, folder: Path, large: Path, report: Report) -> None:
         report(f"{name}-expert is not made: the agent has not lived to the end of the training")
 
 
-def make_medium(lived: Lived, level: float, steps: int, folder: Path, large: Path, report: Report) -> None:
+def make_medium(lived: Lived, steps: int, folder: Path, large: Path, report: Report) -> None:
     """Makes the pools of the moment when the medium level was first held: `replay`, `medium-replay` and `medium`."""
-    name, rows = lived.task.name, medium_replay(lived.curve, lived.replay, level)
+    name, rows = lived.task.name, medium_replay(lived.curve, lived.replay, lived.level)
     finished = episodes(rows)
     about = {
-        "run": lived.run,
-        "settings": recording.plain(lived.arm),
-        "stop": f"greedy return of at least {level} over two consecutive evaluations",
-        "medium_level": level,
+        "stop": f"greedy return of at least {lived.level} over two consecutive evaluations",
+        "medium_level": lived.level,
         "replay_transitions": len(rows),
         "replay_episodes": len(finished),
         "replay_mean_return": float(np.mean([rows[episode, -3].sum() for episode in finished])),
@@ -223,8 +246,7 @@ def make_medium(lived: Lived, level: float, steps: int, folder: Path, large: Pat
     }
 
     def write(quality: str, chosen: list[np.ndarray], path: Path) -> None:
-        start = card(lived.task, quality, lived.seed, lived.arm.precision)
-        pools.write(path, rows, chosen, lived.task, start | about)
+        pools.write(path, rows, chosen, lived.task, lived.card(quality) | about)
 
     size = min(REPLAYED, sum(map(len, finished)))
     chosen = choose_episodes(rows, size, lived.seed)
@@ -236,9 +258,7 @@ def make_medium(lived: Lived, level: float, steps: int, folder: Path, large: Pat
 def write_roll_out(lived: Lived, quality: str, steps: int, path: Path) -> None:
     """Writes the roll-outs of the agent as it was after `steps` environment steps."""
     rows = roll_out(lived.task, quality, lived.seed, explorer(lived.task, lived.arm, lived.actor(steps)))
-    about = card(lived.task, quality, lived.seed, lived.arm.precision) | {
-        "run": lived.run,
-        "settings": recording.plain(lived.arm),
+    about = lived.card(quality) | {
         "policy": f"the agent after {steps} environment steps, as random as it is while it learns",
         "greedy_return": float(np.mean(next(p["returns"] for p in lived.curve if p["environment_steps"] == steps))),
     }

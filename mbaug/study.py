@@ -111,6 +111,7 @@ def collect(
     """Trains the run of the study `long` that a task's pools come from, records it, and makes the pools that are not there.
 
     Where the record and `expert` are there, training ends when the medium level is held; where all is there, it never begins.
+    On another processor than the record's it is another life: then the cards of what is made name no run.
 
     Args:
         task: of the pools.
@@ -120,30 +121,61 @@ def collect(
         folders: of the pools, and of the whole replay.
         to: environment steps at which to stop, with a checkpoint and the pools that are determined by then; None: the end.
         report: takes a line for each evaluation and each pool.
+
+    Raises:
+        ValueError: `to` is no step of the training, the folders hold the task's pools of another seed, or the run is recorded
+            with other settings than today's.
     """
     one = grid.find("long")
     ((name, arm),) = one.arms.items()
     run, steps = Run(one.name, task.name, "none", name, seed), arm.finetuning.steps
     settings.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
+    collection.check_seed(task, seed, *folders)
     collection.make_random(task, seed, folders[0], report)
     prepare(run, arm)
-    with recording.claim(work / "runs" / str(run), wait=True):
-        missing, absent = recording.missing(root, [run]), collection.absent(task, *folders)
-        if not missing and not absent:
+    with claims([run], arm, work):
+        (known, level), absent = recorded_life(root, run, arm), collection.absent(task, *folders)
+        if known and not absent:
             report(f"{run} and all pools of {task.name} are there already and stay as they are")
             return
-        life, to_the_end = Life([run], arm, work), bool(missing) or "expert" in absent
+        life, to_the_end = Life([run], arm, work), not known or "expert" in absent
         for _ in life.stages(to):
             curve = collection.curve(life.rows[0])
             report(f"{curve[-1]['environment_steps']:>9,} steps: greedy return {np.mean(curve[-1]['returns']):8.1f}")
-            if not to_the_end and collection.medium_steps(curve, collection.medium_level(task, curve, ended=False)):
+            if not to_the_end and collection.medium_steps(curve, level):
                 break
-        if life.ended and missing:
+        if life.ended and not known:
             life.write(root)
-        curve, replay = collection.curve(life.rows[0]), life.buffer.rows[0, : life.buffer.size].numpy()
-        whole = life.ended and None in life.learner.diverged_at
-        lived = collection.Lived(task, seed, str(run), arm, curve, replay, life.actor, whole)
-        collection.make(lived, *folders, report)
+        collection.make(lived(life, known, level, report), *folders, report)
+
+
+def recorded_life(root: Path, run: Run, arm: Arm) -> tuple[list[dict], float | None]:
+    """Returns a run's recorded evaluations (`collection.curve`), none if there is no record, and its medium level if known."""
+    task, curve, ended = tasks.find(run.task), [], False
+    if not recording.missing(root, [run]):
+        ended = current(root, run, arm)["status"] == "finished"
+        curve = collection.curve(recording.read(root, run).rows.to_dict("records"))
+    return curve, collection.medium_level(task, curve, ended)
+
+
+def lived(life: Life, known: list[dict], level: float | None, report: Callable[[str], None]) -> collection.Lived:
+    """Returns what a life of one agent leaves to make pools from, after saying so if it is not the recorded one.
+
+    Args:
+        life: of the run that the pools come from.
+        known: evaluations of its record, none if there was none.
+        level: medium return, if it is known before the end of the life.
+        report: takes a line.
+    """
+    (run,), curve = life.runs, collection.curve(life.rows[0])
+    replay = life.buffer.rows[0, : life.buffer.size].numpy()
+    whole = life.ended and None in life.learner.diverged_at
+    level = collection.medium_level(life.task, curve, ended=True) if whole else level
+    same = not known or curve == known[: len(curve)]
+    if not same:
+        report(f"{run} is recorded, but here it learned otherwise, as on another processor: the cards of its pools name no run")
+    name, provenance = str(run) if same else None, life.provenance()
+    return collection.Lived(life.task, run.seed, name, life.arm, provenance, curve, replay, life.actor, level, whole)
 
 
 # --- many -----------------------------------------------------------------------------------------------------------------

@@ -350,3 +350,69 @@ def test_policies_that_differ_from_their_record_are_refused(whole, tmp_path):
     path.unlink()
     with pytest.raises(recording.RecordDamaged, match=r"seed1.safetensors is missing"):
         recording.policies(tmp_path, other)
+
+
+# --- the record is there, the training is not -----------------------------------------------------------------------------
+
+
+def clone(whole, folder, *lacking):
+    """A copy of what was collected as a clone has it: records and pools, without checkpoints and these pools."""
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "work")
+    remove(folder, *lacking)
+
+
+def test_a_medium_level_that_only_the_end_tells_is_taken_from_the_record(tmp_path, monkeypatch):
+    """As Ant's: it is known at the end of the training, and the record has the end; so training ends where the level is held."""
+    unknown = replace(HOPPER, return_medium=None)
+    monkeypatch.setitem(tasks.TASKS, "hopper", unknown)
+    monkeypatch.setattr(tasks, "find", lambda name: unknown)
+    first, again, lines = tmp_path / "first", tmp_path / "again", []
+    study.collect(unknown, 0, first / "runs", first / "work", [first / "pools"] * 2, report=lambda line: None)
+    clone(first, again, "hopper-replay")
+    study.collect(unknown, 0, again / "runs", again / "work", [again / "pools"] * 2, report=lines.append)
+    assert made(again) == made(first)
+    evaluations = [line for line in lines if "steps: greedy return" in line]
+    assert len(evaluations) == card(first, "replay")["replay_transitions"] / 50 < 8
+
+
+def test_pools_of_another_life_than_the_recorded_one_name_no_run(whole, tmp_path, monkeypatch):
+    """Another processor rounds otherwise, here by a nudge: what is made anew says where its agent is not known from."""
+    clone(whole, tmp_path, "hopper-replay", "hopper-expert")
+    evaluate, lines = life.Life.evaluate, []
+
+    def nudged(one, phase):
+        if one.learner.environment_steps == 200:
+            one.learner.agent.actor.network.flat.data *= 1.01
+        evaluate(one, phase)
+
+    monkeypatch.setattr(life.Life, "evaluate", nudged)
+    collect(tmp_path, report=lines.append)
+    assert [line for line in lines if "name no run" in line] == [
+        f"{RUN} is recorded, but here it learned otherwise, as on another processor: the cards of its pools name no run"
+    ]
+    for quality in ("replay", "expert"):
+        assert set(card(whole, quality)) - set(card(tmp_path, quality)) == {"run"}
+        assert card(tmp_path, quality)["settings"] == card(whole, quality)["settings"]
+    assert card(tmp_path, "medium") == card(whole, "medium")
+    assert made(tmp_path)["seed0.csv"] == made(whole)["seed0.csv"]
+
+
+def test_pools_of_two_seeds_are_not_mixed(whole, tmp_path, monkeypatch):
+    """Refused before anything is trained; in a folder of its own another seed is welcome."""
+    clone(whole, tmp_path, *(name for name in NAMES if name != "hopper-medium"))
+    before = made(tmp_path)
+    sentence = "seed 1 was asked for, but hopper-medium in .* is of seed 0: name another folder with --output"
+    with pytest.raises(ValueError, match=sentence):
+        study.collect(HOPPER, 1, tmp_path / "runs", tmp_path / "work", [tmp_path / "pools"] * 2)
+    assert made(tmp_path) == before
+    study.collect(HOPPER, 1, tmp_path / "runs", tmp_path / "work", [tmp_path / "one"] * 2, to=0, report=lambda line: None)
+    assert json.loads((tmp_path / "one" / "hopper-random.json").read_text())["seed"] == 1
+
+
+def test_a_record_with_other_settings_gives_no_pools(whole, tmp_path, monkeypatch):
+    clone(whole, tmp_path, "hopper-replay")
+    other = replace(grid.find("long"), arms={"sac_million": replace(TINY, learner=replace(TINY.learner, discount=0.9))})
+    monkeypatch.setitem(grid.STUDIES, "long", other)
+    with pytest.raises(ValueError, match=rf"{RUN} is recorded with other settings: settings\.learner\.discount is 0\.99"):
+        collect(tmp_path)
