@@ -117,13 +117,14 @@ def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str |
     Raises:
         NotebookFailed: A cell of a notebook raised an error; that one's reading copy stays as it was.
     """
+    from mbaug import recording  # imports torch, which the processes that execute need not
+
     output = ROOT / "build" / "reading"
     chapters = [Chapter(source, output / f"{source.stem}.ipynb", {}) for source in find(only, folder)]
     outcomes = execute(chapters, workers)
     for chapter, outcome in zip(chapters, outcomes, strict=True):
         if not outcome.problem:
-            text = _committed_text(chapter.executed)
-            reading_copy(chapter.source).write_text(text, encoding="utf-8")
+            recording.write_atomically(reading_copy(chapter.source), _committed_text(chapter.executed).encode())
     _refuse_failures(outcomes)
 
 
@@ -274,11 +275,12 @@ def _check_writable(folder: Path) -> None:
 
 def environment() -> dict[str, str]:
     """Returns what every notebook runs with: one thread, this interpreter, nothing written outside the clone."""
+    from mbaug import recording
+
     build = ROOT / "build"
     kernel = build / "jupyter/kernels" / METADATA["kernelspec"]["name"] / "kernel.json"
-    kernel.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
-    kernel.write_text(json.dumps({**METADATA["kernelspec"], "argv": command}))
+    recording.write_atomically(kernel, json.dumps({**METADATA["kernelspec"], "argv": command}).encode())
     return {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

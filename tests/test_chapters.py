@@ -6,6 +6,7 @@ import textwrap
 
 import nbformat
 import pytest
+from conftest import no_space
 
 from mbaug import chapters
 
@@ -198,3 +199,22 @@ def test_an_unchanged_cell_keeps_its_id_and_equal_cells_have_different_ones(writ
     after = [cell.id for cell in chapters.convert(write("01_first", "0", "1", "2", "1")).cells]
     assert len(set(before)) == len(before)
     assert after[:2] + after[3:] == before
+
+
+def test_what_cannot_be_written_whole_is_not_written(tmp_path, monkeypatch):
+    """A full disk leaves the reading copy, and what describes the kernel, as they were."""
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    source = tmp_path / "00_one.py"
+    source.write_text('# %% tags=["parameters"]\nprofile = "paper"\n')
+    kernel = tmp_path / "build/jupyter/kernels/python3/kernel.json"
+    chapters.environment()
+    for path in (chapters.reading_copy(source), kernel):
+        path.write_text("as it was")
+    monkeypatch.setattr(chapters, "execute", lambda given, workers: [chapters.Outcome(each.name, 1, 0.0, "") for each in given])
+    monkeypatch.setattr(chapters, "_committed_text", lambda executed: "half")
+    monkeypatch.setattr("os.replace", no_space)
+    with pytest.raises(OSError, match=r"00_one.ipynb: No space left on device"):
+        chapters.reading_copies(only="00_one", folder=tmp_path)
+    with pytest.raises(OSError, match=r"kernel.json: No space left on device"):
+        chapters.environment()
+    assert {path.read_text() for path in (chapters.reading_copy(source), kernel)} == {"as it was"}
