@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 SOURCES = ("none", "sample", "mean", "reconstruction", "noise", "deterministic")
 PRECISIONS = ("float32", "bfloat16", "float64")
@@ -35,6 +36,12 @@ def require(holds: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
+def _whole(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        require(isinstance(value, Integral), f"{name} is {value!r}, but it must be a whole number")
+
+
 def _positive(record: object, *names: str) -> None:
     for name in names:
         value = getattr(record, name)
@@ -50,7 +57,8 @@ def _not_negative(record: object, *names: str) -> None:
 def _units(record: object, *names: str) -> None:
     for name in names:
         value = getattr(record, name)
-        require(min(value, default=1) > 0, f"{name} is {value!r}, but each layer must have 1 unit or more")
+        whole = all(isinstance(units, Integral) and units > 0 for units in value)
+        require(whole, f"{name} is {value!r}, but each layer must have 1 unit or more, in whole numbers")
 
 
 def _fraction(record: object, *names: str) -> None:
@@ -76,6 +84,7 @@ class TD3:
 
     def __post_init__(self) -> None:
         _units(self, "hidden")
+        _whole(self, "batch_size", "policy_delay")
         _positive(self, "learning_rate", "batch_size", "policy_delay", "behaviour_weight")
         _not_negative(self, "target_noise", "target_noise_clip", "exploration_noise")
         _fraction(self, "discount", "target_rate")
@@ -100,6 +109,7 @@ class SAC:
     def __post_init__(self) -> None:
         _units(self, "hidden")
         rates = "learning_rate", "temperature_learning_rate"
+        _whole(self, "batch_size", "policy_delay")
         _positive(self, *rates, "batch_size", "policy_delay", "initial_temperature")
         _fraction(self, "discount", "target_rate")
         require(
@@ -125,6 +135,7 @@ class WorldModel:
 
     def __post_init__(self) -> None:
         _units(self, "hidden", "transition_hidden")
+        _whole(self, "latent_size", "batch_size", "epochs")
         _positive(self, "latent_size", "learning_rate", "batch_size", "epochs")
         _not_negative(self, "kl_weight", "prediction_weight", "latent_weight")
 
@@ -141,6 +152,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         _fraction(self, "rate")
         choose("augmentation source", self.source, SOURCES)
+        _whole(self, "table_samples", "redraw_interval")
         _positive(self, "table_samples", "redraw_interval")
 
 
@@ -156,8 +168,9 @@ class Pretraining:
     standardiser_epsilon: float = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
+        _whole(self, "updates", "transitions", "horizon", "evaluation_interval")
         _positive(self, "transitions", "horizon", "evaluation_interval")
-        require(self.updates >= 0, f"updates is {self.updates!r}, but it must be 0 or above")
+        _not_negative(self, "updates")
         require(
             self.horizon == 1 or self.whole_episodes,
             f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors",
@@ -178,6 +191,7 @@ class Finetuning:
     evaluation_interval: int = 5_000  # environment steps; C
 
     def __post_init__(self) -> None:
+        _whole(self, "steps", "warmup_steps", "evaluation_interval")
         _positive(self, "steps", "evaluation_interval")
         choose("warm-up policy", self.warmup_policy, ("agent", "uniform"))
         require(
@@ -197,9 +211,7 @@ class Dynamics:
 
     def __post_init__(self) -> None:
         _fraction(self, "push_probability")
-        for name in ("action_noise", "observation_noise", "push_force"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} is {value!r}, but it must be 0 or above")
+        _not_negative(self, "action_noise", "observation_noise", "push_force")
 
 
 @dataclass(frozen=True)
@@ -210,6 +222,7 @@ class Evaluation:
     probe_rows: int = 1_000  # dataset rows on which the critic is watched; ours
 
     def __post_init__(self) -> None:
+        _whole(self, "episodes", "probe_rows")
         _positive(self, "episodes", "probe_rows")
 
 

@@ -35,7 +35,7 @@ def test_settings_cannot_be_changed_in_place(record):
 ABOVE_0, NOT_NEGATIVE, FRACTION = "it must be above 0", "it must be 0 or above", "it must be in [0, 1]"
 NETWORKS = ((TD3, "hidden"), (SAC, "hidden"), (WorldModel, "hidden"), (WorldModel, "transition_hidden"))
 IMPOSSIBLE = [
-    *((record, name, (8, 0), "each layer must have 1 unit or more") for record, name in NETWORKS),
+    *((record, name, (8, 0), "each layer must have 1 unit or more, in whole numbers") for record, name in NETWORKS),
     *((record, name, 0, ABOVE_0) for record in (TD3, SAC) for name in ("batch_size", "policy_delay")),
     *((record, "learning_rate", value, ABOVE_0) for record in (TD3, SAC, WorldModel) for value in (0.0, float("nan"))),
     *((record, name, 1.5, FRACTION) for record in (TD3, SAC) for name in ("discount", "target_rate")),
@@ -147,3 +147,40 @@ def test_a_record_from_before_a_setting_existed_is_completed_with_its_default():
     assert whole["pretraining"] == recorded["pretraining"] | {"horizon": 1}
     assert whole["dynamics"] == Dynamics()
     assert "policy_delay" not in recorded["learner"]
+
+
+COUNTS = {
+    **dict.fromkeys((TD3, SAC), ("batch_size", "policy_delay")),
+    WorldModel: ("latent_size", "batch_size", "epochs"),
+    Augmentation: ("table_samples", "redraw_interval"),
+    Pretraining: ("updates", "transitions", "horizon", "evaluation_interval"),
+    Finetuning: ("steps", "warmup_steps", "evaluation_interval"),
+    Evaluation: ("episodes", "probe_rows"),
+}
+
+
+def checked(record, name, value):
+    """Lets a record check a value that the tests' own checks of types would refuse before it."""
+    made = record()
+    object.__setattr__(made, name, value)
+    made.__post_init__()
+
+
+@pytest.mark.parametrize(("record", "name"), [(record, name) for record, names in COUNTS.items() for name in names])
+def test_a_count_is_a_whole_number(record, name):
+    with pytest.raises(ValueError, match=rf"^{name} is 2\.5, but it must be a whole number$"):
+        checked(record, name, 2.5)
+
+
+def test_every_whole_number_of_the_settings_is_a_count():
+    """So that none of a new setting is forgotten."""
+    fields = [(record, field) for record in COUNTS for field in dataclasses.fields(record)]
+    assert {(record, field.name) for record, field in fields if field.type in (int, "int")} == {
+        (record, name) for record, names in COUNTS.items() for name in names
+    }
+
+
+@pytest.mark.parametrize(("record", "name"), NETWORKS)
+def test_a_layer_has_a_whole_number_of_units(record, name):
+    with pytest.raises(ValueError, match=rf"^{name} is \(8, 2\.5\), but each layer must have 1 unit or more, in whole numbers$"):
+        checked(record, name, (8, 2.5))
