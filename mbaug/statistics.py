@@ -125,11 +125,11 @@ def summarise(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> p
         value: The column that is summarised.
 
     Raises:
-        ValueError: A run is twice in a group: its episodes were not averaged, or `by` lacks a column.
+        ValueError: A run is twice in a group: its episodes were not averaged, `by` lacks a column, or two studies have it.
     """
     table, rows = table.dropna(subset=value), []
     for name, group in table.groupby(list(by)):
-        if group.duplicated(RUN).any():
+        if group.duplicated([column for column in RUN if column != "study"]).any():  # a copy of a run is no other seed
             raise ValueError(f"The unit is the seed, but a run has several rows in {dict(zip(by, name, strict=True))}.")
         rows.append([*name, *interval([scores.to_numpy() for _, scores in group.groupby("task")[value]])])
     return pd.DataFrame(rows, columns=[*by, value, "low", "high", "n_seeds"])
@@ -183,6 +183,9 @@ def probability_of_improvement(strata: Strata, others: Strata) -> Interval:
 
     Returns:
         The probability with its interval; seeds of both arms are drawn independently.
+
+    Raises:
+        ValueError: The arms have scores for different numbers of tasks, or one is not finite.
     """
     if len(strata) != len(others):
         raise ValueError(f"Both arms need scores for the same tasks; got {len(strata)} and {len(others)} tasks.")

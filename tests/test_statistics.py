@@ -377,3 +377,12 @@ def test_an_agent_that_diverged_before_its_first_evaluation_is_counted(tmp_path)
     assert (lost["score"] == 0).all()
     pd.testing.assert_frame_equal(found[found["seed"] == 0].reset_index(drop=True), alone)
     assert statistics.summarise(found, ["arm", "phase", "steps"])["n_seeds"].tolist() == [2, 2, 2]
+
+
+def test_a_copy_of_a_run_is_no_other_seed():
+    """A run that two studies have counts once: who takes both must choose one, or keep the studies apart."""
+    table = evaluations([("td3", 0, "finetune", 0, 1.0), ("td3", 1, "finetune", 0, 3.0)])
+    both = pd.concat([table, table.assign(study="other")])
+    with pytest.raises(ValueError, match="The unit is the seed, but a run has several rows"):
+        statistics.summarise(both, ["arm"])
+    assert statistics.summarise(both, ["study", "arm"])["n_seeds"].tolist() == [2, 2]
