@@ -169,6 +169,10 @@ COLUMNS = (
     *("state coverage", "D4RL v2", "MB", "SHA-256"),
 )
 ORIGIN = ("pool", "command", "seed", "commit", "processor", "versions", "licence")
+SHOWN = (  # what they show of a card
+    *("transitions", "episodes", "mean_return", "mean_score", "return_quantiles", "terminals", "timeouts"),
+    *("state_coverage", "d4rl", "command", "provenance", "licence"),
+)
 PACKAGES = ("python", "torch", "numpy", "gymnasium", "mujoco")
 NOTES = f"""
 *Score*: D4RL-normalised mean return. *State coverage*: cells of {CELL[0]} m of height by {CELL[1]} m/s forward velocity that
@@ -181,7 +185,7 @@ is from `medium`, half from `expert`. `<task>-replay`, the whole replay until th
 
 def readme(folder: Path = FOLDERS[0]) -> str:
     """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
-    cards = {path: offline_data.read_card(path) for path in paths([folder])}
+    cards = {path: _whole_card(path) for path in paths([folder])}
     first = _table(COLUMNS, [_described(path, card) for path, card in cards.items()])
     second = _table(ORIGIN, [_origin(path, card) for path, card in cards.items()])
     return "\n".join([HEAD, *first, NOTES, *second, ""])
@@ -190,6 +194,14 @@ def readme(folder: Path = FOLDERS[0]) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns the lines of a Markdown table."""
     return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _whole_card(path: Path) -> dict:
+    """Returns a pool's card, or raises DatasetDamaged if it lacks what the tables show."""
+    card = offline_data.read_card(path)
+    if lacking := [key for key in SHOWN if key not in card]:
+        raise offline_data.DatasetDamaged(f"{card_of(path)} lacks {', '.join(lacking)}: restore it, or make the pool again")
+    return card
 
 
 def _described(path: Path, card: dict) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Pools of offline data: what a card says of them, that they are listed and verified, and that foreign data become one."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -161,3 +162,13 @@ def test_an_imported_pool_is_never_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match=r"hopper-d4rl is in .* already: a pool is never overwritten"):
         made(tmp_path)
     assert made(tmp_path, "hopper-other").read_bytes() == before
+
+
+def test_a_card_that_lacks_what_the_table_shows_is_named(tmp_path):
+    for suffix in ("hdf5", "json"):
+        shutil.copy(offline_data.FOLDER / f"hopper-random.{suffix}", tmp_path)
+    card = json.loads((tmp_path / "hopper-random.json").read_text())
+    del card["state_coverage"], card["terminals"]
+    (tmp_path / "hopper-random.json").write_text(json.dumps(card))
+    with pytest.raises(offline_data.DatasetDamaged, match=r"hopper-random.json lacks terminals, state_coverage: restore it"):
+        pools.readme(tmp_path)
