@@ -35,8 +35,9 @@ notebooks: .venv/ready  ## execute the reading copies notebooks/*.ipynb anew fro
 lint: .venv/ready  ## check style
 	@.venv/bin/python -m ruff check .
 
-clean:      ## remove what was generated, but not .venv and nothing that was recorded
-	@rm -rf build .pytest_cache .ruff_cache .hypothesis
+clean:      ## remove what was generated, but not .venv, what was recorded, checkpoints and datasets in build
+	@find build -mindepth 1 -maxdepth 1 ! -name checkpoints ! -name offline -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf .pytest_cache .ruff_cache .hypothesis
 
 .venv/ready: uv.lock pyproject.toml scripts/setup scripts/setup.py
 	@scripts/setup "$(TORCH)" $(EXTRAS)
