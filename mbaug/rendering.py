@@ -20,6 +20,7 @@ STRIP = 8, 96  # frames of a strip; pixels of each, across and down
 CLOSE = {"camera_id": -1, "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90}}
 SHADES = 32  # of each colour in a strip: a PNG of all 256 is twice as large
 TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
+TRIAL_SECONDS = 60  # a loaded machine takes ten
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
@@ -27,7 +28,11 @@ Frames = UInt8[np.ndarray, "frames height width 3"]
 def works(backend: str) -> bool:
     """Returns whether an image can be drawn with MUJOCO_GL=`backend`, tried in a process of its own: a library may crash it."""
     environment = os.environ | {"MUJOCO_GL": backend}
-    return subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True).returncode == 0
+    try:
+        trial = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, timeout=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired:  # as a driver may that waits for a screen
+        return False
+    return trial.returncode == 0
 
 
 def opengl() -> str:
@@ -45,6 +50,11 @@ def opengl() -> str:
     return found
 
 
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError unless so many seconds can be rendered."""
+    require(0 < seconds < math.inf, f"{seconds} seconds asked for, but it must be a number above 0, and finite")
+
+
 def frames(
     environment: gymnasium.Env, act: Callable[[Float[np.ndarray, " state"]], np.ndarray], seconds: float, seed: int = 0
 ) -> tuple[Frames, int]:
@@ -55,9 +65,12 @@ def frames(
         act: returns the action in a state.
         seconds: of simulated time, above 0.
         seed: of the first episode's start.
+
+    Raises:
+        ValueError: that is no number of seconds.
     """
+    check_seconds(seconds)
     steps_per_second = environment.metadata["render_fps"]
-    require(seconds > 0, f"{seconds} seconds asked for, but there must be more than 0")
     every = math.ceil(steps_per_second / FRAMES_PER_SECOND)
     state, images = environment.reset(seed=seed)[0], []
     for step in range(math.ceil(seconds * steps_per_second)):

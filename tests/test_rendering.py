@@ -209,3 +209,35 @@ def test_actors_are_small_enough_to_keep():
     long = grid.STUDIES["long"].arms["sac_million"]
     actors = [training.actors(training.learner(long, task, [0]))[0] for task in tasks.TASKS.values()]
     assert sum(2 * actor.numel() * actor.element_size() for actor in actors) <= 10e6
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["--seconds", "inf"], "inf seconds asked for, but it must be a number above 0, and finite"),
+        (["--seconds", "nan"], "nan seconds asked for"),
+        (["--policy", "finl"], "unknown policy 'finl'"),
+        (["--run", "seed0"], "got 'seed0'"),
+    ],
+)
+def test_what_was_typed_is_looked_at_before_any_opengl_library_is_tried(typed, sentence, programme, monkeypatch):
+    monkeypatch.setattr(rendering, "opengl", lambda: pytest.fail("a library is tried"))
+    with pytest.raises(SystemExit, match=sentence):
+        commands.main(["watch", "hopper", "--run", str(RUN), *typed])
+
+
+def test_a_library_that_hangs_does_not_work(monkeypatch):
+    monkeypatch.setattr(rendering, "TRIAL", "import time; time.sleep(60)")
+    monkeypatch.setattr(rendering, "TRIAL_SECONDS", 0.5)
+    assert not rendering.works("egl")
+
+
+def test_the_library_that_the_shell_names_is_tried_and_not_imported_first(programme, monkeypatch):
+    """MuJoCo is imported, when `watch` looks at the run, as if none were named; then it is tried, alone."""
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    seen = []
+    monkeypatch.setattr(study, "policy", lambda *rest: seen.append(rendering.os.environ.get("MUJOCO_GL")))
+    monkeypatch.setattr(rendering, "works", lambda backend: seen.append(backend))
+    with pytest.raises(SystemExit, match="MUJOCO_GL=osmesa draws nothing here"):
+        commands.main(["watch", "hopper", "--run", str(RUN)])
+    assert seen == [None, "osmesa"]
