@@ -40,37 +40,45 @@ def count(text: str) -> int:
 
 def record(arguments: argparse.Namespace) -> None:
     """Trains and records the missing runs of a study."""
-    from mbaug import grid, recording, settings, study
+    import joblib
+
+    from mbaug import engine, grid, recording, settings, study
 
     wanted, profile = grid.find(arguments.study), settings.profile(arguments.profile)
+    settings.choose("device", arguments.device, engine.DEVICES if arguments.cluster else engine.devices())
+    workers = arguments.workers or joblib.cpu_count()  # the cores that this process may use
     build = recording.repository() / "build"
     root = recording.root() if profile.name == "paper" else build / profile.name / "runs"
-    missing = recording.missing(root, study.select(wanted, arguments.only, arguments.seeds))
+    missing = study.missing(wanted, root, profile, arguments.only, arguments.seeds)
     budgets = replace(wanted, arms={name: profile.apply(arm) for name, arm in wanted.arms.items()})
-    hours = study.seconds(budgets, missing, study.step_seconds(recording.root())) / arguments.workers / 3600
-    print(f"{wanted.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {arguments.workers} workers")
+    train = study.to_train(budgets, missing, root)
+    hours = study.seconds(budgets, train, study.step_seconds(recording.root())) / workers / 3600
+    print(f"{wanted.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers")
     if arguments.dry_run:
         print(*missing, sep="\n")
         return
     work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
-    scale = {name: getattr(arguments, name) for name in ("workers", "cluster", "population", "device")}
-    study.record(wanted, root, work, profile, arguments.only, arguments.seeds, **scale)
+    scale = {name: getattr(arguments, name) for name in ("cluster", "population", "device")}
+    study.record(wanted, root, work, profile, arguments.only, arguments.seeds, workers, **scale)
 
 
 def status(arguments: argparse.Namespace) -> None:
     """Shows what of the programme, or of one study, is finished, diverged, running and missing."""
+    import joblib
+
     from mbaug import grid, recording, study
 
     work, root = recording.repository() / "build" / "checkpoints" / "paper", recording.root()
     if arguments.study is not None:
         print(study.status(grid.find(arguments.study), root, work).to_string())
         return
-    pace = study.step_seconds(root)
+    pace, cores = study.step_seconds(root), joblib.cpu_count()
     for one in grid.STUDIES.values():
         runs = one.runs()
         missing = recording.missing(root, runs)
-        whole, left = (study.seconds(one, some, pace) / 3600 / 2 for some in (runs, missing))
-        hours = f"{whole:>7.1f} hours on 2 cores, {left:.1f} left"
+        train = study.to_train(one, missing, root)
+        whole, left = (study.seconds(one, some, pace) / 3600 / cores for some in (runs, train))
+        hours = f"{whole:>7.1f} hours on {cores} cores, {left:.1f} left"
         print(f"{one.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{one.question}")
 
 
@@ -139,14 +147,15 @@ def strips(arguments: argparse.Namespace) -> None:
 
 def watch(arguments: argparse.Namespace) -> None:
     """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
-    from mbaug import rendering
-
-    os.environ["MUJOCO_GL"] = rendering.opengl()  # before MuJoCo is imported: it fails on a library that is not there
-    from mbaug import recording, settings, study, tasks
+    given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
+    from mbaug import recording, rendering, settings, study, tasks
 
     task, run = tasks.find(arguments.task), recording.Run.parse(arguments.run)
     settings.require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
     act = study.policy(run, recording.root(), arguments.policy)
+    rendering.check_seconds(arguments.seconds)
+    os.environ["MUJOCO_GL"] = given
+    os.environ["MUJOCO_GL"] = rendering.opengl()  # takes seconds, and so comes after what is wrong with what was typed
     environment = tasks.make(task, render_mode="rgb_array", width=rendering.SIZE, height=rendering.SIZE)
     frames, frames_per_second = rendering.frames(environment, act, arguments.seconds)
     environment.close()
@@ -190,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("study", help="name of a study, e.g. hopper")
     command.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, e.g. 'sac/*'")
     command.add_argument("--seeds", type=seeds, metavar="0-4", help="in place of the study's own")
-    command.add_argument("--workers", type=count, default=os.cpu_count(), help="processes (default: one per core)")
+    command.add_argument("--workers", type=count, help="processes (default: one per core)")
     command.add_argument("--population", type=count, default=1, help="agents that one process trains side by side (default: 1)")
     command.add_argument("--cluster", metavar="tcp://HOST:8786", help="train on the workers of a Dask cluster")
     command.add_argument("--device", default="cpu", help="what trains: cpu or cuda (default: cpu)")
@@ -255,7 +264,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given.call(given)
     except KeyboardInterrupt:
-        sys.exit("mbaug: interrupted; the same command goes on from the last checkpoints")
+        resumes = given.call in (record, collect)
+        sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"mbaug: {error}")
 

@@ -34,6 +34,7 @@ PARAMETER_DTYPE = {"float32": torch.float32, "bfloat16": torch.float32, "float64
 LANES = 64  # a multiple of every vector width, in elements
 WIDE = 64  # a bfloat16 product pays from this many inputs and outputs; below, the casts cost more than they save
 KEPT = {-1: 2**28, -3: 2**25}  # malloc.h: M_TRIM_THRESHOLD, bytes free at the top; M_MMAP_THRESHOLD, the most there is
+DEVICES = "cpu", "cuda"
 THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS"  # what torch and its libraries read when they are imported
 
 
@@ -84,6 +85,11 @@ def keep_memory() -> bool:
     return all(mallopt(option, size) for option, size in KEPT.items())
 
 
+def devices() -> tuple[str, ...]:
+    """Returns what can train here."""
+    return DEVICES if torch.cuda.is_available() else DEVICES[:1]
+
+
 def prepare(precision: str = "float32", device: str = "cpu") -> str:
     """Returns the precision that will really be used, after choosing one thread and the fastest product for it.
 
@@ -100,7 +106,7 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     Raises:
         ValueError: there is no such device.
     """
-    choose("device", device, ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    choose("device", device, devices())
     keep_memory()
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:

@@ -1,12 +1,14 @@
 """The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
 
 import inspect
+import shutil
 import sys
 
+import joblib
 import pytest
 
 from mbaug import __main__ as commands
-from mbaug import benchmark, grid, recording, rendering, settings, study
+from mbaug import benchmark, engine, grid, recording, rendering, settings, study
 from mbaug.settings import Evaluation
 
 SMALL = settings.Arm(learner=settings.TD3(hidden=(16, 16)), finetuning=grid.SCRATCH, evaluation=Evaluation(1, 100))
@@ -19,6 +21,7 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "root", lambda: tmp_path / "data" / "runs")
     monkeypatch.setattr(grid, "STUDIES", {"tiny": grid.Study("tiny", "Does it run?", {"small": SMALL}, seeds=(0, 1))})
     monkeypatch.setattr(benchmark, "online", lambda algorithm, precision: 100.0)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     return tmp_path
 
 
@@ -144,3 +147,64 @@ def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatc
     monkeypatch.setattr(study, "verify", lambda run, *rest: f"verified {run}")
     commands.main(["verify"])
     assert capsys.readouterr().out == "verified seed2\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("record tiny", "mbaug: interrupted; the same command goes on from the last checkpoints"),
+        ("bench", "mbaug: interrupted"),
+    ],
+)
+def test_an_interrupted_command_promises_only_what_it_keeps(typed, said, repository, monkeypatch):
+    """Only training leaves checkpoints."""
+
+    def interrupted(*rest, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "main", interrupted)
+    monkeypatch.setattr(study, "record", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        commands.main(typed.split())
+    assert str(ended.value) == said
+
+
+def test_a_dry_run_is_of_what_would_be_trained(repository, capsys, monkeypatch):
+    """The seeds of the profile, on the cores that are free to use; what another study has recorded costs nothing."""
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
+    smoke = ["--profile", "smoke", "--dry-run"]
+    commands.main(["record", "tiny", *smoke])
+    first, *runs = capsys.readouterr().out.splitlines()
+    assert first.endswith("about 0.0 hours with 3 workers")
+    assert runs == ["tiny/hopper/none/small/seed0"]
+    commands.main(["record", "tiny", "--profile", "smoke", "--workers", "1"])
+    monkeypatch.setitem(grid.STUDIES, "alias", grid.replace(grid.STUDIES["tiny"], name="alias", seeds=(0,)))
+    monkeypatch.setattr(study, "step_seconds", lambda root: {"td3": 3600.0, "sac": 3600.0})
+    capsys.readouterr()
+    commands.main(["record", "alias", *smoke])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("alias: 1 runs missing in ")
+    assert "about 0.0 hours" in first
+    shutil.copytree(repository / "build" / "smoke" / "runs", recording.root())
+    monkeypatch.setitem(grid.STUDIES, "alias", smoke_of(grid.STUDIES["alias"]))
+    monkeypatch.setitem(grid.STUDIES, "tiny", smoke_of(grid.STUDIES["tiny"]))
+    commands.main(["status"])
+    assert [line.split()[:2] + line.split()[5:11] for line in capsys.readouterr().out.splitlines()] == [
+        ["tiny", "1", "66.7", "hours", "on", "3", "cores,", "33.3"],
+        ["alias", "0", "33.3", "hours", "on", "3", "cores,", "0.0"],
+    ]
+
+
+def smoke_of(one):
+    """A study whose arms are those that the smoke profile trains."""
+    smoke = settings.profile("smoke")
+    return grid.replace(one, arms={name: smoke.apply(arm) for name, arm in one.arms.items()})
+
+
+@pytest.mark.parametrize("given", ["tpu", "cuda"])
+def test_what_cannot_train_is_refused_also_in_a_dry_run(given, repository, monkeypatch):
+    """On a cluster the workers have devices of their own."""
+    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=f"unknown device '{given}': .*allowed are 'cpu'$"):
+        commands.main(["record", "tiny", "--dry-run", "--device", given])
+    commands.main(["record", "tiny", "--dry-run", "--device", "cuda", "--cluster", "tcp://nowhere:1"])
