@@ -4,17 +4,14 @@
 next states a row, redrawn now and then, gives what calling the model on every batch gives, for a 26th of the cost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mbaug.settings import require
-from mbaug.transitions import Batch
-
-# predict(state, action, next_state, generators) -> one imagined next state a row, in the environment's units
-Predict = Callable[..., Float[Tensor, "population rows state"]]
+from mbaug.transitions import Batch, Predict
 
 
 def replaced(rate: float, batch_size: int) -> int:

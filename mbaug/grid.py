@@ -101,7 +101,7 @@ def named(*names: str) -> dict[str, Arm]:
     return {name: ARMS[name] for name in names}
 
 
-LONG = replace(SAC_ARM, finetuning=replace(SCRATCH, steps=1_000_000))
+MILLION = replace(SAC_ARM, finetuning=replace(SCRATCH, steps=1_000_000))
 SLOW, EAGER = replace(SAC_ARM, learner=SAC(learning_rate=3e-4)), replace(TD3_ARM, learner=TD3(learning_rate=1e-3))
 NOISY = {
     "action_noise": Dynamics(action_noise=0.2),
@@ -122,7 +122,7 @@ STUDIES = {
     for study in (
         Study("hopper", "Does it jump-start Hopper?", named("td3", "sac", "vanilla", "augmented", "noise"), seeds=(0, 1, 2)),
         Study("baselines", "How good is no pre-training?", named("td3", "sac", "td3_data"), FOUR),
-        Study("long", "Where does SAC end?", {"sac_million": LONG}, FOUR, seeds=(0,)),
+        Study("long", "Where does SAC end?", {"sac_million": MILLION}, FOUR, seeds=(0,)),
         Study(
             "sweep",
             "Are the baselines handicapped?",

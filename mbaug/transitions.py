@@ -5,7 +5,7 @@ ended the recording, and its next state still has a value.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,10 @@ class Batch(NamedTuple):
     reward: Float[Tensor, "population batch"]
     next_state: Float[Tensor, "population batch state"]
     terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut: 1 at a terminal, see also `windows`
+
+
+# predict(state, action, next_state, generators) -> one imagined next state a row, in the environment's units
+Predict = Callable[..., Float[Tensor, "population rows state"]]
 
 
 @dataclass(frozen=True, eq=False)

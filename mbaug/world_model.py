@@ -20,12 +20,9 @@ from mbaug import engine, graphs, networks, streams
 from mbaug.engine import Adam
 from mbaug.networks import Perceptron
 from mbaug.settings import SOURCES, WorldModel, choose, require
-from mbaug.transitions import Dataset, Standardiser
+from mbaug.transitions import Dataset, Predict, Standardiser
 
 EPSILON = 1e-5  # added to the standard deviation of a state's dimension; C
-
-# predict(state, action, next_state, generators) -> one imagined next state a row, in the environment's units
-Predict = Callable[..., Float[Tensor, "population rows state"]]
 
 
 # --- the model ------------------------------------------------------------------------------------------------------------
