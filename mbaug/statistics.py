@@ -185,7 +185,7 @@ def probability_of_improvement(strata: Strata, others: Strata) -> Interval:
         The probability with its interval; seeds of both arms are drawn independently.
 
     Raises:
-        ValueError: The arms have scores for different numbers of tasks, or one is not finite.
+        ValueError: The arms have scores for different numbers of tasks.
     """
     if len(strata) != len(others):
         raise ValueError(f"Both arms need scores for the same tasks; got {len(strata)} and {len(others)} tasks.")

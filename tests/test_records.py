@@ -108,3 +108,16 @@ def test_a_roll_out_s_actions_are_those_of_the_policy_that_its_card_names(name):
     random = streams.numpy_generator(CARDS[name]["seed"], "pool", name.partition("-")[2])
     again = [act(state, random) for state in pool.state[:300]]
     np.testing.assert_allclose(again, pool.action[:300], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_where_a_run_is_from(run):
+    """All code that trained it is committed, or unknown, as the first checkpoints leave it; a copy holds what its origin does."""
+    metadata = recording.verify(recording.root(), run)
+    origin = metadata["provenance"]
+    assert all(len(commit) == 40 or commit == "unknown" for commit in origin.get("earlier_commits", []))
+    if "copied_from" in origin:
+        other = recording.verify(recording.root(), recording.Run.parse(origin["copied_from"]))
+        assert "copied_from" not in other["provenance"]
+        assert other["csv_sha256"] == metadata["csv_sha256"]
+        assert {"copied_from": origin["copied_from"]} | other["provenance"] == origin
