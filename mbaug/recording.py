@@ -55,7 +55,7 @@ METADATA = (
     "diverged_at",  # gradient_steps and environment_steps, or None
     "watch",  # the failure signatures
     "world_model",  # its held-out errors, or None
-    "provenance",  # see `provenance`
+    "provenance",  # see `provenance`; also earlier_commits of a life that other code began, and copied_from of a copy
     "wall_seconds",  # of training and evaluation; of a population's, the share of one agent
 )
 STATUSES = ("finished", "diverged")

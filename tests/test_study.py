@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
