@@ -562,7 +562,7 @@ def main(as_json: bool = False, device: str = "cpu", record: bool = False) -> No
     engine.prepare("float32", device)
     if record:
         print(
-            f"{len(SECTIONS)} sections, {FULL.repeats} times each: about a quarter of an hour; the machine should do nothing else"
+            f"{len(SECTIONS)} sections, {FULL.repeats} times each: about twenty minutes; the machine should do nothing else"
         )
         print(keep(measure_all(FULL, device, SECTIONS if device == "cpu" else ON_GPU), folder()))
         return

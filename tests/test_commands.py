@@ -64,6 +64,7 @@ def test_what_was_typed_arrives(typed, callee, given, repository, monkeypatch):
         raise Called(signature.bind(*positional, **named).arguments)
 
     monkeypatch.setattr(study, callee, called)
+    monkeypatch.setattr(engine, "devices", lambda: ("cpu", "cuda"))
     monkeypatch.setattr(rendering, "opengl", lambda: "")
     monkeypatch.setenv("MUJOCO_GL", "")  # so that what `watch` sets is undone
     with pytest.raises(Called) as ended:
