@@ -42,7 +42,8 @@ origin = f"{card['name']}, {len(pool):,} transitions, seed {card['seed']}, code 
 # ## 1. Four tasks and one score
 #
 # The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use Gymnasium's v5 tasks; Ant with 27
-# observations, as in D4RL. Their returns differ by a factor of ten, so results are compared as D4RL's normalised score:
+# observations, because the 84 contact forces that D4RL's has besides were found to be all zero [Farama-Foundation/D4RL, issue
+# 143]. An expert's returns differ by a factor of four, so results are compared as D4RL's normalised score:
 #
 # $$\text{score} = 100\,\frac{R - R_\text{random}}{R_\text{expert} - R_\text{random}}$$
 #
@@ -70,7 +71,7 @@ print(f"An ant that only stands returns about 1,000: score {standing_ant:.0f}, a
 
 # %% [markdown]
 # *Read.* 0 is a random policy and 100 an expert of 2020; more than 100 is possible. The scale is linear in the return,
-# not in skill.
+# not in skill, and its zero is of D4RL's tasks: on Ant-v5 uniform actions score 6 (section 9).
 #
 # ## 2. How the data came about
 #
@@ -109,8 +110,10 @@ print(f"stopped after {card['replay_transitions']:,} steps; the last two evaluat
 print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole episodes; licence {card['licence']}")
 
 # %% [markdown]
-# *Read.* One agent, one seed: another SAC would have left other data. At single evaluations the ten episodes lie far
-# apart, so the stopping time is partly luck. The replay was lived with exploration noise; the curve is without.
+# *Read.* One agent, one seed: another SAC would have left other data. The ten episodes of an evaluation mostly lie close
+# together; it is the agent that leaps, from 2,826 at 90,000 steps to 935 at 95,000. So the stopping time is partly luck: in
+# the evaluation before the last, 4 of the ten episodes were below the level. The replay was lived with exploration noise;
+# the curve is without.
 #
 # From the replay, whole episodes are chosen uniformly at random until there are 45,000 transitions: a *pool* small enough
 # to ship.
@@ -256,9 +259,10 @@ share = good[pool.episode].mean()
 Markdown(f"""
 *Read.* {good.sum()} of {len(lives)} episodes ({good.mean():.0%}) reach the medium level; being long, they hold
 {share:.0%} of the transitions. Half of all episodes return less than {lives.median():.0f}. Our mean of {lives.mean():.0f}
-beside D4RL's 467 says that our data are {"poorer" if lives.mean() < 467 else "better"}: our SAC needed
-{card["replay_transitions"]:,} steps to the medium level, D4RL's 402,000, and so lingered elsewhere. The two are alike in
-kind, not the same data: no number of ours is a reproduction of one on D4RL's.""")
+beside D4RL's 467 says that our data are {"poorer" if lives.mean() < 467 else "better"}. Our SAC needed
+{card["replay_transitions"]:,} steps to the medium level, D4RL's 402,000; so theirs spent more steps on the way, at which
+returns we cannot see. The two are alike in kind, not the same data: no number of ours is a reproduction of one on
+D4RL's.""")
 
 # %% [markdown]
 # ## 6. Where has the hopper been?
@@ -268,8 +272,9 @@ kind, not the same data: no number of ours is a reproduction of one on D4RL's.""
 # and another one.
 
 # %%
-place = {name: task.state_names.index(name) for name in ("height (m)", "torso angle (rad)", "forward velocity (m/s)")}
-grids = {"torso angle (rad)": np.linspace(-0.2, 0.2, 41), "forward velocity (m/s)": np.linspace(-3, 5, 41)}
+tilt, forward = "torso angle (rad)", "forward velocity (m/s)"
+place = {name: task.state_names.index(name) for name in (tilt, forward)}
+grids = {tilt: np.linspace(-0.2, 0.2, 41), forward: np.linspace(-3, 5, 41)}
 height = np.linspace(0.65, 1.75, 45)
 cells = {}
 for name, each in {"pool": pool, "draw, seed 0": draws[0], "draw, seed 1": draws[1]}.items():
@@ -302,10 +307,9 @@ sizes = {key: np.count_nonzero(share) for key, share in cells.items()}
 unseen = {across: cells["pool", across][cells["draw, seed 0", across] == 0].sum() for across in grids}
 part = {across: f"{sizes['draw, seed 0', across] / sizes['pool', across]:.0%}" for across in grids}
 Markdown(f"""
-*Read.* Across the torso angle, the draw has been in {part["torso angle (rad)"]} of the pool's cells; the others hold
-{unseen["torso angle (rad)"]:.1%} of the pool's rows. Across the forward velocity, in {part["forward velocity (m/s)"]};
-the others hold {unseen["forward velocity (m/s)"]:.1%}. In two dimensions 10,000 rows look like plenty: what they miss is
-the rim, where few have been. But a state has eleven dimensions.""")
+*Read.* Across the {tilt}, the draw has been in {part[tilt]} of the pool's cells; the others hold {unseen[tilt]:.1%} of the
+pool's rows. Across the {forward}, in {part[forward]}; the others hold {unseen[forward]:.1%}. In two dimensions 10,000 rows
+look like plenty: what they miss is the rim, where few have been. But a state has eleven dimensions.""")
 
 # %% [markdown]
 # ## 7. How far is the nearest known state?
@@ -404,12 +408,13 @@ median dimension by {moved.median():.2f}: *nothing moves* is a good guess, and c
 # %% [markdown]
 # ## 9. Four bodies, four qualities
 #
-# *Ask.* So far one body and one kind of data. The paper's claim is about four, and about data that are *poor*. How poor? Each
-# pool below comes from the same training as its task's others: `random` from uniform actions, `medium-replay` from all that
-# was lived until the medium level, `medium` and `expert` from the agent of that moment and of the end. (A fifth,
-# `medium-expert`, is half of each.) One exception: Hopper's `medium-replay` is of an earlier SAC, on another processor; the
-# chapters that follow were recorded from it, so it stays. We expect random hoppers and walkers to fall at once, and cheetahs,
-# which cannot fall, to fill every episode.
+# *Ask.* So far one body and one kind of data. The paper's claim is about four, and about data that are *poor*. How poor?
+# `random` is of uniform actions. A task's other pools come from one training: `medium-replay` from all that was lived until the
+# medium level, `medium` and `expert` from the agent of that moment and of the end. (A fifth, `medium-expert`, is half `medium`
+# and half `expert`.) One exception: Hopper's `medium-replay` is of an earlier SAC, on another processor; the chapters that
+# follow were recorded from it, so it stays. D4RL's medium level of Ant is not known here; ours is a third of the way from the
+# return that scores 0 to the final one. We expect random hoppers and walkers to fall at once, and cheetahs, which cannot fall,
+# to fill every episode.
 
 # %%
 qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
@@ -422,22 +427,49 @@ cards = {name: offline_data.read_card(file) for name, file in files.items()}
 def summary(card):
     """Returns what a card says of its pool, in a row of a table."""
     row = {key: card[key] for key in ("transitions", "episodes", "mean_return", "mean_score", "terminals", "timeouts")}
+    row["quartiles of the return"] = ", ".join(f"{card['return_quantiles'][share]:,.0f}" for share in ("25", "50", "75"))
     row["diversity"] = card["state_coverage"]["effective"]
-    return row | {"D4RL's mean return": (card["d4rl"] or {}).get("mean_return", np.nan)}
+    return row | {"D4RL's mean return": (card["d4rl"] or {}).get("mean_return")}
 
 
-pd.DataFrame([summary(card) for card in cards.values()], index=list(cards)).round(1)
+pd.DataFrame([summary(card) for card in cards.values()], index=list(cards)).round(1).astype(object).fillna("–")
 
 # %% [markdown]
 # *Diversity*: how many equally frequent cells of height by forward velocity would be as diverse (the exponential of the
-# entropy of the cells' shares).
-#
+# entropy of the cells' shares). Where each pool comes from:
+
+
+# %%
+def origin_of(card):
+    """Returns what a card says of how its pool was made, in a row of a table."""
+    made = card["provenance"]
+    row = {"command": card["command"], "seed": card["seed"], "commit": made["commit"][:7], "processor": made["cpu"]}
+    return row | {"licence": card["licence"], "SHA-256": card["sha256"][:12]}
+
+
+pd.DataFrame([origin_of(card) for card in cards.values()], index=list(cards))
+
+# %%
+packages = ("python", "torch", "numpy", "gymnasium", "mujoco")
+versions = {", ".join(f"{name} {card['provenance'][name]}" for name in packages) for card in cards.values()}
+level = cards["ant-medium-replay"]["medium_level"]
+leap = cards["hopper-medium"]
+still = cards["ant-random"]
+Markdown(f"""
+*Read.* All with {" or ".join(sorted(versions))}. Random hoppers, walkers and most ants fall at once: {still["timeouts"]} of
+{still["episodes"]} ants reach the time limit; cheetahs fill every episode. Ant's medium level is {level:,.0f}, a score of
+{tasks.normalised_score(tasks.find("ant"), level):.0f}. `medium` can be better than its name: Hopper's scores
+{leap["mean_score"]:.0f}, D4RL's {tasks.normalised_score(task, task.return_medium):.0f}, because an agent that leaps may be far
+above the level when it first holds it. And diversity is not quality: of Ant's heights and speeds `random` holds more than
+`medium-replay`.""")
+
+# %% [markdown]
 # What do such data look like? Eight moments of the episode with the median return, spread over a second, or over the whole
 # life of a body that falls sooner.
 
 # %%
 for name, card in cards.items():
-    display(Markdown(f"`{name}`, an episode that returned {card['return_quantiles']['50']:,.0f}:"))
+    display(Markdown(f"`{name}`; half of its episodes return less than {card['return_quantiles']['50']:,.0f}:"))
     display(Image(pools.strip_of(files[name]).read_bytes()))
 
 # %% [markdown]
@@ -497,9 +529,10 @@ def compared(body, card):
 
 sentences = [compared(body, collectors[f"{body}-medium-replay"]) for body in tasks.TASKS]
 Markdown(f"""
-*Read.* The medium level was held, D4RL's SAC in brackets, by {"; ".join(sentences)}. Where our agents were
-faster than D4RL's, our replay is shorter and its share of early failures larger: *medium-replay* says how data came about, not
-how good they are. A result on ours and one on D4RL's are results on two datasets.""")
+*Read.* The medium level was held, D4RL's SAC in brackets, by {"; ".join(sentences)}. All four of our agents were
+faster than D4RL's, and where D4RL's mean return is known ours is lower: a short life has a larger share of beginnings, we
+suppose, but D4RL's episodes are not here to be counted. *Medium-replay* says how data came about, not how good they are. A
+result on ours and one on D4RL's are results on two datasets.""")
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -511,8 +544,8 @@ how good they are. A result on ours and one on D4RL's are results on two dataset
 # ## Try it
 #
 # - In section 4, `transitions.draw(pool, 1_000, seed=0)`: how many falls are left to learn from?
-# - In section 6, swap `"forward velocity (m/s)"` for `"foot velocity (rad/s)"` and the grid for
-# `np.linspace(-10, 10, 41)`: what piles up at the ends?
+# - In section 6, give `forward` the value `"foot velocity (rad/s)"`, and its grid `np.linspace(-10, 10, 41)`: what piles up at
+# the ends?
 # - In section 3, set `d` to 1 for the third row by hand: by how much does its target fall?
 #
 # ## Questions
