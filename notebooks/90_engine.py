@@ -60,7 +60,7 @@ COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00"}
 recorded = f"Recorded, at commit `{made['commit'][:9]}`: {about}. On other processors: the last table of section 4."
 live = f"""**Nothing here is evidence.** {"`retrain` is true" if retrain else "No benchmark is recorded in `data/benchmarks`"}, so
 what follows was measured while you waited, for {document["seconds"]} seconds a number, on this machine as busy as it is:
-{about}. `python -m mbaug bench --record` measures it properly, in about a quarter of an hour."""
+{about}. `python -m mbaug bench --record` measures it properly, in about twenty minutes."""
 Markdown(recorded if kept else live)
 
 # %% [markdown]
