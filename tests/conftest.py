@@ -32,6 +32,9 @@ def pytest_configure(config):
     if not reference.is_file():
         raise pytest.UsageError(f"--reference names a file of trajectories; there is none at {reference}.")
     torch.set_num_threads(1)
+    # joblib's loky takes what torch keeps for a leak (joblib, issue 869), and starts a new worker with a warning. As an error it
+    # would end the thread that hands out the work, and the test would wait for ever.
+    config.addinivalue_line("filterwarnings", "ignore:A worker stopped while some jobs were given to the executor:UserWarning")
 
 
 @pytest.hookimpl(optionalhook=True)
