@@ -57,21 +57,22 @@ print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(
 # ### The answer
 #
 # In D4RL-normalised score, averaged over all interactions of a run; 0 is a random policy, 100 an expert. In brackets the
-# 95 % interval over seeds (none is shown for one seed). The rest of the chapter says where these numbers come from and what
-# they cannot show.
+# 95 % interval over seeds (none is shown for one seed); with three seeds it holds the truth in about 75 of 100 cases, not in
+# 95. The rest of the chapter says where these numbers come from and what they cannot show.
 
 
 # %% tags=["nbval-check-output"]
-def against(other, measure):
-    """Returns the paired difference augmented minus other, in words."""
-    found = statistics.interval(statistics.differences(measure, "augmented", other))
+def against(other, arm="augmented"):
+    """Returns the paired difference in mean score, arm minus other, in words."""
+    found = statistics.interval(statistics.differences(mean_score, arm, other))
     text = presentation.words(found, signed=True) if found.n_seeds else "not yet measured"
     return f"{text} against {presentation.look(other).label}"
 
 
 mean_score = statistics.mean_score(table, end)
 print(f"Over its first {end:,} interactions the augmented agent scores, on average,")
-print(", ".join(against(other, mean_score) for other in ("td3", "vanilla", "noise", "sac")) + ".")
+print(", ".join(map(against, ("td3", "vanilla", "noise", "sac"))) + ".")
+print(f"Pre-trained without a model (vanilla): {against('td3', 'vanilla')}.")
 
 # %% [markdown]
 # ## 1. The switch: what is carried, what starts empty
@@ -327,14 +328,15 @@ saved = presentation.save_figure(figure, "05_online_curves", drawn, caption, pro
 show(statistics.score_drop)
 
 # %% [markdown]
-# The lowest of several noisy evaluations is below their mean, so even an agent that never changes shows a drop. We have such
-# an agent: the same one, during its warm-up. The drop up to $T = 25,000$, without an update in between, is the yardstick for
-# the drop up to $T = 50,000$. Only what goes beyond it can be called harm.
+# The lowest of several noisy evaluations is below their mean, so even an agent that never changes shows a drop, and the more
+# evaluations, the larger. We have such an agent: the same one, during its warm-up. So the evaluations are split in two halves
+# of equally many: after 5,000 to 25,000 interactions, without an update, and after 30,000 to 50,000, with updates. Had the
+# updates no effect, both halves would show the same drop, but for luck. Only the difference can be called harm, or gain.
 
 # %%
 before = statistics.last_offline_score(table).rename("last offline")
-still = statistics.score_drop(table, warmup).rename("drop, no update yet")
-after = statistics.score_drop(table, 2 * warmup).rename("drop, with updates")
+still = statistics.score_drop(table, first=1, last=warmup).rename("drop, no update yet")
+after = statistics.score_drop(table, first=warmup + 1, last=2 * warmup).rename("drop, with updates")
 drops = pd.concat([before, still, after], axis=1).reset_index()
 
 # %%
@@ -347,20 +349,22 @@ for axis, arm in zip(axes.flat, pretrained, strict=True):
     axis.set(title=look.label, xlim=(-0.4, 1.4), xticks=[0, 1], xticklabels=["no update yet", "with updates"])
     say_if_empty(axis, own)
 axes[0, 0].set_ylabel("score lost since the last\noffline evaluation (points)")
-text = f"Score lost after the switch, a line a seed: lowest evaluation up to {warmup:,} interactions, where nothing is learned "
-text += f"(left), and up to {2 * warmup:,} (right)."
+text = f"Score lost after the switch, a line a seed: lowest of the evaluations up to {warmup:,} interactions, where nothing is "
+text += f"learned (left), and of as many from there to {2 * warmup:,} (right)."
 caption = presentation.caption(text, table[table["arm"].isin(pretrained)], records)
 saved = presentation.save_figure(figure, "05_score_drop", drops, caption, profile)
 
 # %% [markdown]
-# *Read.* A line that climbs from left to right is a seed that online learning hurt at first; a level line is a seed for which
-# the apparent drop is evaluation noise. The difference of the two, paired by seed:
+# *Read.* A line that climbs from left to right is a seed that online learning hurt at first, one that falls a seed that it
+# helped. README's column is the drop over both halves, noise included. Paired by seed, right minus left is what the updates
+# cost; a whole interval above zero is harm. Read it beside the score before: an agent that scores 5 cannot fall far.
 
 # %% tags=["nbval-check-output"]
 harm = (after - still).dropna()
 for arm in pretrained:
-    own = harm[harm.index.get_level_values("arm") == arm].to_numpy()
-    print(f"{presentation.look(arm).label}: beyond noise {presentation.words(statistics.interval([own]), signed=True)}")
+    was, lost = (each[each.index.get_level_values("arm") == arm].to_numpy() for each in (before, harm))
+    was, lost = presentation.words(statistics.interval([was])), presentation.words(statistics.interval([lost]), signed=True)
+    print(f"{presentation.look(arm).label}: {was} before the switch, {lost} lost by updates")
 
 # %% [markdown]
 # ## 6. How soon, how much
@@ -411,7 +415,8 @@ recorded = [arm for arm in arms if arm in counts.index]
 pd.DataFrame({presentation.look(arm).label: summary(arm) for arm in recorded}).T
 
 # %% [markdown]
-# The median over seeds of $T_\ell$ counts a seed that never arrives as infinitely late, so nobody is left out.
+# The median over seeds of $T_\ell$ counts a seed that never arrives as infinitely late, so nobody is left out. One evaluation at
+# the level is enough for it, so an arm that leaps and falls looks faster than it is; the mean score is not fooled.
 #
 # *Compare.* Every arm of a seed had the same 10,000 transitions and the same streams, so differences are taken seed by seed.
 # `chance` is how often random signs would favour the first arm as much (an exact test); `P(better)` how often a run of the
@@ -425,7 +430,8 @@ def comparison(arm, other):
     row = {name: presentation.words(statistics.interval(pair), signed=True) for name, pair in pairs.items()}
     scores = [measures["mean score"].loc[lambda m, a=each: m.index.get_level_values("arm") == a] for each in (arm, other)]
     better = statistics.probability_of_improvement(*([each.to_numpy()] for each in scores))
-    wins = "–" if np.isnan(better.low) else f"{better.value:.0%} [{better.low:.0%}, {better.high:.0%}]"
+    spread = better.low < better.high  # else every pair of runs says the same, and resampling them tells nothing
+    wins = f"{better.value:.0%} [{better.low:.0%}, {better.high:.0%}]" if spread else f"{better.value:.0%}"
     return row | {"chance": f"{statistics.chance(pairs['mean score']):.1%}", "P(better)": wins}
 
 
@@ -472,17 +478,23 @@ axis.join(means[recorded].round(1)).rename(columns=lambda name: presentation.loo
 #
 # *Ask.* A method looks as good as its baselines are bad. So ours, on all four tasks of the paper, stand beside published
 # curves: TD3 from its authors (`sfujim/TD3`, learning curves, Gym v1, 10 seeds) and SAC from Tianshou's benchmark (v3, 10
-# seeds). We run Gymnasium's v5; the versions differ in details of physics and reward, so equality is not expected, only the
-# same order. From [C] comes the TD3 from scratch that the authors' own code scored.
+# seeds; its axis begins after 10,000 uniform steps, which we add). We run Gymnasium's v5; the versions differ in details of
+# physics and reward, so equality is not expected, only the same magnitude. From [C] comes the TD3 from scratch that the
+# authors' own code scored.
+#
+# The runs on Hopper are those of section 4 and further seeds of them, so their numbers differ a little from section 6.
 #
 # A third baseline costs nothing but a setting: TD3 whose replay buffer begins with the 10,000 offline transitions, and which
-# was never pre-trained. It is what a practitioner would try first.
+# was never pre-trained. It is what a practitioner would try first. Like every agent that has offline data it sees states
+# standardised by them; an agent from scratch has none to fit a standardisation to, and sees them raw. What that alone gives is
+# not separated here, neither for this arm nor for the pre-trained ones.
 
 # %%
 baselines = {arm: grid.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
-protocols = pd.DataFrame({presentation.look(arm).label: vars(own.finetuning) for arm, own in baselines.items()})
-learners = pd.DataFrame({presentation.look(arm).label: vars(own.learner) for arm, own in baselines.items()})
-pd.concat([protocols.filter(regex="^(?!carry)", axis=0), learners]).fillna("–").astype(str)  # they have nothing to carry
+standardised = {arm: {"states standardised": "by the data" if own.pretraining else "no"} for arm, own in baselines.items()}
+chosen = {arm: standardised[arm] | vars(own.finetuning) | vars(own.learner) for arm, own in baselines.items()}
+chosen = pd.DataFrame({presentation.look(arm).label: values for arm, values in chosen.items()})
+chosen.filter(regex="^(?!carry)", axis=0).fillna("–").astype(str)  # they have nothing to carry
 
 # %%
 programme = recording.load_runs(folder)
@@ -493,9 +505,9 @@ parts = []
 for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     own = cheap[cheap["task"] == each.name]
     parts.append(presentation.curves(axis, own).assign(task=each.name))
-    for arm, theirs in ((arm, presentation.PUBLISHED[arm, 100_000]) for arm in ("td3", "sac")):
-        score = tasks.normalised_score(each, theirs[each.name])
-        axis.plot(100, score, "D", color=presentation.look(arm).colour, markeredgecolor="white", markersize=8, clip_on=False)
+    for arm, beside in {"td3": 100, "sac": 103.5}.items():  # side by side, for on Walker2d they are equal
+        score = tasks.normalised_score(each, presentation.PUBLISHED[arm, 100_000][each.name])
+        axis.plot(beside, score, "D", color=presentation.look(arm).colour, markeredgecolor="white", markersize=8, clip_on=False)
     axis.set(title=each.name, xlabel="environment interactions (thousands)", xlim=(0, 100))
     axis.label_outer()
     say_if_empty(axis, own)
@@ -508,18 +520,26 @@ saved = presentation.save_figure(figure, "05_baselines", pd.concat(parts), capti
 presentation.beside_published(everything)
 
 # %% [markdown]
-# *Read.* Three reasons why a row may differ from what was published, which a score cannot tell apart. *Version*: v5 gave
-# Walker2d's feet equal friction, and Hopper, Walker2d and Ant no healthy reward in the step in which they fall. *Settings*:
-# the published TD3 is that of its paper (400 and 300 units, batches of 100, a learning rate of 1e-3, learning after 10,000
-# uniform steps on HalfCheetah and Ant and 1,000 elsewhere); ours, like [C], has 2 x 256 units, batches of 256 and 3e-4, and
-# learns after 5,000. Our SAC has Tianshou's rates, but 5,000 uniform steps for its 10,000. *Luck*: Hopper's curves leap and
-# fall, so the score at one evaluation is a poor summary of one seed.
+# *Read.* "Ours" is an interquartile mean, "published" a mean of ten. Beyond that and luck, a row may differ for two reasons.
 #
-# Ant's scale deceives: an ant that only stands scores about 32 (chapter 01), and so does an agent that has learned nothing
-# yet. A flat curve at that height is a body that has not begun to walk.
+# *Version.* v5 gave Walker2d's feet equal friction, and Hopper, Walker2d and Ant no healthy reward in the step in which they
+# fall; its Ant pays for contact forces, which MuJoCo 2.0 reported as zero to the published agents. HalfCheetah is unchanged.
 #
-# On Hopper a good SAC needs no pre-training to be near the expert after 100,000 interactions: 81 published. "Online needs a
-# million" is not true there, so the claim of ten times fewer interactions must be held against *this* number, not TD3's.
+# *Settings.* The published TD3 is that of its paper (400 and 300 units, batches of 100, a learning rate of 1e-3, learning after
+# 10,000 uniform steps on HalfCheetah and Ant and 1,000 elsewhere); ours, like [C], has 2 x 256 units, batches of 256 and 3e-4,
+# and learns after 5,000. Our SAC has Tianshou's learning rates, but learns the temperature, from 1, where their script keeps it
+# at 0.2 unless told otherwise, and collects 5,000 uniform steps for their 10,000.
+#
+# Row by row: *HalfCheetah's TD3* is below the published one in every seed, and below [C]'s by less. The task did not change, so
+# settings must account for it; the learning rate is the first suspect, and the sweep below does not try it on that body.
+# *Walker2d's TD3* is below, its SAC above: no one reason explains both. *Ant's TD3* is above, its SAC below, and neither says
+# much: an ant that only stands scores about 32 (chapter 01), and so does an agent that has learned nothing yet. A flat curve at
+# that height is a body that has not begun to walk; SAC's moves, and pays for it. *Hopper's* curves leap and fall, so the score
+# at one evaluation is a poor summary of any seed: the ten published seeds of SAC lie between 12 and 104 there, and 10,000
+# interactions later their mean has risen from 55 to 81.
+#
+# So on Hopper a good SAC is half way to the expert after 100,000 interactions, in some seeds all the way, and has seen no data.
+# The claim of ten times fewer interactions must be held against *that*, not against TD3.
 #
 # And where does SAC end? One long run a body, to the million interactions that claim (b) speaks of, with the score published
 # there; what these agents lived through is the offline data of chapter 01.
@@ -542,17 +562,21 @@ text = "SAC to a million interactions; diamonds are published scores after 100,0
 saved = presentation.save_figure(figure, "05_million", pd.concat(parts), presentation.caption(text, million), profile)
 
 # %%
-ending = million[million["steps"] > 900_000].groupby("task", sort=False)["score"].agg(["mean", "min", "max"])
-ending = [f"{name} {each['mean']:.0f} ({each['min']:.0f} to {each['max']:.0f})" for name, each in ending.iterrows()]
-Markdown(f"""
-*Read.* The score at the million itself is one evaluation, and in the table above it stands alone. Over the last 100,000
-interactions the mean of twenty evaluations, and their range, is: {", ".join(ending) or "not yet recorded"}. An agent that does
-well at one evaluation may fall at the next; published curves are means over ten seeds, which hides that.""")
+ending = million[million["steps"] > 900_000].groupby("task", sort=False)["score"].agg(ours="mean", least="min", most="max")
+theirs = {name: tasks.normalised_score(tasks.find(name), value) for name, value in presentation.PUBLISHED_AT_THE_END.items()}
+ending.assign(published=pd.Series(theirs, dtype=float)).round()
 
 # %% [markdown]
-# Twice Ant's curve falls below zero and comes back within 30,000 interactions. The agents of those evaluations tip over and lie
-# on their back, or stand and thrash, to the time limit: the task ends an episode only when the torso is below 0.2 m or above
-# 1 m, so they are "healthy", a reward of 1 a step, and their legs cost more than that.
+# *Read.* The score at the million itself is one evaluation, and in the table above it stands alone. This one has the mean of
+# the last twenty, and their range. On three bodies our one run is within 6 points of the mean of ten published ones. On
+# *Hopper* it is 15 below: it leaps to the end, and 8 of its last twenty evaluations return less than 3,000, where of the 200
+# published ones 6 do. We do not know why. One seed may be one of the bad ones, though none of the ten published is as bad;
+# the temperature, learned here and fixed there, is the first suspect; the version is another.
+#
+# *Ant's* curve twice falls below zero and comes back within 35,000 interactions, and so do two of the ten published ones. Most
+# episodes of those evaluations last to the time limit and lose reward all the while: the task ends an episode only when the torso
+# is below 0.2 m or above 1 m, so an ant that lies on its back or stands and thrashes is "healthy", a reward of 1 a step, and its
+# legs cost more than that.
 #
 # Nobody published the third baseline. Beside the other two: the mean score over all interactions (section 6), which one lucky
 # evaluation hardly moves. A number without brackets is a single run.
@@ -585,7 +609,8 @@ def gained(other, name):
 def in_words(pairs):
     """Returns the mean of paired differences, its interval, and how often random signs would favour the first as much."""
     found = statistics.interval(pairs)
-    return f"{presentation.words(found, signed=True)}; chance {statistics.chance(pairs):.0%}" if pairs else "not yet recorded"
+    text = f"{presentation.words(found, signed=True)}, {found.n_seeds} pairs; chance {statistics.chance(pairs):.0%}"
+    return text if pairs else "not yet recorded"
 
 
 others = {f"minus {presentation.look(other).label}": other for other in ("td3", "sac")}
@@ -594,14 +619,19 @@ pd.DataFrame({title: {name: in_words(gained(other, name)) for name in tasks.TASK
 
 # %%
 def lifted(other):
-    """Returns the tasks on which the whole interval of what the data give lies above zero."""
-    return ", ".join(name for name in tasks.TASKS if statistics.interval(gained(other, name)).low > 0) or "no task"
+    """Returns on which tasks the data give more, in words: shown, or only in direction."""
+    pairs = {name: gained(other, name) for name in tasks.TASKS}
+    above = [name for name, each in pairs.items() if statistics.interval(each).low > 0]
+    shown = [name for name in above if statistics.chance(pairs[name]) <= presentation.CHANCE]
+    direction = [name for name in above if name not in shown]
+    return f"on {', '.join(shown) or 'no task'}" + (f", in direction only on {', '.join(direction)}" if direction else "")
 
 
 Markdown(f"""
-*Read.* With 10,000 transitions in its buffer and no pre-training TD3 is above itself from scratch on {lifted("td3")}, and above
-SAC from scratch on {lifted("sac")} (whole intervals above zero). What pre-training adds has to be measured against this row.
-The transitions are not free either: they are drawn from what a SAC lived through until its medium level (chapter 01).""")
+*Read.* With 10,000 transitions in its buffer and no pre-training TD3 is above itself from scratch {lifted("td3")}; above SAC
+from scratch {lifted("sac")}. (Above: the whole interval is. Shown: and chance is at most {presentation.CHANCE:.0%}, for which it
+takes five pairs.) What pre-training adds has to be measured against this row. The transitions are not free either: they are
+drawn from what a SAC lived through until its medium level (chapter 01).""")
 
 # %% [markdown]
 # *Are they handicapped?* Each baseline once more with another choice that is common in the field: a higher or a lower learning
@@ -681,10 +711,24 @@ saved = presentation.save_figure(figure, "05_overestimation", pd.concat(parts), 
 
 # %% [markdown]
 # *Read.* Zero is an honest critic. Above it the critic promises too much, below it too little: two critics and the smaller of
-# their values lean to *below* when the policy is well known. In the grey part critics and policy stand still. SAC's curve is
-# not quite comparable: its values contain the entropy that it expects to collect, the return beside it only the reward, and
-# the policy evaluated is the greedy one.
-#
+# their values lean to *below* when the policy is well known. In the grey part the pre-trained agents stand still; those from
+# scratch learn from 5,000 interactions on. SAC's curve is not quite comparable: its values contain the entropy that it expects
+# to collect, the return beside it only the reward, and the policy evaluated is the greedy one. In numbers, a row an arm:
+
+
+# %%
+def gap(arm, phase):
+    """Returns in words what an arm's critics overrate at the last evaluation of a phase."""
+    rows = table[(table["arm"] == arm) & (table["phase"] == phase)]
+    last = rows[rows["steps"] == rows["steps"].max()]["overestimation"].dropna()
+    return presentation.words(interval(last), signed=True) if len(last) else "–"
+
+
+titles = {"pretrain": "after pre-training", "finetune": f"after {end:,} interactions"}
+gaps = {presentation.look(arm).label: {title: gap(arm, phase) for phase, title in titles.items()} for arm in recorded}
+pd.DataFrame(gaps).T
+
+# %% [markdown]
 # ## 10. Claim by claim
 #
 # What the recorded runs say to the three claims of this chapter, by the rules printed in the [overview](00_overview.ipynb).
@@ -704,8 +748,9 @@ for claim in presentation.CLAIMS[:3]:
 # What this chapter cannot show, whatever the numbers are:
 #
 # - **(a), (c)** One task and one quality of data. The paper speaks of four tasks.
-# - **(b)** SAC after 1,000,000 interactions is one run a body (section 8). That shows where it ends, but one run has no
-#   interval, so "as good as SAC after 1M" has its first half at most.
+# - **(b)** The paper compares 100,000 interactions with SAC's 1,000,000. Section 6 has ours at 100,000, section 8 where SAC ends;
+#   but that is one run a body, which has no interval and so does not enter the verdict. The verdict rests on SAC at 100,000
+#   alone, and its wide interval excludes little: three seeds leave room for either side.
 # - **(d), (e)** Other rates, and carrying the actor or the critic alone, are chapters of their own.
 # - **Cause.** If *matched noise* does as well as the world model, then what helps is smoothing, not imagination. The row
 #   "augmented − matched noise" above is the one to look at.
@@ -724,9 +769,9 @@ for claim in presentation.CLAIMS[:3]:
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In the check of section 1, set `warmup_steps=0` in `plan`. Which of the two stops changes, and to what?
+# 1. In the check of section 1, set `warmup_steps=0` in `plan`. What do the two stops become?
 # 2. In section 6, add `"half of medium": 22` to `levels`. Which arm gains most from a lower bar?
-# 3. In section 5, replace `2 * warmup` by `end`. Why do the drops grow for agents that get better?
+# 3. In section 5, replace `2 * warmup` by `end` in `after`. Why may a drop grow though no agent got worse?
 #
 # ## Questions
 #
