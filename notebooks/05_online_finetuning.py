@@ -512,7 +512,7 @@ for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     axis.label_outer()
     say_if_empty(axis, own)
 presentation.legend(figure)
-text = "Baselines without pre-training; diamonds are published scores after 100,000 interactions, TD3 black, SAC blue."
+text = "Baselines without pre-training; diamonds are published scores after 100,000 interactions, TD3 black, SAC blue beside it."
 caption = presentation.caption(text, cheap)
 saved = presentation.save_figure(figure, "05_baselines", pd.concat(parts), caption, profile)
 
@@ -665,7 +665,7 @@ for name in sweep.tasks:
     apart = scores.groupby("arm").agg(np.ptp)
     for arm, ours in rivals.items():
         for pairs in statistics.differences(scores, arm, ours):  # none, or those of this task
-            gains.append((name, presentation.look(arm).label, len(pairs), pairs.mean(), apart[[arm, ours]].max()))
+            gains.append((name, presentation.look(arm).label, len(pairs), round(pairs.mean(), 1) + 0.0, apart[[arm, ours]].max()))
 gains = pd.DataFrame(gains, columns=["task", "choice", "pairs", "gain", "seeds differ by"])
 gains.round(1).set_index(["task", "choice"])
 
