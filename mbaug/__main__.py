@@ -131,7 +131,7 @@ def strips(arguments: argparse.Namespace) -> None:
     from mbaug import rendering
 
     os.environ["MUJOCO_GL"] = rendering.opengl()  # before MuJoCo is imported: it fails on a library that is not there
-    from mbaug import offline_data, pools, recording, tasks, transitions
+    from mbaug import files, offline_data, pools, tasks, transitions
 
     (folder, _), (count, size) = offline_data.FOLDERS, rendering.STRIP
     for path in pools.paths([folder]):
@@ -140,7 +140,7 @@ def strips(arguments: argparse.Namespace) -> None:
         task, data = tasks.find(path.stem.split("-")[0]), transitions.load(path.stem)
         environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **rendering.CLOSE)
         states = pools.moments(data, count, most=round(1 / environment.unwrapped.dt))  # a second
-        recording.write_atomically(pools.strip_of(path), rendering.strip(rendering.stills(environment, states)))
+        files.write_atomically(pools.strip_of(path), rendering.strip(rendering.stills(environment, states)))
         environment.close()
         print(pools.strip_of(path))
 
@@ -148,7 +148,7 @@ def strips(arguments: argparse.Namespace) -> None:
 def watch(arguments: argparse.Namespace) -> None:
     """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
     given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
-    from mbaug import recording, rendering, settings, study, tasks
+    from mbaug import files, recording, rendering, settings, study, tasks
 
     task, run = tasks.find(arguments.task), recording.Run.parse(arguments.run)
     settings.require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
@@ -162,7 +162,7 @@ def watch(arguments: argparse.Namespace) -> None:
     folder = arguments.output or recording.repository() / "build" / "watch"
     for suffix, write in (("mp4", rendering.mp4), ("gif", rendering.gif)):
         path = folder / f"{str(run).replace('/', '-')}-{arguments.policy}.{suffix}"
-        recording.write_atomically(path, write(frames, frames_per_second))
+        files.write_atomically(path, write(frames, frames_per_second))
         print(path)
 
 

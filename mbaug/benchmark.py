@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mbaug import engine, recording, sac, settings, streams, tasks, td3, training, transitions, world_model
+from mbaug import engine, files, recording, sac, settings, streams, tasks, td3, training, transitions, world_model
 from mbaug.recording import RecordDamaged
 from mbaug.settings import SAC, TD3, Arm, Finetuning, WorldModel
 from mbaug.tasks import Task
@@ -491,10 +491,10 @@ def keep(document: dict, folder: Path) -> Path:
     """Writes a document in place of the same processor's last one, in one piece or not at all; returns where.
 
     Raises:
-        recording.CannotWrite: the folder is full or read-only; the last one is still there.
+        files.CannotWrite: the folder is full or read-only; the last one is still there.
     """
     path = path_of(document, folder)
-    recording.write_atomically(path, (recording.json_text(document) + "\n").encode())
+    files.write_atomically(path, (recording.json_text(document) + "\n").encode())
     return path
 
 
@@ -561,9 +561,7 @@ def main(as_json: bool = False, device: str = "cpu", record: bool = False) -> No
     """Prints a few sections, as tables or as JSON, or measures all of them and keeps them."""
     engine.prepare("float32", device)
     if record:
-        print(
-            f"{len(SECTIONS)} sections, {FULL.repeats} times each: about twenty minutes; the machine should do nothing else"
-        )
+        print(f"{len(SECTIONS)} sections, {FULL.repeats} times each: about twenty minutes; the machine should do nothing else")
         print(keep(measure_all(FULL, device, SECTIONS if device == "cpu" else ON_GPU), folder()))
         return
     found = {}

@@ -30,7 +30,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from mbaug import settings
+from mbaug import files, settings
 
 ROOT = Path(__file__).resolve().parents[1]  # as recording.repository(), without torch in every worker process
 CONTENTS = (
@@ -117,14 +117,12 @@ def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str |
     Raises:
         NotebookFailed: A cell of a notebook raised an error; that one's reading copy stays as it was.
     """
-    from mbaug import recording  # imports torch, which the processes that execute need not
-
     output = ROOT / "build" / "reading"
     chapters = [Chapter(source, output / f"{source.stem}.ipynb", {}) for source in find(only, folder)]
     outcomes = execute(chapters, workers)
     for chapter, outcome in zip(chapters, outcomes, strict=True):
         if not outcome.problem:
-            recording.write_atomically(reading_copy(chapter.source), _committed_text(chapter.executed).encode())
+            files.write_atomically(reading_copy(chapter.source), _committed_text(chapter.executed).encode())
     _refuse_failures(outcomes)
 
 
@@ -275,12 +273,10 @@ def _check_writable(folder: Path) -> None:
 
 def environment() -> dict[str, str]:
     """Returns what every notebook runs with: one thread, this interpreter, nothing written outside the clone."""
-    from mbaug import recording
-
     build = ROOT / "build"
     kernel = build / "jupyter/kernels" / METADATA["kernelspec"]["name"] / "kernel.json"
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
-    recording.write_atomically(kernel, json.dumps({**METADATA["kernelspec"], "argv": command}).encode())
+    files.write_atomically(kernel, json.dumps({**METADATA["kernelspec"], "argv": command}).encode())
     return {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

@@ -21,6 +21,7 @@ from mbaug import (
     augmentation,
     collection,
     engine,
+    files,
     overfitting,
     recording,
     settings,
@@ -346,7 +347,7 @@ class Life:
         steps, plan = self.learner.environment_steps, self.arm.finetuning
         if self.long:
             actors = dict(zip(map(str, self.seeds), training.actors(self.learner), strict=True))
-            recording.write_atomically(self.online / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
+            files.write_atomically(self.online / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
         if steps < last and not checkpoint_due(plan, steps):
             return
         arrays, plain = self.environments.snapshot()

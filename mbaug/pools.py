@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mbaug import offline_data, recording, tasks, transitions
+from mbaug import files, offline_data, recording, tasks, transitions
 from mbaug.offline_data import FOLDERS
 from mbaug.settings import require
 from mbaug.tasks import Task
@@ -106,9 +106,9 @@ def write(path: Path, rows: Rows, chosen: Sequence[np.ndarray], task: Task, card
         for name, column in columns.items():
             file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
     found = {"file": path.name, "sha256": recording.sha256(content.getvalue())} | describe(task, rows, chosen)
-    recording.write_atomically(path, content.getvalue())
+    files.write_atomically(path, content.getvalue())
     document = card | found | {"d4rl": D4RL.get(path.stem)}
-    recording.write_atomically(card_of(path), (json.dumps(document, indent=1) + "\n").encode())
+    files.write_atomically(card_of(path), (json.dumps(document, indent=1) + "\n").encode())
 
 
 def card_of(path: Path) -> Path:
@@ -227,7 +227,7 @@ def _origin(path: Path, card: dict) -> tuple[str, ...]:
 
 def write_readme(folder: Path = FOLDERS[0]) -> None:
     """Writes a folder's README.md anew."""
-    recording.write_atomically(folder / "README.md", readme(folder).encode())
+    files.write_atomically(folder / "README.md", readme(folder).encode())
 
 
 def strip_of(path: Path) -> Path:

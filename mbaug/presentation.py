@@ -30,7 +30,7 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbaug import recording, statistics, tasks
+from mbaug import files, recording, statistics, tasks
 from mbaug.statistics import Interval
 
 ENOUGH_SEEDS = 5  # fewer make a weak interval
@@ -318,7 +318,7 @@ def save_figure(
 
     Raises:
         ValueError: The name is not NN_name.
-        recording.CannotWrite: The folder is full or read-only.
+        files.CannotWrite: The folder is full or read-only.
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"A figure's name is its chapter's number and words, as in 05_online_curves; got {name!r}.")
@@ -328,14 +328,14 @@ def save_figure(
         letters = {"color": "#D55E00", "alpha": 0.35, "fontsize": 26, "weight": "bold", "rotation": 15, "zorder": 10}
         figure.text(0.5, 0.5, mark, ha="center", va="center", **letters).set_in_layout(False)
     about = {"caption": caption, "mark": mark, "profile": profile}
-    files = {
+    contents = {
         "png": _rendered(figure, "png"),
         "svg": _rendered(figure, "svg"),
         "csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode(),
         "json": (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    for suffix, content in files.items():
-        recording.write_atomically(folder / f"{name}.{suffix}", content)
+    for suffix, content in contents.items():
+        files.write_atomically(folder / f"{name}.{suffix}", content)
     return folder / f"{name}.png"
 
 
@@ -372,7 +372,7 @@ def gallery(folder: Path) -> str:
         links += [f"[{chapter.stem}]({os.path.relpath(chapter, folder)})" for chapter in chapters]
         parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{mark}{about['caption']}\n\n{' · '.join(links)}\n")
     text = "\n".join(parts)
-    recording.write_atomically(Path(folder) / "README.md", text.encode())
+    files.write_atomically(Path(folder) / "README.md", text.encode())
     return text
 
 
@@ -623,7 +623,7 @@ def readme(text: str, frame: pd.DataFrame) -> str:
 def update_readme(path: Path, frame: pd.DataFrame) -> None:
     """Makes the generated parts of a README again, from the recorded runs."""
     text = readme(Path(path).read_text(encoding="utf-8"), frame)
-    recording.write_atomically(Path(path), text.encode())
+    files.write_atomically(Path(path), text.encode())
 
 
 def outdated(path: Path, frame: pd.DataFrame) -> str | None:

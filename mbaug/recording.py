@@ -32,7 +32,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mbaug import __version__, tasks
+from mbaug import __version__, files, tasks
 
 FORMAT = 1
 COLUMNS = {
@@ -68,10 +68,6 @@ class RecordDamaged(ValueError):
 
 class CheckpointDamaged(ValueError):
     """A checkpoint does not hold what its JSON promises."""
-
-
-class CannotWrite(OSError):
-    """The output folder is full or read-only; what was there before is untouched."""
 
 
 class AlreadyRecording(RuntimeError):
@@ -163,7 +159,7 @@ def write(
     Raises:
         FileExistsError: The run is already recorded; evidence is never overwritten.
         ValueError: A row or the metadata lack a name, or have one that is unknown.
-        CannotWrite: The folder is full or read-only.
+        files.CannotWrite: The folder is full or read-only.
     """
     _check_names("A run's metadata", metadata, METADATA)
     path = run.path(root)
@@ -178,10 +174,10 @@ def write(
     if weights:
         document |= {"policies_sha256": sha256(weights)}
     text = json_text(document) + "\n"  # before anything is written: it may refuse the metadata
-    write_atomically(path.with_suffix(".csv"), content)
+    files.write_atomically(path.with_suffix(".csv"), content)
     if weights:
-        write_atomically(path.with_suffix(".safetensors"), weights)
-    write_atomically(path.with_suffix(".json"), text.encode())
+        files.write_atomically(path.with_suffix(".safetensors"), weights)
+    files.write_atomically(path.with_suffix(".json"), text.encode())
 
 
 def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -259,42 +255,6 @@ def _finite(value: Any) -> Any:
 def sha256(content: bytes) -> str:
     """Returns the SHA-256 of `content` in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-@contextmanager
-def _in_one_sentence(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write `path` into one sentence that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise CannotWrite(
-            f"Cannot write {path}: {reason}. Nothing there was changed; make room or choose another folder."
-        ) from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `path` so that at any moment it is the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
-    with _in_one_sentence(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:  # also Ctrl-C: nothing stays behind
-            _remove(temporary)
-            raise
-
-
-def _remove(path: Path) -> None:
-    """Removes `path` if that can be done; what cannot be removed must not hide the error that led here."""
-    try:
-        path.unlink()
-    except OSError:
-        return
 
 
 # --- runs: read -----------------------------------------------------------------------------------
@@ -532,7 +492,7 @@ def save_checkpoint(folder: Path | str, tensors: Mapping[str, Tensor], state: Ma
 
     Raises:
         TypeError: The state holds something that JSON cannot.
-        CannotWrite: The folder is full or read-only; the checkpoint before is still there.
+        files.CannotWrite: The folder is full or read-only; the checkpoint before is still there.
     """
     folder = Path(folder)
     number = max(_numbers(folder), default=0) + 1
@@ -540,8 +500,8 @@ def save_checkpoint(folder: Path | str, tensors: Mapping[str, Tensor], state: Ma
     weights, state = safetensors.torch.save(apart), plain(state)
     hashes = {"tensors_sha256": sha256(weights), "state_sha256": sha256(json.dumps(state).encode())}
     document = {"format": FORMAT, **hashes, "state": state}
-    write_atomically(folder / f"{number}.safetensors", weights)
-    write_atomically(folder / f"{number}.json", json.dumps(document).encode())
+    files.write_atomically(folder / f"{number}.safetensors", weights)
+    files.write_atomically(folder / f"{number}.json", json.dumps(document).encode())
     for stale in folder.glob("*.*"):
         if stale.stem.isdecimal() and int(stale.stem) < number:
             stale.unlink()
@@ -596,12 +556,12 @@ def claim(folder: Path | str, wait: bool = False) -> Iterator[None]:
 
     Raises:
         AlreadyRecording: Another process holds it; the sentence says which.
-        CannotWrite: The folder is full or read-only.
+        files.CannotWrite: The folder is full or read-only.
     """
     import fcntl  # POSIX only, and the records can be read anywhere
 
     path = Path(folder) / "lock"
-    with _in_one_sentence(path):
+    with files.in_one_sentence(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 -- closed, and so released, below
     with file:
@@ -611,7 +571,7 @@ def claim(folder: Path | str, wait: bool = False) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise AlreadyRecording(f"{folder} is being recorded by {holder}: wait or stop it.") from None
-        with _in_one_sentence(path):
+        with files.in_one_sentence(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

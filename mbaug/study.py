@@ -388,8 +388,8 @@ def record(
     runs = runs if cluster else with_data(runs, report)
     jobs = populations(study, runs, profile, population)
     steps = {run: grid.updates(arm) for some, arm in jobs for run in some}
-    where = (elsewhere, cluster) if cluster else (here, workers)
-    done = where[0](jobs, root, work, where[1], device, report)
+    train, where = (elsewhere, cluster) if cluster else (here, workers)
+    done = train(jobs, root, work, where, device, report)
     with tqdm(total=sum(steps.values()), desc=study.name, unit=" updates", unit_scale=True, disable=None) as bar:
         for some in done:
             for run in some:

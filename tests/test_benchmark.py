@@ -19,7 +19,7 @@ import torch
 from conftest import no_space
 from torch.utils.flop_counter import FlopCounterMode
 
-from mbaug import benchmark, engine, recording, tasks
+from mbaug import benchmark, engine, files, recording, tasks
 from mbaug.__main__ import main as command
 from mbaug.benchmark import Effort
 from mbaug.settings import TD3
@@ -384,7 +384,7 @@ def test_a_full_disk_leaves_the_last_measurement_as_it_was(sections, monkeypatch
     path = benchmark.keep(document, tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(recording.os, "fsync", no_space)
-    with pytest.raises(recording.CannotWrite, match="No space left on device"):
+    with pytest.raises(files.CannotWrite, match="No space left on device"):
         benchmark.keep(document | {"cores": 0}, tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 

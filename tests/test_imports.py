@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 ORDER = (
-    *("__init__", "settings", "streams", "engine", "graphs", "networks", "offline_data", "transitions", "tasks"),
+    *("__init__", "settings", "files", "streams", "engine", "graphs", "networks", "offline_data", "transitions", "tasks"),
     *("world_model", "augmentation", "td3", "sac", "training"),  # to here the method, then the evidence
     *("overfitting", "recording", "benchmark", "pools", "collection", "grid", "life", "study", "rendering"),
     *("statistics", "presentation", "chapters", "__main__"),

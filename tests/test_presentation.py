@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from mbaug import presentation, recording, statistics
+from mbaug.files import CannotWrite
 from mbaug.presentation import CLAIMS, LOOKS
 from mbaug.statistics import Interval
 
@@ -312,7 +313,7 @@ def test_a_figure_is_named_after_its_chapter(tmp_path, name):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(recording.CannotWrite, match="05_online_curves"):
+    with pytest.raises(CannotWrite, match="05_online_curves"):
         draw(folder=tmp_path / "file" / "figures")
 
 

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbaug import recording
+from mbaug.files import CannotWrite
 from mbaug.recording import Run
 
 RUN = Run("hopper", "hopper", "hopper-medium-replay", "augmented", 0)
@@ -267,7 +268,7 @@ def small_files():
 
 
 def test_a_write_that_fails_in_its_middle_leaves_nothing(tmp_path):
-    with small_files(), pytest.raises(recording.CannotWrite, match=r"Cannot write .*seed0\.csv: File too large\. Nothing there"):
+    with small_files(), pytest.raises(CannotWrite, match=r"Cannot write .*seed0\.csv: File too large\. Nothing there"):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert files(tmp_path) == {}
 
@@ -275,7 +276,7 @@ def test_a_write_that_fails_in_its_middle_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch, call):
     monkeypatch.setattr(recording.os, call, no_space)
-    with pytest.raises(recording.CannotWrite, match="No space left on device"):
+    with pytest.raises(CannotWrite, match="No space left on device"):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert files(tmp_path) == {}
 
@@ -283,7 +284,7 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch, call):
 def test_a_run_whose_json_cannot_be_written_does_not_exist(tmp_path, monkeypatch):
     replace = os.replace
     monkeypatch.setattr(recording.os, "replace", lambda a, b: no_space() if str(b).endswith("json") else replace(a, b))
-    with pytest.raises(recording.CannotWrite):
+    with pytest.raises(CannotWrite):
         recording.write(tmp_path, RUN, rows(), METADATA)
     assert recording.missing(tmp_path, [RUN]) == [RUN]
     monkeypatch.undo()
@@ -299,11 +300,11 @@ def closed(tmp_path):
 
 
 def test_a_read_only_folder_is_said_in_one_sentence(closed):
-    with pytest.raises(recording.CannotWrite, match="Cannot write"):
+    with pytest.raises(CannotWrite, match="Cannot write"):
         recording.write(closed, RUN, rows(), METADATA)
-    with pytest.raises(recording.CannotWrite, match="Cannot write"):
+    with pytest.raises(CannotWrite, match="Cannot write"):
         recording.save_checkpoint(closed, {}, {})
-    with pytest.raises(recording.CannotWrite, match="Cannot write"), recording.claim(closed):
+    with pytest.raises(CannotWrite, match="Cannot write"), recording.claim(closed):
         pass
 
 
@@ -518,7 +519,7 @@ def test_the_last_checkpoint_survives_a_full_disk(tmp_path, monkeypatch, half):
     recording.save_checkpoint(tmp_path, {"step": torch.tensor(1)}, {"step": 1})
     replace = os.replace
     monkeypatch.setattr(recording.os, "replace", lambda a, b: no_space() if str(b).endswith(half) else replace(a, b))
-    with pytest.raises(recording.CannotWrite):
+    with pytest.raises(CannotWrite):
         recording.save_checkpoint(tmp_path, {"step": torch.tensor(2)}, {"step": 2})
     monkeypatch.undo()
     tensors, state = recording.load_checkpoint(tmp_path)
