@@ -71,7 +71,7 @@ print(f"An ant that only stands returns about 1,000: score {standing_ant:.0f}, a
 
 # %% [markdown]
 # *Read.* 0 is a random policy and 100 an expert of 2020; more than 100 is possible. The scale is linear in the return,
-# not in skill, and its zero is of D4RL's tasks: on Ant-v5 uniform actions score 6 (section 9).
+# not in skill, and its zero is of D4RL's tasks: on Ant-v5 uniform actions score more (section 9).
 #
 # ## 2. How the data came about
 #
@@ -109,12 +109,16 @@ print(f"command: {card['command']}")
 print(f"stopped after {card['replay_transitions']:,} steps; the last two evaluations returned {returns[-2:].mean(1).round()}")
 print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole episodes; licence {card['licence']}")
 
+# %%
+fall = np.diff(returns.mean(axis=1)).argmin()
+high, low = returns.mean(axis=1)[fall : fall + 2]
+Markdown(f"""
+*Read.* One agent, one seed: another SAC would have left other data. The ten episodes of an evaluation mostly lie close
+together; it is the agent that leaps, from {high:,.0f} at {steps[fall]:,} steps to {low:,.0f} at {steps[fall + 1]:,}. So the
+stopping time is partly luck: in the evaluation before the last, {(returns[-2] < level).sum()} of the ten episodes were below
+the level. The replay was lived with exploration noise; the curve is without.""")
+
 # %% [markdown]
-# *Read.* One agent, one seed: another SAC would have left other data. The ten episodes of an evaluation mostly lie close
-# together; it is the agent that leaps, from 2,826 at 90,000 steps to 935 at 95,000. So the stopping time is partly luck: in
-# the evaluation before the last, 4 of the ten episodes were below the level. The replay was lived with exploration noise;
-# the curve is without.
-#
 # From the replay, whole episodes are chosen uniformly at random until there are 45,000 transitions: a *pool* small enough
 # to ship.
 
