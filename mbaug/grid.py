@@ -143,6 +143,12 @@ STUDIES = {
             {"float32": TD3_ARM, "bfloat16": replace(TD3_ARM, precision="bfloat16")},
             ("hopper", "halfcheetah"),
         ),
+        Study(
+            "states",
+            "Does TD3 with the data gain by standardised states?",
+            {"td3_data_raw": replace(ARMS["td3_data"], pretraining=Pretraining(updates=0, standardise=False))},
+            ("halfcheetah", "hopper"),
+        ),
         Study("core", "Does imagination help?", named("vanilla", "augmented", "noise", "deterministic"), FOUR),
         Study(
             "rates",

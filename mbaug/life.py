@@ -153,7 +153,10 @@ class Life:
         if arm.pretraining is not None:
             self.drawn, self.rest = draws(arm, self.task, self.dataset, self.seeds)
             states = [dataset.state for dataset in self.drawn]
-            self.standardiser = transitions.Standardiser.fit(states, arm.pretraining.standardiser_epsilon)
+            if arm.pretraining.standardise:
+                self.standardiser = transitions.Standardiser.fit(states, arm.pretraining.standardiser_epsilon)
+            else:
+                self.standardiser = self.unscaled()
             dtype = engine.PARAMETER_DTYPE[arm.precision]
             table = transitions.table(self.drawn, self.standardiser, dtype, arm.pretraining.horizon, arm.learner.discount)
             self.table = table.to(device)

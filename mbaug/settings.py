@@ -165,6 +165,7 @@ class Pretraining:
     whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
     horizon: int = 1  # n, steps of the target; S, A: multi-step prediction, 2 to 5
     evaluation_interval: int = 10_000  # updates; ours: 20 points, a tenth of a minute each
+    standardise: bool = True  # states by the drawn rows' mean and standard deviation; False: as they are
     standardiser_epsilon: float = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
