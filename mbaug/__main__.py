@@ -62,6 +62,16 @@ def record(arguments: argparse.Namespace) -> None:
     study.record(wanted, root, work, profile, arguments.only, arguments.seeds, workers, **scale)
 
 
+def programme(arguments: argparse.Namespace) -> None:
+    """Trains and records what is missing of the programme, in the order of its importance; goes on where it was interrupted."""
+    import joblib
+
+    from mbaug import recording, study
+
+    work = recording.repository() / "build" / "checkpoints" / "paper"
+    study.record_programme(recording.root(), work, arguments.workers or joblib.cpu_count(), partial(print, flush=True))
+
+
 def status(arguments: argparse.Namespace) -> None:
     """Shows what of the programme, or of one study, is finished, diverged, running and missing."""
     import joblib
@@ -111,10 +121,12 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
-    from mbaug import offline_data, pools, settings
+    from mbaug import offline_data, pools, probes, settings
 
     if arguments.readme:
         pools.write_readme()
+    elif arguments.probes:
+        probes.write()
     elif arguments.source is not None or arguments.name is not None:
         settings.require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
         settings.require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
@@ -207,6 +219,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
     command.set_defaults(call=record)
 
+    command = commands.add_parser("programme", help=programme.__doc__)
+    command.add_argument("--workers", type=count, help="processes (default: one per core)")
+    command.set_defaults(call=programme)
+
     command = commands.add_parser("status", help=status.__doc__)
     command.add_argument("study", nargs="?", help="name of a study (default: a line for each)")
     command.set_defaults(call=status)
@@ -228,6 +244,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--as", dest="name", metavar="NAME", help="of the dataset that is made, e.g. hopper-d4rl")
     command.add_argument("--output", type=Path, help="folder of what is imported (default: build/offline)")
     command.add_argument("--readme", action="store_true", help="write data/offline/README.md anew, from the cards")
+    command.add_argument("--probes", action="store_true", help="write data/probes anew, from the bundled pools")
     command.set_defaults(call=data)
 
     command = commands.add_parser("watch", help=watch.__doc__)
@@ -264,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given.call(given)
     except KeyboardInterrupt:
-        resumes = given.call in (record, collect)
+        resumes = given.call in (record, programme, collect)
         sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"mbaug: {error}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from mbaug import settings
 from mbaug.recording import Run
-from mbaug.settings import SAC, TD3, Arm, Augmentation, Dynamics, Finetuning, Pretraining, WorldModel
+from mbaug.settings import SAC, TD3, Arm, Augmentation, Finetuning, Pretraining, WorldModel
 
+TWO = ("halfcheetah", "hopper")
 FOUR = ("hopper", "walker2d", "halfcheetah", "ant")
 
 # --- arms -----------------------------------------------------------------------------------------------------------------
@@ -28,14 +29,14 @@ def finetuned(arm: Arm, **changes) -> Arm:
     return replace(arm, finetuning=replace(arm.finetuning, **changes))
 
 
+def with_data(arm: Arm) -> Arm:
+    """Returns `arm` with the offline rows in its replay, and a warm-up as short as that of the arms from scratch."""
+    return finetuned(arm, keep_data=True, warmup_steps=5_000)
+
+
 def ahead(horizon: int) -> Arm:
     """Returns the augmented arm with an n-step target, on whole episodes at every horizon."""
     return replace(augmented(), pretraining=Pretraining(whole_episodes=True, horizon=horizon))
-
-
-def sized(arm: Arm, transitions: int) -> Arm:
-    """Returns `arm` with that many offline transitions."""
-    return replace(arm, pretraining=replace(arm.pretraining, transitions=transitions))
 
 
 ARMS = {
@@ -103,11 +104,6 @@ def named(*names: str) -> dict[str, Arm]:
 
 MILLION = replace(SAC_ARM, finetuning=replace(SCRATCH, steps=1_000_000))
 SLOW, EAGER = replace(SAC_ARM, learner=SAC(learning_rate=3e-4)), replace(TD3_ARM, learner=TD3(learning_rate=1e-3))
-NOISY = {
-    "action_noise": Dynamics(action_noise=0.2),
-    "observation_noise": Dynamics(observation_noise=0.02),
-    "pushes": Dynamics(push_probability=0.02, push_force=100.0),
-}
 MODELS = {
     "latent4": WorldModel(latent_size=4),
     "latent32": WorldModel(latent_size=32),
@@ -116,6 +112,24 @@ MODELS = {
     "next_latent": WorldModel(residual=False),
 }
 BOTH = augmented()
+CORE = {
+    "vanilla": VANILLA,
+    "vanilla_data": with_data(VANILLA),
+    "augmented": BOTH,
+    "augmented_data": with_data(BOTH),
+    "noise": augmented("noise"),
+}
+CARRIED = {
+    "vanilla_actor": finetuned(VANILLA, carry_critics=False, critic_updates=5_000),
+    "vanilla_critics": finetuned(VANILLA, carry_actor=False),
+    "augmented_actor": finetuned(BOTH, carry_critics=False, critic_updates=5_000),
+    "augmented_critics": finetuned(BOTH, carry_actor=False),
+    "deterministic": augmented("deterministic"),
+}
+COLD = {
+    "vanilla_actor_cold": finetuned(VANILLA, carry_critics=False),
+    "augmented_actor_cold": finetuned(BOTH, carry_critics=False),
+}
 
 STUDIES = {
     study.name: study
@@ -147,25 +161,17 @@ STUDIES = {
             "states",
             "Does TD3 with the data gain by standardised states?",
             {"td3_data_raw": replace(ARMS["td3_data"], pretraining=Pretraining(updates=0, standardise=False))},
-            ("halfcheetah", "hopper"),
+            TWO,
         ),
-        Study("core", "Does imagination help?", named("vanilla", "augmented", "noise", "deterministic"), FOUR),
+        Study("core", "Does imagination help?", CORE, FOUR),
+        Study("carried", "What of the pre-trained agent helps, and is a model without a latent state as good?", CARRIED, TWO),
+        Study("cold", "Do fresh critics ruin a carried actor?", COLD),
         Study(
             "rates",
             "Is 50 % the best rate?",
             named("vanilla", "augmented") | {f"augmented_{percent}": augmented(rate=percent / 100) for percent in (25, 75, 100)},
         ),
         Study("horizons", "Do more steps help?", {f"horizon{n}": ahead(n) for n in (1, 2, 3, 5)}),
-        Study(
-            "sizes",
-            "How small is small?",
-            {
-                f"{name}{size}": sized(ARMS[name], size)
-                for size in (1_000, 3_000, 10_000, 30_000, 100_000)
-                for name in ("vanilla", "augmented")
-            },
-            qualities=("replay",),  # whole, because a bundled pool has 45,000; `python -m mbaug collect hopper` makes it
-        ),
         Study(
             "qualities",
             "How poor may the data be?",
@@ -174,32 +180,17 @@ STUDIES = {
         ),
         Study(
             "transfer",
-            "What of the pre-trained agent helps online?",
+            "What else of the way online matters?",
             {
                 "augmented": BOTH,
-                "augmented_actor": finetuned(BOTH, carry_critics=False),
-                "augmented_critic": finetuned(BOTH, carry_actor=False),
                 "augmented_no_moments": finetuned(BOTH, carry_moments=False),
-                "augmented_with_data": finetuned(BOTH, keep_data=True),
                 "augmented_no_warmup": finetuned(BOTH, warmup_steps=0),
-                "vanilla": VANILLA,
-                "vanilla_actor": finetuned(VANILLA, carry_critics=False),
-                "vanilla_critic": finetuned(VANILLA, carry_actor=False),
             },
         ),
         Study(
             "models",
             "Which world model?",
             {name: augmented(model=model) for name, model in MODELS.items()} | {"mean": augmented("mean")},
-        ),
-        Study(
-            "stochastic",
-            "What if the world is noisy?",
-            {
-                f"{arm}_{name}": replace(ARMS[arm], dynamics=d)
-                for name, d in NOISY.items()
-                for arm in ("td3", "vanilla", "augmented")
-            },
         ),
     )
 }
@@ -214,7 +205,28 @@ def find(name: str) -> Study:
     return STUDIES[settings.choose("study", name, STUDIES)]
 
 
+# Studies that are recorded together, seed by seed, in the order of their importance; within a seed, tasks in this order.
+PROGRAMME = (("core", "carried", "cold"), ("states",))
+ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
+
+
+def cells(part: tuple[str, ...]) -> list[list[Run]]:
+    """Returns the runs of some studies in the order in which they are trained, those that share a pre-training together."""
+    found: dict[tuple, list[Run]] = {}
+    runs = [run for name in part for run in find(name).runs()]
+    for run in sorted(runs, key=lambda run: (run.seed, ORDER.index(run.task))):
+        arm = find(run.study).arm(run.arm)
+        found.setdefault((run.task, run.dataset, run.seed, offline(arm) or arm), []).append(run)
+    return list(found.values())
+
+
+def offline(arm: Arm) -> Arm | None:
+    """Returns the part of an arm that others with the same pre-training share, None if it has none."""
+    return None if arm.pretraining is None else replace(arm, finetuning=None)
+
+
 def updates(arm: Arm) -> int:
     """Returns the gradient steps of an agent's whole life: what its cost is proportional to."""
     offline = arm.pretraining.updates if arm.pretraining else 0
-    return offline + arm.finetuning.steps - arm.finetuning.warmup_steps
+    plan = arm.finetuning
+    return offline + (plan.steps - plan.warmup_steps + plan.critic_updates if plan else 0)

@@ -22,7 +22,9 @@ from mbaug import (
     collection,
     engine,
     files,
+    offline_data,
     overfitting,
+    probes,
     recording,
     settings,
     streams,
@@ -35,6 +37,7 @@ from mbaug.recording import Run
 from mbaug.settings import Arm, Finetuning
 from mbaug.transitions import Dataset
 
+KEPT = 50_000, 100_000  # environment steps after which a pre-trained agent leaves its actor in the folder of checkpoints
 LONG = 100_000  # environment steps; a longer life keeps its actors, and its replay, for the pools that are made from them
 CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
 
@@ -162,6 +165,7 @@ class Life:
             self.table = table.to(device)
         self.outside = np.full(self.population, np.nan)
         self.overfitting: list[dict | None] = [None] * self.population
+        self.calibration: list[dict | None] = [None] * self.population
         self.learner = training.learner(arm, self.task, self.seeds, self.standardiser, device)
         self.evaluator = tasks.Evaluator(self.task, self.seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
 
@@ -284,7 +288,7 @@ class Life:
         """Pre-trains, or takes what another arm of the same seeds has pre-trained."""
         if self.arm.pretraining is None:
             return
-        folder = self.folder("pretraining", replace(self.arm, finetuning=Finetuning()))
+        folder = self.folder("pretraining", replace(self.arm, finetuning=None))
         with recording.claim(folder, wait=True):
             if recording.has_checkpoint(folder):
                 self.load(folder)
@@ -294,25 +298,54 @@ class Life:
                     self.evaluate("pretrain")
                     self.save(folder)
                     yield
-        if self.arm.pretraining.updates > 0:
+        if self.arm.pretraining.updates > 0 and None in self.learner.diverged_at:
             self.overfitting = self.ask_critics()
+            self.calibration = self.try_out()
+            self.leave("switch", dict(enumerate(training.own_memory(self.learner))))
+            if self.fitted is not None:
+                tensors, _ = world_model.save(self.fitted)
+                held = {name: tensor for name, tensor in tensors.items() if "." in name}  # not the curves of the fit
+                self.leave("models", {k: {name: part[k] for name, part in held.items()} for k in range(self.population)})
 
     def ask_critics(self) -> list[dict]:
-        """Returns each agent's `overfitting.report` on rows that it drew and on rows, evenly chosen, that it left."""
-        plan, count = self.arm.pretraining, min(self.arm.evaluation.probe_rows, *map(len, self.rest))
-        left = []
-        for k, rest in enumerate(self.rest):
-            rows = transitions.table([rest], self.standardiser.of(k), self.table.dtype, plan.horizon, self.arm.learner.discount)
-            left.append(rows[:, torch.linspace(0, len(rest) - 1, count).long()])
-        rows = self.table[:, : self.arm.evaluation.probe_rows], torch.cat(left).to(self.device)
-        trained, new = (transitions.unpack(each, *self.sizes()) for each in rows)
+        """Returns each agent's `overfitting.report`: on rows that it drew, rows that it left, and rows of the medium policy."""
+        trained = transitions.unpack(self.table[:, : self.arm.evaluation.probe_rows], *self.sizes())
+        new = self.some(self.rest)
         generators = streams.torch_generators(self.seeds, "perturbations")
-        return overfitting.report(self.learner.agent, trained, new, self.arm.learner, generators)
+        medium = f"{self.task.name}-medium"
+        elsewhere = self.some([transitions.load(medium)] * self.population) if medium in offline_data.bundled() else None
+        return overfitting.report(self.learner.agent, trained, new, self.arm.learner, generators, elsewhere)
+
+    def some(self, datasets: Sequence[Dataset]) -> transitions.Batch:
+        """Returns rows of a dataset for each agent, evenly chosen, as its critics see them."""
+        count, chosen = min(self.arm.evaluation.probe_rows, *map(len, datasets)), []
+        plan, dtype, discount = self.arm.pretraining, self.table.dtype, self.arm.learner.discount
+        for k, dataset in enumerate(datasets):
+            rows = transitions.table([dataset], self.standardiser.of(k), dtype, plan.horizon, discount)
+            chosen.append(rows[:, torch.linspace(0, len(dataset) - 1, count).long()])
+        return transitions.unpack(torch.cat(chosen).to(self.device), *self.sizes())
+
+    def try_out(self) -> list[dict]:
+        """Returns each agent's `overfitting.calibration`: its policy is rolled out from the task's fixed states."""
+        probe = probes.load(self.task)
+        episodes = self.evaluator.from_states(self.learner.policy, probe.state, self.arm.evaluation.probe_steps)
+        flat = self.learner.agent.critics.network.flat
+        state = self.standardiser.apply(torch.from_numpy(episodes.first_state)).to(flat)
+        with torch.no_grad():
+            values = self.learner.agent.critics(state, self.learner.algorithm.greedy(self.learner.agent, state)).cpu().numpy()
+        returns = episodes.discounted_return
+        return [overfitting.calibration(values[:, k], returns[k], probe.group, probes.GROUPS) for k in range(self.population)]
+
+    def leave(self, name: str, found: dict[int, dict[str, Tensor]]) -> None:
+        """Writes an agent's tensors into the folder of checkpoints, where they stay: what is worth shipping is chosen later."""
+        for k, tensors in found.items():
+            content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+            files.write_atomically(self.work / "kept" / str(self.runs[k]) / f"{name}.safetensors", content)
 
     def finetune(self, to: int | None = None) -> Iterator[None]:
         """Fine-tunes online, until the first evaluation from `to` environment steps on if that is given."""
         plan = self.arm.finetuning
-        if None not in self.learner.diverged_at:
+        if plan is None or None not in self.learner.diverged_at:
             return
         environments = self.environments = tasks.Lockstep(self.task, self.seeds, self.arm.dynamics)
         buffer = self.buffer = training.replay(self.learner, self.table if plan.keep_data else None)
@@ -343,11 +376,13 @@ class Life:
     @property
     def long(self) -> bool:
         """Whether the actors are kept: those that were never pre-trained, for they need no standardiser beside them."""
-        return self.arm.finetuning.steps > LONG and self.arm.pretraining is None
+        return self.arm.pretraining is None and self.arm.finetuning.steps > LONG
 
     def keep(self, last: int) -> None:
         """Writes a checkpoint, if one is due or this is the `last` step, and a long life's actors."""
         steps, plan = self.learner.environment_steps, self.arm.finetuning
+        if steps in KEPT and self.arm.pretraining is not None:
+            self.leave(str(steps), {k: {"actor": actor} for k, actor in enumerate(training.actors(self.learner))})
         if self.long:
             actors = dict(zip(map(str, self.seeds), training.actors(self.learner), strict=True))
             files.write_atomically(self.online / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
@@ -363,7 +398,8 @@ class Life:
     @property
     def ended(self) -> bool:
         """Whether every agent has lived to the end of the fine-tuning, or diverged."""
-        return self.learner.environment_steps == self.arm.finetuning.steps or None not in self.learner.diverged_at
+        steps = 0 if self.arm.finetuning is None else self.arm.finetuning.steps
+        return self.learner.environment_steps == steps or None not in self.learner.diverged_at
 
     def actor(self, steps: int, number: int = 0) -> Tensor:
         """Returns the parameters of an agent's actor as they were at the evaluation after `steps` environment steps."""
@@ -390,6 +426,7 @@ class Life:
                 "status": "finished" if diverged is None else "diverged",
                 "diverged_at": diverged,
                 "watch": signatures(self.rows[k]) | {"overfitting": self.overfitting[k]},
+                "calibration": self.calibration[k],
                 "world_model": errors[k] if errors else None,
                 "provenance": self.provenance(),
                 "wall_seconds": round(self.elapsed() / self.population, 1),

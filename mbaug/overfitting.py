@@ -1,12 +1,16 @@
-"""Does a critic over-fit? Its error on rows that it learned from and on new ones, and how rough its values are around them.
+"""What critics know when pre-training ends: do they over-fit, how rough are their values, and are these values right?
 
-The next states are the recorded ones in every arm, so that a critic that learned from imagined ones is asked the same question.
+The rows' next states are the recorded ones in every arm, so that a critic that learned from imagined ones is asked the same
+question. Calibration is asked on states that are the same for every arm and seed of a task (`probes`).
 """
 
+import warnings
 from collections.abc import Sequence
 
+import numpy as np
+import scipy.stats
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mbaug import td3
@@ -51,22 +55,32 @@ def roughness(
 
 
 def report(
-    agent: td3.Agent, trained: Batch, new: Batch, settings: TD3, generators: Sequence[torch.Generator]
+    agent: td3.Agent,
+    trained: Batch,
+    new: Batch,
+    settings: TD3,
+    generators: Sequence[torch.Generator],
+    elsewhere: Batch | None = None,
 ) -> list[dict[str, float | dict[str, list[float]]]]:
     """Returns what there is to say of each agent's critics, as plain data, in discounted rewards.
 
-    Keys: `error_trained` and `error_new`, the `error` on either batch; `percentiles` of the values of the trained rows, as
-    recorded and with actions or states `moved` by the largest of WIDTHS; `roughness` at each of WIDTHS, of actions and of states.
+    Keys: `error_trained`, `error_new` and `error_elsewhere`, the `error` on each batch; `value_std`, the standard deviation of
+    the values of the trained rows (errors and roughness are small, too, where all values are alike); `percentiles` of those
+    values, as recorded and with actions or states `moved` by the largest of WIDTHS; `roughness` at each of WIDTHS, of actions
+    and of states.
 
     Args:
         agent: P agents.
         trained: rows that each agent learned from.
-        new: rows that it never saw.
+        new: rows that it never saw, of the episodes that the trained rows are from.
         settings: of TD3.
         generators: one an agent, for the perturbations.
+        elsewhere: rows of whole episodes of another policy; None: there are none, and no error on them.
     """
-    errors = [error(agent, batch, settings).tolist() for batch in (trained, new)]
-    percentiles = {"recorded": _percentiles(values(agent.critics, trained.state, trained.action))}
+    batches = {"trained": trained, "new": new} | ({} if elsewhere is None else {"elsewhere": elsewhere})
+    errors = {f"error_{name}": error(agent, batch, settings).tolist() for name, batch in batches.items()}
+    recorded = values(agent.critics, trained.state, trained.action)
+    percentiles, spread = {"recorded": _percentiles(recorded)}, recorded.std(dim=-1, correction=0).tolist()
     rough = {}
     for part in ("action", "state"):
         shape = getattr(trained, part).shape[1:]
@@ -75,14 +89,55 @@ def report(
         percentiles[part] = _percentiles(values(agent.critics, there.state, there.action))
         rough[part] = torch.stack([roughness(agent.critics, trained, part, width, normal) for width in WIDTHS], dim=1).tolist()
     return [
-        {
-            "error_trained": errors[0][k],
-            "error_new": errors[1][k],
+        {name: found[k] for name, found in errors.items()}
+        | {
+            "value_std": spread[k],
             "percentiles": {name: found[k] for name, found in percentiles.items()},
             "roughness": {part: found[k] for part, found in rough.items()},
         }
         for k in range(len(generators))
     ]
+
+
+def calibration(
+    values: Float[np.ndarray, "twin states"],
+    returns: Float[np.ndarray, " states"],
+    group: Int[np.ndarray, " states"],
+    groups: Sequence[str],
+) -> dict[str, dict[str, float | int]]:
+    """Returns how right one agent's critics are about its own policy, for all states and for each group of them.
+
+    Keys within a group: `states`, how many; `value` and `return`, the means of min_i Q_i(s, pi(s)) and of what the policy got
+    from there; `gap`, their difference, and `gap_std`; `value_std` and `return_std`; `twin_gap`, mean |Q_1 - Q_2|;
+    `rank_correlation` of value and return, None where one of them is the same everywhere. All but counts and the correlation
+    are in discounted rewards.
+
+    Args:
+        values: Q_i(s, pi(s)).
+        returns: discounted, of the policy from each state.
+        group: of each state.
+        groups: their names, by number.
+    """
+    chosen = {"all": np.ones(len(group), dtype=bool)} | {name: group == number for number, name in enumerate(groups)}
+    return {name: _calibrated(values[:, rows], returns[rows]) for name, rows in chosen.items() if rows.any()}
+
+
+def _calibrated(values: Float[np.ndarray, "twin states"], returns: Float[np.ndarray, " states"]) -> dict[str, float | int]:
+    least = values.min(axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
+        correlation = float(scipy.stats.spearmanr(least, returns).statistic)
+    return {
+        "states": len(returns),
+        "value": float(least.mean()),
+        "return": float(returns.mean()),
+        "gap": float((least - returns).mean()),
+        "gap_std": float((least - returns).std()),
+        "value_std": float(least.std()),
+        "return_std": float(returns.std()),
+        "twin_gap": float(np.abs(values[0] - values[1]).mean()),
+        "rank_correlation": correlation,
+    }
 
 
 def _percentiles(values: Float[Tensor, "population batch"]) -> list[list[float]]:

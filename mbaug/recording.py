@@ -34,7 +34,9 @@ from torch import Tensor
 
 from mbaug import __version__, files, tasks
 
-FORMAT = 1
+FORMAT = 2
+CHECKPOINT_FORMAT = 1
+SINCE = {"calibration": 2}  # the format that a name came with: older records lack it
 COLUMNS = {
     "phase": str,  # "pretrain" or "finetune"
     "gradient_steps": int,  # updates so far in the agent's life, all phases
@@ -54,6 +56,7 @@ METADATA = (
     "status",  # "finished" or "diverged"
     "diverged_at",  # gradient_steps and environment_steps, or None
     "watch",  # the failure signatures
+    "calibration",  # values against returns on fixed states at the end of pre-training (`overfitting.calibration`), or None
     "world_model",  # its held-out errors, or None
     "provenance",  # see `provenance`; also earlier_commits of a life that other code began, and copied_from of a copy
     "wall_seconds",  # of training and evaluation; of a population's, the share of one agent
@@ -319,10 +322,11 @@ def _metadata(path: Path, run: Run) -> dict[str, Any]:
     except ValueError:
         raise _damaged_run(run, f"{path} is not JSON") from None
     found = metadata.get("format") if isinstance(metadata, dict) else None
-    if found != FORMAT:
-        raise RecordDamaged(f"{run} has the format {found!r}; this version of mbaug reads format {FORMAT}.")
+    if found not in range(1, FORMAT + 1):
+        raise RecordDamaged(f"{run} has the format {found!r}; this version of mbaug reads formats 1 to {FORMAT}.")
     identity = dataclasses.asdict(run)
-    if lacking := [name for name in (*identity, *METADATA, "csv_sha256") if name not in metadata]:
+    names = (name for name in (*identity, *METADATA, "csv_sha256") if SINCE.get(name, 1) <= found)
+    if lacking := [name for name in names if name not in metadata]:
         raise _damaged_run(run, f"{path} lacks {', '.join(lacking)}")
     if any(metadata[name] != value for name, value in identity.items()):
         raise _damaged_run(run, f"{path} was written for another run")
@@ -499,7 +503,7 @@ def save_checkpoint(folder: Path | str, tensors: Mapping[str, Tensor], state: Ma
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     weights, state = safetensors.torch.save(apart), plain(state)
     hashes = {"tensors_sha256": sha256(weights), "state_sha256": sha256(json.dumps(state).encode())}
-    document = {"format": FORMAT, **hashes, "state": state}
+    document = {"format": CHECKPOINT_FORMAT, **hashes, "state": state}
     files.write_atomically(folder / f"{number}.safetensors", weights)
     files.write_atomically(folder / f"{number}.json", json.dumps(document).encode())
     for stale in folder.glob("*.*"):
@@ -532,7 +536,7 @@ def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, An
         document = json.loads(path.with_suffix(".json").read_bytes())
         weights = path.with_suffix(".safetensors").read_bytes()
         found = document["format"], sha256(json.dumps(document["state"]).encode()), sha256(weights)
-        promised = FORMAT, document["state_sha256"], document["tensors_sha256"]
+        promised = CHECKPOINT_FORMAT, document["state_sha256"], document["tensors_sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise CheckpointDamaged(_damage(path, str(error))) from error
     if found != promised:

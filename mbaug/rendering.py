@@ -83,19 +83,18 @@ def frames(
 
 
 def stills(environment: gymnasium.Env, states: Float[np.ndarray, "frames state"]) -> Frames:
-    """Returns an image of each state. What a state leaves out, the place along the track, is zero.
+    """Returns an image of each state (`tasks.set_state`).
 
     Args:
         environment: of MuJoCo, with render_mode="rgb_array".
         states: as the environment gives them: positions but for the first ones, then all velocities.
     """
-    simulator = environment.unwrapped
-    positions, velocities = simulator.model.nq, simulator.model.nv
-    hidden = positions + velocities - states.shape[1]
+    from mbaug import tasks  # which imports MuJoCo, as whoever made the environment has
+
     environment.reset(seed=0)
     images = []
-    for state in states.astype(np.float64):
-        simulator.set_state(np.concatenate([np.zeros(hidden), state[: positions - hidden]]), state[-velocities:])
+    for state in states:
+        tasks.set_state(environment, state)
         images.append(environment.render())
     return np.stack(images)
 

@@ -189,11 +189,17 @@ class Finetuning:
     carry_actor: bool = True  # C
     carry_critics: bool = True  # C
     carry_moments: bool = True  # both Adam states; C
+    critic_updates: int = 0  # of the critics alone, when the warm-up ends; ours: for fresh ones that meet a carried actor
     evaluation_interval: int = 5_000  # environment steps; C
 
     def __post_init__(self) -> None:
-        _whole(self, "steps", "warmup_steps", "evaluation_interval")
+        _whole(self, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
         _positive(self, "steps", "evaluation_interval")
+        _not_negative(self, "critic_updates")
+        require(
+            self.critic_updates == 0 or self.warmup_steps > 0 or self.keep_data,
+            f"critic_updates is {self.critic_updates}, but the replay is empty: it needs warmup_steps above 0 or keep_data=True",
+        )
         choose("warm-up policy", self.warmup_policy, ("agent", "uniform"))
         require(
             0 <= self.warmup_steps <= self.steps,
@@ -221,10 +227,11 @@ class Evaluation:
 
     episodes: int = 10  # C
     probe_rows: int = 1_000  # dataset rows on which the critic is watched; ours
+    probe_steps: int = 500  # of a roll-out from a fixed state; ours: what comes later weighs 0.99^500 = 0.7 %
 
     def __post_init__(self) -> None:
-        _whole(self, "episodes", "probe_rows")
-        _positive(self, "episodes", "probe_rows")
+        _whole(self, "episodes", "probe_rows", "probe_steps")
+        _positive(self, "episodes", "probe_rows", "probe_steps")
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,7 @@ class Arm:
     model: WorldModel | None = None
     augmentation: Augmentation | None = None
     pretraining: Pretraining | None = None
-    finetuning: Finetuning = Finetuning()
+    finetuning: Finetuning | None = Finetuning()  # None: offline only
     evaluation: Evaluation = Evaluation()
     dynamics: Dynamics = Dynamics()
     precision: str = "float32"
@@ -252,6 +259,14 @@ class Arm:
             self.pretraining is None or self.algorithm == "td3",
             f"the algorithm is {self.algorithm!r}, but only 'td3' has an offline loss: leave pretraining out",
         )
+        require(
+            self.finetuning is None or self.finetuning.critic_updates == 0 or self.algorithm == "td3",
+            f"critic_updates is {self.finetuning and self.finetuning.critic_updates}, but only 'td3' can move its critics alone",
+        )
+        require(
+            self.finetuning is not None or self.pretraining is not None,
+            "pretraining and finetuning are both None, but an arm has one of them at least",
+        )
 
 
 @dataclass(frozen=True)
@@ -262,8 +277,10 @@ class Profile:
     updates: int | None = None
     steps: int | None = None
     warmup_steps: int | None = None
+    critic_updates: int | None = None
     epochs: int | None = None
     episodes: int | None = None
+    probe_steps: int | None = None
     evaluation_interval: int | None = None  # updates and environment steps alike
     transitions: int | None = None
     redraw_interval: int | None = None
@@ -279,20 +296,20 @@ class Profile:
             return dataclasses.replace(record, **{k: min(own[k], v) for k, v in budgets.items() if v is not None})
 
         interval = self.evaluation_interval
-        online = {"steps": self.steps, "warmup_steps": self.warmup_steps, "evaluation_interval": interval}
+        online = {"steps": self.steps, "warmup_steps": self.warmup_steps, "critic_updates": self.critic_updates}
         return dataclasses.replace(
             arm,
             model=within(arm.model, epochs=self.epochs),
             augmentation=within(arm.augmentation, redraw_interval=self.redraw_interval),
             pretraining=within(arm.pretraining, updates=self.updates, evaluation_interval=interval, transitions=self.transitions),
-            finetuning=within(arm.finetuning, **online),
-            evaluation=within(arm.evaluation, episodes=self.episodes),
+            finetuning=within(arm.finetuning, evaluation_interval=interval, **online),
+            evaluation=within(arm.evaluation, episodes=self.episodes, probe_steps=self.probe_steps),
         )
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 100, 200, 100, 2, 2, 50, 2_000, 50, 1),
-    "quick": Profile("quick", 20_000, 20_000, 5_000, 60, 5, 2_500, None, 10_000, 1),
+    "smoke": Profile("smoke", 100, 200, 100, 50, 2, 2, 5, 50, 2_000, 50, 1),
+    "quick": Profile("quick", 20_000, 20_000, 5_000, 1_000, 60, 5, 100, 2_500, None, 10_000, 1),
     "paper": Profile("paper"),
 }
 

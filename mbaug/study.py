@@ -19,7 +19,7 @@ from mbaug import benchmark, collection, engine, grid, recording, settings, task
 from mbaug.grid import Study
 from mbaug.life import LONG, Life, key, prepare
 from mbaug.recording import Run
-from mbaug.settings import Arm, Finetuning, Profile
+from mbaug.settings import Arm, Profile
 
 # --- one run, or some that share all but the seed -------------------------------------------------------------------------
 
@@ -28,15 +28,21 @@ def twin(run: Run, arm: Arm, root: Path) -> Run | None:
     """Returns a recorded run of another study or arm that is the same in all but name, None if there is none."""
     for path in sorted(root.glob(f"*/{run.task}/{run.dataset}/*/seed{run.seed}.json")):
         other = Run.parse(path.relative_to(root).with_suffix("").as_posix())
-        if difference_from(recording.verify(root, other), arm) is None:
+        metadata = recording.verify(root, other)
+        if not lacks_measures(metadata, arm) and difference_from(metadata, arm) is None:
             return other
     return None
+
+
+def lacks_measures(metadata: dict, arm: Arm) -> bool:
+    """Returns whether a record is of a format that holds less of a pre-trained agent than today's."""
+    return arm.pretraining is not None and arm.pretraining.updates > 0 and metadata["format"] < recording.FORMAT
 
 
 def copy(run: Run, other: Run, root: Path) -> None:
     """Records `run` as what `other` already is: rows, settings and provenance, which names whose copy it is."""
     rows, metadata = recording.read(root, other)
-    metadata = {name: metadata[name] for name in recording.METADATA}
+    metadata = {name: metadata.get(name) for name in recording.METADATA}
     metadata["provenance"] = {"copied_from": str(other)} | metadata["provenance"]  # of a copy: the one that was trained
     recording.write(root, run, rows.to_dict("records"), metadata, recording.policies(root, other))
 
@@ -398,6 +404,28 @@ def record(
     return runs
 
 
+def record_programme(root: Path, work: Path, workers: int = 1, report: Callable[[str], None] = tqdm.write) -> None:
+    """Trains and records what is missing of the programme, in its order; a process trains all runs of one pre-training.
+
+    Raises:
+        RuntimeError: some runs failed; all others were recorded first.
+    """
+    problems = []
+    for part in grid.PROGRAMME:
+        calls = (joblib.delayed(record_cell)(cell, root, work) for cell in grid.cells(part) if recording.missing(root, cell))
+        for outcomes in processes(workers)(calls):
+            for runs, problem in outcomes:
+                report(problem or f"{runs[0]}: {recording.verify(root, runs[0])['wall_seconds']:.0f} s")
+                problems += [problem] if problem else []
+    if problems:
+        raise RuntimeError(f"{len(problems)} runs failed: the lines above say why")
+
+
+def record_cell(cell: Sequence[Run], root: Path, work: Path) -> list[Outcome]:
+    """Returns what came of the missing ones of some runs that share a pre-training, one after the other."""
+    return [attempt([run], grid.find(run.study).arm(run.arm), root, work) for run in recording.missing(root, cell)]
+
+
 def missing(study: Study, root: Path, profile: Profile, only: str = "*", seeds: Sequence[int] | None = None) -> list[Run]:
     """Returns the study's runs that are not recorded, in the order in which they are trained.
 
@@ -497,7 +525,7 @@ def seconds(study: Study, runs: Sequence[Run], pace: dict[str, float]) -> float:
     for run in runs:
         arm = study.arm(run.arm)
         steps = grid.updates(arm)
-        pretraining = key(run.task, run.dataset, run.seed, replace(arm, finetuning=Finetuning()))
+        pretraining = key(run.task, run.dataset, run.seed, grid.offline(arm))
         if arm.pretraining is not None and pretraining in shared:
             steps -= arm.pretraining.updates
         shared.add(pretraining)

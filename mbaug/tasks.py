@@ -31,6 +31,7 @@ class Task:
         return_random, return_expert: undiscounted returns that score 0 and 100 (D4RL, d4rl/infos.py).
         return_medium: D4RL's medium level, undiscounted return; None where D4RL's is not known here.
         options: further arguments of gymnasium.make.
+        velocity_limit: where the environment clips the velocities that it tells; infinity: it does not.
         state_names: of each dimension of a state, with its unit.
     """
 
@@ -42,6 +43,7 @@ class Task:
     return_expert: float
     return_medium: float | None
     options: dict = field(default_factory=dict)
+    velocity_limit: float = np.inf
     state_names: tuple[str, ...] = ()
 
 
@@ -66,8 +68,8 @@ NAMES = {
 TASKS = {
     task.name: replace(task, state_names=NAMES[task.name])
     for task in (
-        Task("hopper", "Hopper-v5", 11, 3, -20.272305, 3234.3, 1422.0),
-        Task("walker2d", "Walker2d-v5", 17, 6, 1.629008, 4592.3, 2852.0),
+        Task("hopper", "Hopper-v5", 11, 3, -20.272305, 3234.3, 1422.0, velocity_limit=10.0),
+        Task("walker2d", "Walker2d-v5", 17, 6, 1.629008, 4592.3, 2852.0, velocity_limit=10.0),
         Task("halfcheetah", "HalfCheetah-v5", 17, 6, -280.178953, 12135.0, 4770.0),
         Task("ant", "Ant-v5", 27, 8, -325.6, 3879.7, None, {"include_cfrc_ext_in_observation": False}),
     )
@@ -129,6 +131,15 @@ class Stochastic(gymnasium.Wrapper):
         self.unwrapped.data.xfrc_applied[1, 0] = force  # body 0 is the world, 1 the torso
         observation, *rest = super().step(action)
         return self.observed(observation), *rest
+
+
+def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) -> None:
+    """Sets a simulator, just reset, to an observed state. What the state leaves out, the place along the track, is zero."""
+    simulator = environment.unwrapped
+    positions, velocities = simulator.model.nq, simulator.model.nv
+    hidden = positions + velocities - len(state)
+    state = state.astype(np.float64)
+    simulator.set_state(np.concatenate([np.zeros(hidden), state[: positions - hidden]]), state[-velocities:])
 
 
 # --- P environments in lockstep -------------------------------------------------------------------------------------------
@@ -241,10 +252,26 @@ class Evaluator:
                 for seed, row in zip(self.seeds, self.environments, strict=True)
             ]
         ).astype(np.float32)
+        return self._play(policy, state)
+
+    def from_states(self, policy: Policy, states: Float[np.ndarray, "starts state"], steps: int) -> Episodes:
+        """Returns what every agent's policy gets from each of these states in at most so many steps."""
+        starts, chunks = np.arange(len(states)), []
+        for chunk in np.split(starts, starts[self.episodes :: self.episodes]):
+            begin = np.repeat(states[chunk][None].astype(np.float32), len(self.seeds), axis=0)
+            for k, row in enumerate(self.environments):
+                for environment, state in zip(row[: len(chunk)], begin[k], strict=True):
+                    environment.reset(seed=0)
+                    set_state(environment, state)
+            chunks.append(self._play(policy, begin, steps))
+        return Episodes(*(np.concatenate(part, axis=1) for part in zip(*chunks, strict=True)))
+
+    def _play(self, policy: Policy, state: Float[np.ndarray, "population episodes state"], steps: int | None = None) -> Episodes:
+        """Returns the episodes that begin in these states, where the environments are, each cut after `steps`."""
         first_state = state.copy()
         total, discounted, length = (np.zeros(state.shape[:2]) for _ in range(3))
-        alive = {(k, e) for k in range(len(self.seeds)) for e in range(self.episodes)}
-        while alive:
+        alive = {(k, e) for k in range(len(self.seeds)) for e in range(state.shape[1])}
+        while alive and length.max() != steps:
             action = policy(state)
             for k, e in tuple(alive):
                 state[k, e], reward, terminal, truncated, _ = self.environments[k][e].step(action[k, e])

@@ -106,7 +106,7 @@ def update(
     noise: Float[Tensor, "1 population batch action"],
     settings: TD3,
     gradient_step: int,
-    loss: Callable[..., Float[Tensor, " population"]] = actor_loss,
+    loss: Callable[..., Float[Tensor, " population"]] | None = actor_loss,
 ) -> None:
     """Moves the critics and, at every `policy_delay`-th gradient step, the actor and the targets, in place.
 
@@ -116,14 +116,15 @@ def update(
         noise: what `noise` returned, with a leading axis of NORMALS.
         settings: of TD3.
         gradient_step: the number of this update, counted from 1.
-        loss: of the actor: `actor_loss` online, `actor_loss_bc` offline.
+        loss: of the actor: `actor_loss` online, `actor_loss_bc` offline; None: the actor stays as it is.
     """
     target = critic_target(agent, batch, settings, noise[0])
     critics, actor = agent.critics.network, agent.actor.network
     engine.descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, settings.learning_rate)
     if gradient_step % settings.policy_delay == 0:
-        losses = loss(agent.actor, agent.critics, batch, settings)
-        engine.descend(losses, actor.flat, agent.actor_moments, settings.learning_rate)
+        if loss is not None:
+            losses = loss(agent.actor, agent.critics, batch, settings)
+            engine.descend(losses, actor.flat, agent.actor_moments, settings.learning_rate)
         track(agent.target_critics.network, critics, settings.target_rate)
         track(agent.target_actor.network, actor, settings.target_rate)
 

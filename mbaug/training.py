@@ -124,7 +124,7 @@ def block(
     return index, batches, _update_noise(learner, updates)
 
 
-def updater(learner: Learner, loss: Callable, capture: Callable | None = None) -> Callable[[Batch, Tensor], None]:
+def updater(learner: Learner, loss: Callable | None, capture: Callable | None = None) -> Callable[[Batch, Tensor], None]:
     """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
 
     It goes in stretches that end where the actor moves. A stretch is captured once and replayed (graphs.captured), one graph
@@ -132,7 +132,7 @@ def updater(learner: Learner, loss: Callable, capture: Callable | None = None) -
 
     Args:
         learner: its agent is changed in place.
-        loss: of the actor.
+        loss: of the actor; None: it stays as it is.
         capture: of a stretch, for `graphs.captured`; None: that of the learner's device.
     """
     settings, stretches = learner.arm.learner, {}
@@ -227,7 +227,8 @@ def replay(learner: Learner, table: Float[Tensor, "population rows width"] | Non
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
     """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
 
-    For the first `warmup_steps` nothing is learned; then each environment step is followed by one update.
+    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then each environment step
+    is followed by one update.
 
     Args:
         learner: goes on from where it is.
@@ -235,7 +236,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
         buffer: what is learned from; grows by one transition an agent and step.
     """
     settings, plan = learner.arm.learner, learner.arm.finetuning
-    for name in ("steps", "warmup_steps", "evaluation_interval"):
+    for name in ("steps", "warmup_steps", "critic_updates", "evaluation_interval"):
         _on_grid(name, getattr(plan, name))
     engine.tell_of_threads()
     population, action_size, actor = len(learner.seeds), learner.task.action_size, learner.agent.actor
@@ -244,6 +245,8 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     learn = updater(learner, learner.algorithm.actor_loss)
     mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
     while learner.environment_steps < plan.steps:
+        if learner.environment_steps == plan.warmup_steps:
+            settle(learner, buffer, plan.critic_updates)
         warming = learner.environment_steps < plan.warmup_steps
         uniform = warming and plan.warmup_policy == "uniform"
         normals = _normals(learner.stream("exploration"), BLOCK, action_size).numpy()
@@ -278,6 +281,14 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             yield
 
 
+def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
+    """Moves the critics alone, so many updates on what the replay holds: they come to know an actor that they never saw learn."""
+    learn = updater(learner, None)
+    for _ in range(0, updates, BLOCK):
+        _, batches, noise = block(learner, buffer.rows[:, : buffer.size])
+        learn(batches, noise)
+
+
 # --- a learner in a checkpoint --------------------------------------------------------------------------------------------
 
 
@@ -293,6 +304,23 @@ def memory(learner: Learner) -> dict[str, Tensor]:
         else:
             tensors[part.name] = value.network.flat.detach()
     return tensors
+
+
+def own_memory(learner: Learner) -> list[dict[str, Tensor]]:
+    """Returns copies of each agent's actor, critics and standardiser, by name: all that its policy and values depend on."""
+    found = []
+    networks = {"actor": learner.agent.actor.network, "critics": learner.agent.critics.network}
+    population = len(learner.seeds)
+    for k in range(population):
+        tensors = {
+            f"{part}.{number}.{kind}": tensor[k::population].clone().cpu()
+            for part, network in networks.items()
+            for number, layer in enumerate(network.layers)
+            for kind, tensor in zip(("weight", "bias"), layer, strict=True)
+        }
+        standardiser = learner.standardiser.of(k)
+        found.append(tensors | {"standardiser.mean": standardiser.mean, "standardiser.std": standardiser.std})
+    return found
 
 
 def actors(learner: Learner) -> list[Float[Tensor, " parameters"]]:

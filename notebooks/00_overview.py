@@ -15,8 +15,8 @@
 # function where it is explained, and records what comes out.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/runs; True: train now, into build/runs
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 from collections import Counter

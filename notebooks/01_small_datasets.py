@@ -14,8 +14,8 @@
 # have not seen the paper's full text, so its words are paraphrased.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/runs; True: train now, into build/runs
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 from types import SimpleNamespace
@@ -340,7 +340,9 @@ scale, numbers = pool.state.std(axis=0), [100, 316, 1_000, 3_162, 10_000, 31_623
 ways = {"single rows": transitions.draw, "whole episodes": transitions.draw_episodes}
 found = [
     {"way": way, "rows": number, "seed": seed, "distance": nearest(*draw(pool, number, seed), scale, seed)}
-    for way, draw in ways.items() for number in numbers for seed in (0, 1, 2)
+    for way, draw in ways.items()
+    for number in numbers
+    for seed in (0, 1, 2)
 ]
 table = pd.DataFrame(found).groupby(["way", "rows"], as_index=False)["distance"].agg(["mean", "min", "max"])
 one_step = np.median(np.linalg.norm((pool.next_state - pool.state) / scale, axis=1))
@@ -521,6 +523,7 @@ for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
 curve = [{"pool": name, **point} for name, card in collectors.items() for point in card["curve"]]
 about = "Greedy score of the SAC that collected each pool (mean and range of ten episodes); dashed: the medium level. Seed 0."
 path = presentation.save_figure(figure, "01_collectors", pd.DataFrame(curve).explode("returns"), about, profile)
+
 
 # %%
 def compared(body, card):

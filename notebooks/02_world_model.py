@@ -14,8 +14,8 @@
 # batches: section 3 says why, and what it changes.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/runs; True: train now, into build/runs
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 import math
@@ -364,10 +364,13 @@ components["measured"] = ((wrong["reconstruction"] @ axes_of) ** 2).mean(axis=0)
 dial = {1.0: fitted, 1 / 12: fit(1 / 12, checks=1)}
 measured = pd.DataFrame({w: {name: np.mean(e) for name, e in each.errors[0].items()} for w, each in dial.items()}).T
 grid = np.geomspace(0.01, 3, 60)
-theory = pd.DataFrame({
-    mode: [world_model.rate_distortion(replace(full, kl_weight=w), correlation, paper_batches, mode) for w in grid]
-    for mode in ("sample", "mean")
-}, index=grid)
+theory = pd.DataFrame(
+    {
+        mode: [world_model.rate_distortion(replace(full, kl_weight=w), correlation, paper_batches, mode) for w in grid]
+        for mode in ("sample", "mean")
+    },
+    index=grid,
+)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 5))

@@ -15,8 +15,8 @@
 # the algorithm: into a batch, into a target, into a critic.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/runs; True: train now, into build/runs
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 import matplotlib.pyplot as plt
@@ -133,8 +133,8 @@ pd.Series(held_out, name="held-out error").round(3).to_frame().T
 full = settings.WorldModel()
 Markdown(f"""
 {batches * epochs} steps on {plan.batch_size} rows, where the recorded runs take {3 * full.epochs} on
-{full.batch_size:,}. The sample errs by {held_out['sample']:.2f}, and saying that nothing moves by
-{held_out['persistence']:.3f}. Whatever this model is good for, it is not knowing the next state; chapter 02 says why,
+{full.batch_size:,}. The sample errs by {held_out["sample"]:.2f}, and saying that nothing moves by
+{held_out["persistence"]:.3f}. Whatever this model is good for, it is not knowing the next state; chapter 02 says why,
 and the deterministic network shows that it could be known.
 """)
 
@@ -297,7 +297,7 @@ kept = ((old * new).sum(dim=0) / old.square().sum(dim=0)).mean()
 Markdown(f"""
 *Read.* {changed.sum()} of {learner.batch_size} next states moved, by {wrong:.2f} standard deviations a dimension; one
 step of the simulator moves a state by {moved:.2f}. Here an imagined next state is thus
-{'further from' if wrong > moved else 'nearer to'} the real one than the state before was. The lines do not point just
+{"further from" if wrong > moved else "nearer to"} the real one than the state before was. The lines do not point just
 anywhere: over all dimensions an imagined state keeps {100 * kept:.0f} % of the real one's deviation from the mean, and what is
 lost pulls towards the middle of the cloud. Two dimensions of eleven show no joint angles, and a point inside the cloud
 of each pair may still be a posture that cannot be.
@@ -375,9 +375,9 @@ apart = {name: np.median(d) for name, d in lonely.items()}
 order = sorted(sources, key=apart.get)
 Markdown(f"""
 *Read.* The range catches little, at most {100 * max(beyond.values()):.1f} % of the components (for
-`{max(beyond, key=beyond.get)}`), but the sources differ: a real state has its nearest neighbour at {apart['real']:.2f},
-the model's sample at {apart['sample']:.2f}, matched noise of the same size at {apart['noise']:.2f}. From near to far
-they are {', '.join(f'`{source}`' for source in order)}. Equal error does not mean equal strangeness: noise errs in each
+`{max(beyond, key=beyond.get)}`), but the sources differ: a real state has its nearest neighbour at {apart["real"]:.2f},
+the model's sample at {apart["sample"]:.2f}, matched noise of the same size at {apart["noise"]:.2f}. From near to far
+they are {", ".join(f"`{source}`" for source in order)}. Equal error does not mean equal strangeness: noise errs in each
 dimension by itself, a decoder errs along the data. This is why matched noise is a fair control of *size* and not of
 *direction*.
 """)
@@ -482,8 +482,7 @@ def target(next_state):
 
 truth = target(table.next_state[:, watched])
 shift = {
-    source: torch.stack([target(each[:, watched, k]) - truth for k in range(each.shape[2])])
-    for source, each in imagined.items()
+    source: torch.stack([target(each[:, watched, k]) - truth for k in range(each.shape[2])]) for source, each in imagined.items()
 }
 
 
@@ -532,10 +531,10 @@ path = save_figure(figure, "03_targets", pd.concat(frame), caption, profile)
 # %%
 own, control = moves.loc["sample"], moves.loc["noise"]
 Markdown(f"""
-*Read.* At a rate of 100 % the model's sample moves targets by {np.hypot(own['stays'], own['averages out']):.2f}
-rewards, where the targets themselves spread by {truth.std().item():.2f}. Of that, {own['stays']:.2f} stays with a row
-and {own['averages out']:.2f} averages out over samples; for matched noise it is {control['stays']:.2f} and
-{control['averages out']:.2f}. What averages out is gradient noise: it slows the regression down and does not move where
+*Read.* At a rate of 100 % the model's sample moves targets by {np.hypot(own["stays"], own["averages out"]):.2f}
+rewards, where the targets themselves spread by {truth.std().item():.2f}. Of that, {own["stays"]:.2f} stays with a row
+and {own["averages out"]:.2f} averages out over samples; for matched noise it is {control["stays"]:.2f} and
+{control["averages out"]:.2f}. What averages out is gradient noise: it slows the regression down and does not move where
 it ends. What stays is another regression: the critic learns the value of the model's world. A rate of 50 % takes half
 of the rows at a time, so in the long run *every* row's target moves by half of what stays, with coin-flip noise on top.
 One critic, {updates:,} updates young, with one world model: sizes, and shares too, may change as they grow.

@@ -14,8 +14,8 @@
 # the evidence.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/runs; True: train now, into build/runs
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 from dataclasses import replace
@@ -261,12 +261,16 @@ pd.DataFrame(summary)
 # %%
 lives = offline.groupby(["arm", "seed"])["score"]
 fallen = (lives.max() - lives.last()).mean()
-Markdown(f"""
+Markdown(
+    f"""
 *Read.* Look at how restless the scores are. A run's best evaluation lies, on average, {fallen:.0f} points above its last
 one, and nobody without an environment could have stopped there; so this project reports the last, never the best.
 Compare the two panels: does the value of the data move when the score does? Even if it did, nobody knows what it should
 be; only the next section has something to hold values against.
-""" if len(lives) else "*Read.* Nothing is recorded yet.")
+"""
+    if len(lives)
+    else "*Read.* Nothing is recorded yet."
+)
 
 # %% [markdown]
 # ## 6. The recorded runs: does the critic keep its promises?
@@ -533,6 +537,7 @@ for arm, rate in rates.items():
     agents[arm] = one.agent
 history = pd.DataFrame(history).assign(ratio=lambda table: table["new"] / table["trained"])
 
+
 # %%
 def style(arm):
     """Returns colour, line and label of a rate, those of its arm."""
@@ -557,13 +562,13 @@ last = history.groupby("arm", sort=False).last()
 least = last["ratio"].idxmin()
 Markdown(f"""
 *Read.* After {updates:,} updates, {updates * learner.batch_size / len(drawn):.0f} passes over the draw, the error on
-new rows is {last.loc['vanilla', 'ratio']:.2f} times that on trained rows without augmentation,
-{last.loc['augmented', 'ratio']:.2f} times at 50 % and {last.loc['augmented_100', 'ratio']:.2f} times at 100 %; the
+new rows is {last.loc["vanilla", "ratio"]:.2f} times that on trained rows without augmentation,
+{last.loc["augmented", "ratio"]:.2f} times at 50 % and {last.loc["augmented_100", "ratio"]:.2f} times at 100 %; the
 smallest ratio is that of {100 * rates[least]:.0f} %. But a ratio falls in two ways, by a smaller error on new rows or
-by a larger one on old ones. On new rows the three critics err by {last.loc['vanilla', 'new']:.2f},
-{last.loc['augmented', 'new']:.2f} and {last.loc['augmented_100', 'new']:.2f} rewards, on trained ones by
-{last.loc['vanilla', 'trained']:.2f}, {last.loc['augmented', 'trained']:.2f} and
-{last.loc['augmented_100', 'trained']:.2f}. Only the first kind is a better critic; the second is one that was asked to
+by a larger one on old ones. On new rows the three critics err by {last.loc["vanilla", "new"]:.2f},
+{last.loc["augmented", "new"]:.2f} and {last.loc["augmented_100", "new"]:.2f} rewards, on trained ones by
+{last.loc["vanilla", "trained"]:.2f}, {last.loc["augmented", "trained"]:.2f} and
+{last.loc["augmented_100", "trained"]:.2f}. Only the first kind is a better critic; the second is one that was asked to
 fit something else. A critic's error is against its own target, too: it says how consistent a critic is, not how right.
 """)
 

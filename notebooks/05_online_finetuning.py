@@ -15,8 +15,8 @@
 # best cheap thing that one could do instead.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/runs; True: train now, into build/runs
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 from dataclasses import replace
@@ -570,12 +570,16 @@ ending.round()
 # %%
 behind = (ending["ours"] - ending["published"]).drop("hopper", errors="ignore").min()
 leaps = (million[(million["task"] == "hopper") & (million["steps"] > 900_000)]["return"] < 3_000).sum()
-Markdown("*Read.* Not yet recorded." if ending.empty else f"""
+Markdown(
+    "*Read.* Not yet recorded."
+    if ending.empty
+    else f"""
 *Read.* The score at the million itself is one evaluation, and in the table above it stands alone. This one has the mean of
 the last twenty, and their range. On three bodies our one run is at most {-behind:.0f} points below the mean of ten published
 ones. *Hopper's* leaps to the end: {leaps} of its last twenty evaluations return less than 3,000, where of the 200 published
 ones 6 do. We do not know why. One seed may be one of the bad ones, though none of the ten published is as bad; the
-temperature, learned here and fixed there, is the first suspect; the version is another.""")
+temperature, learned here and fixed there, is the first suspect; the version is another."""
+)
 
 # %% [markdown]
 # *Ant's* curve twice falls below zero and comes back within 35,000 interactions, and so do two of the ten published ones. Most
@@ -677,10 +681,14 @@ gains.round(1).set_index(["task", "choice"])
 # %%
 clear = gains[(gains["pairs"] > 1) & (gains["gain"] > gains["seeds differ by"])]
 those = "; ".join(f"{each['choice']}, on {each['task']} ({each['gain']:+.1f})" for _, each in clear.iterrows())
-Markdown("*Read.* No other choice is recorded yet." if gains.empty else f"""
+Markdown(
+    "*Read.* No other choice is recorded yet."
+    if gains.empty
+    else f"""
 *Read.* Another choice is better than ours in {(gains["gain"] > 0).sum()} of {len(gains)} comparisons, and by more than two seeds
 of one choice differ in {len(clear)}{f": {those}. There our baseline may be the weaker for its choice" if those else ""}. Two
-seeds can indicate that, and establish nothing.""")
+seeds can indicate that, and establish nothing."""
+)
 
 # %% [markdown]
 # ## 9. Does over-estimation survive the switch?

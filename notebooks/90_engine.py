@@ -15,8 +15,8 @@
 # takes days nobody repeats.
 
 # %% tags=["parameters"]
-profile = "paper"     # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False       # False: draw from data/benchmarks; True: measure now, briefly
+profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
+retrain = False  # False: draw from data/benchmarks; True: measure now, briefly
 
 # %%
 import matplotlib.pyplot as plt
@@ -92,12 +92,20 @@ show(benchmark.operations)
 
 # %%
 pi, q = (np.array(layers) for layers in ([11 * 256, 256 * 256, 256 * 3], [14 * 256, 256 * 256, 256 * 1]))
-work = pd.DataFrame.from_dict({
-    "target actor": (1, pi.sum()), "target critics": (2, q.sum()),
-    "critics": (2, q.sum()), "critics, back to weights": (2, q.sum()), "critics, back to units": (2, q[1:].sum()),
-    "first critic, and back to its input": (2 / 2, q.sum()),
-    "actor, and back to weights": (2 / 2, pi.sum()), "actor, back to units": (1 / 2, pi[1:].sum()),
-}, orient="index", columns=["times", "products a row"])
+work = pd.DataFrame.from_dict(
+    {
+        "target actor": (1, pi.sum()),
+        "target critics": (2, q.sum()),
+        "critics": (2, q.sum()),
+        "critics, back to weights": (2, q.sum()),
+        "critics, back to units": (2, q[1:].sum()),
+        "first critic, and back to its input": (2 / 2, q.sum()),
+        "actor, and back to weights": (2 / 2, pi.sum()),
+        "actor, back to units": (1 / 2, pi[1:].sum()),
+    },
+    orient="index",
+    columns=["times", "products a row"],
+)
 work["GFLOP"] = 2 * 256 * work["times"] * work["products a row"] / 1e9
 assert np.isclose(work["GFLOP"].sum() * 1e9, benchmark.operations(11, 3, settings.TD3())), "the count is the formula's"
 work.round(3)
@@ -150,7 +158,8 @@ Markdown(f"""
 *Read.* At 256 by 256 a core does {wide_rate:.0f} GFLOP/s in float32, so no float32 update on Hopper can be faster than
 **{limit["float32"]:.0f} a second**{f", and none in bfloat16 than {limit['bfloat16']:.0f}" if "bfloat16" in limit else ""}.
 The thinnest shape reaches {thin_rate:.0f} GFLOP/s: thin products are read, not multiplied. {
-"" if "bfloat16" in limit else "This processor has no bfloat16 products: there is no cheaper road."}""")
+    "" if "bfloat16" in limit else "This processor has no bfloat16 products: there is no cheaper road."
+}""")
 
 # %% [markdown]
 # ## 3. Where the time goes
@@ -185,11 +194,16 @@ path = presentation.save_figure(figure, "90_parts", parts.reset_index(), text, d
 share = table / table.sum()
 multiplied = share.filter(like="products", axis=0).sum()
 back = table.loc["products, backward"] / table.loc["products, forward"]
-Markdown("\n\n".join(f"""
+Markdown(
+    "\n\n".join(
+        f"""
 *Read, {precision}.* Products take {multiplied[precision]:.0%} of the time, back {back[precision]:.1f} times as much as
 forth; Adam {share.loc["Adam", precision]:.0%}, the targets {share.loc["targets follow", precision]:.1%}, gathering the
 batches {share.loc["batches: gather", precision]:.1%}, random numbers {share.loc["indices and noise", precision]:.1%}. The
-profiler itself adds {table[precision].sum() / whole[precision] - 1:.0%} to the whole.""" for precision in table))
+profiler itself adds {table[precision].sum() / whole[precision] - 1:.0%} to the whole."""
+        for precision in table
+    )
+)
 
 # %% [markdown]
 # What is not a product is mostly bias, ReLU and the last layer, which is a weighted sum rather than a product, and the losses
@@ -228,8 +242,11 @@ with torch.no_grad():
 print(f"{len(recorder.operations)} operations were recorded, {kept_calls} of them compute; the others describe memory")
 
 # %%
-saved = "; ".join(f"in {precision} {whole[precision]:,.0f} microseconds become {replayed[precision]:,.0f}, "
-                  f"{whole[precision] / replayed[precision]:.2f} times as fast" for precision in table)
+saved = "; ".join(
+    f"in {precision} {whole[precision]:,.0f} microseconds become {replayed[precision]:,.0f}, "
+    f"{whole[precision] / replayed[precision]:.2f} times as fast"
+    for precision in table
+)
 Markdown(f"""
 *Read.* On Hopper, {saved}. The numbers are the same to the last bit: the same operations, in the same order. A test holds
 every algorithm, population and precision to that, and so does each capture itself, before its first replay is used.""")
@@ -271,8 +288,9 @@ show(engine._Perceptron, engine.descend)
 # %%
 one = networks.perceptron((2, 4, 1), [generator], "float64")
 x = torch.tensor([[[1.0, 2.0], [-1.0, 0.5], [0.3, -2.0]]], dtype=torch.float64)
-ours, autograds = (torch.autograd.grad(call(x, one.flat, one.layers).sum(), one.flat)[0]
-                   for call in (engine.perceptron, engine.plain_perceptron))
+ours, autograds = (
+    torch.autograd.grad(call(x, one.flat, one.layers).sum(), one.flat)[0] for call in (engine.perceptron, engine.plain_perceptron)
+)
 (weight, bias), (last, _) = [[part[0].numpy() for part in layer] for layer in one.layers]
 passes = (x[0].numpy() @ weight + bias > 0) * last[:, 0]  # what reaches a hidden unit, where ReLU lets it through
 by_hand = x[0].numpy().T @ passes
@@ -303,10 +321,17 @@ path = presentation.save_figure(figure, "90_updates", pd.concat([rows, peers.dro
 
 # %%
 hopper = alone[alone["task"] == "hopper"].set_index("precision")
-Markdown("\n\n".join([f"""
+Markdown(
+    "\n\n".join(
+        [
+            f"""
 *Read, {precision}.* {row["updates_per_second"]:.0f} updates a second on Hopper, {row["fraction_of_limit"]:.0%} of the limit,
 with {row["updates_per_second_low"]:.0f} the slowest of the repeats; an agent's 200,000 updates offline take
-{200_000 / row["updates_per_second"] / 60:.0f} minutes.""" for precision, row in hopper.iterrows()]))
+{200_000 / row["updates_per_second"] / 60:.0f} minutes."""
+            for precision, row in hopper.iterrows()
+        ]
+    )
+)
 
 # %%
 Markdown("\n".join(f"- {sentence}" for sentence in benchmark.ratios(document["sections"]["peers"])))
@@ -424,8 +449,11 @@ first = crowd[crowd["precision"] == "float32"]
 each, off = straightness(first["population"], first["peak_megabytes"])
 paces = crowd.set_index("population").groupby("precision", sort=False)["updates_per_second"]
 relative = {precision: pace / pace.iloc[0] for precision, pace in paces}
-gains = "; ".join(f"in {precision} {pace.iloc[1:].idxmax()} agents side by side make {pace.iloc[1:].max():.2f} times the updates "
-                  f"of one, {pace.index[-1]} make {pace.iloc[-1]:.2f} times" for precision, pace in relative.items())
+gains = "; ".join(
+    f"in {precision} {pace.iloc[1:].idxmax()} agents side by side make {pace.iloc[1:].max():.2f} times the updates "
+    f"of one, {pace.index[-1]} make {pace.iloc[-1]:.2f} times"
+    for precision, pace in relative.items()
+)
 Markdown(f"""
 *Read.* {gains[0].upper() + gains[1:]}. Where the products bind, the axis buys next to nothing. Where they are cheap, a few
 agents share what stands between them; with many the gain is gone. Two processes on two cores are the way to twice as many.
@@ -489,11 +517,13 @@ acting.reindex(columns=["algorithm", "precision", "steps_per_second"]).round(0)
 full, plan = settings.WorldModel(), settings.Pretraining()
 costs = measured.get("model", pd.DataFrame(columns=["precision", "epoch_seconds", "imagine_seconds"])).set_index("precision")
 tables = plan.updates // settings.Augmentation().redraw_interval * settings.Augmentation().table_samples
-pd.DataFrame({
-    "fit of 300 epochs (s)": full.epochs * costs["epoch_seconds"],
-    "all imagined tables (s)": tables * costs["imagine_seconds"],
-    "pre-training (s)": plan.updates / hopper["updates_per_second"].reindex(costs.index),
-}).round(1)
+pd.DataFrame(
+    {
+        "fit of 300 epochs (s)": full.epochs * costs["epoch_seconds"],
+        "all imagined tables (s)": tables * costs["imagine_seconds"],
+        "pre-training (s)": plan.updates / hopper["updates_per_second"].reindex(costs.index),
+    }
+).round(1)
 
 # %% [markdown]
 # What bounds the fit? torch's counter watches its second epoch.
@@ -509,11 +539,16 @@ share = tables * costs["imagine_seconds"] * hopper["updates_per_second"].reindex
 bound = pd.DataFrame({"products alone (s)": work_of_fit / best, "fit (s)": full.epochs * costs["epoch_seconds"]})
 Markdown(f"""
 *Read.* A fit is {work_of_fit / 1e3:.0f} TFLOP, as much as {work_of_fit / work["GFLOP"].sum():,.0f} updates, nearly all of it
-products of 500 units by 500. {" ".join(f"In {precision} a core needs {row['products alone (s)']:.0f} s for them alone, "
-f"{row['products alone (s)'] / row['fit (s)']:.0%} of a fit's {row['fit (s)']:.0f} s." for precision, row in
-bound.dropna().iterrows())} The rest is activations, noise and Adam, on layers of 4,096 rows, 8 MB each. A fit in a minute
-asks for {work_of_fit / 60:,.0f} GFLOP/s, if nothing else took time. {"" if costs.empty else f"The imagined tables cost "
-f"{share.max():.1%} of pre-training."}""")
+products of 500 units by 500. {
+    " ".join(
+        f"In {precision} a core needs {row['products alone (s)']:.0f} s for them alone, "
+        f"{row['products alone (s)'] / row['fit (s)']:.0%} of a fit's {row['fit (s)']:.0f} s."
+        for precision, row in bound.dropna().iterrows()
+    )
+} The rest is activations, noise and Adam, on layers of 4,096 rows, 8 MB each. A fit in a minute
+asks for {work_of_fit / 60:,.0f} GFLOP/s, if nothing else took time. {
+    "" if costs.empty else f"The imagined tables cost {share.max():.1%} of pre-training."
+}""")
 
 # %% [markdown]
 # ## 9. Does an agent learn the same in bfloat16?

@@ -10,7 +10,7 @@ from conftest import ROOT
 ORDER = (
     *("__init__", "settings", "files", "streams", "engine", "graphs", "networks", "offline_data", "transitions", "tasks"),
     *("world_model", "augmentation", "td3", "sac", "training"),  # to here the method, then the evidence
-    *("overfitting", "recording", "benchmark", "pools", "collection", "grid", "life", "study", "rendering"),
+    *("overfitting", "recording", "benchmark", "pools", "probes", "collection", "grid", "life", "study", "rendering"),
     *("statistics", "presentation", "chapters", "__main__"),
 )
 SOURCES = {path.stem: path.read_text() for path in sorted((ROOT / "mbaug").glob("*.py"))}

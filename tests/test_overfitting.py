@@ -109,3 +109,24 @@ def test_a_report_without_new_rows_has_no_error_on_them():
     (found,) = overfitting.report(agent, trained, random_rows(1, 0, 1), settings, streams.torch_generators([0], "p"))
     assert np.isnan(found["error_new"])
     assert found["error_trained"] > 0
+
+
+def test_calibration_by_hand():
+    """Four states in two groups; the smaller of two values against what the policy got."""
+    values, returns = np.array([[1.0, 2.0, 3.0, 8.0], [3.0, 1.0, 4.0, 7.0]]), np.array([0.0, 1.0, 5.0, 6.0])
+    found = overfitting.calibration(values, returns, np.array([0, 0, 1, 1]), ("low", "high", "none"))
+    assert set(found) == {"all", "low", "high"}
+    assert found["low"] == {
+        "states": 2,
+        "value": 1.0,
+        "return": 0.5,
+        "gap": 0.5,
+        "gap_std": 0.5,
+        "value_std": 0.0,
+        "return_std": 0.5,
+        "twin_gap": 1.5,
+        "rank_correlation": pytest.approx(np.nan, nan_ok=True),
+    }
+    assert found["high"]["gap"] == pytest.approx((3 - 5 + 7 - 6) / 2)
+    assert found["all"]["states"] == 4
+    assert found["all"]["rank_correlation"] == pytest.approx(np.corrcoef([1.5, 1.5, 3, 4], [1, 2, 3, 4])[0, 1])

@@ -71,10 +71,12 @@ def test_every_arm_is_trained(name, root, monkeypatch):
         arm = SMOKE.apply(one.arm(run.arm))
         assert metadata["status"] == "finished"
         assert study.difference_from(metadata, arm) is None
-        assert rows["environment_steps"].max() == arm.finetuning.steps
+        plan = arm.finetuning
+        assert rows["environment_steps"].max() == plan.steps
         offline = arm.pretraining.updates if arm.pretraining else 0
         assert (metadata["watch"]["overfitting"] is not None) == (offline > 0)
-        assert rows["gradient_steps"].max() == offline + arm.finetuning.steps - arm.finetuning.warmup_steps
+        assert rows["gradient_steps"].max() == offline + plan.critic_updates + plan.steps - plan.warmup_steps
+        assert (metadata["calibration"] is not None) == (offline > 0)
         before = rows[rows.phase == "pretrain"]
         assert np.isfinite(before.imagined_outside).all() if arm.augmentation else before.imagined_outside.isna().all()
         if offline:

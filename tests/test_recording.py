@@ -31,6 +31,7 @@ METADATA = {
     "status": "finished",
     "diverged_at": None,
     "watch": {"score_drop": 3.5},
+    "calibration": None,
     "world_model": None,
     "provenance": {"commit": "0123", "precision": "float32"},
     "wall_seconds": 12.5,
@@ -134,7 +135,7 @@ def test_metadata_come_back_and_name_the_run(tmp_path):
     recording.write(tmp_path, RUN, rows(), METADATA)
     metadata = recording.read(tmp_path, RUN).metadata
     assert metadata == {
-        "format": 1,
+        "format": 2,
         "study": "hopper",
         "task": "hopper",
         "dataset": "hopper-medium-replay",
@@ -220,8 +221,8 @@ def test_a_missing_csv_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 1', '"format": 2', "has the format 2; this version of mbaug reads format 1"),
-        ('"format": 1,', "", "has the format None"),
+        ('"format": 2', '"format": 3', "has the format 3; this version of mbaug reads formats 1 to 2"),
+        ('"format": 2,', "", "has the format None"),
         ('"seed": 0', '"seed": 1', "written for another run"),
         ('"status"', '"state"', "lacks status"),
         ("{", "", "is not JSON"),

@@ -51,10 +51,11 @@ IMPOSSIBLE = [
     *((Finetuning, name, -50, ABOVE_0) for name in ("steps", "evaluation_interval")),
     *((Finetuning, "warmup_steps", steps, "it must be from 0 to steps = 100000") for steps in (-1, 100_001)),
     (Pretraining, "updates", -50, NOT_NEGATIVE),
+    (Finetuning, "critic_updates", -50, NOT_NEGATIVE),
     (Pretraining, "horizon", 2, "above 1 it needs whole_episodes=True: single transitions have no successors"),
     (Dynamics, "push_probability", 1.1, FRACTION),
     *((Dynamics, name, -0.1, NOT_NEGATIVE) for name in ("action_noise", "observation_noise", "push_force")),
-    *((Evaluation, name, 0, ABOVE_0) for name in ("episodes", "probe_rows")),
+    *((Evaluation, name, 0, ABOVE_0) for name in ("episodes", "probe_rows", "probe_steps")),
 ]
 
 
@@ -108,6 +109,7 @@ BUDGETS = {
     *(".pretraining.updates", ".pretraining.evaluation_interval", ".pretraining.transitions"),
     *(".finetuning.steps", ".finetuning.warmup_steps", ".finetuning.evaluation_interval"),
     *(".model.epochs", ".augmentation.redraw_interval", ".evaluation.episodes"),
+    *(".finetuning.critic_updates", ".evaluation.probe_steps"),
 }
 
 
@@ -154,8 +156,8 @@ COUNTS = {
     WorldModel: ("latent_size", "batch_size", "epochs"),
     Augmentation: ("table_samples", "redraw_interval"),
     Pretraining: ("updates", "transitions", "horizon", "evaluation_interval"),
-    Finetuning: ("steps", "warmup_steps", "evaluation_interval"),
-    Evaluation: ("episodes", "probe_rows"),
+    Finetuning: ("steps", "warmup_steps", "critic_updates", "evaluation_interval"),
+    Evaluation: ("episodes", "probe_rows", "probe_steps"),
 }
 
 

@@ -535,3 +535,33 @@ def test_training_tells_of_threads(monkeypatch, algorithm):
     else:
         finetuned([0], ONLINE[algorithm])
     assert told == [algorithm]
+
+
+def test_imagination_that_is_the_truth_is_vanilla_pretraining():
+    """An arm whose predictor returns the recorded next state ends bit-equal to one without augmentation."""
+    learner, table, _ = offline([1, 3])
+    truth = transitions.unpack(table, HOPPER.state_size, HOPPER.action_size).next_state.unsqueeze(2)
+    for _ in training.pretrain(learner, table, lambda number: truth):
+        pass
+    vanilla = training.learner(OFFLINE, HOPPER, [1, 3], learner.standardiser)
+    for _ in training.pretrain(vanilla, table):
+        pass
+    for k in range(2):
+        assert same(tensors(learner, k), tensors(vanilla, k))
+
+
+def test_critics_alone_move_when_the_warm_up_ends():
+    """With `critic_updates` the critics learn on the replay before the actor moves, and each update counts."""
+    arm = replace(ONLINE["td3"], finetuning=replace(ONLINE["td3"].finetuning, steps=100, warmup_steps=50))
+    learner = training.learner(arm, HOPPER, [1])
+    buffer = training.replay(learner)
+    buffer.extend(torch.randn(1, 50, buffer.rows.shape[2], generator=torch.Generator().manual_seed(0)))
+    before = [learner.agent.actor.network.flat.clone(), learner.agent.critics.network.flat.clone()]
+    training.settle(learner, buffer, 100)
+    assert torch.equal(before[0], learner.agent.actor.network.flat)
+    assert torch.equal(before[0], learner.agent.target_actor.network.flat)
+    assert not torch.equal(before[1], learner.agent.critics.network.flat)
+    assert not torch.equal(before[1], learner.agent.target_critics.network.flat)
+    assert learner.gradient_steps == 100
+    settled, _ = finetuned([1], replace(arm, finetuning=replace(arm.finetuning, critic_updates=50)))
+    assert settled.gradient_steps == 50 + 50

@@ -1,0 +1,67 @@
+"""The fixed states of each task are those that its pool gives, and the simulator goes on from them as it did."""
+
+import numpy as np
+import pytest
+
+from mbaug import probes, tasks, transitions
+
+POOLS = {task.name: transitions.load(f"{task.name}-medium-replay") for task in tasks.TASKS.values()}
+both = pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
+
+
+@both
+def test_the_committed_states_are_what_the_pool_gives(task):
+    assert probes.path_of(task).read_bytes() == probes.content(task)
+
+
+@both
+def test_every_state_is_in_its_group(task):
+    probe, pool = probes.load(task), POOLS[task.name]
+    assert len(probe.row) == probes.STATES
+    returns = np.bincount(pool.episode, pool.reward)
+    low, high = np.quantile(returns, (0.25, 0.75))
+    last = {episode: row for row, episode in enumerate(pool.episode)}
+    for group, row in zip(probe.group, probe.row, strict=True):
+        episode = pool.episode[row]
+        if probes.GROUPS[group] == "near a fall":
+            assert pool.terminal[last[episode]]
+            assert last[episode] - row < probes.NEAR
+        elif probes.GROUPS[group] == "low return":
+            assert returns[episode] <= low + 1e-6
+        elif probes.GROUPS[group] == "high return":
+            assert returns[episode] >= high - 1e-6
+
+
+@both
+def test_the_simulator_goes_on_from_a_state_as_it_did(task):
+    """One recorded action from each of some states: next state and reward are the recorded ones."""
+    probe, pool, environment = probes.load(task), POOLS[task.name], tasks.make(task)
+    for row in probe.row[::20]:
+        environment.reset(seed=0)
+        tasks.set_state(environment, pool.state[row])
+        next_state, reward, terminal, *_ = environment.step(pool.action[row])
+        np.testing.assert_allclose(next_state, pool.next_state[row], atol=2e-2)
+        assert reward == pytest.approx(pool.reward[row], abs=2e-2)
+        assert terminal == pool.terminal[row]
+
+
+def test_a_roll_out_from_states_is_the_sum_of_its_rewards():
+    """Of three states in an evaluator of two environments, at most five steps each; another occasion is not shifted."""
+    task = tasks.find("hopper")
+    evaluator = tasks.Evaluator(task, [0], 2, 0.9)
+    policy = lambda state: np.zeros((*state.shape[:2], task.action_size), dtype=np.float32)  # noqa: E731
+    before = evaluator(policy, "finetune", 0)
+    states = probes.load(task).state[:3]
+    found = evaluator.from_states(policy, states, 5)
+    assert found.length.max() == 5
+    np.testing.assert_array_equal(found.first_state[0], states)
+    environment = tasks.make(task)
+    for k, state in enumerate(states):
+        environment.reset(seed=0)
+        tasks.set_state(environment, state)
+        total, step, ended = 0.0, 0, False
+        while step < 5 and not ended:
+            _, reward, ended, *_ = environment.step(np.zeros(task.action_size))
+            total, step = total + 0.9**step * reward, step + 1
+        assert found.discounted_return[0, k] == pytest.approx(total, rel=1e-6)
+    assert all(np.array_equal(one, other) for one, other in zip(before, evaluator(policy, "finetune", 0), strict=True))
