@@ -1,8 +1,14 @@
 """mbaug: offline reinforcement learning from small datasets, with model-based augmentation.
 
-The package follows one paper from its data to its figures: a variational world model is fitted to 10,000
-transitions, imagines next states for half of each batch while TD3+BC trains offline, and TD3 then goes on
-online. The modules down to ``training`` are the method; those from ``recording`` on are the evidence.
+The package follows one paper from its data to its figures. The map, in reading order; imports go down this list only:
+
+- ``files``, ``checks``, ``streams``, ``provenance``: files written whole, refusals in sentences, named random streams, versions.
+- ``engine``: makes the method fast and changes no number of it.
+- ``tasks``: the four MuJoCo tasks: make, step side by side, evaluate, score.
+- ``method``: the paper. World model, augmentation, TD3, SAC, IQL, pre-training and fine-tuning.
+- ``datasets``: the offline data: read, checked, collected, rendered.
+- ``experiments``: the evidence: every arm and study as data, what trains them, and their records.
+- ``reporting``: statistics, figures, the paper's claims, and the notebooks run headless.
 """
 
 __version__ = "0.1.0"

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,167 +38,181 @@ def count(text: str) -> int:
 
 
 def record(arguments: argparse.Namespace) -> None:
-    """Trains and records the missing runs of a study."""
+    """Trains and records what is missing of the programme, in its order, or of one study; goes on where it was interrupted."""
     import joblib
 
-    from mbaug import engine, grid, recording, settings, study
+    from mbaug import checks, engine, files
+    from mbaug.experiments import records, runner, studies
 
-    wanted, profile = grid.find(arguments.study), settings.profile(arguments.profile)
-    settings.choose("device", arguments.device, engine.DEVICES if arguments.cluster else engine.devices())
+    profile = studies.profile(arguments.profile)
+    checks.choose("device", arguments.device, engine.DEVICES if arguments.cluster else engine.devices())
+    runs = studies.programme() if arguments.study is None else studies.find(arguments.study).runs()
+    if arguments.seeds is not None:
+        runs = studies.with_seeds(runs, arguments.seeds)
+    elif profile.seeds is not None:
+        runs = [run for run in runs if run.seed < profile.seeds]
+    runs = runner.select(runs, arguments.only)
     workers = arguments.workers or joblib.cpu_count()  # the cores that this process may use
-    build = recording.repository() / "build"
-    root = recording.root() if profile.name == "paper" else build / profile.name / "runs"
-    missing = study.missing(wanted, root, profile, arguments.only, arguments.seeds)
-    budgets = replace(wanted, arms={name: profile.apply(arm) for name, arm in wanted.arms.items()})
-    train = study.to_train(budgets, missing, root)
-    hours = study.seconds(budgets, train, study.step_seconds(recording.root())) / workers / 3600
-    print(f"{wanted.name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers")
+    build = files.repository() / "build"
+    root = records.root() if profile.name == "paper" else build / profile.name / "runs"
+    missing = runner.missing(runs, root, profile)
+    hours = runner.seconds(missing, runner.step_seconds(records.root()), profile) / workers / 3600
+    name = arguments.study or "programme"
+    print(f"{name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers", flush=True)
     if arguments.dry_run:
         print(*missing, sep="\n")
         return
     work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
     scale = {name: getattr(arguments, name) for name in ("cluster", "population", "device")}
-    study.record(wanted, root, work, profile, arguments.only, arguments.seeds, workers, **scale)
-
-
-def programme(arguments: argparse.Namespace) -> None:
-    """Trains and records what is missing of the programme, in the order of its importance; goes on where it was interrupted."""
-    import joblib
-
-    from mbaug import recording, study
-
-    work = recording.repository() / "build" / "checkpoints" / "paper"
-    study.record_programme(recording.root(), work, arguments.workers or joblib.cpu_count(), partial(print, flush=True))
+    runner.record(runs, root, work, profile, workers, **scale)
 
 
 def status(arguments: argparse.Namespace) -> None:
     """Shows what of the programme, or of one study, is finished, diverged, running and missing."""
     import joblib
 
-    from mbaug import grid, recording, study
+    from mbaug import files
+    from mbaug.experiments import records, runner, studies
 
-    work, root = recording.repository() / "build" / "checkpoints" / "paper", recording.root()
+    work, root = files.repository() / "build" / "checkpoints" / "paper", records.root()
     if arguments.study is not None:
-        print(study.status(grid.find(arguments.study), root, work).to_string())
+        print(runner.status(studies.find(arguments.study), root, work).to_string())
         return
-    pace, cores = study.step_seconds(root), joblib.cpu_count()
-    for one in grid.STUDIES.values():
-        runs = one.runs()
-        missing = recording.missing(root, runs)
-        train = study.to_train(one, missing, root)
-        whole, left = (study.seconds(one, some, pace) / 3600 / cores for some in (runs, train))
+    pace, cores = runner.step_seconds(root), joblib.cpu_count()
+    for study in studies.STUDIES.values():
+        runs = study.runs()
+        missing = records.missing(root, runs)
+        whole, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
         hours = f"{whole:>7.1f} hours on {cores} cores, {left:.1f} left"
-        print(f"{one.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{one.question}")
+        print(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
+    left = records.missing(root, studies.programme())
+    print(f"programme: {len(left)} runs missing, about {runner.seconds(left, pace) / 3600 / cores:.1f} hours on {cores} cores")
 
 
 def verify(arguments: argparse.Namespace) -> None:
     """Trains a recorded run again, by default the cheapest one in float32, and compares its rows with the record."""
-    from mbaug import recording, study
+    from mbaug.experiments import records, verify
 
     if arguments.run is None:
-        records = recording.load_metadata(recording.root())
-        if not records:
-            raise FileNotFoundError(f"nothing is recorded in {recording.root()}: python -m mbaug record hopper")
-        costs = {run: (one["provenance"]["precision"] != "float32", one["wall_seconds"]) for run, one in records.items()}
-        run = min(costs, key=costs.get)  # in float32 if there is one: every processor has that
+        found = records.load_metadata(records.root())
+        if not found:
+            raise FileNotFoundError(f"nothing is recorded in {records.root()}: python -m mbaug record hopper")
+        costs = {run: (one["provenance"]["precision"] != "float32", one["wall_seconds"]) for run, one in found.items()}
+        run = min(costs, key=costs.__getitem__)  # in float32 if there is one: every processor has that
     else:
-        run = recording.Run.parse(arguments.run)
+        run = records.Run.parse(arguments.run)
     with tempfile.TemporaryDirectory() as work:
-        print(study.verify(run, recording.root(), Path(work), arguments.updates))
+        print(verify.verify(run, records.root(), Path(work), arguments.updates))
 
 
 def collect(arguments: argparse.Namespace) -> None:
     """Trains the SAC of a task's offline data, records it, and makes the datasets; goes on where it was interrupted."""
-    from mbaug import offline_data, pools, recording, study, tasks
+    from mbaug import checks, files, tasks
+    from mbaug.datasets import collect, pools, read
+    from mbaug.experiments import records, run, runner, studies
 
-    task, work = tasks.find(arguments.task), recording.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
-    folders = offline_data.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
-    study.collect(task, arguments.seed, recording.root(), work, folders, arguments.to, partial(print, flush=True))
+    task, to, arm = tasks.find(arguments.task), arguments.to, studies.ARMS["sac_million"]
+    steps = arm.finetuning.steps
+    checks.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
+    work = files.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
+    folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
+    which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
+    setup = run.Setup((which,), arm, work)
+    run.prepare(arm)
+    with runner.held([which], arm, work):
+        recorded = runner.recorded(which, root)
+        train = partial(run.collected, setup, root, to)
+        collect.collect(task, arguments.seed, folders, recorded, train, partial(print, flush=True))
     if arguments.output is None:
         pools.write_readme(folders[0])
 
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
-    from mbaug import offline_data, pools, probes, settings
+    from mbaug.checks import require
+    from mbaug.datasets import check, pools, read
+    from mbaug.experiments import probes
 
     if arguments.readme:
         pools.write_readme()
     elif arguments.probes:
         probes.write()
     elif arguments.source is not None or arguments.name is not None:
-        settings.require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
-        settings.require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
-        print(pools.import_dataset(arguments.source, arguments.name, arguments.output or offline_data.FOLDERS[1]))
+        require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
+        require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
+        print(check.import_dataset(arguments.source, arguments.name, arguments.output or read.FOLDERS[1]))
     else:
         table = pools.listing()
         print(table.to_string())
         bad = table.index[table.checksum != pools.VERIFIED]
-        settings.require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
+        require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
 
 
 def strips(arguments: argparse.Namespace) -> None:
     """Renders a strip of frames of each dataset in data/offline that has none, without a screen."""
-    from mbaug import rendering
+    from mbaug.datasets import render
 
-    os.environ["MUJOCO_GL"] = rendering.opengl()  # before MuJoCo is imported: it fails on a library that is not there
-    from mbaug import files, offline_data, pools, tasks, transitions
+    os.environ["MUJOCO_GL"] = render.opengl()  # before MuJoCo is imported: it fails on a library that is not there
+    from mbaug import files, tasks
+    from mbaug.datasets import read
 
-    (folder, _), (count, size) = offline_data.FOLDERS, rendering.STRIP
-    for path in pools.paths([folder]):
-        if pools.strip_of(path).exists():
+    count, size = render.STRIP
+    for path in read.paths([read.FOLDER]):
+        strip = path.with_suffix(".png")
+        if strip.exists():
             continue
-        task, data = tasks.find(path.stem.split("-")[0]), transitions.load(path.stem)
-        environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **rendering.CLOSE)
-        states = pools.moments(data, count, most=round(1 / environment.unwrapped.dt))  # a second
-        files.write_atomically(pools.strip_of(path), rendering.strip(rendering.stills(environment, states)))
+        task, data = tasks.find(path.stem.split("-")[0]), read.load(path.stem)
+        environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **render.CLOSE)
+        states = render.moments(data, count, most=round(1 / environment.unwrapped.dt))  # a second
+        files.write_atomically(strip, render.strip(render.stills(environment, states)))
         environment.close()
-        print(pools.strip_of(path))
+        print(strip)
 
 
 def watch(arguments: argparse.Namespace) -> None:
     """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
     given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
-    from mbaug import files, recording, rendering, settings, study, tasks
+    from mbaug import files, tasks
+    from mbaug.checks import require
+    from mbaug.datasets import render
+    from mbaug.experiments import records, runner
 
-    task, run = tasks.find(arguments.task), recording.Run.parse(arguments.run)
-    settings.require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
-    act = study.policy(run, recording.root(), arguments.policy)
-    rendering.check_seconds(arguments.seconds)
+    task, run = tasks.find(arguments.task), records.Run.parse(arguments.run)
+    require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
+    act = runner.policy(run, records.root(), arguments.policy)
+    render.check_seconds(arguments.seconds)
     os.environ["MUJOCO_GL"] = given
-    os.environ["MUJOCO_GL"] = rendering.opengl()  # takes seconds, and so comes after what is wrong with what was typed
-    environment = tasks.make(task, render_mode="rgb_array", width=rendering.SIZE, height=rendering.SIZE)
-    frames, frames_per_second = rendering.frames(environment, act, arguments.seconds)
+    os.environ["MUJOCO_GL"] = render.opengl()  # takes seconds, and so comes after what is wrong with what was typed
+    environment = tasks.make(task, render_mode="rgb_array", width=render.SIZE, height=render.SIZE)
+    frames, frames_per_second = render.frames(environment, act, arguments.seconds)
     environment.close()
-    folder = arguments.output or recording.repository() / "build" / "watch"
-    for suffix, write in (("mp4", rendering.mp4), ("gif", rendering.gif)):
+    folder = arguments.output or files.repository() / "build" / "watch"
+    for suffix, write in (("mp4", render.mp4), ("gif", render.gif)):
         path = folder / f"{str(run).replace('/', '-')}-{arguments.policy}.{suffix}"
         files.write_atomically(path, write(frames, frames_per_second))
         print(path)
 
 
-def bench(arguments: argparse.Namespace) -> None:
-    """Measures updates a second against the processor's limit, and against peers that are installed."""
-    from mbaug import benchmark
-
-    benchmark.main(arguments.json, arguments.device, arguments.record)
-
-
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless, draws every figure, and brings the README's tables up to date."""
-    from mbaug import chapters, presentation, recording
+    from mbaug import files
+    from mbaug.experiments import records
+    from mbaug.reporting import chapters, figures, tables
 
     chapters.run(arguments.profile, only=arguments.only)
     if arguments.profile == "paper":
-        presentation.gallery(presentation.figures_folder())
-        presentation.update_readme(recording.repository() / "README.md", recording.load_runs(recording.root()))
+        figures.gallery(figures.figures_folder())
+        tables.update_readme(files.repository() / "README.md", records.load_runs(records.root()))
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
     """Executes the notebooks' reading copies again."""
-    from mbaug import chapters
+    from mbaug.reporting import chapters
 
     chapters.reading_copies(only=arguments.only)
+
+
+TASK = "a task of the paper, e.g. hopper; a name that is none of them lists them all"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -208,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("record", help=record.__doc__)
-    command.add_argument("study", help="name of a study, e.g. hopper")
+    command.add_argument("study", nargs="?", help="name of a study, e.g. hopper (default: the programme, in its order)")
     command.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, e.g. 'sac/*'")
     command.add_argument("--seeds", type=seeds, metavar="0-4", help="in place of the study's own")
     command.add_argument("--workers", type=count, help="processes (default: one per core)")
@@ -219,21 +232,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
     command.set_defaults(call=record)
 
-    command = commands.add_parser("programme", help=programme.__doc__)
-    command.add_argument("--workers", type=count, help="processes (default: one per core)")
-    command.set_defaults(call=programme)
-
     command = commands.add_parser("status", help=status.__doc__)
     command.add_argument("study", nargs="?", help="name of a study (default: a line for each)")
     command.set_defaults(call=status)
 
     command = commands.add_parser("verify", help=verify.__doc__)
-    command.add_argument("run", nargs="?", help="study/task/dataset/arm/seed<k> (default: the cheapest recorded one)")
+    command.add_argument("run", nargs="?", help="task/dataset/arm/seed<k> (default: the cheapest recorded one)")
     command.add_argument("--updates", type=count, default=10_000, help="gradient steps to train (default: 10,000)")
     command.set_defaults(call=verify)
 
     command = commands.add_parser("collect", help=collect.__doc__)
-    command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
+    command.add_argument("task", help=TASK)
     command.add_argument("--to", type=int, metavar="STEPS", help="stop there: 0 makes only the random dataset, at once")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--output", type=Path, help="folder (default: data/offline; the whole replay: build/offline)")
@@ -248,8 +257,8 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(call=data)
 
     command = commands.add_parser("watch", help=watch.__doc__)
-    command.add_argument("task", help="hopper, walker2d, halfcheetah or ant")
-    command.add_argument("--run", required=True, help="study/task/dataset/arm/seed<k>, e.g. long/hopper/none/sac_million/seed0")
+    command.add_argument("task", help=TASK)
+    command.add_argument("--run", required=True, help="task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0")
     command.add_argument("--policy", default="final", help="final or medium (default: final)")
     command.add_argument("--seconds", type=float, default=5.0, help="of simulated time (default: 5)")
     command.add_argument("--output", type=Path, help="folder (default: build/watch)")
@@ -257,12 +266,6 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("strips", help=strips.__doc__)
     command.set_defaults(call=strips)
-
-    command = commands.add_parser("bench", help=bench.__doc__)
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--record", action="store_true", help="measure all, several times, into data/benchmarks (long)")
-    command.add_argument("--device", default="cpu", help="cpu or cuda")
-    command.set_defaults(call=bench)
 
     command = commands.add_parser("figures", help=figures.__doc__)
     command.add_argument("--profile", default="paper", help="smoke, quick or paper")
@@ -281,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given.call(given)
     except KeyboardInterrupt:
-        resumes = given.call in (record, programme, collect)
+        resumes = given.call in (record, collect)
         sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"mbaug: {error}")

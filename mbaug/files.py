@@ -1,13 +1,33 @@
-"""Files that are written whole or not at all, with the standard library alone: who only writes one waits for no import."""
+"""Files that are written whole or not at all, JSON that is standard, and the clone's folder. Needs no torch."""
 
+import dataclasses
+import hashlib
+import json
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 class CannotWrite(OSError):
     """The output folder is full or read-only; what was there before is untouched."""
+
+
+def repository() -> Path:
+    """Returns the folder of the clone that this package was installed from.
+
+    Raises:
+        FileNotFoundError: The package was installed without its repository.
+    """
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / "pyproject.toml").is_file():
+        raise FileNotFoundError(
+            f"mbaug is installed in {folder} without its repository, which holds the recorded runs: "
+            "install a clone with `pip install --editable .`, or name the folder of runs yourself."
+        )
+    return folder
 
 
 @contextmanager
@@ -34,13 +54,51 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:  # also Ctrl-C: nothing stays behind
-            _remove(temporary)
+            with suppress(OSError):  # what cannot be removed must not hide the error that led here
+                temporary.unlink()
             raise
 
 
-def _remove(path: Path) -> None:
-    """Removes `path` if that can be done; what cannot be removed must not hide the error that led here."""
-    try:
-        path.unlink()
-    except OSError:
-        return
+# --- JSON -----------------------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Returns `value` as JSON knows it: dataclasses as dicts, tuples as lists, scalars of NumPy and torch as numbers.
+
+    Raises:
+        TypeError: A value has no equal in JSON, or a key is not a string (JSON would silently make it one).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"A key in JSON is a string; got {odd[0]!r}.")
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | int | float):
+        return value.item() if hasattr(value, "item") else value  # NumPy's float64 is a float
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"JSON holds numbers, texts, lists and dicts; got {type(value).__name__}: {value!r:.80}.")
+
+
+def finite(value: Any) -> Any:
+    """Returns plain data with None for NaN and the infinities, which standard JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(document: Any) -> str:
+    """Returns a document as standard JSON, with null for numbers that are not finite."""
+    return json.dumps(finite(plain(document)), indent=2)
+
+
+def sha256(content: bytes) -> str:
+    """Returns the SHA-256 of `content` in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()

@@ -27,11 +27,14 @@ def numpy_generator(seed: int, *name: str | int) -> np.random.Generator:
     return np.random.default_rng(sequence(seed, *name))
 
 
+def torch_generator(seed: int, *name: str | int, device: str = "cpu") -> torch.Generator:
+    """Returns a torch generator for the stream `name` under `seed`."""
+    return torch.Generator(device).manual_seed(int(sequence(seed, *name).generate_state(1, np.uint64)[0] >> 1))
+
+
 def torch_generators(seeds: Sequence[int], *name: str | int, device: str = "cpu") -> list[torch.Generator]:
     """Returns one torch generator per seed, for the stream `name`."""
-    return [
-        torch.Generator(device).manual_seed(int(sequence(seed, *name).generate_state(1, np.uint64)[0] >> 1)) for seed in seeds
-    ]
+    return [torch_generator(seed, *name, device=device) for seed in seeds]
 
 
 def integer(seed: int, *name: str | int) -> int:

@@ -1,0 +1,49 @@
+"""Measures updates a second against the processor's limit, against plain torch, and against peers that are installed."""
+
+import argparse
+import os
+import sys
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
+
+
+def bench(as_json: bool, record: bool, device: str) -> None:
+    """Prints a few sections, as tables or as JSON, or measures all of them and keeps them."""
+    from benchmarks import results, speed
+    from mbaug import engine, files
+
+    engine.prepare("float32", device)
+    effort, sections = (speed.FULL, speed.SECTIONS) if record else (speed.QUICK, speed.SHORT)
+    sections = [section for section in sections if device == "cpu" or section in speed.ON_GPU]
+    if record:
+        print(f"{len(sections)} sections, {effort.repeats} times each: about twenty minutes; the machine should do nothing else")
+    document = results.measure(effort, device, sections, str if as_json else print)
+    if record:
+        print(results.keep(document))
+    elif as_json:
+        print(files.json_text(document))
+    else:
+        print("", *(results.text(name, rows) for name, rows in document["sections"].items()), sep="\n")
+        print(*results.ratios(document["sections"]["peers"]) if device == "cpu" else [], sep="\n")
+        if not engine.has_bfloat16(device):
+            print("This processor has no bfloat16 products (avx512_bf16 or amx_bf16): float32 alone is measured.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures; whatever was wrong with what was given ends in one sentence."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    options.add_argument("--json", action="store_true", help="print JSON")
+    options.add_argument("--record", action="store_true", help="measure all, several times, into data/benchmarks (long)")
+    options.add_argument("--device", default="cpu", help="cpu or cuda")
+    given = options.parse_args(arguments)
+    try:
+        bench(given.json, given.record, given.device)
+    except KeyboardInterrupt:
+        sys.exit("benchmarks: interrupted")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"benchmarks: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Offline datasets: read and check them, collect our own, render them."""

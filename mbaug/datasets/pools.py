@@ -1,0 +1,173 @@
+"""A pool of offline data: an HDF5 file with D4RL's key names and its card, the JSON beside it; written and listed.
+
+Observations are stored once: a transition's next observation is its successor's, and for an episode's last step
+`final_observations` has it. A pool is there if and only if its card is, and what is there is never overwritten.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from mbaug import files, tasks
+from mbaug.datasets.read import FOLDERS, DatasetDamaged, bundled, read_card
+from mbaug.tasks import TASKS, Task
+
+LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
+VERIFIED = "verified"  # what `listing` says of a pool that is as its card describes it
+CELL = 0.05, 0.25  # m of height, m/s forward: a cell of the plane on which state coverage is counted
+
+# Published of D4RL v2 (github.com/Farama-Foundation/D4RL): transitions, episodes, mean return; what we do not know is left out.
+D4RL = {
+    "hopper-medium-replay": {"transitions": 402_000, "episodes": 2_041, "mean_return": 467.0},
+    "walker2d-medium-replay": {"transitions": 302_000, "episodes": 1_093, "mean_return": 683.0},
+    "halfcheetah-medium-replay": {"transitions": 202_000, "episodes": 202, "mean_return": 3_093.0},
+    "ant-medium-replay": {"transitions": 302_000},
+} | {f"{task.name}-medium": {"mean_return": task.return_medium} for task in TASKS.values() if task.return_medium is not None}
+
+Rows = Float[np.ndarray, "steps width"]  # packed as transitions.pack does
+
+
+def episodes(rows: Rows) -> list[np.ndarray]:
+    """Returns the row numbers of each finished episode; an unfinished last one is left out."""
+    ends = np.flatnonzero(rows[:, -2:].any(axis=1)) + 1
+    return np.split(np.arange(ends[-1]), ends[:-1]) if len(ends) else []
+
+
+def coverage(task: Task, state: Float[np.ndarray, "rows state"]) -> dict:
+    """Returns how much of the plane of height and forward velocity the states cover, counted in cells of `CELL`.
+
+    Keys: `visited`, cells with at least one state; `effective`, the exponential of the entropy of the cells' shares: as many
+    cells, equally often visited, would be as diverse. The first grows with the number of states, the second hardly.
+    """
+    plane = state[:, [0, len(task.positions)]]
+    _, counts = np.unique(np.floor(plane / CELL).astype(int), axis=0, return_counts=True)
+    share = counts / counts.sum()
+    names, effective = [task.positions[0], task.velocities[0]], float(np.exp(-(share * np.log(share)).sum()))
+    return {"plane": names, "cell": list(CELL), "visited": len(counts), "effective": effective}
+
+
+def describe(task: Task, rows: Rows) -> dict:
+    """Returns what a card says of finished episodes: counts, returns, score, ends, state coverage."""
+    returns = [float(rows[episode, -3].sum()) for episode in episodes(rows)]
+    return {
+        "transitions": len(rows),
+        "episodes": len(returns),
+        "mean_return": float(np.mean(returns)),
+        "mean_score": float(tasks.normalised_score(task, np.mean(returns))),
+        "return_quantiles": dict(zip(("0", "25", "50", "75", "100"), np.percentile(returns, (0, 25, 50, 75, 100)), strict=True)),
+        "terminals": int(rows[:, -2].sum()),
+        "timeouts": int(rows[:, -1].sum()),
+        "state_coverage": coverage(task, rows[:, : task.state_size]),
+    }
+
+
+def write(path: Path, rows: Rows, task: Task, card: dict) -> None:
+    """Writes the finished episodes among `rows` as HDF5, and `card` with their description as JSON beside it.
+
+    Raises:
+        FileExistsError: the pool is there.
+    """
+    if exists(path):
+        raise FileExistsError(f"{path.stem} is in {path.parent} already: a pool is never overwritten")
+    index = episodes(rows)
+    rows = rows[: index[-1][-1] + 1]
+    sizes = task.state_size, task.action_size, task.state_size, 1, 1
+    state, action, next_state, reward, terminal, truncated = np.split(rows, np.cumsum(sizes), axis=1)
+    columns = {
+        "observations": state,
+        "actions": action,
+        "rewards": reward[:, 0],
+        "terminals": terminal[:, 0] > 0,
+        "timeouts": truncated[:, 0] > 0,
+    }
+    if all(np.array_equal(next_state[episode[:-1]], state[episode[1:]]) for episode in index):
+        columns["final_observations"] = next_state[[episode[-1] for episode in index]]
+    else:  # another recorder's: what it gave as the next state is not what it gave as the state after
+        columns["next_observations"] = next_state
+    content = io.BytesIO()  # whole before it is written: a pool is there or it is not
+    with h5py.File(content, "w", track_order=True) as file:
+        for name, column in columns.items():
+            file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
+    document = card | {"file": path.name, "sha256": files.sha256(content.getvalue())} | describe(task, rows)
+    files.write_atomically(path, content.getvalue())
+    text = json.dumps(document | {"d4rl": D4RL.get(path.stem)}, indent=1)
+    files.write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
+
+
+def exists(path: Path) -> bool:
+    """Returns whether a pool is there: its card is written last."""
+    return path.with_suffix(".json").exists()
+
+
+def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
+    """Returns a row for each pool in `folders`: counts, mean return and score from its card, its size, and its checksum."""
+    columns = {"transitions": "transitions", "episodes": "episodes", "mean return": "mean_return", "score": "mean_score"}
+    rows = []
+    for name, path in bundled(folders).items():
+        try:
+            card = read_card(path)
+            checksum = VERIFIED if files.sha256(path.read_bytes()) == card["sha256"] else "DIFFERS"
+        except DatasetDamaged:
+            card, checksum = {}, "NO CARD"
+        numbers = {column: round(card[key], 1) if key in card else None for column, key in columns.items()}
+        rows.append({"name": name} | numbers | {"MB": round(path.stat().st_size / 1e6, 2), "checksum": checksum})
+    return pd.DataFrame(rows, columns=["name", *columns, "MB", "checksum"]).set_index("name")
+
+
+README = f"""# Offline data
+
+`python -m mbaug collect` and `data --readme` write this page from the cards, the `.json` beside each pool; nobody typed these
+numbers. How the pools are made and read: [data/README.md](../README.md).
+
+| pool | transitions | episodes | mean return | score | return: least, quartiles, most | falls | time limits | state coverage \
+| D4RL v2 | MB | SHA-256 |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+{{described}}
+
+*Score*: D4RL-normalised mean return. *State coverage*: cells of {CELL[0]} m of height by {CELL[1]} m/s forward velocity that
+hold a state, and in brackets how many equally frequent cells would be as diverse (the exponential of the shares' entropy).
+*D4RL v2*: what is published of the dataset of that name, transitions and mean return. `medium-expert` has no file: half of a draw
+is from `medium`, half from `expert`. `<task>-replay`, the whole replay until the medium level, is too large to be committed:
+`python -m mbaug collect <task>` makes it, in `build/offline`.
+
+| pool | command | seed | commit | processor | versions | licence |
+|---|---|---|---|---|---|---|
+{{origins}}
+"""
+DESCRIBED = (  # a pool's row in the first table
+    "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
+    "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} "
+    "| {megabytes:.2f} | `{sha256:.12}` |"
+)
+ORIGIN = (  # and in the second
+    "| {name} | `{command}` | {seed} | `{provenance[commit]:.7}` | {provenance[cpu]} | python {provenance[python]}, torch "
+    "{provenance[torch]}, numpy {provenance[numpy]}, gymnasium {provenance[gymnasium]}, mujoco {provenance[mujoco]} | {licence} |"
+)
+
+
+def readme(folder: Path = FOLDERS[0]) -> str:
+    """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
+    described, origins = [], []
+    for name, path in bundled([folder]).items():
+        card = {"seed": "–"} | read_card(path)  # an import has no seed
+        try:
+            known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
+            card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
+            card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
+            described.append(DESCRIBED.format(**card))
+            origins.append(ORIGIN.format(**card))
+        except KeyError as error:
+            sentence = f"{path.with_suffix('.json')} lacks {error.args[0]}: restore it, or make the pool again"
+            raise DatasetDamaged(sentence) from error
+    return README.format(described="\n".join(described), origins="\n".join(origins))
+
+
+def write_readme(folder: Path = FOLDERS[0]) -> None:
+    """Writes a folder's README.md anew."""
+    files.write_atomically(folder / "README.md", readme(folder).encode())

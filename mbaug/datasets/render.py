@@ -1,0 +1,113 @@
+"""Policies as MP4 and GIF, data as strips of frames, without a screen. Nothing here imports MuJoCo: `opengl` comes first."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import gymnasium
+import imageio.v3 as imageio
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, UInt8
+
+from mbaug.checks import require
+from mbaug.method.transitions import Dataset
+
+BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL in the order in which they are tried; the last needs a screen
+FRAMES_PER_SECOND = 30  # at most: a GIF's viewer shows no more
+SIZE = 320  # pixels across and down
+STRIP = 8, 96  # frames of a strip; pixels of each, across and down
+CLOSE = {"camera_id": -1, "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90}}
+SHADES = 32  # of each colour in a strip: a PNG of all 256 is twice as large
+TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
+TRIAL_SECONDS = 60  # a loaded machine takes ten
+
+Frames = UInt8[np.ndarray, "frames height width 3"]
+
+
+def works(backend: str) -> bool:
+    """Returns whether an image can be drawn with MUJOCO_GL=`backend`, tried in a process of its own: a library may crash it."""
+    environment = os.environ | {"MUJOCO_GL": backend}
+    try:
+        trial = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, timeout=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired:  # as a driver may that waits for a screen
+        return False
+    return trial.returncode == 0
+
+
+def opengl() -> str:
+    """Returns the value of MUJOCO_GL with which MuJoCo draws here: what is set, or the first that works.
+
+    Raises:
+        RuntimeError: None works; the sentence says what to install.
+    """
+    given = os.environ.get("MUJOCO_GL")
+    found = next(filter(works, [given] if given else BACKENDS), None)
+    if found is None:
+        why = f"MUJOCO_GL={given} draws nothing" if given else f"no OpenGL library draws without a screen ({', '.join(BACKENDS)})"
+        raise RuntimeError(f"{why} here: install EGL or OSMesa (Debian and Ubuntu: apt install libegl1, or libosmesa6)")
+    return found
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError unless so many seconds can be rendered."""
+    require(0 < seconds < math.inf, f"{seconds} seconds asked for, but it must be a number above 0, and finite")
+
+
+def frames(
+    environment: gymnasium.Env, act: Callable[[Float[np.ndarray, " state"]], np.ndarray], seconds: float, seed: int = 0
+) -> tuple[Frames, int]:
+    """Returns the images of a policy, of so many simulated seconds, and how many make a second; after an episode comes another.
+
+    The environment has render_mode="rgb_array"; `act` returns the action in a state; `seed` is of the first episode's start.
+    """
+    check_seconds(seconds)
+    steps_per_second = environment.metadata["render_fps"]
+    every = math.ceil(steps_per_second / FRAMES_PER_SECOND)
+    state, images = environment.reset(seed=seed)[0], []
+    for step in range(math.ceil(seconds * steps_per_second)):
+        if step % every == 0:
+            images.append(environment.render())
+        state, _, terminal, truncated, _ = environment.step(act(state.astype(np.float32)))
+        if terminal or truncated:
+            state, _ = environment.reset()
+    return np.stack(images), round(steps_per_second / every)
+
+
+def stills(environment: gymnasium.Env, states: Float[np.ndarray, "frames state"]) -> Frames:
+    """Returns an image of each state that a MuJoCo environment with render_mode="rgb_array" has given."""
+    from mbaug import tasks  # imports MuJoCo, as did whoever made the environment
+
+    environment.reset(seed=0)
+    images = []
+    for state in states:
+        tasks.set_state(environment, state)
+        images.append(environment.render())
+    return np.stack(images)
+
+
+def moments(dataset: Dataset, count: int, most: int) -> Float[np.ndarray, "count state"]:
+    """Returns `count` evenly spaced states from the middle of the episode with the median return, at most `most` steps of it."""
+    returns = pd.Series(dataset.reward).groupby(dataset.episode).sum().sort_values(kind="stable")
+    rows = np.flatnonzero(dataset.episode == returns.index[len(returns) // 2])
+    span = min(most, len(rows))
+    first = (len(rows) - span) // 2
+    return dataset.state[rows[first + np.linspace(0, span - 1, count).round().astype(int)]]
+
+
+def strip(images: Frames) -> bytes:
+    """Returns the images side by side as one small PNG."""
+    coarse = images // (256 // SHADES) * (256 // SHADES)
+    return imageio.imwrite("<bytes>", np.concatenate(list(coarse), axis=1), extension=".png", optimize=True)
+
+
+def mp4(images: Frames, frames_per_second: int) -> bytes:
+    """Returns the images as an MP4 (H.264)."""
+    return imageio.imwrite("<bytes>", images, extension=".mp4", plugin="pyav", codec="libx264", fps=frames_per_second)
+
+
+def gif(images: Frames, frames_per_second: int) -> bytes:
+    """Returns the images as a GIF that begins again and again."""
+    return imageio.imwrite("<bytes>", images, extension=".gif", duration=1000 / frames_per_second, loop=0)

@@ -1,0 +1,90 @@
+"""A population of perceptrons, forward and backward, without anything between two products.
+
+The backward pass is derived by hand, so that nothing is computed that nobody asked for: an actor's step needs no gradient of the
+critics' weights.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
+
+WIDE = 64  # a bfloat16 product pays from this many inputs and outputs; below, the casts cost more than they save
+
+
+class _Perceptron(torch.autograd.Function):
+    """h_l = relu(h_{l-1} W_l + b_l); the last layer is linear. N networks at once, any number of layers."""
+
+    @staticmethod
+    def forward(ctx, inputs, flat, layers, low):
+        hidden, activations, weights = inputs, [], []
+        for number, (weight, bias) in enumerate(layers, start=1):
+            activations.append(hidden)
+            if weight.shape[-1] == 1:  # a single output is a weighted sum; a product would waste the time of sixteen
+                hidden = (hidden * weight.transpose(1, 2)).sum(-1, keepdim=True).add_(bias)
+            elif low is not None and min(weight.shape[1:]) >= WIDE:
+                weight = weight.to(low)
+                activations[-1] = (hidden, hidden.to(low))
+                hidden = torch.bmm(activations[-1][1], weight).to(bias.dtype).add_(bias)
+            else:
+                hidden = torch.bmm(hidden, weight).add_(bias)
+            weights.append(weight)
+            if number < len(layers):
+                hidden.relu_()
+        ctx.record = activations, weights, layers
+        ctx.flat = flat
+        return hidden
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (activations, weights, layers), flat = ctx.record, ctx.flat
+        wants_inputs, wants_flat = ctx.needs_input_grad[:2]
+        flat_gradient = torch.empty_like(flat) if wants_flat else None
+        if wants_flat:
+            last = layers[-1][1]
+            flat_gradient[last.storage_offset() + last.numel() :] = 0  # the padding
+        for number in reversed(range(len(weights))):
+            hidden, weight = activations[number], weights[number]
+            factor = gradient
+            if isinstance(hidden, tuple):  # this layer's products ran in low precision
+                hidden, low_hidden = hidden
+                factor = gradient.to(low_hidden.dtype)
+            if wants_flat:
+                weight_gradient, bias_gradient = (
+                    flat_gradient.as_strided(view.shape, view.stride(), view.storage_offset()) for view in layers[number]
+                )
+                torch.sum(gradient, 1, keepdim=True, out=bias_gradient)
+                if weight.shape[-1] == 1:
+                    torch.sum(hidden * gradient, 1, out=weight_gradient.squeeze(-1))
+                elif factor is gradient:
+                    torch.bmm(hidden.transpose(1, 2), gradient, out=weight_gradient)
+                else:
+                    weight_gradient.copy_(torch.bmm(low_hidden.transpose(1, 2), factor))
+            if number == 0 and not wants_inputs:
+                return None, flat_gradient, None, None
+            if weight.shape[-1] == 1:
+                gradient = gradient * weight.transpose(1, 2)
+            else:
+                gradient = torch.bmm(factor, weight.transpose(1, 2)).to(gradient.dtype)
+            if number > 0:  # where relu was flat, nothing passes; `gradient` is this function's own by now
+                torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
+        return gradient, flat_gradient, None, None
+
+
+def forward(
+    inputs: Float[Tensor, "networks batch features"],
+    flat: Float[Tensor, " parameters"],
+    layers: Layers,
+    product_dtype: torch.dtype | None = None,
+) -> Float[Tensor, "networks batch outputs"]:
+    """Returns the outputs of N perceptrons, as `method.networks.plain_forward` does; tests hold it to that.
+
+    Args:
+        inputs: a batch for each network.
+        flat: all parameters; the gradient goes here if it requires one.
+        layers: (weight [N, in, out], bias [N, 1, out]) of each layer, views of `flat`.
+        product_dtype: of the wide products, e.g. torch.bfloat16; None is that of `flat`. Sums, narrow layers and the
+            gradient stay in the dtype of `flat`.
+    """
+    return _Perceptron.apply(inputs, flat, layers, product_dtype)

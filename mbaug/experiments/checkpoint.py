@@ -1,0 +1,94 @@
+"""What lets an interrupted run go on: one safetensors file, whose header holds the plain data, replaced as a whole. No pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mbaug import files
+from mbaug.method import training
+from mbaug.method.training import Learner
+
+NAME = "checkpoint.safetensors"
+COUNTERS = ("gradient_steps", "environment_steps", "diverged_at")  # of a learner
+
+
+class CheckpointDamaged(ValueError):
+    """A checkpoint does not hold what was written."""
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes the checkpoint of a folder in place of its last one: at any moment there is the old one or the new one.
+
+    Args:
+        folder: a folder for this checkpoint.
+        tensors: on any device; those that share memory are stored apart.
+        state: what JSON can hold; integers of any size and NaN come back as they were, tuples as lists.
+
+    Raises:
+        TypeError: the state holds something that JSON cannot.
+        files.CannotWrite: the folder is full or read-only; the checkpoint before is still there.
+    """
+    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(files.plain(state))
+    content = safetensors.torch.save(apart, {"state": text, "sha256": _digest(apart, text)})
+    files.write_atomically(folder / NAME, content)
+
+
+def exists(folder: Path) -> bool:
+    """Returns whether a folder holds a checkpoint."""
+    return (folder / NAME).exists()
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors, on the CPU, and the state of a folder's checkpoint.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        CheckpointDamaged: the file is not what was written.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint in {folder}")
+    try:
+        tensors = safetensors.torch.load_file(path)
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        if _digest(tensors, header["state"]) == header["sha256"]:
+            return tensors, json.loads(header["state"])
+        reason = "its SHA-256 is not the one that was written"
+    except (SafetensorError, KeyError, ValueError) as error:
+        reason = str(error)
+    raise CheckpointDamaged(f"the checkpoint {path} is damaged ({reason}): remove its folder to begin this stage again")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict]:
+    """Returns all that a learner needs to go on, as tensors and plain data."""
+    tensors = training.memory(learner)
+    for name, generators in learner.generators.items():
+        tensors |= {f"random.{name}.{k}": generator.get_state() for k, generator in enumerate(generators)}
+    return tensors, {name: getattr(learner, name) for name in COUNTERS} | {"streams": list(learner.generators)}
+
+
+def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Sets a fresh learner to what `learner_state` returned."""
+    for name, tensor in training.memory(learner).items():
+        tensor.copy_(tensors[name])
+    for name in state["streams"]:
+        for k, generator in enumerate(learner.stream(name)):
+            generator.set_state(tensors[f"random.{name}.{k}"])
+    for name in COUNTERS:
+        setattr(learner, name, state[name])

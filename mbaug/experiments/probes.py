@@ -1,0 +1,96 @@
+"""Fixed states of each task, the same for every arm and seed: there critics say what a policy is worth, and it is tried out.
+
+`data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. `python -m mbaug data --probes` makes the
+files; a test holds each to its pool.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+from jaxtyping import Float, Int
+
+from mbaug import files, streams, tasks
+from mbaug.datasets import read
+from mbaug.method.transitions import Dataset
+from mbaug.tasks import Task
+
+FOLDER = read.FOLDER.parent / "probes"
+GROUPS = "anywhere", "near a fall", "low return", "high return"
+STATES = 400
+NEAR = 20  # steps before a fall
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """States of a task, each in one of GROUPS.
+
+    Attributes:
+        state: as the environment tells it.
+        group: number of the state's group.
+        row: of the pool that it is from.
+    """
+
+    state: Float[np.ndarray, "states state"]
+    group: Int[np.ndarray, " states"]
+    row: Int[np.ndarray, " states"]
+
+
+def choose(task: Task, pool: Dataset) -> Probe:
+    """Returns STATES rows of a pool: as many of each group, those of a task without falls anywhere instead.
+
+    "near a fall": at most NEAR steps before the terminal row; "low return", "high return": in the episodes of the lowest and
+    the highest quarter. A state whose velocity is clipped is not all of the simulator's state, and is left out.
+    """
+    whole = (np.abs(pool.state[:, -len(task.velocities) :]) < task.velocity_limit).all(axis=1)
+    episodes = pd.DataFrame({"episode": pool.episode, "reward": pool.reward, "terminal": pool.terminal}).groupby("episode")
+    returns, ends = episodes["reward"].transform("sum").to_numpy(), episodes["terminal"].transform("any").to_numpy()
+    remaining = episodes.cumcount(ascending=False).to_numpy()
+    low, high = np.quantile(episodes["reward"].sum(), (0.25, 0.75))
+    wanted = (np.ones(len(pool), dtype=bool), ends & (remaining < NEAR), returns <= low, returns >= high)
+    each = STATES // len(GROUPS)
+    counts = [each if (allowed & whole).any() else 0 for allowed in wanted]
+    counts[0] += STATES - sum(counts)
+    rows = [
+        streams.numpy_generator(0, "probe", name).choice(np.flatnonzero(allowed & whole), count, replace=False)
+        for name, allowed, count in zip(GROUPS, wanted, counts, strict=True)
+        if count
+    ]
+    numbers = [np.full(count, number) for number, count in enumerate(counts) if count]
+    row = np.concatenate(rows)
+    return Probe(pool.state[row], np.concatenate(numbers), row)
+
+
+def path_of(task: Task, folder: Path = FOLDER) -> Path:
+    """Returns where a task's states lie."""
+    return folder / f"{task.name}.safetensors"
+
+
+def content(task: Task) -> bytes:
+    """Returns a task's file: the states that `choose` takes of the bundled pool, and which pool that is."""
+    name = f"{task.name}-medium-replay"
+    pool = read.load(name)
+    probe = choose(task, pool)
+    about = {"about": json.dumps({"pool": name, "pool_sha256": pool.sha256, "groups": GROUPS})}  # one text: in one order
+    return safetensors.numpy.save({"state": probe.state, "group": probe.group, "row": probe.row}, about)
+
+
+def load(task: Task, folder: Path = FOLDER) -> Probe:
+    """Returns a task's states.
+
+    Raises:
+        FileNotFoundError: there is no such file; the sentence has the command.
+    """
+    path = path_of(task, folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: `python -m mbaug data --probes` makes it")
+    return Probe(**safetensors.numpy.load(path.read_bytes()))
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Writes the files of all tasks."""
+    for task in tasks.TASKS.values():
+        files.write_atomically(path_of(task, folder), content(task))

@@ -1,0 +1,346 @@
+"""Evidence: a run is a CSV of evaluations beside a JSON of its provenance, written once and then only read.
+
+`data/runs/<task>/<dataset>/<arm>/seed<k>.csv` holds one row per evaluation episode; the `.json` beside it holds all settings, the
+versions that made it and the CSV's SHA-256; a `.safetensors`, where there is one, the actors that were kept. The JSON is written
+last, so a run exists if and only if its JSON does. Nothing here is pickled.
+"""
+
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+from torch import Tensor
+
+from mbaug import files, tasks
+from mbaug.checks import NAME
+from mbaug.method.arms import Arm
+
+FORMAT = 4
+SINCE = {"calibration": 4}  # the format that a name came with; records of format 3, the oldest, lack it
+COLUMNS = {
+    "phase": "str",  # "pretrain" or "finetune"
+    "gradient_steps": "int64",  # updates so far, in all phases
+    "environment_steps": "int64",  # interactions so far, warm-up included
+    "episode": "int64",  # 0, 1, ... within this evaluation
+    "return": "float64",  # undiscounted
+    "length": "int64",  # steps of this episode
+    "discounted_return": "float64",  # sum of discount^t r_t from its first step
+    "predicted_value": "float64",  # min_i Q_i(s_0, pi(s_0))
+    "data_value": "float64",  # mean of min_i Q_i(s, a) over a fixed probe of dataset rows
+    "imagined_outside": "float64",  # fraction of imagined components outside the data's range
+}
+PHASES = ("pretrain", "finetune")
+METADATA = (
+    "settings",  # every setting, nested
+    "draw_sha256",  # of the transitions this seed drew from its dataset; None from scratch
+    "status",  # "finished" or "diverged"
+    "diverged_at",  # gradient_steps and environment_steps, or None
+    "watch",  # the failure signatures (measures.signatures) and, of critics, measures.overfitting
+    "calibration",  # values against returns on fixed states when pre-training ends (measures.calibration), or None
+    "world_model",  # its held-out errors, or None
+    "provenance",  # see `provenance`; also earlier_commits, where other code trained a part
+    "wall_seconds",  # of training and evaluation; of a population's, the share of one agent
+)
+STATUSES = ("finished", "diverged")
+
+
+class RecordDamaged(ValueError):
+    """A recorded run does not hold what its JSON promises."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Run:
+    """One agent, from nothing to the end of its arm, named by where its record is kept: task/dataset/arm/seed."""
+
+    task: str
+    dataset: str  # "none" for arms from scratch
+    arm: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in (self.task, self.dataset, self.arm):
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"A part of a run's name holds letters, digits and _.+- only; got {name!r}.")
+        if self.seed < 0:
+            raise ValueError(f"A run's seed is 0 or more; got {self.seed}.")
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.dataset}/{self.arm}/seed{self.seed}"
+
+    def path(self, root: Path | str) -> Path:
+        """Returns the run's path below `root`, without a suffix."""
+        return Path(root) / str(self)
+
+    @classmethod
+    def parse(cls, text: str) -> "Run":
+        """Returns the run that `str` wrote as `text`.
+
+        Raises:
+            ValueError: The text is not of the form task/dataset/arm/seed<k>.
+        """
+        match = re.fullmatch(r"([^/]+)/([^/]+)/([^/]+)/seed(0|[1-9][0-9]*)", text)
+        if match is None:
+            raise ValueError(f"A run reads task/dataset/arm/seed<k>, with k = 0, 1, ...; got {text!r}.")
+        return cls(*match.groups()[:3], seed=int(match[4]))
+
+
+class Record(NamedTuple):
+    """One recorded run: its evaluation episodes, a row each, and its provenance."""
+
+    rows: pd.DataFrame
+    metadata: dict[str, Any]
+
+
+def root() -> Path:
+    """Returns the repository's folder of recorded runs, data/runs."""
+    return files.repository() / "data" / "runs"
+
+
+# --- write ----------------------------------------------------------------------------------------------------------------
+
+
+def write(
+    root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes a run: the CSV first, then the JSON that holds its SHA-256, each in one piece or not at all.
+
+    Args:
+        root: Folder of runs.
+        run: What was run.
+        rows: One mapping per evaluation episode, with exactly the names in `COLUMNS`.
+        metadata: The names in `METADATA`; numbers that are not finite are written as null.
+        policies: Parameters of the actors that are kept, by name, in a file of their own.
+
+    Raises:
+        FileExistsError: The run is already recorded in today's format; evidence is never overwritten.
+        ValueError: A row or the metadata lack a name, or have one that is unknown.
+        files.CannotWrite: The folder is full or read-only.
+    """
+    _check_names("A run's metadata", metadata, METADATA)
+    path = run.path(root)
+    if path.with_suffix(".json").exists() and not outdated(verify(root, run)):
+        raise FileExistsError(f"{run} is already recorded in {root}: evidence is never overwritten.")
+    if metadata["status"] not in STATUSES:
+        raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
+    content = csv(rows)
+    document = {"format": FORMAT, **dataclasses.asdict(run), **metadata, "csv_sha256": files.sha256(content)}
+    weights = safetensors.torch.save(dict(policies)) if policies else b""
+    if weights:
+        document |= {"policies_sha256": files.sha256(weights)}
+    text = files.json_text(document) + "\n"  # before anything is written: it may refuse the metadata
+    path.with_suffix(".json").unlink(missing_ok=True)
+    files.write_atomically(path.with_suffix(".csv"), content)
+    if weights:
+        files.write_atomically(path.with_suffix(".safetensors"), weights)
+    files.write_atomically(path.with_suffix(".json"), text.encode())
+
+
+def outdated(metadata: Mapping[str, Any]) -> bool:
+    """Returns whether a record is of a pre-trained agent, and of a format that tells less of one than today's."""
+    pretraining = metadata["settings"]["pretraining"]
+    return metadata["format"] < FORMAT and pretraining is not None and pretraining["updates"] > 0
+
+
+def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raises ValueError with the names that are missing or unknown, if there are any."""
+    if different := sorted(set(allowed) ^ set(given)):
+        wrong = ", ".join(f"{name} is {'missing' if name in allowed else 'unknown'}" for name in different)
+        raise ValueError(f"{what} has exactly the names {', '.join(allowed)}; here {wrong}.")
+
+
+def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Returns the rows as CSV; a float has the digits that reading it back needs.
+
+    Raises:
+        ValueError: A row has other names, a phase is unknown, a whole number is none, or two rows are the same episode.
+    """
+    rows = list(rows)
+    for row in rows:
+        _check_names("A row", row, COLUMNS)
+        if row["phase"] not in PHASES:
+            raise ValueError(f"A phase is {' or '.join(PHASES)}; got {row['phase']!r}.")
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    whole = [name for name, kind in COLUMNS.items() if kind == "int64"]
+    if odd := [name for name in whole if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
+        raise ValueError(f"{', '.join(odd)} must be whole numbers; got {frame[odd[0]].iloc[0]!r}.")
+    names = list(COLUMNS)[:4]
+    if frame.duplicated(names).any():  # what a mistake in resuming looks like
+        found = " ".join(map(str, frame.loc[frame.duplicated(names).idxmax(), names]))
+        raise ValueError(f"Two rows are the same evaluation episode, {found}.")
+    return frame.astype(COLUMNS).to_csv(index=False, lineterminator="\n", na_rep="nan").encode()
+
+
+# --- read -----------------------------------------------------------------------------------------------------------------
+
+
+def verify(root: Path | str, run: Run) -> dict[str, Any]:
+    """Returns a run's metadata after checking that its CSV is the one that the JSON was written for.
+
+    Raises:
+        FileNotFoundError: The run is not recorded.
+        RecordDamaged: The JSON or the CSV is not what was written.
+    """
+    return _verified(Path(root), run)[1]
+
+
+def read(root: Path | str, run: Run) -> Record:
+    """Returns a run's evaluation episodes and metadata, verified; raises what `verify` raises."""
+    content, metadata = _verified(Path(root), run)
+    return Record(_frame(content), metadata)
+
+
+def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
+    """Returns the parameters of the actors that were kept of a run, by name, verified; none if none were.
+
+    Raises:
+        FileNotFoundError: The run is not recorded.
+        RecordDamaged: A file is not what was written.
+    """
+    metadata, path = verify(root, run), run.path(root).with_suffix(".safetensors")
+    if "policies_sha256" not in metadata:
+        return {}
+    weights = _content(run, path)
+    if files.sha256(weights) != metadata["policies_sha256"]:
+        raise _damaged(run, f"the SHA-256 of {path} is not the one in its .json")
+    return safetensors.torch.load(weights)
+
+
+def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
+    """Returns a run's CSV and its metadata."""
+    path = run.path(root)
+    if not path.with_suffix(".json").exists():
+        raise FileNotFoundError(f"{run} is not recorded in {root}.")
+    metadata = _metadata(path.with_suffix(".json"), run)
+    content = _content(run, path.with_suffix(".csv"))
+    if files.sha256(content) != metadata["csv_sha256"]:
+        raise _damaged(run, f"the SHA-256 of {path}.csv is not the one in its .json")
+    header = content.partition(b"\n")[0].decode()
+    if header != ",".join(COLUMNS):
+        raise _damaged(run, f"its CSV has the columns {header} instead of {','.join(COLUMNS)}")
+    return content, metadata
+
+
+def _metadata(path: Path, run: Run) -> dict[str, Any]:
+    """Returns the content of a run's JSON if it is of a known format and names the run that its path does."""
+    try:
+        metadata = json.loads(path.read_bytes())
+    except ValueError:
+        raise _damaged(run, f"{path} is not JSON") from None
+    found = metadata.get("format") if isinstance(metadata, dict) else None
+    if found not in range(3, FORMAT + 1):
+        raise RecordDamaged(f"{run} has the format {found!r}; this version of mbaug reads formats 3 to {FORMAT}.")
+    identity = dataclasses.asdict(run)
+    names = (name for name in (*identity, *METADATA, "csv_sha256") if SINCE.get(name, 3) <= found)
+    if lacking := [name for name in names if name not in metadata]:
+        raise _damaged(run, f"{path} lacks {', '.join(lacking)}")
+    if any(metadata[name] != value for name, value in identity.items()):
+        raise _damaged(run, f"{path} was written for another run")
+    return metadata
+
+
+def _content(run: Run, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _damaged(run, f"{path} is missing") from None
+
+
+def _damaged(run: Run, reason: str) -> RecordDamaged:
+    return RecordDamaged(f"{run} is damaged: {reason}; restore it, or remove it and record the run again.")
+
+
+def _frame(content: bytes) -> pd.DataFrame:
+    """Returns the rows of a CSV, each float exactly as it was written."""
+    return pd.read_csv(io.BytesIO(content), dtype=COLUMNS, float_precision="round_trip")
+
+
+def recorded(root: Path | str) -> list[Run]:
+    """Returns the runs below `root`, in order."""
+    paths = (path.relative_to(root).with_suffix("") for path in Path(root).glob("*/*/*/seed*.json"))
+    return sorted(Run.parse(path.as_posix()) for path in paths)
+
+
+def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
+    """Returns those of `runs` that are not recorded below `root`, or not with all that is measured today, in the order given."""
+    return [run for run in runs if not run.path(root).with_suffix(".json").exists() or outdated(verify(root, run))]
+
+
+def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
+    """Returns the metadata of every recorded run, or of those of `runs` that are recorded, each verified."""
+    wanted = None if runs is None else set(runs)
+    return {run: verify(root, run) for run in recorded(root) if wanted is None or run in wanted}
+
+
+def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFrame:
+    """Returns all evaluation episodes of the recorded runs, or of those of `runs` that are recorded, as one tidy frame, verified.
+
+    The columns are task, dataset, arm, seed, status, overfitting (at the end of pre-training: the critics' error on new rows
+    divided by that on trained rows; NaN where it was not measured), those of `COLUMNS`, and score: the return, D4RL-normalised.
+    A run that diverged before its first evaluation has one row without phase and returns.
+    """
+    parts = []
+    for run in load_metadata(root, runs):
+        content, metadata = _verified(Path(root), run)
+        rows = _frame(content)
+        if rows.empty:
+            rows = (
+                rows.reindex([0])
+                .fillna({name: 0 for name, kind in COLUMNS.items() if kind == "int64"})
+                .astype({name: kind for name, kind in COLUMNS.items() if kind != "str"})
+            )
+        watched = {"status": metadata["status"], "overfitting": _overfitting(metadata)}
+        score = tasks.normalised_score(tasks.find(run.task), rows["return"])
+        parts.append(pd.DataFrame(dataclasses.asdict(run) | watched, index=rows.index).join(rows).assign(score=score))
+    if not parts:
+        columns = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in (columns | COLUMNS | {"score": "float64"}).items()})
+    return pd.concat(parts, ignore_index=True)
+
+
+def _overfitting(metadata: Mapping[str, Any]) -> float:
+    """Returns a run's error on new rows divided by that on trained rows, NaN where its record does not have them."""
+    found = metadata["watch"].get("overfitting") or {}
+    errors = found.get("error_new"), found.get("error_trained")
+    return errors[0] / errors[1] if all(errors) else np.nan
+
+
+# --- settings, then and now -----------------------------------------------------------------------------------------------
+
+
+def difference(metadata: Mapping[str, Any], arm: Arm) -> str | None:
+    """Returns a sentence that names the first recorded setting that is not today's, None if there is none.
+
+    A setting that came after the record's format was made is taken at its default, which is what was done then.
+    """
+    recorded, today = metadata["settings"], files.finite(files.plain(arm))
+    if metadata["format"] < FORMAT:
+        recorded = _completed(recorded, arm)
+    return _difference(recorded, today, "settings")
+
+
+def _completed(recorded: dict, today: Any) -> dict:
+    whole = dict(recorded)
+    for part in dataclasses.fields(today):
+        value = getattr(today, part.name)
+        if part.name not in whole:
+            whole[part.name] = files.plain(part.default)
+        elif dataclasses.is_dataclass(value) and isinstance(whole[part.name], dict):
+            whole[part.name] = _completed(whole[part.name], value)
+    return whole
+
+
+def _difference(recorded: Any, current: Any, name: str) -> str | None:
+    if isinstance(recorded, dict) and isinstance(current, dict):
+        pairs = {key: [side.get(key, "absent") for side in (recorded, current)] for key in recorded | current}
+        differences = (_difference(*pair, f"{name}.{key}") for key, pair in pairs.items())
+        return next(filter(None, differences), None)
+    if recorded == current:
+        return None
+    return f"{name} is {recorded!r} in the record and {current!r} in today's code."

@@ -1,0 +1,379 @@
+"""What trains the missing runs: one process a core on this machine, or the workers of a Dask cluster.
+
+The same command goes on after a kill; two commands side by side train each run once.
+"""
+
+import fnmatch
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from mbaug import engine, files, tasks
+from mbaug.checks import choose, require
+from mbaug.datasets import read
+from mbaug.datasets.collect import Recorded, curve
+from mbaug.experiments import records, run, studies
+from mbaug.experiments.records import Run
+from mbaug.experiments.studies import ARMS, PROFILES, Profile
+from mbaug.method import training
+from mbaug.method.arms import Arm
+
+Report = Callable[[str], None]
+Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
+Sent = tuple[Run, list[dict], dict, dict]  # what travels home from a cluster's worker: the arguments of records.write
+
+# --- which runs -----------------------------------------------------------------------------------------------------------
+
+
+def select(runs: Iterable[Run], only: str = "*") -> list[Run]:
+    """Returns the runs whose name matches a pattern, as in a shell.
+
+    Raises:
+        ValueError: none does.
+    """
+    runs = list(runs)
+    found = [each for each in runs if fnmatch.fnmatch(str(each), f"*{only}*")]
+    require(bool(found), f"no run matches {only!r}; a run's name is, for example, {runs[0]}")
+    return found
+
+
+def missing(runs: Sequence[Run], root: Path, profile: Profile = PROFILES["paper"]) -> list[Run]:
+    """Returns the runs that are not recorded, in the order given.
+
+    Raises:
+        ValueError: one is recorded with other settings than today's (the sentence names the first difference).
+    """
+    found = records.missing(root, runs)
+    for each in set(runs) - set(found):
+        current(root, each, profile.apply(ARMS[each.arm]))
+    return found
+
+
+def current(root: Path, which: Run, arm: Arm) -> dict[str, Any]:
+    """Returns the metadata of a recorded run, verified.
+
+    Raises:
+        ValueError: it was recorded with other settings than these.
+    """
+    metadata = records.verify(root, which)
+    difference, path = records.difference(metadata, arm), which.path(root).with_suffix(".json")
+    sentence = f"{which} is recorded with other settings: {difference} To record it anew, remove {path}"
+    require(difference is None, sentence)
+    return metadata
+
+
+def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
+    """Returns the runs that need no dataset, or whose dataset is here, after a report of the others.
+
+    Raises:
+        FileNotFoundError: there are runs, and none has its data here.
+    """
+    lacking = {}
+    for dataset in sorted({each.dataset for each in runs} - {"none"}):
+        try:
+            read.load(dataset)
+        except FileNotFoundError as error:
+            lacking[dataset] = error
+    found = [each for each in runs if each.dataset not in lacking]
+    if runs and not found:
+        raise next(iter(lacking.values()))
+    for dataset, error in lacking.items():
+        report(f"{sum(each.dataset == dataset for each in runs)} runs are left out: {error}")
+    return found
+
+
+# --- one process ----------------------------------------------------------------------------------------------------------
+
+
+def run_lock(which: Run, arm: Arm, work: Path) -> FileLock:
+    """Returns the lock that a process holds while it trains a run."""
+    return run.lock(work / "runs" / run.key(which, arm))
+
+
+def is_training(which: Run, arm: Arm, work: Path) -> bool:
+    """Returns whether a process trains the run."""
+    path = work / "runs" / run.key(which, arm) / "lock"
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+@contextmanager
+def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
+    """Holds the locks of some runs, after waiting for whoever holds one; in one order everywhere, so that none wait in a ring."""
+    with ExitStack() as stack:
+        for which in sorted(runs):
+            stack.enter_context(run_lock(which, arm, work))
+        yield
+
+
+def train(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> list[Run]:
+    """Returns the runs of a population after recording those that are missing; waits for whoever records them already.
+
+    Raises:
+        ValueError: the device does not multiply in the arm's precision.
+    """
+    run.prepare(arm, device)
+    with held(runs, arm, work):
+        if left := records.missing(root, runs):
+            setup = run.Setup(tuple(left), arm, work, device)
+            *_, state = run.train(setup)
+            run.record(setup, *state, root)
+    return list(runs)
+
+
+def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: Path, device: str = "cpu") -> list[Outcome]:
+    """Returns what came of a cell's populations, one after the other; whatever goes wrong is part of the outcome."""
+    outcomes = []
+    for runs in cell:
+        try:
+            outcomes.append((train(runs, profile.apply(ARMS[runs[0].arm]), root, work, device), ""))
+        except Exception as error:
+            outcomes.append((list(runs), explain(runs, error)))
+    return outcomes
+
+
+def explain(runs: Sequence[Run], error: Exception) -> str:
+    """Returns what kept runs from being recorded: a sentence, or the traceback of what is a mistake of the code."""
+    told = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+    return f"{runs[0]}: {error if told else ''.join(traceback.format_exception(error))}"
+
+
+def attempt_elsewhere(
+    cell: Sequence[Sequence[Run]], profile: Profile, work: Path | None, device: str = "cpu"
+) -> tuple[list[Outcome], list[Sent]]:
+    """Returns the outcomes of a cell and its records, after training it here: what travels home from a cluster's worker."""
+    work = work or files.repository() / "build" / "checkpoints" / "cluster"
+    root = work / "records" / run.key(profile)  # a run of the same name may have been trained with other budgets
+    outcomes, sent = attempt(cell, profile, root, work, device), []
+    for which in (which for runs, problem in outcomes if not problem for which in runs):
+        rows, metadata = records.read(root, which)
+        kept = {name: metadata[name] for name in records.METADATA}
+        sent.append((which, rows.to_dict("records"), kept, records.policies(root, which)))
+    return outcomes, sent
+
+
+# --- many -----------------------------------------------------------------------------------------------------------------
+
+
+def record(
+    runs: Sequence[Run],
+    root: Path,
+    work: Path | None,
+    profile: Profile = PROFILES["paper"],
+    workers: int = 1,
+    cluster: str | None = None,
+    population: int = 1,
+    device: str = "cpu",
+    report: Report = tqdm.write,
+) -> list[Run]:
+    """Returns those of the runs that were missing, after training and recording them. Those whose data are not here are left out.
+
+    Args:
+        runs: in the order in which they are to be trained.
+        root: folder of the records.
+        work: folder of the checkpoints; None on a cluster: build/checkpoints/cluster of each worker's clone.
+        profile: budgets.
+        workers: processes on this machine, one thread each.
+        cluster: address of a Dask scheduler whose workers train in their place.
+        population: agents at most that one process trains side by side. On a CPU a larger one gains little (chapter 90).
+        device: what trains, "cpu" or "cuda".
+        report: takes a line for each finished run, for each population that failed, and for each dataset that is not here.
+
+    Raises:
+        FileNotFoundError: no missing run has its data here.
+        ValueError: a run is recorded with other settings (`missing`).
+        RuntimeError: some runs failed; all others were recorded first.
+    """
+    wanted = missing(runs, root, profile)
+    wanted = wanted if cluster else with_data(wanted, report)
+    steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
+    jobs, problems = studies.cells(wanted, population), []
+    outcomes = (
+        elsewhere(jobs, profile, root, work, cluster, device) if cluster else here(jobs, profile, root, work, workers, device)
+    )
+    with tqdm(total=sum(steps.values()), unit=" updates", unit_scale=True, disable=None) as bar:
+        for some, problem in outcomes:
+            if problem:
+                problems.append(problem)
+                report(problem)
+                continue
+            for each in some:
+                report(f"{each}: {records.verify(root, each)['wall_seconds']:.0f} s")
+                bar.update(steps[each])
+    if problems:
+        raise RuntimeError("\n".join(problems))
+    return wanted
+
+
+def here(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
+    """Yields what came of the populations of all cells, trained by processes of one thread on this machine.
+
+    A run that another command trains comes last: two commands share the work without waiting for each other.
+    """
+    engine.prepare()  # tells who asked for more threads, since the workers will not
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
+    calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))
+    for outcomes in parallel(calls):
+        yield from outcomes
+
+
+def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequence[Sequence[Run]]]:
+    """Yields the cells in order, those last that another process trains at that moment."""
+    remaining = list(jobs)
+    while remaining:
+        free = (
+            cell
+            for cell in remaining
+            if not any(is_training(each, profile.apply(ARMS[each.arm]), work) for runs in cell for each in runs)
+        )
+        cell = next(free, remaining[0])
+        remaining.remove(cell)
+        yield cell
+
+
+def elsewhere(
+    jobs: Sequence, profile: Profile, root: Path, work: Path | None, address: str, device: str = "cpu"
+) -> Iterator[Outcome]:
+    """Yields what came of the populations of all cells: trained by the workers of a Dask cluster, recorded here.
+
+    A cell whose worker dies is given to another one; on the same machine it goes on from the last checkpoint. No record with
+    other settings than were sent, and none that is here by now, is written.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise RuntimeError("--cluster needs Dask: `make setup EXTRAS=cluster` installs it, here and on the workers") from None
+    with Client(address), joblib.parallel_config("dask"):
+        parallel = joblib.Parallel(return_as="generator_unordered")
+        for outcomes, sent in parallel(joblib.delayed(attempt_elsewhere)(cell, profile, work, device) for cell in jobs):
+            came = {which: (rows, metadata, policies) for which, rows, metadata, policies in sent}
+            for runs, problem in outcomes:
+                yield (runs, problem) if problem else bring_home(runs, came, profile, root)
+
+
+def bring_home(runs: Sequence[Run], came: dict[Run, tuple], profile: Profile, root: Path) -> Outcome:
+    """Returns what came of a population after writing its records here."""
+    try:
+        for which in runs:
+            rows, metadata, policies = came[which]
+            difference = records.difference({"format": records.FORMAT} | metadata, profile.apply(ARMS[which.arm]))
+            require(difference is None, f"it came back with other settings than it was sent with: {difference}")
+            if records.missing(root, [which]):
+                records.write(root, which, rows, metadata, policies)
+    except Exception as error:
+        return list(runs), explain(runs, error)
+    return list(runs), ""
+
+
+# --- how far, how long ----------------------------------------------------------------------------------------------------
+
+
+def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
+    """Returns how many of a study's runs are finished, diverged, running and missing, by task and arm."""
+    absent, states = set(records.missing(root, study.runs())), []
+    for each in study.runs():
+        if each not in absent:
+            state = records.verify(root, each)["status"]
+        else:
+            state = "running" if is_training(each, ARMS[each.arm], work) else "missing"
+        states.append({"task": each.task, "arm": each.arm, "state": state})
+    table = pd.DataFrame(states).value_counts().unstack("state", fill_value=0)
+    order = [(task, arm) for task in study.tasks for arm in study.arms]
+    return table.reindex(index=order, columns=["finished", "diverged", "running", "missing"], fill_value=0)
+
+
+def step_seconds(root: Path) -> float:
+    """Returns how long a gradient step takes one worker, in seconds: the median over recorded runs, of this processor if any."""
+    found = records.load_metadata(root)
+    paces = {
+        each: metadata["wall_seconds"] / max(studies.updates(ARMS[each.arm]), 1)
+        for each, metadata in found.items()
+        if each.arm in ARMS and "device" not in metadata["provenance"]
+    }
+    own = [pace for each, pace in paces.items() if found[each]["provenance"]["cpu"] == run.provenance("float32")["cpu"]]
+    return float(np.median(own or [*paces.values()] or [0.01]))
+
+
+def seconds(runs: Sequence[Run], pace: float, profile: Profile = PROFILES["paper"]) -> float:
+    """Returns the estimated seconds that training takes one worker; a pre-training that arms share counts once.
+
+    Args:
+        runs: to train.
+        pace: seconds a gradient step.
+        profile: budgets.
+    """
+    total, shared = 0, set()
+    for each in runs:
+        arm = profile.apply(ARMS[each.arm])
+        pretraining = each.task, each.dataset, each.seed, arm.offline_part
+        total += studies.updates(arm) - (studies.offline_updates(arm) if pretraining in shared else 0)
+        shared.add(pretraining)
+    return total * pace
+
+
+# --- recorded agents ------------------------------------------------------------------------------------------------------
+
+
+def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the greedy action, as a function of a state, of an actor that was kept beside a record: "medium" or "final".
+
+    Raises:
+        FileNotFoundError: the run is not recorded, or was recorded without its actors.
+        ValueError: there is no such actor, or today's settings of the arm are not the recorded ones.
+    """
+    metadata, kept = records.verify(root, which), records.policies(root, which)
+    if not kept:
+        raise FileNotFoundError(f"{which} was recorded without its actors: only runs of more than {run.LONG:,} steps keep them")
+    choose("policy", name, kept)
+    arm = ARMS[which.arm]
+    difference = records.difference(metadata, arm)
+    require(difference is None, f"{which} cannot act today: {difference}")
+    learner = training.learner(arm, tasks.find(which.task), [which.seed])
+    training.set_actor(learner, kept[name])
+    return lambda state: learner.policy(state[None, None])[0, 0]
+
+
+def recorded(which: Run, root: Path) -> Recorded:
+    """Returns what there is of the run that a task's pools come from."""
+    if records.missing(root, [which]):
+        return Recorded(str(which), [], False)
+    finished = current(root, which, ARMS[which.arm])["status"] == "finished"
+    return Recorded(str(which), curve(records.read(root, which).rows.to_dict("records")), finished)
+
+
+# --- for chapters ---------------------------------------------------------------------------------------------------------
+
+
+def runs_folder(profile: str = "paper", retrain: bool = False) -> Path:
+    """Returns the folder of the records that a notebook reads: data/runs, or build/<profile>/runs if it trains now."""
+    return files.repository() / "build" / studies.profile(profile).name / "runs" if retrain else records.root()
+
+
+def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.DataFrame:
+    """Returns the evaluation episodes of a study's runs as one tidy frame (records.load_runs).
+
+    Args:
+        name: of the study.
+        profile: its budgets, if runs are trained now.
+        retrain: False: what is recorded in data/runs. True: train what is missing in build/<profile>/runs now, and read that.
+    """
+    study, budget, root = studies.find(name), studies.profile(profile), runs_folder(profile, retrain)
+    if retrain:
+        seeds = study.seeds[: budget.seeds]
+        runs = [each for each in study.runs() if each.seed in seeds]
+        record(runs, root, files.repository() / "build" / "checkpoints" / profile, budget)
+    return records.load_runs(root, study.runs())

@@ -1,0 +1,269 @@
+"""The whole programme as plain data: every arm, every study, every run that there should be, and their order.
+
+An arm is one way to an online agent. It has one name here, and a run of it is recorded once. A study asks one question of some
+runs; studies that need the same run read the same record.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mbaug.checks import choose
+from mbaug.experiments.records import Run
+from mbaug.method.arms import Arm
+from mbaug.method.iql import IQL
+from mbaug.method.sac import SAC
+from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
+from mbaug.method.td3 import TD3
+from mbaug.tasks import TASKS
+
+FOUR = tuple(TASKS)
+TWO = ("halfcheetah", "hopper")
+
+# --- arms -----------------------------------------------------------------------------------------------------------------
+
+SCRATCH = Finetuning(warmup_steps=5_000, warmup_policy="uniform")
+KEPT = Finetuning(warmup_steps=5_000, keep_data=True)
+TD3_SCRATCH, SAC_SCRATCH = Arm(finetuning=SCRATCH), Arm("sac", SAC(), finetuning=SCRATCH)
+TD3_DATA = Arm(pretraining=Pretraining(updates=0), finetuning=replace(SCRATCH, keep_data=True))
+VANILLA = Arm(pretraining=Pretraining())
+
+
+def augmented(source: str = "sample", rate: float = 0.5, **model: float | bool) -> Arm:
+    """Returns the arm whose batches hold a share `rate` of next states from `source`; `model` changes the paper's model."""
+    return replace(VANILLA, model=replace(WorldModel(), **model), augmentation=Augmentation(rate, source))
+
+
+def online(arm: Arm, **changes: bool | int) -> Arm:
+    """Returns `arm` with a changed way online; its pre-training is shared."""
+    return replace(arm, finetuning=replace(arm.finetuning, **changes))
+
+
+def ahead(arm: Arm, horizon: int) -> Arm:
+    """Returns `arm` with an n-step target on whole episodes."""
+    return replace(arm, pretraining=replace(arm.pretraining, whole_episodes=True, horizon=horizon))
+
+
+def carried(name: str, arm: Arm) -> dict[str, Arm]:
+    """Returns the arms that share the pre-training of `arm` and go online with a part of it, or with the data."""
+    return {
+        name: arm,
+        f"{name}_data": replace(arm, finetuning=KEPT),
+        f"{name}_actor": online(arm, carry_critics=False, critic_updates=5_000),
+        f"{name}_actor_cold": online(arm, carry_critics=False),
+        f"{name}_critics": online(arm, carry_actor=False),
+    }
+
+
+ARMS: dict[str, Arm] = {
+    "td3": TD3_SCRATCH,
+    "td3_fast": replace(TD3_SCRATCH, learner=TD3(learning_rate=1e-3)),
+    "td3_late": online(TD3_SCRATCH, warmup_steps=25_000),
+    "td3_bfloat16": replace(TD3_SCRATCH, precision="bfloat16"),
+    "td3_data": TD3_DATA,
+    "td3_data_raw": replace(TD3_DATA, pretraining=Pretraining(updates=0, standardise=False)),
+    "sac": SAC_SCRATCH,
+    "sac_slow": replace(SAC_SCRATCH, learner=SAC(learning_rate=3e-4)),
+    "sac_late": online(SAC_SCRATCH, warmup_steps=10_000),
+    "sac_million": online(SAC_SCRATCH, steps=1_000_000),
+    **carried("vanilla", VANILLA),
+    **carried("augmented", augmented()),
+    "augmented_no_moments": online(augmented(), carry_moments=False),
+    "augmented_no_warmup": online(augmented(), warmup_steps=0),
+    "noise": augmented("noise"),
+    "deterministic": augmented("deterministic"),
+    **{
+        f"{source}_offline": replace(augmented(source), finetuning=None)
+        for source in ("mean", "jitter", "shrink", "reconstruction")
+    },
+    "target_noise_offline": replace(VANILLA, learner=TD3(target_noise=0.4, target_noise_clip=1.0), finetuning=None),
+    **{f"augmented_{percent}": augmented(rate=percent / 100) for percent in (25, 75, 100)},
+    **{f"augmented_horizon{n}": ahead(augmented(), n) for n in (1, 2, 3, 5)},
+    **{f"vanilla_horizon{n}": ahead(VANILLA, n) for n in (1, 3)},
+    "augmented_latent4": augmented(latent_size=4),
+    "augmented_latent32": augmented(latent_size=32),
+    "augmented_kl0.1": augmented(kl_weight=0.1),
+    "augmented_kl10": augmented(kl_weight=10.0),
+    "augmented_next_latent": augmented(residual=False),
+    "iql": Arm("iql", IQL(), pretraining=Pretraining(), finetuning=KEPT),
+}
+
+
+def offline_updates(arm: Arm) -> int:
+    """Returns the gradient steps of an arm's pre-training."""
+    return arm.pretraining.updates if arm.pretraining else 0
+
+
+def updates(arm: Arm) -> int:
+    """Returns the gradient steps of a whole run of an arm: what its cost is proportional to."""
+    plan = arm.finetuning
+    return offline_updates(arm) + (plan.steps - plan.warmup_steps + plan.critic_updates if plan else 0)
+
+
+# --- studies --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and the runs that answer it: arms x tasks x data qualities x seeds.
+
+    Attributes:
+        name: of the study.
+        question: that it answers.
+        arms: names in ARMS.
+        tasks: of the paper's four.
+        qualities: of the offline data, e.g. "medium-replay".
+        seeds: of the runs; the same seed is the same draw in every arm.
+    """
+
+    name: str
+    question: str
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...] = ("hopper",)
+    qualities: tuple[str, ...] = ("medium-replay",)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def runs(self) -> list[Run]:
+        """Returns the runs, seed by seed, so that comparisons are paired early; from scratch there is one for all qualities."""
+        places = [(task, quality) for task in self.tasks for quality in self.qualities]
+        found = [Run(t, dataset(t, q, arm), arm, seed) for seed in self.seeds for t, q in places for arm in self.arms]
+        return list(dict.fromkeys(found))
+
+
+def dataset(task: str, quality: str, arm: str) -> str:
+    """Returns the name of the dataset that an arm learns from, "none" from scratch."""
+    return "none" if ARMS[arm].pretraining is None else f"{task}-{quality}"
+
+
+_HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
+_OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None)
+_PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics"))
+_MODELS = tuple(f"augmented_{name}" for name in ("latent4", "latent32", "kl0.1", "kl10", "next_latent"))
+_HORIZONS = (*(f"augmented_horizon{n}" for n in (1, 2, 3, 5)), *(f"vanilla_horizon{n}" for n in (1, 3)))
+_SWEEP = ("td3", "td3_fast", "td3_late", "sac", "sac_slow", "sac_late")
+_QUALITIES = ("random", "medium-replay", "medium", "medium-expert", "expert")
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("hopper", "Does it jump-start Hopper?", _HOPPER, seeds=(0, 1, 2)),
+        Study("baselines", "How good is no pre-training?", ("td3", "sac", "td3_data"), FOUR),
+        Study("long", "Where does SAC end?", ("sac_million",), FOUR, seeds=(0,)),
+        Study("sweep", "Are the baselines handicapped?", _SWEEP, ("hopper", "walker2d"), seeds=(0, 1)),
+        Study("precision", "Does bfloat16 learn as float32 does?", ("td3", "td3_bfloat16"), TWO),
+        Study("core", "Does it help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
+        Study(
+            "carried",
+            "What of the pre-trained agent helps? Is a model without latent state as good?",
+            (*_PARTS, "deterministic"),
+            TWO,
+        ),
+        Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
+        Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
+        Study(
+            "rates",
+            "Is 50 % the best rate?",
+            ("vanilla", *(f"augmented{rate}" for rate in ("_25", "", "_75", "_100"))),
+            ("halfcheetah",),
+        ),
+        Study("horizons", "Do more steps help?", _HORIZONS, ("halfcheetah",)),
+        Study("states", "Does TD3 with the data gain by standardised states?", ("td3_data", "td3_data_raw"), TWO),
+        Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
+        Study("transfer", "What else of the way online matters?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
+        Study("models", "Which world model?", ("augmented", *_MODELS)),
+        Study("algorithms", "What else can be done with the same data?", ("iql",), TWO),
+    )
+}
+
+# What is recorded first; the studies of a line together, seed by seed, and within a seed these tasks in this order.
+PROGRAMME = (("core", "carried", "cold"), ("sources",), ("rates",), ("horizons",), ("states",), ("baselines", "long", "sweep"))
+ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
+
+
+def find(name: str) -> Study:
+    """Returns the study of that name.
+
+    Raises:
+        ValueError: the name is unknown; the sentence names the nearest.
+    """
+    return STUDIES[choose("study", name, STUDIES)]
+
+
+def programme() -> list[Run]:
+    """Returns the runs of the programme in the order in which they are recorded."""
+    parts = [[run for name in part for run in find(name).runs()] for part in PROGRAMME]
+    return list(dict.fromkeys(run for part in parts for run in sorted(part, key=lambda r: (r.seed, ORDER.index(r.task)))))
+
+
+def with_seeds(runs: Iterable[Run], seeds: Iterable[int]) -> list[Run]:
+    """Returns the same runs with these seeds in place of their own, seed by seed."""
+    return list(
+        dict.fromkeys(replace(run, seed=seed) for seed in seeds for run in dict.fromkeys(replace(run, seed=0) for run in runs))
+    )
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Budgets: how long, how often, how many. `None` keeps an arm's own number, and no budget raises it."""
+
+    name: str
+    updates: int | None = None
+    steps: int | None = None
+    warmup_steps: int | None = None
+    critic_updates: int | None = None
+    epochs: int | None = None
+    episodes: int | None = None
+    probe_steps: int | None = None
+    evaluation_interval: int | None = None  # updates and environment steps alike
+    transitions: int | None = None
+    redraw_interval: int | None = None
+    seeds: int | None = None  # how many of a study's seeds
+
+    def apply(self, arm: Arm) -> Arm:
+        """Returns `arm` within this profile's budgets."""
+        budgets = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seeds"}
+
+        def within(part):
+            own = {name: min(getattr(part, name), budget) for name, budget in budgets.items() if hasattr(part, name)}
+            return part if part is None else replace(part, **own)
+
+        stages = ("model", "augmentation", "pretraining", "finetuning", "evaluation")
+        return replace(arm, **{stage: within(getattr(arm, stage)) for stage in stages})
+
+
+PROFILES = {
+    "smoke": Profile("smoke", 100, 200, 100, 50, 2, 2, 5, 50, 2_000, 50, 1),
+    "quick": Profile("quick", 20_000, 20_000, 5_000, 1_000, 60, 5, 100, 2_500, None, 10_000, 1),
+    "paper": Profile("paper"),
+}
+
+
+def profile(name: str) -> Profile:
+    """Returns the profile of that name.
+
+    Raises:
+        ValueError: the name is unknown; the sentence names the nearest.
+    """
+    return PROFILES[choose("profile", name, PROFILES)]
+
+
+def cells(runs: Iterable[Run], population: int = 1) -> list[list[list[Run]]]:
+    """Returns the runs as jobs of one process: all that share a pre-training, one population of each arm after the other.
+
+    A population is runs that differ only in their seed, at most `population` of them.
+    """
+    populations: dict[tuple, list[list[Run]]] = {}
+    for run in runs:
+        groups = populations.setdefault((run.task, run.dataset, run.arm), [[]])
+        if len(groups[-1]) == population:
+            groups.append([])
+        groups[-1].append(run)
+    order = {run: place for place, run in enumerate(runs)}
+    found: dict[tuple, list[list[Run]]] = {}
+    for group in sorted((group for groups in populations.values() for group in groups), key=lambda group: order[group[0]]):
+        run, arm = group[0], ARMS[group[0].arm]
+        shared = run.task, run.dataset, tuple(each.seed for each in group), arm.offline_part or arm
+        found.setdefault(shared, []).append(group)
+    return list(found.values())

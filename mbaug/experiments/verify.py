@@ -1,0 +1,48 @@
+"""Whether training a recorded run again gives its rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mbaug.checks import require
+from mbaug.experiments import records, run
+from mbaug.experiments.records import Run
+from mbaug.experiments.studies import ARMS
+
+
+def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
+    """Returns a sentence on whether training a recorded run again gives its rows: equal, close, or different and where.
+
+    Args:
+        which: a recorded run.
+        root: folder of the records.
+        work: an empty folder for this verification.
+        updates: gradient steps after which to stop.
+
+    Raises:
+        ValueError: today's settings of the arm are not the recorded ones (the sentence names the first difference), or this
+            processor does not multiply in the arm's precision.
+    """
+    record, arm = records.read(root, which), ARMS[which.arm]
+    difference = records.difference(record.metadata, arm)
+    require(difference is None, f"{which} cannot be verified: {difference}")
+    run.prepare(arm)
+    setup = run.Setup((which,), arm, work)
+    for _, _, progress in run.train(setup):
+        if progress.learner.gradient_steps >= updates:
+            break
+    again = pd.DataFrame(progress.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
+    if len(again) > len(record.rows) or (run.ended(setup, progress) and len(again) < len(record.rows)):
+        return f"{which}: different: it has {len(again)} rows now, and {len(record.rows)} in its record"
+    recorded = record.rows[: len(again)]
+    if again.equals(recorded):
+        return f"{which}: {len(again)} rows are equal bit for bit"
+    numbers = [name for name, kind in records.COLUMNS.items() if kind == "float64"]
+    close = np.isclose(again[numbers], recorded[numbers], rtol=1e-3, equal_nan=True).all(axis=1)
+    close &= (again.drop(columns=numbers) == recorded.drop(columns=numbers)).all(axis=1)
+    if close.all():
+        largest = (again[numbers] - recorded[numbers]).abs().max().max()
+        return f"{which}: {len(again)} rows are equal within 0.1 %, the largest difference is {largest:.2g}"
+    first = again.loc[~close, ["phase", "gradient_steps", "environment_steps", "episode"]].iloc[0].to_dict()
+    return f"{which}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds otherwise"

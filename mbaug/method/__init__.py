@@ -1,0 +1,13 @@
+"""The paper. In reading order:
+
+- ``settings``: every hyper-parameter once, with symbol, unit and source.
+- ``networks``: perceptrons with a leading population axis, and Adam.
+- ``transitions``: what an agent learns from, offline and online.
+- ``world_model``, ``imagination``: a VAE that predicts one step, and what stands in its place in the controls.
+- ``augmentation``: the paper's one idea, half of a batch's next states imagined.
+- ``td3``, ``sac``, ``iql``: one file an algorithm, each ending in the record that ``algorithm`` describes.
+- ``arms``: the registry of algorithms, and all settings of one way to an online agent.
+- ``training``: offline pre-training and online fine-tuning, as generators.
+
+Everything here runs on torch alone. ``mbaug.engine`` makes it faster and changes no number of it; whoever trains passes it in.
+"""

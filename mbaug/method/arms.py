@@ -1,0 +1,65 @@
+"""An arm: all settings of one way to an online agent. The registry of algorithms stands here, because an arm names one."""
+
+from mbaug.checks import choose, require, settings
+from mbaug.method import iql, sac, td3
+from mbaug.method.algorithm import Algorithm
+from mbaug.method.imagination import SOURCES
+from mbaug.method.settings import PRECISIONS, Augmentation, Evaluation, Finetuning, Pretraining, WorldModel
+from mbaug.tasks import CALM, Dynamics
+
+ALGORITHMS: dict[str, Algorithm] = {"td3": td3.ALGORITHM, "sac": sac.ALGORITHM, "iql": iql.ALGORITHM}
+
+
+@settings
+class Arm:
+    """Everything that a run depends on but its task, its dataset and its seed."""
+
+    algorithm: str = "td3"
+    learner: object = td3.TD3()  # the algorithm's settings
+    model: WorldModel | None = None
+    augmentation: Augmentation | None = None
+    pretraining: Pretraining | None = None
+    finetuning: Finetuning | None = Finetuning()  # None: offline only
+    evaluation: Evaluation = Evaluation()
+    dynamics: Dynamics = CALM
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        algorithm = ALGORITHMS[choose("algorithm", self.algorithm, ALGORITHMS)]
+        choose("precision", self.precision, PRECISIONS)
+        given, needed = type(self.learner).__name__, algorithm.settings.__name__
+        require(
+            given == needed, f"the learner's settings are {given}(...), but the algorithm {self.algorithm!r} needs {needed}(...)"
+        )
+        require(
+            self.pretraining is not None or self.finetuning is not None,
+            "pretraining and finetuning are both None, but an arm has one of them at least",
+        )
+        able = ", ".join(repr(name) for name, one in ALGORITHMS.items() if one.offline_loss is not None)
+        require(
+            self.pretraining is None or self.pretraining.updates == 0 or algorithm.offline_loss is not None,
+            f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out",
+        )
+        require(
+            self.augmentation is None or self.pretraining is not None,
+            "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline",
+        )
+        source = None if self.augmentation is None else choose("augmentation source", self.augmentation.source, SOURCES)
+        require(
+            source is None or self.model is not None,
+            f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)",
+        )
+        require(
+            self.model is None or self.augmentation is not None,
+            "a model is given, but augmentation is None: nothing would ask the model",
+        )
+        extra = 0 if self.finetuning is None else self.finetuning.critic_updates
+        require(
+            extra == 0 or algorithm.critics_alone,
+            f"critic_updates is {extra}, but the algorithm {self.algorithm!r} cannot move its critics alone",
+        )
+
+    @property
+    def offline_part(self) -> "Arm | None":
+        """What arms with the same pre-training share; None if there is none."""
+        return None if self.pretraining is None else Arm(**(vars(self) | {"finetuning": None}))

@@ -1,0 +1,251 @@
+"""Every network of the paper on one page, with a leading population axis.
+
+A network here is N perceptrons of one shape. All their parameters live in one flat buffer, so one Adam and one moving average
+serve a population. The twin critics are 2 P perceptrons: the first critics of all agents, then the second ones.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.adam import adam
+
+Layers = tuple[tuple[Tensor, Tensor], ...]  # (weight [N, in, out], bias [N, 1, out]) of each layer
+
+TWIN = 0  # the axis of the two critics
+PARAMETER_DTYPE = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+LANES = 64  # a multiple of every vector width, in elements
+
+# --- what computes: plain here, faster where an engine is passed in -------------------------------------------------------
+
+
+def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: torch.dtype | None = None) -> Tensor:
+    """Returns the outputs of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
+
+    Args:
+        inputs: a batch for each network, [N, batch, in].
+        flat: all parameters; the gradient goes here if it requires one.
+        layers: views of `flat` (`layer_views`).
+        product_dtype: of the products in a faster engine; plain products are in the dtype of `flat`.
+    """
+    if flat.requires_grad:  # if not, `layers` may be the first networks alone, and their place in `flat` is not known here
+        layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
+    for weight, bias in layers[:-1]:
+        inputs = torch.baddbmm(bias, inputs, weight).relu()
+    return torch.baddbmm(layers[-1][1], inputs, layers[-1][0])
+
+
+def as_written(period: Callable[..., None], first: int, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Callable[..., None]:
+    """Returns `period`, a function of a number and of tensors, as it is: an engine may return a faster one (graphs.captured)."""
+    return period
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What computes a network's outputs, and what repeats a stretch of updates. `PLAIN` is torch as everyone knows it."""
+
+    forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None], Tensor] = plain_forward
+    captured: Callable[..., Callable[..., None]] = as_written
+
+
+PLAIN = Arithmetic()
+
+# --- parameters -----------------------------------------------------------------------------------------------------------
+
+
+def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype, device: str) -> Float[Tensor, " parameters"]:
+    """Returns a zero buffer for the parameters of `population` perceptrons with these layer sizes.
+
+    Its length is a multiple of LANES: torch's fused Adam rounds the rest of an array differently from its body, and an
+    agent's last bias would depend on how many neighbours it has.
+    """
+    count = population * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    return torch.zeros(-(-count // LANES) * LANES, dtype=dtype, device=device)
+
+
+def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequence[int]) -> Layers:
+    """Returns (weight [N, in, out], bias [N, 1, out]) of each layer as views of `flat`.
+
+    Layer by layer and, within a layer, network by network: so each weight is one contiguous batch for one product.
+    """
+    layers, start = [], 0
+    for inputs, outputs in pairwise(sizes):
+        middle, end = start + population * inputs * outputs, start + population * (inputs + 1) * outputs
+        weight = flat[start:middle].view(population, inputs, outputs)
+        layers.append((weight, flat[middle:end].view(population, 1, outputs)))
+        start = end
+    return tuple(layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Perceptron:
+    """N multi-layer perceptrons with ReLU between their layers.
+
+    Attributes:
+        flat: all parameters (`layer_views` gives their order).
+        layers: (weight [N, in, out], bias [N, 1, out]) of each layer, views of `flat` without a gradient.
+        product_dtype: dtype of the wide matrix products, None for that of `flat`.
+        forward: what computes the outputs.
+    """
+
+    flat: Float[Tensor, " parameters"]
+    layers: Layers
+    product_dtype: torch.dtype | None = None
+    forward: Callable[..., Tensor] = plain_forward
+
+    def __call__(self, inputs: Float[Tensor, "networks batch inputs"]) -> Float[Tensor, "networks batch outputs"]:
+        return self.forward(inputs, self.flat, self.layers, self.product_dtype)
+
+    def alone(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
+        """Returns the outputs of a network that is one: N = 1, without the leading axis."""
+        return self(inputs.unsqueeze(0)).squeeze(0)
+
+    @property
+    def population(self) -> int:
+        """N."""
+        return len(self.layers[0][0])
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Inputs, hidden units and outputs."""
+        return self.layers[0][0].shape[1], *(weight.shape[2] for weight, _ in self.layers)
+
+    @cached_property
+    def frozen(self) -> "Perceptron":
+        """The same networks, in the same memory, held fixed: no gradient reaches them."""
+        return dataclasses.replace(self, flat=self.flat.detach())
+
+    def first(self, count: int) -> "Perceptron":
+        """Returns the first `count` networks, in the same memory, held fixed."""
+        layers = tuple((weight[:count], bias[:count]) for weight, bias in self.layers)
+        return dataclasses.replace(self.frozen, layers=layers)
+
+    def on(self, flat: Float[Tensor, " parameters"]) -> "Perceptron":
+        """Returns networks like these whose parameters are `flat`."""
+        return dataclasses.replace(self, flat=flat, layers=layer_views(flat.detach(), self.population, self.sizes))
+
+    def copy(self) -> "Perceptron":
+        """Returns the same networks in memory of their own, held fixed: a target."""
+        return self.on(self.flat.detach().clone())
+
+
+def perceptron(
+    sizes: Sequence[int],
+    generators: Sequence[torch.Generator],
+    precision: str = "float32",
+    device: str = "cpu",
+    arithmetic: Arithmetic = PLAIN,
+) -> Perceptron:
+    """Returns N = len(generators) perceptrons, each drawn from its own generator on the CPU.
+
+    As torch.nn.Linear does, weights and biases are uniform in +-1/sqrt(inputs).
+    """
+    flat = allocate(len(generators), sizes, PARAMETER_DTYPE[precision], "cpu")
+    for weight, bias in layer_views(flat, len(generators), sizes):
+        bound = 1 / math.sqrt(weight.shape[1])
+        for network, generator in enumerate(generators):
+            weight[network].uniform_(-bound, bound, generator=generator)
+            bias[network].uniform_(-bound, bound, generator=generator)
+    flat = flat.to(device)
+    low = torch.bfloat16 if precision == "bfloat16" else None
+    return Perceptron(flat.requires_grad_(), layer_views(flat.detach(), len(generators), sizes), low, arithmetic.forward)
+
+
+# --- actors and critics ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Actor:
+    """pi(s) = tanh(MLP(s)): one action in [-1, 1] a state."""
+
+    network: Perceptron
+
+    def __call__(self, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
+        return self.network(state).tanh()
+
+
+@dataclass(frozen=True, eq=False)
+class Critics:
+    """Q_i(s, a) = MLP_i([s, a]): `count` independent critics an agent."""
+
+    network: Perceptron
+    count: int = 2
+
+    def __call__(
+        self, state: Float[Tensor, "population batch state"], action: Float[Tensor, "population batch action"]
+    ) -> Float[Tensor, "twin population batch"]:
+        inputs = torch.cat([state, action], dim=-1)
+        return self.network(torch.cat([inputs] * self.count)).view(self.count, *state.shape[:-1])
+
+    @cached_property
+    def frozen(self) -> "Critics":
+        """The same critics held fixed: how an actor's loss sees them."""
+        return Critics(self.network.frozen, self.count)
+
+    @cached_property
+    def first(self) -> "Critics":
+        """Q_1 of every agent, held fixed: what TD3's actor climbs."""
+        return Critics(self.network.first(self.network.population // self.count), 1)
+
+
+def act_alone(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns one network of a population as a NumPy function of one input vector.
+
+    For a single agent that acts, NumPy needs 10 microseconds where torch needs 40. The arrays share the parameters' memory.
+    """
+    arrays = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
+
+    def forward(vector: np.ndarray) -> np.ndarray:
+        for weight, bias in arrays[:-1]:
+            vector = np.maximum(vector @ weight + bias, 0)
+        weight, bias = arrays[-1]
+        return vector @ weight + bias
+
+    return forward
+
+
+# --- learning -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Adam:
+    """The moments of Adam (Kingma & Ba 2015) for one flat buffer, with torch's fused step."""
+
+    first: Float[Tensor, " parameters"]
+    second: Float[Tensor, " parameters"]
+    steps: Float[Tensor, ""]
+
+    @classmethod
+    def zeros(cls, flat: Float[Tensor, " parameters"]) -> "Adam":
+        """Returns fresh moments for the parameters `flat`."""
+        return cls(torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros((), device=flat.device))
+
+    @torch.no_grad()
+    def step(self, flat: Tensor, gradient: Tensor, learning_rate: float) -> None:
+        """Moves `flat` one step of size `learning_rate` against `gradient`, in place."""
+        adam(
+            [flat], [gradient], [self.first], [self.second], [], [self.steps],
+            fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
+
+
+def descend(losses: Float[Tensor, " population"], flat: Tensor, moments: Adam, learning_rate: float) -> None:
+    """Moves `flat` one Adam step down the sum of the population's losses.
+
+    Each loss depends on its own agent's parameters alone, so the sum's gradient holds each agent's own: none feels another.
+    """
+    (gradient,) = torch.autograd.grad(losses.sum(), flat)
+    moments.step(flat, gradient, learning_rate)
+
+
+@torch.no_grad()
+def track(target: Perceptron, online: Perceptron, rate: float) -> None:
+    """theta' <- (1 - tau) theta' + tau theta, in place."""
+    target.flat.lerp_(online.flat, rate)

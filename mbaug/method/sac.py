@@ -1,0 +1,222 @@
+"""SAC with a learned temperature (Haarnoja et al. 2018b) for a population of agents: the baseline, in the shape of `td3`."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from mbaug.checks import Count, Layers, Positive, Share, require, settings
+from mbaug.method import networks
+from mbaug.method.algorithm import Algorithm, as_drawn
+from mbaug.method.networks import TWIN, Adam, Critics, descend
+from mbaug.method.transitions import Batch
+
+
+@settings
+class SAC:
+    """Soft actor-critic with a learned temperature."""
+
+    hidden: Layers = (256, 256)  # units a layer; SAC
+    discount: Share = 0.99  # gamma, per step; SAC
+    target_rate: Share = 0.005  # tau, per update; SAC
+    learning_rate: Positive = 1e-3  # Adam, actor and critics; Tianshou's MuJoCo benchmark, the strongest published SAC we know
+    temperature_learning_rate: Positive = 3e-4  # Adam, log alpha; the same
+    batch_size: Count = 256  # B, transitions; SAC
+    policy_delay: Count = 1  # every update moves the actor; SAC
+    initial_temperature: Positive = 1.0  # alpha at the start; SAC code
+    target_entropy_per_action: float = -1.0  # nats per action dimension; SAC
+    log_std_min: float = -20.0  # of the Gaussian before tanh; SAC code
+    log_std_max: float = 2.0  # of the Gaussian before tanh; SAC code
+
+    def __post_init__(self) -> None:
+        require(
+            self.log_std_min < self.log_std_max,
+            f"log_std_min is {self.log_std_min}, but it must be below log_std_max = {self.log_std_max}",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianActor:
+    """The mean and log standard deviation of SAC's Gaussian before tanh."""
+
+    network: networks.Perceptron
+    log_std_min: float
+    log_std_max: float
+
+    def __call__(
+        self, state: Float[Tensor, "population batch state"]
+    ) -> tuple[Float[Tensor, "population batch action"], Float[Tensor, "population batch action"]]:
+        mean, log_std = self.network(state).chunk(2, dim=-1)
+        return mean, log_std.clamp(self.log_std_min, self.log_std_max)
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """P agents: their networks, the target critics, log alpha and the moments of the three Adams."""
+
+    actor: GaussianActor
+    critics: Critics
+    target_critics: Critics
+    log_temperature: Float[Tensor, " padded"]  # of agent k at k; padded as `allocate` says
+    actor_moments: Adam
+    critics_moments: Adam
+    log_temperature_moments: Adam
+
+
+def create(
+    state_size: int,
+    action_size: int,
+    settings: SAC,
+    generators: Sequence[torch.Generator],
+    precision: str = "float32",
+    device: str = "cpu",
+    arithmetic: networks.Arithmetic = networks.PLAIN,
+) -> Agent:
+    """Returns P = len(generators) fresh agents; the target critics start as copies."""
+    sizes = (state_size, *settings.hidden, 2 * action_size), (state_size + action_size, *settings.hidden, 1)
+    actor = networks.perceptron(sizes[0], generators, precision, device, arithmetic)
+    critics = networks.perceptron(sizes[1], [*generators, *generators], precision, device, arithmetic)
+    log_temperature = networks.allocate(len(generators), (0, 1), actor.flat.dtype, device)
+    log_temperature += math.log(settings.initial_temperature)
+    return Agent(
+        GaussianActor(actor, settings.log_std_min, settings.log_std_max),
+        Critics(critics),
+        Critics(critics.copy()),
+        log_temperature.requires_grad_(),
+        *(Adam.zeros(flat) for flat in (actor.flat, critics.flat, log_temperature)),
+    )
+
+
+def sample(
+    actor: GaussianActor,
+    state: Float[Tensor, "population batch state"],
+    normal: Float[Tensor, "population batch action"],
+) -> tuple[Float[Tensor, "population batch action"], Float[Tensor, "population batch"]]:
+    """Returns a = tanh(u), u = mu(s) + sigma(s) n, and log pi(a|s) = log N(u) - sum log(1 - tanh(u)^2).
+
+    The correction is written as 2 (log 2 - u - softplus(-2u)), which stays finite where tanh saturates.
+    Source: Haarnoja et al. 2018b, appendix C.
+    """
+    mean, log_std = actor(state)
+    before = mean + log_std.exp() * normal
+    log_density = -0.5 * normal.square() - log_std - 0.5 * math.log(2 * math.pi)
+    correction = 2 * (math.log(2) - before - softplus(-2 * before))
+    return before.tanh(), (log_density - correction).sum(dim=-1)
+
+
+def temperature(agent: Agent) -> Float[Tensor, " population"]:
+    """Returns alpha of each agent, held fixed."""
+    return agent.log_temperature.detach()[: agent.actor.network.population].exp()
+
+
+@torch.no_grad()
+def critic_target(
+    agent: Agent, batch: Batch, settings: SAC, noise: Float[Tensor, "population batch action"]
+) -> Float[Tensor, "population batch"]:
+    """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' from the actor of today.
+
+    Source: Haarnoja et al. 2018b, equations 3 and 5.
+    """
+    next_action, log_density = sample(agent.actor, batch.next_state, noise)
+    next_value = agent.target_critics(batch.next_state, next_action).amin(dim=TWIN)
+    soft_value = next_value - temperature(agent).unsqueeze(-1) * log_density
+    return batch.reward + settings.discount * (1 - batch.terminal) * soft_value
+
+
+def critic_loss(critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]) -> Float[Tensor, " population"]:
+    """L = sum_i mean (Q_i(s, a) - y)^2 / 2. Source: Haarnoja et al. 2018b, equation 5."""
+    return 0.5 * (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
+
+
+def actor_loss(
+    actor: GaussianActor,
+    critics: Critics,
+    batch: Batch,
+    alpha: Float[Tensor, " population"],
+    noise: Float[Tensor, "population batch action"],
+) -> tuple[Float[Tensor, " population"], Float[Tensor, " population"]]:
+    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi. Source: Haarnoja et al. 2018b, equation 9."""
+    action, log_density = sample(actor, batch.state, noise)
+    value = critics.frozen(batch.state, action).amin(dim=TWIN)
+    return (alpha.unsqueeze(-1) * log_density - value).mean(dim=-1), log_density.detach().mean(dim=-1)
+
+
+def temperature_loss(
+    log_temperature: Float[Tensor, " population"], log_density: Float[Tensor, " population"], target_entropy: float
+) -> Float[Tensor, " population"]:
+    """L = -log alpha (mean log pi + H): alpha grows while the entropy is below H.
+
+    Source: Haarnoja et al. 2018b, equation 18; log alpha in place of alpha, as in the authors' code.
+    """
+    return -log_temperature * (log_density + target_entropy)
+
+
+def update(
+    agent: Agent,
+    batch: Batch,
+    noise: Float[Tensor, "2 population batch action"],
+    settings: SAC,
+    gradient_step: int,
+    loss: Callable[..., tuple[Float[Tensor, " population"], Float[Tensor, " population"]]] = actor_loss,
+) -> None:
+    """Moves critics, actor, temperature and target critics, in place.
+
+    Args:
+        agent: P agents.
+        batch: B transitions for each.
+        noise: standard normals for the action at s' and at s.
+        settings: of SAC.
+        gradient_step: the number of this update, counted from 1.
+        loss: of the actor.
+    """
+    target = critic_target(agent, batch, settings, noise[0])
+    critics, actor, rate = agent.critics.network, agent.actor.network, settings.learning_rate
+    descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, rate)
+    if gradient_step % settings.policy_delay == 0:
+        losses, log_density = loss(agent.actor, agent.critics, batch, temperature(agent), noise[1])
+        descend(losses, actor.flat, agent.actor_moments, rate)
+        target_entropy = settings.target_entropy_per_action * batch.action.shape[-1]
+        losses = temperature_loss(agent.log_temperature[: len(losses)], log_density, target_entropy)
+        descend(losses, agent.log_temperature, agent.log_temperature_moments, settings.temperature_learning_rate)
+    networks.track(agent.target_critics.network, critics, settings.target_rate)
+
+
+# --- acting ---------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def greedy(agent: Agent, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
+    """Returns tanh(mu(s)): the action of an evaluation."""
+    return agent.actor(state)[0].tanh()
+
+
+def explorer(agent: Agent, number: int, settings: SAC) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns a = tanh(mu(s) + sigma(s) n) of agent `number`, as a NumPy function of a state and a standard normal n."""
+    forward = networks.act_alone(agent.actor.network.layers, number)
+
+    def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        mean, log_std = np.split(forward(state), 2)
+        log_std = np.clip(log_std, settings.log_std_min, settings.log_std_max)
+        return np.tanh(mean + np.exp(log_std) * normal)
+
+    return explore
+
+
+ALGORITHM = Algorithm(
+    settings=SAC,
+    create=create,
+    normals=2,  # for the actions at s' and at s
+    noise=as_drawn,
+    critic_target=critic_target,
+    update=update,
+    offline_loss=None,
+    online_loss=actor_loss,
+    greedy=greedy,
+    explorer=explorer,
+    carried={"actor": ("actor", "log_temperature"), "critics": ("critics",)},
+)

@@ -1,0 +1,89 @@
+"""The numbers of the method's stages, once: each with its symbol, unit and source. Those of an algorithm stand in its own file.
+
+Sources: [C] the authors' development repository (October 2023), [S] and [A] two summaries of the paper. `ours` marks what no
+source states, with the reason.
+"""
+
+from mbaug.checks import Count, Layers, NotNegative, Positive, Share, Whole, choose, require, settings
+
+PRECISIONS = ("float32", "bfloat16", "float64")
+
+
+@settings
+class WorldModel:
+    """The VAE with a latent transition. Values from [C] unless a line says otherwise."""
+
+    hidden: Layers = (500, 500, 500)  # units a layer, encoder and decoder
+    transition_hidden: Layers = (300, 600, 300)  # units a layer, latent transition
+    latent_size: Count = 12  # dimensions of z, every task
+    residual: bool = True  # z' = z + f(z, a); S, A. False: z' = f(z, a), as in C
+    kl_weight: NotNegative = 1.0  # w_KL times the batches of an epoch: w_KL = kl_weight / batches per epoch
+    prediction_weight: NotNegative = 10.0  # of the decoded next state's squared error
+    latent_weight: NotNegative = 1.0  # of the latent squared error
+    learning_rate: Positive = 1e-4  # Adam
+    batch_size: Count = 4096  # transitions
+    epochs: Count = 300  # passes over the rows; about 900 gradient steps at 10,000 rows
+
+
+@settings
+class Augmentation:
+    """Which share of a batch's next states is replaced, and by what."""
+
+    rate: Share = 0.5  # share of a batch; S, A, C
+    source: str = "sample"  # what replaces, a name in imagination.SOURCES; z is sampled at prediction time; C
+    table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
+    redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
+
+
+@settings
+class Pretraining:
+    """Offline: an algorithm's offline loss on the drawn transitions. Values from [C]."""
+
+    updates: Whole = 200_000  # gradient steps; 0: the rows are drawn, no more
+    transitions: Count = 10_000  # rows drawn for a seed
+    whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
+    horizon: Count = 1  # n, steps of the target; S, A: multi-step prediction, 2 to 5
+    evaluation_interval: Count = 10_000  # updates; ours: 20 points, a tenth of a minute each
+    standardise: bool = True  # states by the drawn rows' mean and standard deviation; False: as they are
+    standardiser_epsilon: NotNegative = 1e-3  # added to the standard deviation of a state's dimension
+
+    def __post_init__(self) -> None:
+        require(
+            self.horizon == 1 or self.whole_episodes,
+            f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors",
+        )
+
+
+@settings
+class Finetuning:
+    """Online: what is carried over, how long nothing is learned, what is in the replay at the start."""
+
+    steps: Count = 100_000  # environment steps, warm-up included; ours: where the claim is made
+    warmup_steps: Whole = 25_000  # environment steps without updates; C
+    warmup_policy: str = "agent"  # "agent": the carried actor with noise (C); "uniform": actions at random
+    keep_data: bool = False  # True: the replay starts with the offline rows; C: False
+    carry_actor: bool = True  # C
+    carry_critics: bool = True  # C
+    carry_moments: bool = True  # the Adam states of what is carried; C
+    critic_updates: Whole = 0  # of the critics alone, when the warm-up ends; ours: for fresh ones that meet a carried actor
+    evaluation_interval: Count = 5_000  # environment steps; C
+
+    def __post_init__(self) -> None:
+        choose("warm-up policy", self.warmup_policy, ("agent", "uniform"))
+        require(
+            self.warmup_steps <= self.steps,
+            f"warmup_steps is {self.warmup_steps}, but it must be from 0 to steps = {self.steps}",
+        )
+        require(
+            self.critic_updates == 0 or self.warmup_steps > 0 or self.keep_data,
+            f"critic_updates is {self.critic_updates}, but the replay is empty: it needs warmup_steps above 0 or keep_data=True",
+        )
+
+
+@settings
+class Evaluation:
+    """Greedy episodes on environments of their own, and what is asked of the critics when pre-training ends."""
+
+    episodes: Count = 10  # C
+    probe_rows: Count = 1_000  # dataset rows on which the critic is watched; ours
+    probe_steps: Count = 500  # of a roll-out from a fixed state; ours: what comes later weighs 0.99^500 = 0.7 %

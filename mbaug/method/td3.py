@@ -1,0 +1,167 @@
+"""TD3 (Fujimoto, van Hoof & Meger 2018) and TD3+BC (Fujimoto & Gu 2021) for a population of agents.
+
+Every function keeps the population axis: a loss is a vector of P numbers, one an agent. Offline and online differ by which
+actor loss is passed to `update`, not by a flag inside.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mbaug.checks import Count, Layers, NotNegative, Positive, Share, settings
+from mbaug.method.algorithm import Algorithm
+from mbaug.method.networks import PLAIN, TWIN, Actor, Adam, Arithmetic, Critics, act_alone, descend, perceptron, track
+from mbaug.method.transitions import Batch
+
+
+@settings
+class TD3:
+    """TD3 and, with the behaviour-cloning term, TD3+BC. Sources: the papers, their code, and the authors' repository [C]."""
+
+    hidden: Layers = (256, 256)  # units a layer, actor and critics; TD3 code, C
+    discount: Share = 0.99  # gamma, per step; TD3
+    target_rate: Share = 0.005  # tau, per update of the targets; TD3
+    learning_rate: Positive = 3e-4  # Adam, actor and critics; TD3 code, C
+    batch_size: Count = 256  # B, transitions; TD3 code, C
+    policy_delay: Count = 2  # d, critic updates per actor update; TD3
+    target_noise: NotNegative = 0.2  # sigma~, of an action in [-1, 1]; TD3
+    target_noise_clip: NotNegative = 0.5  # c, of an action in [-1, 1]; TD3
+    exploration_noise: NotNegative = 0.1  # sigma, of an action in [-1, 1]; TD3, C
+    behaviour_weight: Positive = 2.5  # alpha of lambda = alpha / mean|Q|; TD3+BC, C
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """P agents: their networks, slowly following targets, and the moments of both Adams."""
+
+    actor: Actor
+    critics: Critics
+    target_actor: Actor
+    target_critics: Critics
+    actor_moments: Adam
+    critics_moments: Adam
+
+
+def create(
+    state_size: int,
+    action_size: int,
+    settings: TD3,
+    generators: Sequence[torch.Generator],
+    precision: str = "float32",
+    device: str = "cpu",
+    arithmetic: Arithmetic = PLAIN,
+) -> Agent:
+    """Returns P = len(generators) fresh agents; the targets start as copies."""
+    sizes = (state_size, *settings.hidden, action_size), (state_size + action_size, *settings.hidden, 1)
+    actor = perceptron(sizes[0], generators, precision, device, arithmetic)
+    critics = perceptron(sizes[1], [*generators, *generators], precision, device, arithmetic)
+    copies = Actor(actor.copy()), Critics(critics.copy())
+    return Agent(Actor(actor), Critics(critics), *copies, Adam.zeros(actor.flat), Adam.zeros(critics.flat))
+
+
+def noise(normal: Float[Tensor, "..."], settings: TD3) -> Float[Tensor, "..."]:
+    """Returns epsilon = clip(sigma~ n, -c, c) for standard normal n: the smoothing of the target action."""
+    return (settings.target_noise * normal).clamp(-settings.target_noise_clip, settings.target_noise_clip)
+
+
+@torch.no_grad()
+def critic_target(
+    agent: Agent, batch: Batch, settings: TD3, noise: Float[Tensor, "population batch action"]
+) -> Float[Tensor, "population batch"]:
+    """y = r + gamma (1 - d) min_i Q'_i(s', pi'(s') + epsilon).
+
+    Source: Fujimoto et al. 2018, Algorithm 1; the target action is clipped to [-1, 1].
+    """
+    next_action = (agent.target_actor(batch.next_state) + noise).clamp(-1, 1)
+    next_value = agent.target_critics(batch.next_state, next_action).amin(dim=TWIN)
+    return batch.reward + settings.discount * (1 - batch.terminal) * next_value
+
+
+def critic_loss(critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]) -> Float[Tensor, " population"]:
+    """L = sum_i mean (Q_i(s, a) - y)^2. Source: Fujimoto et al. 2018, Algorithm 1."""
+    return (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
+
+
+def actor_loss(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Float[Tensor, " population"]:
+    """L = -mean Q_1(s, pi(s)): the online loss. Source: Fujimoto et al. 2018, Algorithm 1."""
+    return -critics.first(batch.state, actor(batch.state))[0].mean(dim=-1)
+
+
+def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Float[Tensor, " population"]:
+    """L = -lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2 with lambda = alpha / mean |Q_1|: the offline loss.
+
+    lambda is held fixed: it only scales. The second mean runs over the batch and the action's dimensions.
+    Source: Fujimoto & Gu 2021, equation 3 to 5.
+    """
+    action = actor(batch.state)
+    value = critics.first(batch.state, action)[0]
+    scale = settings.behaviour_weight / value.detach().abs().mean(dim=-1)
+    return -scale * value.mean(dim=-1) + (action - batch.action).square().mean(dim=(-1, -2))
+
+
+def update(
+    agent: Agent,
+    batch: Batch,
+    noise: Float[Tensor, "1 population batch action"],
+    settings: TD3,
+    gradient_step: int,
+    loss: Callable[..., Float[Tensor, " population"]] | None = actor_loss,
+) -> None:
+    """Moves the critics and, at every `policy_delay`-th gradient step, the actor and the targets, in place.
+
+    Args:
+        agent: P agents.
+        batch: B transitions for each.
+        noise: what `noise` returned, with a leading axis of one.
+        settings: of TD3.
+        gradient_step: the number of this update, counted from 1.
+        loss: of the actor: `actor_loss` online, `actor_loss_bc` offline; None: the actor stays as it is.
+    """
+    target = critic_target(agent, batch, settings, noise[0])
+    critics, actor = agent.critics.network, agent.actor.network
+    descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, settings.learning_rate)
+    if gradient_step % settings.policy_delay == 0:
+        if loss is not None:
+            losses = loss(agent.actor, agent.critics, batch, settings)
+            descend(losses, actor.flat, agent.actor_moments, settings.learning_rate)
+        track(agent.target_critics.network, critics, settings.target_rate)
+        track(agent.target_actor.network, actor, settings.target_rate)
+
+
+# --- acting ---------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def greedy(agent: Agent, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
+    """Returns pi(s): the action of an evaluation."""
+    return agent.actor(state)
+
+
+def explorer(agent: Agent, number: int, settings: TD3) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns a = clip(pi(s) + sigma n, -1, 1) of agent `number`, as a NumPy function of a state and a standard normal n."""
+    forward = act_alone(agent.actor.network.layers, number)
+
+    def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        return np.clip(np.tanh(forward(state)) + settings.exploration_noise * normal, -1, 1)
+
+    return explore
+
+
+ALGORITHM = Algorithm(
+    settings=TD3,
+    create=create,
+    normals=1,
+    noise=noise,
+    critic_target=critic_target,
+    update=update,
+    offline_loss=actor_loss_bc,
+    online_loss=actor_loss,
+    greedy=greedy,
+    explorer=explorer,
+    carried={"actor": ("actor",), "critics": ("critics",)},
+    critics_alone=True,
+)

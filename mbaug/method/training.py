@@ -1,0 +1,337 @@
+"""The algorithms as a reader knows them: offline pre-training and online fine-tuning, as generators.
+
+They log, save and draw nothing; each yields whenever an evaluation is due, and whoever consumes it evaluates, records or stops.
+A `Learner` holds everything that is needed to go on, so that a run killed in the night continues bit for bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mbaug import streams
+from mbaug.checks import require
+from mbaug.method import algorithm, augmentation, transitions
+from mbaug.method.algorithm import Algorithm
+from mbaug.method.arms import ALGORITHMS, Arm
+from mbaug.method.networks import PLAIN, Arithmetic
+from mbaug.method.settings import Finetuning
+from mbaug.method.transitions import Batch, ReplayBuffer, Standardiser
+from mbaug.tasks import Lockstep, Task
+
+BLOCK = 50  # updates whose batches and noise are drawn at once
+ACTING = "exploration", "uniform actions"  # streams of who acts, beside the simulators: on the CPU
+
+Imagine = Callable[[int], Float[Tensor, "population rows samples state"]]
+Table = Float[Tensor, "population rows width"]
+Noise = Float[Tensor, "block normals population batch action"]
+
+
+@dataclass
+class Learner:
+    """P agents while they learn.
+
+    Attributes:
+        arm: the settings they share.
+        task: that they learn.
+        seeds: one an agent; all random streams of agent k come from seeds[k].
+        agent: the networks, of the algorithm's class.
+        standardiser: of states, frozen once made.
+        arithmetic: what computes.
+        diverged_at: per agent None, or the counters at which its parameters stopped being finite.
+        gradient_steps, environment_steps: so far.
+        generators: by stream, one an agent.
+    """
+
+    arm: Arm
+    task: Task
+    seeds: list[int]
+    agent: Any
+    standardiser: Standardiser
+    arithmetic: Arithmetic
+    diverged_at: list[dict | None]
+    gradient_steps: int = 0
+    environment_steps: int = 0
+    generators: dict[str, list[torch.Generator]] = field(default_factory=dict)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The record of the arm's algorithm."""
+        return ALGORITHMS[self.arm.algorithm]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the agent is, and what it learns from; the standardiser and the simulators are on the CPU."""
+        return self.agent.actor.network.flat.device
+
+    def stream(self, name: str) -> list[torch.Generator]:
+        """Returns the generators of stream `name`, made when first asked for."""
+        if name not in self.generators:
+            device = "cpu" if name in ACTING else self.device.type
+            self.generators[name] = streams.torch_generators(self.seeds, name, device=device)
+        return self.generators[name]
+
+    def watch(self) -> bool:
+        """Notes which agents' parameters are no longer finite; returns whether any agent still learns."""
+        for network in (self.agent.actor.network, self.agent.critics.network):
+            if torch.isfinite(network.flat.detach().sum()):
+                continue
+            for k, tensors in enumerate(networks_of(network, len(self.seeds))):
+                if self.diverged_at[k] is None and not all(torch.isfinite(t).all() for t in tensors):
+                    steps = {"gradient_steps": self.gradient_steps, "environment_steps": self.environment_steps}
+                    self.diverged_at[k] = steps
+        return None in self.diverged_at
+
+    @torch.no_grad()
+    def policy(self, state: Float[np.ndarray, "population episodes state"]) -> np.ndarray:
+        """Returns the greedy actions for states in the environment's units."""
+        standardised = self.standardiser.apply(torch.from_numpy(state)).to(self.agent.actor.network.flat)
+        return torch.nan_to_num(self.algorithm.greedy(self.agent, standardised)).cpu().numpy()
+
+
+def networks_of(network: Any, population: int) -> Iterator[list[Tensor]]:
+    """Yields the parameters of each agent in a network of P or, for twin critics, 2 P perceptrons."""
+    for k in range(population):
+        yield [tensor[k::population] for layer in network.layers for tensor in layer]
+
+
+def learner(
+    arm: Arm,
+    task: Task,
+    seeds: Sequence[int],
+    standardiser: Standardiser | None = None,
+    device: str = "cpu",
+    arithmetic: Arithmetic = PLAIN,
+) -> Learner:
+    """Returns P = len(seeds) fresh learners on `device`; without a standardiser states are used as they are."""
+    sizes, generators = (task.state_size, task.action_size), streams.torch_generators(seeds, "initialisation")
+    agent = ALGORITHMS[arm.algorithm].create(*sizes, arm.learner, generators, arm.precision, device, arithmetic)
+    standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
+    return Learner(arm, task, list(seeds), agent, standardiser, arithmetic, [None] * len(seeds))
+
+
+# --- updates --------------------------------------------------------------------------------------------------------------
+
+
+def _update_noise(learner: Learner, updates: int) -> Noise:
+    """Returns what the updates of a block draw."""
+    settings, size = learner.arm.learner, learner.task.action_size
+    shape = updates, learner.algorithm.normals, settings.batch_size, size
+    drawn = [torch.randn(shape, generator=g, device=learner.device) for g in learner.stream("update noise")]
+    return learner.algorithm.noise(torch.stack(drawn, dim=2), settings)
+
+
+def block(learner: Learner, table: Table, updates: int = BLOCK) -> tuple[Int[Tensor, "block population batch"], Batch, Noise]:
+    """Returns the rows that a block of updates draws from the table, their batches, and the noise."""
+    shape, device = (updates, learner.arm.learner.batch_size), learner.device
+    drawn = [torch.randint(table.shape[1], shape, generator=g, device=device) for g in learner.stream("batches")]
+    index = torch.stack(drawn, dim=1)
+    batches = transitions.unpack(transitions.gather(table, index), learner.task.state_size, learner.task.action_size)
+    return index, batches, _update_noise(learner, updates)
+
+
+def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor], None]:
+    """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
+
+    It goes in stretches that end where the actor moves. The learner's arithmetic may capture a stretch once and replay it: there
+    is one for each length and each place within the policy delay that it begins at.
+
+    Args:
+        learner: its agent is changed in place.
+        loss: of the actor; None: it stays as it is.
+    """
+    settings, stretches = learner.arm.learner, {}
+
+    def stretch(first: int, *inputs: Tensor) -> None:
+        for number, (*batch, noise) in enumerate(zip(*inputs, strict=True), start=first):
+            learner.algorithm.update(learner.agent, Batch(*batch), noise, settings, number, loss)
+
+    def learn(batches: Batch, noise: Tensor) -> None:
+        start = 0
+        while start < len(noise):
+            place, first = learner.gradient_steps % settings.policy_delay, learner.gradient_steps + 1
+            end = min(start + settings.policy_delay - place, len(noise))
+            inputs = [part[start:end] for part in (*batches, noise)]
+            if (place, end - start) not in stretches:
+                state = list(memory(learner).values())
+                stretches[place, end - start] = learner.arithmetic.captured(stretch, first, inputs, state)
+            stretches[place, end - start](first, *inputs)
+            learner.gradient_steps += end - start
+            start = end
+
+    return learn
+
+
+def _on_grid(plan: object, *names: str) -> None:
+    for name in names:
+        number = getattr(plan, name)
+        require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
+
+
+# --- offline --------------------------------------------------------------------------------------------------------------
+
+
+def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> Iterator[None]:
+    """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
+
+    Args:
+        learner: goes on from where it is.
+        table: packed, standardised rows (transitions.table), each agent its own, on the learner's device.
+        imagine: returns the imagined next states of all rows, standardised, for the table number given; None: no augmentation.
+    """
+    arm, plan, rule = learner.arm, learner.arm.pretraining, learner.arm.augmentation
+    _on_grid(plan, "updates", "evaluation_interval")
+    count = augmentation.replaced(rule.rate, arm.learner.batch_size) if imagine is not None else 0
+    imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
+    while learner.gradient_steps < plan.updates:
+        if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
+            imagined = imagine(learner.gradient_steps // rule.redraw_interval).to(learner.device)
+        index, batches, noise = block(learner, table)
+        if imagined is not None:
+            picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
+            batches = augmentation.augment(batches, picked, rule.rate)
+        learn(batches, noise)
+        if not learner.watch():
+            return
+        if learner.gradient_steps % plan.evaluation_interval == 0:
+            yield
+
+
+# --- online ---------------------------------------------------------------------------------------------------------------
+
+
+def carry(learner: Learner, plan: Finetuning) -> None:
+    """Keeps what `plan` carries into the online phase; the rest starts fresh. Targets become copies."""
+    arm, old = learner.arm, learner.agent
+    generators = streams.torch_generators(learner.seeds, "initialisation", "online")
+    sizes = learner.task.state_size, learner.task.action_size
+    place = arm.precision, learner.device.type, learner.arithmetic
+    fresh = learner.algorithm.create(*sizes, arm.learner, generators, *place)
+    chosen = {"actor": plan.carry_actor, "critics": plan.carry_critics}
+    kept = {}
+    for name in (part for group, carried in chosen.items() if carried for part in learner.algorithm.carried[group]):
+        kept[name] = getattr(old, name)
+        if plan.carry_moments:
+            kept[f"{name}_moments"] = getattr(old, f"{name}_moments")
+    online = replace(fresh, **kept)
+    targets = [part.name for part in dataclasses.fields(fresh) if part.name.startswith("target_")]
+    sources = {name: getattr(online, name.removeprefix("target_")) for name in targets}
+    copies = {name: replace(source, network=source.network.copy()) for name, source in sources.items()}
+    learner.agent = replace(online, **copies)
+
+
+def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
+    """Returns a replay buffer for the whole online phase: empty or, given a table, starting with the offline rows."""
+    plan, rows = learner.arm.finetuning, 0 if table is None else table.shape[1]
+    sizes = learner.task.state_size, learner.task.action_size
+    dtype = learner.agent.actor.network.flat.dtype
+    buffer = ReplayBuffer(len(learner.seeds), plan.steps + rows, *sizes, dtype, learner.device)
+    if table is not None:
+        buffer.extend(table)
+    return buffer
+
+
+def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
+    """Moves the critics alone, so many updates on what the replay holds: they come to know an actor that they never saw learn."""
+    learn = updater(learner, None)
+    for _ in range(0, updates, BLOCK):
+        _, batches, noise = block(learner, buffer.rows[:, : buffer.size])
+        learn(batches, noise)
+
+
+def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
+    """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
+
+    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then each environment step
+    is followed by one update.
+
+    Args:
+        learner: goes on from where it is.
+        environments: P of them, in lockstep.
+        buffer: what is learned from; grows by one transition an agent and step.
+    """
+    settings, plan = learner.arm.learner, learner.arm.finetuning
+    _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
+    act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
+    sizes = learner.task.state_size, learner.task.action_size
+    mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
+    while learner.environment_steps < plan.steps:
+        if learner.environment_steps == plan.warmup_steps:
+            settle(learner, buffer, plan.critic_updates)
+        warming = learner.environment_steps < plan.warmup_steps
+        uniform = warming and plan.warmup_policy == "uniform"
+        draws = [torch.randn((BLOCK, sizes[1]), generator=g) for g in learner.stream("exploration")]
+        if uniform:
+            draws = [2 * torch.rand((BLOCK, sizes[1]), generator=g) - 1 for g in learner.stream("uniform actions")]
+        normals = torch.stack(draws, dim=1).numpy()
+        if not warming:
+            noise = _update_noise(learner, BLOCK)
+            shape = {"size": (BLOCK, settings.batch_size), "dtype": torch.float64, "device": learner.device}
+            places = torch.stack([torch.rand(**shape, generator=g) for g in learner.stream("batches")], dim=1)
+        for number in range(BLOCK):
+            state = (environments.state - mean) / std
+            action = normals[number] if uniform else np.nan_to_num(act(state, normals[number]))
+            step = environments.step(action)
+            next_state = (step.next_state - mean) / std
+            scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
+            row = np.concatenate([state, action, next_state, *scalars], axis=1, dtype=np.float32)
+            buffer.extend(torch.from_numpy(row).unsqueeze(1))
+            learner.environment_steps += 1
+            if not warming:
+                index = (places[number : number + 1] * buffer.size).long()
+                learn(transitions.unpack(transitions.gather(buffer.rows, index), *sizes), noise[number : number + 1])
+        if not learner.watch():
+            return
+        if learner.environment_steps % plan.evaluation_interval == 0:
+            yield
+
+
+def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns how all agents act while they learn: a NumPy function of their states and standard normals, [P, ...] each.
+
+    A learner on the CPU acts with its own memory; one on a GPU with a copy, taken anew before each step.
+    """
+    names = learner.algorithm.carried["actor"]
+    own = {name: getattr(learner.agent, name) for name in names}
+    flats = {name: part.detach() if isinstance(part, Tensor) else part.network.frozen.flat for name, part in own.items()}
+    here = {name: flat.cpu() for name, flat in flats.items()}
+    copies = {
+        name: here[name] if isinstance(part, Tensor) else replace(part, network=part.network.on(here[name]))
+        for name, part in own.items()
+    }
+    agent, settings = replace(learner.agent, **copies), learner.arm.learner
+    explorers = [learner.algorithm.explorer(agent, k, settings) for k in range(len(learner.seeds))]
+
+    def act(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        for name, flat in flats.items():
+            here[name].copy_(flat)  # on the CPU the two are one: nothing to copy
+        return np.stack([explore(s, n) for explore, s, n in zip(explorers, state, normal, strict=True)])
+
+    return act
+
+
+# --- what a learner holds -------------------------------------------------------------------------------------------------
+
+
+def memory(learner: Learner) -> dict[str, Tensor]:
+    """Returns every tensor that the next update depends on, by name, in the learner's own memory."""
+    standardiser = {"standardiser.mean": learner.standardiser.mean, "standardiser.std": learner.standardiser.std}
+    return standardiser | algorithm.tensors(learner.agent)
+
+
+def actors(learner: Learner) -> list[Float[Tensor, " parameters"]]:
+    """Returns a copy of the parameters of each agent's actor, layer by layer, weight before bias."""
+    return [torch.cat([t.flatten() for t in own]) for own in networks_of(learner.agent.actor.network, len(learner.seeds))]
+
+
+def set_actor(learner: Learner, actor: Float[Tensor, " parameters"]) -> None:
+    """Gives a learner of one agent an actor that `actors` returned."""
+    flat = learner.agent.actor.network.flat.detach()
+    own = sum(t.numel() for layer in learner.agent.actor.network.layers for t in layer)
+    require(len(actor) == own, f"the actor has {len(actor)} parameters, but {learner.task.name} with these settings needs {own}")
+    flat[:own] = actor

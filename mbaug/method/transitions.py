@@ -1,0 +1,275 @@
+"""Transitions: what an agent learns from, offline (a fixed dataset) and online (a growing replay buffer).
+
+`terminal` and `truncated` are never confused: a terminal transition ends the task and cuts the bootstrap; a truncated one only
+ended the recording, and its next state still has a value.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mbaug import streams
+from mbaug.checks import require
+
+
+class Batch(NamedTuple):
+    """B transitions for each of P agents."""
+
+    state: Float[Tensor, "population batch state"]
+    action: Float[Tensor, "population batch action"]
+    reward: Float[Tensor, "population batch"]
+    next_state: Float[Tensor, "population batch state"]
+    terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut: 1 at a terminal, see also `windows`
+
+
+# predict(state, action, next_state, generator) -> one imagined next state a row of one dataset, in the environment's units
+Predict = Callable[..., Float[Tensor, "rows state"]]
+
+
+ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode", "part")  # the columns of a dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A fixed set of transitions in the order of their episodes.
+
+    Attributes:
+        name: of the dataset.
+        state, action, reward, next_state: as the environment gave and got them, unscaled.
+        terminal: the task ended here.
+        truncated: only the recording ended here (a time limit).
+        episode: index of the transition's episode.
+        part: number of the pool that a transition is from; 0 where the dataset is one pool.
+    """
+
+    name: str
+    state: Float[np.ndarray, "rows state"]
+    action: Float[np.ndarray, "rows action"]
+    reward: Float[np.ndarray, " rows"]
+    next_state: Float[np.ndarray, "rows state"]
+    terminal: Bool[np.ndarray, " rows"]
+    truncated: Bool[np.ndarray, " rows"]
+    episode: Int[np.ndarray, " rows"]
+    part: Int[np.ndarray, " rows"]
+
+    def __post_init__(self) -> None:
+        rows = len(self.state)
+        for field in ROWS:
+            given = len(getattr(self, field))
+            require(given == rows, f"{self.name}: {field} has {given} rows, but state has {rows}: they must agree")
+        require(
+            self.state.shape == self.next_state.shape,
+            f"{self.name}: next_state has shape {self.next_state.shape}, but state has {self.state.shape}",
+        )
+        for field in ("state", "action", "reward", "next_state"):
+            values = getattr(self, field)
+            bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if bad.any():
+                sentence = f"{self.name}: {field} holds NaN or infinity in {bad.sum()} rows (first: row {bad.argmax()})"
+                raise ValueError(f"{sentence}; only finite numbers are allowed")
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of all arrays: two draws are the same if and only if this is."""
+        digest = hashlib.sha256()
+        for array in (self.state, self.action, self.reward, self.next_state, self.terminal, self.truncated):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def rows(self, index: Int[np.ndarray, " chosen"]) -> "Dataset":
+        """Returns the transitions at `index`, in that order."""
+        return replace(self, **{field: getattr(self, field)[index] for field in ROWS})
+
+
+def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Returns `size` single transitions, uniformly at random without replacement, and the rest of the pool.
+
+    The rest is never trained on: it is what held-out errors are measured on. Every arm of a seed gets the same draw. Of a
+    composed dataset each part gives as many transitions, one of each after the other.
+
+    Raises:
+        ValueError: the pool has fewer transitions than asked for.
+    """
+    _check_size(pool, size)
+    order = streams.numpy_generator(seed, "draw").permutation(len(pool))
+    if pool.part.any():
+        turn = pd.Series(pool.part[order]).groupby(pool.part[order]).cumcount()  # rows of the same part that stand before
+        order = order[np.argsort(turn, kind="stable")]
+    return pool.rows(order[:size]), pool.rows(np.sort(order[size:]))
+
+
+def _check_size(pool: Dataset, size: int) -> None:
+    count = len(pool)
+    require(1 <= size <= count, f"{size} transitions asked for, but {pool.name} has {count}: allowed are 1 to {count}")
+
+
+def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes.
+
+    Raises:
+        ValueError: the pool has fewer transitions than asked for, or is composed of several.
+    """
+    _check_size(pool, size)
+    require(not pool.part.any(), f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone")
+    order = streams.numpy_generator(seed, "draw", "episodes").permutation(np.unique(pool.episode))
+    index = np.concatenate([np.flatnonzero(pool.episode == episode) for episode in order])
+    rest = pool.rows(np.flatnonzero(~np.isin(pool.episode, pool.episode[index[:size]])))
+    drawn = pool.rows(index[:size])
+    drawn.truncated[-1] |= not drawn.terminal[-1]
+    return drawn, rest
+
+
+# --- several steps ahead --------------------------------------------------------------------------------------------------
+
+
+class Windows(NamedTuple):
+    """For each row the window of up to n recorded steps that begins there.
+
+    A terminal or truncated row ends the window that reaches it, and so does the end of the data.
+    """
+
+    row: Int[np.ndarray, "rows horizon"]  # indices of the window's rows; the last one repeated where the window is shorter
+    length: Int[np.ndarray, " rows"]  # m <= n, steps of the window
+    reward: Float[np.ndarray, " rows"]  # r_0 + gamma r_1 + ... + gamma^(m-1) r_(m-1)
+    cut: Float[np.ndarray, " rows"]  # share of the bootstrap gamma Q(s_m) that is cut: 1 - gamma^(m-1) (1 - d)
+
+
+def windows(dataset: Dataset, horizon: int, discount: float) -> Windows:
+    """Returns the window of each row; its target r + gamma (1 - cut) Q(s_m) is the m-step return.
+
+    With horizon 1 reward and cut are the recorded reward and terminal, bit for bit.
+    """
+    rows = np.arange(len(dataset))
+    ends = dataset.terminal | dataset.truncated | (np.append(dataset.episode[1:], -1) != dataset.episode)
+    window, length = [rows], np.ones(len(dataset), dtype=int)
+    reward, weight = dataset.reward.astype(np.float64), 1.0
+    for _ in range(1, horizon):
+        goes_on = ~ends[window[-1]] & (length == len(window))
+        window.append(window[-1] + goes_on)
+        length += goes_on
+        weight *= discount
+        reward += weight * goes_on * dataset.reward[window[-1]]
+    last = np.stack(window, axis=1)
+    cut = 1 - discount ** (length - 1) * (1.0 - dataset.terminal[last[:, -1]])
+    return Windows(last, length, reward.astype(np.float32), cut.astype(np.float32))
+
+
+# --- what a learner reads: packed rows ------------------------------------------------------------------------------------
+
+
+def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Tensor, "rows width"]:
+    """Returns one row a transition: state, action, next state, reward, terminal, truncated. One gather fetches all of it.
+
+    With a horizon n above 1 the next state is the window's last, the reward its discounted sum, and `terminal` the share of
+    the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3.
+    """
+    window = windows(dataset, horizon, discount)
+    scalars = (array[:, None] for array in (window.reward, window.cut, dataset.truncated))
+    columns = (dataset.state, dataset.action, dataset.next_state[window.row[:, -1]], *scalars)
+    return torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32))
+
+
+def unpack(rows: Float[Tensor, "... width"], state_size: int, action_size: int) -> Batch:
+    """Returns the columns of packed rows, each contiguous: any leading axes. No learner looks at `truncated`."""
+    sizes = (state_size, action_size, state_size, 1, 1, 1)
+    state, action, next_state, reward, terminal, _ = rows.split(sizes, dim=-1)
+    return Batch(
+        state.contiguous(),
+        action.contiguous(),
+        reward.squeeze(-1).contiguous(),
+        next_state.contiguous(),
+        terminal.squeeze(-1).contiguous(),
+    )
+
+
+def gather(
+    tables: Float[Tensor, "population rows width"], index: Int[Tensor, "block population batch"]
+) -> Float[Tensor, "block population batch width"]:
+    """Returns rows `index` of each agent's own table."""
+    chosen = [table.index_select(0, index[:, k].reshape(-1)) for k, table in enumerate(tables)]
+    return torch.stack(chosen).view(len(tables), len(index), index.shape[-1], -1).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardiser:
+    """x -> (x - mean) / std per state dimension, each agent with its own data's; of one agent alone without the first axis."""
+
+    mean: Float[Tensor, "*population state"]
+    std: Float[Tensor, "*population state"]
+
+    @classmethod
+    def fit(cls, states: Sequence[Float[np.ndarray, "_ state"]], epsilon: float) -> "Standardiser":
+        """Returns the standardiser of each agent's states; `epsilon` is added to the standard deviation."""
+        mean = torch.stack([torch.from_numpy(state.mean(axis=0, dtype=np.float64)) for state in states])
+        std = torch.stack([torch.from_numpy(state.std(axis=0, dtype=np.float64)) for state in states])
+        return cls(mean.float(), (std + epsilon).float())
+
+    @classmethod
+    def identity(cls, population: int, state_size: int) -> "Standardiser":
+        """Returns the standardiser that changes nothing: agents that start without data."""
+        return cls(torch.zeros(population, state_size), torch.ones(population, state_size))
+
+    def of(self, k: int) -> "Standardiser":
+        """Returns the standardiser of agent k alone."""
+        return Standardiser(self.mean[k], self.std[k])
+
+    def apply(self, state: Float[Tensor, "*population rows state"]) -> Float[Tensor, "*population rows state"]:
+        """Returns standardised states."""
+        return (state - self.mean.unsqueeze(-2)) / self.std.unsqueeze(-2)
+
+    def invert(self, state: Float[Tensor, "*population rows state"]) -> Float[Tensor, "*population rows state"]:
+        """Returns states in the environment's own units again."""
+        return state * self.std.unsqueeze(-2) + self.mean.unsqueeze(-2)
+
+
+def table(
+    datasets: Sequence[Dataset],
+    standardiser: Standardiser,
+    dtype: torch.dtype = torch.float32,
+    horizon: int = 1,
+    discount: float = 1.0,
+) -> Float[Tensor, "population rows width"]:
+    """Returns the packed rows of each agent's dataset (`pack`) with standardised states."""
+    state_size, action_size = datasets[0].state.shape[1], datasets[0].action.shape[1]
+    rows = torch.stack([pack(dataset, horizon, discount) for dataset in datasets]).to(dtype)
+    for start in (0, state_size + action_size):
+        part = rows[..., start : start + state_size]
+        part.copy_(standardiser.apply(part))
+    return rows
+
+
+class ReplayBuffer:
+    """A growing table of each agent's own transitions, packed; the population steps together, so all have the same size.
+
+    Attributes:
+        rows: [P, capacity, width]; the first `size` of them are filled.
+        size: transitions an agent has.
+    """
+
+    def __init__(
+        self, population: int, capacity: int, state_size: int, action_size: int, dtype=torch.float32, device="cpu"
+    ) -> None:
+        self.rows = torch.zeros(population, capacity, 2 * state_size + action_size + 3, dtype=dtype, device=device)
+        self.size = 0
+
+    def extend(self, rows: Float[Tensor, "population new width"]) -> None:
+        """Appends `new` packed transitions for each agent.
+
+        Raises:
+            ValueError: the buffer is full.
+        """
+        end, capacity = self.size + rows.shape[1], self.rows.shape[1]
+        require(end <= capacity, f"{end} transitions asked for, but the replay buffer holds at most {capacity}")
+        self.rows[:, self.size : end] = rows
+        self.size = end

@@ -1,0 +1,250 @@
+"""What a reader sees: live source, one look per arm, curves, captions, and figures with their data.
+
+A figure is three files that come from the same call, `NN_name.png`, `.svg` and `.csv` (what is drawn), beside `NN_name.json` with
+its caption; saving it twice gives the same bytes.
+"""
+
+import ast
+import colorsys
+import hashlib
+import inspect
+import io
+import json
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.colors import to_hex, to_rgb
+
+from mbaug import files
+from mbaug.reporting import statistics
+
+ENOUGH_SEEDS = 5  # fewer make a weak interval
+
+
+def show(*functions: Callable) -> None:
+    """Displays the source that runs, docstring and all, under the name of its module; of functions without their decorators.
+
+    A dataclass keeps its decorator, which says what it is; of a function, the equation is what matters.
+    """
+    for function in functions:
+        text = textwrap.dedent(inspect.getsource(function)).rstrip()
+        node = ast.parse(text).body[0]
+        lines = text.splitlines()[0 if isinstance(node, ast.ClassDef) else node.lineno - 1 :]
+        display(Markdown("\n".join([f"`{function.__module__}`", "```python", *lines, "```"])))
+
+
+class Look(NamedTuple):
+    """How an arm looks in every figure: its name for readers, its colour, its line style."""
+
+    label: str
+    colour: str
+    line: str | tuple
+
+
+# Okabe and Ito's colours, safe for the colour-blind; dashes are from scratch, dots keep the data online, dash-dots are controls.
+LOOKS = {
+    "td3": Look("TD3 from scratch", "#000000", "--"),
+    "sac": Look("SAC from scratch", "#56B4E9", "--"),
+    "td3_data": Look("TD3 with the data, no pre-training", "#CC79A7", "--"),
+    "vanilla": Look("vanilla pre-training", "#E69F00", "-"),
+    "vanilla_data": Look("vanilla, data kept", "#8F6300", ":"),
+    "augmented": Look("augmented 50 %", "#0072B2", "-"),
+    "augmented_data": Look("augmented, data kept", "#003F63", ":"),
+    "noise": Look("matched noise 50 %", "#009E73", "-."),
+    "deterministic": Look("deterministic model 50 %", "#D55E00", "-."),
+}
+VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 1, 1, 1))]
+
+
+def look(arm: str) -> Look:
+    """Returns the look of an arm, the same wherever it is asked for.
+
+    An arm named after a known one, as "augmented_25" or "vanilla_actor", has its colour, lighter or darker, and its own dashes;
+    a number is a percentage. Any other arm has a colour from its name.
+    """
+    if arm in LOOKS:
+        return LOOKS[arm]
+    digest = hashlib.sha256(arm.encode()).digest()
+    label, hue, lightness, saturation = arm.replace("_", " "), digest[1] / 256, 0.4, 0.6
+    if families := [name for name in LOOKS if arm.startswith(f"{name}_")]:
+        family = max(families, key=len)
+        variant, share = arm.removeprefix(f"{family}_").replace("_", " "), digest[2] / 256
+        label = f"{LOOKS[family].label}, {variant}"
+        if variant.isdecimal():
+            label, share = f"{family} {variant} %", max(0, 1 - int(variant) / 100)
+        hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(LOOKS[family].colour))
+        lightness = 0.3 + 0.4 * share
+    colour = to_hex(colorsys.hls_to_rgb(hue, lightness, saturation)).upper()
+    return Look(label, colour, VARIANT_LINES[digest[0] % len(VARIANT_LINES)])
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Returns the arms in the order of figures and tables: as in `LOOKS`, then by name."""
+    return [arm for arm in LOOKS if arm in set(arms)] + sorted(set(arms) - set(LOOKS))
+
+
+def style() -> None:
+    """Sets how figures look from here on: 800 px wide on GitHub, letters of 9 points and more, a light grid."""
+    plt.rc("figure", figsize=(8, 4.5), dpi=100)  # inches: 800 pixels
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("savefig", dpi=150)  # sharp on dense screens, half the bytes of 200
+    plt.rc("font", family="DejaVu Sans", size=10)  # comes with matplotlib, so that every machine draws the same
+    plt.rc("axes", titlesize=11, labelsize=10, titlelocation="left", grid=True, axisbelow=True)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc(("xtick", "ytick"), labelsize=9)
+    plt.rc("legend", fontsize=9, edgecolor="none")
+    plt.rc("grid", color="#E5E5E5", linewidth=0.8)
+    plt.rc("lines", linewidth=1.8)
+
+
+STEPS = {
+    "pretrain": "updates before going online (thousands)",
+    "finetune": "environment interactions, warm-up included (thousands)",
+}
+QUANTITIES = {
+    "score": "D4RL-normalised score",
+    "return": "return (rewards)",
+    "overestimation": "predicted value − discounted return (rewards)",
+    "predicted_value": "predicted value at the first state (rewards)",
+    "discounted_return": "discounted return (rewards)",
+    "data_value": "value of the data's actions (rewards)",
+    "imagined_outside": "imagined components outside the data's range (fraction)",
+    "length": "episode length (steps)",
+}
+
+
+def curves(axis: plt.Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
+    """Draws a column of one task's evaluations, a line with its interval for each arm; returns what is drawn.
+
+    The columns are arm, steps, the value's interquartile mean over seeds, low, high, n_seeds.
+    """
+    summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], value)
+    for arm in in_order(summary["arm"]):
+        rows, (label, colour, line) = summary[summary["arm"] == arm], look(arm)
+        axis.plot(rows["steps"] / 1000, rows[value], color=colour, linestyle=line, label=label)
+        axis.fill_between(rows["steps"] / 1000, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel=STEPS[phase], ylabel=QUANTITIES.get(value, value.replace("_", " ")))
+    return summary
+
+
+def legend(figure: plt.Figure) -> None:
+    """Puts one legend for all axes below the figure, if they have lines: every arm once, in the order of `LOOKS`."""
+    lines = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    known = [look.label for look in LOOKS.values() if look.label in lines]
+    labels = known + sorted(set(lines) - set(known))
+    if labels:
+        figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Returns a score as a reader wants it: one digit below 10, none above, a true minus."""
+    digits = 1 if abs(value) < 9.95 else 0
+    text = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return re.sub(r"^[+−](?=0(\.0)?$)", "", text)
+
+
+def words(found: statistics.Interval, signed: bool = False) -> str:
+    """Returns an interval as "+21 [5.0, 38]", without brackets where one seed gives no interval."""
+    if found.n_seeds == 0:
+        return "–"
+    ends = "" if np.isnan(found.low) else f" [{number(found.low, signed)}, {number(found.high, signed)}]"
+    return number(found.value, signed) + ends
+
+
+def count(noun: str, numbers: Iterable) -> str:
+    """Returns "1 seed" or, of numbers that differ, "2 to 3 seeds"."""
+    low, high = min(numbers), max(numbers)
+    return f"{f'{low:,} to ' if low < high else ''}{high:,} {noun}{'s' if high != 1 else ''}"
+
+
+def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None) -> str:
+    """Returns a figure's caption: what it shows in a sentence or two, then seeds, budgets and divergences of its evaluations.
+
+    With their metadata, as `records.load_metadata` returns them, also precision and code.
+    """
+    if table.empty:
+        return f"{text} Not yet recorded."
+    seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
+    facts = [f"{count('seed', seeds)} an arm"]
+    for phase, noun in {"pretrain": "update", "finetune": "interaction"}.items():
+        last = table[table["phase"] == phase].groupby(statistics.RUN)["steps"].max()
+        facts += [] if last.empty else [count(noun, last)]
+    if origins := [record["provenance"] for record in (records or {}).values()]:
+        commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
+        facts += [*sorted({origin["precision"] for origin in origins}), f"code {' and '.join(sorted(commits))}"]
+    weak = ", a weak one with so few seeds" if seeds.min() < ENOUGH_SEEDS else ""
+    band = f"Interquartile mean and bootstrap 95 % interval{weak}"
+    drawn = band if seeds.min() > 1 else "A line is one run, without an interval"
+    lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
+    lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
+    diverged = f" Diverged, and counted with score 0 from there: {lost}." if lost else ""
+    return f"{text} {drawn}; {', '.join(facts)}.{diverged}"
+
+
+def figures_folder(profile: str = "paper") -> Path:
+    """Returns where figures of a profile go: the committed gallery for "paper", build/<profile>/figures for others.
+
+    The environment variable MBAUG_FIGURES names another folder for all of them: who only tests a notebook changes no file.
+    """
+    if elsewhere := os.environ.get("MBAUG_FIGURES"):
+        return Path(elsewhere)
+    return files.repository() / ("figures" if profile == "paper" else f"build/{profile}/figures")
+
+
+def save_figure(
+    figure: plt.Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
+) -> Path:
+    """Writes a figure as PNG, SVG, the CSV of what it draws and its caption; returns the PNG's path.
+
+    The bytes depend on the content alone: no dates, no random identifiers. In any profile but "paper" the figure is marked as no
+    evidence, with the least `n_seeds` in `frame`. None as the folder means `figures_folder(profile)`.
+
+    Raises:
+        ValueError: The name is not NN_name, after the notebook that draws it.
+        files.CannotWrite: The folder is full or read-only.
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+        raise ValueError(f"A figure's name is its chapter's number and words, as in 05_online_curves; got {name!r}.")
+    folder = figures_folder(profile) if folder is None else Path(folder)
+    mark = ""
+    if profile != "paper":  # the mark stays, so that a notebook shows it too
+        seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""
+        mark = f"{profile} profile{seeds}: not evidence"
+        letters = {"color": "#D55E00", "alpha": 0.35, "fontsize": 26, "weight": "bold", "rotation": 15, "zorder": 10}
+        figure.text(0.5, 0.5, mark, ha="center", va="center", **letters).set_in_layout(False)
+    about = json.dumps({"caption": caption, "mark": mark, "profile": profile}, indent=2, ensure_ascii=False) + "\n"
+    table = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    contents = {"csv": table.encode(), "json": about.encode()}
+    for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}.items():
+        with plt.rc_context({"svg.hashsalt": "mbaug"}), io.BytesIO() as file:
+            figure.savefig(file, format=suffix, metadata=metadata)
+            contents[suffix] = file.getvalue()
+    clips: dict = {}  # matplotlib names them after the last bits of the layout, which are chance: we number them
+    contents["svg"] = re.sub(rb"\bp[0-9a-f]{10}\b", lambda x: clips.setdefault(x[0], b"clip%d" % len(clips)), contents["svg"])
+    for suffix, content in contents.items():
+        files.write_atomically(folder / f"{name}.{suffix}", content)
+    return folder / f"{name}.png"
+
+
+def gallery(folder: Path) -> str:
+    """Writes the folder's README.md, every figure with its caption and data, and returns its text."""
+    parts = ["# Figures\n\nGenerated by `make figures`; beside each picture, the numbers that it draws.\n"]
+    for path in sorted(Path(folder).glob("*.json")):
+        about, name = json.loads(path.read_text(encoding="utf-8")), path.stem
+        title = name[3:].replace("_", " ").capitalize()
+        mark = f"**{about['mark']}.** " if about["mark"] else ""
+        links = [f"[SVG]({name}.svg)", f"[data]({name}.csv)"]
+        for chapter in sorted((files.repository() / "notebooks").glob(f"{name[:2]}_*.ipynb")):
+            links.append(f"[{chapter.stem}]({os.path.relpath(chapter, folder)})")
+        parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{mark}{about['caption']}\n\n{' · '.join(links)}\n")
+    text = "\n".join(parts)
+    files.write_atomically(Path(folder) / "README.md", text.encode())
+    return text

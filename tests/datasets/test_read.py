@@ -1,0 +1,372 @@
+"""Reading offline data: D4RL's real layout, the project's own pools, Minari; and a clear sentence for whatever is wrong."""
+
+import hashlib
+import sys
+import types
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+
+from mbaug import tasks
+from mbaug.datasets import check, pools, read
+from mbaug.method import transitions
+
+TASK = tasks.find("hopper")
+# Two episodes that end by a fall, one that runs out of time, one that is unfinished where the file ends.
+TERMINALS = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], dtype=bool)
+TIMEOUTS = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0], dtype=bool)
+EPISODES = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def d4rl(seed=0, **changed):
+    """Returns the columns of a tiny file in D4RL v2's layout; `changed` replaces columns, None leaves one out."""
+    rng = np.random.default_rng(seed)
+    rows = len(TERMINALS)
+    observations = rng.normal(size=(rows, 11)).astype(np.float32)
+    next_observations = np.roll(observations, -1, axis=0)
+    ends = TERMINALS | TIMEOUTS
+    ends[-1] = True
+    next_observations[ends] = rng.normal(size=(ends.sum(), 11))
+    columns = {
+        "observations": observations,
+        "actions": rng.uniform(-1, 1, (rows, 3)).astype(np.float32),
+        "next_observations": next_observations,
+        "rewards": rng.normal(size=rows).astype(np.float32),
+        "terminals": TERMINALS,
+        "timeouts": TIMEOUTS,
+        "infos/qpos": np.zeros((rows, 6)),
+        "infos/qvel": np.zeros((rows, 6)),
+        "infos/action_log_probs": np.zeros(rows),
+        "metadata/algorithm": np.bytes_("SAC"),
+        "metadata/iteration": np.int64(10),
+    }
+    return {key: value for key, value in (columns | changed).items() if value is not None}
+
+
+def written(folder, columns, name="tiny-v2.hdf5"):
+    """Writes columns as D4RL does, gzipped, and returns the path."""
+    with h5py.File(folder / name, "w") as file:
+        for key, value in columns.items():
+            file.create_dataset(key, data=value, compression="gzip" if np.ndim(value) else None)
+    return folder / name
+
+
+# --- D4RL -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_d4rl_file_is_read_as_it_is(tmp_path):
+    columns = d4rl()
+    dataset = read.load(written(tmp_path, columns))
+    assert dataset.name == "tiny-v2"
+    fields = dataset.state, dataset.action, dataset.reward, dataset.next_state
+    for array, key in zip(fields, ("observations", "actions", "rewards", "next_observations"), strict=True):
+        np.testing.assert_array_equal(array, columns[key])
+        assert array.dtype == np.float32
+    np.testing.assert_array_equal(dataset.terminal, TERMINALS)
+    np.testing.assert_array_equal(np.flatnonzero(dataset.truncated), [8, 10])  # out of time; unfinished at the file's end
+    np.testing.assert_array_equal(dataset.episode, EPISODES)
+
+
+def test_without_next_observations_a_row_whose_successor_is_unknown_is_dropped(tmp_path):
+    columns = d4rl(next_observations=None)
+    dataset = read.load(str(written(tmp_path, columns)))
+    kept = [0, 1, 2, 3, 4, 5, 6, 7, 9]
+    np.testing.assert_array_equal(dataset.state, columns["observations"][kept])
+    np.testing.assert_array_equal(dataset.reward, columns["rewards"][kept])
+    successors = [1, 2, 2, 4, 5, 5, 7, 8, 10]  # a terminal row's own state: no target looks there
+    np.testing.assert_array_equal(dataset.next_state, columns["observations"][successors])
+    np.testing.assert_array_equal(dataset.terminal, TERMINALS[kept])
+    np.testing.assert_array_equal(np.flatnonzero(dataset.truncated), [7, 8])
+    np.testing.assert_array_equal(dataset.episode, np.array(EPISODES)[kept])
+
+
+@pytest.mark.parametrize("forces", [84, 78], ids=["D4RL", "Gymnasium v5"])
+def test_an_ants_contact_forces_are_left_out(tmp_path, forces):
+    rng = np.random.default_rng(0)
+    rows, ant = len(TERMINALS), tasks.find("ant")
+    states = {key: rng.normal(size=(rows, 27 + forces)).astype(np.float32) for key in ("observations", "next_observations")}
+    dataset = read.load(written(tmp_path, d4rl(**states, actions=rng.uniform(-1, 1, (rows, 8)))))
+    check.check_dataset(ant, dataset)
+    np.testing.assert_array_equal(dataset.state, states["observations"][:, :27])
+    np.testing.assert_array_equal(dataset.next_state, states["next_observations"][:, :27])
+
+
+def test_a_time_out_is_never_terminal(tmp_path):
+    """Old recorders set `done` at the time limit, too."""
+    dataset = read.load(written(tmp_path, d4rl(terminals=TERMINALS | TIMEOUTS)))
+    np.testing.assert_array_equal(dataset.terminal, TERMINALS)
+    assert dataset.truncated[8]
+
+
+def test_every_episode_ends_in_exactly_one_way(tmp_path):
+    for columns in (d4rl(), d4rl(next_observations=None), d4rl(terminals=TERMINALS | TIMEOUTS)):
+        dataset = read.load(written(tmp_path, columns))
+        ends = np.append(np.diff(dataset.episode) > 0, True)
+        np.testing.assert_array_equal(dataset.terminal ^ dataset.truncated, ends)
+        assert not (dataset.terminal & dataset.truncated).any()
+
+
+def test_flags_may_be_stored_as_numbers(tmp_path):
+    columns = d4rl(terminals=TERMINALS.astype(np.float32), timeouts=TIMEOUTS.astype(np.uint8))
+    np.testing.assert_array_equal(read.load(written(tmp_path, columns)).terminal, TERMINALS)
+
+
+# --- the project's own pools ----------------------------------------------------------------------------------------------
+
+
+def pool(folder, name="hopper-tiny"):
+    """Writes a pool with `pools.write`, each name with rows of its own, and returns the packed rows that it holds."""
+    columns = d4rl(zlib.crc32(name.encode()))
+    flags = (columns[key][:, None] for key in ("rewards", "terminals", "timeouts"))
+    parts = *(columns[key] for key in ("observations", "actions", "next_observations")), *flags
+    rows = np.concatenate(parts, axis=1, dtype=np.float32)
+    pools.write(folder / f"{name}.hdf5", rows, TASK, {"name": name})
+    return rows[np.concatenate(pools.episodes(rows))]
+
+
+@pytest.mark.parametrize("by", ["name", "path"])
+def test_a_pool_gives_back_what_was_collected(tmp_path, by):
+    rows = pool(tmp_path)
+    name = "hopper-tiny" if by == "name" else tmp_path / "hopper-tiny.hdf5"
+    dataset = read.load(name, [tmp_path])
+    assert dataset.name == "hopper-tiny"
+    assert len(dataset) == 9  # the unfinished episode is left out
+    np.testing.assert_array_equal(transitions.pack(dataset).numpy(), rows)
+    np.testing.assert_array_equal(dataset.episode, EPISODES[:9])
+
+
+@pytest.mark.parametrize("path", read.bundled([read.FOLDER]).values(), ids=lambda path: path.stem)
+def test_a_bundled_pool_is_what_its_card_says(path):
+    """And what an agent of its task may learn from; what the card says of the transitions is computed from them again."""
+    card, dataset = read.read_card(path), read.load(path.stem)
+    task = tasks.find(path.stem.split("-")[0])
+    check.check_dataset(task, dataset)
+    rows = transitions.pack(dataset).numpy()
+    found = pools.describe(task, rows)
+    for key in ("transitions", "episodes", "terminals", "timeouts"):
+        assert card[key] == found[key]
+    assert card["mean_return"] == pytest.approx(found["mean_return"])
+    assert card["return_quantiles"] == pytest.approx(found["return_quantiles"])
+    assert card["state_coverage"]["visited"] == found["state_coverage"]["visited"]
+    assert card["d4rl"] == pools.D4RL.get(path.stem)
+    assert len(np.unique(dataset.episode)) == card["episodes"]
+
+
+def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
+    pool(tmp_path)
+    with open(tmp_path / "hopper-tiny.hdf5", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(read.DatasetDamaged, match="another SHA-256 than its card"):
+        read.load("hopper-tiny", [tmp_path])
+
+
+@pytest.mark.parametrize("card", [None, "", "{}", "[]", '{"sha256"'])
+def test_a_pool_without_a_whole_card_is_refused(tmp_path, card):
+    pool(tmp_path)
+    path = tmp_path / "hopper-tiny.json"
+    path.write_text(card) if card is not None else path.unlink()
+    with pytest.raises(read.DatasetDamaged, match=r"needs its card, hopper-tiny.json"):
+        read.load("hopper-tiny", [tmp_path])
+
+
+def test_a_pool_that_lacks_a_final_observation_is_refused(tmp_path):
+    pool(tmp_path)
+    with h5py.File(tmp_path / "hopper-tiny.hdf5", "a") as file:
+        final = file["final_observations"][:-1]
+        del file["final_observations"]
+        file["final_observations"] = final
+    with pytest.raises(ValueError, match="2 final_observations for 3 ends of episodes"):
+        read.load(tmp_path / "hopper-tiny.hdf5")
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_names_the_nearest(tmp_path):
+    pool(tmp_path, "hopper-medium-replay")
+    pool(tmp_path, "ant-medium")
+    assert list(read.bundled([tmp_path])) == ["ant-medium", "hopper-medium-replay"]
+    with pytest.raises(ValueError, match=r"unknown dataset 'hoper-medium-repaly': did you mean 'hopper-medium-replay'\?"):
+        read.load("hoper-medium-repaly", [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking", "command"),
+    [
+        ("hopper-replay", "hopper-replay", "python -m mbaug collect hopper"),
+        ("ant-random", "ant-random", "python -m mbaug collect ant --to 0"),
+        ("walker2d-medium-expert", "walker2d-medium", "python -m mbaug collect walker2d"),
+    ],
+)
+def test_a_pool_that_is_not_here_names_the_command_that_makes_it(tmp_path, name, lacking, command):
+    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: `{command}` makes it$"):
+        read.load(name, [tmp_path])
+
+
+def test_medium_expert_is_composed_of_two_pools(tmp_path):
+    medium, expert = (pool(tmp_path, f"hopper-{quality}") for quality in ("medium", "expert"))
+    both = read.load("hopper-medium-expert", [tmp_path])
+    assert both.name == "hopper-medium-expert"
+    assert both.part.tolist() == [0] * 9 + [1] * 9
+    assert both.episode.tolist() == [*EPISODES[:9], *(episode + 3 for episode in EPISODES[:9])]
+    rows = transitions.pack(both).numpy()
+    np.testing.assert_array_equal(rows[both.part == 0], medium)
+    np.testing.assert_array_equal(rows[both.part == 1], expert)
+    assert transitions.draw(both, 10, seed=0)[0].part.sum() == 5
+
+
+def test_the_pool_in_the_first_folder_is_taken(tmp_path):
+    """And a second folder is searched: what is too large to be committed lies there."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, name in [(second, "hopper-replay"), (second, "hopper-medium"), (first, "hopper-medium")]:
+        pool(folder, name)
+    found = {"hopper-medium": first / "hopper-medium.hdf5", "hopper-replay": second / "hopper-replay.hdf5"}
+    assert read.bundled([first, second]) == found
+    assert len(read.load("hopper-replay", [first, second])) == 9
+    assert read.FOLDERS[1].relative_to(read.FOLDERS[0].parents[1]).as_posix() == "build/offline"
+
+
+@pytest.mark.parametrize("name", ["absent.hdf5", "folder/absent", "folder.hdf5"])
+def test_a_path_without_a_file_says_so(in_tmp_path, name):
+    (in_tmp_path / "folder.hdf5").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"there is no file {name}: give the path of a D4RL v2 file or"):
+        read.load(name)
+
+
+COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
+BAD = {
+    **{f"no {key}": ({key: None}, f"has no {key}: a D4RL v2 file has observations, actions, rewards") for key in COLUMNS},
+    "a group in place of a column": ({"rewards": None, "rewards/first": np.zeros(11)}, "has no rewards"),
+    "NaN": ({"rewards": np.full(11, np.nan)}, r"reward holds NaN or infinity in 11 rows \(first: row 0\)"),
+    "too large for float32": ({"rewards": np.full(11, 1e300)}, "reward holds NaN or infinity in 11 rows"),
+    "rows": ({"actions": np.zeros((10, 3))}, "actions has 10 rows, but observations has 11"),
+    "axes": ({"observations": np.zeros(11)}, r"observations has the shape \(11,\), but it must have 2 axes"),
+    "columns of rewards": ({"rewards": np.zeros((11, 1))}, r"rewards has the shape \(11, 1\), but it must have 1 axes"),
+    "states of two sizes": (
+        {"next_observations": np.zeros((11, 4))},
+        r"next_observations has the shape \(11, 4\), but observations has",
+    ),
+    "text": ({"actions": np.array([[b"a"]] * 11)}, "actions has the type .*, but only numbers are allowed"),
+    "flags": ({"terminals": np.full(11, 0.5)}, "terminals holds other values than 0 and 1"),
+    "no end": ({"terminals": np.zeros(11, bool), "timeouts": np.zeros(11, bool)}, "no row of terminals or timeouts is true"),
+    "no row": ({key: np.zeros((0, 2)[: read.DIMENSIONS[key]]) for key in COLUMNS}, "observations has no rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_columns_that_are_not_d4rls_are_refused_in_a_sentence(tmp_path, case):
+    changed, sentence = BAD[case]
+    with pytest.raises(ValueError, match=sentence):
+        read.load(written(tmp_path, d4rl(**changed)))
+
+
+def test_only_time_outs_without_next_observations_leave_nothing(tmp_path):
+    columns = d4rl(next_observations=None, terminals=np.zeros(11, bool), timeouts=np.ones(11, bool))
+    with pytest.raises(ValueError, match="no row's next state is known"):
+        read.load(written(tmp_path, columns))
+
+
+def test_a_truncated_file_says_how_much_is_missing(tmp_path):
+    path = written(tmp_path, d4rl())
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    sentence = f"half a download or half a copy: it has {len(content) // 2:,} of {len(content):,} bytes"
+    with pytest.raises(read.DatasetDamaged, match=sentence):
+        read.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", bytes(4096)])
+def test_a_foreign_file_is_no_hdf5(tmp_path, content):
+    path = tmp_path / "foreign.hdf5"
+    path.write_bytes(content)
+    with pytest.raises(read.DatasetDamaged, match="is no HDF5 file"):
+        read.load(path)
+
+
+def test_a_file_whose_middle_is_overwritten_is_damaged(tmp_path):
+    path = written(tmp_path, d4rl())
+    with h5py.File(path) as file:
+        chunk = file["observations"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path.write_bytes(content)
+    with pytest.raises(read.DatasetDamaged, match="is damaged, parts of it cannot be read"):
+        read.load(path)
+
+
+def test_a_file_that_the_system_refuses_keeps_its_reason(tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Unable to synchronously open file (unable to open file: errno = 13, flags = 0)")
+
+    path = written(tmp_path, d4rl())
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(PermissionError, match=r"cannot read .*tiny-v2.hdf5: Permission denied$"):
+        read.load(path)
+
+
+# --- D4RL's own files, by name --------------------------------------------------------------------------------------------
+
+
+def test_a_known_d4rl_file_is_checked(tmp_path, monkeypatch):
+    path = written(tmp_path, d4rl(), "hopper_medium_replay-v2.hdf5")
+    size = path.stat().st_size
+    with pytest.raises(read.DatasetDamaged, match=f"half a download: it has {size:,} of 75,854,457 bytes"):
+        read.load(path)
+    monkeypatch.setitem(read.D4RL_FILES, path.name, (size, "0" * 64))
+    with pytest.raises(read.DatasetDamaged, match="is not D4RL's file of that name"):
+        read.load(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(read.D4RL_FILES, path.name, (size, digest))
+    assert read.load(path).name == "hopper_medium_replay-v2"
+
+
+# --- Minari ---------------------------------------------------------------------------------------------------------------
+
+
+def episode(observations, terminations):
+    """Returns an episode as Minari has it: one observation more than steps."""
+    steps = len(terminations)
+    return types.SimpleNamespace(
+        observations=observations,
+        actions=np.zeros((steps, 3), np.float32),
+        rewards=np.arange(steps, dtype=np.float64),
+        terminations=np.array(terminations),
+        truncations=np.array([False] * (steps - 1) + [True]),
+    )
+
+
+def minari(monkeypatch, episodes):
+    """Puts a Minari with one local dataset in place of the real one, which is an optional extra."""
+
+    def load_dataset(identifier):
+        if identifier != "mujoco/hopper/medium-v0":
+            raise FileNotFoundError(f"Dataset {identifier} not found locally")
+        return types.SimpleNamespace(iterate_episodes=lambda: iter(episodes))
+
+    monkeypatch.setitem(sys.modules, "minari", types.SimpleNamespace(load_dataset=load_dataset))
+
+
+def test_a_minari_dataset_is_read(monkeypatch):
+    first, second = np.arange(44.0).reshape(4, 11), -np.arange(33.0).reshape(3, 11)
+    minari(monkeypatch, [episode(first, [False, False, True]), episode(second, [False, False])])
+    dataset = read.load("minari:mujoco/hopper/medium-v0")
+    assert dataset.name == "mujoco-hopper-medium-v0"
+    np.testing.assert_array_equal(dataset.state, np.concatenate([first[:-1], second[:-1]]))
+    np.testing.assert_array_equal(dataset.next_state, np.concatenate([first[1:], second[1:]]))
+    # The first fell in its last step, which was the time limit's as well: a true terminal.
+    np.testing.assert_array_equal(dataset.terminal, [False, False, True, False, False])
+    np.testing.assert_array_equal(dataset.truncated, [False, False, False, False, True])
+    np.testing.assert_array_equal(dataset.episode, [0, 0, 0, 1, 1])
+
+
+def test_what_minari_cannot_give_is_said_in_a_sentence(monkeypatch):
+    minari(monkeypatch, [episode({"observation": np.zeros((3, 11))}, [False, False])])
+    with pytest.raises(FileNotFoundError, match="not on this machine: `minari download mujoco/hopper/expert-v0` gets it"):
+        read.load("minari:mujoco/hopper/expert-v0")
+    with pytest.raises(ValueError, match="holds no episodes of plain arrays"):
+        read.load("minari:mujoco/hopper/medium-v0")
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(ModuleNotFoundError, match="needs Minari: `make setup EXTRAS=minari` installs it"):
+        read.load("minari:mujoco/hopper/medium-v0")
