@@ -112,7 +112,7 @@ def collect(arguments: argparse.Namespace) -> None:
     from mbaug.experiments import records, run, runner, studies
 
     task, to, arm = tasks.find(arguments.task), arguments.to, studies.ARMS["sac_million"]
-    steps = arm.finetuning.steps
+    steps = arm.online.steps
     checks.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
     work = files.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
@@ -129,7 +129,7 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
-    from mbaug.checks import require
+    from mbaug.checks import given, require
     from mbaug.datasets import check, pools, read
     from mbaug.experiments import probes
 
@@ -138,9 +138,9 @@ def data(arguments: argparse.Namespace) -> None:
     elif arguments.probes:
         probes.write()
     elif arguments.source is not None or arguments.name is not None:
-        require(arguments.source is not None, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
-        require(arguments.name is not None, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
-        print(check.import_dataset(arguments.source, arguments.name, arguments.output or read.FOLDERS[1]))
+        source = given(arguments.source, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
+        name = given(arguments.name, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
+        print(check.import_dataset(source, name, arguments.output or read.FOLDERS[1]))
     else:
         table = pools.listing()
         print(table.to_string())
@@ -157,13 +157,13 @@ def strips(arguments: argparse.Namespace) -> None:
     from mbaug.datasets import read
 
     count, size = render.STRIP
-    for path in read.paths([read.FOLDER]):
+    for path in read.bundled([read.FOLDER]).values():
         strip = path.with_suffix(".png")
         if strip.exists():
             continue
         task, data = tasks.find(path.stem.split("-")[0]), read.load(path.stem)
         environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **render.CLOSE)
-        states = render.moments(data, count, most=round(1 / environment.unwrapped.dt))  # a second
+        states = render.moments(data, count, most=round(1 / environment.get_wrapper_attr("dt")))  # a second
         files.write_atomically(strip, render.strip(render.stills(environment, states)))
         environment.close()
         print(strip)

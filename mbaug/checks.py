@@ -1,8 +1,8 @@
 """What is given, held to what is allowed: every refusal is one sentence that names both.
 
 A settings class declares its bounds beside its fields, as types (`Count`, `Positive`, `Share`, ...), and is decorated by
-`settings`; one mechanism reads them. It is ours, 40 lines, in place of pydantic: that would be a compiled dependency whose messages
-would have to be rewritten one by one to become such sentences.
+`settings`; one mechanism reads them. It is ours, 40 lines, in place of pydantic: that would be a compiled dependency, and its
+messages would have to be rewritten one by one to become such sentences.
 """
 
 import difflib
@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_o
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"  # a part of a run's name, and the name of a dataset
 Class = TypeVar("Class", bound=type)
+Value = TypeVar("Value")
 
 
 def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
@@ -34,6 +35,13 @@ def require(holds: bool, sentence: str) -> None:
     """Raises ValueError with `sentence` (what was given, what is allowed) unless it `holds`."""
     if not holds:
         raise ValueError(sentence)
+
+
+def given(value: Value | None, sentence: str) -> Value:
+    """Returns a value that is there; raises ValueError with `sentence` if it is None."""
+    if value is None:
+        raise ValueError(sentence)
+    return value
 
 
 # --- bounds of settings ---------------------------------------------------------------------------------------------------
@@ -69,6 +77,8 @@ def check(record: object) -> None:
         value, bounds = getattr(record, name), ()
         if get_origin(hint) is Annotated:
             hint, *bounds = get_args(hint)
+        if hint is Any:
+            continue
         options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kinds = [get_origin(option) or option for option in options]
         words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)

@@ -68,6 +68,8 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: A value has no equal in JSON, or a key is not a string (JSON would silently make it one).
     """
+    if getattr(value, "ndim", None) == 0:  # a scalar of NumPy or torch
+        return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -79,9 +81,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if value is None or isinstance(value, str | int | float):
-        return value.item() if hasattr(value, "item") else value  # NumPy's float64 is a float
-    if getattr(value, "ndim", None) == 0:
-        return value.item()
+        return value
     raise TypeError(f"JSON holds numbers, texts, lists and dicts; got {type(value).__name__}: {value!r:.80}.")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import mujoco
@@ -74,7 +74,7 @@ class Task:
         return len(self.state_names)
 
 
-def _planar(*joints: str) -> dict[str, tuple[str, ...]]:
+def _planar(*joints: str) -> dict[str, Any]:
     """Returns the names of a body in a plane: of its torso, then of each joint."""
     motion = "forward velocity (m/s)", "upward velocity (m/s)", "torso velocity (rad/s)"
     return {
@@ -83,7 +83,7 @@ def _planar(*joints: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _spatial(*joints: str) -> dict[str, tuple[str, ...]]:
+def _spatial(*joints: str) -> dict[str, Any]:
     """Returns the names of a body in space."""
     place = "height (m)", *(f"orientation {axis} (quaternion)" for axis in "wxyz")
     motion = *(f"{axis} velocity (m/s)" for axis in "xyz"), *(f"torso velocity about {axis} (rad/s)" for axis in "xyz")
@@ -177,14 +177,15 @@ class Stochastic(gymnasium.Wrapper):
         action = np.clip(action + dynamics.action_noise * random.standard_normal(np.shape(action)), -1, 1)
         pushed = random.random() < dynamics.push_probability
         force = pushed * random.choice((-1.0, 1.0)) * dynamics.push_force
-        self.unwrapped.data.xfrc_applied[1, 0] = force  # body 0 is the world, 1 the torso
+        simulator: Any = self.unwrapped
+        simulator.data.xfrc_applied[1, 0] = force  # body 0 is the world, 1 the torso
         observation, *rest = super().step(action)
         return self.observed(observation), *rest
 
 
 def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) -> None:
     """Sets a simulator, just reset, to an observed state. What the state leaves out, the place along the track, is zero."""
-    simulator = environment.unwrapped
+    simulator: Any = environment.unwrapped
     positions, velocities = simulator.model.nq, simulator.model.nv
     hidden = positions + velocities - len(state)
     state = state.astype(np.float64)
@@ -233,7 +234,8 @@ class Lockstep:
         """Returns all that the next step depends on: arrays, and plain data an environment."""
         arrays, plain = {"state": self.state}, []
         for k, environment in enumerate(self.environments):
-            model, data = environment.unwrapped.model, environment.unwrapped.data
+            simulator: Any = environment.unwrapped
+            model, data = simulator.model, simulator.data
             physics = np.empty(mujoco.mj_stateSize(model, STATE))
             mujoco.mj_getState(model, data, physics, STATE)
             # Kinematics lag one sub-step behind the state, and Ant's reward reads them: setting the state alone is not enough.
@@ -250,7 +252,8 @@ class Lockstep:
         """Sets what `snapshot` returned."""
         self.state = np.array(arrays["state"], dtype=np.float32)
         for k, (environment, extra) in enumerate(zip(self.environments, plain, strict=True)):
-            model, data = environment.unwrapped.model, environment.unwrapped.data
+            simulator: Any = environment.unwrapped
+            model, data = simulator.model, simulator.data
             mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)
             mujoco.mj_forward(model, data)
             mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)  # forward moved the warm start

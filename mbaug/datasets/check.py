@@ -5,19 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mbaug import checks, files, tasks
-from mbaug.checks import require
+from mbaug import files, tasks
+from mbaug.checks import NAME, require
 from mbaug.datasets import pools
 from mbaug.datasets.read import COMPOSED, D4RL_FILES, FOLDERS, MINARI, QUALITIES, load
-from mbaug.method import transitions
-from mbaug.method.transitions import Dataset
+from mbaug.method.transitions import Dataset, pack
 from mbaug.provenance import provenance
-from mbaug.tasks import Task
 
 ACTION_LIMIT = 1 + 1e-4  # of a recorded action: far more than float32 rounds, far less than an environment could not have got
 
 
-def check_dataset(task: Task, dataset: Dataset) -> None:
+def check_dataset(task: tasks.Task, dataset: Dataset) -> None:
     """Raises ValueError, in a sentence, unless a dataset's states and actions are such as the task has."""
     for name, size in (("state", task.state_size), ("action", task.action_size)):
         given = getattr(dataset, name).shape[1]
@@ -43,7 +41,7 @@ def import_dataset(source: str, name: str, folder: Path = FOLDERS[1]) -> Path:
     path = folder / f"{name}.hdf5"
     task_name, _, quality = name.partition("-")
     form = f"a pool's name is {name!r}, but it must be a task's, a hyphen and a word of letters, digits and _.+-"
-    require(task_name in tasks.TASKS and bool(re.fullmatch(checks.NAME, name) and quality), form)
+    require(task_name in tasks.TASKS and bool(re.fullmatch(NAME, name) and quality), form)
     own = f"{name} is a name of this project's own pools: choose another one, e.g. {name}-imported"
     require(quality not in (*QUALITIES, *COMPOSED), own)
     task, dataset = tasks.find(task_name), load(source)
@@ -59,5 +57,5 @@ def import_dataset(source: str, name: str, folder: Path = FOLDERS[1]) -> Path:
         "source_sha256": None if is_minari else files.sha256(Path(source).read_bytes()),
         "provenance": provenance("float32"),
     }
-    pools.write(path, transitions.pack(dataset).numpy(), task, card)
+    pools.write(path, pack(dataset).numpy(), task, card)
     return path

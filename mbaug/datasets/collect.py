@@ -10,6 +10,7 @@ One training, the run `<task>/none/sac_million/seed<k>`, gives all of a task's p
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +20,8 @@ from torch import Tensor
 
 from mbaug import files, streams
 from mbaug.checks import require
-from mbaug.datasets import pools
+from mbaug.datasets import pools, read
 from mbaug.datasets.pools import Rows, episodes
-from mbaug.datasets.read import QUALITIES, read_card
 from mbaug.method import training
 from mbaug.method.arms import Arm
 from mbaug.provenance import provenance
@@ -62,7 +62,9 @@ def holds(curve: Sequence[dict], level: float) -> bool:
 
 def medium_steps(curve: Sequence[dict], level: float | None) -> int | None:
     """Returns the environment steps after which the greedy return first held `level`, None if it never did."""
-    parts = [] if level is None else [curve[:count] for count in range(len(curve) + 1)]
+    if level is None:
+        return None
+    parts = (curve[:count] for count in range(len(curve) + 1))
     return next((part[-1]["environment_steps"] for part in parts if holds(part, level)), None)
 
 
@@ -134,18 +136,15 @@ def collect(
     On another processor than the record's it goes otherwise: then the cards of what is made name no run.
 
     Args:
-        task, seed: of the run.
+        task, seed: of the run; the pools that are there must be of the same seed.
         folders: of the pools, and of the whole replay.
         recorded: what there is of the run.
         train: yields what a training has given: first before any step from here, then after every evaluation.
         report: takes a line for each evaluation and each pool.
-
-    Raises:
-        ValueError: the folders hold the task's pools of another seed.
     """
-    places = {quality: folders[quality == "replay"] / f"{task.name}-{quality}.hdf5" for quality in QUALITIES}
+    places = {quality: folders[quality == "replay"] / f"{task.name}-{quality}.hdf5" for quality in read.QUALITIES}
     for path in filter(pools.exists, places.values()):
-        found = read_card(path).get("seed")
+        found = read.read_card(path).get("seed")
         other = f"seed {seed} was asked for, but {path.stem} in {path.parent} is of seed {found}"
         require(found == seed, f"{other}: name another folder with --output, since a folder's pools are of one training")
     about = {"provenance": provenance("float32"), "policy": "uniform in [-1, 1]"}
@@ -172,23 +171,17 @@ def collect(
 
 
 def make_trained(trained: Trained, level: float | None, places: dict[str, Path], report: Report) -> None:
-    """Makes the pools that are determined by now, and says which are not; `level` is what the record or the task tells of it."""
-
-    def make_one(quality: str, steps: int) -> None:
-        make(places[quality], trained.task, trained.seed, lambda: content(trained, quality, steps, level), report)
-
-    name = trained.task.name
-    if trained.ended:
-        level = medium_level(trained.task, trained.curve, ended=True)
-    if steps := medium_steps(trained.curve, level):
-        for quality in ("replay", "medium-replay", "medium"):
-            make_one(quality, steps)
-    else:
+    """Makes the pools that are determined by now, and says which are not; `level` is what the task or the record tells of it."""
+    name, curve = trained.task.name, trained.curve
+    level = medium_level(trained.task, curve, ended=True) if trained.ended else level
+    medium, last = medium_steps(curve, level), curve[-1]["environment_steps"] if trained.ended else None
+    for quality, steps in {"replay": medium, "medium-replay": medium, "medium": medium, "expert": last}.items():
+        if steps is not None:
+            make(places[quality], trained.task, trained.seed, partial(content, trained, quality, steps, level), report)
+    if medium is None:
         why = "is known at the end of the training only" if level is None else f"of {level:,.0f} was not held so far"
         report(f"{name}-replay, {name}-medium-replay and {name}-medium are not made: the medium level {why}")
-    if trained.ended:
-        make_one("expert", trained.curve[-1]["environment_steps"])
-    else:
+    if last is None:
         report(f"{name}-expert is not made: the training has not reached its end")
 
 
@@ -207,9 +200,8 @@ def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Ro
 def content(trained: Trained, quality: str, steps: int, level: float | None) -> tuple[dict, Rows]:
     """Returns what the card of a pool says of the training until so many steps, and the pool's transitions."""
     task, seed, curve = trained.task, trained.seed, trained.curve
-    about = {"provenance": trained.provenance, "run": trained.run, "settings": files.plain(trained.arm)}
-    if trained.run is None:
-        del about["run"]
+    run = {} if trained.run is None else {"run": trained.run}
+    about = {"provenance": trained.provenance} | run | {"settings": files.plain(trained.arm)}
     if quality in ("medium", "expert"):
         greedy = next(point["returns"] for point in curve if point["environment_steps"] == steps)
         policy = f"the agent after {steps} environment steps, as random as it is while it learns"

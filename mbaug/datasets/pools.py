@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +17,6 @@ from jaxtyping import Float
 
 from mbaug import files, tasks
 from mbaug.datasets.read import FOLDERS, DatasetDamaged, bundled, read_card
-from mbaug.tasks import TASKS, Task
 
 LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
 VERIFIED = "verified"  # what `listing` says of a pool that is as its card describes it
@@ -28,7 +28,7 @@ D4RL = {
     "walker2d-medium-replay": {"transitions": 302_000, "episodes": 1_093, "mean_return": 683.0},
     "halfcheetah-medium-replay": {"transitions": 202_000, "episodes": 202, "mean_return": 3_093.0},
     "ant-medium-replay": {"transitions": 302_000},
-} | {f"{task.name}-medium": {"mean_return": task.return_medium} for task in TASKS.values() if task.return_medium is not None}
+} | {f"{task.name}-medium": {"mean_return": task.return_medium} for task in tasks.TASKS.values() if task.return_medium}
 
 Rows = Float[np.ndarray, "steps width"]  # packed as transitions.pack does
 
@@ -39,11 +39,11 @@ def episodes(rows: Rows) -> list[np.ndarray]:
     return np.split(np.arange(ends[-1]), ends[:-1]) if len(ends) else []
 
 
-def coverage(task: Task, state: Float[np.ndarray, "rows state"]) -> dict:
+def coverage(task: tasks.Task, state: Float[np.ndarray, "rows state"]) -> dict:
     """Returns how much of the plane of height and forward velocity the states cover, counted in cells of `CELL`.
 
-    Keys: `visited`, cells with at least one state; `effective`, the exponential of the entropy of the cells' shares: as many
-    cells, equally often visited, would be as diverse. The first grows with the number of states, the second hardly.
+    `visited` are cells with a state, `effective` is the exponential of the entropy of the cells' shares: as many cells, equally
+    often visited, would be as diverse. The first grows with the number of states, the second hardly.
     """
     plane = state[:, [0, len(task.positions)]]
     _, counts = np.unique(np.floor(plane / CELL).astype(int), axis=0, return_counts=True)
@@ -52,7 +52,7 @@ def coverage(task: Task, state: Float[np.ndarray, "rows state"]) -> dict:
     return {"plane": names, "cell": list(CELL), "visited": len(counts), "effective": effective}
 
 
-def describe(task: Task, rows: Rows) -> dict:
+def describe(task: tasks.Task, rows: Rows) -> dict:
     """Returns what a card says of finished episodes: counts, returns, score, ends, state coverage."""
     returns = [float(rows[episode, -3].sum()) for episode in episodes(rows)]
     return {
@@ -67,7 +67,7 @@ def describe(task: Task, rows: Rows) -> dict:
     }
 
 
-def write(path: Path, rows: Rows, task: Task, card: dict) -> None:
+def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
     """Writes the finished episodes among `rows` as HDF5, and `card` with their description as JSON beside it.
 
     Raises:
@@ -155,7 +155,7 @@ def readme(folder: Path = FOLDERS[0]) -> str:
     """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
     described, origins = [], []
     for name, path in bundled([folder]).items():
-        card = {"seed": "–"} | read_card(path)  # an import has no seed
+        card: dict[str, Any] = {"seed": "–"} | read_card(path)  # an import has no seed
         try:
             known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
             card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}

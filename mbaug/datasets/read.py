@@ -53,8 +53,7 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
         folders: of the bundled pools.
 
     Raises:
-        ValueError: The name is unknown, or the file does not hold what it should.
-        DatasetDamaged: The file is truncated, is no HDF5, or has another checksum than is known of it.
+        ValueError: The name is unknown, or the file does not hold what it should (DatasetDamaged).
         OSError: There is no such file, or the system refuses to read it; where a pool can be made, it has the command.
     """
     name = str(name)
@@ -63,11 +62,7 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
         return compose(name, [load(f"{task}-{part}", folders) for part in COMPOSED[quality]])
     if name.startswith(MINARI):
         return Dataset(name.removeprefix(MINARI).replace("/", "-"), **columns(name, read_minari(name)))
-    path = Path(name)
-    if path.suffix in (".hdf5", ".h5") or len(path.parts) > 1 or path.is_file():
-        _check_file(path)
-    else:
-        path = _find(name, folders)
+    path = _find(name, folders)
     return Dataset(path.stem, **columns(name, read_hdf5(path)))
 
 
@@ -86,8 +81,17 @@ def bundled(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
-    """Returns the path of a pool after checking that it is the one that its card describes."""
-    found, (task, _, quality) = bundled(folders), name.partition("-")
+    """Returns the path of a pool, or of a file that is named by its path, after comparing its SHA-256 if it should have one."""
+    found, path, (task, _, quality) = bundled(folders), Path(name), name.partition("-")
+    if path.suffix in (".hdf5", ".h5") or len(path.parts) > 1 or path.is_file():
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}: give the path of a D4RL v2 file or one of {', '.join(found)}")
+        size, digest = D4RL_FILES.get(path.name, (0, None))
+        if (given := path.stat().st_size) < size:
+            raise DatasetDamaged(f"{path} is half a download: it has {given:,} of {size:,} bytes; download it again")
+        if digest is not None and files.sha256(path.read_bytes()) != digest:
+            raise DatasetDamaged(f"{path} is not D4RL's file of that name (SHA-256 {digest}): download it again or rename it")
+        return path
     if name not in found and task in tasks.TASKS and quality in QUALITIES:
         command = f"python -m mbaug collect {task}{' --to 0' if quality == 'random' else ''}"
         raise FileNotFoundError(f"{name} is not here: `{command}` makes it")
@@ -107,18 +111,6 @@ def read_card(path: Path) -> dict:
         raise DatasetDamaged(f"{path} needs its card, {card.name}, with its sha256: restore or make both again") from error
 
 
-def _check_file(path: Path) -> None:
-    """Raises an error if there is no such file, or if it has the name of one of D4RL's, but not its contents."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: give the path of a D4RL v2 file or one of {', '.join(bundled())}")
-    if path.name in D4RL_FILES:
-        (size, digest), given = D4RL_FILES[path.name], path.stat().st_size
-        if given < size:
-            raise DatasetDamaged(f"{path} is half a download: it has {given:,} of {size:,} bytes; download it again")
-        if files.sha256(path.read_bytes()) != digest:
-            raise DatasetDamaged(f"{path} is not D4RL's file of that name (SHA-256 {digest}): download it again or rename it")
-
-
 def read_hdf5(path: Path) -> Columns:
     """Returns the columns of a file of D4RL's layout, or of a pool of this project, under their names there."""
     try:
@@ -130,11 +122,8 @@ def read_hdf5(path: Path) -> Columns:
             raise OSError(number, f"cannot read {path}: {os.strerror(number)}") from error
         raise DatasetDamaged(_damage(path, str(error))) from error
     missing = [key for key in DIMENSIONS if key not in arrays]
-    require(
-        not missing,
-        f"{path} has no {' and no '.join(missing)}: a D4RL v2 file has {', '.join(DIMENSIONS)};"
-        f" the columns here are {', '.join(map(str, found[:20])) or 'none'}",
-    )
+    sentence = f"{path} has no {' and no '.join(missing)}: a D4RL v2 file has {', '.join(DIMENSIONS)}"
+    require(not missing, f"{sentence}; the columns here are {', '.join(map(str, found[:20])) or 'none'}")
     return arrays
 
 
@@ -156,8 +145,7 @@ def columns(name: str, arrays: Columns) -> Columns:
     stays, for its reward counts, and gets its own state as next state: no target looks there, and the world model fits no row
     at an episode's end. The pools of this project have `final_observations` for exactly those rows, so they drop none.
 
-    A row that is marked terminal and timed out is taken as timed out: old recorders set `done` at the time limit too. Of Ant's
-    states the contact forces are left out.
+    A row that is marked terminal and timed out is taken as timed out: old recorders set `done` at the time limit too.
     """
     for key in DIMENSIONS | SUCCESSORS:
         if key in arrays:
@@ -206,7 +194,7 @@ def read_minari(name: str) -> Columns:
     """Returns the columns, as D4RL v2 names them, of a Minari dataset that is on this machine; nothing is downloaded."""
     identifier = name.removeprefix(MINARI)
     try:
-        import minari
+        import minari  # pyright: ignore[reportMissingImports] -- optional
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{name} needs Minari: `make setup EXTRAS=minari` installs it") from error
     try:

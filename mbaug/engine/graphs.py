@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mbaug.engine.process import tell_of_threads, warn_once
 
-Call = Callable[[], None]
+Call = Callable[[], object]
 
 
 def captured(

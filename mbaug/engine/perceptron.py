@@ -40,7 +40,7 @@ class _Perceptron(torch.autograd.Function):
     def backward(ctx, gradient):
         (activations, weights, layers), flat = ctx.record, ctx.flat
         wants_inputs, wants_flat = ctx.needs_input_grad[:2]
-        flat_gradient = torch.empty_like(flat) if wants_flat else None
+        flat_gradient = torch.empty_like(flat if wants_flat else flat[:0])
         if wants_flat:
             last = layers[-1][1]
             flat_gradient[last.storage_offset() + last.numel() :] = 0  # the padding
@@ -62,14 +62,14 @@ class _Perceptron(torch.autograd.Function):
                 else:
                     weight_gradient.copy_(torch.bmm(low_hidden.transpose(1, 2), factor))
             if number == 0 and not wants_inputs:
-                return None, flat_gradient, None, None
+                return None, flat_gradient if wants_flat else None, None, None
             if weight.shape[-1] == 1:
                 gradient = gradient * weight.transpose(1, 2)
             else:
                 gradient = torch.bmm(factor, weight.transpose(1, 2)).to(gradient.dtype)
             if number > 0:  # where relu was flat, nothing passes; `gradient` is this function's own by now
                 torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
-        return gradient, flat_gradient, None, None
+        return gradient, flat_gradient if wants_flat else None, None, None
 
 
 def forward(

@@ -237,7 +237,7 @@ def _metadata(path: Path, run: Run) -> dict[str, Any]:
     if found not in range(3, FORMAT + 1):
         raise RecordDamaged(f"{run} has the format {found!r}; this version of mbaug reads formats 3 to {FORMAT}.")
     identity = dataclasses.asdict(run)
-    names = (name for name in (*identity, *METADATA, "csv_sha256") if SINCE.get(name, 3) <= found)
+    names = [name for name in (*identity, *METADATA, "csv_sha256") if SINCE.get(name, 3) <= metadata["format"]]
     if lacking := [name for name in names if name not in metadata]:
         raise _damaged(run, f"{path} lacks {', '.join(lacking)}")
     if any(metadata[name] != value for name, value in identity.items()):
@@ -258,7 +258,7 @@ def _damaged(run: Run, reason: str) -> RecordDamaged:
 
 def _frame(content: bytes) -> pd.DataFrame:
     """Returns the rows of a CSV, each float exactly as it was written."""
-    return pd.read_csv(io.BytesIO(content), dtype=COLUMNS, float_precision="round_trip")
+    return pd.read_csv(io.BytesIO(content), dtype=COLUMNS)  # exact from pandas 3.1 on
 
 
 def recorded(root: Path | str) -> list[Run]:
@@ -307,8 +307,8 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
 def _overfitting(metadata: Mapping[str, Any]) -> float:
     """Returns a run's error on new rows divided by that on trained rows, NaN where its record does not have them."""
     found = metadata["watch"].get("overfitting") or {}
-    errors = found.get("error_new"), found.get("error_trained")
-    return errors[0] / errors[1] if all(errors) else np.nan
+    new, trained = found.get("error_new"), found.get("error_trained")
+    return new / trained if new and trained else np.nan
 
 
 # --- settings, then and now -----------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def _completed(recorded: dict, today: Any) -> dict:
 def _difference(recorded: Any, current: Any, name: str) -> str | None:
     if isinstance(recorded, dict) and isinstance(current, dict):
         pairs = {key: [side.get(key, "absent") for side in (recorded, current)] for key in recorded | current}
-        differences = (_difference(*pair, f"{name}.{key}") for key, pair in pairs.items())
+        differences = (_difference(then, now, f"{name}.{key}") for key, (then, now) in pairs.items())
         return next(filter(None, differences), None)
     if recorded == current:
         return None

@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from mbaug import engine, files, streams, tasks
-from mbaug.checks import require
+from mbaug.checks import given, require
 from mbaug.datasets import check, collect, read
 from mbaug.experiments import checkpoint, measures, models, probes, records
 from mbaug.experiments.models import FAST
@@ -76,7 +76,7 @@ class Setup:
     @property
     def long(self) -> bool:
         """Whether the actors are kept: of trainings without pre-training, for they need no standardiser beside them."""
-        return self.arm.pretraining is None and self.arm.finetuning.steps > LONG
+        return self.arm.pretraining is None and self.arm.online.steps > LONG
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +100,20 @@ class Progress:
     switch: list[dict]  # what was measured when pre-training ended, an agent; empty before
     commits: list[str]  # of the code that trained what came from checkpoints
     before: float  # wall seconds of the time before this process
-    environments: tasks.Lockstep | None = None  # online
-    buffer: transitions.ReplayBuffer | None = None  # online
+    online: list["Online"] = field(default_factory=list)  # one, once the fine-tuning has begun
     begin: float = field(default_factory=time.perf_counter)
 
     def seconds(self) -> float:
         """Returns the wall seconds so far, those before a restart included."""
         return self.before + time.perf_counter() - self.begin
+
+
+@dataclass(frozen=True, eq=False)
+class Online:
+    """What agents learn in and from while they are fine-tuned."""
+
+    environments: tasks.Lockstep
+    buffer: transitions.ReplayBuffer
 
 
 # --- draw, fit ------------------------------------------------------------------------------------------------------------
@@ -155,9 +162,9 @@ def folder(setup: Setup, data: Data, *parts: object) -> Path:
 
 def fit(setup: Setup, data: Data, progress: Progress) -> list[Fit]:
     """Returns each agent's fitted world model, or the one that another arm has fitted; none without augmentation."""
-    if setup.arm.model is None:
+    if setup.arm.model is None or setup.arm.augmentation is None:
         return []
-    fits = []
+    fits, source = [], setup.arm.augmentation.source
     place = {"precision": setup.arm.precision, "device": setup.device, "arithmetic": FAST}
     for seed, drawn, rest in zip(setup.seeds, data.drawn, data.rest, strict=True):
         own = setup.work / key(drawn.sha256, seed, setup.arm.model, setup.arm.precision, setup.device)
@@ -168,7 +175,7 @@ def fit(setup: Setup, data: Data, progress: Progress) -> list[Fit]:
             else:
                 fitted, commits = imagination.fit(setup.arm.model, drawn, rest, seed, **place), [commit()]
                 checkpoint.save(own, *models.save(fitted, commits))
-            if setup.arm.augmentation.source == "deterministic" and fitted.deterministic is None:
+            if source == "deterministic" and fitted.deterministic is None:
                 model = world_model.fit_deterministic(setup.arm.model, drawn, seed, **place)
                 fitted, commits = imagination.with_deterministic(fitted, model, rest, seed), together(commits, [commit()])
                 checkpoint.save(own, *models.save(fitted, commits))
@@ -253,7 +260,7 @@ def keep(setup: Setup, name: str, number: int, tensors: dict[str, Tensor]) -> No
 
 def imagined(setup: Setup, data: Data, fits: Sequence[Fit], progress: Progress, number: int) -> Tensor:
     """Returns the table of imagined next states with that number, standardised; notes how far outside the data it is."""
-    tables, plan, rule = [], setup.arm.pretraining, setup.arm.augmentation
+    tables, plan, rule = [], setup.arm.offline, given(setup.arm.augmentation, "an arm without augmentation imagines nothing")
     for k, (fitted, drawn) in enumerate(zip(fits, data.drawn, strict=True)):
         state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
         predict = imagination.predictor(rule.source, fitted, drawn)
@@ -314,7 +321,7 @@ def at_the_switch(setup: Setup, data: Data, progress: Progress) -> list[dict]:
 
 def some(setup: Setup, data: Data, datasets: Sequence[Dataset]) -> Batch:
     """Returns rows of a dataset for each agent, evenly chosen, as its critics see them."""
-    plan, dtype, discount = setup.arm.pretraining, data.table.dtype, setup.arm.learner.discount
+    plan, dtype, discount = setup.arm.offline, data.table.dtype, setup.arm.learner.discount
     count, chosen = min(setup.arm.evaluation.probe_rows, *map(len, datasets)), []
     for k, dataset in enumerate(datasets):
         rows = transitions.table([dataset], data.standardiser.of(k), dtype, plan.horizon, discount)
@@ -338,8 +345,9 @@ def finetune(setup: Setup, data: Data, progress: Progress, to: int | None = None
     plan, learner = setup.arm.finetuning, progress.learner
     if plan is None or None not in learner.diverged_at:
         return
-    environments = progress.environments = tasks.Lockstep(setup.task, setup.seeds, setup.arm.dynamics)
-    buffer = progress.buffer = training.replay(learner, data.table if plan.keep_data else None)
+    environments = tasks.Lockstep(setup.task, setup.seeds, setup.arm.dynamics)
+    buffer = training.replay(learner, data.table if plan.keep_data else None)
+    progress.online = [Online(environments, buffer)]
     where, last = online_folder(setup, data), plan.steps if to is None else min(to, plan.steps)
     if checkpoint.exists(where):
         tensors, state = load(where, progress)
@@ -364,17 +372,18 @@ def finetune(setup: Setup, data: Data, progress: Progress, to: int | None = None
 
 def leave(setup: Setup, where: Path, progress: Progress, last: int) -> None:
     """Writes a checkpoint, if one is due or this is the `last` step, and the actors that are kept."""
-    steps, plan, learner = progress.learner.environment_steps, setup.arm.finetuning, progress.learner
+    steps, plan, learner = progress.learner.environment_steps, setup.arm.online, progress.learner
     if steps in STEPS_KEPT and setup.arm.pretraining is not None:
         for k, actor in enumerate(training.actors(learner)):
             keep(setup, str(steps), k, {"actor": actor})
     if setup.long:
         actors = dict(zip(map(str, setup.seeds), training.actors(learner), strict=True))
         files.write_atomically(where / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
-    if steps == last or steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval:
-        arrays, plain = progress.environments.snapshot()
+    if steps >= last or steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval:
+        (online,) = progress.online
+        arrays, plain = online.environments.snapshot()
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        tensors["replay"] = progress.buffer.rows[:, : progress.buffer.size]
+        tensors["replay"] = online.buffer.rows[:, : online.buffer.size]
         save(where, progress, tensors, {"arrays": list(arrays), "environments": plain})
 
 
@@ -454,11 +463,10 @@ def collected(setup: Setup, root: Path, to: int | None = None) -> Iterator[colle
     """
     (run,) = setup.runs
     states = train(setup, to)
-    next(states)  # before the checkpoint is read
-    for data, fits, progress in states:
+    data, fits, progress = next(states)  # before the checkpoint is read
+    for data, fits, progress in states:  # noqa: B007 -- recorded below
+        (online,) = progress.online
         where, done = online_folder(setup, data), ended(setup, progress) and None in progress.learner.diverged_at
-        if ended(setup, progress) and records.missing(root, [run]):
-            record(setup, data, fits, progress, root)
         yield collect.Trained(
             task=setup.task,
             seed=run.seed,
@@ -466,7 +474,9 @@ def collected(setup: Setup, root: Path, to: int | None = None) -> Iterator[colle
             arm=setup.arm,
             provenance=origin(setup, progress),
             curve=collect.curve(progress.rows[0]),
-            replay=progress.buffer.rows[0, : progress.buffer.size].numpy(),
+            replay=online.buffer.rows[0, : online.buffer.size].numpy(),
             actor=lambda steps, where=where: actor_at(where, run.seed, steps),
             ended=done,
         )
+    if ended(setup, progress) and records.missing(root, [run]):
+        record(setup, data, fits, progress, root)

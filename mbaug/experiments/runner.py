@@ -4,9 +4,13 @@ The same command goes on after a kill; two commands side by side train each run 
 """
 
 import fnmatch
+import os
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mbaug import engine, files, tasks
-from mbaug.checks import choose, require
+from mbaug.checks import choose, given, require
 from mbaug.datasets import read
 from mbaug.datasets.collect import Recorded, curve
 from mbaug.experiments import records, run, studies
@@ -145,6 +149,25 @@ def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: P
     return outcomes
 
 
+@cache
+def end_with(parent: int) -> None:
+    """Makes a worker process end within a second or two of its parent, however that ends: kill -9 tells the workers nothing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)  # also in the middle of a step: the last checkpoint is whole
+
+    if os.getpid() != parent:  # one worker alone is the parent itself
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def attempt_for(parent: int, *given: Any) -> list[Outcome]:
+    """Returns what `attempt` does, in a worker process that ends with its parent."""
+    end_with(parent)
+    return attempt(*given)
+
+
 def explain(runs: Sequence[Run], error: Exception) -> str:
     """Returns what kept runs from being recorded: a sentence, or the traceback of what is a mistake of the code."""
     told = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
@@ -201,9 +224,11 @@ def record(
     wanted = wanted if cluster else with_data(wanted, report)
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     jobs, problems = studies.cells(wanted, population), []
-    outcomes = (
-        elsewhere(jobs, profile, root, work, cluster, device) if cluster else here(jobs, profile, root, work, workers, device)
-    )
+    if cluster:
+        outcomes = elsewhere(jobs, profile, root, work, cluster, device)
+    else:
+        folder = given(work, "work is None, but without a cluster it must be a folder for checkpoints")
+        outcomes = here(jobs, profile, root, folder, workers, device)
     with tqdm(total=sum(steps.values()), unit=" updates", unit_scale=True, disable=None) as bar:
         for some, problem in outcomes:
             if problem:
@@ -226,7 +251,8 @@ def here(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int,
     engine.prepare()  # tells who asked for more threads, since the workers will not
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
-    calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))
+    given, parent = (profile, root, work, device), os.getpid()
+    calls = (joblib.delayed(attempt_for)(parent, cell, *given) for cell in free_first(jobs, profile, work))
     for outcomes in parallel(calls):
         yield from outcomes
 

@@ -28,19 +28,19 @@ TD3_DATA = Arm(pretraining=Pretraining(updates=0), finetuning=replace(SCRATCH, k
 VANILLA = Arm(pretraining=Pretraining())
 
 
-def augmented(source: str = "sample", rate: float = 0.5, **model: float | bool) -> Arm:
+def augmented(source: str = "sample", rate: float = 0.5, **model: int | float) -> Arm:
     """Returns the arm whose batches hold a share `rate` of next states from `source`; `model` changes the paper's model."""
     return replace(VANILLA, model=replace(WorldModel(), **model), augmentation=Augmentation(rate, source))
 
 
 def online(arm: Arm, **changes: bool | int) -> Arm:
     """Returns `arm` with a changed way online; its pre-training is shared."""
-    return replace(arm, finetuning=replace(arm.finetuning, **changes))
+    return replace(arm, finetuning=replace(arm.online, **changes))
 
 
 def ahead(arm: Arm, horizon: int) -> Arm:
     """Returns `arm` with an n-step target on whole episodes."""
-    return replace(arm, pretraining=replace(arm.pretraining, whole_episodes=True, horizon=horizon))
+    return replace(arm, pretraining=replace(arm.offline, whole_episodes=True, horizon=horizon))
 
 
 def carried(name: str, arm: Arm) -> dict[str, Arm]:

@@ -47,7 +47,7 @@ def as_drawn(normal: Tensor, settings: object) -> Tensor:
     return normal
 
 
-def tensors(agent: object) -> dict[str, Tensor]:
+def tensors(agent: Any) -> dict[str, Tensor]:
     """Returns every tensor of an agent by name, in the agent's own memory: parameters, and the moments of each Adam."""
     found = {}
     for part in fields(agent):

@@ -1,6 +1,9 @@
 """An arm: all settings of one way to an online agent. The registry of algorithms stands here, because an arm names one."""
 
-from mbaug.checks import choose, require, settings
+from dataclasses import replace
+from typing import Any
+
+from mbaug.checks import choose, given, require, settings
 from mbaug.method import iql, sac, td3
 from mbaug.method.algorithm import Algorithm
 from mbaug.method.imagination import SOURCES
@@ -15,7 +18,7 @@ class Arm:
     """Everything that a run depends on but its task, its dataset and its seed."""
 
     algorithm: str = "td3"
-    learner: object = td3.TD3()  # the algorithm's settings
+    learner: Any = td3.TD3()  # the algorithm's settings
     model: WorldModel | None = None
     augmentation: Augmentation | None = None
     pretraining: Pretraining | None = None
@@ -27,10 +30,8 @@ class Arm:
     def __post_init__(self) -> None:
         algorithm = ALGORITHMS[choose("algorithm", self.algorithm, ALGORITHMS)]
         choose("precision", self.precision, PRECISIONS)
-        given, needed = type(self.learner).__name__, algorithm.settings.__name__
-        require(
-            given == needed, f"the learner's settings are {given}(...), but the algorithm {self.algorithm!r} needs {needed}(...)"
-        )
+        own, needed = type(self.learner).__name__, algorithm.settings.__name__
+        require(own == needed, f"the learner's settings are {own}(...), but the algorithm {self.algorithm!r} needs {needed}(...)")
         require(
             self.pretraining is not None or self.finetuning is not None,
             "pretraining and finetuning are both None, but an arm has one of them at least",
@@ -60,6 +61,16 @@ class Arm:
         )
 
     @property
+    def offline(self) -> Pretraining:
+        """The pre-training; raises ValueError where there is none."""
+        return given(self.pretraining, "this arm has no pretraining: it learns online alone")
+
+    @property
+    def online(self) -> Finetuning:
+        """The fine-tuning; raises ValueError where there is none."""
+        return given(self.finetuning, "this arm has no finetuning: it learns offline alone")
+
+    @property
     def offline_part(self) -> "Arm | None":
         """What arms with the same pre-training share; None if there is none."""
-        return None if self.pretraining is None else Arm(**(vars(self) | {"finetuning": None}))
+        return None if self.pretraining is None else replace(self, finetuning=None)

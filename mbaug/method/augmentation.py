@@ -78,13 +78,8 @@ def rollout(
 ) -> Predict:
     """Returns the prediction that follows each row's window of recorded actions and ends after `length` steps.
 
-    Each imagined state is the input of the next step, so errors may compound. With windows of one step this is `predict`.
-
-    Args:
-        predict: one step.
-        action: recorded along the windows.
-        next_state: recorded along the windows, for sources that start from it.
-        length: steps of each window.
+    Each imagined state is the input of the next step, so errors may compound. With windows of one step this is `predict`. The
+    next states recorded along the windows are for sources that start from them.
     """
 
     def predict_window(state, first_action, last_state, generator):

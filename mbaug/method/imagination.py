@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import streams
-from mbaug.checks import choose, require
+from mbaug.checks import choose, given, require
 from mbaug.method import world_model
 from mbaug.method.networks import PLAIN, Arithmetic
 from mbaug.method.settings import WorldModel
@@ -38,14 +38,7 @@ def _asked(model: Model | Deterministic, ask: Callable[..., Tensor], flat: Tenso
 
 
 def predict(model: Model, state: Rows, action: Actions, generator: torch.Generator, mode: str = "sample") -> Rows:
-    """Returns one imagined next state a row.
-
-    Args:
-        model: one model.
-        state: in the environment's units, as what is returned.
-        action: in [-1, 1].
-        generator: of the sample.
-        mode: "sample": z ~ q(z | s), the paper's; "mean": z = mu(s).
+    """Returns one imagined next state a row: with mode "sample" of z ~ q(z | s), the paper's; with "mean" of z = mu(s).
 
     Raises:
         ValueError: the mode is unknown; the sentence names the nearest.
@@ -119,14 +112,8 @@ def persistence(state: Tensor, *_: object) -> Tensor:
 def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Dataset, seed: int) -> Float[np.ndarray, " state"]:
     """mean ((s'_i - s^'_i) / std_i)^2 for every dimension i of the state: the normalised error of one step.
 
-    The mean runs over the held-out rows that end no episode; std_i is the standard deviation of s_i over the rows that the model
-    was fitted on. So 1 is the error of who always says the mean state, and the mean over i is one number for a model.
-
-    Args:
-        predict: what is held to the rows.
-        standardiser: of its states.
-        held_out: rows it was not fitted on; none give NaN.
-        seed: of the agent; the stream is ("world model", "held-out").
+    The mean runs over the held-out rows that end no episode (NaN if there are none); std_i is the standard deviation of s_i over
+    the rows that the model was fitted on. So 1 is the error of a model that always predicts the mean state.
     """
     rows = world_model.interior(held_out)
     if len(rows) == 0:
@@ -141,23 +128,14 @@ def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Datas
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted world model, how it came about, and how good it is.
+    """A fitted world model, how it came about, and how good it is."""
 
-    Attributes:
-        model: after the last epoch.
-        losses: each term's mean over the rows of an epoch, [epochs].
-        epochs: after which `history` was measured.
-        history: the normalised error of the sampled prediction then, for every dimension.
-        errors: by name, the normalised error of every dimension (`held_out_error`); empty without held-out rows.
-        deterministic: the model without latent state, if a source needs it.
-    """
-
-    model: Model
-    losses: Loss
-    epochs: list[int]
-    history: Float[Tensor, "checks state"]
-    errors: dict[str, list[float]]
-    deterministic: Deterministic | None = None
+    model: Model  # after the last epoch
+    losses: Loss  # each term's mean over the rows of an epoch, [epochs]
+    epochs: list[int]  # after which `history` was measured
+    history: Float[Tensor, "checks state"]  # the error of the sampled prediction then
+    errors: dict[str, list[float]]  # by name (`held_out_error`), a number a dimension; empty without held-out rows
+    deterministic: Deterministic | None = None  # the model without latent state, if a source needs it
 
     @property
     def noise_std(self) -> Float[Tensor, " state"]:
@@ -182,15 +160,7 @@ def fit(
 ) -> Fit:
     """Returns a fitted world model with its held-out errors, beside those of persistence and of linear regression.
 
-    Args:
-        settings: of the model and its fit.
-        dataset: the drawn rows.
-        held_out: rows that are not trained on.
-        seed: of the agent.
-        precision: "float32", "float64" or "bfloat16" (of the wide products alone).
-        device: "cpu" or one that torch knows.
-        arithmetic: what computes.
-        checks: how often, at even distances, the held-out error is measured on the way; no weight feels it.
+    The held-out error is measured `checks` times on the way, at even distances; no weight feels it.
     """
     due = sorted({math.ceil(settings.epochs * k / checks) for k in range(1, checks + 1)})
     losses, history = [], []
@@ -202,7 +172,7 @@ def fit(
         return predict(model, s, a, g)
 
     passes = world_model.epochs(settings, dataset, seed, precision, device, arithmetic)
-    for epoch, (model, terms) in enumerate(passes, start=1):
+    for epoch, (model, terms) in enumerate(passes, start=1):  # noqa: B007 -- `sampled` asks the model
         losses.append(torch.stack(terms))
         if epoch in due:
             history.append(torch.from_numpy(error(sampled)))
@@ -225,8 +195,9 @@ def with_deterministic(fitted: Fit, model: Deterministic, held_out: Dataset, see
 
 
 def _deterministic(fitted: Fit, dataset: Dataset) -> Predict:
-    control = fitted.deterministic
-    require(control is not None, "the source 'deterministic' needs a fit with its deterministic model, but this one is without")
+    control = given(
+        fitted.deterministic, "the source 'deterministic' needs a fit with its deterministic model: this one has none"
+    )
     return lambda s, a, s_, g: predict_deterministic(control, s, a)
 
 
@@ -253,14 +224,11 @@ SOURCES: dict[str, Callable[[Fit, Dataset], Predict]] = {
 
 
 def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
-    """Returns what replaces next states: predict(state, action, next_state, generator).
+    """Returns what replaces next states, predict(state, action, next_state, generator), given a fit and its rows.
 
-    Args:
-        source: a name in SOURCES. "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s').
-            "jitter", "shrink": the samples' spread alone, the pull to the mean alone. "noise": s' and Gaussian noise as strong
-            as the held-out error. "deterministic": the deterministic model's prediction.
-        fitted: what it asks.
-        dataset: the rows of the fit.
+    "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s'). "jitter", "shrink": the samples'
+    spread alone, the pull to the mean alone. "noise": s' and Gaussian noise as strong as the held-out error. "deterministic":
+    the prediction of the model without latent state.
 
     Raises:
         ValueError: the source is unknown, or `fitted` does not hold what it asks.

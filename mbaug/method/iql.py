@@ -21,7 +21,7 @@ from mbaug.checks import Count, Layers, Positive, Share, settings
 from mbaug.method import networks
 from mbaug.method.algorithm import Algorithm, as_drawn
 from mbaug.method.networks import TWIN, Actor, Adam, Critics, descend
-from mbaug.method.td3 import critic_loss, greedy
+from mbaug.method.td3 import critic_loss
 from mbaug.method.transitions import Batch
 
 
@@ -103,7 +103,7 @@ def value_loss(
     Source: Kostrikov et al. 2021, equation 5.
     """
     surplus = target - value
-    weight = torch.where(surplus < 0, 1 - expectile, expectile)
+    weight = (expectile - (surplus < 0).to(surplus)).abs()
     return (weight * surplus.square()).mean(dim=-1)
 
 
@@ -138,13 +138,7 @@ def update(
 ) -> None:
     """Moves the values, the actor, the critics and the target critics, in this order, in place.
 
-    Args:
-        agent: P agents.
-        batch: B transitions for each.
-        noise: not used.
-        settings: of IQL.
-        gradient_step: the number of this update, counted from 1.
-        loss: of the actor, the same offline and online.
+    `noise` is not used; the actor's loss is the same offline and online.
     """
     rate, value, actor, critics = settings.learning_rate, agent.value.network, agent.actor.network, agent.critics.network
     with torch.no_grad():
@@ -160,6 +154,12 @@ def update(
     target = critic_target(agent, batch, settings, noise[0])
     descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, rate)
     networks.track(agent.target_critics.network, critics, settings.target_rate)
+
+
+@torch.no_grad()
+def greedy(agent: Agent, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
+    """Returns pi(s): the action of an evaluation."""
+    return agent.actor(state)
 
 
 def explorer(agent: Agent, number: int, settings: IQL) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -27,13 +27,9 @@ LANES = 64  # a multiple of every vector width, in elements
 
 
 def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: torch.dtype | None = None) -> Tensor:
-    """Returns the outputs of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
+    """Returns the outputs [N, batch, out] of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
 
-    Args:
-        inputs: a batch for each network, [N, batch, in].
-        flat: all parameters; the gradient goes here if it requires one.
-        layers: views of `flat` (`layer_views`).
-        product_dtype: of the products in a faster engine; plain products are in the dtype of `flat`.
+    The gradient goes to `flat`, if it requires one; plain products are in its dtype, whatever `product_dtype` asks of an engine.
     """
     if flat.requires_grad:  # if not, `layers` may be the first networks alone, and their place in `flat` is not known here
         layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
@@ -86,18 +82,11 @@ def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequ
 
 @dataclass(frozen=True, eq=False)
 class Perceptron:
-    """N multi-layer perceptrons with ReLU between their layers.
+    """N multi-layer perceptrons with ReLU between their layers."""
 
-    Attributes:
-        flat: all parameters (`layer_views` gives their order).
-        layers: (weight [N, in, out], bias [N, 1, out]) of each layer, views of `flat` without a gradient.
-        product_dtype: dtype of the wide matrix products, None for that of `flat`.
-        forward: what computes the outputs.
-    """
-
-    flat: Float[Tensor, " parameters"]
-    layers: Layers
-    product_dtype: torch.dtype | None = None
+    flat: Float[Tensor, " parameters"]  # all of them, in the order of `layer_views`
+    layers: Layers  # views of `flat` without a gradient
+    product_dtype: torch.dtype | None = None  # of the wide products, None for that of `flat`
     forward: Callable[..., Tensor] = plain_forward
 
     def __call__(self, inputs: Float[Tensor, "networks batch inputs"]) -> Float[Tensor, "networks batch outputs"]:

@@ -166,13 +166,7 @@ def update(
 ) -> None:
     """Moves critics, actor, temperature and target critics, in place.
 
-    Args:
-        agent: P agents.
-        batch: B transitions for each.
-        noise: standard normals for the action at s' and at s.
-        settings: of SAC.
-        gradient_step: the number of this update, counted from 1.
-        loss: of the actor.
+    `noise` holds standard normals for the actions at s' and at s; updates count from 1.
     """
     target = critic_target(agent, batch, settings, noise[0])
     critics, actor, rate = agent.critics.network, agent.actor.network, settings.learning_rate

@@ -113,13 +113,8 @@ def update(
 ) -> None:
     """Moves the critics and, at every `policy_delay`-th gradient step, the actor and the targets, in place.
 
-    Args:
-        agent: P agents.
-        batch: B transitions for each.
-        noise: what `noise` returned, with a leading axis of one.
-        settings: of TD3.
-        gradient_step: the number of this update, counted from 1.
-        loss: of the actor: `actor_loss` online, `actor_loss_bc` offline; None: the actor stays as it is.
+    `noise` is what `noise` returned, with a leading axis of one; updates count from 1; the actor's loss is `actor_loss` online
+    and `actor_loss_bc` offline. With None the actor stays as it is.
     """
     target = critic_target(agent, batch, settings, noise[0])
     critics, actor = agent.critics.network, agent.actor.network

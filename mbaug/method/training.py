@@ -20,7 +20,7 @@ from mbaug.method import algorithm, augmentation, transitions
 from mbaug.method.algorithm import Algorithm
 from mbaug.method.arms import ALGORITHMS, Arm
 from mbaug.method.networks import PLAIN, Arithmetic
-from mbaug.method.settings import Finetuning
+from mbaug.method.settings import Augmentation, Finetuning
 from mbaug.method.transitions import Batch, ReplayBuffer, Standardiser
 from mbaug.tasks import Lockstep, Task
 
@@ -34,30 +34,18 @@ Noise = Float[Tensor, "block normals population batch action"]
 
 @dataclass
 class Learner:
-    """P agents while they learn.
+    """P agents while they learn."""
 
-    Attributes:
-        arm: the settings they share.
-        task: that they learn.
-        seeds: one an agent; all random streams of agent k come from seeds[k].
-        agent: the networks, of the algorithm's class.
-        standardiser: of states, frozen once made.
-        arithmetic: what computes.
-        diverged_at: per agent None, or the counters at which its parameters stopped being finite.
-        gradient_steps, environment_steps: so far.
-        generators: by stream, one an agent.
-    """
-
-    arm: Arm
+    arm: Arm  # the settings they share
     task: Task
-    seeds: list[int]
-    agent: Any
-    standardiser: Standardiser
-    arithmetic: Arithmetic
-    diverged_at: list[dict | None]
+    seeds: list[int]  # one an agent; all random streams of agent k come from seeds[k]
+    agent: Any  # the networks, of the algorithm's class
+    standardiser: Standardiser  # of states, frozen once made
+    arithmetic: Arithmetic  # what computes
+    diverged_at: list[dict | None]  # per agent None, or the counters at which its parameters stopped being finite
     gradient_steps: int = 0
     environment_steps: int = 0
-    generators: dict[str, list[torch.Generator]] = field(default_factory=dict)
+    generators: dict[str, list[torch.Generator]] = field(default_factory=dict)  # by stream, one an agent
 
     @property
     def algorithm(self) -> Algorithm:
@@ -139,11 +127,7 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
     """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
 
     It goes in stretches that end where the actor moves. The learner's arithmetic may capture a stretch once and replay it: there
-    is one for each length and each place within the policy delay that it begins at.
-
-    Args:
-        learner: its agent is changed in place.
-        loss: of the actor; None: it stays as it is.
+    is one for each length and each place within the policy delay that it begins at. With loss=None the actor stays as it is.
     """
     settings, stretches = learner.arm.learner, {}
 
@@ -179,14 +163,12 @@ def _on_grid(plan: object, *names: str) -> None:
 def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> Iterator[None]:
     """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
 
-    Args:
-        learner: goes on from where it is.
-        table: packed, standardised rows (transitions.table), each agent its own, on the learner's device.
-        imagine: returns the imagined next states of all rows, standardised, for the table number given; None: no augmentation.
+    The learner goes on from where it is. `table` holds packed, standardised rows (transitions.table), each agent its own;
+    `imagine` returns the imagined next states of all rows, standardised, for a table's number. None: no augmentation.
     """
-    arm, plan, rule = learner.arm, learner.arm.pretraining, learner.arm.augmentation
+    plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _on_grid(plan, "updates", "evaluation_interval")
-    count = augmentation.replaced(rule.rate, arm.learner.batch_size) if imagine is not None else 0
+    count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
     while learner.gradient_steps < plan.updates:
         if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
@@ -227,7 +209,7 @@ def carry(learner: Learner, plan: Finetuning) -> None:
 
 def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
     """Returns a replay buffer for the whole online phase: empty or, given a table, starting with the offline rows."""
-    plan, rows = learner.arm.finetuning, 0 if table is None else table.shape[1]
+    plan, rows = learner.arm.online, 0 if table is None else table.shape[1]
     sizes = learner.task.state_size, learner.task.action_size
     dtype = learner.agent.actor.network.flat.dtype
     buffer = ReplayBuffer(len(learner.seeds), plan.steps + rows, *sizes, dtype, learner.device)
@@ -250,12 +232,9 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then each environment step
     is followed by one update.
 
-    Args:
-        learner: goes on from where it is.
-        environments: P of them, in lockstep.
-        buffer: what is learned from; grows by one transition an agent and step.
+    The learner goes on from where it is, and `buffer` grows by one transition an agent and step.
     """
-    settings, plan = learner.arm.learner, learner.arm.finetuning
+    settings, plan = learner.arm.learner, learner.arm.online
     _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
     sizes = learner.task.state_size, learner.task.action_size

@@ -39,26 +39,17 @@ ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "epi
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A fixed set of transitions in the order of their episodes.
-
-    Attributes:
-        name: of the dataset.
-        state, action, reward, next_state: as the environment gave and got them, unscaled.
-        terminal: the task ended here.
-        truncated: only the recording ended here (a time limit).
-        episode: index of the transition's episode.
-        part: number of the pool that a transition is from; 0 where the dataset is one pool.
-    """
+    """A fixed set of transitions in the order of their episodes, as the environment gave and got them, unscaled."""
 
     name: str
     state: Float[np.ndarray, "rows state"]
     action: Float[np.ndarray, "rows action"]
     reward: Float[np.ndarray, " rows"]
     next_state: Float[np.ndarray, "rows state"]
-    terminal: Bool[np.ndarray, " rows"]
-    truncated: Bool[np.ndarray, " rows"]
-    episode: Int[np.ndarray, " rows"]
-    part: Int[np.ndarray, " rows"]
+    terminal: Bool[np.ndarray, " rows"]  # the task ended here
+    truncated: Bool[np.ndarray, " rows"]  # only the recording ended here (a time limit)
+    episode: Int[np.ndarray, " rows"]  # index of the transition's episode
+    part: Int[np.ndarray, " rows"]  # number of the pool that it is from; 0 where the dataset is one pool
 
     def __post_init__(self) -> None:
         rows = len(self.state)
@@ -250,15 +241,16 @@ def table(
 
 
 class ReplayBuffer:
-    """A growing table of each agent's own transitions, packed; the population steps together, so all have the same size.
-
-    Attributes:
-        rows: [P, capacity, width]; the first `size` of them are filled.
-        size: transitions an agent has.
-    """
+    """A growing table of each agent's own packed transitions: `rows` [P, capacity, width], of which `size` are filled."""
 
     def __init__(
-        self, population: int, capacity: int, state_size: int, action_size: int, dtype=torch.float32, device="cpu"
+        self,
+        population: int,
+        capacity: int,
+        state_size: int,
+        action_size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.rows = torch.zeros(population, capacity, 2 * state_size + action_size + 3, dtype=dtype, device=device)
         self.size = 0

@@ -25,21 +25,13 @@ EPSILON = 1e-5  # added to the standard deviation of a state's dimension; C
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One world model.
+    """One world model."""
 
-    Attributes:
-        encoder: s -> mean and log-variance of q(z | s).
-        decoder: z -> s.
-        transition: [z, a] -> f(z, a).
-        standardiser: of states.
-        residual: z' = z + f(z, a) (the paper) if True, z' = f(z, a) (the authors' code) if False.
-    """
-
-    encoder: Perceptron
-    decoder: Perceptron
-    transition: Perceptron
-    standardiser: Standardiser
-    residual: bool
+    encoder: Perceptron  # s -> mean and log-variance of q(z | s)
+    decoder: Perceptron  # z -> s
+    transition: Perceptron  # [z, a] -> f(z, a)
+    standardiser: Standardiser  # of states
+    residual: bool  # True: z' = z + f(z, a) (the paper). False: z' = f(z, a) (the authors' code)
 
 
 class Posterior(NamedTuple):
@@ -113,15 +105,8 @@ def loss(
     is summed over the latent dimensions and averaged over the batch; the others are averaged over the dimensions as well.
     The authors' code compares z' with a sample of q(z | s'); we take its mean. Both have the same expected gradient, because the
     sample's noise is independent of z' and stopped, and the mean has less variance.
+    w_KL is `kl_weight` divided by the `batches` of an epoch; `normal` is n, and states are standardised.
     Source: the authors' code for the terms and weights.
-
-    Args:
-        model: one model.
-        state, next_state: standardised.
-        action: in [-1, 1].
-        normal: n, a standard normal vector a row.
-        settings: the weights.
-        batches: of an epoch; w_KL = kl_weight / batches.
     """
     q = posterior(model, state)
     z = sample(q, normal)
@@ -131,9 +116,9 @@ def loss(
     kl = kl_divergence(q).mean(dim=-1)
     prediction = squared_error(next_decoded, next_state)
     latent = squared_error(next_z, posterior(model, next_state).mean.detach())
-    weights = 1.0, settings.kl_weight / batches, settings.prediction_weight, settings.latent_weight
-    terms = reconstruction, kl, prediction, latent
-    return Loss(*terms, total=sum(weight * term for weight, term in zip(weights, terms, strict=True)))
+    total = reconstruction + settings.kl_weight / batches * kl
+    total = total + settings.prediction_weight * prediction + settings.latent_weight * latent
+    return Loss(reconstruction, kl, prediction, latent, total)
 
 
 # --- the fit --------------------------------------------------------------------------------------------------------------
@@ -187,15 +172,7 @@ def _descent(
 ) -> Iterator[Float[Tensor, " terms"]]:
     """Yields the mean terms of every epoch while Adam moves `parts` of a model down the last of them.
 
-    Args:
-        parts: of the model.
-        loss: returns its terms, of a batch of states, actions and next states, and of what was drawn for it.
-        rows: of the dataset.
-        standardiser: of the states.
-        settings: of the fit.
-        generator: of the permutations.
-        arithmetic: what repeats a step.
-        draw: what a batch of that many rows needs besides.
+    `loss` returns its terms, of a batch of states, actions and next states and of what `draw` drew for as many rows.
     """
     flats, moments = [part.flat for part in parts], [Adam.zeros(part.flat) for part in parts]
     found = flats[0].new_zeros(len(Loss._fields) if len(parts) > 1 else 1)
@@ -228,22 +205,14 @@ def _descent(
 
 @dataclass(frozen=True, eq=False)
 class Deterministic:
-    """A network s' = s + f(s, a), without latent state or sampling, as large as a world model.
+    """A network s' = s + f(s, a), without latent state or sampling, as large as a world model."""
 
-    Attributes:
-        network: [s, a] -> f(s, a).
-        standardiser: of states.
-    """
-
-    network: Perceptron
-    standardiser: Standardiser
+    network: Perceptron  # [s, a] -> f(s, a)
+    standardiser: Standardiser  # of states
 
 
 def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int) -> tuple[int, ...]:
-    """Returns the layer sizes of the deterministic model: as deep as the encoder, and with as many parameters as the world model.
-
-    That is, with the fewest units a layer that give at least as many.
-    """
+    """Returns the layer sizes of a model as deep as the encoder, with as many units as give a world model's parameters."""
 
     def parameters(layers: Sequence[int]) -> int:
         return sum((inputs + 1) * outputs for inputs, outputs in pairwise(layers))

@@ -49,7 +49,6 @@ class NotebookFailed(RuntimeError):
 
 def run(
     profile: str = "paper",
-    retrain: bool | None = None,
     only: str | Iterable[str] | None = None,
     output: Path | str | None = None,
     folder: Path | str | None = None,
@@ -58,19 +57,17 @@ def run(
     """Executes the notebooks with a profile, and prints how far they are.
 
     Args:
-        profile: What sets all budgets; "paper" draws from the recorded runs.
-        retrain: Whether the notebooks train instead of reading records; None means in every profile but "paper".
+        profile: What sets all budgets; "paper" draws from the recorded runs, any other trains.
         only: Names of notebooks, or the numbers they begin with; None means all of them.
-        output: Where the executed notebooks go; None means `build/<profile>`.
-        folder: Where the sources are; None means the repository's `notebooks`.
+        output, folder: Of the executed notebooks and of the sources; None means `build/<profile>` and `notebooks`.
         workers: Notebooks executed at a time; each takes one core.
 
     Raises:
         ValueError: A profile or a notebook is unknown. Further what `find` and `execute` raise.
     """
     checks.choose("profile", profile, PROFILES)
-    parameters = {"profile": profile, "retrain": profile != "paper" if retrain is None else retrain}
-    execute(find(only, folder), Path(output or files.repository() / "build" / profile), parameters, workers)
+    output = Path(output or files.repository() / "build" / profile)
+    execute(find(only, folder), output, {"profile": profile, "retrain": profile != "paper"}, workers)
 
 
 def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str | None = None, workers: int = 2) -> None:
@@ -172,8 +169,7 @@ def environment() -> dict[str, str]:
     """Returns what every notebook runs with: one thread, this interpreter, nothing written outside the clone."""
     build = files.repository() / "build"
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
-    path = build / "jupyter/kernels" / KERNEL["name"] / "kernel.json"
-    files.write_atomically(path, json.dumps({**KERNEL, "argv": command}).encode())
+    files.write_atomically(build / "jupyter/kernels/python3/kernel.json", json.dumps({**KERNEL, "argv": command}).encode())
     return {
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         "IPYTHONDIR": str(build / "jupyter/ipython"),
@@ -222,6 +218,5 @@ def _execute(source: Path, output: Path, parameters: Mapping[str, Any], copied: 
         problem = f"In [{error.exec_count}] raised {error.ename}: {error.evalue}\n{shown}\n    (the traceback is in {executed})"
     except Exception as error:  # the kernel died, the disk is full
         problem = f"{type(error).__name__}: {error}"
-    (source.parent / "MUJOCO_LOG.TXT").unlink(missing_ok=True)  # MuJoCo's warnings, in the working directory
     print(f"{source.stem}: {'failed' if problem else 'done'} in {time.monotonic() - started:.0f} s", flush=True)
     return problem

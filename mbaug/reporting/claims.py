@@ -155,9 +155,7 @@ def claims_table(frame: pd.DataFrame) -> str:
 def _measured(finding: Finding) -> str:
     """Returns a finding as a table's cell: the difference, its interval, chance, tasks and seeds."""
     comparison, tasks, found, chance = finding
-    weak = " (a weak interval)" if found.n_seeds < ENOUGH_SEEDS else ""
     odds = "below 1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
-    return (
-        f"{look(comparison.arm).label} − {look(comparison.other).label}: **{words(found, signed=True)}** {comparison.unit}; "
-        f"chance {odds}; {', '.join(tasks)}, {count('seed', [found.n_seeds])}{weak}"
-    )
+    names = f"{look(comparison.arm).label} − {look(comparison.other).label}"
+    seeds = f"{', '.join(tasks)}, {count('seed', [found.n_seeds])}{' (a weak interval)' if found.n_seeds < ENOUGH_SEEDS else ''}"
+    return f"{names}: **{words(found, signed=True)}** {comparison.unit}; chance {odds}; {seeds}"

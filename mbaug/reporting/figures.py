@@ -21,7 +21,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 
 from mbaug import files
 from mbaug.reporting import statistics
@@ -99,7 +101,8 @@ def style() -> None:
     plt.rc("font", family="DejaVu Sans", size=10)  # comes with matplotlib, so that every machine draws the same
     plt.rc("axes", titlesize=11, labelsize=10, titlelocation="left", grid=True, axisbelow=True)
     plt.rc("axes.spines", top=False, right=False)
-    plt.rc(("xtick", "ytick"), labelsize=9)
+    plt.rc("xtick", labelsize=9)
+    plt.rc("ytick", labelsize=9)
     plt.rc("legend", fontsize=9, edgecolor="none")
     plt.rc("grid", color="#E5E5E5", linewidth=0.8)
     plt.rc("lines", linewidth=1.8)
@@ -121,11 +124,8 @@ QUANTITIES = {
 }
 
 
-def curves(axis: plt.Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
-    """Draws a column of one task's evaluations, a line with its interval for each arm; returns what is drawn.
-
-    The columns are arm, steps, the value's interquartile mean over seeds, low, high, n_seeds.
-    """
+def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
+    """Draws a column of one task's evaluations, a line with its interval for each arm; returns what is drawn (`summarise`)."""
     summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], value)
     for arm in in_order(summary["arm"]):
         rows, (label, colour, line) = summary[summary["arm"] == arm], look(arm)
@@ -135,7 +135,7 @@ def curves(axis: plt.Axes, table: pd.DataFrame, phase: str = "finetune", value: 
     return summary
 
 
-def legend(figure: plt.Figure) -> None:
+def legend(figure: Figure) -> None:
     """Puts one legend for all axes below the figure, if they have lines: every arm once, in the order of `LOOKS`."""
     lines = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     known = [look.label for look in LOOKS.values() if look.label in lines]
@@ -190,17 +190,14 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
 
 
 def figures_folder(profile: str = "paper") -> Path:
-    """Returns where figures of a profile go: the committed gallery for "paper", build/<profile>/figures for others.
-
-    The environment variable MBAUG_FIGURES names another folder for all of them: who only tests a notebook changes no file.
-    """
+    """Returns where figures of a profile go: figures/ of "paper", build/<profile>/figures of others; or all to MBAUG_FIGURES."""
     if elsewhere := os.environ.get("MBAUG_FIGURES"):
         return Path(elsewhere)
     return files.repository() / ("figures" if profile == "paper" else f"build/{profile}/figures")
 
 
 def save_figure(
-    figure: plt.Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
+    figure: Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
 ) -> Path:
     """Writes a figure as PNG, SVG, the CSV of what it draws and its caption; returns the PNG's path.
 

@@ -6,7 +6,7 @@ interval knows nothing about seeds that were never run: for normal scores it hol
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from scipy.stats import trim_mean
 
 RUN = ["task", "dataset", "arm", "seed"]
 RESAMPLES = 10_000  # from one stream to another, an end then moves by less than 1 % of the interval's length
-CONFIDENCE = 0.95
+ENDS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # the percentiles between which an interval lies
 
 Strata = Sequence[Float[np.ndarray, "_"]]  # one array a task, one number a seed
 
@@ -46,11 +46,8 @@ def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(overestimation=table["predicted_value"] - table["discounted_return"])
 
 
-def _expected(run: NamedTuple, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the evaluations that a diverged agent should have had, with score 0: those of its arm's agents that finished.
-
-    If none of them finished, those of any agent of its task.
-    """
+def _expected(run: Any, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns, with score 0, the evaluations of those agents of a diverged one's arm that finished; if none did, of its task."""
     others = table[table["task"] == run.task]
     alike = others[(others["arm"] == run.arm) & (others["status"] == "finished")]
     points = (others if alike.empty else alike)[["phase", "steps"]].drop_duplicates()
@@ -59,10 +56,7 @@ def _expected(run: NamedTuple, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def resampled(strata: Strata, resamples: int = RESAMPLES, seed: int = 0) -> list[Float[np.ndarray, "resamples _"]]:
-    """Returns each task's scores, drawn again with replacement: seeds are drawn, tasks are not.
-
-    The stream is the same at every call, so that along a curve the same seeds are drawn at each evaluation.
-    """
+    """Returns each task's scores, drawn again with replacement; along a curve, the same seeds are drawn at each evaluation."""
     rng = np.random.default_rng(seed)
     return [scores[rng.integers(len(scores), size=(resamples, len(scores)))] for scores in strata]
 
@@ -82,13 +76,7 @@ def interval(strata: Strata) -> Interval:
     if not np.isfinite(pooled).all():
         raise ValueError(f"An interval needs finite scores; got {[scores.tolist() for scores in strata]}.")
     drawn = trim_mean(np.concatenate(resampled(strata), axis=1), 0.25, axis=-1) if max(sizes) > 1 else np.array([np.nan])
-    return Interval(float(trim_mean(pooled, 0.25)), *_ends(drawn), min(sizes))
-
-
-def _ends(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """Returns the percentiles between which `CONFIDENCE` of the values lie."""
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return Interval(float(trim_mean(pooled, 0.25)), *np.quantile(drawn, ENDS).tolist(), n_seeds=min(sizes))
 
 
 def summarise(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:
@@ -106,9 +94,7 @@ def summarise(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> p
 
 
 def differences(measure: pd.Series, arm: str, other: str) -> list[Float[np.ndarray, "_"]]:
-    """Returns the measure of `arm` minus that of `other` for every seed that both have, an array a task.
-
-    A measure is one number a run, with the index `RUN`, as the functions below return it.
+    """Returns `arm` minus `other` in a measure (see below: one number a run) for every seed that both have, an array a task.
 
     Raises:
         ValueError: An arm has several runs of one task and seed, so that nothing says which to pair.
@@ -151,7 +137,7 @@ def probability_of_improvement(strata: Strata, others: Strata) -> Interval:
     if n_seeds == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
     drawn = _wins(resampled(strata), resampled(others, seed=1)) if n_seeds > 1 else np.array([np.nan])
-    return Interval(float(_wins(strata, others)), *_ends(drawn), n_seeds)
+    return Interval(float(_wins(strata, others)), *np.quantile(drawn, ENDS).tolist(), n_seeds=n_seeds)
 
 
 def _wins(strata: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Float[np.ndarray, "*batch"]:

@@ -17,10 +17,8 @@ def found_table(frame: pd.DataFrame) -> str:
     """Returns what the recorded runs (`records.load_runs`) of each arm of `LOOKS` reached, a Markdown table."""
     table = main_runs(frame)
     measures = [statistics.last_offline, statistics.final_score, statistics.mean_score, statistics.score_drop]
-    lines = [
-        "| task | arm | score offline | score at 100K | mean score, 0 to 100K | drop after the switch | seeds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    header = "| task | arm | score offline | score at 100K | mean score, 0 to 100K | drop after the switch | seeds |"
+    lines = [header, "|---" * 7 + "|"]
     for task, rows in table.groupby("task"):
         for arm in in_order(set(rows["arm"]) & set(LOOKS)):
             runs = rows[rows["arm"] == arm]
@@ -42,9 +40,8 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
             found = [words(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
             found = found if ours.n_seeds else ["not yet recorded", 0, "–"]
             rows.append([task.name, algorithm.upper(), f"{steps:,}", number(theirs), authors, *found])
-    index = ["task", "algorithm", "interactions"]
-    columns = [*index, "published", "authors' [C]", "ours", "our seeds", "ours − published"]
-    return pd.DataFrame(rows, columns=columns).set_index(index)
+    columns = ["task", "algorithm", "interactions", "published", "authors' [C]", "ours", "our seeds", "ours − published"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 
 def readme(text: str, frame: pd.DataFrame) -> str:
