@@ -15,19 +15,18 @@ def bench(as_json: bool, record: bool, device: str) -> None:
 
     engine.prepare("float32", device)
     effort, sections = (speed.FULL, speed.SECTIONS) if record else (speed.QUICK, speed.SHORT)
-    sections = [section for section in sections if device == "cpu" or section in speed.ON_GPU]
     if record:
-        print(f"{len(sections)} sections, {effort.repeats} times each: about twenty minutes; the machine should do nothing else")
-    document = results.measure(effort, device, sections, str if as_json else print)
-    if record:
-        print(results.keep(document))
-    elif as_json:
-        print(files.json_text(document))
-    else:
-        print("", *(results.text(name, rows) for name, rows in document["sections"].items()), sep="\n")
-        print(*results.ratios(document["sections"]["peers"]) if device == "cpu" else [], sep="\n")
-        if not engine.has_bfloat16(device):
-            print("This processor has no bfloat16 products (avx512_bf16 or amx_bf16): float32 alone is measured.")
+        print("All sections, five times each: about twenty minutes, in which the machine should do nothing else", flush=True)
+    document = results.measure(effort, device, [one for one in sections if device == "cpu" or one in speed.ON_GPU])
+    if record or as_json:
+        print(results.keep(document) if record else files.json_text(document))
+        return
+    for name, rows in document["sections"].items():
+        print(results.text(name, rows))
+    if device == "cpu":
+        print(*results.ratios(document["sections"]["peers"]), sep="\n")
+    if not engine.has_bfloat16(device):
+        print("This processor has no bfloat16 products (avx512_bf16 or amx_bf16): float32 alone is measured.")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,25 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from benchmarks import speed
 from benchmarks.speed import Effort
 from mbaug import files
+from mbaug.checks import require
 from mbaug.provenance import provenance
 
 FORMAT = 1
 FOLDER = files.repository() / "data" / "benchmarks"  # a file for each processor
 
 
-def measure(effort: Effort, device: str, sections: Sequence[Callable], report: Callable[[str], object] = print) -> dict:
+def measure(effort: Effort, device: str, sections: Sequence[Callable]) -> dict:
     """Returns what was measured, how, with what, on what: each measured number as the list of its repeats.
 
-    A whole section is repeated, not each row: what changes slowly on a machine then touches all rows alike. `report` takes a
-    line before each section.
+    A whole section is repeated, not each row: what changes slowly on a machine then touches all rows alike.
     """
     found = {}
-    for section in sections:
-        report(f"{section.__name__}: {section.__doc__.splitlines()[0].removeprefix('Yields ')}")
+    for section in (progress := tqdm(sections, disable=None)):
+        progress.set_description(section.__name__)
         rounds = [list(section(effort, device)) for _ in range(effort.repeats)]
         found[section.__name__] = [
             {name: [row[name] for row in rows] if isinstance(value, float) else value for name, value in rows[0].items()}
@@ -37,11 +38,7 @@ def measure(effort: Effort, device: str, sections: Sequence[Callable], report: C
 
 
 def keep(document: dict, folder: Path = FOLDER) -> Path:
-    """Writes a document in place of the same processor's (or GPU's) last one, in one piece or not at all; returns where.
-
-    Raises:
-        files.CannotWrite: the folder is full or read-only; the last one is still there.
-    """
+    """Writes a document in place of the same processor's (or GPU's) last one, in one piece or not at all; returns where."""
     origin = document["provenance"]
     name = re.sub("[^a-z0-9]+", "-", origin.get("device", origin["cpu"]).lower()).strip("-")
     files.write_atomically(path := folder / f"{name}.json", (files.json_text(document) + "\n").encode())
@@ -58,12 +55,12 @@ def load(folder: Path = FOLDER) -> list[dict]:
     for path in sorted(folder.glob("*.json")):
         try:
             document = json.loads(path.read_bytes())
-            needed = {section.__name__ for section in (speed.ON_GPU if "device" in document["provenance"] else speed.COMPARED)}
-            whole = document["format"] == FORMAT and needed <= set(document["sections"])
+            needed = speed.ON_GPU if "device" in document["provenance"] else speed.COMPARED
+            complete = {section.__name__ for section in needed} <= set(document["sections"])
+            require(document["format"] == FORMAT and complete, "of another format, or with too few sections")
         except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise ValueError(f"{path} is no benchmark of format {FORMAT}: measure it again with python -m benchmarks --record")
+            sentence = f"{path} is no benchmark of format {FORMAT}: measure it again with python -m benchmarks --record"
+            raise ValueError(sentence) from None
         documents.append(document)
     return sorted(documents, key=lambda document: -max(document["sections"]["products"][0]["gflops"]))
 
@@ -80,10 +77,10 @@ def table(rows: Sequence[dict]) -> pd.DataFrame:
 
 
 def text(section: str, rows: Sequence[dict]) -> str:
-    """Returns a section's rows as lines of a fixed width: medians."""
-    shown = table(rows)
-    shown = shown[[name for name in shown if not name.endswith(("_low", "_high"))]]
-    return f"{section}\n{shown.to_string(index=False, float_format=lambda x: f'{x:.3g}' if x < 10 else f'{x:.0f}')}\n"
+    """Returns a section's rows as lines of a fixed width: medians, with three digits below 10 and none after the point above."""
+    shown = table(rows).map(lambda x: (f"{x:.3g}" if x < 10 else f"{x:.0f}") if isinstance(x, float) else x)
+    names = [name for name in shown if not str(name).endswith(("_low", "_high"))]
+    return f"{section}\n{shown[names].to_string(index=False)}\n"
 
 
 def ratios(rows: Sequence[dict]) -> list[str]:
@@ -91,10 +88,9 @@ def ratios(rows: Sequence[dict]) -> list[str]:
     found = table(rows)
     ours, others = found[found["by"] == "mbaug"], found[found["by"] != "mbaug"]
     pairs = ours.merge(others, on="algorithm", suffixes=("", "_peer"))
-    sentences = [
-        f"{row.algorithm}, {row.precision}: {row.updates_per_second / row.updates_per_second_peer:.2f} times {row.by_peer}"
-        for row in pairs.itertuples()
-    ]
+    pairs["times"] = pairs["updates_per_second"] / pairs["updates_per_second_peer"]
+    sentence = "{algorithm}, {precision}: {times:.2f} times {by_peer}"
+    sentences = [sentence.format(**row) for row in pairs.to_dict("records")]
     if set(others["by"]) <= {"plain torch"}:
         sentences.append("No peer is installed: after `make setup EXTRAS=peers` Stable-Baselines3 is measured in the same run.")
     return sentences

@@ -9,7 +9,6 @@ import inspect
 import math
 import multiprocessing
 import os
-import pstats
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -128,9 +128,7 @@ def learning(
     return learner, table, call
 
 
-def alone(
-    seconds: float, device: str, precision: str = "float32", population: int = 1, rows: int = 10_000, threads: int = 1
-) -> dict:
+def alone(seconds: float, device: str, precision: str = "float32", population=1, rows=10_000, threads=1) -> dict:
     """Returns what a population costs, with that many rows for each agent to draw from, and what both hold in bytes."""
     engine.prepare(precision, device)
     learner, table, call = learning("TD3+BC", "hopper", population, precision, device, rows)
@@ -156,13 +154,10 @@ def fresh(*arguments, **options) -> dict:
 
 
 def peak_megabytes(device: str = "cpu") -> float:
-    """Returns the most memory that this process ever held, in MB, of the GPU's if that trains; NaN where nobody tells.
-
-    On Linux VmHWM, which begins anew with a program; what getrusage tells is at least the peak of the parent.
-    """
+    """Returns the most memory that this process ever held, in MB, of the GPU's if that trains; NaN where nobody tells."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
+    status = Path("/proc/self/status")  # of Linux; what getrusage tells is at least the peak of the parent
     peak = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
     return math.nan if peak is None else int(peak[1]) * 1024 / 1e6
 
@@ -222,8 +217,7 @@ def peers(effort: Effort, device: str = "cpu") -> Iterator[dict]:
 
 def stable_baselines(name: str, seconds: float) -> dict:
     """Returns the updates a second of Stable-Baselines3's TD3 or SAC, on the CPU, with our sizes."""
-    import stable_baselines3
-
+    stable_baselines3 = import_module("stable_baselines3")
     sizes = {"policy_kwargs": {"net_arch": [256, 256]}, "batch_size": 256}
     environment = tasks.make(tasks.find("hopper"))
     peer = getattr(stable_baselines3, name)("MlpPolicy", environment, **sizes, device="cpu", verbose=0)
@@ -242,21 +236,20 @@ def parts(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     for precision in precisions(device):
         *_, call = learning("TD3+BC", "hopper", 1, precision, arithmetic=WRITTEN)
         *_, replay = learning("TD3+BC", "hopper", 1, precision)
-        whole, profiler, calls = rate(call, effort.seconds), cProfile.Profile(), 0
-        end = time.perf_counter() + effort.seconds
-        profiler.enable()
-        while calls == 0 or time.perf_counter() < end:
-            call()
-            calls += 1
-        profiler.disable()
-        found = {part: spent / calls for part, spent in split(pstats.Stats(profiler)).items()}
-        found |= {"whole, without the profiler": 1 / whole, "whole, as a graph": 1 / rate(replay, effort.seconds)}
+        pace = rate(call, effort.seconds)
+        calls = math.ceil(effort.seconds * pace)
+        with cProfile.Profile() as profiler:
+            for _ in range(calls):
+                call()
+        found = {part: spent / calls for part, spent in split(profiler).items()}
+        found |= {"whole, without the profiler": 1 / pace, "whole, as a graph": 1 / rate(replay, effort.seconds)}
         for part, spent in found.items():
             yield {"precision": precision, "part": part, "microseconds": spent / UPDATES * 1e6}
 
 
-def split(profile: pstats.Stats) -> dict[str, float]:
+def split(profile: cProfile.Profile) -> dict[str, float]:
     """Returns the seconds that a profile spent in each part of the updates it saw; together they are the whole."""
+    profile.create_stats()
     seen: dict = profile.stats  # by file, line and name
     bmm = [spent[4] for (_, _, name), spent in seen.items() if re.search(r"\bbmm\b", name)]
     forward, backward = perceptron._Perceptron.forward, perceptron._Perceptron.backward
@@ -321,6 +314,7 @@ def threads(effort: Effort, device: str = "cpu") -> Iterator[dict]:
             command = [sys.executable, "-c", f"from benchmarks import speed; speed.load({name!r})"]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
                 try:
+                    assert other.stdout is not None, "it is a pipe"
                     other.stdout.readline()
                     found = fresh(effort.seconds, device, threads=count)["updates_per_second"]
                 finally:

@@ -32,36 +32,23 @@ CALM = Dynamics()
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """One task; its actions are in [-1, 1]. Returns are undiscounted."""
 
-    Attributes:
-        name: as in the paper.
-        gym_id: of Gymnasium.
-        action_size: dimensions of an action; each is in [-1, 1].
-        return_random, return_expert: undiscounted returns that score 0 and 100 (D4RL, d4rl/infos.py).
-        return_medium: D4RL's medium level, undiscounted return; None where D4RL's is not known here.
-        positions, velocities: names of the components of a state, with their units.
-        published: undiscounted online returns of 10 seeds, by algorithm and environment steps. TD3: the curves of its authors
-            (sfujim/TD3, learning_curves). SAC: Tianshou's MuJoCo benchmark, whose axis begins after 10,000 steps.
-        published_end: the same of SAC over the last 100,000 of the million steps, mean of twenty evaluations.
-        authors_td3: score of TD3 from scratch after 100,000 steps in the authors' repository [C].
-        options: further arguments of gymnasium.make.
-        velocity_limit: where the environment clips the velocities that it tells; infinity: it does not.
-    """
-
-    name: str
-    gym_id: str
+    name: str  # as in the paper
+    gym_id: str  # of Gymnasium
     action_size: int
-    return_random: float
-    return_expert: float
-    return_medium: float | None
-    positions: tuple[str, ...]
-    velocities: tuple[str, ...]
+    return_random: float  # scores 0 (D4RL, d4rl/infos.py)
+    return_expert: float  # scores 100
+    return_medium: float | None  # D4RL's medium level; None where it is not known here
+    positions: tuple[str, ...]  # names of the first components of a state, with their units
+    velocities: tuple[str, ...]  # and of the others
+    # Online returns of 10 seeds, by algorithm and environment steps. TD3: the curves of its authors (sfujim/TD3,
+    # learning_curves). SAC: Tianshou's MuJoCo benchmark, whose axis begins after 10,000 steps.
     published: dict[str, dict[int, int]]
-    published_end: int
-    authors_td3: int
-    options: dict = field(default_factory=dict)
-    velocity_limit: float = np.inf
+    published_end: int  # SAC's over the last 100,000 of the million steps, mean of twenty evaluations
+    authors_td3: int  # score of TD3 from scratch after 100,000 steps in the authors' repository [C]
+    options: dict[str, Any] = field(default_factory=dict)  # further arguments of gymnasium.make
+    velocity_limit: float = np.inf  # where the environment clips the velocities that it tells
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -74,25 +61,16 @@ class Task:
         return len(self.state_names)
 
 
-def _planar(*joints: str) -> dict[str, Any]:
-    """Returns the names of a body in a plane: of its torso, then of each joint."""
-    motion = "forward velocity (m/s)", "upward velocity (m/s)", "torso velocity (rad/s)"
-    return {
-        "positions": ("height (m)", "torso angle (rad)", *(f"{joint} angle (rad)" for joint in joints)),
-        "velocities": (*motion, *(f"{joint} velocity (rad/s)" for joint in joints)),
-    }
+def _body(place: Sequence[str], motion: Sequence[str], joints: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of positions and of velocities: of the torso, then of each joint."""
+    return (*place, *(f"{joint} angle (rad)" for joint in joints)), (*motion, *(f"{joint} velocity (rad/s)" for joint in joints))
 
 
-def _spatial(*joints: str) -> dict[str, Any]:
-    """Returns the names of a body in space."""
-    place = "height (m)", *(f"orientation {axis} (quaternion)" for axis in "wxyz")
-    motion = *(f"{axis} velocity (m/s)" for axis in "xyz"), *(f"torso velocity about {axis} (rad/s)" for axis in "xyz")
-    return {
-        "positions": (*place, *(f"{joint} angle (rad)" for joint in joints)),
-        "velocities": (*motion, *(f"{joint} velocity (rad/s)" for joint in joints)),
-    }
-
-
+FLAT = ("height (m)", "torso angle (rad)"), ("forward velocity (m/s)", "upward velocity (m/s)", "torso velocity (rad/s)")
+SPACE = (
+    ("height (m)", *(f"orientation {axis} (quaternion)" for axis in "wxyz")),
+    (*(f"{axis} velocity (m/s)" for axis in "xyz"), *(f"torso velocity about {axis} (rad/s)" for axis in "xyz")),
+)
 LEG = ("thigh", "leg", "foot")
 BOTH_LEGS = (*LEG, *(f"left {part}" for part in LEG))
 CHEETAH = [f"{side} {part}" for side in ("back", "front") for part in ("thigh", "shin", "foot")]
@@ -102,34 +80,22 @@ TASKS = {
     task.name: task
     for task in (
         Task(
-            *("hopper", "Hopper-v5", 3, -20.272305, 3234.3, 1422.0),
-            **_planar(*LEG),
-            published={"td3": {100_000: 660}, "sac": {100_000: 1766, 1_000_000: 3515}},
-            published_end=3456,
-            authors_td3=12,
+            *("hopper", "Hopper-v5", 3, -20.272305, 3234.3, 1422.0, *_body(*FLAT, LEG)),
+            *({"td3": {100_000: 660}, "sac": {100_000: 1766, 1_000_000: 3515}}, 3456, 12),
             velocity_limit=10.0,
         ),
         Task(
-            *("walker2d", "Walker2d-v5", 6, 1.629008, 4592.3, 2852.0),
-            **_planar(*BOTH_LEGS),
-            published={"td3": {100_000: 770}, "sac": {100_000: 844, 1_000_000: 4909}},
-            published_end=4885,
-            authors_td3=7,
+            *("walker2d", "Walker2d-v5", 6, 1.629008, 4592.3, 2852.0, *_body(*FLAT, BOTH_LEGS)),
+            *({"td3": {100_000: 770}, "sac": {100_000: 844, 1_000_000: 4909}}, 4885, 7),
             velocity_limit=10.0,
         ),
         Task(
-            *("halfcheetah", "HalfCheetah-v5", 6, -280.178953, 12135.0, 4770.0),
-            **_planar(*CHEETAH),
-            published={"td3": {100_000: 5514}, "sac": {100_000: 6213, 1_000_000: 12139}},
-            published_end=11863,
-            authors_td3=37,
+            *("halfcheetah", "HalfCheetah-v5", 6, -280.178953, 12135.0, 4770.0, *_body(*FLAT, CHEETAH)),
+            *({"td3": {100_000: 5514}, "sac": {100_000: 6213, 1_000_000: 12139}}, 11863, 37),
         ),
         Task(
-            *("ant", "Ant-v5", 8, -325.6, 3879.7, None),
-            **_spatial(*ANT),
-            published={"td3": {100_000: 586}, "sac": {100_000: 901, 1_000_000: 5813}},
-            published_end=5470,
-            authors_td3=23,
+            *("ant", "Ant-v5", 8, -325.6, 3879.7, None, *_body(*SPACE, ANT)),
+            *({"td3": {100_000: 586}, "sac": {100_000: 901, 1_000_000: 5813}}, 5470, 23),
             options={"include_cfrc_ext_in_observation": False},
         ),
     )

@@ -7,7 +7,7 @@
 #
 # | | |
 # |---|---|
-# | reads | `data/benchmarks/*.json`, one for each processor measured (if none, measures briefly itself); `data/runs/precision` |
+# | reads | `data/benchmarks/*.json`, one for each processor measured (if none, measures briefly itself); `data/runs` |
 # | draws | `90_parts`, `90_updates`, `90_threads`, `90_population`, `90_dataset`, `90_precision` |
 # | minutes on one core | paper: less than 1 · smoke and quick, which measure live: about 1.5 |
 #
@@ -26,31 +26,22 @@ import torch
 from IPython.display import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 
-from mbaug import (
-    benchmark,
-    engine,
-    graphs,
-    grid,
-    networks,
-    presentation,
-    recording,
-    settings,
-    statistics,
-    streams,
-    tasks,
-    training,
-    transitions,
-    world_model,
-)
-from mbaug.presentation import show
+from benchmarks import results, speed
+from mbaug import engine, streams, tasks
+from mbaug.datasets import read
+from mbaug.engine import graphs, perceptron
+from mbaug.experiments import records, studies
+from mbaug.method import networks, settings, td3, training, transitions, world_model
+from mbaug.reporting import figures, statistics
+from mbaug.reporting.figures import show
 
 engine.prepare()
-presentation.style()
+figures.style()
 
 # %%
-kept = [] if retrain else [each for each in benchmark.load(benchmark.folder()) if "device" not in each["provenance"]]
-document = kept[0] if kept else benchmark.measure_all(benchmark.TINY, "cpu", benchmark.LIVE, report=str)
-measured = {name: benchmark.table(rows) for name, rows in document["sections"].items()}
+kept = [] if retrain else [each for each in results.load() if "device" not in each["provenance"]]
+document = kept[0] if kept else results.measure(speed.TINY, "cpu", speed.LIVE)
+measured = {name: results.table(rows) for name, rows in document["sections"].items()}
 drawn_as = profile if kept or retrain else "smoke"
 made = document["provenance"]
 about = f"{made['cpu']}, {made['precision']}, torch {made['torch']}; median and range of {document['repeats']} measurements"
@@ -60,7 +51,7 @@ COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00"}
 recorded = f"Recorded, at commit `{made['commit'][:9]}`: {about}. On other processors: the last table of section 4."
 live = f"""**Nothing here is evidence.** {"`retrain` is true" if retrain else "No benchmark is recorded in `data/benchmarks`"}, so
 what follows was measured while you waited, for {document["seconds"]} seconds a number, on this machine as busy as it is:
-{about}. `python -m mbaug bench --record` measures it properly, in about twenty minutes."""
+{about}. `python -m benchmarks --record` measures it properly, in about twenty minutes."""
 Markdown(recorded if kept else live)
 
 # %% [markdown]
@@ -84,11 +75,11 @@ Markdown(recorded if kept else live)
 # | $C$ | `operations` | below | floating-point operations an update |
 
 # %%
-show(benchmark.operations)
+show(speed.operations)
 
 # %% [markdown]
 # *Check by hand,* on Hopper, product by product; and by torch's own counter, which watches the networks run as
-# `engine.plain_perceptron` states them, differentiated by autograd.
+# `networks.plain_forward` states them, differentiated by autograd.
 
 # %%
 pi, q = (np.array(layers) for layers in ([11 * 256, 256 * 256, 256 * 3], [14 * 256, 256 * 256, 256 * 1]))
@@ -107,21 +98,21 @@ work = pd.DataFrame.from_dict(
     columns=["times", "products a row"],
 )
 work["GFLOP"] = 2 * 256 * work["times"] * work["products a row"] / 1e9
-assert np.isclose(work["GFLOP"].sum() * 1e9, benchmark.operations(11, 3, settings.TD3())), "the count is the formula's"
+assert np.isclose(work["GFLOP"].sum() * 1e9, speed.operations(11, 3, td3.TD3())), "the count is the formula's"
 work.round(3)
 
 # %%
-(generator,) = streams.torch_generators([0], "chapter 90")
+generator = streams.torch_generator(0, "chapter 90")
 network = networks.perceptron((14, 256, 256, 1), [generator] * 2)
 inputs = torch.randn(2, 256, 14)
 with FlopCounterMode(display=False) as counter:
-    outputs = engine.plain_perceptron(inputs, network.flat, network.layers)
+    outputs = networks.plain_forward(inputs, network.flat, network.layers)
     torch.autograd.grad(outputs.sum(), network.flat)
 assert counter.get_total_flops() == 2 * 256 * 2 * (2 * q.sum() + q[1:].sum()), "torch counts the critics' three passes alike"
 
 # %% tags=["nbval-check-output"]
 for name, task in tasks.TASKS.items():
-    print(f"{name:<12}{benchmark.operations(task.state_size, task.action_size, settings.TD3()) / 1e9:.3f} GFLOP an update")
+    print(f"{name:<12}{speed.operations(task.state_size, task.action_size, td3.TD3()) / 1e9:.3f} GFLOP an update")
 
 # %%
 wide = 2 * 256 * 256**2 * (1 + 2 + 2 + 2 + 2 + 1 + 1 + 0.5) / (work["GFLOP"].sum() * 1e9)
@@ -144,7 +135,7 @@ first critic but wants no gradient of its weights; code that forgets this pays a
 # | $u_{\max}$ | `limit` | one number a precision | updates a second |
 
 # %%
-show(benchmark.rate, benchmark.product_rate)
+show(speed.rate, speed.product_rate)
 
 # %%
 rates = measured["products"]
@@ -168,7 +159,7 @@ The thinnest shape reaches {thin_rate:.0f} GFLOP/s: thin products are read, not 
 # the updates as `td3` writes them, draws of batches and noise included, and sort what it saw. We expect two thirds.
 
 # %%
-show(training.block, benchmark.learning, benchmark.split)
+show(training.block, speed.learning, speed.split)
 
 # %%
 parts = measured["parts"].set_index(["precision", "part"])
@@ -188,7 +179,7 @@ axis.set(yticks=np.arange(len(table)), yticklabels=table.index, xlabel="microsec
 axis.invert_yaxis()
 axis.legend(loc="lower right")
 text = f"Where the time of an update of TD3+BC on Hopper goes as it is written, by Python's profiler. {about}."
-path = presentation.save_figure(figure, "90_parts", parts.reset_index(), text, drawn_as)
+path = figures.save_figure(figure, "90_parts", parts.reset_index(), text, drawn_as)
 
 # %%
 share = table / table.sum()
@@ -280,7 +271,7 @@ checkpoint the zeros of `actor_moments.first`). No benchmark on random numbers, 
 # From here on, updates are replayed.
 
 # %%
-show(engine._Perceptron, engine.descend)
+show(perceptron._Perceptron, networks.descend)
 
 # %% [markdown]
 # *Check by hand.* One critic, three rows: our gradient, autograd's, and NumPy's chain rule.
@@ -289,7 +280,7 @@ show(engine._Perceptron, engine.descend)
 one = networks.perceptron((2, 4, 1), [generator], "float64")
 x = torch.tensor([[[1.0, 2.0], [-1.0, 0.5], [0.3, -2.0]]], dtype=torch.float64)
 ours, autograds = (
-    torch.autograd.grad(call(x, one.flat, one.layers).sum(), one.flat)[0] for call in (engine.perceptron, engine.plain_perceptron)
+    torch.autograd.grad(call(x, one.flat, one.layers).sum(), one.flat)[0] for call in (perceptron.forward, networks.plain_forward)
 )
 (weight, bias), (last, _) = [[part[0].numpy() for part in layer] for layer in one.layers]
 passes = (x[0].numpy() @ weight + bias > 0) * last[:, 0]  # what reaches a hidden unit, where ReLU lets it through
@@ -317,7 +308,7 @@ for number, (algorithm, some) in enumerate(peers.groupby("algorithm", sort=False
 right.set(xlabel="updates a second, Hopper", xlim=(0, None), title="Beside a peer")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
 text = f"Updates a second of TD3+BC, against the limit of the products; TD3 and SAC beside a peer. {about}."
-path = presentation.save_figure(figure, "90_updates", pd.concat([rows, peers.drop(columns="who")]), text, drawn_as)
+path = figures.save_figure(figure, "90_updates", pd.concat([rows, peers.drop(columns="who")]), text, drawn_as)
 
 # %%
 hopper = alone[alone["task"] == "hopper"].set_index("precision")
@@ -334,7 +325,7 @@ with {row["updates_per_second_low"]:.0f} the slowest of the repeats; an agent's 
 )
 
 # %%
-Markdown("\n".join(f"- {sentence}" for sentence in benchmark.ratios(document["sections"]["peers"])))
+Markdown("\n".join(f"- {sentence}" for sentence in results.ratios(document["sections"]["peers"])))
 
 # %% [markdown]
 # Both draw their batches and noise inside what is timed, have 2 x 256 units and batches of 256, and run one after the other
@@ -346,7 +337,7 @@ Markdown("\n".join(f"- {sentence}" for sentence in benchmark.ratios(document["se
 def everywhere(section):
     """Returns the rows of a section for every processor that was measured."""
     measurements = kept or [document]
-    return pd.concat([benchmark.table(each["sections"][section]).assign(cpu=each["provenance"]["cpu"]) for each in measurements])
+    return pd.concat([results.table(each["sections"][section]).assign(cpu=each["provenance"]["cpu"]) for each in measurements])
 
 
 found = everywhere("updates").query("population == 1 and task == 'hopper'")
@@ -370,7 +361,7 @@ found.assign(replayed=replays.map({True: "yes", False: "no"})).rename_axis(index
 # | $w$ | `wait` | what solves the equation | milliseconds a wait |
 
 # %%
-show(engine.prepare, benchmark.threads, benchmark.threaded)
+show(engine.prepare, speed.threads, speed.alone)
 
 # %%
 pace = measured["threads"].set_index(["beside", "threads"])
@@ -386,7 +377,7 @@ axis.set(yticks=np.arange(len(found)), yticklabels=[f"beside {name}" for name in
 axis.set(xlabel="updates a second of one training process, Hopper, float32")
 axis.legend(loc="lower right")
 text = f"One training process with one thread and with two, alone and beside one other process. {about}."
-path = presentation.save_figure(figure, "90_threads", pace.reset_index(), text, drawn_as)
+path = figures.save_figure(figure, "90_threads", pace.reset_index(), text, drawn_as)
 
 # %%
 products = (3 + 2) + 2 + (2 + 1) + ((3 + 2) + (2 + 3 + 2)) / 2  # targets; critics, forth and back; the actor's, half as often
@@ -415,7 +406,7 @@ found.rename(columns={1: "one thread", 2: "two threads"}).round(1).rename_axis(i
 # expect nothing gained and nothing lost, and memory on a straight line.
 
 # %%
-show(engine.layer_views, training.updater)
+show(networks.layer_views, training.updater)
 
 
 # %%
@@ -442,7 +433,7 @@ right.set(ylim=(0, None), xlabel="agents side by side", ylabel="peak memory of t
 left.minorticks_off()
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 text = f"Updates a second and memory by population; each point is a process of its own. {about}."
-path = presentation.save_figure(figure, "90_population", crowd, text, drawn_as)
+path = figures.save_figure(figure, "90_population", crowd, text, drawn_as)
 
 # %%
 first = crowd[crowd["precision"] == "float32"]
@@ -466,7 +457,7 @@ every intermediate result of a stretch, which are there together once, at its ca
 # What it is for, then: lockstep evaluation in one call, and a GPU. There an update of one agent is hundreds of small
 # kernels, each launched by Python; so the stretch that section 3 captured for the CPU is captured as a CUDA graph there, and
 # launched whole. **Not measured: no GPU was at hand.** The code around the capture is what runs on the CPU. Whoever has one:
-# `python -m mbaug bench --device cuda`, and `--record` to keep it.
+# `python -m benchmarks --device cuda`, and `--record` to keep it.
 
 # %%
 show(graphs.cuda_graph)
@@ -490,7 +481,7 @@ right.set(ylim=(0, None), xlabel="rows of the dataset (millions)", ylabel="memor
 for axis in (left, right):
     axis.legend(loc="center left")
 text = f"Updates a second, the time to gather their batches, and memory, by the size of the dataset. {about}."
-path = presentation.save_figure(figure, "90_dataset", sizes, text, drawn_as)
+path = figures.save_figure(figure, "90_dataset", sizes, text, drawn_as)
 
 # %%
 row_bytes = sizes["table_bytes"].iloc[0] / sizes["rows"].iloc[0]
@@ -529,8 +520,8 @@ pd.DataFrame(
 # What bounds the fit? torch's counter watches its second epoch.
 
 # %%
-data = transitions.draw(transitions.load("hopper-medium-replay"), plan.transitions, seed=0)[0]
-fit = world_model.epochs(full, data, 0, "float32", "cpu")
+data = transitions.draw(read.load("hopper-medium-replay"), plan.transitions, seed=0)[0]
+fit = world_model.epochs(full, data, 0, arithmetic=speed.FAST)
 next(fit)  # captures its steps, and so does them several times
 with FlopCounterMode(display=False) as counter:
     next(fit)
@@ -571,22 +562,23 @@ asks for {work_of_fit / 60:,.0f} GFLOP/s, if nothing else took time. {
 show(statistics.differences)
 
 # %%
-paired = statistics.evaluations(recording.load_runs(recording.root(), "precision"))
+study, names = studies.find("precision"), {"td3": "float32", "td3_bfloat16": "bfloat16"}
+paired = statistics.evaluations(records.load_runs(records.root(), study.runs())).replace({"arm": names})
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
 parts = []
-for axis, name in zip(axes, grid.find("precision").tasks, strict=True):
+for axis, name in zip(axes, (name for name in tasks.TASKS if name in study.tasks), strict=True):
     drawn = statistics.summarise(paired[paired["task"] == name], ["arm", "steps"]).assign(task=name)
     for precision, some in drawn.groupby("arm"):
         axis.plot(some["steps"] / 1000, some["score"], color=COLOURS[precision], label=precision)
         axis.fill_between(some["steps"] / 1000, some["low"], some["high"], color=COLOURS[precision], alpha=0.15, linewidth=0)
     axis.set_title(name)
     parts.append(drawn)
-axes[0].set_ylabel(presentation.QUANTITIES["score"])
+axes[0].set_ylabel(figures.QUANTITIES["score"])
 axes[0].legend(loc="upper left")
-figure.supxlabel(presentation.STEPS["finetune"], fontsize=10)
-records = recording.load_metadata(recording.root(), "precision")
-caption = presentation.caption("TD3 from scratch in both precisions, paired by seed.", paired, records)
-path = presentation.save_figure(figure, "90_precision", pd.concat(parts), caption, profile)
+figure.supxlabel(figures.STEPS["finetune"], fontsize=10)
+metadata = records.load_metadata(records.root(), study.runs())
+caption = figures.caption("TD3 from scratch in both precisions, paired by seed.", paired, metadata)
+path = figures.save_figure(figure, "90_precision", pd.concat(parts), caption, profile)
 
 # %%
 rows = {}
@@ -597,7 +589,8 @@ found = pd.DataFrame(rows, index=statistics.Interval._fields).T
 found.astype({"n_seeds": int}).round(1)
 
 # %%
-processors = pd.Series({(run.task, run.seed, run.arm): each["provenance"]["cpu"] for run, each in records.items()}).unstack()
+cpus = {(run.task, run.seed, names[run.arm]): each["provenance"]["cpu"] for run, each in metadata.items()}
+processors = pd.Series(cpus).unstack()
 apart = (processors["float32"] != processors["bfloat16"]).sum()
 zero = (found["low"] <= 0) & (found["high"] >= 0)
 widest = np.maximum(-found["low"], found["high"]).max()
@@ -623,8 +616,8 @@ trained on two processors, whose roundings differ as well.""")
 #
 # ## Try it
 #
-# - `settings.TD3(hidden=(512, 512))` in the last print of section 1: four times the wide products. And the time?
-# - In section 2, `benchmark.product_rate("float32", 256, 256, batch=64)`: do smaller batches run at the same rate?
+# - `td3.TD3(hidden=(512, 512))` in the last print of section 1: four times the wide products. And the time?
+# - In section 2, `speed.product_rate("float32", 256, 256, batch=64)`: do smaller batches run at the same rate?
 # - In a shell, `OMP_NUM_THREADS=2 python -m mbaug record hopper --workers 1 --profile smoke`: what does it tell you?
 #
 # ## Questions

@@ -39,7 +39,7 @@ def captured(
         first: the number that it is captured with.
         inputs: tensors like those it will be called with.
         state: all that it changes; a capture leaves it as it is.
-        capture: what makes a replay of a function of no arguments; None: that of the tensors' device in CAPTURES, if any.
+        capture: makes a replay of a function of no arguments; None: that of the tensors' device in CAPTURES, if any.
     """
     tell_of_threads()
     device = inputs[0].device.type
@@ -88,7 +88,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 def cuda_graph(call: Call) -> Call:
     """Returns the replay of `call` as a CUDA graph, after three calls that warm it up.
 
-    Not measured: no GPU was at hand. `python -m mbaug bench --device cuda` measures it.
+    Not measured: no GPU was at hand. `python -m benchmarks --device cuda` measures it.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

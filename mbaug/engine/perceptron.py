@@ -80,11 +80,6 @@ def forward(
 ) -> Float[Tensor, "networks batch outputs"]:
     """Returns the outputs of N perceptrons, as `method.networks.plain_forward` does; tests hold it to that.
 
-    Args:
-        inputs: a batch for each network.
-        flat: all parameters; the gradient goes here if it requires one.
-        layers: (weight [N, in, out], bias [N, 1, out]) of each layer, views of `flat`.
-        product_dtype: of the wide products, e.g. torch.bfloat16; None is that of `flat`. Sums, narrow layers and the
-            gradient stay in the dtype of `flat`.
+    The wide products are in `product_dtype`, e.g. torch.bfloat16; sums, narrow layers and the gradient in the dtype of `flat`.
     """
     return _Perceptron.apply(inputs, flat, layers, product_dtype)

@@ -111,11 +111,7 @@ def calibration(
     `rank_correlation` of value and return, None where one of them is the same everywhere. All but counts and the correlation
     are in discounted rewards.
 
-    Args:
-        values: Q_i(s, pi(s)).
-        returns: discounted, of the policy from each state.
-        group: of each state.
-        groups: their names, by number.
+    `values` are Q_i(s, pi(s)), `returns` what the policy got from each state, `groups` the names of the groups by number.
     """
     chosen = {"all": np.ones(len(group), dtype=bool)} | {name: group == number for number, name in enumerate(groups)}
     return {name: _calibrated(values[:, rows], returns[rows]) for name, rows in chosen.items() if rows.any()}
@@ -184,11 +180,7 @@ def rate_distortion(
     D^2 / lambda_i alone. The term of the latent error, 1/12 a latent beside 11/d, is left out.
     Source: ours; reverse water-filling (Cover & Thomas 2006, 10.3.3).
 
-    Args:
-        settings: the weights.
-        correlation: of the states.
-        batches: of an epoch; w_KL = kl_weight / batches.
-        mode: "sample" or "mean".
+    `correlation` is that of the states; w_KL = kl_weight / batches; `mode` is "sample" or "mean".
 
     Raises:
         ValueError: the mode is unknown; the sentence names the nearest.

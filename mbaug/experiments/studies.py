@@ -104,23 +104,14 @@ def updates(arm: Arm) -> int:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and the runs that answer it: arms x tasks x data qualities x seeds.
-
-    Attributes:
-        name: of the study.
-        question: that it answers.
-        arms: names in ARMS.
-        tasks: of the paper's four.
-        qualities: of the offline data, e.g. "medium-replay".
-        seeds: of the runs; the same seed is the same draw in every arm.
-    """
+    """A question, and the runs that answer it: arms x tasks x data qualities x seeds."""
 
     name: str
     question: str
-    arms: tuple[str, ...]
+    arms: tuple[str, ...]  # names in ARMS
     tasks: tuple[str, ...] = ("hopper",)
-    qualities: tuple[str, ...] = ("medium-replay",)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    qualities: tuple[str, ...] = ("medium-replay",)  # of the offline data
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # the same seed is the same draw in every arm
 
     def runs(self) -> list[Run]:
         """Returns the runs, seed by seed, so that comparisons are paired early; from scratch there is one for all qualities."""

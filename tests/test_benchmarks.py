@@ -1,0 +1,200 @@
+"""The benchmarks: their count of operations is torch's, their sections measure what they say, and what is kept is kept whole."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import no_space
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import results, speed
+from benchmarks.__main__ import main as command
+from benchmarks.speed import Effort
+from mbaug import files, tasks
+from mbaug.engine import process
+from mbaug.method.networks import PLAIN
+from mbaug.method.td3 import TD3
+from mbaug.provenance import provenance
+
+SHORT = Effort(0.01, 1, populations=(1, 2), growth=(1, 4), rows=(1_000, 500_000))  # what is measured, not how fast it is
+
+
+@pytest.fixture(autouse=True)
+def one_precision(monkeypatch):
+    monkeypatch.setattr(process, "processor_flags", lambda: frozenset(["avx2"]))
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_operations_are_those_that_torch_counts(task):
+    *_, call = speed.learning("TD3+BC", task, 1, "float32", arithmetic=PLAIN)  # the engine makes sums of a few products
+    with FlopCounterMode(display=False) as counter:
+        call()
+    sizes = tasks.find(task).state_size, tasks.find(task).action_size
+    assert counter.get_total_flops() / speed.UPDATES == speed.operations(*sizes, TD3())
+
+
+def test_a_product_rate_is_of_the_operations_that_torch_counts(monkeypatch):
+    monkeypatch.setattr(speed, "rate", lambda call, seconds: call() or 1.0)
+    with FlopCounterMode(display=False) as counter:
+        found = speed.product_rate("float32", 11, 256, batch=64)
+    assert found == counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("arithmetic", [speed.FAST, PLAIN], ids=["fast", "plain"])
+@pytest.mark.parametrize("algorithm", speed.LEARNERS)
+def test_what_is_timed_learns(algorithm, arithmetic):
+    learner, _, call = speed.learning(algorithm, "hopper", 2, "float32", rows=50, arithmetic=arithmetic)
+    before = learner.agent.critics.network.flat.clone()
+    call()
+    assert learner.gradient_steps == speed.UPDATES
+    assert not torch.equal(before, learner.agent.critics.network.flat)
+
+
+def test_only_the_precisions_of_the_processor_are_measured(monkeypatch):
+    assert [row["precision"] for row in speed.products(SHORT)] == ["float32"] * 4
+    monkeypatch.setattr(process, "processor_flags", lambda: frozenset(["avx512_bf16"]))
+    low = [row for row in speed.products(SHORT) if row["precision"] == "bfloat16"]
+    assert [(row["inputs"], row["outputs"]) for row in low] == [(256, 256)]
+
+
+def test_updates_have_a_row_for_each_size_and_population_and_their_share_of_the_limit(monkeypatch):
+    monkeypatch.setattr(speed, "product_rate", lambda precision, seconds, device: 1e11)
+    monkeypatch.setattr(speed, "rate", lambda call, seconds: 20.0)
+    rows = list(speed.updates(SHORT))
+    assert [(row["task"], row["population"]) for row in rows] == [(t, p) for t in speed.ALIKE.values() for p in (1, 2)]
+    assert [row["updates_per_second"] for row in rows[:2]] == [200, 400]  # of all agents together
+    assert rows[1]["fraction_of_limit"] == pytest.approx(400 * speed.operations(11, 3, TD3()) / 1e11)
+
+
+@pytest.mark.parametrize(
+    ("section", "count"),
+    [(partial(speed.acting, steps=300), 2), (speed.peers, 4), (speed.parts, 11), (speed.moments, 4), (speed.model, 1)],
+)
+def test_every_number_of_a_section_is_found(section, count):
+    rows = [row for row in section(SHORT) if not row.get("by", "").startswith("Stable")]
+    assert len(rows) == count
+    assert all(value > 0 for row in rows for value in row.values() if isinstance(value, float)), rows  # a renamed function: 0
+
+
+def test_populations_and_datasets_are_measured_in_processes_of_their_own():
+    held = np.ones(150_000_000)  # 1,200 MB, which those processes must not tell as theirs
+    mine = speed.peak_megabytes()
+    del held
+    (one, four), (few, many) = speed.populations(SHORT), speed.datasets(SHORT)
+    assert four["learner_bytes"] == pytest.approx(4 * one["learner_bytes"], rel=1e-3)  # but for the padding
+    assert four["table_bytes"] == 4 * one["table_bytes"] == 4 * 10_000 * 28 * 4
+    if not math.isnan(mine):  # this system tells the peak of a process
+        assert (four["learner_bytes"] + four["table_bytes"]) / 1e6 < four["peak_megabytes"] < mine - 400
+        grown = many["peak_megabytes"] - few["peak_megabytes"]
+        assert grown == pytest.approx((many["table_bytes"] - few["table_bytes"]) / 1e6, rel=0.3)
+
+
+def test_threads_are_measured_while_another_process_is_busy_and_no_longer(monkeypatch):
+    loads, here = [], psutil.Process()
+
+    def measured(seconds, device, threads):
+        (load,) = [child for child in here.children() if "speed.load" in child.cmdline()[-1]]
+        before = sum(load.cpu_times()[:2])
+        time.sleep(0.5)
+        loads.append((load, threads, sum(load.cpu_times()[:2]) - before > 0.05))
+        return {"updates_per_second": 1.0}
+
+    monkeypatch.setattr(speed, "fresh", measured)
+    monkeypatch.setattr(speed, "LOADS", ("nothing", "another training"))
+    rows = list(speed.threads(SHORT))
+    assert [row["beside"] for row in rows] == ["nothing", "another training"] * 2
+    assert [(threads, busy) for _, threads, busy in loads] == [(1, False), (1, True), (2, False), (2, True)]
+    assert not any(load.is_running() for load, *_ in loads)
+
+
+def test_a_load_ends_with_whoever_started_it_even_if_that_one_is_killed():
+    start = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=-1)"
+    start += "; p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
+    typed = [sys.executable, "-c", start, "from benchmarks import speed; speed.load('a busy loop')"]
+    with subprocess.Popen(typed, stdout=subprocess.PIPE, text=True) as parent:
+        load = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    psutil.wait_procs([load], timeout=20)
+    assert not load.is_running() or load.status() == psutil.STATUS_ZOMBIE
+
+
+def products(effort, device="cpu"):
+    yield {"precision": "float32", "inputs": 256, "gflops": next(products.numbers), "peak": math.nan}
+
+
+def peers(effort, device="cpu"):
+    for by, pace in (("mbaug", 150.0), ("Peer 1.0", 100.0)):
+        yield {"algorithm": "TD3", "by": by, "precision": "float32", "updates_per_second": pace}
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """An empty folder of benchmarks; and two made-up sections in place of all."""
+    products.numbers = iter([50.0, 100.0, 70.0, 1.0, 2.0, 3.0])
+    for name in ("SECTIONS", "SHORT", "COMPARED", "ON_GPU"):
+        monkeypatch.setattr(speed, name, (products, peers))
+    monkeypatch.setattr(speed, "FULL", Effort(0.01, 3))
+    monkeypatch.setattr(results, "keep", partial(results.keep, folder=tmp_path))
+    return tmp_path
+
+
+def test_the_recorded_benchmarks_can_be_read():
+    tables = [results.table(rows) for document in results.load() for rows in document["sections"].values()]
+    assert tables
+    assert all((table[f"{name}_low"] <= table[name]).all() for table in tables for name in table if f"{name}_low" in table)
+
+
+def test_what_is_recorded_comes_back_with_its_provenance_and_every_repeat(folder, capsys):
+    command(["--record"])
+    (path,) = folder.iterdir()
+    (found,) = results.load(folder)
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    assert (found["provenance"], found["seconds"], found["repeats"]) == (provenance("float32"), 0.01, 3)
+    assert found["sections"]["products"][0]["gflops"] == [50.0, 100.0, 70.0]
+    (shown,) = results.table(found["sections"]["products"]).to_dict("records")
+    assert [shown[name] for name in ("inputs", "gflops", "gflops_low", "gflops_high")] == [256, 70.0, 50.0, 100.0]
+    assert math.isnan(shown["peak"])
+    assert "NaN" not in path.read_text()
+
+
+def test_a_full_disk_leaves_the_last_measurement_as_it_was(folder, monkeypatch):
+    command(["--record"])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(files.os, "fsync", no_space)
+    with pytest.raises(SystemExit, match=r"benchmarks: .*No space left on device"):
+        command(["--record"])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_each_processor_has_a_file_and_the_fastest_comes_first(folder):
+    for number, origin in enumerate(({"cpu": "AMD EPYC 9R14, family 25 (x)"}, {"cpu": "x", "device": "NVIDIA L4"})):
+        results.keep({"format": 1, "provenance": origin, "sections": {"products": [{"gflops": [number + 1.0]}], "peers": []}})
+    assert sorted(path.name for path in folder.iterdir()) == ["amd-epyc-9r14-family-25-x.json", "nvidia-l4.json"]
+    assert [document["provenance"]["cpu"] for document in results.load(folder)] == ["x", "AMD EPYC 9R14, family 25 (x)"]
+
+
+@pytest.mark.parametrize("damage", ["no json", "{}", '{"format": 1, "provenance": {}, "sections": {}}'])
+def test_a_damaged_file_is_named(folder, damage):
+    (folder / "some.json").write_text(damage)
+    with pytest.raises(ValueError, match=r"some\.json is no benchmark of format 1: measure it again"):
+        results.load(folder)
+
+
+def test_the_command_prints_what_it_found_or_one_sentence(folder, capsys, monkeypatch):
+    command([])
+    printed = capsys.readouterr().out
+    assert "products\nprecision  inputs gflops peak\n  float32     256     50  nan\n" in printed
+    assert printed.count("no bfloat16 products") == 1
+    assert "TD3, float32: 1.50 times Peer 1.0" in printed
+    command(["--json"])
+    assert json.loads(capsys.readouterr().out)["sections"]["products"][0]["gflops"] == [100.0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="benchmarks: unknown device 'cuda': allowed are 'cpu'"):
+        command(["--device", "cuda", "--record"])
