@@ -27,29 +27,32 @@ import torch
 from IPython.display import Markdown, display
 from matplotlib.patches import FancyBboxPatch
 
-from mbaug import augmentation, chapters, engine, grid, presentation, recording, settings, statistics, study, tasks
-from mbaug.presentation import show
-from mbaug.transitions import Batch
+from mbaug import engine, tasks
+from mbaug.experiments import records, runner, studies
+from mbaug.method import augmentation
+from mbaug.method.transitions import Batch
+from mbaug.reporting import chapters, claims, figures, statistics, tables
+from mbaug.reporting.figures import show
 
 engine.prepare()
-presentation.style()
+figures.style()
 
 # %%
-frame = study.evidence("hopper", profile, retrain)
-folder = study.runs_folder(profile, retrain)
-records = recording.load_metadata(folder, "hopper")
-everything = frame if retrain else recording.load_runs(folder)
+frame = runner.evidence("hopper", profile, retrain)
+folder = runner.runs_folder(profile, retrain)
+metadata = records.load_metadata(folder, studies.find("hopper").runs())
+everything = frame if retrain else records.load_runs(folder)
 
 # %% [markdown]
 # ### The answer
 
 # %% tags=["nbval-check-output"]
-table = presentation.main_runs(everything)
-verdicts = Counter(presentation.verdict(claim, presentation.findings(claim, table)) for claim in presentation.CLAIMS)
+table = claims.main_runs(everything)
+verdicts = Counter(claims.verdict(claim, claims.findings(claim, table)) for claim in claims.CLAIMS)
 said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
 tasks_seen = table.groupby("task")["seed"].nunique()
 seen = ", ".join(f"{name} with up to {count} seeds" for name, count in tasks_seen.items()) or "nothing yet"
-print(f"Of the paper's {len(presentation.CLAIMS)} claims: {said}. Recorded: {seen}.")
+print(f"Of the paper's {len(claims.CLAIMS)} claims: {said}. Recorded: {seen}.")
 
 # %% [markdown]
 # ## What is claimed
@@ -100,9 +103,9 @@ def arrow(axis, start, end, text="", place=(0, 0), bend=0.0):
 
 
 # %%
-arm = grid.ARMS["augmented"]
+arm = studies.ARMS["augmented"]
 offline, online, model = arm.pretraining, arm.finetuning, arm.model
-blue, grey = presentation.look("augmented").colour, "#D9D9D9"
+blue, grey = figures.look("augmented").colour, "#D9D9D9"
 half = augmentation.replaced(arm.augmentation.rate, arm.learner.batch_size)
 rows = pd.DataFrame("recorded", index=range(8), columns=["s", "a", "r", "s′", "d"])
 rows.loc[: 8 * arm.augmentation.rate - 1, "s′"] = "imagined"
@@ -151,7 +154,7 @@ axis.text(13.55, 0.6, note, ha="center", va="center", fontsize=9)
 axis.set(xlim=(0, 16), ylim=(0, 7.1))
 axis.axis("off")
 text = "The method: a world model of the same transitions imagines half of the next states that the critic learns from."
-saved = presentation.save_figure(figure, "00_method", rows.rename_axis("row").reset_index(), text, profile)
+saved = figures.save_figure(figure, "00_method", rows.rename_axis("row").reset_index(), text, profile)
 
 # %% [markdown]
 # *Read.* Blue is all that is new: half of the next states of each batch. State, action, reward and `d` (terminal) stay as
@@ -208,14 +211,14 @@ assert all(torch.equal(getattr(augmented, name), getattr(batch, name)) for name 
 # run it here.
 
 # %%
-display(Markdown(presentation.claims_table(everything).replace("](notebooks/", "](")))
+display(Markdown(claims.claims_table(everything).replace("](notebooks/", "](")))
 
 # %% [markdown]
 # The scores behind it. *Offline* is the last evaluation before the first interaction; the *mean score* is the area under the
 # online curve, divided by its length.
 
 # %%
-display(Markdown(presentation.found_table(everything)))
+display(Markdown(tables.found_table(everything)))
 
 # %% [markdown]
 # *Look.* One axis that counts every interaction with the environment, warm-up included, from zero. The diamonds at the right
@@ -225,29 +228,30 @@ display(Markdown(presentation.found_table(everything)))
 # %%
 table = statistics.evaluations(frame)
 shown = table[table["phase"] == "finetune"]
-budget = settings.profile(profile if retrain else "paper")
-plan = budget.apply(grid.ARMS["augmented"]).finetuning
+budget = studies.profile(profile if retrain else "paper")
+plan = budget.apply(studies.ARMS["augmented"]).finetuning
 hopper = tasks.find("hopper")
-published = {arm: presentation.PUBLISHED[arm, 100_000][hopper.name] for arm in ("td3", "sac")}  # undiscounted return
+published = {arm: hopper.published[arm][100_000] for arm in ("td3", "sac")}  # undiscounted return
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 4.8))
 axis.axvspan(0, plan.warmup_steps / 1000, color="#EBEBEB", zorder=0)
 note, place = "pre-trained agents collect,\nno updates", axis.get_xaxis_transform()
 axis.text(plan.warmup_steps / 2000, 1.01, note, transform=place, ha="center", va="bottom", fontsize=9, color="#555555")
-drawn = presentation.curves(axis, shown)
+drawn = figures.curves(axis, shown)
 for (arm, _), run in shown.groupby(["arm", "seed"]):
-    axis.plot(run["steps"] / 1000, run["score"], color=presentation.look(arm).colour, linewidth=0.6, alpha=0.35)
+    colour = figures.look(arm).colour
+    axis.plot(run["steps"] / 1000, run["score"], color=colour, linewidth=0.6, alpha=0.35)
 if drawn.empty:
     axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
 for arm, value in published.items() if plan.steps == 100_000 else ():
     score = tasks.normalised_score(hopper, value)
-    axis.plot(101, score, "D", color=presentation.look(arm).colour, markersize=7, clip_on=False)
+    axis.plot(101, score, "D", color=figures.look(arm).colour, markersize=7, clip_on=False)
     axis.text(103, score, f"published\n{arm.upper()}", va="center", fontsize=9)
-presentation.legend(figure)
+figures.legend(figure)
 text = "Hopper, online, after pre-training on 10,000 transitions or none. Thin lines are seeds, diamonds published results."
-caption = presentation.caption(text, shown, records)
-saved = presentation.save_figure(figure, "00_online_scores", drawn, caption, profile)
+caption = figures.caption(text, shown, metadata)
+saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 
 # %% [markdown]
 # *Read.* Three questions to ask of the picture, each with a chapter. Does blue start above black, and stay there? (05.) Is blue
@@ -265,13 +269,14 @@ saved = presentation.save_figure(figure, "00_online_scores", drawn, caption, pro
 # %%
 def budgets(name):
     """Returns what a profile spends on one run of the augmented arm."""
-    arm, profile = settings.profile(name).apply(grid.ARMS["augmented"]), settings.profile(name)
-    row = {"seeds": profile.seeds or len(grid.find("hopper").seeds), "transitions": arm.pretraining.transitions}
-    row |= {"model epochs": arm.model.epochs, "offline updates": arm.pretraining.updates}
+    arm, profile = studies.profile(name).apply(studies.ARMS["augmented"]), studies.profile(name)
+    row = {"seeds": profile.seeds or len(studies.find("hopper").seeds)}
+    row |= {"transitions": arm.pretraining.transitions, "model epochs": arm.model.epochs}
+    row |= {"offline updates": arm.pretraining.updates}
     return row | {"online steps": arm.finetuning.steps, "of them warm-up": arm.finetuning.warmup_steps}
 
 
-pd.DataFrame({name: budgets(name) for name in settings.PROFILES}).T
+pd.DataFrame({name: budgets(name) for name in studies.PROFILES}).T
 
 # %% [markdown]
 # | command | what it does | on 2 cores |
@@ -280,13 +285,14 @@ pd.DataFrame({name: budgets(name) for name in settings.PROFILES}).T
 # | `make test` | all tests | a few minutes |
 # | `make smoke` | every notebook with tiny budgets, training included: the same code path | a few minutes |
 # | `make quick` | Hopper from nothing, one seed, reduced budgets | up to 20 minutes |
-# | `make record` | records what is missing of the study; goes on where it was interrupted | hours, see below |
+# | `make record` | records what the programme lacks; goes on where interrupted | hours, see below |
 #
 # The README has measured minutes. What a recorded run cost, from its own clock, on one core, while another one trained beside it:
 
 # %%
-hours = pd.Series({str(run): record["wall_seconds"] / 3600 for run, record in records.items()}, dtype=float)
-by_arm = hours.groupby([name.split("/")[3] for name in hours.index]).agg(["count", "mean"])
+seconds = pd.Series({str(run): about["wall_seconds"] for run, about in metadata.items()}, dtype=float)
+hours = seconds / 3600
+by_arm = hours.groupby([name.split("/")[2] for name in hours.index]).agg(["count", "mean"])
 by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 
 # %% [markdown]
@@ -322,8 +328,8 @@ print(*chapters.CONTENTS, sep="\n")
 #
 # 1. In the check by hand, set `rate=0.25`. How many nines? And with 0.125, where half a row would be replaced?
 # 2. In the parameters cell, set `retrain = True` and `profile = "smoke"`: the whole method runs before your eyes.
-# 3. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of `presentation.curves`. Would you have
-#    drawn another conclusion from this one seed?
+# 3. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of
+#    `figures.curves`. Would you have drawn another conclusion from this one seed?
 #
 # ## Questions
 #

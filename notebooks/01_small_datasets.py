@@ -28,14 +28,17 @@ from IPython.display import Image, Markdown, display
 from matplotlib.colors import LogNorm
 from scipy.spatial.distance import cdist
 
-from mbaug import collection, engine, offline_data, pools, presentation, settings, tasks, td3, transitions
-from mbaug.presentation import show
+from mbaug import engine, tasks
+from mbaug.datasets import collect, read
+from mbaug.method import td3, transitions
+from mbaug.reporting import figures
+from mbaug.reporting.figures import show
 
 engine.prepare()
-presentation.style()
+figures.style()
 task = tasks.find("hopper")
-pool = transitions.load("hopper-medium-replay")
-card = offline_data.read_card(offline_data.FOLDER / "hopper-medium-replay.hdf5")
+pool = read.load("hopper-medium-replay")
+card = read.read_card(read.FOLDER / "hopper-medium-replay.hdf5")
 origin = f"{card['name']}, {len(pool):,} transitions, seed {card['seed']}, code {card['provenance']['commit'][:7]}"
 
 # %% [markdown]
@@ -80,14 +83,14 @@ print(f"An ant that only stands returns about 1,000: score {standing_ant:.0f}, a
 # a curve that crawls, leaps and falls back: Hopper is known for it.
 
 # %%
-show(collection.medium_replay, collection.holds)
+show(collect.medium_steps, collect.holds)
 
 # %%
 level = task.return_medium
 curve = [{"returns": [level + 1]}, {"returns": [level - 1]}, {"returns": [level]}]
-held = [collection.holds(curve[:evaluations], level) for evaluations in (1, 2, 3)]
+held = [collect.holds(curve[:evaluations], level) for evaluations in (1, 2, 3)]
 assert held == [False, False, False], "one evaluation above the level is luck: it takes two in a row"
-assert collection.holds([*curve, {"returns": [level]}], level), "two in a row are enough"
+assert collect.holds([*curve, {"returns": [level]}], level), "two in a row are enough"
 
 # %%
 returns = np.array([point["returns"] for point in card["curve"]])
@@ -102,7 +105,7 @@ axis.axhline(level, color="#D55E00", linestyle="--", label=f"D4RL's medium level
 axis.set(xlabel="environment interactions (thousands)", ylabel="return (rewards)", title="The agent that collected the data")
 axis.legend()
 about = f"Greedy return of the SAC agent whose replay is the data: it stops at two evaluations in a row above the line. {origin}."
-path = presentation.save_figure(figure, "01_collection", table, about, profile)
+path = figures.save_figure(figure, "01_collection", table, about, profile)
 
 # %% tags=["nbval-check-output"]
 print(f"command: {card['command']}")
@@ -123,7 +126,7 @@ the level. The replay was lived with exploration noise; the curve is without."""
 # to ship.
 
 # %%
-show(collection.choose_episodes)
+show(collect.choose_episodes)
 
 # %% [markdown]
 # ## 3. What a transition is
@@ -170,7 +173,7 @@ three = transitions.pack(pool.rows(np.array([row, falls[0], limits[0]])))[None]
 batch = transitions.unpack(three, task.state_size, task.action_size)
 still = torch.zeros(1, 3, task.action_size)
 agent = SimpleNamespace(target_actor=lambda state: still, target_critics=lambda state, action: torch.full((2, 1, 3), 100.0))
-target = td3.critic_target(agent, batch, settings.TD3(), noise=still).numpy()
+target = td3.critic_target(agent, batch, td3.TD3(), noise=still).numpy()
 
 reward = pool.reward[[row, falls[0], limits[0]]]
 assert np.allclose(target, reward + 0.99 * np.array([1, 0, 1]) * 100), "only the fall cuts the future off"
@@ -255,7 +258,7 @@ for axis, (unit, count) in zip(axes, counts.items(), strict=True):
     axis.set(xlabel="return of the episode (rewards)", ylabel=f"share of {unit}", title=f"{unit}, by return")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 about = f"Undiscounted return of the pool's {len(lives)} episodes; right, each transition counts. {origin}. D4RL: published mean."
-path = presentation.save_figure(figure, "01_returns", table, about, profile)
+path = figures.save_figure(figure, "01_returns", table, about, profile)
 
 # %%
 good = lives >= task.return_medium
@@ -304,7 +307,7 @@ drawn_cells = {key: pd.DataFrame(share, grids[key[1]][:-1], height[:-1]).stack()
 table = pd.DataFrame({name: pd.concat({across: drawn_cells[name, across] for across in grids}) for name, _ in cells})
 table = table[table["pool"] > 0].rename_axis(["dimension", "from", "height_from"]).reset_index()
 about = f"Share of rows in cells of height against torso angle and forward velocity; white: none. {origin}; draws of 10,000."
-path = presentation.save_figure(figure, "01_coverage", table, about, profile)
+path = figures.save_figure(figure, "01_coverage", table, about, profile)
 
 # %%
 sizes = {key: np.count_nonzero(share) for key, share in cells.items()}
@@ -360,7 +363,7 @@ axis.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
 axis.minorticks_off()
 axis.legend()
 about = f"Median distance of 500 new states to the nearest drawn one; mean and range of three draws. {origin}."
-path = presentation.save_figure(figure, "01_neighbours", table, about, profile)
+path = figures.save_figure(figure, "01_neighbours", table, about, profile)
 
 # %%
 at = table[table["rows"] == 10_000].set_index("way")["mean"]
@@ -425,9 +428,9 @@ median dimension by {moved.median():.2f}: *nothing moves* is a good guess, and c
 # %%
 qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
 names = [f"{body}-{quality}" for body in tasks.TASKS for quality in qualities]
-datasets = {name: transitions.load(name) for name in names}
-files = {name: offline_data.FOLDER / f"{name}.hdf5" for name in datasets}
-cards = {name: offline_data.read_card(file) for name, file in files.items()}
+datasets = {name: read.load(name) for name in names}
+files = {name: read.FOLDER / f"{name}.hdf5" for name in datasets}
+cards = {name: read.read_card(file) for name, file in files.items()}
 
 
 def summary(card):
@@ -476,7 +479,7 @@ above the level when it first holds it. And diversity is not quality: of Ant's h
 # %%
 for name, card in cards.items():
     display(Markdown(f"`{name}`; half of its episodes return less than {card['return_quantiles']['50']:,.0f}:"))
-    display(Image(pools.strip_of(files[name]).read_bytes()))
+    display(Image(files[name].with_suffix(".png").read_bytes()))
 
 # %% [markdown]
 # *Look.* The share of transitions that belong to an episode of at most a given score: a curve far to the right is good data, a
@@ -503,7 +506,7 @@ for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
     axis.label_outer()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 about = "Share of each pool's transitions in episodes of at most a score. One training a task (Hopper's medium-replay: another)."
-path = presentation.save_figure(figure, "01_qualities", table, about, profile)
+path = figures.save_figure(figure, "01_qualities", table, about, profile)
 
 # %% [markdown]
 # *Look.* And the agents whose lives the data are: when did each hold the medium level?
@@ -521,8 +524,9 @@ for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     axis.set(title=each.name, xlabel="environment interactions (thousands)", ylabel="D4RL-normalised score", ylim=(-5, 105))
     axis.label_outer()
 curve = [{"pool": name, **point} for name, card in collectors.items() for point in card["curve"]]
+curve = pd.DataFrame(curve).explode("returns")
 about = "Greedy score of the SAC that collected each pool (mean and range of ten episodes); dashed: the medium level. Seed 0."
-path = presentation.save_figure(figure, "01_collectors", pd.DataFrame(curve).explode("returns"), about, profile)
+path = figures.save_figure(figure, "01_collectors", curve, about, profile)
 
 
 # %%

@@ -29,16 +29,22 @@ import torch
 from IPython.display import Markdown
 from torch.distributions import Normal
 
-from mbaug import engine, presentation, recording, settings, streams, tasks, transitions, world_model
-from mbaug.presentation import show
+from mbaug import engine, streams, tasks
+from mbaug.datasets import read
+from mbaug.experiments import measures, records, runner, studies
+from mbaug.experiments.models import FAST
+from mbaug.method import imagination, networks, settings, transitions, world_model
+from mbaug.reporting import figures
+from mbaug.reporting.figures import show
 
 precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the wide products alone
-presentation.style()
-task, budget, full = tasks.find("hopper"), settings.profile(profile), settings.WorldModel()
+figures.style()
+task, budget, full = tasks.find("hopper"), studies.profile(profile), settings.WorldModel()
 
 # %%
-pool = transitions.load("hopper-medium-replay")
-drawn, rest = transitions.draw(pool, budget.transitions or settings.Pretraining().transitions, seed=0)
+pool = read.load("hopper-medium-replay")
+size = budget.transitions or settings.Pretraining().transitions
+drawn, rest = transitions.draw(pool, size, seed=0)
 probe = world_model.interior(rest.rows(np.arange(0, len(rest), 10)))
 Markdown(f"{len(drawn):,} rows to learn from; {len(probe):,} held out, a tenth of the rest of the pool.")
 
@@ -53,15 +59,15 @@ Markdown(f"{len(drawn):,} rows to learn from; {len(probe):,} held out, a tenth o
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $s$, $\hat s$, $\hat s'$ | `state`, what `decoder` returns | `[population, batch, state]` | standard deviations |
-# | $a$ | `action` | `[population, batch, action]` | full torque is 1 |
-# | $\mu$, $\log \sigma^2$ | `Posterior.mean`, `.log_variance` | `[population, batch, latent]` | none |
-# | $n$ | `normal` | `[population, batch, latent]` | standard normal |
-# | $f$ | `model.transition` | `[population, batch, latent]` | that of $z$ |
-# | $D$ | `model.decoder` | `[population, batch, state]` | standard deviations |
+# | $s$, $\hat s$, $\hat s'$ | `state`, what `decoder` returns | `[batch, state]` | standard deviations |
+# | $a$ | `action` | `[batch, action]` | full torque is 1 |
+# | $\mu$, $\log \sigma^2$ | `Posterior.mean`, `.log_variance` | `[batch, latent]` | none |
+# | $n$ | `normal` | `[batch, latent]` | standard normal |
+# | $f$ | `model.transition` | `[batch, latent]` | that of $z$ |
+# | $D$ | `model.decoder` | `[batch, state]` | standard deviations |
 
 # %%
-show(world_model.posterior, world_model.sample, world_model.step, world_model.imagine)
+show(world_model.posterior, world_model.sample, world_model.step, imagination.imagine)
 
 # %% [markdown]
 # > The latent transition predicts the *change* of $z$. [S, A]
@@ -96,8 +102,8 @@ them by heart. What keeps it from doing so is noise in the latent, few steps, an
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $\overline{(\cdot)^2}$ | `squared_error` | `[population]`, mean over batch and dimensions | variances |
-# | $\mathrm{KL}$ | `kl_divergence` | `[population, batch]`, summed over the latent | nats a row |
+# | $\overline{(\cdot)^2}$ | `squared_error` | one number, mean over batch and dimensions | variances |
+# | $\mathrm{KL}$ | `kl_divergence` | `[batch]`, summed over the latent | nats a row |
 # | $w_\text{KL}$ | `kl_weight / batches` | one number | variances a nat |
 # | $w_p$ | `prediction_weight` | one number | none |
 
@@ -122,14 +128,19 @@ def perceptron(x, network):
 
 # %%
 tiny = settings.WorldModel(hidden=(5,), transition_hidden=(4,), latent_size=2)
-standardiser = transitions.Standardiser.fit([drawn.state], world_model.EPSILON)
-fresh = world_model.create(tiny, standardiser, task.action_size, streams.torch_generators([0], "by hand"))
-state, next_state = (standardiser.apply(torch.from_numpy(x[:3])[None]) for x in (drawn.state, drawn.next_state))
-action, normal = torch.from_numpy(drawn.action[:3])[None], torch.tensor([[[1.0, 0.0], [0.5, -1.0], [0.0, 2.0]]])
+layers = world_model.sizes(tiny, task.state_size, task.action_size)
+generator = streams.torch_generator(0, "by hand")
+parts = {part: networks.perceptron(sizes, [generator]) for part, sizes in layers.items()}
+standardiser = transitions.Standardiser.fit([drawn.state], world_model.EPSILON).of(0)
+fresh = world_model.Model(**parts, standardiser=standardiser, residual=tiny.residual)
+three = drawn.rows(np.arange(3))
+state, action, next_state = map(torch.from_numpy, (three.state, three.action, three.next_state))
+state, next_state = standardiser.apply(state), standardiser.apply(next_state)
+normal = torch.tensor([[1.0, 0.0], [0.5, -1.0], [0.0, 2.0]])
 found = world_model.loss(fresh, state, action, next_state, normal, tiny, batches=3)
 
 # %%
-s, a, s_, n = (x[0].numpy() for x in (state, action, next_state, normal))
+s, a, s_, n = (x.numpy() for x in (state, action, next_state, normal))
 mean, log_variance = np.split(perceptron(s, fresh.encoder), 2, axis=1)
 z = mean + np.exp(log_variance / 2) * n
 z_ = z + perceptron(np.hstack([z, a]), fresh.transition)
@@ -137,7 +148,8 @@ reconstruction, prediction = ((perceptron(x, fresh.decoder) - y) ** 2 for x, y i
 kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1)
 latent = (z_ - perceptron(s_, fresh.encoder)[:, :2]) ** 2
 by_hand = [reconstruction.mean(), kl.mean(), prediction.mean(), latent.mean()]
-assert np.allclose(torch.stack(found[:4])[:, 0].detach(), by_hand, atol=1e-5), "the four terms are the formula's"
+terms = torch.stack(found[:4]).detach()
+assert np.allclose(terms, by_hand, atol=1e-5), "the four terms are the formula's"
 assert np.isclose(found.total.item(), np.dot([1, 1 / 3, 10, 1], by_hand), atol=1e-4), "with three batches w_KL is a third"
 
 # %%
@@ -181,10 +193,10 @@ if profile == "paper" and retrain:
 
 
 # %%
-def fit(kl_weight=1.0, residual=True, deterministic=False, checks=12):
+def fit(kl_weight=1.0, residual=True, checks=12):
     """Returns a fit whose KL term weighs `kl_weight` times the paper's."""
     changed = replace(plan, kl_weight=plan.kl_weight * kl_weight, residual=residual)
-    return world_model.fit(changed, [drawn], [probe], [0], precision, deterministic=deterministic, checks=checks)
+    return imagination.fit(changed, drawn, probe, 0, precision, arithmetic=FAST, checks=checks)
 
 
 # %% [markdown]
@@ -192,15 +204,18 @@ def fit(kl_weight=1.0, residual=True, deterministic=False, checks=12):
 # transition has learned anything, it leaves $z$ where it is.
 
 # %%
-fitted, absolute = fit(deterministic=True), fit(residual=False)
-error = {name: np.mean(each) for name, each in fitted.errors[0].items()}
+fitted, absolute = fit(), fit(residual=False)
+control = world_model.fit_deterministic(plan, drawn, 0, precision, arithmetic=FAST)  # section 4
+fitted = imagination.with_deterministic(fitted, control, probe, 0)
+error = {name: np.mean(each) for name, each in fitted.errors.items()}
 
 # %%
 weights = {"reconstruction": 1, "kl": plan.kl_weight / batches, "prediction": 10, "latent": 1}
-curve = pd.DataFrame({f"{w:.2g} × {name}": w * getattr(fitted.losses, name)[:, 0] for name, w in weights.items()})
+curve = {f"{w:.2g} × {name}": w * getattr(fitted.losses, name) for name, w in weights.items()}
+curve = pd.DataFrame(curve)
 curve.index = batches * np.arange(1, len(curve) + 1)
 held_out = pd.DataFrame(
-    {"z' = z + f(z, a)": fitted.history.mean(dim=(1, 2)), "z' = f(z, a)": absolute.history.mean(dim=(1, 2))},
+    {"z' = z + f(z, a)": fitted.history.mean(dim=1), "z' = f(z, a)": absolute.history.mean(dim=1)},
     index=batches * np.array(fitted.epochs),
 )
 
@@ -218,10 +233,10 @@ for axis in (left, right):
     axis.legend(loc="upper right")
 text = f"Terms of the world model's loss, and the held-out error of its sampled prediction. One fit, seed 0, {len(drawn):,} rows."
 table = pd.concat([curve, held_out.add_prefix("held-out error, ")], axis=1).rename_axis("gradient_steps").reset_index()
-path = presentation.save_figure(figure, "02_losses", table, text, profile)
+path = figures.save_figure(figure, "02_losses", table, text, profile)
 
 # %%
-last, spent = curve.iloc[-1], fitted.losses.kl[-1, 0].item()
+last, spent = curve.iloc[-1], fitted.losses.kl[-1].item()
 Markdown(f"""
 *Read.* After {curve.index[-1]:,} steps the largest term is `{last.idxmax()}`, at {last.max() / last.sum():.0%} of the
 loss. The KL is {spent:.1f} nats a row: all that the latent may say of a state. The held-out error ends at
@@ -240,10 +255,10 @@ loss. The KL is {spent:.1f} nats a row: all that the latent may say of a state. 
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $e_i$ | what `held_out_error` returns | `[state]` | variances of dimension $i$ |
-# | $\sigma_i$ | `standardiser.std` | `[population, state]` | of the environment |
+# | $\sigma_i$ | `standardiser.std` | `[state]` | of the environment |
 
 # %%
-show(world_model.held_out_error, world_model.persistence, world_model.linear_regression)
+show(imagination.held_out_error, imagination.persistence, imagination.linear_regression)
 
 # %% [markdown]
 # The last rival is a network that is as large and sees as many steps, but has no latent, no noise and no KL:
@@ -256,23 +271,23 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 # *Check by hand.* Persistence on three held-out rows:
 
 # %%
-three, deviation = probe.rows(np.arange(3)), fitted.model.standardiser.std[0].numpy()
+three, deviation = probe.rows(np.arange(3)), fitted.model.standardiser.std.numpy()
 by_hand = (((three.next_state - three.state) / deviation) ** 2).mean(axis=0)
-found = world_model.held_out_error(world_model.persistence, fitted.model.standardiser, three, seed=0)
+found = imagination.held_out_error(imagination.persistence, fitted.model.standardiser, three, seed=0)
 assert np.allclose(found, by_hand, rtol=1e-4), "the error is the mean square of the step, in variances"
 
 # %%
-state, action, next_state = (torch.from_numpy(x)[None] for x in (probe.state, probe.action, probe.next_state))
-generators = streams.torch_generators([0], "chapter 02")
+state, action, next_state = map(torch.from_numpy, (probe.state, probe.action, probe.next_state))
+generator = streams.torch_generator(0, "chapter 02")
 predicted = {
-    "reconstruction": world_model.reconstruct(fitted.model, next_state, generators),
-    "sample": world_model.predict(fitted.model, state, action, generators),
-    "mean": world_model.predict(fitted.model, state, action, generators, "mean"),
-    "persistence": world_model.persistence(state),
-    "linear": world_model.linear_regression(drawn)(state, action),
-    "deterministic": world_model.predict_deterministic(fitted.deterministic, state, action),
+    "reconstruction": imagination.reconstruct(fitted.model, next_state, generator),
+    "sample": imagination.predict(fitted.model, state, action, generator),
+    "mean": imagination.predict(fitted.model, state, action, generator, "mean"),
+    "persistence": imagination.persistence(state),
+    "linear": imagination.linear_regression(drawn)(state, action),
+    "deterministic": imagination.predict_deterministic(fitted.deterministic, state, action),
 }
-wrong = {name: ((next_state[0] - each[0]).numpy() / deviation) for name, each in predicted.items()}
+wrong = {name: ((next_state - each).numpy() / deviation) for name, each in predicted.items()}
 errors = pd.DataFrame({name: (each**2).mean(axis=0) for name, each in wrong.items()}, index=task.state_names)
 
 # %%
@@ -294,7 +309,8 @@ axis.set(yticks=rows, yticklabels=with_mean.index, xscale="log", xlabel="held-ou
 axis.invert_yaxis()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 text = f"Held-out error of one step for each dimension, {len(probe):,} rows, seed 0; the same rows for all."
-path = presentation.save_figure(figure, "02_errors", with_mean.rename_axis("dimension").reset_index(), text, profile)
+table = with_mean.rename_axis("dimension").reset_index()
+path = figures.save_figure(figure, "02_errors", table, text, profile)
 
 # %%
 error = errors.mean()
@@ -315,10 +331,11 @@ the same rows teach the others far more. Even to *say again* a next state it is 
 # How do the recorded runs compare, with their full fits of 300 epochs?
 
 # %%
-root = recording.root() if profile == "paper" else recording.repository() / "build" / profile / "runs"
-records = recording.load_metadata(root, "hopper")
-kept = {run.seed: record["world_model"] for run, record in records.items() if record["world_model"]}
-recorded = pd.DataFrame({f"seed {seed}": {name: np.mean(each) for name, each in kept[seed].items()} for seed in sorted(kept)})
+root = runner.runs_folder(profile, retrain=profile != "paper")
+metadata = records.load_metadata(root, studies.find("hopper").runs())
+kept = {run.seed: about["world_model"] for run, about in metadata.items() if about["world_model"]}
+means = {seed: {name: np.mean(each) for name, each in kept[seed].items()} for seed in sorted(kept)}
+recorded = pd.DataFrame({f"seed {seed}": each for seed, each in means.items()})
 recorded.T.round(4) if len(kept) else Markdown("No run with a world model is recorded yet.")
 
 # %% [markdown]
@@ -342,13 +359,14 @@ recorded.T.round(4) if len(kept) else Markdown("No run with a world model is rec
 # The derivation is ours; we expect it to be right within a tenth or two, not exactly.
 
 # %%
-show(world_model.rate_distortion)
+show(measures.rate_distortion)
 
 # %% [markdown]
 # *Check by hand.* Eleven independent dimensions: $\theta = 11/66$; and one component, by trying all errors $D$.
 
 # %%
-assert np.isclose(world_model.rate_distortion(full, np.eye(11), batches=3), 11 / 66), "all eleven are above the water"
+found = measures.rate_distortion(full, np.eye(11), batches=3)
+assert np.isclose(found, 11 / 66), "all eleven are above the water"
 variance, tried = 2.0, np.linspace(1e-3, 2, 200_000)
 cost = 11 / 11 * tried + 1 / 3 / 2 * np.log(variance / tried)
 assert np.isclose(tried[cost.argmin()], 11 / 66, atol=1e-4), "the water level is where the cost is least"
@@ -362,15 +380,13 @@ components["measured"] = ((wrong["reconstruction"] @ axes_of) ** 2).mean(axis=0)
 
 # %%
 dial = {1.0: fitted, 1 / 12: fit(1 / 12, checks=1)}
-measured = pd.DataFrame({w: {name: np.mean(e) for name, e in each.errors[0].items()} for w, each in dial.items()}).T
+measured = {w: {name: np.mean(e) for name, e in each.errors.items()} for w, each in dial.items()}
+measured = pd.DataFrame(measured).T
 grid = np.geomspace(0.01, 3, 60)
-theory = pd.DataFrame(
-    {
-        mode: [world_model.rate_distortion(replace(full, kl_weight=w), correlation, paper_batches, mode) for w in grid]
-        for mode in ("sample", "mean")
-    },
-    index=grid,
-)
+priced = [replace(full, kl_weight=w) for w in grid]
+theory = pd.DataFrame(index=grid)
+for mode in ("sample", "mean"):
+    theory[mode] = [measures.rate_distortion(each, correlation, paper_batches, mode) for each in priced]
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 5))
@@ -395,17 +411,18 @@ text = f"Error by principal component, and by KL weight; lines: linear-Gaussian 
 
 # %%
 table = pd.concat({"components": components, "measured": measured, "theory": theory}).rename_axis(["part", "at"]).reset_index()
-path = presentation.save_figure(figure, "02_rate_distortion", table, text, profile)
+path = figures.save_figure(figure, "02_rate_distortion", table, text, profile)
 
 # %%
-predicted_error = {mode: world_model.rate_distortion(full, correlation, paper_batches, mode) for mode in ("sample", "mean")}
-lighter = world_model.rate_distortion(replace(full, kl_weight=1 / 12), correlation, paper_batches)
-whole = world_model.rate_distortion(full, correlation, math.ceil(402_000 / full.batch_size))
+in_theory = {mode: measures.rate_distortion(full, correlation, paper_batches, mode) for mode in theory}
+lighter = measures.rate_distortion(replace(full, kl_weight=1 / 12), correlation, paper_batches)
+whole = measures.rate_distortion(full, correlation, math.ceil(402_000 / full.batch_size))
 Markdown(f"""
-*Read.* At the paper's weight the theory says {predicted_error["sample"]:.3f} for a sample, and we measure
-{error["sample"]:.3f}. For the mean it says {predicted_error["mean"]:.3f}, too hopeful beside {error["mean"]:.3f}. A
-twelfth of the weight (the other reading of the loss) leaves {measured.loc[1 / 12, "sample"]:.3f}; the theory, which knows
-of no fit that ends after {batches * len(curve):,} steps, says {lighter:.3f}. At the paper's weight most of the blur is what
+*Read.* At the paper's weight the theory says {in_theory["sample"]:.3f} for a sample, and we measure
+{error["sample"]:.3f}. For the mean it says {in_theory["mean"]:.3f}, too hopeful beside
+{error["mean"]:.3f}. A twelfth of the weight (the other reading of the loss) leaves
+{measured.loc[1 / 12, "sample"]:.3f}; the theory, which knows of no fit that ends after
+{batches * len(curve):,} steps, says {lighter:.3f}. At the paper's weight most of the blur is what
 the loss asks for, and longer training would lift little of it. And note $w_\\text{{KL}} = 1 / \\text{{batches}}$: the
 blur grows as the data shrink. On D4RL's 402,000 rows the same settings would ask for an error of only {whole:.4f}. On a
 small dataset the world model is blurred *by its settings*.""")
@@ -425,12 +442,12 @@ small dataset the world model is blurred *by its settings*.""")
 # | $\bar s'$ | `centre` | `[rows, state]` | standard deviations |
 
 # %%
-show(world_model.predict, world_model.reconstruct)
+show(imagination.predict, imagination.reconstruct)
 
 # %%
 few = slice(None, None, 7)
-draws = [world_model.predict(fitted.model, state[:, few], action[:, few], generators) for _ in range(20)]
-samples, truth = torch.cat(draws).numpy() / deviation, next_state[0, few].numpy() / deviation
+draws = [imagination.predict(fitted.model, state[few], action[few], generator) for _ in range(20)]
+samples, truth = torch.stack(draws).numpy() / deviation, next_state[few].numpy() / deviation
 centre = samples.mean(axis=0)
 total, bias, noise = ((truth - samples) ** 2).mean(), ((truth - centre) ** 2).mean(), ((samples - centre) ** 2).mean()
 assert np.isclose(total, bias + noise, rtol=1e-4), "a squared error is its bias and its noise"
@@ -465,7 +482,7 @@ axis.set(yscale="log", xticks=table.index, xlabel="held-out rows in tenths, from
 axis.set_ylabel("normalised error of one step")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 text = f"Held-out error by the length of the true step, a tenth of {len(probe):,} rows at each point; seed 0."
-path = presentation.save_figure(figure, "02_steps", table.rename_axis("tenth").reset_index(), text, profile)
+path = figures.save_figure(figure, "02_steps", table.rename_axis("tenth").reset_index(), text, profile)
 
 # %%
 better = (wrong["sample"] ** 2).mean(axis=1) < length
@@ -487,13 +504,13 @@ while the deterministic network errs by {table["deterministic"].iloc[-1]:.3f}.""
 # %%
 row = np.flatnonzero(pool.truncated)[0]
 second = pool.rows(np.arange(row - 525, row - 400))
-state, action, next_state = (torch.from_numpy(x)[None] for x in (second.state, second.action, second.next_state))
+state, action, next_state = map(torch.from_numpy, (second.state, second.action, second.next_state))
 series = {
     "what happened": second.next_state,
-    "reconstruction": world_model.reconstruct(fitted.model, next_state, generators)[0].numpy(),
-    "sample": world_model.predict(fitted.model, state, action, generators)[0].numpy(),
-    "mean": world_model.predict(fitted.model, state, action, generators, "mean")[0].numpy(),
-    "deterministic": world_model.predict_deterministic(fitted.deterministic, state, action)[0].numpy(),
+    "reconstruction": imagination.reconstruct(fitted.model, next_state, generator).numpy(),
+    "sample": imagination.predict(fitted.model, state, action, generator).numpy(),
+    "mean": imagination.predict(fitted.model, state, action, generator, "mean").numpy(),
+    "deterministic": imagination.predict_deterministic(fitted.deterministic, state, action).numpy(),
 }
 
 # %%
@@ -512,7 +529,8 @@ axes[-1].set_xlabel("time (s)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 columns = {f"{key}: {name}": each[:, task.state_names.index(name)] for name in shown for key, each in series.items()}
 text = "One-step predictions along a second of an episode, each from the true state; about a fifth of its rows were drawn."
-path = presentation.save_figure(figure, "02_episode", pd.DataFrame({"seconds": seconds} | columns), text, profile)
+table = pd.DataFrame({"seconds": seconds} | columns)
+path = figures.save_figure(figure, "02_episode", table, text, profile)
 
 # %% [markdown]
 # *Read.* The VAE knows roughly where the hopper is. It does not know it to a step: heights and angles, which hardly
@@ -534,8 +552,8 @@ print("dear: the VAE at the paper's weights is worse than that:", checks.get("th
 # ## Where we differ from the paper
 #
 # - The models of this page see batches of 192, the recorded runs those of 4,096, as the authors'. Same number of steps.
-# - The latent error is taken to the *mean* of $q(z \mid s')$; whether the authors sample it is not known. The gradient's
-# expectation is the same.
+# - The latent error is taken to the *mean* of $q(z \mid s')$; the authors' code takes a sample [C]. The
+# gradient's expectation is the same.
 # - KL summed over latents, errors averaged over dimensions: our reading, see sections 2 and 5.
 # - A first probe of the paper's settings, on other Hopper-like data, gave an error of 0.13 where persistence gave 0.09.
 # The data differ, the finding does not.

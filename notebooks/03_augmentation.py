@@ -26,23 +26,29 @@ import torch
 from IPython.display import Markdown
 from scipy import stats
 
-from mbaug import augmentation, engine, presentation, settings, streams, tasks, td3, training, transitions, world_model
-from mbaug.networks import TWIN
-from mbaug.presentation import save_figure, show
-from mbaug.transitions import Batch, Standardiser
+from mbaug import engine, streams, tasks
+from mbaug.datasets import read
+from mbaug.experiments import studies
+from mbaug.experiments.models import FAST
+from mbaug.method import augmentation, imagination, settings, td3, training, transitions, world_model
+from mbaug.method.arms import Arm
+from mbaug.method.networks import TWIN
+from mbaug.method.transitions import Batch, Standardiser
+from mbaug.reporting import figures
+from mbaug.reporting.figures import save_figure, show
 
 precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the live world model
-presentation.style()
+figures.style()
 
 # %% [markdown]
 # The budgets depend on the profile, the method does not. `drawn` is what seed 0 learns from in every arm; `probe` are
 # rows of the rest of the pool, one in ten, that nobody is trained on.
 
 # %%
-task, budget = tasks.find("hopper"), settings.profile(profile)
+task, budget = tasks.find("hopper"), studies.profile(profile)
 epochs, updates = (2, 100) if profile == "smoke" else (6, 500)
 size = budget.transitions or settings.Pretraining().transitions
-drawn, rest = transitions.draw(transitions.load("hopper-medium-replay"), size, seed=0)
+drawn, rest = transitions.draw(read.load("hopper-medium-replay"), size, seed=0)
 probe = rest.rows(np.arange(0, len(rest), 10))
 Markdown(f"{len(drawn):,} drawn transitions, {len(probe):,} held out, {updates:,} updates of each live critic.")
 
@@ -62,7 +68,7 @@ Markdown(f"{len(drawn):,} drawn transitions, {len(probe):,} held out, {updates:,
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
 # | $\rho$ | `rate` | scalar in [0, 1] | share of a batch |
-# | $B$ | `batch.state.shape[1]` | scalar | transitions |
+# | $B$ | `batch.next_state.shape[-2]` | scalar | transitions |
 # | $n$ | `replaced(rate, B)` | scalar | transitions |
 # | $s'$ | `batch.next_state` | `population batch state` | the environment's, or standardised |
 # | $\hat s'$ | `imagined` | `population batch state` | as $s'$ |
@@ -90,7 +96,7 @@ print(f"Two of three next states are imagined; {', '.join(kept)} stay.")
 # *Look.* How many of a batch are replaced at each rate of this project.
 
 # %% tags=["nbval-check-output"]
-learner, rule = settings.TD3(), settings.Augmentation()
+learner, rule = td3.TD3(), settings.Augmentation()
 for rate in (0, 0.25, 0.5, 0.75, 1):
     print(f"{rate:4.0%} of a batch of {learner.batch_size}: {augmentation.replaced(rate, learner.batch_size):3d} next states")
 
@@ -115,7 +121,7 @@ for rate in (0, 0.25, 0.5, 0.75, 1):
 # | `deterministic` | $s + f(s, a)$ | dynamics of a plain network as large as the model |
 
 # %%
-show(world_model.predictor, world_model.add_noise)
+show(imagination.predictor, imagination.add_noise)
 
 # %% [markdown]
 # The full fit of chapter 02 takes minutes. This chapter needs a real model, not the best one; so its batches are half
@@ -125,8 +131,10 @@ show(world_model.predictor, world_model.add_noise)
 # %%
 batches = -(-len(world_model.interior(drawn)) // 128)
 plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
-fitted = world_model.fit(plan, [drawn], [probe], [0], precision, deterministic=True, checks=1)
-held_out = {name: np.mean(error) for name, error in fitted.errors[0].items()}
+fitted = imagination.fit(plan, drawn, probe, 0, precision, arithmetic=FAST, checks=1)
+control = world_model.fit_deterministic(plan, drawn, 0, precision, arithmetic=FAST)
+fitted = imagination.with_deterministic(fitted, control, probe, 0)
+held_out = {name: np.mean(error) for name, error in fitted.errors.items()}
 pd.Series(held_out, name="held-out error").round(3).to_frame().T
 
 # %%
@@ -142,14 +150,17 @@ and the deterministic network shows that it could be known.
 # Now every source imagines a next state for every drawn row: $K$ of them where it is random, one where it is not.
 
 # %%
-everything = transitions.unpack(transitions.pack(drawn).unsqueeze(0), task.state_size, task.action_size)
-sources = settings.SOURCES[1:]
+everything = transitions.unpack(transitions.pack(drawn), task.state_size, task.action_size)
+inputs = everything.state, everything.action, everything.next_state
+sources = "sample", "mean", "reconstruction", "noise", "deterministic"
 tables = {}
 for source in sources:
-    predict, samples = world_model.predictor(source, fitted), 1 if source in ("mean", "deterministic") else rule.table_samples
-    generators = streams.torch_generators([0], "imagination", source)
-    tables[source] = augmentation.imagined_table(predict, everything, samples, generators)
-pd.Series({source: tuple(table.shape) for source, table in tables.items()}, name="population, rows, samples, state").to_frame()
+    predict = imagination.predictor(source, fitted, drawn)
+    samples = 1 if source in ("mean", "deterministic") else rule.table_samples
+    generator = streams.torch_generator(0, "imagination", source)
+    tables[source] = augmentation.imagined_table(predict, *inputs, samples, generator)
+shapes = {source: tuple(table.shape) for source, table in tables.items()}
+pd.Series(shapes, name="rows, samples, state").to_frame()
 
 # %% [markdown]
 # ## 3. A table of K imagined next states
@@ -164,29 +175,31 @@ pd.Series({source: tuple(table.shape) for source, table in tables.items()}, name
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
-# | $T$ | `imagined` | `population rows samples state` | standardised in training |
+# | $T$ | `imagined` | `rows samples state`, one for each agent | standardised in training |
 # | $K$ | `Augmentation.table_samples` | scalar | samples a row |
-# | $j$ | `index` | `block population batch` | row of the draw |
+# | $j$ | `index` | `block population count` | row of the draw |
 # | $\kappa$ | `sample` | as $j$ | column of the table |
+#
+# Training picks a sample of each row's table and then calls `augment`, the very function shown above.
 
 # %%
-show(augmentation.imagined_table, augmentation.replace_)
+show(augmentation.imagined_table, augmentation.pick)
 
 # %% [markdown]
-# *Check.* One row, two ways, 2,000 times each: asked directly, and picked by `replace_` from tables of its own, a fresh
-# table for every pick. The Kolmogorov–Smirnov statistic is the largest gap between two cumulative distributions. A test
-# that cannot fail shows nothing; so the same test also compares the model's samples with the matched noise, which it
-# must tell apart.
+# *Check.* One row, two ways, 2,000 times each: asked directly, and picked by `pick` from tables of its
+# own, a fresh table for every pick. The Kolmogorov–Smirnov statistic is the largest gap between two
+# cumulative distributions. A test that cannot fail shows nothing; so the same test also compares the
+# model's samples with the matched noise, which it must tell apart.
 
 # %%
-copies = Batch(*(part[:, :1].repeat_interleave(2_000, dim=1) for part in everything))
-predict = world_model.predictor("sample", fitted)
-direct = predict(copies.state, copies.action, copies.next_state, streams.torch_generators([0], "direct"))
-fresh = augmentation.imagined_table(predict, copies, rule.table_samples, streams.torch_generators([0], "tables"))
-picked = copies.next_state.clone().unsqueeze(0)
-every = torch.arange(2_000).view(1, 1, -1)
-augmentation.replace_(picked, every, fresh, 2_000, streams.torch_generators([0], "picks"))
-noisy = world_model.add_noise(copies.next_state, fitted.noise_std, streams.torch_generators([0], "noisy"))
+copies = [part[:1].repeat_interleave(2_000, dim=0) for part in inputs]
+predict = imagination.predictor("sample", fitted, drawn)
+direct = predict(*copies, streams.torch_generator(0, "direct"))
+generator = streams.torch_generator(0, "tables")
+fresh = augmentation.imagined_table(predict, *copies, rule.table_samples, generator)
+every = torch.arange(2_000).view(1, 1, -1)  # a block of one, one agent
+picked = augmentation.pick(fresh.unsqueeze(0), every, streams.torch_generators([0], "picks"))[0, 0]
+noisy = imagination.add_noise(copies[-1], fitted.noise_std, streams.torch_generator(0, "noisy"))
 
 
 # %%
@@ -195,14 +208,14 @@ def gaps(one, other):
     return np.array([stats.ks_2samp(one[:, i], other[:, i]).statistic for i in range(one.shape[1])])
 
 
-table_gaps, noise_gaps = gaps(direct[0], picked[0, 0]), gaps(direct[0], noisy[0])
+table_gaps, noise_gaps = gaps(direct, picked), gaps(direct, noisy)
 level = stats.kstwobign.isf(0.05 / task.state_size) * np.sqrt(2 / 2_000)  # 5 % for all dimensions together
 pd.DataFrame({"table": table_gaps, "matched noise": noise_gaps}, task.state_names).round(3)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
-unit = fitted.model.standardiser.std[0]
-quantiles = [torch.quantile(x / unit, torch.linspace(0.005, 0.995, 100), dim=0) for x in (direct[0], picked[0, 0])]
+unit, levels = fitted.model.standardiser.std, torch.linspace(0.005, 0.995, 100)
+quantiles = [torch.quantile(x / unit, levels, dim=0) for x in (direct, picked)]
 quantiles = [x - quantiles[0].mean(dim=0) for x in quantiles]
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
 left.plot(*quantiles, ".", markersize=3, alpha=0.6)
@@ -211,15 +224,16 @@ left.set_title("All dimensions of one row's next state")
 left.locator_params(nbins=5)
 
 shown = task.state_names.index("forward velocity (m/s)")
-bins = np.histogram_bin_edges(direct[0, :, shown], 30)
-right.hist(direct[0, :, shown], bins, histtype="step", color="#0072B2", label="asked directly", linewidth=1.8)
-right.hist(picked[0, 0, :, shown], bins, histtype="step", color="#D55E00", label="picked from tables", linewidth=1.8)
-right.plot(fresh[0, 0, :, shown], np.full(rule.table_samples, -6), "|", color="#000000", markersize=9, label="one table")
-right.axvline(everything.next_state[0, 0, shown], color="#009E73", linestyle="--", label="real next state")
+bins, outline = np.histogram_bin_edges(direct[:, shown], 30), {"histtype": "step", "linewidth": 1.8}
+right.hist(direct[:, shown], bins, color="#0072B2", label="asked directly", **outline)
+right.hist(picked[:, shown], bins, color="#D55E00", label="picked from tables", **outline)
+ticks, place = fresh[0, :, shown], np.full(rule.table_samples, -6)
+right.plot(ticks, place, "|", color="#000000", markersize=9, label="one table")
+right.axvline(everything.next_state[0, shown], color="#009E73", linestyle="--", label="real next state")
 right.set(xlabel=task.state_names[shown], ylabel="samples", ylim=(-14, None))
 right.set_title("One of them")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-frame = pd.DataFrame({"direct": direct[0, :, shown], "table": picked[0, 0, :, shown]})
+frame = pd.DataFrame({"direct": direct[:, shown], "table": picked[:, shown]})
 caption = "One row's imagined next state: 2,000 samples asked of the model against 2,000 picks from tables. Seed 0."
 path = save_figure(figure, "03_table", frame, caption, profile)
 
@@ -252,16 +266,16 @@ print(f"In a whole pre-training a row meets {redraws * rule.table_samples} diffe
 # around the real ones by much more than one step of the simulator moves them.
 
 # %%
-(generator,) = streams.torch_generators([0], "one batch")
+generator = streams.torch_generator(0, "one batch")
 index = torch.randint(len(drawn), (learner.batch_size,), generator=generator)
-before = Batch(*(part[:, index] for part in everything))
-after = augmentation.augment(before, tables["sample"][:, index, 0], rule.rate)
-changed = (after.next_state != before.next_state).any(dim=-1)[0]
+before = Batch(*(part[index] for part in everything))
+after = augmentation.augment(before, tables["sample"][index, 0], rule.rate)
+changed = (after.next_state != before.next_state).any(dim=-1)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True)
 x, y = (task.state_names.index(name) for name in ("torso angle (rad)", "forward velocity (m/s)"))
-old, new = before.next_state[0], after.next_state[0]
+old, new = before.next_state, after.next_state
 for axis, title in zip(axes, ("before", f"after, rate {100 * rule.rate:.0f} %"), strict=True):
     cloud = drawn.next_state[:, x], drawn.next_state[:, y]
     axis.plot(*cloud, ".", color="#D5D5D5", markersize=2, zorder=0, rasterized=True)
@@ -291,8 +305,9 @@ def distance(one, other):
 
 
 moved = distance(before.next_state, before.state)
-wrong = distance(after.next_state[:, changed], before.next_state[:, changed])
-old, new = ((x[0, changed] - fitted.model.standardiser.mean) / unit for x in (before.next_state, after.next_state))
+wrong = distance(after.next_state[changed], before.next_state[changed])
+mean = fitted.model.standardiser.mean
+old, new = ((x[changed] - mean) / unit for x in (before.next_state, after.next_state))
 kept = ((old * new).sum(dim=0) / old.square().sum(dim=0)).mean()
 Markdown(f"""
 *Read.* {changed.sum()} of {learner.batch_size} next states moved, by {wrong:.2f} standard deviations a dimension; one
@@ -315,19 +330,19 @@ of each pair may still be a posture that cannot be.
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
-# | $o$ | `outside(imagined, next_state)`, `imagined_outside` in records | `population` | fraction of components |
-# | $\hat s'_{jki}$ | `imagined` | `population rows samples state` | the environment's |
-# | $s'_{ji}$ | `next_state` | `population rows state` | the environment's |
+# | $o$ | `outside(imagined, next_state)`, `imagined_outside` in records | scalar | share of components |
+# | $\hat s'_{jki}$ | `imagined` | `rows samples state` | the environment's |
+# | $s'_{ji}$ | `next_state` | `rows state` | the environment's |
 
 # %%
 show(augmentation.outside)
 
 # %% tags=["nbval-check-output"]
-data = torch.tensor([[[0.0, 0.0], [1.0, 5.0], [2.0, 9.0]]])
-thought = torch.tensor([[[[-0.1, 4.0]], [[1.0, 4.0]], [[1.5, 9.1]]]])
-low, high = data[0].numpy().min(axis=0), data[0].numpy().max(axis=0)
-by_hand = np.mean((thought[0, :, 0].numpy() < low) | (thought[0, :, 0].numpy() > high))
-assert np.isclose(augmentation.outside(thought, data)[0], by_hand), "two of six components lie outside"
+data = torch.tensor([[0.0, 0.0], [1.0, 5.0], [2.0, 9.0]])
+thought = torch.tensor([[[-0.1, 4.0]], [[1.0, 4.0]], [[1.5, 9.1]]])
+low, high = data.numpy().min(axis=0), data.numpy().max(axis=0)
+by_hand = np.mean((thought[:, 0].numpy() < low) | (thought[:, 0].numpy() > high))
+assert np.isclose(augmentation.outside(thought, data), by_hand), "two of six components lie outside"
 print(f"Two of six components lie outside: {by_hand:.3f}.")
 
 # %% [markdown]
@@ -339,23 +354,24 @@ print(f"Two of six components lie outside: {by_hand:.3f}.")
 # %%
 def nearest(states, rows):
     """Returns each state's distance to the nearest next state of another row, in standard deviations a dimension."""
-    apart = torch.cdist(states / unit, everything.next_state[0] / unit) / task.state_size**0.5
+    apart = torch.cdist(states / unit, everything.next_state / unit) / task.state_size**0.5
     apart[torch.arange(len(rows)), rows] = torch.inf
     return apart.amin(dim=1).numpy()
 
 
 rows = torch.arange(min(1_000, len(drawn)))
-lonely = {"real": nearest(everything.next_state[0, rows], rows)}
-lonely |= {source: nearest(tables[source][0, rows, 0], rows) for source in sources}
-beyond = {source: float(augmentation.outside(tables[source], everything.next_state)[0]) for source in sources}
-pd.DataFrame({"outside the range": beyond, "median distance": {name: np.median(d) for name, d in lonely.items()}}).round(4)
+lonely = {"real": nearest(everything.next_state[rows], rows)}
+lonely |= {source: nearest(tables[source][rows, 0], rows) for source in sources}
+beyond = {source: augmentation.outside(tables[source], everything.next_state) for source in sources}
+apart = {name: np.median(distances) for name, distances in lonely.items()}
+pd.DataFrame({"outside the range": beyond, "median distance": apart}).round(4)
 
 
 # %%
 def look(source):
     """Returns colour and line style of a source, those of its arm where it has one."""
     arm = {"sample": "augmented", "noise": "noise", "deterministic": "deterministic"}.get(source, f"augmented_{source}")
-    return {"color": presentation.look(arm).colour, "linestyle": presentation.look(arm).line, "label": source}
+    return {"color": figures.look(arm).colour, "linestyle": figures.look(arm).line, "label": source}
 
 
 figure, axis = plt.subplots(figsize=(8, 3.8))
@@ -371,7 +387,6 @@ caption = f"How far imagined next states are from the data, for {len(rows):,} ro
 path = save_figure(figure, "03_outside", spread.assign(share=share), caption, profile)
 
 # %%
-apart = {name: np.median(d) for name, d in lonely.items()}
 order = sorted(sources, key=apart.get)
 Markdown(f"""
 *Read.* The range catches little, at most {100 * max(beyond.values()):.1f} % of the components (for
@@ -405,10 +420,10 @@ rates = [0.0, 0.5, 1.0]
 seeds = [0] * len(rates)
 standardiser = Standardiser.fit([drawn.state] * len(rates), settings.Pretraining().standardiser_epsilon)
 table = transitions.unpack(transitions.table([drawn] * len(rates), standardiser), task.state_size, task.action_size)
-imagined = {
-    source: standardiser.apply(each.flatten(1, 2).expand(len(rates), -1, -1)).unflatten(1, each.shape[1:3])
-    for source, each in tables.items()
-}
+imagined = {}
+for source, each in tables.items():
+    flat = each.flatten(0, 1).expand(len(rates), -1, -1)
+    imagined[source] = standardiser.apply(flat).unflatten(1, each.shape[:2])
 
 
 # %%
@@ -418,15 +433,15 @@ def values(rows: torch.Tensor) -> torch.Tensor:
     return agent.critics(table.state[:, rows], table.action[:, rows]).amin(dim=TWIN)
 
 
-critics = training.learner(settings.Arm("td3", learner), task, seeds, standardiser)
+critics = training.learner(Arm("td3", learner), task, seeds, standardiser, arithmetic=FAST)
 agent, learn = critics.agent, training.updater(critics, td3.actor_loss_bc)
-(generator,) = streams.torch_generators([0], "live critic")
+generator = streams.torch_generator(0, "live critic")
 watched, history = torch.arange(min(1_000, len(drawn))), []
 for step in range(1, updates + 1):
     index = torch.randint(len(drawn), (learner.batch_size,), generator=generator)
     sample = torch.randint(rule.table_samples, index.shape, generator=generator)
     batch = mixed(Batch(*(part[:, index] for part in table)), imagined["sample"][:, index, sample], rates)
-    normal = torch.randn(td3.NORMALS, 1, learner.batch_size, task.action_size, generator=generator)
+    normal = torch.randn(1, 1, learner.batch_size, task.action_size, generator=generator)
     noise = td3.noise(normal.expand(-1, len(rates), -1, -1), learner)
     learn(Batch(*(part.unsqueeze(0) for part in batch)), noise.unsqueeze(0))  # a block of one update
     if step % (updates // 20) == 0:
@@ -553,7 +568,8 @@ arms = ["vanilla", "augmented", "augmented_100"]
 when = updates // 20 * np.arange(1, len(history) + 1)
 spreads = torch.stack(history).std(dim=-1)
 for k, arm in enumerate(arms):
-    style = {"color": presentation.look(arm).colour, "linestyle": presentation.look(arm).line, "label": f"{100 * rates[k]:.0f} %"}
+    style = {"color": figures.look(arm).colour, "linestyle": figures.look(arm).line}
+    style["label"] = f"{100 * rates[k]:.0f} %"
     left.plot(when, spreads[:, k], **style)
     right.hist(history[-1][k], 40, histtype="step", linewidth=1.8, density=True, **style)
 left.set(xlabel="updates", ylabel="standard deviation of values (rewards)", title="Spread over the data, as it grows")

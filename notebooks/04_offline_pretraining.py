@@ -19,6 +19,7 @@ retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,12 +27,17 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from mbaug import engine, overfitting, presentation, recording, settings, statistics, streams, study, td3, training, transitions
-from mbaug.presentation import save_figure, show
-from mbaug.transitions import Batch, Standardiser
+from mbaug import engine, streams
+from mbaug.datasets import read
+from mbaug.experiments import measures, records, runner, studies
+from mbaug.method import networks, settings, td3, training, transitions
+from mbaug.method.arms import Arm
+from mbaug.method.transitions import Batch, Standardiser
+from mbaug.reporting import figures, statistics
+from mbaug.reporting.figures import save_figure, show
 
 precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the live world model
-presentation.style()
+figures.style()
 
 # %% [markdown]
 # The evidence: the recorded runs of three arms, as far as they are recorded. All three learn from the same 10,000
@@ -39,12 +45,13 @@ presentation.style()
 
 # %%
 arms = ["vanilla", "augmented", "noise"]
-runs = study.evidence("hopper", profile, retrain)
-folder = study.runs_folder(profile, retrain)
-records = {run: about for run, about in recording.load_metadata(folder, "hopper").items() if run.arm in arms}
+runs = runner.evidence("hopper", profile, retrain)
+folder = runner.runs_folder(profile, retrain)
+of_the_arms = [run for run in studies.find("hopper").runs() if run.arm in arms]
+metadata = records.load_metadata(folder, of_the_arms)
 offline = statistics.evaluations(runs).query("phase == 'pretrain' and arm in @arms")
 counts = offline.groupby("arm")["seed"].nunique()
-print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(arm, 0)}" for arm in arms))
+print("recorded seeds:", ", ".join(f"{figures.look(arm).label} {counts.get(arm, 0)}" for arm in arms))
 
 # %% [markdown]
 # ### The answer
@@ -59,11 +66,11 @@ print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(
 def against(measure, other):
     """Returns the paired difference augmented minus other, in words."""
     found = statistics.interval(statistics.differences(measure, "augmented", other))
-    return f"{presentation.words(found, signed=True)} against {presentation.look(other).label}"
+    return f"{figures.words(found, signed=True)} against {figures.look(other).label}"
 
 
-score, excess = statistics.last_offline_score(offline), statistics.last_overestimation(offline)
-ratio = statistics.last_overfitting(offline)
+score, excess = statistics.last_offline(offline), statistics.last_offline(offline, "overestimation")
+ratio = statistics.last_offline(offline, "overfitting")
 print("With imagined next states the agent leaves pre-training with (– is not yet recorded)")
 print("  a score of", " and ".join(against(score, other) for other in ("vanilla", "noise")))
 print("  an over-estimation of", " and ".join(against(excess, other) for other in ("vanilla", "noise")))
@@ -96,7 +103,7 @@ show(td3.noise, td3.critic_target)
 # $\pi(s) = \tanh(s/2)$, $Q_1 = s + 2a$, $Q_2 = 2s - a$. Three rows, of which the last one ends the task.
 
 # %%
-plain = settings.TD3(hidden=())
+plain = td3.TD3(hidden=())
 toy = td3.create(1, 1, plain, streams.torch_generators([0], "toy"))
 for actor, critics in ((toy.actor, toy.critics), (toy.target_actor, toy.target_critics)):
     actor.network.layers[0][0].fill_(0.5)
@@ -197,14 +204,14 @@ print(f"actor's loss by hand: {by_hand:.3f}; its slope: {slope:.3f}; lambda: {sc
 # | $k$ | – | – | updates of the targets, one in `policy_delay` gradient steps |
 
 # %%
-show(td3.track, td3.update)
+show(networks.track, td3.update)
 
 # %% tags=["nbval-check-output"]
-learner = settings.TD3()
+learner = td3.TD3()
 follower, distance = toy.actor.network.copy(), 4.0
 follower.flat.add_(distance)
 for _ in range(3):
-    td3.track(follower, toy.actor.network, learner.target_rate)
+    networks.track(follower, toy.actor.network, learner.target_rate)
 by_hand = distance * (1 - learner.target_rate) ** 3
 assert np.allclose((follower.flat - toy.actor.network.flat).detach(), by_hand), "the distance must shrink by 1 - tau a step"
 half = learner.policy_delay * np.log(0.5) / np.log(1 - learner.target_rate)
@@ -213,7 +220,7 @@ print(f"after three steps {by_hand:.4f} of {distance} is left; half is left afte
 # %% [markdown]
 # *Parity.* Hand checks of three rows do not find a wrong order of updates. So a test holds the whole update to the
 # authors' published TD3 and TD3+BC: same first weights, same batches, same noise, in 64 bits; after every compared step
-# each weight agrees within $10^{-10}$, for one agent and for a population (`tests/test_td3.py`,
+# each weight agrees within $10^{-10}$, for one agent and for a population (`tests/method/test_td3.py`,
 # `test_parity_with_the_reference`).
 #
 # The pre-training around it: draw batches, replace a share of the next states, update; stop now and then for an
@@ -236,7 +243,7 @@ def panel(axis, value):
     """Draws a quantity of all arms over the updates; returns what is drawn."""
     if offline.empty:
         axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
-    drawn = presentation.curves(axis, offline, "pretrain", value)
+    drawn = figures.curves(axis, offline, "pretrain", value)
     return drawn.rename(columns={value: "value"}).assign(quantity=value)
 
 
@@ -246,16 +253,16 @@ axes[0].set_title("What the policy scores")
 axes[1].set_title("What the critic thinks of the data")
 for axis in axes:
     axis.set_xlabel("updates (thousands)")
-presentation.legend(figure)
+figures.legend(figure)
 text = "Offline pre-training on Hopper: greedy score, and mean of the smaller critic at the data's actions."
-saved = save_figure(figure, "04_pretraining", shown, presentation.caption(text, offline, records), profile)
+saved = save_figure(figure, "04_pretraining", shown, figures.caption(text, offline, metadata), profile)
 
 # %%
 summary = {}
 for name, measure in {"score": score, "over-estimation (rewards)": excess}.items():
     found = {arm: statistics.interval([measure[measure.index.get_level_values("arm") == arm].to_numpy()]) for arm in arms}
-    summary[name] = {presentation.look(arm).label: presentation.words(found[arm]) for arm in arms}
-summary["seeds"] = {presentation.look(arm).label: counts.get(arm, 0) for arm in arms}
+    summary[name] = {figures.look(arm).label: figures.words(found[arm]) for arm in arms}
+summary["seeds"] = {figures.look(arm).label: counts.get(arm, 0) for arm in arms}
 pd.DataFrame(summary)
 
 # %%
@@ -288,15 +295,15 @@ be; only the next section has something to hold values against.
 # | – | `overestimation` | one an evaluation | discounted rewards |
 
 # %%
-show(overfitting.values)
+show(measures.values)
 
 # %% [markdown]
 # How much could any policy earn? The largest reward of the draw, for ever, is a bound that no true value exceeds by
 # much.
 
 # %%
-size = settings.profile(profile).transitions or settings.Pretraining().transitions
-drawn, rest = transitions.draw(transitions.load("hopper-medium-replay"), size, seed=0)
+size = studies.profile(profile).transitions or settings.Pretraining().transitions
+drawn, rest = transitions.draw(read.load("hopper-medium-replay"), size, seed=0)
 bound = drawn.reward.max() / (1 - learner.discount)
 Markdown(f"Largest reward of seed 0's draw: {drawn.reward.max():.2f}. For ever, that is worth {bound:.0f} discounted rewards.")
 
@@ -304,8 +311,8 @@ Markdown(f"Largest reward of seed 0's draw: {drawn.reward.max():.2f}. For ever, 
 # %%
 def promises(axis, arm):
     """Draws what an arm's critic predicts and what its policy earns; returns what is drawn."""
-    own, parts = offline[offline["arm"] == arm], []
-    for value, line, colour in (("predicted_value", "-", presentation.look(arm).colour), ("discounted_return", ":", "#333333")):
+    own, parts, colours = offline[offline["arm"] == arm], [], (figures.look(arm).colour, "#333333")
+    for value, line, colour in zip(("predicted_value", "discounted_return"), "-:", colours, strict=True):
         rows = statistics.summarise(own, ["arm", "steps"], value).astype({value: float, "low": float, "high": float})
         steps = rows["steps"].astype(float) / 1000
         axis.plot(steps, rows[value], line, color=colour, label=value.replace("_", " "))
@@ -318,7 +325,7 @@ def promises(axis, arm):
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharex=True, sharey=True)
 shown = pd.concat([promises(axis, arm) for axis, arm in zip(axes, arms, strict=True)])
 for axis, arm in zip(axes, arms, strict=True):
-    axis.set(title=presentation.look(arm).label, xlabel="updates (thousands)")
+    axis.set(title=figures.look(arm).label, xlabel="updates (thousands)")
     if arm not in counts:
         axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
     if shown["value"].max() > bound / 2:
@@ -330,7 +337,8 @@ text = "What the critic predicts at the first state and what the policy then ear
 if shown["value"].abs().max() > 2 * bound:
     axes[0].set_yscale("symlog", linthresh=100)
     text += " Linear within ±100, logarithmic beyond."
-saved = save_figure(figure, "04_overestimation", shown, presentation.caption(text, offline, records), profile)
+caption = figures.caption(text, offline, metadata)
+saved = save_figure(figure, "04_overestimation", shown, caption, profile)
 
 
 # %% tags=["nbval-check-output"]
@@ -338,11 +346,12 @@ def lasting(arm):
     """Returns in words what an arm's critic predicts at the end and what the policy earns, over its seeds."""
     last = offline[offline["arm"] == arm].groupby("seed").last()
     found = [statistics.interval([last[name].to_numpy()]) for name in ("predicted_value", "discounted_return")]
-    return f"{presentation.look(arm).label}: predicts {presentation.words(found[0])}, earns {presentation.words(found[1])}"
+    promised, earned = map(figures.words, found)
+    return f"{figures.look(arm).label}: predicts {promised}, earns {earned}"
 
 
 for arm in arms:
-    print(lasting(arm) if arm in counts else f"{presentation.look(arm).label}: not yet recorded")
+    print(lasting(arm) if arm in counts else f"{figures.look(arm).label}: not yet recorded")
 for other in ("vanilla", "noise"):
     pairs = [-x for x in statistics.differences(excess, "augmented", other)]
     odds = f"{100 * statistics.chance(pairs):.0f} %" if pairs else "–"
@@ -383,7 +392,7 @@ for other in ("vanilla", "noise"):
 # | $\min_i Q_{\phi_i}$ | `values` | `population batch` | discounted rewards |
 
 # %%
-show(overfitting.error, overfitting.moved, overfitting.roughness)
+show(measures.error, measures.moved, measures.roughness)
 
 # %% [markdown]
 # *Check by hand.* The three rows again: the error against the noiseless target, and how far the smaller value moves when
@@ -394,10 +403,12 @@ q1, q2 = s + 2 * a, 2 * s - a
 noiseless = np.tanh(s_next / 2)
 y = r + 0.99 * (1 - d) * np.minimum(s_next + 2 * noiseless, 2 * s_next - noiseless)
 by_hand = np.sqrt(np.mean([(q1 - y) ** 2, (q2 - y) ** 2]))
-assert np.isclose(overfitting.error(toy, three, plain).item(), by_hand), "the error is both critics' root mean square"
+held = SimpleNamespace(agent=toy, algorithm=td3.ALGORITHM, arm=Arm(learner=plain))  # a learner, by hand
+found = measures.error(held, three).item()
+assert np.isclose(found, by_hand), "the error is both critics' root mean square"
 there = np.minimum(s + 2 * (a + 0.1), 2 * s - (a + 0.1))
 change = np.abs(there - np.minimum(q1, q2)).mean()
-found = overfitting.roughness(toy.critics, three, "action", 0.1, torch.ones(1, 3, 1)).item()
+found = measures.roughness(toy.critics, three, "action", 0.1, torch.ones(1, 3, 1)).item()
 assert np.isclose(found, change, atol=1e-6), "roughness is the mean change of the smaller value"
 print(f"error by hand: {by_hand:.3f}; roughness by hand: {change:.3f}")
 
@@ -405,7 +416,7 @@ print(f"error by hand: {by_hand:.3f}; roughness by hand: {change:.3f}")
 # Each record holds the answers of its critics: both errors, percentiles of the values, roughness.
 
 # %%
-asked = {run: about["watch"].get("overfitting") for run, about in records.items()}
+asked = {run: about["watch"].get("overfitting") for run, about in metadata.items()}
 critics = pd.DataFrame(
     {"arm": run.arm, "seed": run.seed, "quantity": name, "value": value}
     for run, report in asked.items()
@@ -417,7 +428,7 @@ critics = pd.DataFrame(
         **{
             f"values, {kind}, {share} %": value
             for kind, found in report["percentiles"].items()
-            for share, value in zip(overfitting.PERCENTILES, found, strict=True)
+            for share, value in zip(measures.PERCENTILES, found, strict=True)
         },
     }.items()
 )
@@ -431,7 +442,7 @@ def side_by_side(axis, line, *names):
     for place, arm in enumerate(arms):
         wide = critics[critics["arm"] == arm].pivot(index="seed", columns="quantity", values="value").reindex(columns=names)
         at = np.arange(len(names)) + 0.08 * (place - 1)
-        axis.plot(at, wide.T, "o", linestyle=line, color=presentation.look(arm).colour, alpha=0.8)
+        axis.plot(at, wide.T, "o", linestyle=line, color=figures.look(arm).colour, alpha=0.8)
     axis.set(xticks=range(len(names)), xticklabels=[name.split(", ")[1] for name in names], xlim=(-0.4, len(names) - 0.6))
     if critics.empty:
         axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
@@ -439,11 +450,12 @@ def side_by_side(axis, line, *names):
 
 def spread(axis, arm, kind, height):
     """Draws 5 to 95 % of an arm's values thin, 25 to 75 % thick, the median as a dot; means over seeds."""
-    own, colour = critics[critics["arm"] == arm].groupby("quantity")["value"].mean(), presentation.look(arm).colour
-    at = {share: own.get(f"values, {kind}, {share} %", np.nan) for share in overfitting.PERCENTILES}
+    own = critics[critics["arm"] == arm].groupby("quantity")["value"].mean()
+    colour = figures.look(arm).colour
+    at = {share: own.get(f"values, {kind}, {share} %", np.nan) for share in measures.PERCENTILES}
     for low, high, width in ((5, 95, 1.5), (25, 75, 5)):
         axis.plot([at[low], at[high]], [height, height], color=colour, linewidth=width, solid_capstyle="butt")
-    axis.plot(at[50], height, "o", color=colour, markeredgecolor="white", label=presentation.look(arm).label)
+    axis.plot(at[50], height, "o", color=colour, markeredgecolor="white", label=figures.look(arm).label)
 
 
 # %%
@@ -455,27 +467,29 @@ for line, kind in enumerate(kinds):
     for place, arm in enumerate(arms):
         spread(axes[1], arm, kind, -line - 0.2 * place)
 axes[0].set(title="Error of the critics", ylabel="discounted rewards")
-axes[1].set(title=f"Values, moved by {overfitting.WIDTHS[-1]}", xlabel="discounted rewards")
+axes[1].set(title=f"Values, moved by {measures.WIDTHS[-1]}", xlabel="discounted rewards")
 axes[1].set(yticks=[-line - 0.2 for line in range(len(kinds))], yticklabels=kinds.values())
-axes[2].set(title=f"Change, moved by {overfitting.WIDTHS[0]}", ylabel="discounted rewards")
-presentation.legend(figure)
+axes[2].set(title=f"Change, moved by {measures.WIDTHS[0]}", ylabel="discounted rewards")
+figures.legend(figure)
 text = "Critics at the end of pre-training: error on trained and on new rows and change of value, a dot a seed; values of "
 text += "trained rows, thin from 5 to 95 %, thick from 25 to 75 %, dot the median, means over seeds."
 seen = offline.dropna(subset="overfitting")
-saved = save_figure(figure, "04_critics", critics, presentation.caption(text, seen, records), profile)
+saved = save_figure(figure, "04_critics", critics, figures.caption(text, seen, metadata), profile)
 
 
 # %%
 def mean_of(arm, name):
     """Returns the interquartile mean of a quantity over an arm's seeds, with its interval, in words."""
     own = critics[(critics["arm"] == arm) & (critics["quantity"] == name)]
-    return presentation.words(statistics.interval([own["value"].to_numpy()]))
+    return figures.words(statistics.interval([own["value"].to_numpy()]))
 
 
 names = ["error, trained rows", "error, new rows", "roughness, actions", "roughness, states"]
-summary = pd.DataFrame({name: {presentation.look(arm).label: mean_of(arm, name) for arm in arms} for name in names})
+labels = {arm: figures.look(arm).label for arm in arms}
+summary = {name: {label: mean_of(arm, name) for arm, label in labels.items()} for name in names}
+summary = pd.DataFrame(summary)
 own = {arm: ratio[ratio.index.get_level_values("arm") == arm].to_numpy() for arm in arms}
-summary["over-fitting"] = [presentation.words(statistics.interval([own[arm]])) for arm in arms]
+summary["over-fitting"] = [figures.words(statistics.interval([own[arm]])) for arm in arms]
 summary["seeds"] = [len(own[arm]) for arm in arms]
 summary
 
@@ -499,14 +513,16 @@ for other in ("vanilla", "noise"):
 # and noise, so they differ by what is imagined alone. Their critics are asked the same, again and again.
 
 # %%
-from mbaug import augmentation, grid, tasks, world_model
+from mbaug import tasks
+from mbaug.experiments.models import FAST
+from mbaug.method import augmentation, imagination, world_model
 
 task, rates = tasks.find("hopper"), {"vanilla": 0.0, "augmented": 0.5, "augmented_100": 1.0}
 epochs, updates = (2, 100) if profile == "smoke" else (6, 500)
 probe = rest.rows(np.arange(0, len(rest), 10))
 batches = -(-len(world_model.interior(drawn)) // 128)
 plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
-fitted = world_model.fit(plan, [drawn], [probe], [0], precision, checks=1)
+fitted = imagination.fit(plan, drawn, probe, 0, precision, arithmetic=FAST, checks=1)
 
 # %% [markdown]
 # As in chapter 03 the world model is a short fit on small batches, and its samples go into a table, as many a row as in
@@ -515,11 +531,11 @@ fitted = world_model.fit(plan, [drawn], [probe], [0], precision, checks=1)
 # %%
 standardiser = Standardiser.fit([drawn.state], settings.Pretraining().standardiser_epsilon)
 table = transitions.table([drawn], standardiser)
-everything = transitions.unpack(transitions.pack(drawn).unsqueeze(0), task.state_size, task.action_size)
-generators = streams.torch_generators([0], "imagination", 0)
-predict = world_model.predictor("sample", fitted)
-imagined = augmentation.imagined_table(predict, everything, settings.Augmentation().table_samples, generators)
-imagined = standardiser.apply(imagined.flatten(1, 2)).unflatten(1, imagined.shape[1:3])
+inputs = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
+samples, generator = settings.Augmentation().table_samples, streams.torch_generator(0, "imagination", 0)
+predict = imagination.predictor("sample", fitted, drawn)
+imagined = augmentation.imagined_table(predict, *inputs, samples, generator)
+imagined = standardiser.of(0).apply(imagined.flatten(0, 1)).view(1, *imagined.shape)
 
 count = min(2_000, len(drawn), len(probe))
 packed = {"trained": table[:, :count], "new": transitions.table([probe], standardiser)[:, :count]}
@@ -530,9 +546,10 @@ rows = {name: transitions.unpack(part, task.state_size, task.action_size) for na
 plans = settings.Pretraining(updates=updates, evaluation_interval=max(training.BLOCK, updates // 10))
 agents, history = {}, []
 for arm, rate in rates.items():
-    one = training.learner(replace(grid.augmented(rate=rate), pretraining=plans, learner=learner), task, [0], standardiser)
+    own = replace(studies.augmented(rate=rate), pretraining=plans, learner=learner)
+    one = training.learner(own, task, [0], standardiser, arithmetic=FAST)
     for _ in training.pretrain(one, table, lambda number: imagined):
-        errors = {name: overfitting.error(one.agent, batch, learner).item() for name, batch in rows.items()}
+        errors = {name: measures.error(one, batch).item() for name, batch in rows.items()}
         history.append({"arm": arm, "rate": rate, "updates": one.gradient_steps, **errors})
     agents[arm] = one.agent
 history = pd.DataFrame(history).assign(ratio=lambda table: table["new"] / table["trained"])
@@ -541,7 +558,7 @@ history = pd.DataFrame(history).assign(ratio=lambda table: table["new"] / table[
 # %%
 def style(arm):
     """Returns colour, line and label of a rate, those of its arm."""
-    _, colour, line = presentation.look(arm)
+    _, colour, line = figures.look(arm)
     return {"color": colour, "linestyle": line, "label": f"{100 * rates[arm]:.0f} %"}
 
 
@@ -581,14 +598,14 @@ fit something else. A critic's error is against its own target, too: it says how
 
 # %%
 batch, widths = rows["trained"], [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]
-(generator,) = streams.torch_generators([0], "perturbations")
+generator = streams.torch_generator(0, "perturbations")
 normals = {name: torch.randn(getattr(batch, name).shape, generator=generator) for name in ("action", "state")}
 
 
 def q_values(agent, width):
     """Returns the smaller critic's values of the rows, their actions moved by noise of that width."""
-    there = overfitting.moved(batch, "action", width, normals["action"])
-    return overfitting.values(agent.critics, there.state, there.action)[0].numpy()
+    there = measures.moved(batch, "action", width, normals["action"])
+    return measures.values(agent.critics, there.state, there.action)[0].numpy()
 
 
 q = {arm: {"recorded": q_values(agent, 0), "perturbed": q_values(agent, widths[-1])} for arm, agent in agents.items()}
@@ -597,7 +614,7 @@ rough = pd.DataFrame(
         "arm": arm,
         "moved": part,
         "width": width,
-        "roughness": overfitting.roughness(agent.critics, batch, part, width, normals[part]).item(),
+        "roughness": measures.roughness(agent.critics, batch, part, width, normals[part]).item(),
     }
     for arm, agent in agents.items()
     for part in normals
@@ -674,9 +691,10 @@ confirm nor refute the claim. A critic can be smoother over states and still pro
 #
 # ## Try it
 #
-# 1. `predict = world_model.predictor("noise", fitted)` in section 8: is matched noise as smooth, or smoother?
-# 2. `learner = settings.TD3(target_noise=0)` in section 4: with TD3's own smoothing off, is there more left for
-# augmentation to do?
+# 1. `predict = imagination.predictor("noise", fitted, drawn)` in section 8: is matched noise as smooth,
+# or smoother?
+# 2. `learner = td3.TD3(target_noise=0)` in section 4: with TD3's own smoothing off, is there more left
+# for augmentation to do?
 # 3. `updates = 10_000` in section 8 (ten times the minutes): does the ratio of over-fitting go on growing?
 #
 # ## Questions

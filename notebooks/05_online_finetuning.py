@@ -27,31 +27,41 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from mbaug import engine, grid, presentation, recording, sac, settings, statistics, study, tasks, td3, training, transitions
-from mbaug.presentation import show
-from mbaug.transitions import Batch
+from mbaug import engine, tasks
+from mbaug.experiments import records, runner, studies
+from mbaug.experiments.models import FAST
+from mbaug.method import networks, sac, td3, training, transitions
+from mbaug.method.transitions import Batch
+from mbaug.reporting import claims, figures, statistics, tables
+from mbaug.reporting.figures import show
 
 engine.prepare()
-presentation.style()
+figures.style()
 
 # %% [markdown]
 # The evidence: one row per evaluation, which is the mean of ten greedy episodes. A seed is one observation, however many
 # episodes it plays, so every interval on this page is over seeds.
 
 # %%
-frame = study.evidence("hopper", profile, retrain)
-folder = study.runs_folder(profile, retrain)
-records = recording.load_metadata(folder, "hopper")
+frame = runner.evidence("hopper", profile, retrain)
+folder = runner.runs_folder(profile, retrain)
+metadata = records.load_metadata(folder, studies.find("hopper").runs())
 table = statistics.evaluations(frame)
 online = table[table["phase"] == "finetune"]
 
+
 # %%
-budget = settings.profile(profile if retrain else "paper")
-arms = presentation.in_order(grid.find("hopper").arms)
-plans = {arm: budget.apply(grid.ARMS[arm]).finetuning for arm in arms}
+def label(arm):
+    """Returns the name of an arm for readers."""
+    return figures.look(arm).label
+
+
+budget = studies.profile(profile if retrain else "paper")
+arms = figures.in_order(studies.find("hopper").arms)
+plans = {arm: budget.apply(studies.ARMS[arm]).finetuning for arm in arms}
 end, warmup = plans["vanilla"].steps, plans["vanilla"].warmup_steps
 counts = table.groupby("arm")["seed"].nunique()
-print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(arm, 0)}" for arm in arms))
+print("recorded seeds:", ", ".join(f"{label(arm)} {counts.get(arm, 0)}" for arm in arms))
 
 # %% [markdown]
 # ### The answer
@@ -65,8 +75,8 @@ print("recorded seeds:", ", ".join(f"{presentation.look(arm).label} {counts.get(
 def against(other, arm="augmented"):
     """Returns the paired difference in mean score, arm minus other, in words."""
     found = statistics.interval(statistics.differences(mean_score, arm, other))
-    text = presentation.words(found, signed=True) if found.n_seeds else "not yet measured"
-    return f"{text} against {presentation.look(other).label}"
+    text = figures.words(found, signed=True) if found.n_seeds else "not yet measured"
+    return f"{text} against {label(other)}"
 
 
 mean_score = statistics.mean_score(table, end)
@@ -100,7 +110,7 @@ print(f"Pre-trained without a model (vanilla): {against('td3', 'vanilla')}.")
 # | – | `agent.actor_moments`, `agent.critics_moments` | flat buffers | Adam's first and second moment |
 
 # %%
-pd.DataFrame({"pre-trained": vars(grid.VANILLA.finetuning), "from scratch": vars(grid.SCRATCH)})
+pd.DataFrame({"pre-trained": vars(studies.VANILLA.finetuning), "from scratch": vars(studies.SCRATCH)})
 
 # %% [markdown]
 # The two columns differ on purpose. A pre-trained agent warms up with its own policy for 25,000 steps, as in [C]. An agent
@@ -119,8 +129,8 @@ show(training.finetune)
 
 # %% tags=["nbval-check-output"]
 task = tasks.find("hopper")
-plan = replace(grid.VANILLA.finetuning, steps=100, warmup_steps=50, evaluation_interval=50)
-learner = training.learner(replace(grid.VANILLA, finetuning=plan), task, seeds=[0])
+plan = replace(studies.VANILLA.finetuning, steps=100, warmup_steps=50, evaluation_interval=50)
+learner = training.learner(replace(studies.VANILLA, finetuning=plan), task, seeds=[0], arithmetic=FAST)
 training.carry(learner, plan)
 buffer, stops = training.replay(learner), []
 before = learner.agent.actor.network.flat.detach().clone()
@@ -140,7 +150,7 @@ def equal(one, two):
     return torch.equal(one.network.flat, two.network.flat)
 
 
-half = training.learner(grid.VANILLA, task, seeds=[0])
+half = training.learner(studies.VANILLA, task, seeds=[0])
 old = half.agent
 training.carry(half, replace(plan, carry_actor=False))
 new = half.agent
@@ -168,22 +178,22 @@ assert checks == (True, False, True), "what is not carried starts fresh, and tar
 # | $L$ | returned | `[P]` | discounted rewards |
 
 # %%
-show(td3.actor_loss, engine.act_alone)
+show(td3.actor_loss, networks.act_alone)
 
 # %% [markdown]
-# *Check by hand.* Three states, one agent. `engine.act_alone` gives one network of a population as plain NumPy,
-# $\mathrm{relu}(xW+b)$ layer by layer; with it the loss is three lines of arithmetic.
+# *Check by hand.* Three states, one agent. `networks.act_alone` gives one network of a population as
+# plain NumPy, $\mathrm{relu}(xW+b)$ layer by layer; with it the loss is three lines of arithmetic.
 
 # %% tags=["nbval-check-output"]
 rng = np.random.default_rng(0)
 state, action, next_state = (rng.normal(size=(3, size)).astype(np.float32) for size in (11, 3, 11))
 agent = learner.agent
-pi, q1 = (engine.act_alone(network.network.layers, 0) for network in (agent.actor, agent.critics))
+pi, q1 = (networks.act_alone(network.network.layers, 0) for network in (agent.actor, agent.critics))
 chosen = np.tanh(pi(state))
 by_hand = -q1(np.concatenate([state, chosen], axis=1)).mean()
 
 batch = Batch(*(torch.from_numpy(x)[None] for x in (state, np.tanh(action), np.ones(3, "f4"), next_state, np.zeros(3, "f4"))))
-loss = td3.actor_loss(agent.actor, agent.critics, batch, settings.TD3()).item()
+loss = td3.actor_loss(agent.actor, agent.critics, batch, td3.TD3()).item()
 assert np.isclose(loss, by_hand, rtol=1e-4), "the loss is minus the mean of the first critic at the actor's own actions"
 print("three-row batch: the actor's loss is minus the mean of Q_1 at its own actions")
 
@@ -199,7 +209,7 @@ print("three-row batch: the actor's loss is minus the mean of Q_1 at its own act
 show(td3.explorer, td3.greedy)
 
 # %% tags=["nbval-check-output"]
-explore = td3.explorer(agent, 0, settings.TD3())
+explore = td3.explorer(agent, 0, td3.TD3())
 quiet, loud = explore(state[0], np.zeros(3)), explore(state[0], np.array([100.0, -100.0, 0.0]))
 greedy = td3.greedy(agent, batch.state)[0, 0].numpy()
 assert np.allclose(quiet, greedy, atol=1e-5), "without noise exploring is being greedy"
@@ -247,11 +257,11 @@ assert np.allclose(log_density, expected, atol=1e-3), "a density through tanh is
 print("three-row batch: log pi is the Gaussian's, minus the log of tanh's slope")
 
 # %% tags=["nbval-check-output"]
-soft = training.learner(grid.ARMS["sac"], task, seeds=[0]).agent
-target = sac.critic_target(soft, batch, settings.SAC(), normal)
+soft = training.learner(studies.ARMS["sac"], task, seeds=[0]).agent
+target = sac.critic_target(soft, batch, sac.SAC(), normal)
 next_action, log_density = sac.sample(soft.actor, batch.next_state, normal)
 values = soft.target_critics(batch.next_state, next_action).detach().numpy()
-alpha = settings.SAC().initial_temperature
+alpha = sac.SAC().initial_temperature
 expected = 1 + 0.99 * (values.min(axis=0) - alpha * log_density.detach().numpy())  # rewards are 1, nothing is terminal
 assert np.allclose(target, expected, atol=1e-4), "the target is r + gamma (min Q' - alpha log pi)"
 print("three-row batch: the soft target is r + gamma (min Q' - alpha log pi)")
@@ -280,20 +290,20 @@ def say_if_empty(axis, rows):
 
 def panel(axis, arm):
     """Draws an arm's seeds thin, their mean thick, and shades the interactions without an update."""
-    own, look = online[online["arm"] == arm], presentation.look(arm)
+    own, look = online[online["arm"] == arm], figures.look(arm)
     axis.axvspan(0, plans[arm].warmup_steps / 1000, color="#EBEBEB", zorder=0)
     for _, run in own.groupby("seed"):
         axis.plot(run["steps"] / 1000, run["score"], color=look.colour, linewidth=0.8, alpha=0.5)
     axis.set_title(look.label, color=look.colour)
     say_if_empty(axis, own)
-    return presentation.curves(axis, own)
+    return figures.curves(axis, own)
 
 
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(8, 5.2), sharex=True, sharey=True)
 drawn = pd.concat([panel(axis, arm) for axis, arm in zip(axes.flat, arms, strict=False)])
 for arm, line in drawn.groupby("arm"):
-    _, colour, dashes = presentation.look(arm)
+    _, colour, dashes = figures.look(arm)
     axes.flat[-1].plot(line["steps"] / 1000, line["score"], color=colour, linestyle=dashes)
 axes.flat[-1].set_title("all of them, means only")
 for axis in axes.flat:
@@ -301,8 +311,8 @@ for axis in axes.flat:
 figure.supxlabel("environment interactions, warm-up included (thousands)", fontsize=10)
 figure.supylabel("D4RL-normalised score", fontsize=10)
 text = "Online score of every arm on Hopper; thin lines are seeds, grey is the warm-up without updates."
-caption = presentation.caption(text, online, records)
-saved = presentation.save_figure(figure, "05_online_curves", drawn, caption, profile)
+caption = figures.caption(text, online, metadata)
+saved = figures.save_figure(figure, "05_online_curves", drawn, caption, profile)
 
 # %% [markdown]
 # *Read.* Look at three places. At 0: how much did pre-training give, before any interaction? In the grey part: the agent does
@@ -334,7 +344,7 @@ show(statistics.score_drop)
 # updates no effect, both halves would show the same drop, but for luck. Only the difference can be called harm, or gain.
 
 # %%
-before = statistics.last_offline_score(table).rename("last offline")
+before = statistics.last_offline(table).rename("last offline")
 still = statistics.score_drop(table, first=1, last=warmup).rename("drop, no update yet")
 after = statistics.score_drop(table, first=warmup + 1, last=2 * warmup).rename("drop, with updates")
 drops = pd.concat([before, still, after], axis=1).reset_index()
@@ -343,7 +353,7 @@ drops = pd.concat([before, still, after], axis=1).reset_index()
 pretrained = [arm for arm in arms if arm in set(drops["arm"])] or ["vanilla"]
 figure, axes = plt.subplots(1, len(pretrained), figsize=(8, 3.6), sharey=True, squeeze=False)
 for axis, arm in zip(axes.flat, pretrained, strict=True):
-    own, look = drops[drops["arm"] == arm], presentation.look(arm)
+    own, look = drops[drops["arm"] == arm], figures.look(arm)
     axis.plot([0, 1], own[[still.name, after.name]].T, "o-", color=look.colour, alpha=0.8)
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(title=look.label, xlim=(-0.4, 1.4), xticks=[0, 1], xticklabels=["no update yet", "with updates"])
@@ -351,8 +361,8 @@ for axis, arm in zip(axes.flat, pretrained, strict=True):
 axes[0, 0].set_ylabel("score lost since the last\noffline evaluation (points)")
 text = f"Score lost after the switch, a line a seed: lowest of the evaluations up to {warmup:,} interactions, where nothing is "
 text += f"learned (left), and of as many from there to {2 * warmup:,} (right)."
-caption = presentation.caption(text, table[table["arm"].isin(pretrained)], records)
-saved = presentation.save_figure(figure, "05_score_drop", drops, caption, profile)
+caption = figures.caption(text, table[table["arm"].isin(pretrained)], metadata)
+saved = figures.save_figure(figure, "05_score_drop", drops, caption, profile)
 
 # %% [markdown]
 # *Read.* A line that climbs from left to right is a seed that online learning hurt at first, one that falls a seed that it
@@ -363,8 +373,9 @@ saved = presentation.save_figure(figure, "05_score_drop", drops, caption, profil
 harm = (after - still).dropna()
 for arm in pretrained:
     was, lost = (each[each.index.get_level_values("arm") == arm].to_numpy() for each in (before, harm))
-    was, lost = presentation.words(statistics.interval([was])), presentation.words(statistics.interval([lost]), signed=True)
-    print(f"{presentation.look(arm).label}: {was} before the switch, {lost} lost by updates")
+    was, lost = statistics.interval([was]), statistics.interval([lost])
+    was, lost = figures.words(was), figures.words(lost, signed=True)
+    print(f"{label(arm)}: {was} before the switch, {lost} lost by updates")
 
 # %% [markdown]
 # ## 6. How soon, how much
@@ -386,7 +397,7 @@ for arm in pretrained:
 show(statistics.steps_to_threshold, statistics.mean_score)
 
 # %%
-returns = {"medium": task.return_medium, "SAC at 100K": presentation.PUBLISHED["sac", 100_000][task.name]}
+returns = {"medium": task.return_medium, "SAC at 100K": task.published["sac"][100_000]}
 levels = {name: tasks.normalised_score(task, value) for name, value in returns.items()}
 
 
@@ -401,8 +412,8 @@ def soon(runs, level):
 def summary(arm):
     """Returns a row of the table: what an arm reached, how soon, and how much on the way."""
     runs = table[table["arm"] == arm]
-    scores = [statistics.mean_score(runs, end), statistics.final_score(runs, end)]
-    row = dict(zip(["mean score", "score at the end"], map(presentation.words, map(interval, scores)), strict=True))
+    scores = {"mean score": statistics.mean_score, "score at the end": statistics.final_score}
+    row = {name: figures.words(interval(score(runs, end))) for name, score in scores.items()}
     return row | {f"until {name}, {level:.0f}": soon(runs, level) for name, level in levels.items()}
 
 
@@ -412,7 +423,7 @@ def interval(measure):
 
 
 recorded = [arm for arm in arms if arm in counts.index]
-pd.DataFrame({presentation.look(arm).label: summary(arm) for arm in recorded}).T
+pd.DataFrame({label(arm): summary(arm) for arm in recorded}).T
 
 # %% [markdown]
 # The median over seeds of $T_\ell$ counts a seed that never arrives as infinitely late, so nobody is left out. One evaluation at
@@ -427,7 +438,7 @@ pd.DataFrame({presentation.look(arm).label: summary(arm) for arm in recorded}).T
 def comparison(arm, other):
     """Returns a row of the table: arm minus other, seed by seed."""
     pairs = {name: statistics.differences(measure, arm, other) for name, measure in measures.items()}
-    row = {name: presentation.words(statistics.interval(pair), signed=True) for name, pair in pairs.items()}
+    row = {name: figures.words(statistics.interval(pair), signed=True) for name, pair in pairs.items()}
     scores = [measures["mean score"].loc[lambda m, a=each: m.index.get_level_values("arm") == a] for each in (arm, other)]
     better = statistics.probability_of_improvement(*([each.to_numpy()] for each in scores))
     spread = better.low < better.high  # else every pair of runs says the same, and resampling them tells nothing
@@ -439,7 +450,7 @@ def comparison(arm, other):
 measures = {"mean score": mean_score, "score at the end": statistics.final_score(table, end)}
 asked = [("augmented", "td3"), ("augmented", "vanilla"), ("augmented", "noise"), ("augmented", "sac"), ("vanilla", "td3")]
 asked = [pair for pair in asked if set(pair) <= set(recorded)]
-names = [" − ".join(presentation.look(arm).label for arm in pair) for pair in asked]
+names = [" − ".join(label(arm) for arm in pair) for pair in asked]
 pd.DataFrame([comparison(*pair) for pair in asked], index=names)
 
 # %% [markdown]
@@ -467,7 +478,7 @@ stops = sorted(step for step in online["steps"].unique() if step >= warmup)
 stops = stops[:: max(1, len(stops) // 3)]
 means = statistics.summarise(online, ["arm", "steps"]).pivot(index="steps", columns="arm", values="score").reindex(stops)
 axis = pd.DataFrame({"interactions": stops, "authors' tick": [step - warmup for step in stops]}, index=stops)
-axis.join(means[recorded].round(1)).rename(columns=lambda name: presentation.look(name).label if name in recorded else name)
+axis.join(means[recorded].round(1).rename(columns=label))
 
 # %% [markdown]
 # *Read.* Read along a row: a reader who trusts the tick believes that its scores cost 25,000 interactions fewer than they did.
@@ -490,34 +501,34 @@ axis.join(means[recorded].round(1)).rename(columns=lambda name: presentation.loo
 # not separated here, neither for this arm nor for the pre-trained ones.
 
 # %%
-baselines = {arm: grid.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
+baselines = {arm: studies.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
 standardised = {arm: {"states standardised": "by the data" if own.pretraining else "no"} for arm, own in baselines.items()}
 chosen = {arm: standardised[arm] | vars(own.finetuning) | vars(own.learner) for arm, own in baselines.items()}
-chosen = pd.DataFrame({presentation.look(arm).label: values for arm, values in chosen.items()})
+chosen = pd.DataFrame({label(arm): values for arm, values in chosen.items()})
 chosen.filter(regex="^(?!carry)", axis=0).fillna("–").astype(str)  # they have nothing to carry
 
 # %%
-programme = recording.load_runs(folder)
-everything = presentation.main_runs(programme)
+everything = claims.main_runs(records.load_runs(folder))
 cheap = everything[everything["arm"].isin(baselines) & (everything["phase"] == "finetune") & (everything["steps"] <= end)]
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.2), sharex=True, sharey=True)
 parts = []
 for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     own = cheap[cheap["task"] == each.name]
-    parts.append(presentation.curves(axis, own).assign(task=each.name))
+    parts.append(figures.curves(axis, own).assign(task=each.name))
     for arm, beside in {"td3": 100, "sac": 103.5}.items():  # side by side, for on Walker2d they are equal
-        score = tasks.normalised_score(each, presentation.PUBLISHED[arm, 100_000][each.name])
-        axis.plot(beside, score, "D", color=presentation.look(arm).colour, markeredgecolor="white", markersize=8, clip_on=False)
+        score = tasks.normalised_score(each, each.published[arm][100_000])
+        colour = figures.look(arm).colour
+        axis.plot(beside, score, "D", color=colour, markeredgecolor="white", markersize=8, clip_on=False)
     axis.set(title=each.name, xlabel="environment interactions (thousands)", xlim=(0, 100))
     axis.label_outer()
     say_if_empty(axis, own)
-presentation.legend(figure)
+figures.legend(figure)
 text = "Baselines without pre-training; diamonds are published scores after 100,000 interactions, TD3 black, SAC blue beside it."
-caption = presentation.caption(text, cheap)
-saved = presentation.save_figure(figure, "05_baselines", pd.concat(parts), caption, profile)
+caption = figures.caption(text, cheap)
+saved = figures.save_figure(figure, "05_baselines", pd.concat(parts), caption, profile)
 
 # %%
-presentation.beside_published(everything)
+tables.beside_published(everything)
 
 # %% [markdown]
 # *Read.* "Ours" is an interquartile mean, "published" a mean of ten. Beyond that and luck, a row may differ for two reasons.
@@ -550,20 +561,22 @@ figure, axes = plt.subplots(2, 2, figsize=(8, 6.2), sharex=True, sharey=True)
 parts = []
 for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     own = million[million["task"] == each.name]
-    parts.append(presentation.curves(axis, own.assign(arm="sac")).assign(task=each.name))
+    parts.append(figures.curves(axis, own.assign(arm="sac")).assign(task=each.name))
     plt.setp(axis.lines, linestyle="-", linewidth=1)  # two hundred evaluations hide dashes
-    for arm, steps in (("sac", 100_000), ("sac_million", 1_000_000)):
-        score = tasks.normalised_score(each, presentation.PUBLISHED[arm, steps][each.name])
-        axis.plot(steps / 1000, score, "D", color="#000000", markeredgecolor="white", markersize=8, clip_on=False)
+    for steps, value in each.published["sac"].items():
+        score = tasks.normalised_score(each, value)
+        axis.plot(steps / 1000, score, "kD", markeredgecolor="white", markersize=8, clip_on=False)
     axis.set(title=each.name, xlabel="environment interactions (thousands)", xlim=(0, 1000))
     axis.label_outer()
     say_if_empty(axis, own)
 text = "SAC to a million interactions; diamonds are published scores after 100,000 and 1,000,000."
-saved = presentation.save_figure(figure, "05_million", pd.concat(parts), presentation.caption(text, million), profile)
+caption = figures.caption(text, million)
+saved = figures.save_figure(figure, "05_million", pd.concat(parts), caption, profile)
 
 # %%
 ending = million[million["steps"] > 900_000].groupby("task", sort=False)["score"].agg(ours="mean", least="min", most="max")
-theirs = {name: tasks.normalised_score(tasks.find(name), value) for name, value in presentation.PUBLISHED_AT_THE_END.items()}
+bodies = tasks.TASKS.values()
+theirs = {each.name: tasks.normalised_score(each, each.published_end) for each in bodies}
 ending = ending.assign(published=pd.Series(theirs, dtype=float))
 ending.round()
 
@@ -595,7 +608,7 @@ temperature, learned here and fixed there, is the first suspect; the version is 
 def reached(measure):
     """Returns the interquartile mean of one number a run, with its interval, in words."""
     found = interval(measure)
-    return presentation.words(found) if found.n_seeds else "not yet recorded"
+    return figures.words(found) if found.n_seeds else "not yet recorded"
 
 
 def on_the_way(arm, task):
@@ -603,7 +616,7 @@ def on_the_way(arm, task):
     return reached(statistics.mean_score(cheap[(cheap["arm"] == arm) & (cheap["task"] == task)], end))
 
 
-pd.DataFrame({presentation.look(arm).label: {task: on_the_way(arm, task) for task in tasks.TASKS} for arm in baselines})
+pd.DataFrame({label(arm): {task: on_the_way(arm, task) for task in tasks.TASKS} for arm in baselines})
 
 # %% [markdown]
 # What do the data alone give? The same mean score, TD3 with the data minus each of the others, seed by seed:
@@ -618,11 +631,12 @@ def gained(other, name):
 def in_words(pairs):
     """Returns the mean of paired differences, its interval, and how often random signs would favour the first as much."""
     found = statistics.interval(pairs)
-    text = f"{presentation.words(found, signed=True)}, {found.n_seeds} pairs; chance {statistics.chance(pairs):.0%}"
+    text = f"{figures.words(found, signed=True)}, {found.n_seeds} pairs; "
+    text += f"chance {statistics.chance(pairs):.0%}"
     return text if pairs else "not yet recorded"
 
 
-others = {f"minus {presentation.look(other).label}": other for other in ("td3", "sac")}
+others = {f"minus {label(other)}": other for other in ("td3", "sac")}
 pd.DataFrame({title: {name: in_words(gained(other, name)) for name in tasks.TASKS} for title, other in others.items()})
 
 
@@ -631,29 +645,30 @@ def lifted(other):
     """Returns on which tasks the data give more, in words: shown, or only in direction."""
     pairs = {name: gained(other, name) for name in tasks.TASKS}
     above = [name for name, each in pairs.items() if statistics.interval(each).low > 0]
-    shown = [name for name in above if statistics.chance(pairs[name]) <= presentation.CHANCE]
+    shown = [name for name in above if statistics.chance(pairs[name]) <= claims.CHANCE]
     direction = [name for name in above if name not in shown]
     return f"on {', '.join(shown) or 'no task'}" + (f", in direction only on {', '.join(direction)}" if direction else "")
 
 
 Markdown(f"""
 *Read.* With 10,000 transitions in its buffer and no pre-training TD3 is above itself from scratch {lifted("td3")}; above SAC
-from scratch {lifted("sac")}. (Above: the whole interval is. Shown: and chance is at most {presentation.CHANCE:.0%}, for which it
-takes five pairs.) What pre-training adds has to be measured against this row. The transitions are not free either: they are
-drawn from what a SAC lived through until its medium level (chapter 01).""")
+from scratch {lifted("sac")}. (Above: the whole interval is. Shown: and chance is at most
+{claims.CHANCE:.0%}, for which it takes five pairs.) What pre-training adds has to be measured against
+this row. The transitions are not free either: they are drawn from what a SAC lived through until its
+medium level (chapter 01).""")
 
 # %% [markdown]
 # *Are they handicapped?* Each baseline once more with another choice that is common in the field: a higher or a lower learning
 # rate, a longer start. If one of them were clearly better, the baseline above would be the weaker for it.
 
 # %%
-sweep = grid.find("sweep")
-swept = presentation.main_runs(programme[programme["study"] == sweep.name])
+sweep = studies.find("sweep")
+swept = claims.main_runs(records.load_runs(folder, sweep.runs()))
 
 
 def choice(arm):
     """Returns a row of the table: what is chosen, and what it reached on each task, on the way and at the end."""
-    own, runs = sweep.arms[arm], swept[swept["arm"] == arm]
+    own, runs = studies.ARMS[arm], swept[swept["arm"] == arm]
     row = {"learning rate": own.learner.learning_rate, "first update after": f"{own.finetuning.warmup_steps:,}"}
     for name in sweep.tasks:
         for measure in (statistics.mean_score, statistics.final_score):
@@ -662,19 +677,21 @@ def choice(arm):
     return row
 
 
-pd.DataFrame({presentation.look(arm).label: choice(arm) for arm in sweep.arms}).T
+pd.DataFrame({label(arm): choice(arm) for arm in sweep.arms}).T
 
 # %% [markdown]
 # Seed by seed, in mean score: what each of the others gains over ours, and how far apart the seeds of one choice lie.
 
 # %%
-rivals, gains = {arm: own.algorithm for arm, own in sweep.arms.items() if arm != own.algorithm}, []
+ours_of, gains = {arm: studies.ARMS[arm].algorithm for arm in sweep.arms}, []
+rivals = {arm: ours for arm, ours in ours_of.items() if arm != ours}
 for name in sweep.tasks:
     scores = statistics.mean_score(swept[swept["task"] == name], end)
     apart = scores.groupby("arm").agg(np.ptp)
     for arm, ours in rivals.items():
         for pairs in statistics.differences(scores, arm, ours):  # none, or those of this task
-            gains.append((name, presentation.look(arm).label, len(pairs), round(pairs.mean(), 1) + 0.0, apart[[arm, ours]].max()))
+            gain, most = round(pairs.mean(), 1) + 0.0, apart[[arm, ours]].max()
+            gains.append((name, label(arm), len(pairs), gain, most))
 gains = pd.DataFrame(gains, columns=["task", "choice", "pairs", "gain", "seeds differ by"])
 gains.round(1).set_index(["task", "choice"])
 
@@ -708,7 +725,9 @@ seeds can indicate that, and establish nothing."""
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), sharey=True)
 phases = dict(zip(("pretrain", "finetune"), axes, strict=True))
-parts = [presentation.curves(axis, table, phase, "overestimation").assign(phase=phase) for phase, axis in phases.items()]
+parts = []
+for phase, axis in phases.items():
+    parts.append(figures.curves(axis, table, phase, "overestimation").assign(phase=phase))
 axes[0].set_yscale("symlog", linthresh=10)
 for axis, title, part in zip(axes, ("offline", "online"), parts, strict=True):
     axis.axhline(0, color="#333333", linewidth=0.8)
@@ -717,10 +736,10 @@ for axis, title, part in zip(axes, ("offline", "online"), parts, strict=True):
 axes[1].axvspan(0, warmup / 1000, color="#EBEBEB", zorder=0)
 axes[0].set_ylabel("predicted value − discounted return\n(rewards)")
 axes[1].set(xlabel="environment interactions (thousands)", ylabel="")
-presentation.legend(figure)
+figures.legend(figure)
 text = "Predicted value minus discounted return at the first state; linear within ±10, logarithmic beyond."
-caption = presentation.caption(text, table, records)
-saved = presentation.save_figure(figure, "05_overestimation", pd.concat(parts), caption, profile)
+caption = figures.caption(text, table, metadata)
+saved = figures.save_figure(figure, "05_overestimation", pd.concat(parts), caption, profile)
 
 # %% [markdown]
 # *Read.* Zero is an honest critic. Above it the critic promises too much, below it too little: two critics and the smaller of
@@ -734,11 +753,11 @@ def gap(arm, phase):
     """Returns in words what an arm's critics overrate at the last evaluation of a phase."""
     rows = table[(table["arm"] == arm) & (table["phase"] == phase)]
     last = rows[rows["steps"] == rows["steps"].max()]["overestimation"].dropna()
-    return presentation.words(interval(last), signed=True) if len(last) else "–"
+    return figures.words(interval(last), signed=True) if len(last) else "–"
 
 
 titles = {"pretrain": "after pre-training", "finetune": f"after {end:,} interactions"}
-gaps = {presentation.look(arm).label: {title: gap(arm, phase) for phase, title in titles.items()} for arm in recorded}
+gaps = {label(arm): {title: gap(arm, phase) for phase, title in titles.items()} for arm in recorded}
 pd.DataFrame(gaps).T
 
 # %% [markdown]
@@ -748,13 +767,13 @@ pd.DataFrame(gaps).T
 # A small profile reaches no 100,000 interactions, so there the verdict stays "not yet measured".
 
 # %% tags=["nbval-check-output"]
-main = presentation.main_runs(frame)
-for claim in presentation.CLAIMS[:3]:
-    found = presentation.findings(claim, main)
-    print(f"({claim.letter}) {claim.text}: {presentation.verdict(claim, found)}")
+main = claims.main_runs(frame)
+for claim in claims.CLAIMS[:3]:
+    found = claims.findings(claim, main)
+    print(f"({claim.letter}) {claim.text}: {claims.verdict(claim, found)}")
     for each in found:
-        labels = " − ".join(presentation.look(arm).label for arm in (each.comparison.arm, each.comparison.other))
-        found_words = presentation.words(each.interval, signed=True)
+        labels = " − ".join(map(label, (each.comparison.arm, each.comparison.other)))
+        found_words = figures.words(each.interval, signed=True)
         print(f"    {labels}: {found_words} {each.comparison.unit}; chance {each.chance:.1%}")
 
 # %% [markdown]
