@@ -17,20 +17,7 @@ import torch  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_addoption(parser):
-    parser.addoption(
-        "--reference",
-        metavar="FILE",
-        type=Path,
-        default=ROOT / "tests/reference/td3_float64.npz",
-        help="trajectories of published TD3 and TD3+BC to compare with (see tests/reference/README.md)",
-    )
-
-
 def pytest_configure(config):
-    reference = config.getoption("--reference")
-    if not reference.is_file():
-        raise pytest.UsageError(f"--reference names a file of trajectories; there is none at {reference}.")
     torch.set_num_threads(1)
     # joblib's loky takes what torch keeps for a leak (joblib, issue 869), and starts a new worker with a warning. As an error it
     # would end the thread that hands out the work, and the test would wait for ever.
@@ -54,9 +41,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True)
-def subnormals():
-    """Takes back, after each test, that numbers below 1e-38 are zero (engine.prepare): hypothesis refuses such arithmetic."""
+def plain_arithmetic():
+    """Takes back, after each test, what engine.prepare chose: fast products, and that numbers below 1e-38 are zero."""
     yield
+    torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(False)
 
 
@@ -74,9 +62,9 @@ def no_space(*_):
 
 
 @pytest.fixture(scope="session")
-def reference(request) -> dict[str, np.ndarray]:
+def reference() -> dict[str, np.ndarray]:
     """The reference trajectories, by the keys of tests/reference/README.md."""
-    with np.load(request.config.getoption("--reference")) as arrays:
+    with np.load(ROOT / "tests/reference/td3_float64.npz") as arrays:
         return dict(arrays)
 
 

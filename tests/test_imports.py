@@ -1,52 +1,68 @@
-"""Imports in mbaug go down only: the method never sees the evidence; a module needs only those above it."""
+"""Imports in mbaug go down only, from room to room; the method runs without the engine, and nothing goes in a circle."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 from conftest import ROOT
 
-ORDER = (
-    *("__init__", "settings", "files", "streams", "engine", "graphs", "networks", "offline_data", "transitions", "tasks"),
-    *("world_model", "augmentation", "td3", "sac", "training"),  # to here the method, then the evidence
-    *("overfitting", "recording", "benchmark", "pools", "probes", "collection", "grid", "life", "study", "rendering"),
-    *("statistics", "presentation", "chapters", "__main__"),
+ROOMS = (
+    *("__init__", "files", "checks", "streams", "provenance", "engine", "tasks", "method"),
+    *("datasets", "experiments", "reporting", "__main__"),
 )
-SOURCES = {path.stem: path.read_text() for path in sorted((ROOT / "mbaug").glob("*.py"))}
+FOLDER = ROOT / "mbaug"
+MODULES = {  # by dotted name within mbaug; a room's __init__ has the room's name
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__"): path for path in FOLDER.rglob("*.py")
+}
 
 
-def imported_modules(source: str) -> set[str]:
-    """Returns the names of mbaug's own modules that a source imports, wherever in the source it does."""
+def imported(source: str) -> set[str]:
+    """Returns the modules of mbaug that a source imports, wherever in the source it does."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "mbaug"}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = "mbaug" if node.level else ""
-            module = ".".join(part for part in (package, node.module) if part)
-            if module == "mbaug":  # `from mbaug import td3, __version__`: what is no module is in __init__
-                names |= {f"mbaug.{alias.name}" for alias in node.names}
-            elif module.startswith("mbaug."):
-                names.add(module)
-    modules = {name.split(".")[1] if "." in name else "__init__" for name in names}
-    return {module if module in ORDER else "__init__" for module in modules}
+            assert not node.level, "in mbaug imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}  # a module, or something in one
+    found = set()
+    for name in (name for name in names if name.split(".")[0] == "mbaug"):
+        parts = name.split(".")[1:]
+        while parts and ".".join(parts) not in MODULES:
+            parts = parts[:-1]
+        found.add(".".join(parts) or "__init__")
+    return found
+
+
+GRAPH = {module: imported(path.read_text()) for module, path in sorted(MODULES.items())}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
 def test_every_import_form_is_found():
-    source = "import mbaug.td3\nfrom . import sac\nfrom .tasks import find\ndef f():\n    "
-    source += "from mbaug import streams, __version__\n"
-    assert imported_modules(source) == {"td3", "sac", "tasks", "streams", "__init__"}
+    source = "import mbaug.method.td3 as t\nfrom mbaug.tasks import find\nimport numpy\ndef f():\n    "
+    source += "from mbaug import streams, __version__\n    from mbaug.method import sac"
+    assert imported(source) == {"method.td3", "tasks", "streams", "__init__", "method.sac"}
 
 
-def test_every_module_has_its_place():
-    assert set(SOURCES) <= set(ORDER), f"No place in the order: {set(SOURCES) - set(ORDER)}."
+def test_every_module_has_its_room():
+    assert set(map(room, MODULES)) == set(ROOMS)
 
 
-@pytest.mark.parametrize("module", SOURCES)
+@pytest.mark.parametrize("module", GRAPH)
 def test_imports_go_down_only(module):
-    for imported in imported_modules(SOURCES[module]):
-        assert ORDER.index(imported) < ORDER.index(module), f"{module} imports {imported} from below."
+    above = {other for other in GRAPH[module] if ROOMS.index(room(other)) > ROOMS.index(room(module))}
+    assert not above, f"{module} imports {above} from rooms that come later"
+    if room(module) == "method":
+        assert "engine" not in map(room, GRAPH[module]), "the method runs without the engine"
+
+
+def test_no_room_imports_in_a_circle():
+    TopologicalSorter(GRAPH).prepare()
 
 
 def test_importing_the_package_imports_nothing_heavy():

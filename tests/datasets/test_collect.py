@@ -331,7 +331,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 def command(folder, *options, arm=TINY):
-    """Calls the command in a clone in `folder`, where the training is tiny and has two checkpoints; pools go to its folder pools."""
+    """Calls the command in a clone in `folder`, whose training is tiny and has two checkpoints; the pools go to folder/pools."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "repository", lambda: folder)
         patch.setattr(run, "LONG", 100)

@@ -4,14 +4,17 @@ import re
 
 import pytest
 from conftest import ROOT
+from evaluated import runs
 
-from mbaug import presentation, recording, settings, training
+from mbaug.experiments import records, studies
+from mbaug.method import training
+from mbaug.reporting import claims, tables
 
 TEXT = (ROOT / "README.md").read_text()
 
 
 def test_the_numbers_are_those_of_the_records():
-    assert presentation.outdated(ROOT / "README.md", recording.load_runs(recording.root())) is None
+    assert tables.outdated(ROOT / "README.md", records.load_runs(records.root())) is None
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", TEXT))))
@@ -26,10 +29,52 @@ def test_the_gallery_has_every_figure():
     assert re.findall(r"\]\((\w+)\.png\)", text) == names
 
 
+def test_what_was_found_is_a_row_an_arm(tmp_path):
+    lines = tables.found_table(runs({"augmented": 50, "td3": 10, "augmented_25": 40})).splitlines()  # the main arms only
+    assert lines[2] == "| hopper | TD3 from scratch | – | 10 [9.5, 10] | 10 [9.5, 10] | – | 3 |"
+    assert len(lines) == 4
+    assert lines[3] == "| hopper | augmented 50 % | 50 [49, 51] | 50 [49, 51] | 50 [49, 51] | 0.0 [0.0, 0.0] | 3 |"
+    assert tables.found_table(records.load_runs(tmp_path)) == "No runs are recorded yet."
+
+
+def test_baselines_stand_beside_published_ones():
+    frame = tables.beside_published(claims.main_runs(runs({"td3": 10.0, "sac": 90.0}, tasks=("hopper", "ant"))))
+    found = dict(zip(frame.index, frame.to_numpy().tolist(), strict=True))
+    assert len(found) == 12
+    assert found["hopper", "TD3", "100,000"] == ["21", "12", "10 [9.5, 10]", 3, "−11"]
+    assert found["ant", "SAC", "100,000"] == ["29", "–", "90 [90, 90]", 3, "+61"]
+    assert found["hopper", "SAC", "1,000,000"] == ["109", "–", "not yet recorded", 0, "–"]
+    assert {row[2] for (task, *_), row in found.items() if task == "walker2d"} == {"not yet recorded"}
+
+
+README = "# Title\n\n<!-- found -->\nold\n<!-- /found -->\n\nwords\n<!-- claims --><!-- /claims -->\nend\n"
+
+
+def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_is_found(tmp_path):
+    path, frame = tmp_path / "README.md", runs({"augmented": 50, "td3": 10})
+    path.write_text(README)
+    assert "line 4, reads 'old' where" in tables.outdated(path, frame)
+    tables.update_readme(path, frame)
+    text = path.read_text()
+    assert tables.outdated(path, frame) is None
+    assert text.startswith("# Title\n\n<!-- found -->\n| task |")
+    assert f"words\n<!-- claims -->\n{claims.claims_table(frame)}\n<!-- /claims -->\nend\n" in text
+    tables.update_readme(path, frame)
+    assert path.read_text() == text
+    path.write_text(text.replace("+40", "+60"))
+    assert "reads '| a |" in tables.outdated(path, frame)
+
+
+@pytest.mark.parametrize("text", ["", README.replace("<!-- /found -->", ""), README + README])
+def test_a_readme_without_its_markers_is_refused(text):
+    with pytest.raises(ValueError, match="needs one <!-- "):
+        tables.readme(text, runs({"td3": 10}))
+
+
 def test_the_example_runs(monkeypatch, capsys):
     """The code block as it stands, with a hundred updates in place of 200,000, an evaluation at each 50."""
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    tiny, learner = settings.PROFILES["smoke"], training.learner
-    monkeypatch.setattr(training, "learner", lambda arm, *rest: learner(tiny.apply(arm), *rest))
+    tiny, learner = studies.PROFILES["smoke"], training.learner
+    monkeypatch.setattr(training, "learner", lambda arm, *rest, **options: learner(tiny.apply(arm), *rest, **options))
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out.split() == ["50", "100"]

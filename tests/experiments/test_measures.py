@@ -1,25 +1,37 @@
 """What is asked of critics: by hand on linear ones, and that rows learned by heart are told from new ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from mbaug import overfitting, streams, td3
-from mbaug.settings import TD3
-from mbaug.transitions import Batch
+from mbaug import streams, tasks
+from mbaug.experiments import measures
+from mbaug.method import td3, training
+from mbaug.method.arms import Arm
+from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Batch, Standardiser
 
 LINEAR = TD3(hidden=())
 
 
-def linear_agent():
+def learner_of(settings, seeds, state_size, action_size):
+    """Returns fresh learners of a task of these sizes."""
+    task = replace(tasks.find("hopper"), positions=("place",) * state_size, velocities=(), action_size=action_size)
+    return training.learner(Arm(learner=settings), task, seeds, Standardiser.identity(len(seeds), state_size))
+
+
+def linear():
     """Q_1 = s + 2 a, Q_2 = 2 s - a, pi = tanh(s / 2), each its own target."""
-    agent = td3.create(1, 1, LINEAR, streams.torch_generators([0], "linear"))
+    learner = learner_of(LINEAR, [0], 1, 1)
+    agent = learner.agent
     for actor, critics in ((agent.actor, agent.critics), (agent.target_actor, agent.target_critics)):
         actor.network.layers[0][0].fill_(0.5)
         critics.network.layers[0][0].copy_(torch.tensor([[[1.0], [2.0]], [[2.0], [-1.0]]]))
         for network in (actor.network, critics.network):
             network.layers[0][1].zero_()
-    return agent
+    return learner
 
 
 def rows(*columns):
@@ -34,7 +46,7 @@ Q = np.stack([S + 2 * A, 2 * S - A])
 
 
 def test_values_are_those_of_the_smaller_critic():
-    found = overfitting.values(linear_agent().critics, THREE.state, THREE.action)
+    found = measures.values(linear().agent.critics, THREE.state, THREE.action)
     np.testing.assert_allclose(found, Q.min(axis=0)[None], atol=1e-6)
 
 
@@ -42,13 +54,13 @@ def test_the_error_is_both_critics_root_mean_square_against_the_noiseless_target
     action = np.tanh(NEXT / 2)
     target = R + 0.99 * (1 - D) * np.minimum(NEXT + 2 * action, 2 * NEXT - action)
     expected = np.sqrt(np.mean((Q - target) ** 2))
-    assert overfitting.error(linear_agent(), THREE, LINEAR).tolist() == pytest.approx([expected], rel=1e-5)
+    assert measures.error(linear(), THREE).tolist() == pytest.approx([expected], rel=1e-5)
 
 
 def test_a_moved_action_stays_in_its_range_and_a_state_goes_where_it_will():
     normal = torch.tensor([[[1.0], [-10.0], [0.0]]])
-    assert overfitting.moved(THREE, "action", 0.5, normal).action.flatten().tolist() == pytest.approx([0.7, -1, 0.6])
-    moved = overfitting.moved(THREE, "state", 0.5, normal)
+    assert measures.moved(THREE, "action", 0.5, normal).action.flatten().tolist() == pytest.approx([0.7, -1, 0.6])
+    moved = measures.moved(THREE, "state", 0.5, normal)
     assert moved.state.flatten().tolist() == pytest.approx([0.5, -4, -1])
     assert torch.equal(moved.action, THREE.action)
 
@@ -57,9 +69,7 @@ def test_roughness_is_the_mean_change_of_the_smaller_value():
     normal = torch.tensor([[[1.0], [-1.0], [0.0]]])
     there = np.stack([S + 0.1 * normal.flatten().numpy() + 2 * A, 2 * S + 0.2 * normal.flatten().numpy() - A])
     expected = np.abs(there.min(axis=0) - Q.min(axis=0)).mean()
-    assert overfitting.roughness(linear_agent().critics, THREE, "state", 0.1, normal).tolist() == pytest.approx(
-        [expected], rel=1e-5
-    )
+    assert measures.roughness(linear().agent.critics, THREE, "state", 0.1, normal).tolist() == pytest.approx([expected], rel=1e-5)
 
 
 def random_rows(population, count, seed):
@@ -72,41 +82,40 @@ def random_rows(population, count, seed):
 
 
 def learned(population):
-    """Agents whose critics have seen the same 32 rows two hundred times, and those rows."""
-    settings = TD3(hidden=(64, 64), learning_rate=1e-2)
-    agent = td3.create(3, 2, settings, streams.torch_generators(range(population), "heart"))
+    """Learners whose critics have seen the same 32 rows two hundred times, and those rows."""
+    learner = learner_of(TD3(hidden=(64, 64), learning_rate=1e-2), list(range(population)), 3, 2)
     trained = random_rows(population, 32, 0)
     for step in range(1, 201):
-        td3.update(agent, trained, torch.zeros(1, population, 32, 2), settings, step)
-    return agent, trained, settings
+        td3.update(learner.agent, trained, torch.zeros(1, population, 32, 2), learner.arm.learner, step)
+    return learner, trained
 
 
 def test_what_was_learned_by_heart_has_a_larger_error_on_new_rows():
-    agent, trained, settings = learned(1)
-    before = agent.critics.network.flat.detach().clone()
-    (found,) = overfitting.report(agent, trained, random_rows(1, 32, 1), settings, streams.torch_generators([0], "p"))
+    learner, trained = learned(1)
+    before = learner.agent.critics.network.flat.detach().clone()
+    (found,) = measures.overfitting(learner, trained, random_rows(1, 32, 1), streams.torch_generators([0], "p"))
     assert found["error_new"] > 3 * found["error_trained"]
-    assert torch.equal(before, agent.critics.network.flat), "to ask a critic changes nothing"
+    assert torch.equal(before, learner.agent.critics.network.flat), "to ask a critic changes nothing"
 
 
 def test_a_report_holds_percentiles_and_roughness_of_every_agent():
-    agent, trained, settings = learned(2)
+    learner, trained = learned(2)
     new = random_rows(2, 20, 1)
-    found = overfitting.report(agent, trained, new, settings, streams.torch_generators([0, 1], "p"))
+    found = measures.overfitting(learner, trained, new, streams.torch_generators([0, 1], "p"))
     for k, each in enumerate(found):
-        values = overfitting.values(agent.critics, trained.state, trained.action)[k].numpy()
-        np.testing.assert_allclose(each["percentiles"]["recorded"], np.percentile(values, overfitting.PERCENTILES), rtol=1e-4)
+        values = measures.values(learner.agent.critics, trained.state, trained.action)[k].numpy()
+        np.testing.assert_allclose(each["percentiles"]["recorded"], np.percentile(values, measures.PERCENTILES), rtol=1e-4)
         assert each["percentiles"]["action"] != each["percentiles"]["recorded"] != each["percentiles"]["state"]
         for part in ("action", "state"):
             assert 0 < each["roughness"][part][0] < each["roughness"][part][1]
-        errors = [overfitting.error(agent, batch, settings)[k].item() for batch in (trained, new)]
+        errors = [measures.error(learner, batch)[k].item() for batch in (trained, new)]
         assert [each["error_trained"], each["error_new"]] == errors
     assert found[0] != found[1]
 
 
 def test_a_report_without_new_rows_has_no_error_on_them():
-    agent, trained, settings = learned(1)
-    (found,) = overfitting.report(agent, trained, random_rows(1, 0, 1), settings, streams.torch_generators([0], "p"))
+    learner, trained = learned(1)
+    (found,) = measures.overfitting(learner, trained, random_rows(1, 0, 1), streams.torch_generators([0], "p"))
     assert np.isnan(found["error_new"])
     assert found["error_trained"] > 0
 
@@ -114,7 +123,7 @@ def test_a_report_without_new_rows_has_no_error_on_them():
 def test_calibration_by_hand():
     """Four states in two groups; the smaller of two values against what the policy got."""
     values, returns = np.array([[1.0, 2.0, 3.0, 8.0], [3.0, 1.0, 4.0, 7.0]]), np.array([0.0, 1.0, 5.0, 6.0])
-    found = overfitting.calibration(values, returns, np.array([0, 0, 1, 1]), ("low", "high", "none"))
+    found = measures.calibration(values, returns, np.array([0, 0, 1, 1]), ("low", "high", "none"))
     assert set(found) == {"all", "low", "high"}
     assert found["low"] == {
         "states": 2,

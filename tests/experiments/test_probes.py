@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from mbaug import probes, tasks, transitions
+from mbaug import tasks
+from mbaug.datasets import read
+from mbaug.experiments import probes
 
-POOLS = {task.name: transitions.load(f"{task.name}-medium-replay") for task in tasks.TASKS.values()}
+POOLS = {task.name: read.load(f"{task.name}-medium-replay") for task in tasks.TASKS.values()}
 both = pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
 
 

@@ -1,0 +1,118 @@
+"""Graphs: what is replayed is what was written, to the last bit; what cannot be captured runs as it is written."""
+
+import pytest
+import torch
+
+from mbaug import tasks
+from mbaug.engine import graphs, perceptron, process
+from mbaug.method import training
+from mbaug.method.arms import Arm
+from mbaug.method.iql import IQL
+from mbaug.method.networks import PARAMETER_DTYPE, Arithmetic, as_written
+from mbaug.method.sac import SAC
+from mbaug.method.td3 import TD3
+
+SMALL = {"hidden": (64, 64), "batch_size": 32}
+CASES = {"sac": SAC(**SMALL), "iql": IQL(**SMALL)} | {f"td3 {delay}": TD3(**SMALL, policy_delay=delay) for delay in (1, 2, 3)}
+
+
+def period_of(total):
+    """Returns a function of a number and a tensor that adds their product to `total`, in place."""
+    return lambda first, step: total.add_(first * step)
+
+
+def learned(case, population, precision, captured):
+    """Returns agents after 21 updates in blocks of 7, so that stretches begin anywhere within a policy delay."""
+    arm, dtype = Arm(case.split()[0], CASES[case], precision=precision), PARAMETER_DTYPE[precision]
+    place = {"arithmetic": Arithmetic(perceptron.forward, captured)}
+    learner = training.learner(arm, tasks.find("hopper"), range(population), **place)
+    table = torch.randn(population, 500, 28, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    loss = learner.algorithm.offline_loss or learner.algorithm.online_loss
+    update = training.updater(learner, loss)
+    for _ in range(3):
+        _, batches, noise = training.block(learner, table, 7)
+        update(batches, noise.to(dtype))
+    return learner
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("population", [1, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_updates_are_the_written_ones_to_the_last_bit(case, population, precision):
+    process.warn_once.cache_clear()  # a capture that fails would warn, which is an error here
+    replayed, written = (learned(case, population, precision, how) for how in (graphs.captured, as_written))
+    for name, tensor in training.memory(written).items():
+        assert torch.equal(training.memory(replayed)[name], tensor), name
+
+
+def test_a_capture_is_made_once_for_each_kind_of_stretch():
+    made = []
+    learned("td3 3", 1, "float32", lambda period, *_: made.append(period) or period)
+    assert len(made) == 5  # of the blocks of 7 cut after every third update, 3+3+1 2+3+2 1+3+3: whole, two first, two last parts
+
+
+def test_a_captured_period_reads_its_fixed_buffers_and_its_capture_changes_nothing():
+    total, steps = torch.zeros(2), [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]
+    play = graphs.captured(period_of(total), 2, [steps[0]], [total])
+    assert total.tolist() == [0, 0]
+    for step in steps:
+        play(7, step)  # a graph knows the number that it was captured with, 2
+    assert total.tolist() == [22, 44]
+    assert steps[0].tolist() == [1, 2]
+
+
+def test_a_replay_needs_neither_python_nor_autograd_nor_memory():
+    weight, inputs, found, called = torch.ones(3, requires_grad=True), torch.arange(3.0), torch.zeros(3), []
+
+    def call():
+        called.append(torch.is_grad_enabled())
+        found.copy_(*torch.autograd.grad((weight * inputs).exp(), weight, torch.ones(3)))
+
+    replay = graphs.cpu_graph(call)
+    found.zero_()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        replay()
+    torch.testing.assert_close(found, inputs * inputs.exp())
+    assert called == [True]
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::mul" in names
+    assert not {name for name in names if "Backward" in name or name.startswith("aten::empty")}
+
+
+def fails(call):
+    call()
+    raise RuntimeError("operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("period", "capture", "reason"),
+    [
+        (
+            lambda total, step: total.add_(step * float(step.sum())),
+            None,
+            r"aten\._local_scalar_dense\.default needs a number",
+        ),
+        (lambda total, step: total.add_(torch.randn(2)), None, "its replay gives other numbers"),
+        (lambda total, step: total.add_(step), fails, "operation not permitted"),
+    ],
+    ids=["needs a number on the way", "draws by chance", "fails halfway"],
+)
+def test_what_cannot_be_captured_runs_as_it_is_written_and_its_state_is_as_it_was(period, capture, reason):
+    process.warn_once.cache_clear()
+    total = torch.tensor([3.0, 4.0])
+    written = lambda first, step: period(total, step)  # noqa: E731
+    with pytest.warns(RuntimeWarning, match=rf"could not be captured as a graph \({reason}"):
+        assert graphs.captured(written, 1, [torch.ones(2)], [total], capture) is written
+    assert total.tolist() == [3, 4]
+
+
+def test_agents_that_diverged_are_captured_too():
+    total = torch.tensor([torch.nan, 1.0])
+    graphs.captured(period_of(total), 1, [torch.ones(2)], [total])(1, torch.ones(2))
+    assert total[0].isnan()
+    assert total[1] == 2
+
+
+def test_on_a_device_without_a_capture_a_period_runs_as_it_is_written():
+    period = period_of(torch.zeros(2, device="meta"))
+    assert graphs.captured(period, 1, [torch.ones(2, device="meta")], []) is period

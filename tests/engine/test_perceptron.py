@@ -1,0 +1,96 @@
+"""The fast perceptron against the plain one, which is torch's own autograd."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from made import BATCH, generators, learned
+from systems import DRAWN, SHORT, parameters
+
+from mbaug.engine import perceptron
+from mbaug.method import networks, td3, world_model
+from mbaug.method.iql import IQL
+from mbaug.method.networks import PLAIN, Arithmetic
+from mbaug.method.sac import SAC
+from mbaug.method.td3 import TD3
+
+FAST = Arithmetic(perceptron.forward)
+SIZES = (5, 8, 8, 3)
+
+
+def network(population=2, sizes=SIZES, precision="float64", arithmetic=FAST):
+    """Returns N perceptrons and a batch for each."""
+    inputs = torch.randn(population, BATCH, sizes[0], generator=torch.Generator().manual_seed(9))
+    net = networks.perceptron(sizes, generators(*range(population)), precision, "cpu", arithmetic)
+    return net, inputs.to(net.flat.dtype)
+
+
+def close(ours, theirs, atol=1e-10):
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("population", [1, 2, 5])
+@pytest.mark.parametrize("sizes", [SIZES, (5, 8, 1), (5, 3), (5, 1)], ids=str)
+def test_outputs_and_gradients_equal_autograds(population, sizes):
+    """Both gradients together, each alone (an actor's step through frozen critics), and none where none is asked for."""
+    results = []
+    for arithmetic in (FAST, PLAIN):
+        net, inputs = network(population, sizes, arithmetic=arithmetic)
+        at, before = inputs.clone().requires_grad_(), inputs.clone()
+        both = torch.autograd.grad(net(at).pow(3).sum(), (at, net.flat))
+        (through,) = torch.autograd.grad(net.frozen(at).pow(3).sum(), at)
+        (alone,) = torch.autograd.grad(net(inputs).pow(3).sum(), net.flat)
+        results.append((net(inputs), *both, through, alone))
+        assert torch.equal(inputs, before)
+        assert not net.frozen(inputs).requires_grad
+    close(*results)
+    close(results[0][1:3], results[0][3:])
+
+
+CASES = {
+    "td3": ("td3", TD3(hidden=(8, 8)), {"loss": td3.actor_loss}),
+    "td3_bc": ("td3", TD3(hidden=(8, 8)), {"loss": td3.actor_loss_bc}),
+    "sac": ("sac", SAC(hidden=(8, 8)), {}),
+    "iql": ("iql", IQL(hidden=(8, 8)), {}),
+}
+
+
+def flats(agent):
+    """Returns all parameters of a population by part."""
+    parts = [getattr(agent, part.name) for part in fields(agent) if not part.name.endswith("_moments")]
+    return [(part if isinstance(part, torch.Tensor) else part.network.flat).detach() for part in parts]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("population", [1, 5])
+def test_fifty_updates_equal_autograds(case, population):
+    """In float64: every network, target, temperature and spread."""
+    name, settings, loss = CASES[case]
+    ours, theirs = (flats(learned(name, settings, population, arithmetic=place, **loss)) for place in (FAST, PLAIN))
+    close(ours, theirs)
+    assert (ours[0] - flats(learned(name, settings, population, updates=0))[0]).abs().mean() > 1e-3, "the actor has learned"
+
+
+def test_world_models_after_two_epochs_equal_autograds():
+    results = []
+    for arithmetic in (FAST, PLAIN):
+        *_, (model, _) = world_model.epochs(SHORT, DRAWN, 0, "float64", "cpu", arithmetic)
+        control = world_model.fit_deterministic(SHORT, DRAWN, 0, "float64", "cpu", arithmetic)
+        results.append((parameters(model), parameters(control)))
+    close(*results)
+
+
+def test_bfloat16_products_are_close_to_float32_where_they_pay():
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        net, inputs = network(2, (5, 64, 64, 3), precision)
+        inputs.requires_grad_()
+        outputs = net(inputs)
+        assert outputs.dtype == net.flat.dtype == torch.float32
+        results[precision] = outputs, *torch.autograd.grad(outputs.square().sum(), (inputs, net.flat))
+    for low, full in zip(results["bfloat16"], results["float32"], strict=True):
+        error = (low - full).norm() / full.norm()
+        assert 0 < error < 0.03, "bfloat16 keeps 8 bits: a percent or two of a gradient is what it may cost"
+    (narrow, inputs), (same, _) = network(precision="bfloat16"), network(precision="float32")
+    assert torch.equal(narrow(inputs), same(inputs)), "narrow layers are left alone"

@@ -1,0 +1,101 @@
+"""What a process is told before it trains, and what it costs to be told otherwise."""
+
+import pytest
+import torch
+from made import ACTION, BATCH, STATE, generators
+
+from mbaug import engine
+from mbaug.engine import graphs, process
+from mbaug.method import td3
+from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Batch
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Lets a test choose the processor's flags, in a process that has warned of nothing yet."""
+    process.warn_once.cache_clear()
+    return lambda *flags: monkeypatch.setattr(process, "processor_flags", lambda: frozenset(flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "choice"), [(["avx512f"], "medium"), (["avx512f", "amx_bf16"], "highest"), ([], "highest")], ids=str
+)
+def test_the_fast_road_for_float32_is_taken_only_where_it_keeps_24_bits(processor, flags, choice):
+    processor(*flags)
+    assert engine.prepare("float32") == "float32"
+    assert torch.get_float32_matmul_precision() == choice
+
+
+def test_bfloat16_without_its_products_falls_back_with_a_warning(processor):
+    processor("avx512_bf16")
+    assert engine.prepare("bfloat16") == "bfloat16"
+    processor("avx2")
+    with pytest.warns(RuntimeWarning, match="no bfloat16 products .* using float32"):
+        assert engine.prepare("bfloat16") == "float32"
+    assert engine.prepare("bfloat16") == "float32"  # what is said once is not said again
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="unknown device 'cuda': allowed are 'cpu'"):
+        engine.prepare("float32", "cuda")
+
+
+def test_no_weight_notices_that_numbers_too_small_for_a_float32_become_zero():
+    """The moments of dead units end below 1e-38. Where a processor keeps such numbers there is nothing to test."""
+    results = []
+    for flush in (False, True):
+        torch.set_flush_denormal(False)
+        if flush:
+            engine.prepare("float32")
+        agent, g = td3.create(STATE, ACTION, TD3(hidden=(8, 8)), generators(0, 1)), torch.Generator().manual_seed(0)
+        for network, moments in ((agent.critics.network, agent.critics_moments), (agent.actor.network, agent.actor_moments)):
+            weight, bias = network.layers[0]
+            bias[..., :4] -= 100  # units that are never active
+            moments.first[: weight.numel() + bias.numel()] = 1e-36
+        for step in range(1, 100):
+            shapes = (STATE,), (ACTION,), (), (STATE,), ()
+            batch = Batch(*(torch.rand((2, BATCH, *shape), generator=g) for shape in shapes))
+            td3.update(agent, batch, torch.zeros(1, 2, BATCH, ACTION), TD3(), step)
+        first = agent.critics_moments.first
+        below = (first != 0) & (first.abs() < torch.finfo(torch.float32).tiny)
+        assert below.any() != flush or not torch.set_flush_denormal(True)
+        results.append(torch.cat([agent.actor.network.flat, agent.critics.network.flat]))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.fixture
+def threads(processor, monkeypatch):
+    """A process of two threads: the list of those that torch was then told to use."""
+    chosen = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: [2, *chosen][-1])
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    for variable in process.THREADS:
+        monkeypatch.delenv(variable, raising=False)
+    return chosen
+
+
+@pytest.mark.parametrize("variable", process.THREADS)
+def test_who_asked_for_more_threads_is_told_once_what_they_cost(threads, monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
+    with pytest.warns(RuntimeWarning, match=f"{variable}=2 was set, but mbaug trains with one thread .* many times slower"):
+        engine.prepare("float32")
+    assert threads == [1]
+    threads.clear()
+    engine.prepare("float32")  # a second warning would be an error, and so would one where nobody asked for two
+    monkeypatch.delenv(variable)
+    threads.clear()
+    process.warn_once.cache_clear()
+    engine.prepare("float32")
+    assert threads == [1]
+
+
+def test_who_trains_with_two_threads_is_told_once_what_they_cost(threads):
+    train = lambda: graphs.captured(lambda first, step: step.add_(1), 1, [torch.ones(2)], [])  # noqa: E731
+    with pytest.warns(RuntimeWarning, match="torch uses 2 threads: beside any other load they can train many times slower"):
+        train()
+    train()
+    engine.prepare("float32")
+    process.warn_once.cache_clear()
+    train()  # one thread costs nothing

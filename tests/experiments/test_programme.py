@@ -1,0 +1,108 @@
+"""The whole programme: arms are named once, and each is trained in a tiny budget from nothing to a record."""
+
+from dataclasses import replace
+from functools import cache, partial
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from mbaug import engine, streams, tasks
+from mbaug.datasets import read
+from mbaug.experiments import records, runner, studies
+from mbaug.experiments.studies import ARMS
+from mbaug.method.transitions import Dataset
+
+# As the profile of that name, but smaller still: one block of updates a stage.
+SMOKE = replace(
+    studies.profile("smoke"), updates=50, steps=100, warmup_steps=50, epochs=1, episodes=1, transitions=500, redraw_interval=50
+)
+SMALL = {name: replace(arm, learner=replace(arm.learner, batch_size=32)) for name, arm in ARMS.items()}
+
+
+@cache
+def uniform_pool(name):
+    """1,000 transitions of uniformly random actions, in place of the dataset of that name."""
+    task = tasks.find(name.split("-")[0])
+    environment, rows = tasks.Lockstep(task, [0]), []
+    for action in streams.numpy_generator(0, "programme").uniform(-1, 1, (1_000, 1, task.action_size)).astype(np.float32):
+        state = environment.state[0]
+        step = environment.step(action)
+        rows.append((state, action[0], step.reward[0], step.next_state[0], step.terminal[0], step.truncated[0]))
+    state, action, reward, next_state, terminal, truncated = map(np.array, zip(*rows, strict=True))
+    episode = np.append(0, np.cumsum(terminal | truncated)[:-1])
+    return Dataset(name, state, action, reward, next_state, terminal, truncated, episode, np.zeros(len(state), dtype=int))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One folder of records for all studies: what one of them recorded no other trains again."""
+    return tmp_path_factory.mktemp("programme")
+
+
+def check_sharing(pretrained):
+    """Two runs of one task, dataset and seed have the same pre-training if and only if all but their fine-tuning is the same.
+
+    Args:
+        pretrained: for each run its arm and the rows of its pre-training.
+    """
+    for (first, (arm, rows)), (second, (other, others)) in combinations(pretrained.items(), 2):
+        if (first.task, first.dataset, first.seed) == (second.task, second.dataset, second.seed):
+            assert rows.equals(others) == (arm.offline_part == other.offline_part), f"{first} and {second}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_arm_is_trained(name, root, monkeypatch):
+    """Every arm on the study's first task and the last arm on the others, recorded to the end of its budget."""
+    monkeypatch.setattr(read, "load", uniform_pool)
+    monkeypatch.setattr(tasks, "make", partial(tasks.make, max_episode_steps=100))  # two tasks end no episode earlier
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": True)  # torch multiplies it everywhere, if slowly
+    for module in (runner, studies):
+        monkeypatch.setattr(module, "ARMS", SMALL)
+    study = studies.find(name)
+    wanted = [run for run in study.runs() if run.seed == 0 and (run.task == study.tasks[0] or run.arm == study.arms[-1])]
+    runner.record(wanted, root / "runs", root / "work", SMOKE, report=lambda line: None)
+    pretrained = {}
+    for run in wanted:
+        rows, metadata = records.read(root / "runs", run)
+        arm = SMOKE.apply(SMALL[run.arm])
+        plan, offline = arm.finetuning, studies.offline_updates(arm)
+        assert metadata["status"] == "finished"
+        assert records.difference(metadata, arm) is None
+        assert rows["environment_steps"].max() == (plan.steps if plan else 0)
+        assert rows["gradient_steps"].max() == studies.updates(arm)
+        assert (metadata["watch"]["overfitting"] is not None) == (metadata["calibration"] is not None) == (offline > 0)
+        before = rows[rows.phase == "pretrain"]
+        assert np.isfinite(before.imagined_outside).all() if arm.augmentation else before.imagined_outside.isna().all()
+        if offline:
+            assert len(before) > 0
+            pretrained[run] = arm, before
+    check_sharing(pretrained)
+
+
+def test_no_two_arms_have_equal_settings():
+    for (name, arm), (other, same) in combinations(ARMS.items(), 2):
+        assert arm != same, f"{name} and {other} are one arm under two names"
+
+
+def test_every_arm_is_in_a_study_and_every_study_names_arms():
+    assert {arm for study in studies.STUDIES.values() for arm in study.arms} == set(ARMS)
+
+
+def test_the_programme_goes_seed_by_seed_and_pretrains_once():
+    """A process has all runs of one pre-training; the first cells are seed 0 of HalfCheetah."""
+    cells = studies.cells(studies.programme())
+    first = [str(run) for population in cells[0] for run in population]
+    dataset = "halfcheetah/halfcheetah-medium-replay"
+    assert first == [f"{dataset}/vanilla{part}/seed0" for part in ("", "_data", "_actor", "_critics")]
+    shared = [(run.task, run.dataset, run.seed, ARMS[run.arm].offline_part) for cell in cells for run in cell[0]]
+    pretrained = [key for key in shared if key[3] is not None and key[3].pretraining.updates]
+    assert len(pretrained) == len(set(pretrained))
+
+
+def test_populations_hold_runs_that_differ_in_their_seed_alone():
+    cells = studies.cells(studies.find("core").runs(), population=3)
+    for runs in (population for cell in cells for population in cell):
+        assert len({(run.task, run.dataset, run.arm) for run in runs}) == 1
+        assert len(runs) <= 3

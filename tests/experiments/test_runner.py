@@ -1,0 +1,370 @@
+"""What trains the missing runs: a kill loses nothing and leaves nothing behind, and two commands train each run once."""
+
+import os
+import random
+import re
+import resource
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import wait_until
+from small import BRIEF, FORK, RUN, SCRATCH, SECOND, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
+
+from mbaug import engine, files, provenance
+from mbaug.experiments import records, run, runner, studies, verify
+from mbaug.experiments.records import Run
+from mbaug.experiments.studies import ARMS, Study
+from mbaug.method import training
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+slow = pytest.mark.slow
+TINIER = Study("tiny", "Does it run?", ("small",), seeds=(0, 1))
+
+
+def start(folder, *given, **more):
+    """Starts recording in a process of its own, which knows the tiny arms."""
+    process = FORK.Process(target=record, args=(folder, *given), kwargs=more)
+    process.start()
+    return process
+
+
+def finish(process):
+    """Waits for a process that should end well."""
+    process.join(timeout=120)
+    assert process.exitcode == 0
+
+
+# --- kills ----------------------------------------------------------------------------------------------------------------
+
+
+@slow
+def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path):
+    """kill -9 at random moments; the same command goes on; every evaluation row is equal bit for bit."""
+    record(tmp_path / "whole", [RUN])
+    moments, interrupted = random.Random(0), 0
+    for _ in range(20):
+        process = start(tmp_path / "killed", [RUN])
+        process.join(timeout=moments.uniform(0.01, 0.4))
+        interrupted += process.is_alive()
+        process.kill()
+        process.join()
+    assert interrupted >= 5, "too few of the kills met a run that was still training"
+    finish(start(tmp_path / "killed", [RUN]))
+    assert rows(tmp_path / "killed").equals(rows(tmp_path / "whole"))
+    assert progress(tmp_path / "killed") == [], "the checkpoints of a recorded run are removed"
+
+
+@slow
+def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
+    """Killed after the second one, it does not begin again."""
+    process = start(tmp_path, [RUN])
+    wait_until("the second checkpoint", lambda: max(progress(tmp_path), default=0) >= 200)
+    process.kill()
+    process.join()
+    (steps,) = progress(tmp_path)
+    states = run.train(run.Setup((RUN,), TINY.apply(SCRATCH), tmp_path / "work"))
+    assert [next(states)[-1].learner.environment_steps for _ in range(3)] == [0, steps, steps + 100]
+
+
+# Beside workers, which know the programme's arms alone.
+PAIR = [Run("hopper", "none", "td3", seed) for seed in (0, 1)]
+
+
+def record_pair(folder, workers=2, file_size=None):
+    """Records two runs in a process group of its own, as a shell does; no file may grow beyond `file_size` bytes."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, such as these tests, may ignore it
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    record(folder, PAIR, TINY, workers=workers)
+
+
+def kill_worker(parent, workers):
+    """Kills one of the processes that train, without a word."""
+    max(workers, key=lambda worker: sum(worker.cpu_times()[:2])).kill()
+
+
+def kill_parent(parent, workers):
+    """Kills the process that hands out the runs, which can tell nobody."""
+    parent.kill()
+
+
+def end_parent(parent, workers):
+    """Asks it to end, as `kill` and a shutdown do."""
+    parent.terminate()
+
+
+def press_ctrl_c(parent, workers):
+    """Sends what a terminal sends, to parent and workers."""
+    os.killpg(parent.pid, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of the two runs that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    record(folder, PAIR, TINY)
+    return folder
+
+
+def goes_on(folder, undisturbed):
+    """The same command, with one worker, ends with the rows of the runs that nothing disturbed."""
+    process = FORK.Process(target=record_pair, args=(folder, 1))
+    process.start()
+    finish(process)
+    for which in PAIR:
+        assert rows(folder, which).equals(rows(undisturbed, which))
+
+
+@slow
+@pytest.mark.parametrize("disturb", [kill_worker, kill_parent, end_parent, press_ctrl_c])
+def test_two_workers_disturbed_leave_no_process_and_end_as_if_they_were_not(disturb, undisturbed, tmp_path):
+    """In the middle of a run, or of both; whoever trained is gone within ten seconds; the same command goes on."""
+    process = FORK.Process(target=record_pair, args=(tmp_path,))
+    process.start()
+    wait_until("the second checkpoint", lambda: max(progress(tmp_path), default=0) >= 200 or not process.is_alive())
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2, "two processes should train"
+    disturb(process, children)
+    process.join(timeout=60)
+    assert process.exitcode not in (None, 0), "nothing was disturbed"
+    wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
+    goes_on(tmp_path, undisturbed)
+
+
+@slow
+def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
+    """No checkpoint fits; the command ends; with space again the same command records the same rows."""
+    full = FORK.Process(target=record_pair, args=(tmp_path, 1, 20_000))
+    full.start()
+    full.join(timeout=60)
+    assert full.exitcode == 1
+    assert not list(tmp_path.rglob("*.csv"))
+    goes_on(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=slow)])
+def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(workers, monkeypatch, tmp_path):
+    """Also where the user's shell says otherwise; and a command whose shell has gone goes on."""
+    monkeypatch.setenv(engine.process.THREADS[0], "3")
+    monkeypatch.setattr(runner, "attempt_for", lambda *given: [(os.getppid(), dict(os.environ))])
+    ((parent, environment),) = runner.here([[[RUN]]], TINY, tmp_path, tmp_path, workers, "cpu")
+    assert (parent == os.getpid()) == (workers > 1)
+    assert workers == 1 or [environment[variable] for variable in engine.process.THREADS] == ["1", "1"]
+    runner.end_with(os.getpid())
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    time.sleep(1.5)  # nothing ends this process
+
+
+# --- two commands side by side --------------------------------------------------------------------------------------------
+
+
+@slow
+def test_two_commands_record_each_run_once(tmp_path):
+    """Whoever comes second waits or takes another run, and then finds all recorded: never two halves."""
+    for process in [start(tmp_path, [RUN, SECOND]), start(tmp_path, [RUN, SECOND])]:
+        finish(process)
+    assert [len(rows(tmp_path, which)) for which in (RUN, SECOND)] == [7, 7]  # one episode at 0, 100, ..., 600 steps
+
+
+def test_runs_that_another_command_is_at_come_last_and_are_said_to_be_running(tmp_path):
+    """So that two commands share the work; and to ask leaves no file."""
+    jobs, root = studies.cells([RUN, SECOND, THIRD]), tmp_path / "runs"
+    with runner.held([RUN], TINY.apply(SCRATCH), tmp_path):
+        assert list(runner.free_first(jobs, TINY, tmp_path)) == [[[SECOND]], [[THIRD]], [[RUN]]]
+    with runner.held([RUN], SCRATCH, tmp_path):
+        assert runner.status(TINIER, root, tmp_path).to_numpy().tolist() == [[0, 0, 1, 1]]
+    assert runner.status(TINIER, root, tmp_path).to_numpy().tolist() == [[0, 0, 0, 2]]
+    assert runner.status(TINIER, root, tmp_path / "none").to_numpy().tolist() == [[0, 0, 0, 2]]
+    assert not (tmp_path / "none").exists()
+
+
+# --- what fails -----------------------------------------------------------------------------------------------------------
+
+
+@slow
+def test_a_run_that_fails_leaves_the_others(tmp_path):
+    """They are recorded, and the problem is told when it comes and at the end."""
+    runs, said = [RUN, SECOND, THIRD], []
+    blocked = SECOND.path(tmp_path / "runs").with_suffix(".csv")
+    blocked.mkdir(parents=True)
+    sentence = f"{SECOND}: Cannot write {blocked}"
+    with pytest.raises(RuntimeError, match=re.escape(sentence)):
+        record(tmp_path, runs, BRIEF, report=said.append)
+    assert records.missing(tmp_path / "runs", runs) == [SECOND]
+    assert len([line for line in said if line.startswith(sentence)]) == 1
+
+
+def test_a_read_only_folder_is_said_in_one_sentence(tmp_path):
+    """Not even root can write where the way leads through a file."""
+    (tmp_path / "work").touch()
+    with pytest.raises(RuntimeError, match=f"^{RUN}: Cannot write {tmp_path / 'work'}.*; make room or choose another folder.$"):
+        record(tmp_path, [RUN])
+
+
+def test_a_mistake_of_the_code_is_told_with_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda setup: {}["absent"])
+    ((runs, problem),) = runner.attempt([[RUN]], TINY, tmp_path / "runs", tmp_path / "work")
+    assert runs == [RUN]
+    assert problem.startswith(f"{RUN}: Traceback")
+    assert problem.endswith("KeyError: 'absent'\n")
+
+
+def test_runs_whose_data_are_not_here_are_left_out(monkeypatch):
+    def load(name):
+        if name == "ant-medium":
+            raise FileNotFoundError("ant-medium is not here: `collect` makes it")
+
+    monkeypatch.setattr(runner.read, "load", load)
+    here, said = [RUN, on_data()], []
+    lacking = [Run("ant", "ant-medium", "vanilla", seed) for seed in (0, 1)]
+    assert runner.with_data([lacking[0], *here, lacking[1]], said.append) == here
+    assert said == ["2 runs are left out: ant-medium is not here: `collect` makes it"]
+    assert runner.with_data([], said.append) == []
+    with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
+        runner.with_data(lacking, said.append)
+
+
+def test_a_pattern_that_no_run_matches_is_refused():
+    assert runner.select([RUN, SECOND], "*/seed1") == [SECOND]
+    with pytest.raises(ValueError, match=f"no run matches 'sac/'; a run's name is, for example, {RUN}"):
+        runner.select([RUN, SECOND], "sac/")
+
+
+# --- what is recorded already ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with the tiny run recorded in a brief budget."""
+    folder = tmp_path_factory.mktemp("recorded")
+    record(folder, [RUN], BRIEF)
+    return folder
+
+
+def copy(recorded, root, change=lambda rows: rows, policies=None, **changed):
+    """Writes what was recorded below `root`, with other rows, settings or metadata, and with actors as if they had been kept."""
+    table, metadata = records.read(recorded / "runs", RUN)
+    metadata = {name: metadata[name] for name in records.METADATA} | changed
+    records.write(root, RUN, change(table).to_dict("records"), metadata, policies)
+
+
+def test_a_record_with_other_settings_does_not_count_as_there(recorded, monkeypatch):
+    """Old curves under a new setting would be a lie: the sentence names the setting, and the file to remove."""
+    monkeypatch.setattr(run, "train", lambda setup: pytest.fail("it trains again"))
+    assert record(recorded, [RUN], BRIEF) == []
+    monkeypatch.setitem(ARMS, "small", replace(SCRATCH, learner=replace(SCRATCH.learner, policy_delay=3)))
+    file = re.escape(str(RUN.path(recorded / "runs"))) + ".json"
+    sentence = f"{RUN} is recorded with other settings: settings.learner.policy_delay is 2 in the record and 3 .* remove {file}$"
+    with pytest.raises(ValueError, match=sentence):
+        record(recorded, [RUN], BRIEF)
+
+
+def test_status_counts_what_has_ended_well_and_badly(recorded, tmp_path):
+    copy(recorded, tmp_path, status="diverged")
+    found = [runner.status(TINIER, root, tmp_path).to_numpy().tolist() for root in (recorded / "runs", tmp_path)]
+    assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
+
+
+def test_hours_come_from_this_processor_s_records(recorded, tmp_path, monkeypatch):
+    """Another processor's seconds only where there are no others; a pre-training that arms share is counted once."""
+    assert runner.step_seconds(tmp_path) == 0.01
+    origin = records.verify(recorded / "runs", RUN)["provenance"]
+    copy(recorded, tmp_path, wall_seconds=950.0, provenance=origin | {"cpu": "another"})
+    assert runner.step_seconds(tmp_path) == pytest.approx(0.01)  # of 95,000 updates
+    third, own = tmp_path / "hopper/none/td3/seed0.json", RUN.path(tmp_path).with_suffix(".json")
+    third.parent.mkdir()
+    changed = {'"another"': f'"{provenance.processor()}"', '"arm": "small"': '"arm": "td3"', "950.0": "1900.0"}
+    text = own.read_text()
+    for old, new in changed.items():
+        text = text.replace(old, new)
+    third.write_text(text)
+    third.with_suffix(".csv").write_bytes(own.with_suffix(".csv").read_bytes())
+    assert runner.step_seconds(tmp_path) == pytest.approx(0.02)
+    runs = [Run("hopper", "hopper-medium-replay", arm, 0) for arm in ("augmented", "augmented_critics", "vanilla_critics")]
+    assert runner.seconds(runs, 0.01) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rows: rows.assign(data_value=1.0), "different from row 0 on"),
+        (lambda rows: rows.assign(length=rows["length"] + (rows.index == 3)), "different from row 3 on"),
+        (lambda rows: rows.assign(discounted_return=rows["discounted_return"] * 1.0001), "equal within 0.1 %"),
+        (lambda rows: rows[:-1], "different: it has 4 rows now, and 3 in its record"),
+        (lambda rows: rows.iloc[[0, 1, 2, 3, 3]].assign(episode=[0, 0, 0, 0, 1]), "4 rows now, and 5 in its record"),
+        (lambda rows: rows, "4 rows are equal bit for bit"),
+    ],
+)
+def test_verify_compares_every_column_and_every_row(change, sentence, recorded, tmp_path, monkeypatch):
+    """NaN, which a run from scratch has where there are no data, equals NaN alone."""
+    monkeypatch.setitem(ARMS, "small", BRIEF.apply(SCRATCH))
+    copy(recorded, tmp_path / "changed", change)
+    assert sentence in verify.verify(RUN, tmp_path / "changed", tmp_path / "work")
+
+
+def test_verify_trains_nothing_of_other_settings(recorded, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be verified: settings\.finetuning\.steps is 300 in the record and 100000"):
+        verify.verify(RUN, recorded / "runs", tmp_path)
+
+
+def test_an_actor_that_was_kept_acts_again(recorded, tmp_path, monkeypatch):
+    """And what keeps it from doing so is said."""
+    monkeypatch.setitem(ARMS, "small", BRIEF.apply(SCRATCH))
+    learner = training.learner(SCRATCH, run.tasks.find("hopper"), [5])
+    copy(recorded, tmp_path, policies={"final": training.actors(learner)[0]})
+    state = np.linspace(-1, 1, 11)
+    act = runner.policy(RUN, tmp_path, "final")
+    assert np.array_equal(act(state), learner.policy(state[None, None])[0, 0])
+    with pytest.raises(ValueError, match="unknown policy 'medium': allowed are 'final'"):
+        runner.policy(RUN, tmp_path, "medium")
+    with pytest.raises(FileNotFoundError, match="recorded without its actors: only runs of more than 100,000 steps keep them"):
+        runner.policy(RUN, recorded / "runs", "final")
+
+
+def test_a_chapter_reads_what_is_recorded_or_trains_what_it_shows(tmp_path, monkeypatch):
+    """With `retrain`, the first seeds in a small budget, into a folder of their own, once."""
+    monkeypatch.setattr(files, "repository", lambda: tmp_path)
+    monkeypatch.setitem(studies.STUDIES, "tiny", TINIER)
+    monkeypatch.setitem(studies.PROFILES, "tiny", replace(BRIEF, seeds=1))
+    assert len(runner.evidence("tiny", "tiny")) == 0
+    found = runner.evidence("tiny", "tiny", retrain=True)
+    assert (found["seed"].unique().tolist(), len(found)) == ([0], 4)
+    assert records.recorded(tmp_path / "build/tiny/runs") == [RUN]
+    monkeypatch.setattr(run, "train", lambda setup: pytest.fail("it trains again"))
+    assert runner.evidence("tiny", "tiny", retrain=True).equals(found)
+
+
+# --- what comes home from a cluster ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
+    """First with one profile, then with another: what comes home is of the settings that were sent."""
+    for profile, count in ((BRIEF, 4), (TINY, 7), (BRIEF, 4)):
+        outcomes, ((which, table, metadata, _),) = runner.attempt_elsewhere([[RUN]], profile, tmp_path)
+        assert outcomes == [([RUN], "")]
+        assert (which, len(table)) == (RUN, count)
+        assert records.difference({"format": records.FORMAT} | metadata, profile.apply(SCRATCH)) is None
+
+
+def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
+    """Rows, metadata and actors; a record with other settings is refused; one that is here by now stays as it is."""
+    table, metadata = records.read(recorded / "runs", RUN)
+    kept, actor = {name: metadata[name] for name in records.METADATA}, {"final": torch.tensor([1.0, 2.0])}
+    other = kept | {"settings": metadata["settings"] | {"precision": "bfloat16"}}
+    runs, problem = runner.bring_home([RUN], {RUN: (table.to_dict("records"), other, {})}, BRIEF, tmp_path)
+    assert "other settings than it was sent with: settings.precision is 'bfloat16' in the record" in problem
+    assert records.missing(tmp_path, [RUN]) == runs == [RUN]
+    for _ in range(2):
+        came = {RUN: (table.to_dict("records"), kept, actor)}
+        assert runner.bring_home([RUN], came, BRIEF, tmp_path) == ([RUN], "")
+        came, before = {}, RUN.path(tmp_path).with_suffix(".json").stat().st_mtime_ns
+    assert RUN.path(tmp_path).with_suffix(".json").stat().st_mtime_ns == before
+    assert records.read(tmp_path, RUN).rows.equals(table)
+    assert records.verify(tmp_path, RUN) == metadata | {"policies_sha256": records.verify(tmp_path, RUN)["policies_sha256"]}
+    assert records.policies(tmp_path, RUN)["final"].tolist() == [1.0, 2.0]

@@ -1,0 +1,114 @@
+"""What tests of several rooms are made of: random transitions, three transitions and networks in plain NumPy, updates."""
+
+from copy import copy
+
+import numpy as np
+import torch
+
+from mbaug.method.arms import ALGORITHMS
+from mbaug.method.iql import IQL
+from mbaug.method.networks import PLAIN
+from mbaug.method.sac import SAC
+from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Batch, Dataset
+
+STATE, ACTION, BATCH = 4, 2, 16  # of the updates on random batches
+ABLE = {"hidden": (16, 16), "batch_size": 64, "learning_rate": 3e-3}
+LEARNERS = {  # that find the best action of one step in 400 updates
+    "td3": TD3(**ABLE),
+    "sac": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
+    "iql": IQL(**ABLE, inverse_temperature=30.0),
+}
+
+
+def generators(*seeds):
+    """Returns one generator for each seed."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def close(one, other, atol=1e-12):
+    """Asserts that two arrays or tensors agree."""
+    one, other = (x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in (one, other))
+    np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+
+
+def dataset(rows, state=3, action=2, seed=0, name="made"):
+    """Returns random transitions in episodes of random lengths, some of which end in a fall."""
+    rng = np.random.default_rng(seed)
+    ends, falls = rng.random(rows) < 0.3, rng.random(rows) < 0.5
+    ends[-1:] = True
+    states, next_states = rng.normal(1, 2, (2, rows, state)).astype(np.float32)
+    actions, rewards = rng.uniform(-1, 1, (rows, action)).astype(np.float32), rng.normal(size=rows).astype(np.float32)
+    episode = np.append(0, np.cumsum(ends)[:-1])[:rows]
+    return Dataset(name, states, actions, rewards, next_states, ends & falls, ends & ~falls, episode, np.zeros(rows, int))
+
+
+def refused(record, name, value):
+    """Returns the sentence that a record refuses a value with, past the types that these tests check before; None: taken."""
+    made = copy(record)
+    object.__setattr__(made, name, value)
+    try:
+        made.__post_init__()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+# --- by hand: three transitions of two agents, in plain NumPy --------------------------------------------------------------
+
+THREE = {
+    "state": np.array([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [-1.0, 1.0, 1.0]]),
+    "action": np.array([[0.1, -0.9], [1.0, 0.0], [-0.5, 0.5]]),
+    "reward": np.array([1.0, -2.0, 0.5]),
+    "next_state": np.array([[0.9, 0.1, -1.1], [0.0, 2.2, 0.3], [-3.0, 1.5, 0.0]]),
+    "terminal": np.array([0.0, 1.0, 0.0]),
+}
+NOISE = np.array([[0.3, -0.5], [0.0, 1.1], [-2.2, 0.5]])
+
+
+def both(array):
+    """Returns an array for each of the two agents."""
+    return torch.as_tensor(np.stack([array, array]))
+
+
+THREES = Batch(**{name: both(array) for name, array in THREE.items()})
+
+
+def mlp(network, k, x):
+    """Returns max(... max(x W_1 + b_1, 0) ...) W_n + b_n of perceptron k."""
+    for number, (weight, bias) in enumerate(network.layers):
+        x = (np.maximum(x, 0) if number else x) @ weight[k].numpy() + bias[k].numpy()
+    return x
+
+
+def values(critics, k, state, action):
+    """Returns Q_1 and Q_2 of the first (k = 0) or the second of two agents."""
+    return [mlp(critics.network, k + 2 * twin, np.hstack([state, action]))[:, 0] for twin in range(2)]
+
+
+# --- updates --------------------------------------------------------------------------------------------------------------
+
+
+def learned_one_step(name):
+    """Returns two agents that learned from random actions, paid -(a - 0.3)^2 before the end, and their largest error."""
+    algorithm, settings, g = ALGORITHMS[name], LEARNERS[name], torch.Generator().manual_seed(0)
+    agent = algorithm.create(1, 1, settings, generators(0, 1))
+    for step in range(1, 401):
+        state, action = torch.rand(2, 64, 1, generator=g), 2 * torch.rand(2, 64, 1, generator=g) - 1
+        batch = Batch(state, action, -(action[..., 0] - 0.3).square(), state, torch.ones(2, 64))
+        noise = algorithm.noise(torch.randn(algorithm.normals, 2, 64, 1, generator=g), settings)
+        algorithm.update(agent, batch, noise, settings, step)
+    return agent, (algorithm.greedy(agent, torch.rand(2, 100, 1, generator=g)) - 0.3).abs().max()
+
+
+def learned(name, settings, population=2, updates=50, precision="float64", arithmetic=PLAIN, **loss):
+    """Returns P agents of an algorithm after updates on random batches."""
+    algorithm, g = ALGORITHMS[name], torch.Generator().manual_seed(7)
+    agent = algorithm.create(STATE, ACTION, settings, generators(*range(population)), precision, "cpu", arithmetic)
+    dtype, shapes = agent.actor.network.flat.dtype, ((STATE,), (ACTION,), (), (STATE,), ())
+    for step in range(1, updates + 1):
+        batch = Batch(*(2 * torch.rand((population, BATCH, *shape), generator=g, dtype=dtype) - 1 for shape in shapes))
+        batch = batch._replace(terminal=(batch.terminal > 0.6).to(dtype))
+        normal = torch.randn(algorithm.normals, population, BATCH, ACTION, generator=g, dtype=dtype)
+        algorithm.update(agent, batch, algorithm.noise(normal, settings), settings, step, **loss)
+    return agent

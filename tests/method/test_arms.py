@@ -1,0 +1,59 @@
+"""An arm: each wrong combination is refused in one sentence that says what was given and what is needed."""
+
+import re
+
+import pytest
+from made import refused
+
+from mbaug.method.arms import ALGORITHMS, Arm
+from mbaug.method.iql import IQL
+from mbaug.method.sac import SAC
+from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
+from mbaug.method.td3 import TD3
+
+OFFLINE = {"model": WorldModel(), "augmentation": Augmentation(), "pretraining": Pretraining()}
+PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
+
+
+@pytest.mark.parametrize(
+    ("arm", "sentence"),
+    [
+        ({"algorithm": "td4"}, "unknown algorithm 'td4': did you mean 'td3'? allowed are 'td3', 'sac', 'iql'"),
+        ({"precision": "float16"}, "unknown precision 'float16': did you mean "),
+        ({"algorithm": "sac"}, "the learner's settings are TD3(...), but the algorithm 'sac' needs SAC(...)"),
+        ({"learner": IQL()}, "the learner's settings are IQL(...), but the algorithm 'td3' needs TD3(...)"),
+        ({"finetuning": None}, "pretraining and finetuning are both None, but an arm has one of them at least"),
+        (PLAIN_SAC | {"pretraining": Pretraining()}, "the algorithm is 'sac', but only 'td3', 'iql' have an offline loss"),
+        (
+            PLAIN_SAC | {"finetuning": Finetuning(critic_updates=50)},
+            "critic_updates is 50, but the algorithm 'sac' cannot move its critics alone",
+        ),
+        (OFFLINE | {"model": None}, "the augmentation's source is 'sample', but model is None: it needs a WorldModel(...)"),
+        (OFFLINE | {"augmentation": None}, "a model is given, but augmentation is None"),
+        (OFFLINE | {"pretraining": None}, "augmentation is given, but pretraining is None"),
+        (
+            OFFLINE | {"augmentation": Augmentation(source="sampel")},
+            "unknown augmentation source 'sampel': did you mean 'sample'? allowed are 'sample', 'mean',",
+        ),
+    ],
+    ids=lambda part: part[:40] if isinstance(part, str) else "",
+)
+def test_a_wrong_combination_is_refused_in_one_sentence(arm, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}[^\n]*$"):
+        Arm(**arm)
+
+
+def test_a_wrong_value_is_refused_before_it_comes_to_an_arm():
+    assert refused(Finetuning(), "keep_data", "no") == "keep_data is 'no', but it must be True or False"
+    assert refused(TD3(), "learning_rate", "fast") == "learning_rate is 'fast', but it must be a number"
+
+
+@pytest.mark.parametrize(("name", "algorithm"), ALGORITHMS.items(), ids=ALGORITHMS)
+def test_every_algorithm_makes_an_arm_that_does_all_it_can(name, algorithm):
+    settings = {"algorithm": name, "learner": algorithm.settings()}
+    assert Arm(**settings, pretraining=Pretraining(updates=0)), "the rows alone, for the replay, are for every algorithm"
+    if algorithm.offline_loss:
+        fresh, carried = (Arm(**settings, **OFFLINE, finetuning=Finetuning(carry_critics=carry)) for carry in (False, True))
+        assert fresh != carried
+        assert fresh.offline_part == carried.offline_part != Arm(**settings, pretraining=Pretraining()).offline_part
+    assert Arm(**settings).offline_part is None

@@ -1,0 +1,160 @@
+"""Imagination: what the model and its stand-ins predict, by hand and in distribution, and how wrong they are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from made import generators, mlp
+from systems import DRAWN, LINEAR, PUSH, REST, SHORT, TINY, TURN, normal, random_model
+
+from mbaug.method import imagination, world_model
+from mbaug.method.imagination import SOURCES, predictor
+from mbaug.method.networks import perceptron
+from mbaug.method.transitions import Standardiser
+from mbaug.method.world_model import Deterministic, Model
+
+ROWS = [torch.from_numpy(x[:50]) for x in (DRAWN.state, DRAWN.action, DRAWN.next_state)]
+REPEATS = 40_000
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    fit = imagination.fit(TINY, DRAWN, REST, 0, checks=3)
+    return imagination.with_deterministic(fit, world_model.fit_deterministic(TINY, DRAWN, 0), REST, 0)
+
+
+def test_every_source_beats_persistence_on_a_linear_system_that_regression_solves(fitted):
+    mean = {name: np.mean(error) for name, error in fitted.errors.items()}
+    assert mean["linear"] < 1e-10
+    assert mean["deterministic"] < 0.05 * mean["persistence"]
+    assert mean["mean"] < mean["sample"] < 0.5 * mean["persistence"], "without the sample's noise the error is smaller"
+
+
+def test_history_measures_the_sampled_prediction_and_changes_no_weight(fitted):
+    assert fitted.epochs == [10, 20, 30]
+    assert fitted.history[-1].tolist() == fitted.errors["sample"]
+    assert fitted.history[-1].mean() < fitted.history[0].mean()
+    assert fitted.losses.total.shape == (30,)
+    once, often = (imagination.fit(SHORT, DRAWN, REST, 0, checks=checks) for checks in (1, 2))
+    assert once.errors == often.errors
+
+
+def test_held_out_error_by_hand():
+    """Persistence, in units of the drawn states' standard deviation, over the held-out rows that end no episode."""
+    standardiser = Standardiser.fit([DRAWN.state], world_model.EPSILON).of(0)
+    error = imagination.held_out_error(imagination.persistence, standardiser, REST, seed=0)
+    expected = np.mean((REST.next_state - REST.state)[~REST.terminal] ** 2, axis=0) / DRAWN.state.var(axis=0)
+    np.testing.assert_allclose(error, expected, rtol=1e-3)
+
+
+def test_no_held_out_rows_no_errors():
+    fit = imagination.fit(replace(TINY, epochs=1), DRAWN, REST.rows(np.arange(0)), 0, checks=1)
+    assert fit.errors == {}
+    assert fit.history.isnan().all()
+    with pytest.raises(ValueError, match="noise matched to the model's held-out error needs held-out rows, but there were none"):
+        predictor("noise", fit, DRAWN)
+
+
+@pytest.mark.parametrize("residual", [True, False], ids=["change of z", "next z"])
+def test_distribution_of_the_sampled_prediction(residual):
+    """With linear layers s' is Gaussian: its mean is the mean prediction, its covariance that of the noise of z."""
+    model = random_model(replace(LINEAR, residual=residual))
+    state, action = normal(1, 3).expand(REPEATS, 3), normal(1, 2, seed=1).expand(REPEATS, 2)
+    sampled = imagination.predict(model, state, action, *generators(0))
+    mean = imagination.predict(model, state, action, *generators(0), mode="mean")
+    assert torch.equal(mean[:1].expand_as(mean), mean)
+    log_variance = mlp(model.encoder, 0, model.standardiser.apply(state[:1]).numpy())[0, 4:]
+    move = model.transition.layers[0][0][0, :4].numpy() + residual * np.eye(4)
+    factor = np.exp(log_variance / 2)[:, None] * (move @ model.decoder.layers[0][0][0].numpy()) * model.standardiser.std.numpy()
+    covariance, deviation = factor.T @ factor, (sampled - mean).numpy()
+    assert (np.abs(deviation.mean(axis=0)) < 5 * np.sqrt(np.diag(covariance) / REPEATS)).all()
+    np.testing.assert_allclose(np.cov(deviation.T), covariance, atol=0.05 * covariance.max())
+
+
+def test_mean_and_deterministic_predictions_by_hand():
+    model, network = random_model(), perceptron((5, 16, 3), generators(0), "float64")
+    state, action = normal(3, 3), normal(3, 2, seed=1)
+    mean, std = model.standardiser.mean.numpy(), model.standardiser.std.numpy()
+    s = (state.numpy() - mean) / std
+    z = mlp(model.encoder, 0, s)[:, :5]
+    z = z + mlp(model.transition, 0, np.hstack([z, action]))
+    predicted = imagination.predict(model, state, action, torch.Generator(), "mean")
+    np.testing.assert_allclose(predicted, mlp(model.decoder, 0, z) * std + mean, rtol=1e-6)
+    predicted = imagination.predict_deterministic(Deterministic(network, model.standardiser), state, action)
+    np.testing.assert_allclose(predicted, (s + mlp(network, 0, np.hstack([s, action]))) * std + mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_depends_on_its_generator_alone(fitted, source):
+    """The same numbers twice; others from another seed, where the source draws any."""
+    predict = predictor(source, fitted, DRAWN)
+    first, again, other = (predict(*ROWS, *generators(seed)) for seed in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (source in ("mean", "shrink", "deterministic"))
+
+
+def test_noise_is_as_strong_as_the_held_out_error(fitted):
+    """Its standard deviation is the root of the squared error of fresh sampled predictions on the held-out rows."""
+    rows = world_model.interior(REST)
+    state, action, next_state = (torch.from_numpy(x).repeat(50, 1) for x in (rows.state, rows.action, rows.next_state))
+    error = next_state - predictor("sample", fitted, DRAWN)(state, action, next_state, *generators(5))
+    noise = predictor("noise", fitted, DRAWN)(state, action, next_state, *generators(6)) - next_state
+    assert torch.allclose(noise.square().mean(dim=0), error.square().mean(dim=0), rtol=0.1)
+    assert (noise.mean(dim=0).abs() < 5 * noise.std(dim=0) / len(state) ** 0.5).all()
+
+
+def test_reconstruction_looks_at_the_next_state_alone(fitted):
+    state, action, next_state = ROWS
+    predict = predictor("reconstruction", fitted, DRAWN)
+    blurred = predict(*ROWS, *generators(0))
+    assert torch.equal(blurred, predict(state + 1, -action, next_state, *generators(0)))
+    assert (((blurred - next_state) / fitted.model.standardiser.std).square().mean(dim=0) < 0.3).all()
+
+
+def test_jitter_is_the_spread_of_the_samples_around_the_recorded_next_state(fitted):
+    """Of one row many times, mean and covariance. With linear layers the mean prediction is the samples' mean exactly."""
+    gaussian = replace(fitted, model=random_model(LINEAR))
+    state, action, next_state = (x[:1].double().expand(REPEATS, -1) for x in ROWS)
+    jitter = predictor("jitter", gaussian, DRAWN)(state, action, next_state, *generators(0)) - next_state
+    spread = predictor("sample", gaussian, DRAWN)(state, action, next_state, *generators(1)).T.cov()
+    assert (jitter.mean(dim=0).abs() < 5 * spread.diagonal().sqrt() / REPEATS**0.5).all()
+    torch.testing.assert_close(jitter.T.cov(), spread, rtol=0, atol=0.05 * spread.diagonal().max().item())
+
+
+def linear_stand_in(pull: np.ndarray, shift: np.ndarray) -> Model:
+    """A model whose mean prediction is s' pull + shift: its latent is s, its transition the system's, its decoder the pull."""
+    weights = {
+        "encoder": (np.hstack([np.eye(3), np.zeros((3, 3))]), np.zeros(6)),
+        "transition": (np.vstack([TURN - np.eye(3), PUSH]), np.zeros(3)),
+        "decoder": (pull, shift),
+    }
+    parts = {name: perceptron(weight.shape, generators(0)) for name, (weight, _) in weights.items()}
+    for name, part in parts.items():
+        for view, values in zip(part.layers[0], weights[name], strict=True):
+            view[:] = torch.from_numpy(values)
+    return Model(**parts, standardiser=Standardiser(torch.zeros(3), torch.ones(3)), residual=True)
+
+
+def test_shrink_is_the_model_s_linear_map_of_the_next_state(fitted):
+    """Also on rows that it never saw; what stands at the end of an episode does not matter."""
+    rng = np.random.default_rng(0)
+    pull, shift = 0.9 * np.eye(3) + 0.05 * rng.normal(size=(3, 3)), rng.normal(size=3)
+    state, action = rng.normal(size=(600, 3)), rng.uniform(-1, 1, (600, 2))
+    next_state = state @ TURN + action @ PUSH
+    next_state[DRAWN.terminal] = 1e6
+    state, action, next_state = (x.astype(np.float32) for x in (state, action, next_state))
+    seen = replace(DRAWN, state=state, action=action, next_state=next_state)
+    shrink = predictor("shrink", replace(fitted, model=linear_stand_in(pull, shift)), seen)
+    new = normal(100, 3).float()
+    expected = torch.from_numpy(new.numpy() @ pull + shift).float()
+    torch.testing.assert_close(shrink(*ROWS[:2], new, torch.Generator()), expected, rtol=0, atol=1e-5)
+
+
+def test_what_there_is_not_is_refused_in_a_sentence(fitted):
+    with pytest.raises(ValueError, match="unknown augmentation source 'sampel': did you mean 'sample'"):
+        predictor("sampel", fitted, DRAWN)
+    with pytest.raises(ValueError, match="the source 'deterministic' needs a fit with its deterministic model"):
+        predictor("deterministic", replace(fitted, deterministic=None), DRAWN)
+    with pytest.raises(ValueError, match=r"unknown prediction mode 'means': did you mean 'mean'\?"):
+        imagination.predict(random_model(), normal(3, 3), normal(3, 2), torch.Generator(), "means")

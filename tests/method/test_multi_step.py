@@ -1,0 +1,78 @@
+"""Several steps ahead: windows of recorded steps, n-step targets, imagined roll-outs; with one step all is as it was."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbaug.method import augmentation, td3, transitions
+from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Batch, Dataset
+
+DISCOUNT = 0.9
+ENDS = st.lists(st.sampled_from(["", "", "", "terminal", "truncated"]), min_size=1, max_size=30)
+
+
+def chain(ends: list[str]) -> Dataset:
+    """A chain 0, 1, 2, ... of states with reward 1, 2, 3, ...; `ends` says "", "terminal" or "truncated" for each step."""
+    rows = np.arange(len(ends), dtype=np.float32)
+    terminal, truncated = (np.array([end == kind for end in ends]) for kind in ("terminal", "truncated"))
+    episode = np.concatenate([[0], np.cumsum(terminal | truncated)[:-1]])
+    zeros = np.zeros((len(ends), 1), np.float32)
+    parts = rows[:, None], zeros, rows + 1, rows[:, None] + 1, terminal, truncated, episode, np.zeros(len(ends), int)
+    return Dataset("chain", *parts)
+
+
+@given(ENDS, st.integers(1, 6))
+def test_a_window_is_what_a_loop_over_its_steps_finds(ends, horizon):
+    """Rewards are summed and the bootstrap is cut exactly as a walk along the chain says; no window leaves its episode."""
+    data = chain(ends)
+    found = transitions.windows(data, horizon, DISCOUNT)
+    for row in range(len(data)):
+        total, steps = 0.0, 0
+        for step in range(row, min(row + horizon, len(data))):
+            total += DISCOUNT**steps * data.reward[step]
+            steps += 1
+            if ends[step]:
+                break
+        last = row + steps - 1
+        assert found.length[row] == steps
+        assert found.row[row].tolist() == [min(row + k, last) for k in range(horizon)]
+        assert found.reward[row] == pytest.approx(total, rel=1e-6)
+        assert found.cut[row] == pytest.approx(1 - DISCOUNT ** (steps - 1) * (ends[last] != "terminal"), abs=1e-6)
+        assert data.episode[last] == data.episode[row]
+
+
+def test_the_target_is_the_n_step_return():
+    """y = r_0 + g r_1 + g^2 r_2 + g^3 Q(s_3), without a change to TD3."""
+    rows = transitions.pack(chain(["", "", "", ""]), 3, DISCOUNT)[:1].expand(4, -1).unsqueeze(0)
+    batch = Batch(*(part.double() for part in transitions.unpack(rows, 1, 1)))
+    settings = TD3(hidden=(8, 8), discount=DISCOUNT)
+    agent = td3.create(1, 1, settings, [torch.Generator().manual_seed(0)], "float64")
+    bootstrap = agent.target_critics(batch.next_state, agent.target_actor(batch.next_state)).amin(dim=0)
+    by_hand = 1 + DISCOUNT * 2 + DISCOUNT**2 * 3 + DISCOUNT**3 * bootstrap
+    target = td3.critic_target(agent, batch, settings, torch.zeros_like(batch.action))
+    torch.testing.assert_close(target, by_hand, rtol=1e-6, atol=0)
+
+
+@given(ENDS, st.integers(1, 5))
+def test_a_roll_out_follows_the_recorded_actions_to_the_window_s_end(ends, horizon):
+    """A perfect one-step model, rolled out, ends at the recorded last state of each window."""
+    data = chain(ends)
+    window = transitions.windows(data, horizon, DISCOUNT)
+    parts = map(torch.from_numpy, (data.action[window.row], data.next_state[window.row], window.length))
+    predict = augmentation.rollout(lambda state, *_: state + 1, *parts)
+    imagined = predict(torch.from_numpy(data.state), None, None, torch.Generator())
+    assert torch.equal(imagined, torch.from_numpy(data.next_state[window.row[:, -1]]))
+
+
+def test_a_roll_out_asks_with_each_step_s_own_action_and_next_state_and_with_the_generator():
+    """Of two windows, of one step and of two; what comes out of a step goes into the next."""
+    action, next_state, state, generator = torch.randn(2, 2, 3), torch.randn(2, 2, 4), torch.randn(2, 4), torch.Generator()
+    asked = []
+    predict = augmentation.rollout(lambda *given: asked.append(given) or given[0] * 2, action, next_state, torch.tensor([1, 2]))
+    assert torch.equal(predict(state, action[:, 0], None, generator), torch.stack([state[0] * 2, state[1] * 4]))
+    for step, (*parts, own) in enumerate(asked):
+        assert all(map(torch.equal, parts, (state * 2**step, action[:, step], next_state[:, step])))
+        assert own is generator

@@ -1,0 +1,50 @@
+"""The networks: in one buffer for a population, each drawn from its own stream. What they compute is in test_td3 and test_sac."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from made import close, generators, learned
+
+from mbaug.method.networks import LANES, PARAMETER_DTYPE, Adam, perceptron
+from mbaug.method.td3 import TD3
+
+SIZES = (5, 8, 8, 3)
+SEEDS = (0, 1, 2)
+
+
+def test_initialisation_is_that_of_torch_linear_from_each_networks_own_stream():
+    together = perceptron(SIZES, generators(*SEEDS), "float64")
+    for k, generator in enumerate(generators(*SEEDS)):
+        for weight, bias in together.layers:
+            bound = 1 / math.sqrt(weight.shape[1])
+            for part in (weight[k], bias[k, 0]):
+                assert torch.equal(part, torch.empty_like(part).uniform_(-bound, bound, generator=generator))
+
+
+@pytest.mark.parametrize("precision", PARAMETER_DTYPE)
+def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_never_moves(precision):
+    agent = learned("td3", TD3(hidden=(8, 8)), 1, updates=4, precision=precision)
+    for net in (perceptron(SIZES, generators(*SEEDS), precision), agent.actor.network, agent.critics.network):
+        count = net.population * sum((a + 1) * b for a, b in pairwise(net.sizes))
+        assert len(net.flat) % LANES == 0
+        assert count < len(net.flat) < count + LANES
+        assert net.flat[count:].eq(0).all()
+        assert net.flat.dtype == PARAMETER_DTYPE[precision]
+        assert net.product_dtype == (torch.bfloat16 if precision == "bfloat16" else None)
+        for tensor in (tensor for layer in net.layers for tensor in layer):
+            tensor.fill_(7)
+        assert net.flat[:count].eq(7).all()
+
+
+def test_adam_is_torchs():
+    ours = torch.randn(LANES, dtype=torch.float64)
+    theirs = torch.nn.Parameter(ours.clone())
+    moments, optimiser = Adam.zeros(ours), torch.optim.Adam([theirs], lr=0.01)
+    for _ in range(20):
+        theirs.grad = torch.randn_like(ours)
+        moments.step(ours, theirs.grad, 0.01)
+        optimiser.step()
+    close(ours, theirs)
+    assert moments.steps == 20

@@ -1,0 +1,117 @@
+"""The notebooks show the method as live source, all of it, and what they show is what trains."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+import torch
+from conftest import ROOT
+from made import dataset
+
+from mbaug import streams, tasks
+from mbaug.method import arms, augmentation, sac, td3, training, transitions, world_model
+from mbaug.method import imagination as sources
+from mbaug.method.arms import Arm
+from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
+from mbaug.method.transitions import Standardiser
+
+CELLS = "".join(path.read_text() for path in sorted((ROOT / "notebooks").glob("*.py")))
+SHOWN = set(re.findall(r"\b(\w+)\.(\w+)\b", " ".join(re.findall(r"\bshow\(([^)]*)\)", CELLS))))
+OF_BEFORE = {"world_model": "imagination", "engine": "networks", "td3": "networks"}  # where a name moved to from a module
+METHOD = {
+    "td3": ("noise", "critic_target", "critic_loss", "actor_loss", "actor_loss_bc", "update", "explorer"),
+    "sac": ("sample", "critic_target", "critic_loss", "actor_loss", "temperature_loss", "update"),
+    "networks": ("track",),
+    "augmentation": ("replaced", "augment", "imagined_table", "pick", "outside"),
+    "world_model": ("posterior", "sample", "step", "kl_divergence", "loss"),
+    "imagination": ("imagine", "reconstruct", "held_out_error"),
+    "training": ("pretrain", "finetune", "carry"),
+    "transitions": ("draw",),
+}
+NOT_TRAINED = {("augmentation", "outside"): "it is measured of a table and recorded (experiments.run); nothing learns from it"}
+
+
+def resolved(module, name):
+    """Returns the module of the method and the function that a notebook shows; None if it is a class or another room's."""
+    name = "pick" if name == "replace_" else name
+    for place in (module, OF_BEFORE.get(module, module)):
+        if (ROOT / "mbaug/method" / f"{place}.py").is_file():
+            function = getattr(importlib.import_module(f"mbaug.method.{place}"), name, None)
+            if inspect.isfunction(function):
+                return function.__module__.rpartition(".")[2], name
+    return None
+
+
+FUNCTIONS = sorted({found for reference in SHOWN if (found := resolved(*reference))})
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in METHOD.items() for name in names])
+def test_a_function_of_the_method_is_shown(module, name):
+    assert (module, name) in FUNCTIONS
+
+
+@pytest.mark.parametrize("module", [td3, sac], ids=["td3", "sac"])
+def test_no_equation_is_forgotten_above(module):
+    """Every loss and target of an algorithm is in the list. IQL is in no chapter yet."""
+    losses = {name for name, _ in inspect.getmembers(module, inspect.isfunction) if name.endswith(("loss", "target", "loss_bc"))}
+    assert losses <= set(METHOD[module.__name__.rpartition(".")[2]])
+
+
+# --- what is shown is what trains -----------------------------------------------------------------------------------------
+
+
+def train_a_little():
+    """Trains with every algorithm, every source and every way to draw, as few steps as there can be."""
+    hopper, rule, small = tasks.find("hopper"), Augmentation(table_samples=1), {"hidden": (8,), "batch_size": 8}
+    pool, model = dataset(100, hopper.state_size, hopper.action_size), WorldModel((8,), (8,), latent_size=2, epochs=1)
+    online = Finetuning(steps=100, warmup_steps=50, critic_updates=0, evaluation_interval=100)
+    plan = Pretraining(updates=50, transitions=50, evaluation_interval=50, whole_episodes=True, horizon=2)
+    transitions.draw(pool, 50, 0)
+    drawn, rest = transitions.draw_episodes(pool, plan.transitions, 0)
+    standardiser = Standardiser.fit([drawn.state], plan.standardiser_epsilon)
+    fitted = sources.fit(model, drawn, rest, 0, checks=1)
+    fitted = sources.with_deterministic(fitted, world_model.fit_deterministic(model, drawn, 0), rest, 0)
+    state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
+    window = transitions.windows(drawn, plan.horizon, 0.99)
+    recorded = map(torch.from_numpy, (drawn.action[window.row], drawn.next_state[window.row], window.length))
+    for source in sources.SOURCES:
+        predict = sources.predictor(source, fitted, drawn)
+        generator = streams.torch_generator(0, "imagination")
+        imagined = augmentation.imagined_table(predict, state, action, next_state, rule.table_samples, generator)
+    augmentation.imagined_table(augmentation.rollout(predict, *recorded), state, action, next_state, 1, generator)
+    for name, algorithm in arms.ALGORITHMS.items():
+        offline = {"model": model, "augmentation": rule, "pretraining": plan} if algorithm.offline_loss else {}
+        arm = Arm(name, algorithm.settings(**small), **offline, finetuning=online)
+        learner = training.learner(arm, hopper, [0], standardiser)
+        table = transitions.table([drawn], standardiser, horizon=plan.horizon, discount=0.99)
+        if offline:
+            list(training.pretrain(learner, table, lambda number: imagined[None]))
+            training.carry(learner, online)
+        list(training.finetune(learner, tasks.Lockstep(hopper, [0]), training.replay(learner, table)))
+        learner.policy(pool.state[None, :1])
+
+
+class NotThisOne(Exception):
+    """The function that a test has replaced was called."""
+
+
+def breaks(*_, **__):
+    raise NotThisOne
+
+
+def test_a_little_training_ends_well():
+    train_a_little()
+
+
+@pytest.mark.parametrize(("module", "name"), FUNCTIONS)
+def test_training_runs_what_is_shown(monkeypatch, module, name):
+    """Its code is replaced, so that it breaks wherever and under whatever name the function is called."""
+    function = inspect.unwrap(getattr(importlib.import_module(f"mbaug.method.{module}"), name))
+    monkeypatch.setattr(function, "__code__", breaks.__code__)
+    monkeypatch.setitem(function.__globals__, "NotThisOne", NotThisOne)
+    if (module, name) in NOT_TRAINED:
+        train_a_little()
+    else:
+        with pytest.raises(NotThisOne):
+            train_a_little()

@@ -1,0 +1,121 @@
+"""TD3 and TD3+BC against the published reference implementations, against hand arithmetic, and against themselves."""
+
+import numpy as np
+import pytest
+import torch
+from made import NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
+
+from mbaug.method import td3
+from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Batch
+
+LOSSES = {"td3": td3.actor_loss, "td3_bc": td3.actor_loss_bc}
+PLACES = {"actor": "actor", "critic": "critics", "actor_target": "target_actor", "critic_target": "target_critics"}
+
+
+def pairs(reference, name, agents, agent, step):
+    """Yields each weight and bias of a population beside that of the reference at `step`, as torch.nn.Linear has it."""
+    for kind, place in PLACES.items():
+        for k, number in enumerate(agents):
+            for layer in range(6 if "critic" in kind else 3):
+                weight, bias = getattr(agent, place).network.layers[layer % 3]
+                position, key = k + len(agents) * (layer // 3), f"{name}/agent{number}/step{step}/{kind}.l{layer + 1}"
+                yield weight[position].T, torch.as_tensor(reference[f"{key}.weight"])
+                yield bias[position, 0], torch.as_tensor(reference[f"{key}.bias"])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "population"])
+def test_parity_with_the_reference(reference, name, together):
+    """Every weight agrees with the published implementation within 1e-10 after all K updates, in float64."""
+    index, noise = reference["batch_index"], reference["target_noise"]
+    updates, population, batch_size = index.shape
+    units, state_size = reference[f"{name}/agent0/step0/actor.l1.weight"].shape
+    settings, compared = TD3(hidden=(units, units), batch_size=batch_size), []
+    for agents in [[*range(population)]] if together else [[k] for k in range(population)]:
+        agent = td3.create(state_size, noise.shape[-1], settings, generators(*agents), "float64")
+        for ours, theirs in pairs(reference, name, agents, agent, 0):
+            ours.copy_(theirs)
+        for step in range(1, updates + 1):
+            rows = index[step - 1][agents]
+            columns = (torch.as_tensor(reference[key][rows].astype(np.float64)) for key in Batch._fields)
+            batch = Batch(*columns)
+            batch = batch._replace(reward=batch.reward.reshape(rows.shape), terminal=batch.terminal.reshape(rows.shape))
+            td3.update(agent, batch, torch.as_tensor(noise[step - 1][None, agents]), settings, step, LOSSES[name])
+            if f"{name}/agent0/step{step}/actor.l1.weight" in reference:
+                compared.append(step)
+                assert max((ours - theirs).abs().max() for ours, theirs in pairs(reference, name, agents, agent, step)) < 1e-10
+    assert max(compared) == updates
+
+
+SMALL = TD3(hidden=(4,))
+
+
+@pytest.fixture
+def pair():
+    """Two agents whose targets are not copies."""
+    agent = td3.create(3, 2, SMALL, generators(0, 1), "float64")
+    for target in (agent.target_actor, agent.target_critics):
+        target.network.flat.mul_(1.5)
+    return agent
+
+
+def test_critic_target_by_hand(pair):
+    target = td3.critic_target(pair, THREES, SMALL, both(NOISE))
+    for k in range(2):
+        next_action = np.clip(np.tanh(mlp(pair.target_actor.network, k, THREE["next_state"])) + NOISE, -1, 1)
+        next_value = np.minimum(*values(pair.target_critics, k, THREE["next_state"], next_action))
+        by_hand = THREE["reward"] + 0.99 * (1 - THREE["terminal"]) * next_value
+        close(target[k], by_hand)
+        assert target[k, 1] == -2.0  # terminal: the reward and nothing else
+    assert not target.requires_grad
+
+
+def test_critic_loss_by_hand(pair):
+    target = both(np.array([0.5, 1.0, -1.0]))
+    losses = td3.critic_loss(pair.critics, THREES, target)
+    for k in range(2):
+        errors = [value - target[k].numpy() for value in values(pair.critics, k, THREE["state"], THREE["action"])]
+        assert losses[k].item() == pytest.approx(sum(np.mean(error**2) for error in errors), abs=1e-12)
+
+
+def test_actor_losses_by_hand(pair):
+    online = td3.actor_loss(pair.actor, pair.critics, THREES, SMALL)
+    offline = td3.actor_loss_bc(pair.actor, pair.critics, THREES, SMALL)
+    for k in range(2):
+        action = np.tanh(mlp(pair.actor.network, k, THREE["state"]))
+        first, _ = values(pair.critics, k, THREE["state"], action)
+        assert online[k].item() == pytest.approx(-np.mean(first), abs=1e-12)
+        expected = -2.5 / np.mean(np.abs(first)) * np.mean(first) + np.mean((action - THREE["action"]) ** 2)
+        assert offline[k].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_target_noise_is_scaled_and_clipped():
+    normal = torch.tensor([0.0, 1.0, -2.0, 10.0, -10.0])
+    torch.testing.assert_close(td3.noise(normal, TD3()), torch.tensor([0.0, 0.2, -0.4, 0.5, -0.5]))
+
+
+@pytest.mark.parametrize("loss", [td3.actor_loss, None], ids=["actor", "critics alone"])
+def test_actor_and_targets_wait_for_the_policy_delay(pair, loss):
+    for step in range(1, 7):
+        before = {name: getattr(pair, name).network.flat.detach().clone() for name in PLACES.values()}
+        td3.update(pair, THREES, both(NOISE)[None], TD3(hidden=(4,), policy_delay=3), step, loss)
+        moved = {name for name, flat in before.items() if not torch.equal(getattr(pair, name).network.flat, flat)}
+        late = {*before} - ({"actor"} if loss is None else set())
+        assert moved == (late if step % 3 == 0 else {"critics"})
+        online = pair.critics.network.flat if step % 3 == 0 else before["target_critics"]
+        close(pair.target_critics.network.flat, 0.995 * before["target_critics"] + 0.005 * online)
+
+
+def test_exploring_is_acting_greedily_with_clipped_noise(pair):
+    settings, noise = TD3(exploration_noise=0.5), np.array([1.0, -4.0])
+    greedy = td3.greedy(pair, THREES.state)[:, 0].numpy()
+    for k in range(2):
+        explore = td3.explorer(pair, k, settings)
+        close(explore(THREE["state"][0], 0 * noise), greedy[k])
+        close(explore(THREE["state"][0], noise), np.clip(greedy[k] + 0.5 * noise, -1, 1))
+
+
+def test_td3_solves_a_one_step_task():
+    _, error = learned_one_step("td3")
+    assert error < 0.1

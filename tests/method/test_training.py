@@ -1,0 +1,394 @@
+"""Training: what an agent learns depends on its seed and its data, and on nothing that happens beside it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from made import LEARNERS, close, dataset
+
+from mbaug import engine, streams, tasks
+from mbaug.engine import graphs, perceptron
+from mbaug.experiments import checkpoint
+from mbaug.method import td3, training, transitions
+from mbaug.method.arms import ALGORITHMS, Arm
+from mbaug.method.iql import IQL
+from mbaug.method.networks import PLAIN, Arithmetic
+from mbaug.method.sac import SAC
+from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
+from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Standardiser
+from mbaug.tasks import Evaluator, Lockstep, Step, Task
+
+HOPPER = tasks.find("hopper")
+TINY = {"hidden": (8, 8), "batch_size": 32}
+PLAN = {
+    "model": WorldModel(),
+    "augmentation": Augmentation(redraw_interval=50),
+    "pretraining": Pretraining(updates=100, evaluation_interval=50),
+    "finetuning": Finetuning(steps=150, warmup_steps=50, evaluation_interval=50),
+}
+OFFLINE = {"td3": Arm(learner=TD3(**TINY), **PLAN), "iql": Arm("iql", IQL(**TINY), **PLAN)}
+UNIFORM = Arm("sac", SAC(**TINY), finetuning=replace(PLAN["finetuning"], warmup_policy="uniform"))
+ONLINE = OFFLINE | {"sac": UNIFORM}  # fine-tuned from scratch here
+VANILLA = OFFLINE["td3"]
+
+
+def offline(seeds, arm=VANILLA, device="cpu", arithmetic=PLAIN):
+    """Returns fresh learners, their tables and what imagines for them: rows that differ between agents and draws."""
+    drawn = [dataset(60, HOPPER.state_size, HOPPER.action_size, seed) for seed in seeds]
+    standardiser = Standardiser.fit([part.state for part in drawn], 1e-3)
+    table = transitions.table(drawn, standardiser).to(device)
+
+    def imagine(number):
+        rows = [np.random.default_rng((seed, number)).normal(size=(60, 4, 11)) for seed in seeds]
+        return torch.from_numpy(np.stack(rows)).to(table.dtype)
+
+    return training.learner(arm, HOPPER, seeds, standardiser, device, arithmetic), table, imagine
+
+
+def pretrained(seeds, arm=VANILLA, **place):
+    """Returns learners at the end of pre-training."""
+    learner, *data = offline(seeds, arm, **place)
+    list(training.pretrain(learner, *data))
+    return learner
+
+
+def flat(part):
+    """Returns the parameters of a part of an agent."""
+    return part if isinstance(part, torch.Tensor) else part.network.flat
+
+
+def finetuned(seeds, arm, learner=None):
+    """Returns learners at the end of fine-tuning, from scratch or from where they are, and their replay."""
+    learner = learner or training.learner(arm, HOPPER, seeds)
+    learner.arm, buffer = arm, training.replay(learner)
+    list(training.finetune(learner, Lockstep(HOPPER, seeds), buffer))
+    return learner, buffer
+
+
+def learned(learner, k):
+    """Returns the parameters of agent k in one vector: its networks, their targets, its temperature or spread."""
+    found, sizes = [], {"log_temperature": 1, "log_std": HOPPER.action_size}
+    for name, part in vars(learner.agent).items():
+        if name in sizes:
+            found.append(part.detach()[k * sizes[name] : (k + 1) * sizes[name]])
+        elif not name.endswith("_moments"):
+            found += [*training.networks_of(part.network, len(learner.seeds))][k]
+    return torch.cat([tensor.flatten() for tensor in found])
+
+
+def same(one, other):
+    """Returns whether the agents of two learners have learned the same, bit for bit."""
+    return all(torch.equal(learned(one, k), learned(other, k)) for k in range(len(one.seeds)))
+
+
+# --- nothing beside an agent matters --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [*OFFLINE, "as recorded"])
+def test_pretraining_with_a_seed_is_the_same_again_alone_and_among_neighbours(case):
+    """Also at the sizes and with the arithmetic of the recorded runs."""
+    arm, place = OFFLINE.get(case), {}
+    if case == "as recorded":
+        engine.prepare("float32")
+        place = {"arithmetic": Arithmetic(perceptron.forward, graphs.captured)}
+        arm = replace(VANILLA, learner=TD3(), pretraining=Pretraining(updates=50, evaluation_interval=50))
+    together = pretrained([1, 3, 7], arm, **place)
+    assert same(together, pretrained([1, 3, 7], arm, **place))
+    for k, seed in enumerate(together.seeds):
+        assert torch.equal(learned(together, k), learned(pretrained([seed], arm, **place), 0))
+    assert not torch.equal(learned(together, 0), learned(together, 1))
+
+
+@pytest.mark.parametrize("algorithm", ONLINE)
+def test_finetuning_with_a_seed_is_the_same_again_alone_and_among_neighbours(algorithm):
+    together, buffer = finetuned([1, 3, 7], ONLINE[algorithm])
+    assert same(together, finetuned([1, 3, 7], ONLINE[algorithm])[0])
+    for k, seed in enumerate(together.seeds):
+        alone, alone_buffer = finetuned([seed], ONLINE[algorithm])
+        assert torch.equal(learned(together, k), learned(alone, 0))
+        assert torch.equal(buffer.rows[k], alone_buffer.rows[0])
+    assert not torch.equal(buffer.rows[0], buffer.rows[1])
+
+
+def test_evaluating_more_often_changes_no_weight():
+    evaluate, learners, counts = Evaluator(HOPPER, [1, 3], 2, 0.99), [], []
+    rare = {name: replace(PLAN[name], evaluation_interval=steps) for name, steps in (("pretraining", 100), ("finetuning", 150))}
+    for arm in (replace(VANILLA, **rare), VANILLA):
+        learner, *data = offline([1, 3], arm)
+        counts.append([evaluate(learner.policy, "offline", 0).length for _ in training.pretrain(learner, *data)])
+        training.carry(learner, arm.finetuning)
+        steps = training.finetune(learner, Lockstep(HOPPER, [1, 3]), training.replay(learner))
+        counts.append([evaluate(learner.policy, "online", 0).length for _ in steps])
+        learners.append(learner)
+    assert [*map(len, counts)] == [1, 1, 2, 3]
+    assert same(*learners)
+
+
+# --- pre-training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What TD3's `update` is called with, in place of updates."""
+    calls = []
+    algorithm = replace(td3.ALGORITHM, update=lambda *arguments: calls.append(arguments))
+    monkeypatch.setitem(ALGORITHMS, "td3", algorithm)
+    return calls
+
+
+def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
+    learner, table, imagine = offline([1, 3])
+    list(training.pretrain(learner, table, imagine))
+    list(training.pretrain(offline([1, 3])[0], table))
+    assert len(seen) == 200
+    for number, (with_it, without) in enumerate(zip(seen[:100], seen[100:], strict=True)):
+        (_, batch, noise, *_), (_, recorded, recorded_noise, *_) = with_it, without
+        for field in ("state", "action", "reward", "terminal"):
+            assert torch.equal(getattr(batch, field), getattr(recorded, field))
+        assert torch.equal(noise, recorded_noise)
+        assert torch.equal(batch.next_state[:, 16:], recorded.next_state[:, 16:])
+        imagined = imagine(number // VANILLA.augmentation.redraw_interval)
+        for k in range(2):
+            rows = transitions.unpack(table[k : k + 1], 11, 3).state[0]
+            for place in range(16):  # each is one of its own row's imagined next states, of the table of the day
+                (row,) = (rows == batch.state[k, place]).all(dim=1).nonzero()[:, 0]
+                assert (imagined[k, row] == batch.next_state[k, place]).all(dim=1).any()
+
+
+def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_table(seen):
+    learner, table, imagine = offline([1])
+    numbers = []
+    steps = training.pretrain(learner, table, lambda number: numbers.append(number) or imagine(number))
+    assert [learner.gradient_steps for _ in steps] == [50, 100]
+    assert [arguments[4] for arguments in seen] == list(range(1, 101))
+    assert {arguments[5] for arguments in seen} == {td3.actor_loss_bc}
+    assert (learner.environment_steps, numbers) == (0, [0, 1])
+
+
+@pytest.mark.parametrize("name", ["updates", "evaluation_interval"])
+def test_budgets_off_the_grid_are_refused(name):
+    learner, table, _ = offline([1], replace(VANILLA, pretraining=replace(PLAN["pretraining"], **{name: 120})))
+    with pytest.raises(ValueError, match=f"^{name} is 120, but it must be a multiple of 50$"):
+        next(training.pretrain(learner, table))
+
+
+# --- the switch -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", OFFLINE)
+@pytest.mark.parametrize("carried", ["actor", "critics", "moments", "all", "nothing"])
+def test_carry_keeps_what_it_should_and_makes_the_rest_anew(carried, algorithm):
+    names = "carry_actor", "carry_critics", "carry_moments"
+    plan = Finetuning(**{name: carried == "all" or name == f"carry_{carried}" for name in names})
+    learner = pretrained([1, 3], OFFLINE[algorithm])
+    before, first = learner.agent, offline([1, 3], OFFLINE[algorithm])[0].agent
+    training.carry(learner, plan)
+    for group, parts in learner.algorithm.carried.items():
+        for name in parts:
+            kept, moments = getattr(plan, f"carry_{group}"), getattr(learner.agent, f"{name}_moments")
+            new, old, initial = (flat(getattr(agent, name)) for agent in (learner.agent, before, first))
+            assert torch.equal(new, old) == kept
+            assert not torch.equal(new, initial) or name == "log_std", "what is fresh is not the first initialisation again"
+            assert new.requires_grad
+            if kept and plan.carry_moments:
+                assert moments is getattr(before, f"{name}_moments")
+                assert moments.steps > 0
+            else:
+                assert not any(moment.any() for moment in (moments.first, moments.second, moments.steps))
+            if target := getattr(learner.agent, f"target_{name}", None):
+                assert torch.equal(target.network.flat, new)
+                assert target.network.flat.data_ptr() != new.data_ptr()
+
+
+def test_the_replay_starts_empty_or_with_the_offline_rows():
+    learner, table, _ = offline([1, 3])
+    empty, full = training.replay(learner), training.replay(learner, table)
+    assert (empty.size, empty.rows.shape[1]) == (0, 150)
+    assert (full.size, full.rows.shape[1]) == (60, 210)
+    assert torch.equal(full.rows[:, :60], table)
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["agent", "uniform"])
+def test_the_warm_up_counts_its_steps_and_learns_nothing(policy):
+    plan = Finetuning(steps=150, warmup_steps=100, warmup_policy=policy, evaluation_interval=50)
+    (learner, *_), (fresh, *_) = (offline([1, 3], replace(VANILLA, finetuning=plan)) for _ in range(2))
+    buffer, counts = training.replay(learner), []
+    for _ in training.finetune(learner, Lockstep(HOPPER, [1, 3]), buffer):
+        counts.append((learner.environment_steps, learner.gradient_steps, buffer.size))
+        assert same(learner, fresh) == (learner.environment_steps <= 100)
+    assert counts == [(50, 0, 50), (100, 0, 100), (150, 50, 150)]
+    actions = buffer.rows[:, :100, 11:14]
+    assert actions.abs().max() <= 1
+    assert (actions.abs().mean() == pytest.approx(0.5, abs=0.05)) == (policy == "uniform"), "the action space is filled"
+
+
+def test_what_is_collected_is_what_happened():
+    """Standardised states, the carried actor with noise, real next states across resets, a fall as terminal."""
+    arm = replace(VANILLA, finetuning=Finetuning(steps=150, warmup_steps=150, evaluation_interval=150))
+    learner, buffer = finetuned([1, 3], arm, offline([1, 3])[0])
+    batch = transitions.unpack(buffer.rows, 11, 3)
+    goes_on = ~buffer.rows[:, :-1, -2:].any(dim=-1)
+    assert batch.terminal.sum() >= 2
+    assert torch.equal(batch.next_state[:, :-1][goes_on], batch.state[:, 1:][goes_on])
+    assert not (batch.next_state[:, :-1] == batch.state[:, 1:]).all(dim=-1)[~goes_on].any()
+    height = learner.standardiser.invert(batch.next_state)[..., 0]
+    assert (height[batch.terminal > 0] < height[batch.terminal == 0].mean()).all()
+    difference, inside = batch.action - td3.greedy(learner.agent, batch.state), batch.action.abs() < 1
+    assert difference[inside].std() == pytest.approx(arm.learner.exploration_noise, rel=0.15)
+
+
+def test_updates_see_only_what_is_in_the_replay(seen):
+    _, buffer = finetuned([1, 3], VANILLA)
+    assert len(seen) == 100
+    assert {arguments[5] for arguments in seen} == {td3.actor_loss}
+    for number, (_, batch, *_) in enumerate(seen, start=51):
+        for k in range(2):
+            known = transitions.unpack(buffer.rows[k : k + 1, :number], 11, 3).state[0]
+            assert (batch.state[k][:, None] == known[None]).all(dim=-1).any(dim=-1).all()
+    newest = [(batch.state[0] == buffer.rows[0, n, :11]).all(dim=-1).any() for n, (_, batch, *_) in enumerate(seen, start=50)]
+    assert any(newest), "the transition of this very step can be drawn"
+
+
+def test_critics_alone_move_when_the_warm_up_ends():
+    """With `critic_updates` the critics learn on the replay before the actor moves, and each update counts."""
+    (learner, table, _), (before, *_) = offline([1]), offline([1])
+    training.settle(learner, training.replay(learner, table), 100)
+    names = "actor", "target_actor", "critics", "target_critics"
+    moved = [name for name in names if not torch.equal(flat(getattr(learner.agent, name)), flat(getattr(before.agent, name)))]
+    assert (moved, learner.gradient_steps) == (["critics", "target_critics"], 100)
+    settled, _ = finetuned([1], replace(VANILLA, finetuning=replace(PLAN["finetuning"], critic_updates=50)))
+    assert settled.gradient_steps == 100 + 50
+
+
+class OneStep(Lockstep):
+    """Reward -(a - 0.3)^2, then the end; the state says nothing."""
+
+    def __init__(self):
+        self.random, self.state = np.random.default_rng(0), np.zeros((2, 1), np.float32)
+
+    def step(self, action):
+        ends, (next_state, self.state) = np.ones(2, dtype=bool), self.random.random((2, 2, 1), dtype=np.float32)
+        return Step(next_state, -np.square(action[:, 0] - 0.3).astype(np.float32), ends, ~ends, self.state)
+
+
+@pytest.mark.parametrize("algorithm", LEARNERS)
+def test_a_one_step_task_is_solved_by_what_the_agent_collects(algorithm):
+    arm = Arm(algorithm, LEARNERS[algorithm], finetuning=Finetuning(700, 200, "uniform", evaluation_interval=700))
+    learner = training.learner(arm, Task("one step", "none", 1, -1.0, 0.0, None, ("somewhere",), (), {}, 0, 0), [0, 1])
+    list(training.finetune(learner, OneStep(), training.replay(learner)))
+    state = np.linspace(0, 1, 20, dtype=np.float32).reshape(1, 20, 1).repeat(2, axis=0)
+    assert np.abs(learner.policy(state) - 0.3).max() < 0.12
+
+
+def test_the_policy_of_an_evaluation_standardises_states():
+    learner, table, _ = offline([1, 3])
+    state = transitions.unpack(table, 11, 3).state
+    close(learner.policy(learner.standardiser.invert(state).numpy()), td3.greedy(learner.agent, state), 1e-5)
+
+
+# --- divergence -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_diverges_offline_stops_and_the_others_go_on():
+    learner, table, imagine = offline([1, 3, 7])
+    table[1, :, -3] = float("inf")  # the rewards of the second
+    assert len(list(training.pretrain(learner, table, imagine))) == 2
+    assert learner.diverged_at == [None, {"gradient_steps": 50, "environment_steps": 0}, None]
+    assert learner.gradient_steps == 100
+    healthy = pretrained([1, 3, 7])
+    assert [torch.equal(learned(learner, k), learned(healthy, k)) for k in range(3)] == [True, False, True]
+    actions = learner.policy(np.ones((3, 2, 11), dtype=np.float32))
+    assert np.isfinite(actions).all(), "an evaluation of the others needs actions of all"
+    learner, table, _ = offline([1, 3])
+    table[:, :, -3] = float("inf")
+    assert list(training.pretrain(learner, table)) == [], "training ends when no agent is left"
+    assert learner.gradient_steps == 50
+
+
+@pytest.mark.parametrize("network", ["actor", "critics"])
+def test_an_agent_that_diverges_online_stops_and_the_others_go_on(network):
+    poisoned = training.learner(VANILLA, HOPPER, [1, 3, 7])
+    weight, _ = getattr(poisoned.agent, network).network.layers[0]
+    weight[1, 0, 0] = float("nan")  # of critics, the first of the second agent's two
+    _, buffer = finetuned([1, 3, 7], VANILLA, poisoned)
+    assert buffer.rows.isfinite().all(), "no simulator is asked for an action that is no number"
+    assert poisoned.diverged_at == [None, {"gradient_steps": 0, "environment_steps": 50}, None]
+    healthy, _ = finetuned([1, 3, 7], VANILLA)
+    assert [torch.equal(learned(poisoned, k), learned(healthy, k)) for k in range(3)] == [True, False, True]
+
+
+def restored(learner, arm):
+    """Returns a fresh learner to which the state of another is given, while the other's memory goes on being used."""
+    tensors, plain = checkpoint.learner_state(learner)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    other = training.learner(arm, HOPPER, learner.seeds)
+    checkpoint.restore_learner(other, tensors, plain)
+    return other
+
+
+@pytest.mark.parametrize("algorithm", OFFLINE)
+def test_a_restored_learner_goes_on_bit_for_bit_offline(algorithm):
+    learner, *data = offline([1, 3], OFFLINE[algorithm])
+    steps = training.pretrain(learner, *data)
+    next(steps)
+    other = restored(learner, OFFLINE[algorithm])
+    list(training.pretrain(other, *data)), list(steps)
+    assert (other.gradient_steps, same(other, learner)) == (100, True)
+
+
+@pytest.mark.parametrize("algorithm", ONLINE)
+def test_a_restored_learner_goes_on_bit_for_bit_online(algorithm):
+    arm = ONLINE[algorithm]
+    learner, environments = training.learner(arm, HOPPER, [1, 3]), Lockstep(HOPPER, [1, 3])
+    buffer = training.replay(learner)
+    steps = training.finetune(learner, environments, buffer)
+    next(steps), next(steps)
+    other, elsewhere = restored(learner, arm), Lockstep(HOPPER, [8, 9])
+    elsewhere.restore(*environments.snapshot())
+    kept = training.replay(other)
+    kept.extend(buffer.rows[:, : buffer.size])
+    list(training.finetune(other, elsewhere, kept)), list(steps)
+    assert torch.equal(kept.rows, buffer.rows)
+    assert same(other, learner)
+
+
+# --- elsewhere than on the CPU --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_data(monkeypatch):
+    """A device of shapes without numbers: what mixes devices, or fetches a number in the middle of training, fails there."""
+    for_cpu = streams.torch_generators
+    monkeypatch.setattr(streams, "torch_generators", lambda seeds, *name, device="cpu": for_cpu(seeds, *name))
+    monkeypatch.setattr(training.Learner, "watch", lambda learner: True)  # once in a block of updates this fetches a number
+    return "meta"
+
+
+@pytest.mark.parametrize("algorithm", ONLINE)
+def test_no_number_but_the_actors_leaves_the_device_while_agents_learn(without_data, monkeypatch, algorithm):
+    """Offline none; online who acts reads a copy of the actor on the CPU, taken before each step."""
+    plan = Finetuning(steps=100, warmup_steps=50, evaluation_interval=50, carry_critics=False)
+    learner, table, imagine = offline([0, 1], replace(ONLINE[algorithm], finetuning=plan), without_data)
+    here, copies, copy_ = [], [], torch.Tensor.copy_
+    if algorithm in OFFLINE:
+        next(training.pretrain(learner, table, imagine))
+    training.carry(learner, plan)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        learner.policy(np.zeros((2, 1, 11), np.float32))  # an evaluation does fetch its actions
+
+    def counted(to, tensor):
+        return copies.append(id(to)) if to.device.type != tensor.device.type else copy_(to, tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: here.append(torch.zeros(tensor.shape)) or here[-1])
+    monkeypatch.setattr(torch.Tensor, "copy_", counted)
+    buffer = training.replay(learner, table)
+    list(training.finetune(learner, Lockstep(HOPPER, [0, 1]), buffer))
+    agent = [tensor for name, tensor in training.memory(learner).items() if "standard" not in name]
+    assert {tensor.device.type for tensor in (buffer.rows, *agent)} == {"meta"}
+    assert len(here) == len(learner.algorithm.carried["actor"])
+    assert copies == 100 * [id(tensor) for tensor in here]

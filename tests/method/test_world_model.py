@@ -1,0 +1,87 @@
+"""The world model: its loss by hand, and its fit."""
+
+from dataclasses import replace
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from made import mlp
+from systems import DRAWN, SHORT, TINY, normal, parameters, random_model
+
+from mbaug.method import world_model
+from mbaug.method.settings import WorldModel
+
+ROWS = normal(3, 3), normal(3, 2, seed=1), normal(3, 3, seed=2), normal(3, 5, seed=3)  # state, action, next state, n
+
+
+def test_kl_is_that_of_torch_distributions():
+    q = world_model.Posterior(normal(5, 4), normal(5, 4, seed=8))
+    torch_q = torch.distributions.Normal(q.mean, (q.log_variance / 2).exp())
+    expected = torch.distributions.kl_divergence(torch_q, torch.distributions.Normal(0.0, 1.0)).sum(dim=-1)
+    torch.testing.assert_close(world_model.kl_divergence(q), expected)
+
+
+@pytest.mark.parametrize("residual", [True, False], ids=["change of z", "next z"])
+def test_loss_by_hand(residual):
+    """Three rows, in NumPy with the weights of the authors' code at three batches an epoch."""
+    options = replace(TINY, residual=residual)
+    model, (s, a, s_, n) = random_model(options), (part.numpy() for part in ROWS)
+    with torch.no_grad():
+        loss = world_model.loss(model, *ROWS, options, batches=3)
+    mu, log_variance = np.split(mlp(model.encoder, 0, s), 2, axis=1)
+    z = mu + np.exp(log_variance / 2) * n
+    f = mlp(model.transition, 0, np.hstack([z, a]))
+    z_ = z + f if residual else f
+    reconstruction = np.mean((mlp(model.decoder, 0, z) - s) ** 2)
+    kl = np.mean(np.sum(mu**2 + np.exp(log_variance) - 1 - log_variance, axis=1) / 2)
+    prediction = np.mean((mlp(model.decoder, 0, z_) - s_) ** 2)
+    latent = np.mean((z_ - mlp(model.encoder, 0, s_)[:, :5]) ** 2)
+    expected = [reconstruction, kl, prediction, latent, reconstruction + kl / 3 + 10 * prediction + latent]
+    np.testing.assert_allclose([term.item() for term in loss], expected, rtol=1e-12)
+
+
+def test_no_gradient_through_the_latent_target():
+    model, (state, action, next_state, n) = random_model(), ROWS
+    latent = world_model.loss(model, *ROWS, TINY, batches=1).latent
+    z = world_model.sample(world_model.posterior(model, state), n)
+    target = world_model.posterior(model, next_state).mean.detach()
+    expected = world_model.squared_error(world_model.step(model, z, action), target)
+    ours, held = (torch.autograd.grad(term, model.encoder.flat)[0] for term in (latent, expected))
+    torch.testing.assert_close(ours, held)
+    assert ours.abs().max() > 0
+
+
+def fitted(dataset=DRAWN, seed=0):
+    *_, (model, _) = world_model.epochs(SHORT, dataset, seed)
+    return parameters(model)
+
+
+def test_same_seed_twice_is_equal_and_another_is_not():
+    first = fitted()
+    assert torch.equal(first, fitted())
+    assert not torch.equal(first, fitted(seed=1))
+
+
+def test_rows_at_episode_ends_are_not_fitted():
+    """Whatever the next state of a terminal or truncated row: no bit of the models changes."""
+    plain = replace(DRAWN, truncated=np.arange(600) % 50 == 7)
+    ends = plain.terminal | plain.truncated
+    other = replace(plain, next_state=np.where(ends[:, None], np.float32(1e6), plain.next_state))
+    assert torch.equal(fitted(plain), fitted(other))
+    assert torch.equal(*(parameters(world_model.fit_deterministic(SHORT, x, 0)) for x in (plain, other)))
+    assert len(world_model.interior(plain)) == 600 - ends.sum()
+
+
+def test_kl_weight_is_one_over_the_batches_of_an_epoch():
+    """570 rows are five batches of 128 at most."""
+    for _, loss in islice(world_model.epochs(TINY, DRAWN, 0), 3):
+        expected = loss.reconstruction + loss.kl / 5 + 10 * loss.prediction + loss.latent
+        torch.testing.assert_close(loss.total, expected)
+
+
+def test_deterministic_model_is_as_large_as_the_world_model():
+    layers = [*world_model.sizes(WorldModel(), 11, 3).values(), world_model.deterministic_sizes(WorldModel(), 11, 3)]
+    *parts, whole = (sum((inputs + 1) * outputs for inputs, outputs in pairwise(one)) for one in layers)
+    assert whole == pytest.approx(sum(parts), rel=5e-3)
+    assert (len(layers[-1]), layers[-1][0], layers[-1][-1]) == (5, 14, 11)

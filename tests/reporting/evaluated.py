@@ -1,0 +1,37 @@
+"""Evaluation episodes that were never trained for: what `records.load_runs` would return."""
+
+import pandas as pd
+
+from mbaug.reporting.statistics import RUN
+
+
+def episodes(rows: list[tuple], **fixed) -> pd.DataFrame:
+    """Evaluation episodes from (arm, seed, phase, steps, score) and what else is fixed."""
+    table = pd.DataFrame(rows, columns=["arm", "seed", "phase", "steps", "score"])
+    means = ["return", "length", "discounted_return", "predicted_value", "data_value", "imagined_outside", "overfitting"]
+    table = table.assign(**{**dict.fromkeys(means, 1.0), "task": "hopper", "dataset": "d", "status": "finished", **fixed})
+    offline = table["phase"] == "pretrain"
+    table["gradient_steps"] = table["steps"].where(offline, 200_000)
+    table["environment_steps"] = table["steps"].where(~offline, 0)
+    table["episode"] = table.groupby([*RUN, "phase", "gradient_steps", "environment_steps"]).cumcount()
+    return table.drop(columns="steps")
+
+
+def curve(scores, seed=0, arm="td3", interval=25_000):
+    """The rows of an online curve that starts at 0 interactions."""
+    return [(arm, seed, "finetune", interval * k, score) for k, score in enumerate(scores)]
+
+
+def runs(arms: dict[str, float], seeds: int = 3, tasks=("hopper",), spread: float = 1.0) -> pd.DataFrame:
+    """Evaluation episodes of arms whose scores are a constant each, up to what a seed adds, twice as much to "augmented"."""
+    parts = []
+    for task in tasks:
+        for arm, score in arms.items():
+            for seed in range(seeds):
+                own = score + spread * (seed - (seeds - 1) / 2) * (1 if arm == "augmented" else 0.5)
+                rows = curve([own] * 5, seed, arm)
+                rows += [] if arm in ("td3", "sac") else [(arm, seed, "pretrain", 200_000, own)]
+                values = {"predicted_value": 3.0 * own, "discounted_return": own, "overfitting": own}
+                dataset = "none" if arm in ("td3", "sac") else f"{task}-medium-replay"
+                parts.append(episodes(rows, task=task, dataset=dataset, **values))
+    return pd.concat(parts, ignore_index=True)

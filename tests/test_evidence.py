@@ -1,0 +1,100 @@
+"""The evidence in data/runs: every record is whole, was made by a clean commit, and by settings that are today's."""
+
+import numpy as np
+import pytest
+
+from mbaug import streams, tasks
+from mbaug.datasets import collect, read
+from mbaug.experiments import records, studies
+from mbaug.method import transitions
+
+ROOT = records.root()
+RUNS = records.recorded(ROOT)
+
+
+def test_there_is_evidence():
+    assert RUNS, "data/runs holds no record"
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_recorded_run(run):
+    """The hash holds, the settings are those of today's arm, the commits are known and clean, the draw is today's draw."""
+    metadata, arm = records.verify(ROOT, run), studies.ARMS[run.arm]
+    assert records.difference(metadata, arm) is None
+    assert run.dataset == studies.dataset(run.task, run.dataset.removeprefix(f"{run.task}-"), run.arm)
+    origin = metadata["provenance"]
+    assert len(origin["commit"]) == 40, f"{run} was recorded by {origin['commit']!r}, which is not a clean commit"
+    assert all(len(commit) == 40 or commit == "unknown" for commit in origin.get("earlier_commits", []))
+    if arm.pretraining is not None:
+        drawn, _ = transitions.draw(read.load(run.dataset), arm.pretraining.transitions, run.seed)
+        assert metadata["draw_sha256"] == drawn.sha256
+
+
+def test_every_evaluation_is_there():
+    """A finished run has an evaluation at every interval of both phases, with all of its episodes."""
+    for run in RUNS:
+        rows, metadata = records.read(ROOT, run)
+        if metadata["status"] == "diverged":
+            continue
+        arm = studies.ARMS[run.arm]
+        plan = arm.finetuning
+        expected = list(range(0, plan.steps + 1, plan.evaluation_interval))
+        online = rows[rows.phase == "finetune"]
+        assert online.environment_steps.unique().tolist() == expected
+        counts = rows.groupby(["phase", "gradient_steps", "environment_steps"]).size()
+        assert set(counts) == {arm.evaluation.episodes}
+        if arm.pretraining is not None:
+            offline = rows[rows.phase == "pretrain"].gradient_steps.unique().tolist()
+            interval = arm.pretraining.evaluation_interval
+            assert offline == list(range(interval, arm.pretraining.updates + 1, interval))
+
+
+# Rewards a step that nobody leaves for 1,000 steps: forward speed in m/s, 1 for health where a task has it, minus the actions'
+# cost. That is at most 4 for Ant, which may thrash on its back to the time limit; a hopper or walker that falls is out.
+POSSIBLE = {"hopper": (-0.1, 4.2), "walker2d": (-0.1, 7.0), "halfcheetah": (-2.0, 14.0), "ant": (-4.0, 7.0)}
+
+
+def test_returns_are_plausible():
+    """No recorded return is beyond what a task can give."""
+    for name, part in records.load_runs(ROOT).groupby("task"):
+        low, high = POSSIBLE[name]
+        assert part["return"].between(1000 * low, 1000 * high).all(), tasks.find(name)
+
+
+CARDS = {name: read.read_card(path) for name, path in read.bundled([read.FOLDER]).items()}
+TRAININGS = {name: records.Run.parse(card["run"]) for name, card in CARDS.items() if "run" in card}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_pool_is_of_the_training_that_its_card_names(name):
+    """That run is recorded; the card's evaluations are those of the record until the moment that the pool is of."""
+    card, (rows, _) = CARDS[name], records.read(ROOT, TRAININGS[name])
+    task, _, quality = name.partition("-")
+    curve = collect.curve(rows.to_dict("records"))
+    medium = collect.medium_steps(curve, collect.medium_level(tasks.find(task), curve, ended=True))
+    steps = curve[-1]["environment_steps"] if quality == "expert" else medium
+    until = [point for point in curve if point["environment_steps"] <= steps]
+    if quality == "medium-replay":
+        assert card["curve"] == until
+    else:
+        assert card["policy"].startswith(f"the agent after {steps} environment steps,")
+        assert card["greedy_return"] == np.mean(until[-1]["returns"])
+
+
+def policy_of(name):
+    """Returns the policy that acted in a pool: uniform or, of the run that its card names, the actor that was kept."""
+    card, (task, _, quality) = CARDS[name], name.partition("-")
+    if "run" not in card:
+        return collect.uniform(tasks.find(task))
+    run, kept = TRAININGS[name], {"medium": "medium", "expert": "final"}[quality]
+    actor = records.policies(ROOT, run)[kept]
+    return collect.explorer(tasks.find(task), studies.ARMS[run.arm], actor)
+
+
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if "policy" in card])
+def test_a_roll_out_s_actions_are_those_of_the_policy_that_its_card_names(name):
+    """The first ones, in the recorded states, with the pool's own random numbers; processors differ in the last digits."""
+    act, pool = policy_of(name), read.load(name)
+    random = streams.numpy_generator(CARDS[name]["seed"], "pool", name.partition("-")[2])
+    again = [act(state, random) for state in pool.state[:300]]
+    np.testing.assert_allclose(again, pool.action[:300], rtol=0, atol=1e-4)

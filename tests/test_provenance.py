@@ -1,0 +1,50 @@
+"""What a number depends on is named: the code, its versions, the processor."""
+
+import torch
+
+from mbaug import provenance
+
+
+def test_provenance_names_code_versions_and_processor(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    found = provenance.provenance("float32")
+    names = ["commit", "python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu", "precision"]
+    assert list(found) == names
+    assert all(found.values())
+    assert found["torch"] == "2.13.0+cu130", "with its CUDA, which a wheel's metadata may leave out"
+    assert found["precision"] == "float32"
+
+
+def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
+    first = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+    monkeypatch.setattr(provenance.Path, "read_text", lambda path: first + "\n" + first.replace("17", "1"))
+    assert provenance.processor() == "AMD EPYC, family 25, model 17"
+
+
+def test_a_changed_package_is_marked_dirty(monkeypatch):
+    answers = {"rev-parse": "0123abcd", "diff": "mbaug/method/td3.py"}
+    monkeypatch.setattr(provenance, "_git", lambda command, *_: answers[command])
+    monkeypatch.setattr(provenance, "commit", provenance.commit.__wrapped__)
+    assert provenance.provenance("float32")["commit"] == "0123abcd+dirty"
+    answers["diff"] = ""
+    assert provenance.provenance("float32")["commit"] == "0123abcd"
+
+
+def test_code_without_its_history_has_no_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.setattr(provenance, "commit", provenance.commit.__wrapped__)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.provenance("float32")["commit"] == "unknown"
+
+
+def test_the_commit_is_that_of_the_code_that_was_imported(monkeypatch):
+    """Asked once: what is committed while a run trains did not train it."""
+    answers = {"rev-parse": "0123abcd", "diff": ""}
+    monkeypatch.setattr(provenance, "_git", lambda command, *_: answers[command])
+    provenance.commit.cache_clear()
+    try:
+        assert provenance.provenance("float32")["commit"] == "0123abcd"
+        answers["rev-parse"] = "4567abcd"
+        assert provenance.provenance("float32")["commit"] == "0123abcd"
+    finally:
+        provenance.commit.cache_clear()
