@@ -193,9 +193,10 @@ print(f"the latter return {limited.mean():,.0f} on average, the former {lives.dr
 #
 # ## 4. Drawing 10,000
 #
-# > The authors' code draws 10,000 single transitions uniformly at random, without replacement, anew for each repeat. [C]
+# > The authors' code draws 10,000 single transitions uniformly at random, without replacement. [C]
 #
-# So do we. Every arm of a seed gets the same draw: what differs between arms is then the method, not the luck of the
+# So do we, anew for each seed. The authors' code means to do that, too, but it sets NumPy's seed to 42 when it builds a
+# dataset: repeats 2 to 5 get the same rows, so two draws stand behind five repeats [C]. Every arm of a seed gets the same draw: what differs between arms is then the method, not the luck of the
 # draw. The hash of the rows is part of each run's record.
 
 # %%

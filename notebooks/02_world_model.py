@@ -111,8 +111,8 @@ them by heart. What keeps it from doing so is noise in the latent, few steps, an
 show(world_model.loss, world_model.kl_divergence, world_model.squared_error)
 
 # %% [markdown]
-# One reading in this is ours. That the KL is summed over the twelve latents while the errors are averaged over dimensions is
-# the usual convention; the sources do not state it. Averaged, it would weigh a twelfth. Section 5 tries that, too.
+# The KL is summed over the twelve latents and averaged over the batch, while the errors are averaged over the dimensions as
+# well. The authors' code does so, too [C]. Averaged over the latents, the KL would weigh a twelfth; section 5 tries that.
 #
 # *Check by hand.* Three real rows, a tiny model fresh from its seed, and NumPy.
 
@@ -554,7 +554,6 @@ print("dear: the VAE at the paper's weights is worse than that:", checks.get("th
 # - The models of this page see batches of 192, the recorded runs those of 4,096, as the authors'. Same number of steps.
 # - The latent error is taken to the *mean* of $q(z \mid s')$; the authors' code takes a sample [C]. The
 # gradient's expectation is the same.
-# - KL summed over latents, errors averaged over dimensions: our reading, see sections 2 and 5.
 # - A first probe of the paper's settings, on other Hopper-like data, gave an error of 0.13 where persistence gave 0.09.
 # The data differ, the finding does not.
 #

@@ -595,6 +595,8 @@ which chapter 04 measures where it can be measured, on rows that no critic was t
 #
 # - **A table instead of calls.** The authors' code asks the model for each batch [C]; ours makes $K$ samples a row at a
 # time. Section 3 shows what is equal (the distribution of a pick) and what is not (picks repeat while a table lives).
+# - **Noise as a control.** The authors' code has a variant that adds Gaussian noise of standard deviation 0.1 to the next
+# states, whatever the model's error [C]. Our control has the size of the model's held-out error, dimension by dimension.
 # - **The first rows instead of random ones.** Equal in law, because rows of a batch are drawn independently.
 # - **Rows that end an episode** may be replaced too; there the target does not look at the next state (section 7).
 # - **The model of this chapter** is a short fit on small batches; the recorded runs use the paper's 300 epochs.

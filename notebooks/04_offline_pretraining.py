@@ -685,7 +685,8 @@ confirm nor refute the claim. A critic can be smoother over states and still pro
 # D4RL's.
 # - **Over-estimation is ours.** The paper shows distributions of Q-values [S, A]; against what they should be held is
 # not known to us. We hold them against returns, new rows and perturbed actions.
-# - **Same draw, same start for every arm of a seed**, so that differences can be paired.
+# - **Same draw, same start for every arm of a seed**, so that differences can be paired. A draw is made anew for every seed.
+# In the authors' code a fixed seed gives repeats 2 to 5 the same rows: two draws stand behind five repeats [C].
 # - **The live critics** are short and use a short fit of the world model: see their captions.
 # - **A step at an episode's end** is a terminal only if the hopper fell; time-outs are bootstrapped through.
 #
