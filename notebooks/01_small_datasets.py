@@ -196,8 +196,9 @@ print(f"the latter return {limited.mean():,.0f} on average, the former {lives.dr
 # > The authors' code draws 10,000 single transitions uniformly at random, without replacement. [C]
 #
 # So do we, anew for each seed. The authors' code means to do that, too, but it sets NumPy's seed to 42 when it builds a
-# dataset: repeats 2 to 5 get the same rows, so two draws stand behind five repeats [C]. Every arm of a seed gets the same draw: what differs between arms is then the method, not the luck of the
-# draw. The hash of the rows is part of each run's record.
+# dataset: repeats 2 to 5 get the same rows, so two draws stand behind five repeats [C]. Every arm of a seed gets the same
+# draw: what differs between arms is then the method, not the luck of the draw. The hash of the rows is part of each run's
+# record.
 
 # %%
 show(transitions.draw)

@@ -793,7 +793,7 @@ for claim in claims.CLAIMS[:3]:
 # |---|---|---|---|
 # | task | D4RL's `-v2` data and simulator | Hopper-v5, data collected there | D4RL's simulator no longer installs |
 # | $x$ axis | [C] leaves out the warm-up | every interaction counts | an interaction is what is to be saved |
-# | first states | the first state after each later reset is fed as it is, not standardised [C] | every state is standardised | the networks have seen no other |
+# | first states | after a later reset not standardised [C] | standardised | the networks have seen no other |
 # | from scratch | TD3 [C], SAC [S]; their warm-up is not known | both, 5,000 uniform steps | a baseline without idle steps |
 # | length | 500,000 steps in the last version [C] | 100,000 | where the claim is made |
 # | statistics | mean and SD over 5 repeats [C] | interquartile mean, bootstrap interval, seeds shown | SD of five says little |
