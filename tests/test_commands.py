@@ -1,44 +1,80 @@
 """The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
 
 import inspect
-import shutil
 import sys
+import time
 
 import joblib
 import pytest
 
 from mbaug import __main__ as commands
-from mbaug import benchmark, engine, grid, recording, rendering, settings, study
-from mbaug.settings import Evaluation
+from mbaug import engine, files
+from mbaug.datasets import render
+from mbaug.experiments import records, run, runner, studies, verify
+from mbaug.experiments.records import Run
+from mbaug.method import training
+from mbaug.method.arms import Arm
+from mbaug.method.settings import Evaluation
+from mbaug.method.td3 import TD3
 
-SMALL = settings.Arm(learner=settings.TD3(hidden=(16, 16)), finetuning=grid.SCRATCH, evaluation=Evaluation(1, 100))
+SMALL = Arm(learner=TD3(hidden=(16, 16)), finetuning=studies.SCRATCH, evaluation=Evaluation(1, 100))
+RUNS = [Run("hopper", "none", "small", seed) for seed in (0, 1)]
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """An empty repository whose programme is one small study."""
-    monkeypatch.setattr(recording, "repository", lambda: tmp_path)
-    monkeypatch.setattr(recording, "root", lambda: tmp_path / "data" / "runs")
-    monkeypatch.setattr(grid, "STUDIES", {"tiny": grid.Study("tiny", "Does it run?", {"small": SMALL}, seeds=(0, 1))})
-    monkeypatch.setattr(benchmark, "online", lambda algorithm, precision: 100.0)
+    monkeypatch.setattr(files, "repository", lambda: tmp_path)
+    monkeypatch.setitem(studies.ARMS, "small", SMALL)
+    monkeypatch.setattr(studies, "STUDIES", {"tiny": studies.Study("tiny", "Does it run?", ("small",), seeds=(0, 1))})
+    monkeypatch.setattr(studies, "PROGRAMME", (("tiny",),))
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     return tmp_path
 
 
+@pytest.mark.slow
 def test_record_lists_trains_and_then_has_nothing_left(repository, capsys):
     """A dry run writes nothing; a recording leaves its runs where the profile's are; the second has nothing to do."""
     commands.main(["record", "tiny", "--dry-run", "--workers", "1"])
     first, *runs = capsys.readouterr().out.splitlines()
     assert first.startswith("tiny: 2 runs missing in ")
     assert "about 0.5 hours with 1 workers" in first  # 2 runs of 95,000 updates at 100 a second
-    assert runs == ["tiny/hopper/none/small/seed0", "tiny/hopper/none/small/seed1"]
+    assert runs == list(map(str, RUNS))
     assert not list(repository.iterdir())
     command = ["record", "tiny", "--profile", "smoke", "--seeds", "1", "--workers", "1"]
     commands.main(command)
-    assert [run.seed for run in recording.recorded(repository / "build" / "smoke" / "runs")] == [1]
-    assert "tiny/hopper/none/small/seed1" in capsys.readouterr().out
+    assert records.recorded(repository / "build" / "smoke" / "runs") == RUNS[1:]
+    assert str(RUNS[1]) in capsys.readouterr().out
     commands.main(command)
     assert capsys.readouterr().out.startswith("tiny: 0 runs missing")
+
+
+@pytest.mark.parametrize(
+    ("typed", "first", "listed"),
+    [
+        ("record", "programme: 2 runs missing in", RUNS),
+        ("record tiny --only */seed1", "tiny: 1 runs missing in", RUNS[1:]),
+        ("record tiny --seeds 7,3", "tiny: 2 runs missing in", [Run("hopper", "none", "small", seed) for seed in (7, 3)]),
+        ("record tiny --profile smoke", "tiny: 1 runs missing in", RUNS[:1]),  # the seeds of the profile
+    ],
+)
+def test_a_dry_run_lists_what_would_be_trained(typed, first, listed, repository, capsys):
+    commands.main([*typed.split(), "--dry-run"])
+    head, *runs = capsys.readouterr().out.splitlines()
+    assert head.startswith(first)
+    assert head.endswith("hours with 2 workers")
+    assert runs == list(map(str, listed))
+
+
+@pytest.mark.parametrize("typed", ["status", "status core", "record --dry-run", "record core --dry-run"])
+def test_what_only_asks_trains_nothing_and_takes_seconds(typed, monkeypatch, capsys):
+    """Of the whole programme and all that is recorded of it; without the imports."""
+    for module, name in ((training, "learner"), (run, "train"), (run, "draw")):
+        monkeypatch.setattr(module, name, lambda *given: pytest.fail("it trains"))
+    began = time.process_time()
+    commands.main(typed.split())
+    assert time.process_time() - began < 5
+    assert len(capsys.readouterr().out.splitlines()) > 5
 
 
 class Called(Exception):
@@ -46,26 +82,25 @@ class Called(Exception):
 
 
 @pytest.mark.parametrize(
-    ("typed", "callee", "given"),
+    ("typed", "module", "callee", "given"),
     [
-        ("record tiny --only */seed1", "record", {"only": "*/seed1", "population": 1, "cluster": None}),
-        ("record tiny --population 2 --workers 3 --device cuda", "record", {"population": 2, "workers": 3, "device": "cuda"}),
-        ("record tiny --seeds 3,5 --cluster tcp://host:8786", "record", {"seeds": [3, 5], "cluster": "tcp://host:8786"}),
-        ("verify tiny/hopper/none/small/seed0 --updates 300", "verify", {"updates": 300}),
-        ("collect hopper --to 5000 --seed 3", "collect", {"to": 5000, "seed": 3}),
-        ("watch hopper --run tiny/hopper/none/small/seed0", "policy", {"name": "final"}),
-        ("watch hopper --run tiny/hopper/none/small/seed0 --policy medium", "policy", {"name": "medium"}),
+        ("record tiny --only */seed1", runner, "record", {"runs": RUNS[1:], "population": 1, "cluster": None, "workers": 2}),
+        ("record --population 2 --workers 3 --device cuda", runner, "record", {"population": 2, "workers": 3, "device": "cuda"}),
+        ("record tiny --cluster tcp://host:8786", runner, "record", {"cluster": "tcp://host:8786", "work": None}),
+        ("verify hopper/none/small/seed0 --updates 300", verify, "verify", {"which": RUNS[0], "updates": 300}),
+        ("watch hopper --run hopper/none/small/seed0", runner, "policy", {"which": RUNS[0], "name": "final"}),
+        ("watch hopper --run hopper/none/small/seed1 --policy medium", runner, "policy", {"which": RUNS[1], "name": "medium"}),
     ],
 )
-def test_what_was_typed_arrives(typed, callee, given, repository, monkeypatch):
-    signature = inspect.signature(getattr(study, callee))
+def test_what_was_typed_arrives(typed, module, callee, given, repository, monkeypatch):
+    signature = inspect.signature(getattr(module, callee))
 
     def called(*positional, **named):
         raise Called(signature.bind(*positional, **named).arguments)
 
-    monkeypatch.setattr(study, callee, called)
+    monkeypatch.setattr(module, callee, called)
     monkeypatch.setattr(engine, "devices", lambda: ("cpu", "cuda"))
-    monkeypatch.setattr(rendering, "opengl", lambda: "")
+    monkeypatch.setattr(render, "opengl", lambda: "")
     monkeypatch.setenv("MUJOCO_GL", "")  # so that what `watch` sets is undone
     with pytest.raises(Called) as ended:
         commands.main(typed.split())
@@ -73,17 +108,12 @@ def test_what_was_typed_arrives(typed, callee, given, repository, monkeypatch):
     assert {name: found[name] for name in given} == given
 
 
-def test_only_the_runs_that_match_are_listed(repository, capsys):
-    commands.main(["record", "tiny", "--only", "*/seed1", "--dry-run", "--workers", "1"])
-    first, *runs = capsys.readouterr().out.splitlines()
-    assert first.startswith("tiny: 1 runs missing in ")
-    assert runs == ["tiny/hopper/none/small/seed1"]
-
-
 def test_status_counts_the_programme(repository, capsys):
-    """A line for each study, and a table of one."""
+    """A line for each study, one for the programme, and a table of one study."""
     commands.main(["status"])
-    assert capsys.readouterr().out.startswith("tiny          0 of   2 runs    0.3 hours on 2 cores, 0.3 left")
+    tiny, programme = capsys.readouterr().out.splitlines()
+    assert tiny.startswith("tiny          0 of   2 runs    0.3 hours on 2 cores, 0.3 left")
+    assert programme == "programme: 2 runs missing, about 0.3 hours on 2 cores"
     commands.main(["status", "tiny"])
     assert capsys.readouterr().out.splitlines()[-1].split() == ["hopper", "small", "0", "0", "0", "2"]
 
@@ -93,13 +123,14 @@ def test_status_counts_the_programme(repository, capsys):
     [
         ("record tny", "unknown study 'tny': did you mean 'tiny'"),
         ("record tiny --profile papr", "unknown profile 'papr': did you mean 'paper'"),
-        ("record tiny --only */sac/*", "no run of tiny matches '*/sac/*'"),
+        ("record tiny --only */sac/*", "no run matches '*/sac/*'; a run's name is, for example, hopper/none/small/seed0"),
         ("record tiny --workers 1 --device cdua", "unknown device 'cdua': allowed are 'cpu'"),
         ("status tny", "unknown study 'tny'"),
         ("verify", "nothing is recorded in"),
-        ("verify tiny/hopper/none/small/seed7", "seed7 is not recorded"),
+        ("verify hopper/none/small/seed7", "seed7 is not recorded"),
         ("verify seed7", "'seed7'"),
         ("collect hoper", "unknown task 'hoper'"),
+        ("watch ant --run hopper/none/small/seed0", "hopper/none/small/seed0 is a run of hopper, but ant was asked for"),
         ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup EXTRAS=minari` installs it"),
         ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),
         ("data absent.hdf5", "--as names the dataset"),
@@ -122,7 +153,6 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
     [
         ("", "required: COMMAND"),
         ("recrod tiny", "invalid choice: 'recrod'"),
-        ("record", "required: study"),
         ("record tiny --seeds a-b", "seeds are 'a-b', but they must be a range such as 0-4 or a list such as 0,2,5"),
         ("record tiny --seeds 4-0", "seeds are '4-0'"),
         ("record tiny --workers 0", "'0' was given, but it must be a whole number, 1 or above"),
@@ -143,69 +173,36 @@ def test_seeds_are_ranges_and_lists():
 def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatch, capsys):
     """A run in bfloat16 may be cheaper, but not every processor multiplies it."""
     costs = {"seed0": ("bfloat16", 1.0), "seed1": ("float32", 3.0), "seed2": ("float32", 2.0)}
-    records = {name: {"provenance": {"precision": p}, "wall_seconds": s} for name, (p, s) in costs.items()}
-    monkeypatch.setattr(recording, "load_metadata", lambda root: records)
-    monkeypatch.setattr(study, "verify", lambda run, *rest: f"verified {run}")
+    found = {name: {"provenance": {"precision": p}, "wall_seconds": s} for name, (p, s) in costs.items()}
+    monkeypatch.setattr(records, "load_metadata", lambda root: found)
+    monkeypatch.setattr(verify, "verify", lambda run, *rest: f"verified {run}")
     commands.main(["verify"])
     assert capsys.readouterr().out == "verified seed2\n"
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "callee", "said"),
     [
-        ("record tiny", "mbaug: interrupted; the same command goes on from the last checkpoints"),
-        ("bench", "mbaug: interrupted"),
+        ("record tiny", "record", "mbaug: interrupted; the same command goes on from the last checkpoints"),
+        ("status", "step_seconds", "mbaug: interrupted"),
     ],
 )
-def test_an_interrupted_command_promises_only_what_it_keeps(typed, said, repository, monkeypatch):
+def test_an_interrupted_command_promises_only_what_it_keeps(typed, callee, said, repository, monkeypatch):
     """Only training leaves checkpoints."""
 
     def interrupted(*rest, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "main", interrupted)
-    monkeypatch.setattr(study, "record", interrupted)
+    monkeypatch.setattr(runner, callee, interrupted)
     with pytest.raises(SystemExit) as ended:
         commands.main(typed.split())
     assert str(ended.value) == said
 
 
-def test_a_dry_run_is_of_what_would_be_trained(repository, capsys, monkeypatch):
-    """The seeds of the profile, on the cores that are free to use; what another study has recorded costs nothing."""
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
-    smoke = ["--profile", "smoke", "--dry-run"]
-    commands.main(["record", "tiny", *smoke])
-    first, *runs = capsys.readouterr().out.splitlines()
-    assert first.endswith("about 0.0 hours with 3 workers")
-    assert runs == ["tiny/hopper/none/small/seed0"]
-    commands.main(["record", "tiny", "--profile", "smoke", "--workers", "1"])
-    monkeypatch.setitem(grid.STUDIES, "alias", grid.replace(grid.STUDIES["tiny"], name="alias", seeds=(0,)))
-    monkeypatch.setattr(study, "step_seconds", lambda root: {"td3": 3600.0, "sac": 3600.0})
-    capsys.readouterr()
-    commands.main(["record", "alias", *smoke])
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("alias: 1 runs missing in ")
-    assert "about 0.0 hours" in first
-    shutil.copytree(repository / "build" / "smoke" / "runs", recording.root())
-    monkeypatch.setitem(grid.STUDIES, "alias", smoke_of(grid.STUDIES["alias"]))
-    monkeypatch.setitem(grid.STUDIES, "tiny", smoke_of(grid.STUDIES["tiny"]))
-    commands.main(["status"])
-    assert [line.split()[:2] + line.split()[5:11] for line in capsys.readouterr().out.splitlines()] == [
-        ["tiny", "1", "66.7", "hours", "on", "3", "cores,", "33.3"],
-        ["alias", "0", "33.3", "hours", "on", "3", "cores,", "0.0"],
-    ]
-
-
-def smoke_of(one):
-    """A study whose arms are those that the smoke profile trains."""
-    smoke = settings.profile("smoke")
-    return grid.replace(one, arms={name: smoke.apply(arm) for name, arm in one.arms.items()})
-
-
 @pytest.mark.parametrize("given", ["tpu", "cuda"])
 def test_what_cannot_train_is_refused_also_in_a_dry_run(given, repository, monkeypatch):
     """On a cluster the workers have devices of their own."""
-    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(engine, "devices", lambda: ("cpu",))
     with pytest.raises(SystemExit, match=f"unknown device '{given}': .*allowed are 'cpu'$"):
         commands.main(["record", "tiny", "--dry-run", "--device", given])
     commands.main(["record", "tiny", "--dry-run", "--device", "cuda", "--cluster", "tcp://nowhere:1"])

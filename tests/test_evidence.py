@@ -26,7 +26,8 @@ def test_recorded_run(run):
     assert len(origin["commit"]) == 40, f"{run} was recorded by {origin['commit']!r}, which is not a clean commit"
     assert all(len(commit) == 40 or commit == "unknown" for commit in origin.get("earlier_commits", []))
     if arm.pretraining is not None:
-        drawn, _ = transitions.draw(read.load(run.dataset), arm.pretraining.transitions, run.seed)
+        draw = transitions.draw_episodes if arm.pretraining.whole_episodes else transitions.draw
+        drawn, _ = draw(read.load(run.dataset), arm.pretraining.transitions, run.seed)
         assert metadata["draw_sha256"] == drawn.sha256
 
 
@@ -36,17 +37,17 @@ def test_every_evaluation_is_there():
         rows, metadata = records.read(ROOT, run)
         if metadata["status"] == "diverged":
             continue
-        arm = studies.ARMS[run.arm]
-        plan = arm.finetuning
-        expected = list(range(0, plan.steps + 1, plan.evaluation_interval))
-        online = rows[rows.phase == "finetune"]
-        assert online.environment_steps.unique().tolist() == expected
-        counts = rows.groupby(["phase", "gradient_steps", "environment_steps"]).size()
-        assert set(counts) == {arm.evaluation.episodes}
-        if arm.pretraining is not None:
-            offline = rows[rows.phase == "pretrain"].gradient_steps.unique().tolist()
-            interval = arm.pretraining.evaluation_interval
-            assert offline == list(range(interval, arm.pretraining.updates + 1, interval))
+        arm, expected = studies.ARMS[run.arm], []
+        if plan := arm.pretraining:
+            expected += [("pretrain", n, 0) for n in range(plan.evaluation_interval, plan.updates + 1, plan.evaluation_interval)]
+        if plan := arm.finetuning:
+            before, extra = studies.offline_updates(arm), plan.critic_updates
+            for steps in range(0, plan.steps + 1, plan.evaluation_interval):
+                learned = steps - plan.warmup_steps + extra if steps > plan.warmup_steps else 0
+                expected.append(("finetune", before + learned, steps))
+        found = rows.groupby(["phase", "gradient_steps", "environment_steps"], sort=False).size()
+        assert found.index.tolist() == expected, run
+        assert set(found) == {arm.evaluation.episodes}, run
 
 
 # Rewards a step that nobody leaves for 1,000 steps: forward speed in m/s, 1 for health where a task has it, minus the actions'

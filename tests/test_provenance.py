@@ -1,18 +1,33 @@
-"""What a number depends on is named: the code, its versions, the processor."""
+"""What a number depends on beside its settings is named: code, versions, processor, arithmetic."""
 
+import pytest
 import torch
 
 from mbaug import provenance
 
 
+@pytest.fixture
+def git(monkeypatch):
+    """What git answers to a process that has not asked yet."""
+    answers = {"rev-parse": "0123abcd", "diff": ""}
+    monkeypatch.setattr(provenance, "_git", lambda command, *_: answers[command])
+    provenance.commit.cache_clear()
+    yield answers
+    provenance.commit.cache_clear()
+
+
 def test_provenance_names_code_versions_and_processor(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
     found = provenance.provenance("float32")
-    names = ["commit", "python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu", "precision"]
-    assert list(found) == names
+    assert list(found) == ["commit", "python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu", "precision"]
     assert all(found.values())
     assert found["torch"] == "2.13.0+cu130", "with its CUDA, which a wheel's metadata may leave out"
     assert found["precision"] == "float32"
+
+
+def test_a_device_that_is_no_processor_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the {device}")
+    assert provenance.provenance("float32", "cuda")["device"] == "the cuda"
 
 
 def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
@@ -21,30 +36,19 @@ def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
     assert provenance.processor() == "AMD EPYC, family 25, model 17"
 
 
-def test_a_changed_package_is_marked_dirty(monkeypatch):
-    answers = {"rev-parse": "0123abcd", "diff": "mbaug/method/td3.py"}
-    monkeypatch.setattr(provenance, "_git", lambda command, *_: answers[command])
-    monkeypatch.setattr(provenance, "commit", provenance.commit.__wrapped__)
-    assert provenance.provenance("float32")["commit"] == "0123abcd+dirty"
-    answers["diff"] = ""
-    assert provenance.provenance("float32")["commit"] == "0123abcd"
+def test_a_changed_package_is_marked_dirty(git):
+    git["diff"] = "mbaug/td3.py"
+    assert provenance.commit() == "0123abcd+dirty"
+
+
+def test_the_commit_is_that_of_the_code_that_was_imported(git):
+    """Asked once: what is committed while a run trains did not train it."""
+    assert provenance.commit() == "0123abcd"
+    git["rev-parse"] = "4567abcd"
+    assert provenance.commit() == "0123abcd"
 
 
 def test_code_without_its_history_has_no_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    monkeypatch.setattr(provenance, "commit", provenance.commit.__wrapped__)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert provenance.provenance("float32")["commit"] == "unknown"
-
-
-def test_the_commit_is_that_of_the_code_that_was_imported(monkeypatch):
-    """Asked once: what is committed while a run trains did not train it."""
-    answers = {"rev-parse": "0123abcd", "diff": ""}
-    monkeypatch.setattr(provenance, "_git", lambda command, *_: answers[command])
-    provenance.commit.cache_clear()
-    try:
-        assert provenance.provenance("float32")["commit"] == "0123abcd"
-        answers["rev-parse"] = "4567abcd"
-        assert provenance.provenance("float32")["commit"] == "0123abcd"
-    finally:
-        provenance.commit.cache_clear()
+    assert provenance.commit.__wrapped__() == "unknown"

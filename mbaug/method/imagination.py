@@ -69,7 +69,7 @@ def add_noise(next_state: Rows, noise_std: Float[Tensor, " state"], generator: t
 
 
 def add_jitter(model: Model, state: Rows, action: Actions, next_state: Rows, generator: torch.Generator) -> Rows:
-    """s' + (sample - mean): the spread of the model's samples around the recorded next state, without the model's bias."""
+    """s' + (sample - mean): the spread of the model's samples around the recorded next state, almost without its bias."""
     mean = predict(model, state, action, generator, "mean")
     return next_state + predict(model, state, action, generator) - mean
 

@@ -139,3 +139,17 @@ def test_calibration_by_hand():
     assert found["high"]["gap"] == pytest.approx((3 - 5 + 7 - 6) / 2)
     assert found["all"]["states"] == 4
     assert found["all"]["rank_correlation"] == pytest.approx(np.corrcoef([1.5, 1.5, 3, 4], [1, 2, 3, 4])[0, 1])
+
+
+def test_the_signatures_of_a_failure_by_hand():
+    """The drop at the switch, and the gap between value and return."""
+    row = {"episode": 0, "length": 1, "data_value": 0.0, "imagined_outside": float("nan"), "gradient_steps": 1}
+    table = [("pretrain", 0, 100.0, 10.0, 15.0), ("finetune", 5, 40.0, 8.0, 9.0), ("finetune", 10, 70.0, 7.0, 6.0)]
+    rows = [
+        {**row, "phase": phase, "environment_steps": steps, "return": total, "discounted_return": part, "predicted_value": value}
+        for phase, steps, total, part, value in table
+    ]
+    assert measures.signatures(rows) == {"score_drop": 60.0, "value_gap": 5.0, "imagined_outside": None}
+    assert measures.signatures(rows[1:])["score_drop"] is None
+    rows[0]["imagined_outside"] = 0.25
+    assert measures.signatures(rows)["imagined_outside"] == 0.25

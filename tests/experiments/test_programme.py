@@ -6,10 +6,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from small import few
 
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
-from mbaug.experiments import records, runner, studies
+from mbaug.experiments import probes, records, runner, studies
 from mbaug.experiments.studies import ARMS
 from mbaug.method.transitions import Dataset
 
@@ -56,6 +57,7 @@ def check_sharing(pretrained):
 def test_every_arm_is_trained(name, root, monkeypatch):
     """Every arm on the study's first task and the last arm on the others, recorded to the end of its budget."""
     monkeypatch.setattr(read, "load", uniform_pool)
+    monkeypatch.setattr(probes, "load", few)
     monkeypatch.setattr(tasks, "make", partial(tasks.make, max_episode_steps=100))  # two tasks end no episode earlier
     monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": True)  # torch multiplies it everywhere, if slowly
     for module in (runner, studies):

@@ -4,7 +4,6 @@ import os
 import signal
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import safetensors.torch
 from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, TINY, arms, on_data, record, rows  # noqa: F401
@@ -14,9 +13,6 @@ from mbaug.experiments import models, records, run, runner
 from mbaug.experiments.run import Setup
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training
-from mbaug.method.iql import IQL
-from mbaug.method.sac import SAC
-from mbaug.method.settings import Finetuning
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -79,23 +75,6 @@ def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(begun,
     record(killed, [which], SHORT)
     assert begun == [0, 50]
     assert rows(killed, which).equals(rows(whole, which))
-
-
-@pytest.mark.parametrize(
-    "arm",
-    [
-        replace(SCRATCH, algorithm="sac", learner=SAC(hidden=(16, 16))),
-        replace(OFFLINE, algorithm="iql", learner=IQL(hidden=(16, 16)), finetuning=Finetuning(keep_data=True)),
-    ],
-    ids=lambda arm: arm.algorithm,
-)
-def test_every_algorithm_goes_on_from_its_checkpoint(arm, tmp_path):
-    """TD3 is what most other tests train."""
-    arm, which = BRIEF.apply(arm), on_data("any") if arm.pretraining else RUN
-    trained(Setup((which,), arm, tmp_path / "stopped"), to=200)
-    again, whole = (trained(Setup((which,), arm, tmp_path / place)) for place in ("stopped", "whole"))
-    assert again.learner.environment_steps == 300
-    np.testing.assert_equal(again.rows, whole.rows)  # NaN, the value of no data, is equal to itself
 
 
 @pytest.mark.parametrize(("steps", "apart"), [(1_000_000, 25_000), (100_000, 5_000)])

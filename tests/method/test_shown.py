@@ -18,7 +18,6 @@ from mbaug.method.transitions import Standardiser
 
 CELLS = "".join(path.read_text() for path in sorted((ROOT / "notebooks").glob("*.py")))
 SHOWN = set(re.findall(r"\b(\w+)\.(\w+)\b", " ".join(re.findall(r"\bshow\(([^)]*)\)", CELLS))))
-OF_BEFORE = {"world_model": "imagination", "engine": "networks", "td3": "networks"}  # where a name moved to from a module
 METHOD = {
     "td3": ("noise", "critic_target", "critic_loss", "actor_loss", "actor_loss_bc", "update", "explorer"),
     "sac": ("sample", "critic_target", "critic_loss", "actor_loss", "temperature_loss", "update"),
@@ -32,18 +31,13 @@ METHOD = {
 NOT_TRAINED = {("augmentation", "outside"): "it is measured of a table and recorded (experiments.run); nothing learns from it"}
 
 
-def resolved(module, name):
-    """Returns the module of the method and the function that a notebook shows; None if it is a class or another room's."""
-    name = "pick" if name == "replace_" else name
-    for place in (module, OF_BEFORE.get(module, module)):
-        if (ROOT / "mbaug/method" / f"{place}.py").is_file():
-            function = getattr(importlib.import_module(f"mbaug.method.{place}"), name, None)
-            if inspect.isfunction(function):
-                return function.__module__.rpartition(".")[2], name
-    return None
+def of_the_method(module, name):
+    """Returns whether a notebook shows a function of the method there; not so a class, nor what is another room's."""
+    path = ROOT / "mbaug/method" / f"{module}.py"
+    return path.is_file() and inspect.isfunction(getattr(importlib.import_module(f"mbaug.method.{module}"), name, None))
 
 
-FUNCTIONS = sorted({found for reference in SHOWN if (found := resolved(*reference))})
+FUNCTIONS = sorted(reference for reference in SHOWN if of_the_method(*reference))
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in METHOD.items() for name in names])
