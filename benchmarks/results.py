@@ -92,5 +92,5 @@ def ratios(rows: Sequence[dict]) -> list[str]:
     sentence = "{algorithm}, {precision}: {times:.2f} times {by_peer}"
     sentences = [sentence.format(**row) for row in pairs.to_dict("records")]
     if set(others["by"]) <= {"plain torch"}:
-        sentences.append("No peer is installed: after `make setup EXTRAS=peers` Stable-Baselines3 is measured in the same run.")
+        sentences.append("No peer is installed: after `make setup` Stable-Baselines3 is measured in the same run.")
     return sentences

@@ -131,7 +131,7 @@ def test_status_counts_the_programme(repository, capsys):
         ("verify seed7", "'seed7'"),
         ("collect hoper", "unknown task 'hoper'"),
         ("watch ant --run hopper/none/small/seed0", "hopper/none/small/seed0 is a run of hopper, but ant was asked for"),
-        ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup EXTRAS=minari` installs it"),
+        ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup` installs it"),
         ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),
         ("data absent.hdf5", "--as names the dataset"),
         ("data --as hopper-absent", "names what to import"),

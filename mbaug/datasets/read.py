@@ -196,7 +196,7 @@ def read_minari(name: str) -> Columns:
     try:
         import minari  # pyright: ignore[reportMissingImports] -- optional
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} needs Minari: `make setup EXTRAS=minari` installs it") from error
+        raise ModuleNotFoundError(f"{name} needs Minari: `make setup` installs it") from error
     try:
         episodes = list(minari.load_dataset(identifier).iterate_episodes())
     except FileNotFoundError as error:

@@ -282,7 +282,7 @@ def elsewhere(
     try:
         from distributed import Client
     except ImportError:
-        raise RuntimeError("--cluster needs Dask: `make setup EXTRAS=cluster` installs it, here and on the workers") from None
+        raise RuntimeError("--cluster needs Dask: `make setup` installs it, here and on the workers") from None
     with Client(address), joblib.parallel_config("dask"):
         parallel = joblib.Parallel(return_as="generator_unordered")
         for outcomes, sent in parallel(joblib.delayed(attempt_elsewhere)(cell, profile, work, device) for cell in jobs):
