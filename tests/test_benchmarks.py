@@ -73,6 +73,7 @@ def test_updates_have_a_row_for_each_size_and_population_and_their_share_of_the_
     assert rows[1]["fraction_of_limit"] == pytest.approx(400 * speed.operations(11, 3, TD3()) / 1e11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "count"),
     [(partial(speed.acting, steps=300), 2), (speed.peers, 4), (speed.parts, 11), (speed.moments, 4), (speed.model, 1)],
@@ -83,6 +84,7 @@ def test_every_number_of_a_section_is_found(section, count):
     assert all(value > 0 for row in rows for value in row.values() if isinstance(value, float)), rows  # a renamed function: 0
 
 
+@pytest.mark.slow
 def test_populations_and_datasets_are_measured_in_processes_of_their_own():
     held = np.ones(150_000_000)  # 1,200 MB, which those processes must not tell as theirs
     mine = speed.peak_megabytes()
@@ -96,6 +98,7 @@ def test_populations_and_datasets_are_measured_in_processes_of_their_own():
         assert grown == pytest.approx((many["table_bytes"] - few["table_bytes"]) / 1e6, rel=0.3)
 
 
+@pytest.mark.slow
 def test_threads_are_measured_while_another_process_is_busy_and_no_longer(monkeypatch):
     loads, here = [], psutil.Process()
 
@@ -114,6 +117,7 @@ def test_threads_are_measured_while_another_process_is_busy_and_no_longer(monkey
     assert not any(load.is_running() for load, *_ in loads)
 
 
+@pytest.mark.slow
 def test_a_load_ends_with_whoever_started_it_even_if_that_one_is_killed():
     start = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=-1)"
     start += "; p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"

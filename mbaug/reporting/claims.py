@@ -124,7 +124,8 @@ def findings(claim: Claim, table: pd.DataFrame) -> list[Finding]:
         ours, theirs = (table[table["arm"] == name] for name in (arm, other))
         scores = pd.concat([measure(ours), (comparison.other_measure or measure)(theirs)])
         strata = {task: statistics.differences(rows, arm, other) for task, rows in scores.groupby("task")}
-        paired = {task: differences[0] for task, differences in strata.items() if differences}
+        # A task with one pair stays out: one seed tells nothing of the next, and it would narrow the interval of the others.
+        paired = {task: differences[0] for task, differences in strata.items() if differences and len(differences[0]) > 1}
         chance = statistics.chance([differences + comparison.margin for differences in paired.values()])
         found.append(Finding(comparison, tuple(paired), statistics.interval([*paired.values()]), chance))
     return [finding for finding in found if not np.isnan(finding.interval.low)]

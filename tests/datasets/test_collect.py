@@ -355,6 +355,7 @@ def clone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_one_training_makes_all_pools_and_the_record(clone):
     """And beside the record the actors that were evaluated: greedy, they earn the recorded returns, bit for bit."""
     assert {path.stem for path in (clone / "pools").iterdir()} == set(NAMES)
@@ -371,6 +372,7 @@ def test_one_training_makes_all_pools_and_the_record(clone):
         assert returns.tolist() == rows[rows.environment_steps == steps]["return"].tolist()
 
 
+@pytest.mark.slow
 def test_a_kill_changes_no_byte(clone, tmp_path):
     """kill -9 between two checkpoints, beyond the first; the same command goes on; pools, cards and record are equal."""
     process = multiprocessing.get_context("fork").Process(target=command, args=(tmp_path,))
@@ -383,6 +385,7 @@ def test_a_kill_changes_no_byte(clone, tmp_path):
     assert made(tmp_path) == made(clone)
 
 
+@pytest.mark.slow
 def test_the_command_stops_where_it_is_told(clone, tmp_path):
     """With a checkpoint, and without a record; it goes on to the same end."""
     stop = card(clone / "pools", "replay")["replay_transitions"]
@@ -397,6 +400,7 @@ def test_the_command_stops_where_it_is_told(clone, tmp_path):
     assert made(tmp_path) == made(clone)
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_not_trained_again(clone, tmp_path, monkeypatch):
     """Nor recorded: what `record` trained, `collect` makes the pools of without another step."""
     root, work = tmp_path / "data" / "runs", tmp_path / "build" / "checkpoints" / "paper"
@@ -411,6 +415,7 @@ def test_what_is_recorded_is_not_trained_again(clone, tmp_path, monkeypatch):
     assert WHICH.path(root).with_suffix(".json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_agent_that_becomes_nan_is_recorded(tmp_path, monkeypatch):
     """The record says that it diverged; its last actor that was evaluated stays."""
     evaluate = run.evaluate
@@ -428,6 +433,7 @@ def test_an_agent_that_becomes_nan_is_recorded(tmp_path, monkeypatch):
     assert {path.stem for path in (tmp_path / "pools").iterdir()} == {"hopper-random"}
 
 
+@pytest.mark.slow
 def test_a_record_with_other_settings_gives_no_pools(clone, tmp_path):
     shutil.copytree(clone / "data", tmp_path / "data")
     with pytest.raises(SystemExit, match=rf"{RUN} is recorded with other settings: settings\.learner\.discount is 0\.99"):

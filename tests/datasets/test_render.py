@@ -17,6 +17,7 @@ from mbaug.method import transitions
 DRAW = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
 
 
+@pytest.mark.slow
 def test_each_pool_without_a_strip_gets_one(tmp_path, monkeypatch):
     """And what is there stays. Skipped where MuJoCo itself does not draw: `render` is not asked, since it has to say so, too."""
     trials = ([sys.executable, "-c", f"import os; os.environ['MUJOCO_GL'] = {name!r}; {DRAW}"] for name in render.BACKENDS)
@@ -57,6 +58,7 @@ def test_without_an_opengl_library_a_sentence_says_what_to_install(monkeypatch):
             commands.main(["strips"])
 
 
+@pytest.mark.slow
 def test_mujoco_is_not_imported_before_the_library_is_chosen():
     code = "import sys; from mbaug.datasets import render; print('mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
@@ -79,6 +81,7 @@ class Counting(gymnasium.Env):
         return np.full((32, 32, 3), self.state[0], np.uint8)
 
 
+@pytest.mark.slow
 def test_a_film_has_every_so_many_steps_and_goes_on_after_an_episode():
     images, per_second = render.frames(Counting(), lambda state: np.ones(1), 0.2)
     assert images[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 1]

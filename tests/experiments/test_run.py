@@ -39,6 +39,7 @@ def begun(monkeypatch):
 # --- stages ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stage_that_arms_share_is_trained_once(begun, tmp_path, monkeypatch):
     """Two arms differ in their fine-tuning alone; the third takes something else from the same world model."""
     fitted, fit = [], imagination.fit
@@ -64,6 +65,7 @@ def record_and_die(folder):
     record(folder, [on_data("small_imagining")], SHORT)
 
 
+@pytest.mark.slow
 def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(begun, tmp_path):
     """It goes on with the imagined next states that it had: every row is equal bit for bit."""
     which, whole, killed = on_data("small_imagining"), tmp_path / "whole", tmp_path / "killed"
@@ -90,6 +92,7 @@ def test_a_long_training_has_a_checkpoint_at_every_25_000_steps(steps, apart, tm
     assert saved == list(range(apart, steps + 1, apart))
 
 
+@pytest.mark.slow
 def test_what_may_be_shipped_is_kept_beside_the_checkpoints(tmp_path, monkeypatch):
     """The agent at the switch and its world model, and its actor on the way; the checkpoints of the fine-tuning go."""
     monkeypatch.setattr(run, "STEPS_KEPT", (50, 150))
@@ -119,6 +122,7 @@ def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch)
     assert folder(RUN, SCRATCH) == folder(replace(RUN, arm="other"), SCRATCH) != folder(SECOND, SCRATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [RUN, on_data()], ids=str)
 def test_a_run_that_went_on_names_all_the_code_that_trained_it(which, tmp_path, monkeypatch):
     """Trained by one commit after the other: the last is its commit, and the checkpoints remember the others."""
@@ -169,6 +173,7 @@ def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(alone, 
     assert rows(tmp_path, SECOND).equals(rows(alone, SECOND))
 
 
+@pytest.mark.slow
 def test_an_agent_that_diverges_before_its_first_evaluation_is_recorded(tmp_path, monkeypatch):
     """Without rows, and without signatures of a failure that nobody saw; its neighbour goes on."""
     pretrain = training.pretrain

@@ -343,6 +343,7 @@ def test_a_chapter_reads_what_is_recorded_or_trains_what_it_shows(tmp_path, monk
 # --- what comes home from a cluster ---------------------------------------------------------------------------------------
 
 
+@slow
 def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
     """First with one profile, then with another: what comes home is of the settings that were sent."""
     for profile, count in ((BRIEF, 4), (TINY, 7), (BRIEF, 4)):

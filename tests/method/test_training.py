@@ -369,6 +369,7 @@ def without_data(monkeypatch):
     return "meta"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ONLINE)
 def test_no_number_but_the_actors_leaves_the_device_while_agents_learn(without_data, monkeypatch, algorithm):
     """Offline none; online who acts reads a copy of the actor on the CPU, taken before each step."""

@@ -48,6 +48,7 @@ def outputs(path) -> str:
     return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
 
 
+@pytest.mark.slow
 def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, run, tmp_path, capfd):
     write("01_first", "import os, sys\nprint(profile, retrain)\nprint(os.getcwd())\nprint(sys.executable)", *["1"] * 10)
     write("02_second", "import os", 'print(os.environ["OMP_NUM_THREADS"])')
@@ -63,6 +64,7 @@ def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, ru
     assert last.startswith("all: ")
 
 
+@pytest.mark.slow
 def test_the_failing_cells_are_shown_and_the_others_run(write, run, tmp_path):
     steps = "\n".join(f"step = {number}" for number in range(20))
     write("01_fails", f"{steps}\nraise ValueError(f'the profile is {{profile}}')")
@@ -99,6 +101,7 @@ def test_a_kernel_needs_no_port_and_a_short_path(write, tmp_path, monkeypatch):
     assert not os.path.exists(folder)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_what_runs_and_begins_nothing_more(write, tmp_path):
     for number in range(1, 4):
         write(f"0{number}_slow", f"open({str(tmp_path)!r} + '/begun{number}', 'w').close()\nimport time\ntime.sleep(600)")
@@ -150,6 +153,7 @@ def test_notebooks_are_named_by_number_name_or_file(write, tmp_path):
         chapters.find("02_secnd", folder)
 
 
+@pytest.mark.slow
 def test_a_reading_copy_is_the_executed_source_and_the_same_bytes_each_time(write, tmp_path):
     source = write(
         "01_first",

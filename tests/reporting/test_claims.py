@@ -25,6 +25,15 @@ def test_without_runs_or_with_one_seed_nothing_is_measured(tmp_path):
     assert set(verdicts(alone).values()) == {"not yet measured"}
 
 
+def test_a_task_with_one_seed_says_nothing_beside_one_with_three():
+    """Its one difference has no spread: pooled, it would narrow the interval."""
+    arms = {"augmented": 50, "td3": 10}
+    both = pd.concat([runs(arms), runs(arms, seeds=1, tasks=("walker2d",))], ignore_index=True)
+    (finding,), (alone,) = (claims.findings(CLAIMS[0], claims.main_runs(frame)) for frame in (both, runs(arms)))
+    assert finding == alone
+    assert finding.tasks == ("hopper",)
+
+
 def test_three_seeds_show_a_direction_only():
     found = verdicts(runs({"augmented": 50, "td3": 10, "sac": 20, "vanilla": 30}))
     assert found == {
