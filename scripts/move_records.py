@@ -2,9 +2,9 @@
 
     python scripts/move_records.py SOURCE [DESTINATION]     from a folder of runs into data/runs, or into another one
 
-A CSV keeps its bytes. A JSON loses its study and gets the number of today's format: 1 becomes 3, 2 becomes 4. Runs that were recorded
-under several names must have the same CSV; one is kept, of the first study in ORDER. Where a run is there already, it stays, unless
-what arrives is of a later format. The folder that it reads is left as it is, unless it is the destination.
+A CSV keeps its bytes. A JSON loses its study and gets the number of today's format: 1 becomes 3, 2 becomes 4. Runs that were
+recorded under several names must have the same CSV. One is kept, of the first study in ORDER. A run that is there already stays,
+unless what arrives is of a later format. The folder that it reads is left as it is, unless it is the destination.
 """
 
 import json
