@@ -41,8 +41,12 @@ def old(folder, name, number=1, csv=CSV, **more):
 def source(tmp_path):
     """Two studies that share a run, one with an actor, and one whose arms have other names today."""
     folder = tmp_path / "old"
-    old(folder, "hopper/hopper/none/td3/seed0", provenance={"commit": "hopper", "copied_from": "baselines/hopper/none/td3/seed0"})
-    old(folder, "baselines/hopper/none/td3/seed0")
+    old(folder, "hopper/hopper/none/td3/seed0")
+    old(
+        folder,
+        "baselines/hopper/none/td3/seed0",
+        provenance={"commit": "baselines", "copied_from": "hopper/hopper/none/td3/seed0"},
+    )
     actor = old(folder, "long/ant/none/sac_million/seed0", number=2, policies_sha256=files.sha256(b"actor"))
     actor.with_suffix(".safetensors").write_bytes(b"actor")
     old(folder, "precision/halfcheetah/none/float32/seed0")

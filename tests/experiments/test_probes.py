@@ -45,25 +45,3 @@ def test_the_simulator_goes_on_from_a_state_as_it_did(task):
         np.testing.assert_allclose(next_state, pool.next_state[row], atol=2e-2)
         assert reward == pytest.approx(pool.reward[row], abs=2e-2)
         assert terminal == pool.terminal[row]
-
-
-def test_a_roll_out_from_states_is_the_sum_of_its_rewards():
-    """Of three states in an evaluator of two environments, at most five steps each; another occasion is not shifted."""
-    task = tasks.find("hopper")
-    evaluator = tasks.Evaluator(task, [0], 2, 0.9)
-    policy = lambda state: np.zeros((*state.shape[:2], task.action_size), dtype=np.float32)  # noqa: E731
-    before = evaluator(policy, "finetune", 0)
-    states = probes.load(task).state[:3]
-    found = evaluator.from_states(policy, states, 5)
-    assert found.length.max() == 5
-    np.testing.assert_array_equal(found.first_state[0], states)
-    environment = tasks.make(task)
-    for k, state in enumerate(states):
-        environment.reset(seed=0)
-        tasks.set_state(environment, state)
-        total, step, ended = 0.0, 0, False
-        while step < 5 and not ended:
-            _, reward, ended, *_ = environment.step(np.zeros(task.action_size))
-            total, step = total + 0.9**step * reward, step + 1
-        assert found.discounted_return[0, k] == pytest.approx(total, rel=1e-6)
-    assert all(np.array_equal(one, other) for one, other in zip(before, evaluator(policy, "finetune", 0), strict=True))

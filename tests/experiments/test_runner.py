@@ -84,24 +84,12 @@ def record_pair(folder, workers=2, file_size=None):
     record(folder, PAIR, TINY, workers=workers)
 
 
-def kill_worker(parent, workers):
-    """Kills one of the processes that train, without a word."""
-    max(workers, key=lambda worker: sum(worker.cpu_times()[:2])).kill()
-
-
-def kill_parent(parent, workers):
-    """Kills the process that hands out the runs, which can tell nobody."""
-    parent.kill()
-
-
-def end_parent(parent, workers):
-    """Asks it to end, as `kill` and a shutdown do."""
-    parent.terminate()
-
-
-def press_ctrl_c(parent, workers):
-    """Sends what a terminal sends, to parent and workers."""
-    os.killpg(parent.pid, signal.SIGINT)
+DISTURBANCES = {
+    "a worker is killed": lambda parent, workers: max(workers, key=lambda worker: sum(worker.cpu_times()[:2])).kill(),
+    "the command is killed": lambda parent, workers: parent.kill(),  # and can tell nobody
+    "the command is ended": lambda parent, workers: parent.terminate(),  # as by a shutdown
+    "Ctrl-C": lambda parent, workers: os.killpg(parent.pid, signal.SIGINT),  # of a terminal reaches parent and workers
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +110,7 @@ def goes_on(folder, undisturbed):
 
 
 @slow
-@pytest.mark.parametrize("disturb", [kill_worker, kill_parent, end_parent, press_ctrl_c])
+@pytest.mark.parametrize("disturb", DISTURBANCES.values(), ids=DISTURBANCES)
 def test_two_workers_disturbed_leave_no_process_and_end_as_if_they_were_not(disturb, undisturbed, tmp_path):
     """In the middle of a run, or of both; whoever trained is gone within ten seconds; the same command goes on."""
     process = FORK.Process(target=record_pair, args=(tmp_path,))
@@ -230,12 +218,6 @@ def test_runs_whose_data_are_not_here_are_left_out(monkeypatch):
         runner.with_data(lacking, said.append)
 
 
-def test_a_pattern_that_no_run_matches_is_refused():
-    assert runner.select([RUN, SECOND], "*/seed1") == [SECOND]
-    with pytest.raises(ValueError, match=f"no run matches 'sac/'; a run's name is, for example, {RUN}"):
-        runner.select([RUN, SECOND], "sac/")
-
-
 # --- what is recorded already ---------------------------------------------------------------------------------------------
 
 
@@ -271,21 +253,14 @@ def test_status_counts_what_has_ended_well_and_badly(recorded, tmp_path):
     assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
 
 
-def test_hours_come_from_this_processor_s_records(recorded, tmp_path, monkeypatch):
+def test_hours_come_from_this_processor_s_records(tmp_path, monkeypatch):
     """Another processor's seconds only where there are no others; a pre-training that arms share is counted once."""
     assert runner.step_seconds(tmp_path) == 0.01
-    origin = records.verify(recorded / "runs", RUN)["provenance"]
-    copy(recorded, tmp_path, wall_seconds=950.0, provenance=origin | {"cpu": "another"})
-    assert runner.step_seconds(tmp_path) == pytest.approx(0.01)  # of 95,000 updates
-    third, own = tmp_path / "hopper/none/td3/seed0.json", RUN.path(tmp_path).with_suffix(".json")
-    third.parent.mkdir()
-    changed = {'"another"': f'"{provenance.processor()}"', '"arm": "small"': '"arm": "td3"', "950.0": "1900.0"}
-    text = own.read_text()
-    for old, new in changed.items():
-        text = text.replace(old, new)
-    third.write_text(text)
-    third.with_suffix(".csv").write_bytes(own.with_suffix(".csv").read_bytes())
+    found = {PAIR[0]: {"wall_seconds": 1900.0, "provenance": {"cpu": "another"}}}  # of 95,000 updates
+    monkeypatch.setattr(records, "load_metadata", lambda root: found)
     assert runner.step_seconds(tmp_path) == pytest.approx(0.02)
+    found[PAIR[1]] = {"wall_seconds": 950.0, "provenance": {"cpu": provenance.processor()}}
+    assert runner.step_seconds(tmp_path) == pytest.approx(0.01)
     runs = [Run("hopper", "hopper-medium-replay", arm, 0) for arm in ("augmented", "augmented_critics", "vanilla_critics")]
     assert runner.seconds(runs, 0.01) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000))
 
