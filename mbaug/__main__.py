@@ -118,7 +118,7 @@ def collect(arguments: argparse.Namespace) -> None:
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
     setup = run.Setup((which,), arm, work)
-    run.prepare(arm)
+    run.prepare_for(arm)
     with runner.held([which], arm, work):
         recorded = runner.recorded(which, root)
         train = partial(run.collected, setup, root, to)

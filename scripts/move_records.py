@@ -39,7 +39,7 @@ def main(source: Path, destination: Path) -> None:
         assert same, f"{path} is no copy of {chosen[run][0]}, but both are {run}"
     for run, (path, metadata) in chosen.items():
         target = run.path(destination)
-        if target.with_suffix(".json").exists() and records.verify(destination, run)["format"] >= metadata["format"]:
+        if target.with_suffix(".json").exists() and records.read_metadata(destination, run)["format"] >= metadata["format"]:
             continue
         for suffix in (".csv", ".safetensors"):
             if path.with_suffix(suffix).exists():

@@ -19,7 +19,7 @@ def test_there_is_evidence():
 @pytest.mark.parametrize("run", RUNS, ids=str)
 def test_recorded_run(run):
     """The hash holds, the settings are those of today's arm, the commits are known and clean, the draw is today's draw."""
-    metadata, arm = records.verify(ROOT, run), studies.ARMS[run.arm]
+    metadata, arm = records.read_metadata(ROOT, run), studies.ARMS[run.arm]
     assert records.difference(metadata, arm) is None
     assert run.dataset == studies.dataset(run.task, run.dataset.removeprefix(f"{run.task}-"), run.arm)
     origin = metadata["provenance"]

@@ -66,7 +66,7 @@ def test_runs_move_to_their_one_name(source, tmp_path, script):
     assert list(map(str, records.recorded(home))) == names
     origins = [(4, "long"), (3, "precision"), (3, "precision"), (3, "baselines")]
     for run, (number, commit) in zip(records.recorded(home), origins, strict=True):
-        metadata = records.verify(home, run)
+        metadata = records.read_metadata(home, run)
         assert (metadata["format"], metadata["provenance"]) == (number, {"commit": commit})
         assert "study" not in metadata
         assert run.path(home).with_suffix(".csv").read_bytes() == CSV

@@ -126,7 +126,7 @@ def write(
     """
     _check_names("A run's metadata", metadata, METADATA)
     path = run.path(root)
-    if path.with_suffix(".json").exists() and not outdated(verify(root, run)):
+    if path.with_suffix(".json").exists() and not outdated(read_metadata(root, run)):
         raise FileExistsError(f"{run} is already recorded in {root}: evidence is never overwritten.")
     if metadata["status"] not in STATUSES:
         raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
@@ -182,7 +182,7 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 # --- read -----------------------------------------------------------------------------------------------------------------
 
 
-def verify(root: Path | str, run: Run) -> dict[str, Any]:
+def read_metadata(root: Path | str, run: Run) -> dict[str, Any]:
     """Returns a run's metadata after checking that its CSV is the one that the JSON was written for.
 
     Raises:
@@ -193,7 +193,7 @@ def verify(root: Path | str, run: Run) -> dict[str, Any]:
 
 
 def read(root: Path | str, run: Run) -> Record:
-    """Returns a run's evaluation episodes and metadata, verified; raises what `verify` raises."""
+    """Returns a run's evaluation episodes and metadata, verified; raises what `read_metadata` raises."""
     content, metadata = _verified(Path(root), run)
     return Record(_frame(content), metadata)
 
@@ -205,7 +205,7 @@ def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
         FileNotFoundError: The run is not recorded.
         RecordDamaged: A file is not what was written.
     """
-    metadata, path = verify(root, run), run.path(root).with_suffix(".safetensors")
+    metadata, path = read_metadata(root, run), run.path(root).with_suffix(".safetensors")
     if "policies_sha256" not in metadata:
         return {}
     weights = _content(run, path)
@@ -271,13 +271,13 @@ def recorded(root: Path | str) -> list[Run]:
 
 def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
     """Returns those of `runs` that are not recorded below `root`, or not with all that is measured today, in the order given."""
-    return [run for run in runs if not run.path(root).with_suffix(".json").exists() or outdated(verify(root, run))]
+    return [run for run in runs if not run.path(root).with_suffix(".json").exists() or outdated(read_metadata(root, run))]
 
 
 def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
     """Returns the metadata of every recorded run, or of those of `runs` that are recorded, each verified."""
     wanted = None if runs is None else set(runs)
-    return {run: verify(root, run) for run in recorded(root) if wanted is None or run in wanted}
+    return {run: read_metadata(root, run) for run in recorded(root) if wanted is None or run in wanted}
 
 
 def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFrame:

@@ -119,7 +119,7 @@ class Online:
 # --- draw, fit ------------------------------------------------------------------------------------------------------------
 
 
-def prepare(arm: Arm, device: str = "cpu") -> None:
+def prepare_for(arm: Arm, device: str = "cpu") -> None:
     """Prepares this process for training an arm.
 
     Raises:

@@ -67,7 +67,7 @@ def current(root: Path, which: Run, arm: Arm) -> dict[str, Any]:
     Raises:
         ValueError: it was recorded with other settings than these.
     """
-    metadata = records.verify(root, which)
+    metadata = records.read_metadata(root, which)
     difference, path = records.difference(metadata, arm), which.path(root).with_suffix(".json")
     sentence = f"{which} is recorded with other settings: {difference} To record it anew, remove {path}"
     require(difference is None, sentence)
@@ -129,7 +129,7 @@ def train(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "
     Raises:
         ValueError: the device does not multiply in the arm's precision.
     """
-    run.prepare(arm, device)
+    run.prepare_for(arm, device)
     with held(runs, arm, work):
         if left := records.missing(root, runs):
             setup = run.Setup(tuple(left), arm, work, device)
@@ -174,7 +174,7 @@ def explain(runs: Sequence[Run], error: Exception) -> str:
     return f"{runs[0]}: {error if told else ''.join(traceback.format_exception(error))}"
 
 
-def attempt_elsewhere(
+def attempt_on_worker(
     cell: Sequence[Sequence[Run]], profile: Profile, work: Path | None, device: str = "cpu"
 ) -> tuple[list[Outcome], list[Sent]]:
     """Returns the outcomes of a cell and its records, after training it here: what travels home from a cluster's worker."""
@@ -225,10 +225,10 @@ def record(
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     jobs, problems = studies.cells(wanted, population), []
     if cluster:
-        outcomes = elsewhere(jobs, profile, root, work, cluster, device)
+        outcomes = on_a_cluster(jobs, profile, root, work, cluster, device)
     else:
         folder = given(work, "work is None, but without a cluster it must be a folder for checkpoints")
-        outcomes = here(jobs, profile, root, folder, workers, device)
+        outcomes = on_this_machine(jobs, profile, root, folder, workers, device)
     with tqdm(total=sum(steps.values()), unit=" updates", unit_scale=True, disable=None) as bar:
         for some, problem in outcomes:
             if problem:
@@ -236,14 +236,14 @@ def record(
                 report(problem)
                 continue
             for each in some:
-                report(f"{each}: {records.verify(root, each)['wall_seconds']:.0f} s")
+                report(f"{each}: {records.read_metadata(root, each)['wall_seconds']:.0f} s")
                 bar.update(steps[each])
     if problems:
         raise RuntimeError("\n".join(problems))
     return wanted
 
 
-def here(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
+def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
     """Yields what came of the populations of all cells, trained by processes of one thread on this machine.
 
     A run that another command trains comes last: two commands share the work without waiting for each other.
@@ -271,7 +271,7 @@ def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequenc
         yield cell
 
 
-def elsewhere(
+def on_a_cluster(
     jobs: Sequence, profile: Profile, root: Path, work: Path | None, address: str, device: str = "cpu"
 ) -> Iterator[Outcome]:
     """Yields what came of the populations of all cells: trained by the workers of a Dask cluster, recorded here.
@@ -285,7 +285,7 @@ def elsewhere(
         raise RuntimeError("--cluster needs Dask: `make setup` installs it, here and on the workers") from None
     with Client(address), joblib.parallel_config("dask"):
         parallel = joblib.Parallel(return_as="generator_unordered")
-        for outcomes, sent in parallel(joblib.delayed(attempt_elsewhere)(cell, profile, work, device) for cell in jobs):
+        for outcomes, sent in parallel(joblib.delayed(attempt_on_worker)(cell, profile, work, device) for cell in jobs):
             came = {which: (rows, metadata, policies) for which, rows, metadata, policies in sent}
             for runs, problem in outcomes:
                 yield (runs, problem) if problem else bring_home(runs, came, profile, root)
@@ -313,7 +313,7 @@ def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
     absent, states = set(records.missing(root, study.runs())), []
     for each in study.runs():
         if each not in absent:
-            state = records.verify(root, each)["status"]
+            state = records.read_metadata(root, each)["status"]
         else:
             state = "running" if is_training(each, ARMS[each.arm], work) else "missing"
         states.append({"task": each.task, "arm": each.arm, "state": state})
@@ -361,7 +361,7 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
         FileNotFoundError: the run is not recorded, or was recorded without its actors.
         ValueError: there is no such actor, or today's settings of the arm are not the recorded ones.
     """
-    metadata, kept = records.verify(root, which), records.policies(root, which)
+    metadata, kept = records.read_metadata(root, which), records.policies(root, which)
     if not kept:
         raise FileNotFoundError(f"{which} was recorded without its actors: only runs of more than {run.LONG:,} steps keep them")
     choose("policy", name, kept)

@@ -27,7 +27,7 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     record, arm = records.read(root, which), ARMS[which.arm]
     difference = records.difference(record.metadata, arm)
     require(difference is None, f"{which} cannot be verified: {difference}")
-    run.prepare(arm)
+    run.prepare_for(arm)
     setup = run.Setup((which,), arm, work)
     for _, _, progress in run.train(setup):
         if progress.learner.gradient_steps >= updates:

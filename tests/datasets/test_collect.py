@@ -360,7 +360,7 @@ def test_one_training_makes_all_pools_and_the_record(clone):
     """And beside the record the actors that were evaluated: greedy, they earn the recorded returns, bit for bit."""
     assert {path.stem for path in (clone / "pools").iterdir()} == set(NAMES)
     root, medium = clone / "data" / "runs", card(clone / "pools", "replay")["replay_transitions"]
-    metadata, rows = records.verify(root, WHICH), records.read(root, WHICH).rows
+    metadata, rows = records.read_metadata(root, WHICH), records.read(root, WHICH).rows
     assert metadata["status"] == "finished"
     assert records.difference(metadata, TINY) is None
     evaluate, kept = tasks.Evaluator(HOPPER, [0], 2, TINY.learner.discount), records.policies(root, WHICH)
@@ -428,7 +428,7 @@ def test_an_agent_that_becomes_nan_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "evaluate", poisoned)
     command(tmp_path)
     root = tmp_path / "data" / "runs"
-    assert records.verify(root, WHICH)["status"] == "diverged"
+    assert records.read_metadata(root, WHICH)["status"] == "diverged"
     assert set(records.policies(root, WHICH)) == {"final"}
     assert {path.stem for path in (tmp_path / "pools").iterdir()} == {"hopper-random"}
 

@@ -27,7 +27,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
         with distributed.Client(cluster) as client:
             assert [client.submit(os.getenv, variable).result(timeout=60) for variable in THREADS] == ["1", "1"]
             workers = list(client.run(os.getpid).values())
-        home = runner.elsewhere([[[RUN]]], TINY, tmp_path / "home/runs", tmp_path / "far/work", cluster.scheduler_address)
+        home = runner.on_a_cluster([[[RUN]]], TINY, tmp_path / "home/runs", tmp_path / "far/work", cluster.scheduler_address)
         thread = ThreadPoolExecutor(1)
         recorded = thread.submit(list, home)
         thread.shutdown(wait=False)  # and no `with`, which would wait for a cluster that never answers

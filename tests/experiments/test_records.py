@@ -111,7 +111,7 @@ def test_metadata_come_back_and_name_the_run(tmp_path):
     hashes = {name: files.sha256(RUN.path(tmp_path).with_suffix(suffix).read_bytes()) for name, suffix in files_of.items()}
     identity = {"format": 4, "task": "hopper", "dataset": "hopper-medium-replay", "arm": "augmented", "seed": 0}
     assert records.load_metadata(tmp_path) == {RUN: identity | METADATA | hashes}
-    assert records.read(tmp_path, RUN).metadata == records.verify(tmp_path, RUN) == identity | METADATA | hashes
+    assert records.read(tmp_path, RUN).metadata == records.read_metadata(tmp_path, RUN) == identity | METADATA | hashes
     assert records.policies(tmp_path, RUN)["final"].tolist() == [1.0, 2.0]
 
 
@@ -164,7 +164,7 @@ def test_an_old_record_of_a_pretrained_agent_is_read_and_replaced(tmp_path):
     assert records.load_runs(tmp_path)["return"].tolist() == [100.1, 101.1, 102.1]
     assert records.missing(tmp_path, [RUN]) == [RUN]
     records.write(tmp_path, RUN, rows(1), METADATA)
-    assert (records.verify(tmp_path, RUN)["format"], len(records.read(tmp_path, RUN).rows)) == (4, 1)
+    assert (records.read_metadata(tmp_path, RUN)["format"], len(records.read(tmp_path, RUN).rows)) == (4, 1)
     assert (records.missing(tmp_path, [RUN]), records.policies(tmp_path, RUN)) == ([], {})
 
 
@@ -208,7 +208,11 @@ def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     damage(RUN.path(tmp_path))
     sentence = f"{RUN} (has the format|is damaged).*" + message.removeprefix("has the format")
-    of_rows = (lambda: records.read(tmp_path, RUN), lambda: records.load_runs(tmp_path), lambda: records.verify(tmp_path, RUN))
+    of_rows = (
+        lambda: records.read(tmp_path, RUN),
+        lambda: records.load_runs(tmp_path),
+        lambda: records.read_metadata(tmp_path, RUN),
+    )
     for call in (lambda: records.policies(tmp_path, RUN), *(() if "safetensors" in message else of_rows)):
         with pytest.raises(records.RecordDamaged, match=sentence):
             call()

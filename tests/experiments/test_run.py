@@ -153,7 +153,7 @@ def test_a_population_records_what_its_agents_record_alone(alone, tmp_path, monk
     record(tmp_path, [RUN, SECOND], BRIEF, population=2)
     for which in (RUN, SECOND):
         assert rows(tmp_path, which).equals(rows(alone, which))
-        assert records.verify(tmp_path / "runs", which)["wall_seconds"] == 50
+        assert records.read_metadata(tmp_path / "runs", which)["wall_seconds"] == 50
 
 
 def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(alone, tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(alone, 
 
     monkeypatch.setattr(run, "evaluate", poisoned)
     record(tmp_path, [RUN, SECOND], BRIEF, population=2)
-    metadata = records.verify(tmp_path / "runs", RUN)
+    metadata = records.read_metadata(tmp_path / "runs", RUN)
     assert (metadata["status"], metadata["diverged_at"]["environment_steps"]) == ("diverged", 250)
     assert rows(tmp_path, RUN).equals(rows(alone, RUN).query("environment_steps <= 200"))
     assert rows(tmp_path, SECOND).equals(rows(alone, SECOND))

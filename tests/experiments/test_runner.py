@@ -141,7 +141,7 @@ def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(work
     """Also where the user's shell says otherwise; and a command whose shell has gone goes on."""
     monkeypatch.setenv(engine.process.THREADS[0], "3")
     monkeypatch.setattr(runner, "attempt_for", lambda *given: [(os.getppid(), dict(os.environ))])
-    ((parent, environment),) = runner.here([[[RUN]]], TINY, tmp_path, tmp_path, workers, "cpu")
+    ((parent, environment),) = runner.on_this_machine([[[RUN]]], TINY, tmp_path, tmp_path, workers, "cpu")
     assert (parent == os.getpid()) == (workers > 1)
     assert workers == 1 or [environment[variable] for variable in engine.process.THREADS] == ["1", "1"]
     runner.end_with(os.getpid())
@@ -322,7 +322,7 @@ def test_a_chapter_reads_what_is_recorded_or_trains_what_it_shows(tmp_path, monk
 def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
     """First with one profile, then with another: what comes home is of the settings that were sent."""
     for profile, count in ((BRIEF, 4), (TINY, 7), (BRIEF, 4)):
-        outcomes, ((which, table, metadata, _),) = runner.attempt_elsewhere([[RUN]], profile, tmp_path)
+        outcomes, ((which, table, metadata, _),) = runner.attempt_on_worker([[RUN]], profile, tmp_path)
         assert outcomes == [([RUN], "")]
         assert (which, len(table)) == (RUN, count)
         assert records.difference({"format": records.FORMAT} | metadata, profile.apply(SCRATCH)) is None
@@ -342,5 +342,7 @@ def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
         came, before = {}, RUN.path(tmp_path).with_suffix(".json").stat().st_mtime_ns
     assert RUN.path(tmp_path).with_suffix(".json").stat().st_mtime_ns == before
     assert records.read(tmp_path, RUN).rows.equals(table)
-    assert records.verify(tmp_path, RUN) == metadata | {"policies_sha256": records.verify(tmp_path, RUN)["policies_sha256"]}
+    assert records.read_metadata(tmp_path, RUN) == metadata | {
+        "policies_sha256": records.read_metadata(tmp_path, RUN)["policies_sha256"]
+    }
     assert records.policies(tmp_path, RUN)["final"].tolist() == [1.0, 2.0]
