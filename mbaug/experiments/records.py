@@ -263,10 +263,11 @@ def _frame(content: bytes) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(content), dtype=COLUMNS)  # exact from pandas 3.1 on
 
 
-def recorded(root: Path | str) -> list[Run]:
-    """Returns the runs below `root`, in order."""
+def recorded(root: Path | str, runs: Iterable[Run] | None = None) -> list[Run]:
+    """Returns the runs below `root`, or those of `runs` that are there, in order."""
     paths = (path.relative_to(root).with_suffix("") for path in Path(root).glob("*/*/*/seed*.json"))
-    return sorted(Run.parse(path.as_posix()) for path in paths)
+    found = {Run.parse(path.as_posix()) for path in paths}
+    return sorted(found if runs is None else found & set(runs))
 
 
 def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
@@ -276,8 +277,7 @@ def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
 
 def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
     """Returns the metadata of every recorded run, or of those of `runs` that are recorded, each verified."""
-    wanted = None if runs is None else set(runs)
-    return {run: read_metadata(root, run) for run in recorded(root) if wanted is None or run in wanted}
+    return {run: read_metadata(root, run) for run in recorded(root, runs)}
 
 
 def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFrame:
@@ -287,8 +287,7 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
     divided by that on trained rows; NaN where it was not measured), those of `COLUMNS`, and score: the return, D4RL-normalised.
     A run that diverged before its first evaluation has one row without phase and returns.
     """
-    wanted = None if runs is None else set(runs)
-    found = {run: _verified(Path(root), run) for run in recorded(root) if wanted is None or run in wanted}
+    found = {run: _verified(Path(root), run) for run in recorded(root, runs)}
     owners = [
         dataclasses.asdict(run) | {"status": metadata["status"], "overfitting": _overfitting(metadata)}
         for run, (_, metadata) in found.items()

@@ -29,6 +29,7 @@ from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, PROFILES, Profile
 from mbaug.method import training
 from mbaug.method.arms import Arm
+from mbaug.provenance import processor
 
 Report = Callable[[str], None]
 Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
@@ -330,7 +331,8 @@ def step_seconds(root: Path) -> float:
         for each, metadata in found.items()
         if each.arm in ARMS and "device" not in metadata["provenance"]
     }
-    own = [pace for each, pace in paces.items() if found[each]["provenance"]["cpu"] == run.provenance("float32")["cpu"]]
+    here = processor()
+    own = [pace for each, pace in paces.items() if found[each]["provenance"]["cpu"] == here]
     return float(np.median(own or [*paces.values()] or [0.01]))
 
 
