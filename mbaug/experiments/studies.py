@@ -51,6 +51,8 @@ def carried(name: str, arm: Arm) -> dict[str, Arm]:
         f"{name}_actor": online(arm, carry_critics=False, critic_updates=5_000),
         f"{name}_actor_cold": online(arm, carry_critics=False),
         f"{name}_critics": online(arm, carry_actor=False),
+        # A fresh actor hardly moves, so what it collects teaches nothing: this one begins as `td3` does.
+        f"{name}_critics_uniform": replace(arm, finetuning=replace(SCRATCH, carry_actor=False)),
     }
 
 
@@ -127,7 +129,7 @@ def dataset(task: str, quality: str, arm: str) -> str:
 
 _HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
 _OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None)
-_PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics"))
+_PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform"))
 _MODELS = tuple(f"augmented_{name}" for name in ("latent4", "latent32", "kl0.1", "kl10", "next_latent"))
 _HORIZONS = (*(f"augmented_horizon{n}" for n in (1, 2, 3, 5)), *(f"vanilla_horizon{n}" for n in (1, 3)))
 _SWEEP = ("td3", "td3_fast", "td3_late", "sac", "sac_slow", "sac_late")
@@ -147,6 +149,13 @@ STUDIES = {
             "What of the pre-trained agent helps? Is a model without latent state as good?",
             (*_PARTS, "deterministic"),
             TWO,
+        ),
+        Study(
+            "still",
+            "What do carried critics make of a fresh actor's warm-up?",
+            ("vanilla_critics", "augmented_critics"),
+            ("halfcheetah",),
+            seeds=(0,),
         ),
         Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
         Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),

@@ -94,8 +94,8 @@ CLAIMS = (
         "07_controls",
         (
             Comparison("augmented_actor", "td3"),
-            Comparison("augmented_critics", "td3"),
-            Comparison("vanilla_actor", "vanilla_critics"),
+            Comparison("augmented_critics_uniform", "td3"),
+            Comparison("vanilla_actor", "vanilla_critics_uniform"),
         ),
     ),
     Claim(

@@ -97,7 +97,7 @@ def test_the_programme_goes_seed_by_seed_and_pretrains_once():
     cells = studies.cells(studies.programme())
     first = [str(run) for population in cells[0] for run in population]
     dataset = "halfcheetah/halfcheetah-medium-replay"
-    assert first == [f"{dataset}/vanilla{part}/seed0" for part in ("", "_data", "_actor", "_critics")]
+    assert first == [f"{dataset}/vanilla{part}/seed0" for part in ("", "_data", "_actor", "_critics_uniform")]
     shared = [(run.task, run.dataset, run.seed, ARMS[run.arm].offline_part) for cell in cells for run in cell[0]]
     pretrained = [key for key in shared if key[3] is not None and key[3].pretraining.updates]
     assert len(pretrained) == len(set(pretrained))

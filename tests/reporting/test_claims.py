@@ -84,9 +84,10 @@ def test_the_best_rate_must_beat_every_other():
 
 
 def test_both_parts_must_help():
-    parts = {"td3": 10, "augmented_actor": 40, "augmented_critics": 30, "vanilla_actor": 35, "vanilla_critics": 20}
+    critics = {"augmented_critics_uniform": 30, "vanilla_critics_uniform": 20}
+    parts = {"td3": 10, "augmented_actor": 40, "vanilla_actor": 35, **critics}
     assert verdicts(runs(parts, seeds=5))["e"] == "reproduced"
-    assert verdicts(runs({**parts, "augmented_critics": 10}, seeds=5))["e"] == "not reproduced"
+    assert verdicts(runs({**parts, "augmented_critics_uniform": 10}, seeds=5))["e"] == "not reproduced"
 
 
 def test_a_cell_says_what_was_measured_and_how_weakly():
