@@ -23,22 +23,46 @@ class CheckpointDamaged(ValueError):
     """A checkpoint does not hold what was written."""
 
 
-def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a folder in place of its last one: at any moment there is the old one or the new one.
+def packed(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
+    """Returns tensors and plain data as the content of one safetensors file, with a digest of both.
 
     Args:
-        folder: a folder for this checkpoint.
         tensors: on any device; those that share memory are stored apart.
         state: what JSON can hold; integers of any size and NaN come back as they were, tuples as lists.
 
     Raises:
         TypeError: the state holds something that JSON cannot.
-        files.CannotWrite: the folder is full or read-only; the checkpoint before is still there.
     """
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(files.plain(state))
-    content = safetensors.torch.save(apart, {"state": text, "sha256": _digest(apart, text)})
-    files.write_atomically(folder / NAME, content)
+    return safetensors.torch.save(apart, {"state": text, "sha256": _digest(apart, text)})
+
+
+def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors, on the CPU, and the plain data of a file that holds what `packed` returned.
+
+    Raises:
+        CheckpointDamaged: the file is not what was written; the sentence ends with the remedy.
+    """
+    try:
+        tensors = safetensors.torch.load_file(path)
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        if _digest(tensors, header["state"]) == header["sha256"]:
+            return tensors, json.loads(header["state"])
+        reason = "its SHA-256 is not the one that was written"
+    except (SafetensorError, KeyError, ValueError) as error:
+        reason = str(error)
+    raise CheckpointDamaged(f"{path} is damaged ({reason}): {remedy}")
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes the checkpoint of a folder in place of its last one: at any moment there is the old one or the new one.
+
+    Raises:
+        files.CannotWrite: the folder is full or read-only; the checkpoint before is still there.
+    """
+    files.write_atomically(folder / NAME, packed(tensors, state))
 
 
 def exists(folder: Path) -> bool:
@@ -53,19 +77,9 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: the folder holds none.
         CheckpointDamaged: the file is not what was written.
     """
-    path = folder / NAME
-    if not path.exists():
+    if not exists(folder):
         raise FileNotFoundError(f"there is no checkpoint in {folder}")
-    try:
-        tensors = safetensors.torch.load_file(path)
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-        if _digest(tensors, header["state"]) == header["sha256"]:
-            return tensors, json.loads(header["state"])
-        reason = "its SHA-256 is not the one that was written"
-    except (SafetensorError, KeyError, ValueError) as error:
-        reason = str(error)
-    raise CheckpointDamaged(f"the checkpoint {path} is damaged ({reason}): remove its folder to begin this stage again")
+    return unpacked(folder / NAME, "remove its folder to begin this stage again")
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
