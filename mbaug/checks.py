@@ -6,9 +6,10 @@ messages would have to be rewritten one by one to become such sentences.
 """
 
 import difflib
+import sys
 import types
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, is_dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -62,7 +63,10 @@ Positive = Annotated[float, _above]
 NotNegative = Annotated[float, _least]
 Share = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]
 Layers = Annotated[tuple[int, ...], Bound(lambda x: all(_is(int, n) and n > 0 for n in x), "of layers with 1 unit or more each")]
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple"}
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple"} | {
+    dict: "an object of named values",
+    list: "a list",
+}
 NUMBERS = {int: Integral, float: Real}
 
 
@@ -71,20 +75,32 @@ def _is(kind: type, value: object) -> bool:
     return isinstance(value, NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
+def _parts(hint: Any) -> tuple[tuple[Any, ...], tuple[Bound, ...]]:
+    """Returns the types that an annotation allows, and its bounds."""
+    bounds: tuple[Bound, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *bounds = get_args(hint)  # pyright: ignore[reportAssignmentType]
+    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,), tuple(bounds)
+
+
+def _held(name: str, value: object, hint: Any) -> Any:
+    """Returns the one of the annotation's types that a value is of; a sentence unless there is one, or if a bound is broken."""
+    options, bounds = _parts(hint)
+    if Any in options:
+        return Any
+    kinds = [get_origin(option) or option for option in options]
+    words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
+    found = [option for option, kind in zip(options, kinds, strict=True) if _is(kind, value)]
+    require(bool(found), f"{name} is {value!r:.300}, but it must be {words}")
+    for bound in bounds:
+        require(bound.holds(value), f"{name} is {value!r:.300}, but it must be {bound.words}")
+    return found[0]
+
+
 def check(record: object) -> None:
     """Raises ValueError with a sentence unless every field of a dataclass is of its type and within its bounds."""
     for name, hint in get_type_hints(type(record), include_extras=True).items():
-        value, bounds = getattr(record, name), ()
-        if get_origin(hint) is Annotated:
-            hint, *bounds = get_args(hint)
-        if hint is Any:
-            continue
-        options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        kinds = [get_origin(option) or option for option in options]
-        words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
-        require(any(_is(kind, value) for kind in kinds), f"{name} is {value!r}, but it must be {words}")
-        for bound in bounds:
-            require(bound.holds(value), f"{name} is {value!r}, but it must be {bound.words}")
+        _held(name, getattr(record, name), hint)
 
 
 @dataclass_transform(frozen_default=True)
@@ -98,3 +114,58 @@ def settings(cls: Class) -> Class:
 
     cls.__post_init__ = __post_init__
     return dataclass(frozen=True)(cls)
+
+
+# --- settings from JSON ---------------------------------------------------------------------------------------------------
+
+
+def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] = (), parent: str = "") -> Value:
+    """Returns a settings class filled from plain JSON: every field is there, of its type and within its bounds, and none else.
+
+    A list becomes a tuple, an object that is declared as a settings class becomes one. What is declared as `Any` stays as it is.
+
+    Args:
+        cls: the settings class.
+        plain: what JSON gave.
+        where: names the file in a sentence.
+        lacking: names, at any depth, of fields that may be missing: they take their default.
+        parent: of these fields, where the class is a field itself; it stands before their names in a sentence.
+
+    Raises:
+        ValueError: with the file, the key, what was given and what is allowed.
+    """
+    place = f"{where}: {parent or 'the content'}"
+    if not isinstance(plain, dict):
+        raise ValueError(f"{place} is {plain!r:.300}, but it must be {KINDS[dict]}")
+    hints = get_type_hints(cls, include_extras=True)
+    for words, names in (
+        ("lacks", [name for name in hints if name not in plain and name not in lacking]),
+        ("has the unknown", [repr(name) for name in plain if name not in hints]),
+    ):
+        require(not names, f"{place} {words} {', '.join(names):.200}; allowed are {', '.join(hints)}")
+    prefix = f"{parent}." if parent else ""
+    values = {name: _value(hints[name], item, where, lacking, prefix + name) for name, item in plain.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:  # a combination that the class refuses
+        raise ValueError(f"{where}: {prefix and f'{parent}: '}{error}") from None
+
+
+def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: str) -> Any:
+    """Returns plain JSON as what its annotation says."""
+    options, _ = _parts(hint)
+    record = next((option for option in options if is_dataclass(option)), None)
+    if record is not None and isinstance(value, dict):
+        return read(record, value, where, lacking, name)  # pyright: ignore[reportArgumentType]
+    if isinstance(value, list) and any(get_origin(option) is tuple for option in options):
+        value = tuple(value)
+    option = _held(f"{where}: {name}", value, hint)
+    inner = next((part for part in get_args(option)[::-1] if part is not Ellipsis), Any)  # of a tuple, a list, a dict
+    if isinstance(value, tuple | list):
+        return type(value)(_value(inner, item, where, lacking, f"{name}[{number}]") for number, item in enumerate(value))
+    if isinstance(value, dict):
+        return {key: _value(inner, item, where, lacking, f"{name}.{key}") for key, item in value.items()}
+    if option is float or isinstance(value, float):
+        finite = abs(value) <= sys.float_info.max
+        require(finite, f"{where}: {name} is {value!r:.300}, but it must be a finite number")
+    return float(value) if option is float else value

@@ -99,6 +99,24 @@ def json_text(document: Any) -> str:
     return json.dumps(finite(plain(document)), indent=2)
 
 
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds.
+
+    Raises:
+        ValueError: It is no JSON, or gives a key twice; the sentence names the file.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])]:
+            raise ValueError(f"the key {twice[0]!r} is there twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
 def sha256(content: bytes) -> str:
     """Returns the SHA-256 of `content` in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -1,11 +1,14 @@
 """Settings: the sources' numbers, and refusals in sentences that say what was given and what is allowed."""
 
 import dataclasses
+import math
 import re
+from typing import Any
 
 import pytest
 from made import refused
 
+from mbaug import checks, files
 from mbaug.checks import choose
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
@@ -78,3 +81,65 @@ def test_it_is_refused_when_it_is_made_and_a_name_is_answered_with_the_nearest(m
 def test_what_is_allowed_is_taken():
     assert choose("task", "ant", iter(["hopper", "ant"])) == "ant"
     assert refused(TD3(), "learning_rate", 1) is None, "a whole number is a number"
+
+
+# --- settings from JSON ---------------------------------------------------------------------------------------------------
+
+
+@checks.settings
+class Inner:
+    rates: tuple[checks.Share, ...]
+    count: checks.Count = 1
+
+    def __post_init__(self):
+        checks.require(len(self.rates) != self.count, f"count is {self.count}, but it must not be the number of rates")
+
+
+@checks.settings
+class Outer:
+    name: str
+    level: float | None
+    inner: Inner
+    pairs: dict[str, float]
+    parts: list[Inner]
+    free: Any = None
+
+
+WHOLE = {"name": "a", "level": None, "inner": {"rates": [0, 0.5], "count": 3}, "pairs": {"x": 1}, "parts": [], "free": [[]]}
+
+
+def test_settings_are_read_from_json():
+    assert checks.read(Outer, WHOLE, "a.json") == Outer("a", None, Inner((0.0, 0.5), 3), {"x": 1.0}, [], [[]])
+    older = files.plain(Finetuning())
+    del older["critic_updates"]
+    with pytest.raises(ValueError, match=r"^a.json: finetuning lacks critic_updates; allowed are steps, warmup_steps"):
+        checks.read(Finetuning, older, "a.json", parent="finetuning")
+    assert checks.read(Finetuning, older, "a.json", ["critic_updates"]) == Finetuning()
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"name": 3}, "a.json: name is 3, but it must be a text"),
+        ({"level": math.nan}, "a.json: level is nan, but it must be a finite number"),
+        ({"level": 10**400}, "0, but it must be a finite number"),
+        ({"level": True}, "a.json: level is True, but it must be a number or None"),
+        ({"pairs": {"x": math.inf}}, "a.json: pairs.x is inf, but it must be a finite number"),
+        ({"pairs": []}, "a.json: pairs is [], but it must be an object of named values"),
+        ({"free": [{"x": math.nan}]}, "a.json: free[0].x is nan, but it must be a finite number"),
+        ({"inner": {"rates": [0, 2], "count": 3}}, "a.json: inner.rates[1] is 2, but it must be in [0, 1]"),
+        ({"inner": {"rates": []}}, "a.json: inner lacks count; allowed are rates, count"),
+        ({"inner": {"rates": [0], "count": 1}}, "a.json: inner: count is 1, but it must not be the number of rates"),
+        ({"inner": 3}, "a.json: inner is 3, but it must be Inner(...)"),
+        ({"parts": [{"rates": [], "count": 0}]}, "a.json: parts[0].count is 0, but it must be above 0"),
+        ({"odd": 1}, "a.json: the content has the unknown 'odd'; allowed are name, level, inner, pairs, parts, free"),
+    ],
+)
+def test_json_that_is_not_the_settings_is_refused_with_its_file_and_key(changed, sentence):
+    with pytest.raises(ValueError, match=f"{re.escape(sentence)}$"):
+        checks.read(Outer, WHOLE | changed, "a.json")
+
+
+def test_what_is_no_object_is_refused():
+    with pytest.raises(ValueError, match=r"^a.json: the content is \[1\], but it must be an object of named values$"):
+        checks.read(Outer, [1], "a.json")
