@@ -4,8 +4,10 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
@@ -212,69 +214,63 @@ def notebooks(arguments: argparse.Namespace) -> None:
     chapters.reading_copies(only=arguments.only)
 
 
-TASK = "a task of the paper, e.g. hopper; a name that is none of them lists them all"
+TASK = {"help": "a task of the paper, e.g. hopper; a name that is none of them lists them all"}
+PROFILE = {"default": "paper", "help": "budgets: smoke, quick or paper"}
+CHAPTERS = {"help": "chapters whose name begins so, e.g. 02"}
+COMMANDS: dict[
+    Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]
+] = {  # of each its arguments, as argparse takes them
+    record: {
+        "study": {"nargs": "?", "help": "name of a study, e.g. hopper (default: the programme, in its order)"},
+        "--only": {"default": "*", "metavar": "PATTERN", "help": "runs whose name matches, e.g. 'sac/*'"},
+        "--seeds": {"type": seeds, "metavar": "0-4", "help": "in place of the study's own"},
+        "--workers": {"type": count, "help": "processes (default: one per core)"},
+        "--population": {"type": count, "default": 1, "help": "agents that one process trains side by side (default: 1)"},
+        "--cluster": {"metavar": "tcp://HOST:8786", "help": "train on the workers of a Dask cluster"},
+        "--device": {"default": "cpu", "help": "what trains: cpu or cuda (default: cpu)"},
+        "--profile": PROFILE,
+        "--dry-run": {"action": "store_true", "help": "list what is missing and stop"},
+    },
+    status: {"study": {"nargs": "?", "help": "name of a study (default: a line for each)"}},
+    verify: {
+        "run": {"nargs": "?", "help": "task/dataset/arm/seed<k> (default: the cheapest recorded one)"},
+        "--updates": {"type": count, "default": 10_000, "help": "gradient steps to train (default: 10,000)"},
+    },
+    collect: {
+        "task": TASK,
+        "--to": {"type": int, "metavar": "STEPS", "help": "stop there: 0 makes only the random dataset, at once"},
+        "--seed": {"type": int, "default": 0, "help": "of the training (default: 0)"},
+        "--output": {"type": Path, "help": "folder (default: data/offline; the whole replay: build/offline)"},
+    },
+    data: {
+        "source": {"nargs": "?", "help": "PATH.hdf5 or minari:ID, to import"},
+        "--as": {"dest": "name", "metavar": "NAME", "help": "of the dataset that is made, e.g. hopper-d4rl"},
+        "--output": {"type": Path, "help": "folder of what is imported (default: build/offline)"},
+        "--readme": {"action": "store_true", "help": "write data/offline/README.md anew, from the cards"},
+        "--probes": {"action": "store_true", "help": "write data/probes anew, from the bundled pools"},
+    },
+    watch: {
+        "task": TASK,
+        "--run": {"required": True, "help": "task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0"},
+        "--policy": {"default": "final", "help": "final or medium (default: final)"},
+        "--seconds": {"type": float, "default": 5.0, "help": "of simulated time (default: 5)"},
+        "--output": {"type": Path, "help": "folder (default: build/watch)"},
+    },
+    strips: {},
+    figures: {"--profile": PROFILE, "--only": CHAPTERS},
+    notebooks: {"--only": CHAPTERS},
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
     top = argparse.ArgumentParser(prog="python -m mbaug", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("record", help=record.__doc__)
-    command.add_argument("study", nargs="?", help="name of a study, e.g. hopper (default: the programme, in its order)")
-    command.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, e.g. 'sac/*'")
-    command.add_argument("--seeds", type=seeds, metavar="0-4", help="in place of the study's own")
-    command.add_argument("--workers", type=count, help="processes (default: one per core)")
-    command.add_argument("--population", type=count, default=1, help="agents that one process trains side by side (default: 1)")
-    command.add_argument("--cluster", metavar="tcp://HOST:8786", help="train on the workers of a Dask cluster")
-    command.add_argument("--device", default="cpu", help="what trains: cpu or cuda (default: cpu)")
-    command.add_argument("--profile", default="paper", help="budgets: smoke, quick or paper")
-    command.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
-    command.set_defaults(call=record)
-
-    command = commands.add_parser("status", help=status.__doc__)
-    command.add_argument("study", nargs="?", help="name of a study (default: a line for each)")
-    command.set_defaults(call=status)
-
-    command = commands.add_parser("verify", help=verify.__doc__)
-    command.add_argument("run", nargs="?", help="task/dataset/arm/seed<k> (default: the cheapest recorded one)")
-    command.add_argument("--updates", type=count, default=10_000, help="gradient steps to train (default: 10,000)")
-    command.set_defaults(call=verify)
-
-    command = commands.add_parser("collect", help=collect.__doc__)
-    command.add_argument("task", help=TASK)
-    command.add_argument("--to", type=int, metavar="STEPS", help="stop there: 0 makes only the random dataset, at once")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--output", type=Path, help="folder (default: data/offline; the whole replay: build/offline)")
-    command.set_defaults(call=collect)
-
-    command = commands.add_parser("data", help=data.__doc__)
-    command.add_argument("source", nargs="?", help="PATH.hdf5 or minari:ID, to import")
-    command.add_argument("--as", dest="name", metavar="NAME", help="of the dataset that is made, e.g. hopper-d4rl")
-    command.add_argument("--output", type=Path, help="folder of what is imported (default: build/offline)")
-    command.add_argument("--readme", action="store_true", help="write data/offline/README.md anew, from the cards")
-    command.add_argument("--probes", action="store_true", help="write data/probes anew, from the bundled pools")
-    command.set_defaults(call=data)
-
-    command = commands.add_parser("watch", help=watch.__doc__)
-    command.add_argument("task", help=TASK)
-    command.add_argument("--run", required=True, help="task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0")
-    command.add_argument("--policy", default="final", help="final or medium (default: final)")
-    command.add_argument("--seconds", type=float, default=5.0, help="of simulated time (default: 5)")
-    command.add_argument("--output", type=Path, help="folder (default: build/watch)")
-    command.set_defaults(call=watch)
-
-    command = commands.add_parser("strips", help=strips.__doc__)
-    command.set_defaults(call=strips)
-
-    command = commands.add_parser("figures", help=figures.__doc__)
-    command.add_argument("--profile", default="paper", help="smoke, quick or paper")
-    command.add_argument("--only", help="chapters whose name begins so, e.g. 02")
-    command.set_defaults(call=figures)
-
-    command = commands.add_parser("notebooks", help=notebooks.__doc__)
-    command.add_argument("--only", help="chapters whose name begins so, e.g. 02")
-    command.set_defaults(call=notebooks)
+    for call, options in COMMANDS.items():
+        command = commands.add_parser(call.__name__, help=call.__doc__)
+        command.set_defaults(call=call)
+        for name, option in options.items():
+            command.add_argument(name, **option)
     return top
 
 

@@ -177,18 +177,14 @@ class Lockstep:
     def __init__(self, task: Task, seeds: Sequence[int], dynamics: Dynamics = CALM) -> None:
         self.task = task
         self.environments = [make(task, dynamics) for _ in seeds]
-        first = [
-            environment.reset(seed=streams.integer(seed, "environment"))[0]
-            for environment, seed in zip(self.environments, seeds, strict=True)
-        ]
+        pairs = zip(self.environments, seeds, strict=True)
+        first = [environment.reset(seed=streams.integer(seed, "environment"))[0] for environment, seed in pairs]
         self.state = np.asarray(first, dtype=np.float32)
 
     def step(self, action: Float[np.ndarray, "population action"]) -> Step:
         """Steps every environment once."""
-        population = len(self.environments)
-        next_state, reward = np.empty_like(self.state), np.empty(population, dtype=np.float32)
-        terminal, truncated = np.zeros(population, dtype=bool), np.zeros(population, dtype=bool)
-        state = np.empty_like(self.state)
+        next_state, state, population = np.empty_like(self.state), np.empty_like(self.state), len(self.environments)
+        reward, terminal, truncated = (np.zeros(population, dtype=kind) for kind in (np.float32, bool, bool))
         for k, environment in enumerate(self.environments):
             next_state[k], reward[k], terminal[k], truncated[k], _ = environment.step(action[k])
             truncated[k] &= not terminal[k]
@@ -201,17 +197,12 @@ class Lockstep:
         arrays, plain = {"state": self.state}, []
         for k, environment in enumerate(self.environments):
             simulator: Any = environment.unwrapped
-            model, data = simulator.model, simulator.data
-            physics = np.empty(mujoco.mj_stateSize(model, STATE))
-            mujoco.mj_getState(model, data, physics, STATE)
+            physics = np.empty(mujoco.mj_stateSize(simulator.model, STATE))
+            mujoco.mj_getState(simulator.model, simulator.data, physics, STATE)
             # Kinematics lag one sub-step behind the state, and Ant's reward reads them: setting the state alone is not enough.
-            arrays |= {f"physics{k}": physics, f"xpos{k}": data.xpos.copy()}
-            plain.append(
-                {
-                    "elapsed_steps": environment.get_wrapper_attr("_elapsed_steps"),
-                    "random": environment.unwrapped.np_random.bit_generator.state,
-                }
-            )
+            arrays |= {f"physics{k}": physics, f"xpos{k}": simulator.data.xpos.copy()}
+            elapsed, random = environment.get_wrapper_attr("_elapsed_steps"), simulator.np_random.bit_generator.state
+            plain.append({"elapsed_steps": elapsed, "random": random})
         return arrays, plain
 
     def restore(self, arrays: dict[str, np.ndarray], plain: list[dict]) -> None:
@@ -225,7 +216,7 @@ class Lockstep:
             mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)  # forward moved the warm start
             data.xpos[:] = arrays[f"xpos{k}"]
             environment.set_wrapper_attr("_elapsed_steps", extra["elapsed_steps"])
-            environment.unwrapped.np_random.bit_generator.state = extra["random"]
+            simulator.np_random.bit_generator.state = extra["random"]
 
     def close(self) -> None:
         """Frees the simulators."""
@@ -235,6 +226,7 @@ class Lockstep:
 
 # --- evaluation -----------------------------------------------------------------------------------------------------------
 
+# Actions for the states of all episodes; those of finished episodes are ignored.
 Policy = Callable[[Float[np.ndarray, "population episodes state"]], Float[np.ndarray, "population episodes action"]]
 
 
@@ -257,20 +249,12 @@ class Evaluator:
     def __call__(self, policy: Policy, *occasion: str | int) -> Episodes:
         """Returns the episodes of a policy, all of all agents stepped in lockstep.
 
-        Args:
-            policy: actions for the states of all episodes; those of finished episodes are ignored.
-            occasion: names the random stream, e.g. ("finetune", 5000): evaluating more often shifts no other evaluation.
+        `occasion` names the random stream, e.g. ("finetune", 5000): evaluating more often shifts no other evaluation.
         """
-        state = np.stack(
-            [
-                [
-                    environment.reset(seed=streams.integer(seed, "evaluation", *occasion, episode))[0]
-                    for episode, environment in enumerate(row)
-                ]
-                for seed, row in zip(self.seeds, self.environments, strict=True)
-            ]
-        ).astype(np.float32)
-        return self._play(policy, state)
+        rows = zip(self.seeds, self.environments, strict=True)
+        named = [[(streams.integer(seed, "evaluation", *occasion, e), one) for e, one in enumerate(row)] for seed, row in rows]
+        first = [[environment.reset(seed=start)[0] for start, environment in row] for row in named]
+        return self._play(policy, np.array(first, dtype=np.float32))
 
     def from_states(self, policy: Policy, states: Float[np.ndarray, "starts state"], steps: int) -> Episodes:
         """Returns what every agent's policy gets from each of these states in at most so many steps."""

@@ -130,17 +130,13 @@ class Trained:
 def collect(
     task: Task, seed: int, folders: Sequence[Path], recorded: Recorded, train: Callable[[], Iterator[Trained]], report: Report
 ) -> None:
-    """Makes the pools of a task that are not there, after training as far as they need it.
+    """Makes the pools of a task and seed that are not there, after training as far as they need it.
 
     Where the record and `expert` are there, training ends when the medium level is held; where all is there, it never begins.
     On another processor than the record's it goes otherwise: then the cards of what is made name no run.
 
-    Args:
-        task, seed: of the run; the pools that are there must be of the same seed.
-        folders: of the pools, and of the whole replay.
-        recorded: what there is of the run.
-        train: yields what a training has given: first before any step from here, then after every evaluation.
-        report: takes a line for each evaluation and each pool.
+    `folders` are that of the pools and that of the whole replay. `train` yields what a training has given: first before any step
+    from here, then after every evaluation.
     """
     places = {quality: folders[quality == "replay"] / f"{task.name}-{quality}.hdf5" for quality in read.QUALITIES}
     for path in filter(pools.exists, places.values()):
