@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -116,7 +116,7 @@ def learning(
     """Returns learners, their random tables, and a function that draws UPDATES batches and learns, as training does."""
     name, loss = LEARNERS[algorithm]
     arm = Arm(name, ALGORITHMS[name].settings(), precision=precision)
-    learner = training.learner(arm, tasks.find(task), range(population), device=device, arithmetic=arithmetic)
+    learner = training.learner(arm, tasks.find(task), range(population), arithmetic=replace(arithmetic, device=device))
     table = torch.randn(population, rows, 2 * learner.task.state_size + learner.task.action_size + 3, device=device)
     table[..., -2:] = 0  # nothing is terminal
     learn = training.updater(learner, getattr(learner.algorithm, loss))
@@ -281,7 +281,7 @@ def split(profile: cProfile.Profile) -> dict[str, float]:
 def moments(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields the microseconds of Adam's step on Hopper's critics, where moments are of ordinary size and where they are below
     1e-38, as those of dead units; with arithmetic that keeps such numbers and with one that takes them for zero."""
-    flat = networks.allocate(2, (14, 256, 256, 1), torch.float32, "cpu")
+    flat = networks.allocate(2, (14, 256, 256, 1), torch.float32)
     adam, gradient = networks.Adam.zeros(flat), torch.zeros_like(flat)
     for size in (1e-3, 1e-39):
         for kept in (True, False):
@@ -341,7 +341,7 @@ def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     none, zero = terminal.astype(bool), terminal.astype(int)
     drawn = transitions.Dataset("made", state, action, reward, next_state, none, none, np.arange(len(zero)), zero)
     for precision in precisions(device):
-        fit = world_model.epochs(WorldModel(epochs=10**6), drawn, 0, precision, device, FAST)
+        fit = world_model.epochs(WorldModel(epochs=10**6), drawn, 0, replace(FAST, precision=precision, device=device))
         fitted, _ = next(fit)
         epoch = rate(partial(next, fit), effort.seconds)
         imagine = partial(imagination.predict, fitted, batch.state, batch.action, streams.torch_generator(0, "benchmark"))

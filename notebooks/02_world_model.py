@@ -38,6 +38,7 @@ from mbaug.reporting import figures
 from mbaug.reporting.figures import show
 
 precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the wide products alone
+arithmetic = replace(FAST, precision=precision)
 figures.style()
 task, budget, full = tasks.find("hopper"), studies.profile(profile), settings.WorldModel()
 
@@ -196,7 +197,7 @@ if profile == "paper" and retrain:
 def fit(kl_weight=1.0, residual=True, checks=12):
     """Returns a fit whose KL term weighs `kl_weight` times the paper's."""
     changed = replace(plan, kl_weight=plan.kl_weight * kl_weight, residual=residual)
-    return imagination.fit(changed, drawn, probe, 0, precision, arithmetic=FAST, checks=checks)
+    return imagination.fit(changed, drawn, probe, 0, arithmetic, checks)
 
 
 # %% [markdown]
@@ -205,7 +206,7 @@ def fit(kl_weight=1.0, residual=True, checks=12):
 
 # %%
 fitted, absolute = fit(), fit(residual=False)
-control = world_model.fit_deterministic(plan, drawn, 0, precision, arithmetic=FAST)  # section 4
+control = world_model.fit_deterministic(plan, drawn, 0, arithmetic)  # section 4
 fitted = imagination.with_deterministic(fitted, control, probe, 0)
 error = {name: np.mean(each) for name, each in fitted.errors.items()}
 

@@ -19,6 +19,8 @@ profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (
 retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -38,6 +40,7 @@ from mbaug.reporting import figures
 from mbaug.reporting.figures import save_figure, show
 
 precision = engine.prepare("bfloat16" if engine.has_bfloat16() else "float32")  # of the live world model
+arithmetic = replace(FAST, precision=precision)
 figures.style()
 
 # %% [markdown]
@@ -131,8 +134,8 @@ show(imagination.predictor, imagination.add_noise)
 # %%
 batches = -(-len(world_model.interior(drawn)) // 128)
 plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
-fitted = imagination.fit(plan, drawn, probe, 0, precision, arithmetic=FAST, checks=1)
-control = world_model.fit_deterministic(plan, drawn, 0, precision, arithmetic=FAST)
+fitted = imagination.fit(plan, drawn, probe, 0, arithmetic, checks=1)
+control = world_model.fit_deterministic(plan, drawn, 0, arithmetic)
 fitted = imagination.with_deterministic(fitted, control, probe, 0)
 held_out = {name: np.mean(error) for name, error in fitted.errors.items()}
 pd.Series(held_out, name="held-out error").round(3).to_frame().T

@@ -522,7 +522,7 @@ epochs, updates = (2, 100) if profile == "smoke" else (6, 500)
 probe = rest.rows(np.arange(0, len(rest), 10))
 batches = -(-len(world_model.interior(drawn)) // 128)
 plan = settings.WorldModel(batch_size=128, kl_weight=batches / 3, epochs=epochs)
-fitted = imagination.fit(plan, drawn, probe, 0, precision, arithmetic=FAST, checks=1)
+fitted = imagination.fit(plan, drawn, probe, 0, replace(FAST, precision=precision), checks=1)
 
 # %% [markdown]
 # As in chapter 03 the world model is a short fit on small batches, and its samples go into a table, as many a row as in

@@ -277,7 +277,7 @@ show(perceptron._Perceptron, networks.descend)
 # *Check by hand.* One critic, three rows: our gradient, autograd's, and NumPy's chain rule.
 
 # %%
-one = networks.perceptron((2, 4, 1), [generator], "float64")
+one = networks.perceptron((2, 4, 1), [generator], networks.Arithmetic(precision="float64"))
 x = torch.tensor([[[1.0, 2.0], [-1.0, 0.5], [0.3, -2.0]]], dtype=torch.float64)
 ours, autograds = (
     torch.autograd.grad(call(x, one.flat, one.layers).sum(), one.flat)[0] for call in (perceptron.forward, networks.plain_forward)

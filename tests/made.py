@@ -7,11 +7,12 @@ import torch
 
 from mbaug.method.arms import ALGORITHMS
 from mbaug.method.iql import IQL
-from mbaug.method.networks import PLAIN
+from mbaug.method.networks import Arithmetic
 from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
 from mbaug.method.transitions import Batch, Dataset
 
+DOUBLE = Arithmetic(precision="float64")
 STATE, ACTION, BATCH = 4, 2, 16  # of the updates on random batches
 ABLE = {"hidden": (16, 16), "batch_size": 64, "learning_rate": 3e-3}
 LEARNERS = {  # that find the best action of one step in 400 updates
@@ -101,10 +102,10 @@ def learned_one_step(name):
     return agent, (algorithm.greedy(agent, torch.rand(2, 100, 1, generator=g)) - 0.3).abs().max()
 
 
-def learned(name, settings, population=2, updates=50, precision="float64", arithmetic=PLAIN, **loss):
+def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss):
     """Returns P agents of an algorithm after updates on random batches."""
     algorithm, g = ALGORITHMS[name], torch.Generator().manual_seed(7)
-    agent = algorithm.create(STATE, ACTION, settings, generators(*range(population)), precision, "cpu", arithmetic)
+    agent = algorithm.create(STATE, ACTION, settings, generators(*range(population)), arithmetic)
     dtype, shapes = agent.actor.network.flat.dtype, ((STATE,), (ACTION,), (), (STATE,), ())
     for step in range(1, updates + 1):
         batch = Batch(*(2 * torch.rand((population, BATCH, *shape), generator=g, dtype=dtype) - 1 for shape in shapes))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from made import generators
+from made import DOUBLE, generators
 
 from mbaug.method import world_model
 from mbaug.method.networks import perceptron
@@ -32,10 +32,10 @@ def linear_system(rows: int, seed: int) -> Dataset:
 DRAWN, REST = linear_system(600, 0), linear_system(400, 2)
 
 
-def random_model(options=TINY, precision="float64"):
+def random_model(options=TINY):
     """Returns a model of three states and two actions that has learned nothing."""
     sizes = world_model.sizes(options, 3, 2)
-    parts = {name: perceptron(layers, generators(seed), precision) for seed, (name, layers) in enumerate(sizes.items())}
+    parts = {name: perceptron(layers, generators(seed), DOUBLE) for seed, (name, layers) in enumerate(sizes.items())}
     scale = torch.arange(1, 4)
     return world_model.Model(**parts, standardiser=Standardiser(0.1 * scale, 0.5 * scale), residual=options.residual)
 

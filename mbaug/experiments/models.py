@@ -1,6 +1,7 @@
 """Models as tensors and plain data: what a checkpoint keeps of a fit, and what stays of an agent's networks."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,18 +26,18 @@ def layers(name: str, network: Perceptron, first: int = 0, every: int = 1) -> di
     }
 
 
-def network(name: str, tensors: Mapping[str, Tensor], low: bool = False, device: str = "cpu") -> Perceptron:
+def network(name: str, tensors: Mapping[str, Tensor], arithmetic: Arithmetic = FAST) -> Perceptron:
     """Returns the network that `layers` took apart."""
     numbers = range(sum(key.startswith(f"{name}.") for key in tensors) // 2)
     pairs = [(tensors[f"{name}.{number}.weight"], tensors[f"{name}.{number}.bias"]) for number in numbers]
     population, sizes = len(pairs[0][0]), (pairs[0][0].shape[1], *(weight.shape[2] for weight, _ in pairs))
-    flat = allocate(population, sizes, pairs[0][0].dtype, "cpu")
+    flat = allocate(population, sizes, pairs[0][0].dtype)
     for views, values in zip(layer_views(flat, population, sizes), pairs, strict=True):
         for view, value in zip(views, values, strict=True):
             view.copy_(value)
-    flat = flat.to(device)
+    flat = flat.to(arithmetic.device)
     views = layer_views(flat, population, sizes)
-    return Perceptron(flat.requires_grad_(), views, torch.bfloat16 if low else None, FAST.forward)
+    return Perceptron(flat.requires_grad_(), views, arithmetic)
 
 
 def agent(learner: Learner, number: int) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ def save(fitted: Fit, commits: list[str]) -> tuple[dict[str, Tensor], dict[str, 
     tensors |= {"mean": model.standardiser.mean, "std": model.standardiser.std}
     tensors |= {"losses": torch.stack(tuple(fitted.losses)), "history": fitted.history}
     tensors |= {} if control is None else layers("deterministic", control.network)
-    low = model.encoder.product_dtype is not None
+    low = model.encoder.arithmetic.precision == "bfloat16"
     plain = {"residual": model.residual, "bfloat16": low, "errors": fitted.errors, "epochs": fitted.epochs}
     return tensors, plain | {"commits": commits}
 
@@ -64,10 +65,11 @@ PARTS = ("encoder", "decoder", "transition")
 
 def restore(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], device: str = "cpu") -> Fit:
     """Returns the fit that `save` took apart."""
-    standardiser, low = Standardiser(tensors["mean"], tensors["std"]), plain["bfloat16"]
-    parts = {part: network(part, tensors, low, device) for part in PARTS}
+    standardiser = Standardiser(tensors["mean"], tensors["std"])
+    arithmetic = replace(FAST, precision="bfloat16" if plain["bfloat16"] else "float32", device=device)
+    parts = {part: network(part, tensors, arithmetic) for part in PARTS}
     model = Model(**parts, standardiser=standardiser, residual=plain["residual"])
     control = None
     if "deterministic.0.weight" in tensors:
-        control = Deterministic(network("deterministic", tensors, low, device), standardiser)
+        control = Deterministic(network("deterministic", tensors, arithmetic), standardiser)
     return Fit(model, Loss(*tensors["losses"]), plain["epochs"], tensors["history"], plain["errors"], control)

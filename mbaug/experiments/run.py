@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from mbaug.experiments.records import Run
 from mbaug.method import augmentation, imagination, training, transitions, world_model
 from mbaug.method.arms import Arm
 from mbaug.method.imagination import Fit
-from mbaug.method.networks import PARAMETER_DTYPE
+from mbaug.method.networks import Arithmetic
 from mbaug.method.transitions import Batch, Dataset, Standardiser
 from mbaug.provenance import commit, provenance
 from mbaug.tasks import Task
@@ -72,6 +72,11 @@ class Setup:
     def seeds(self) -> list[int]:
         """One a run."""
         return [run.seed for run in self.runs]
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What computes, in the arm's precision, on the device."""
+        return replace(FAST, precision=self.arm.precision, device=self.device)
 
     @property
     def long(self) -> bool:
@@ -148,8 +153,7 @@ def draw(setup: Setup) -> Data:
     standardiser = plainly
     if plan.standardise:
         standardiser = Standardiser.fit([dataset.state for dataset in drawn], plan.standardiser_epsilon)
-    dtype = PARAMETER_DTYPE[setup.arm.precision]
-    table = transitions.table(drawn, standardiser, dtype, plan.horizon, setup.arm.learner.discount)
+    table = transitions.table(drawn, standardiser, setup.arithmetic.dtype, plan.horizon, setup.arm.learner.discount)
     return Data(drawn, rest, standardiser, table.to(setup.device))
 
 
@@ -165,7 +169,6 @@ def fit(setup: Setup, data: Data, progress: Progress) -> list[Fit]:
     if setup.arm.model is None or setup.arm.augmentation is None:
         return []
     fits, source = [], setup.arm.augmentation.source
-    place = {"precision": setup.arm.precision, "device": setup.device, "arithmetic": FAST}
     for seed, drawn, rest in zip(setup.seeds, data.drawn, data.rest, strict=True):
         own = setup.work / key(drawn.sha256, seed, setup.arm.model, setup.arm.precision, setup.device)
         with lock(own):
@@ -173,10 +176,10 @@ def fit(setup: Setup, data: Data, progress: Progress) -> list[Fit]:
                 tensors, state = checkpoint.load(own)
                 fitted, commits = models.restore(tensors, state, setup.device), state["commits"]
             else:
-                fitted, commits = imagination.fit(setup.arm.model, drawn, rest, seed, **place), [commit()]
+                fitted, commits = imagination.fit(setup.arm.model, drawn, rest, seed, setup.arithmetic), [commit()]
                 checkpoint.save(own, *models.save(fitted, commits))
             if source == "deterministic" and fitted.deterministic is None:
-                model = world_model.fit_deterministic(setup.arm.model, drawn, seed, **place)
+                model = world_model.fit_deterministic(setup.arm.model, drawn, seed, setup.arithmetic)
                 fitted, commits = imagination.with_deterministic(fitted, model, rest, seed), together(commits, [commit()])
                 checkpoint.save(own, *models.save(fitted, commits))
         progress.commits = together(progress.commits, commits)
@@ -190,7 +193,7 @@ def fit(setup: Setup, data: Data, progress: Progress) -> list[Fit]:
 def begin(setup: Setup, data: Data) -> Progress:
     """Returns agents that have learned nothing yet."""
     arm, population = setup.arm, len(setup.runs)
-    learner = training.learner(arm, setup.task, setup.seeds, data.standardiser, setup.device, FAST)
+    learner = training.learner(arm, setup.task, setup.seeds, data.standardiser, setup.arithmetic)
     evaluator = tasks.Evaluator(setup.task, setup.seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
     return Progress(learner, evaluator, [[] for _ in setup.runs], [np.nan] * population, [], [], 0.0)
 

@@ -15,7 +15,7 @@ class Algorithm:
 
     Attributes:
         settings: the class of its hyper-parameters; it has hidden, discount, batch_size and policy_delay.
-        create: (state_size, action_size, settings, generators, precision, device, arithmetic) -> P fresh agents.
+        create: (state_size, action_size, settings, generators, arithmetic) -> P fresh agents.
         normals: standard normal vectors of an action's size that an update needs for each transition.
         noise: (normals, settings) -> what an update takes of them.
         critic_target: (agent, batch, settings, noise) -> y [P, B], what the critics move towards.

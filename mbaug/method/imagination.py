@@ -153,8 +153,6 @@ def fit(
     dataset: Dataset,
     held_out: Dataset,
     seed: int,
-    precision: str = "float32",
-    device: str = "cpu",
     arithmetic: Arithmetic = PLAIN,
     checks: int = 10,
 ) -> Fit:
@@ -171,7 +169,7 @@ def fit(
     def sampled(s: Tensor, a: Tensor, s_: Tensor, g: torch.Generator) -> Tensor:
         return predict(model, s, a, g)
 
-    passes = world_model.epochs(settings, dataset, seed, precision, device, arithmetic)
+    passes = world_model.epochs(settings, dataset, seed, arithmetic)
     for epoch, (model, terms) in enumerate(passes, start=1):  # noqa: B007 -- `sampled` asks the model
         losses.append(torch.stack(terms))
         if epoch in due:

@@ -72,17 +72,16 @@ def create(
     action_size: int,
     settings: IQL,
     generators: Sequence[torch.Generator],
-    precision: str = "float32",
-    device: str = "cpu",
     arithmetic: networks.Arithmetic = networks.PLAIN,
 ) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies, sigma at 1."""
 
     def network(inputs: int, outputs: int, copies: int = 1) -> networks.Perceptron:
-        return networks.perceptron((inputs, *settings.hidden, outputs), [*generators] * copies, precision, device, arithmetic)
+        return networks.perceptron((inputs, *settings.hidden, outputs), [*generators] * copies, arithmetic)
 
     actor, critics = network(state_size, action_size), network(state_size + action_size, 1, copies=2)
-    value, log_std = network(state_size, 1), networks.allocate(len(generators), (0, action_size), actor.flat.dtype, device)
+    value = network(state_size, 1)
+    log_std = networks.allocate(len(generators), (0, action_size), arithmetic.dtype).to(arithmetic.device)
     parameters = actor.flat, log_std.requires_grad_(), critics.flat, value.flat
     parts = Actor(actor), log_std, Critics(critics), Value(value), Critics(critics.copy())
     return Agent(*parts, *map(Adam.zeros, parameters))

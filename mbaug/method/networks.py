@@ -20,7 +20,6 @@ from torch.optim.adam import adam
 Layers = tuple[tuple[Tensor, Tensor], ...]  # (weight [N, in, out], bias [N, 1, out]) of each layer
 
 TWIN = 0  # the axis of the two critics
-PARAMETER_DTYPE = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 LANES = 64  # a multiple of every vector width, in elements
 
 # --- what computes: plain here, faster where an engine is passed in -------------------------------------------------------
@@ -45,10 +44,22 @@ def as_written(period: Callable[..., None], first: int, inputs: Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What computes a network's outputs, and what repeats a stretch of updates. `PLAIN` is torch as everyone knows it."""
+    """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it."""
 
-    forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None], Tensor] = plain_forward
-    captured: Callable[..., Callable[..., None]] = as_written
+    forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None], Tensor] = plain_forward  # a network's outputs
+    captured: Callable[..., Callable[..., None]] = as_written  # what repeats a stretch of updates
+    precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": the wide products alone, everything else in float32
+    device: str = "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters, batches and sums."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    @property
+    def product_dtype(self) -> torch.dtype | None:
+        """Of the wide products, None for that of all the rest."""
+        return torch.bfloat16 if self.precision == "bfloat16" else None
 
 
 PLAIN = Arithmetic()
@@ -56,14 +67,14 @@ PLAIN = Arithmetic()
 # --- parameters -----------------------------------------------------------------------------------------------------------
 
 
-def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype, device: str) -> Float[Tensor, " parameters"]:
-    """Returns a zero buffer for the parameters of `population` perceptrons with these layer sizes.
+def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype) -> Float[Tensor, " parameters"]:
+    """Returns a zero buffer on the CPU for the parameters of `population` perceptrons with these layer sizes.
 
     Its length is a multiple of LANES: torch's fused Adam rounds the rest of an array differently from its body, and an
     agent's last bias would depend on how many neighbours it has.
     """
     count = population * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
-    return torch.zeros(-(-count // LANES) * LANES, dtype=dtype, device=device)
+    return torch.zeros(-(-count // LANES) * LANES, dtype=dtype)
 
 
 def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequence[int]) -> Layers:
@@ -86,11 +97,10 @@ class Perceptron:
 
     flat: Float[Tensor, " parameters"]  # all of them, in the order of `layer_views`
     layers: Layers  # views of `flat` without a gradient
-    product_dtype: torch.dtype | None = None  # of the wide products, None for that of `flat`
-    forward: Callable[..., Tensor] = plain_forward
+    arithmetic: Arithmetic = PLAIN
 
     def __call__(self, inputs: Float[Tensor, "networks batch inputs"]) -> Float[Tensor, "networks batch outputs"]:
-        return self.forward(inputs, self.flat, self.layers, self.product_dtype)
+        return self.arithmetic.forward(inputs, self.flat, self.layers, self.arithmetic.product_dtype)
 
     def alone(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """Returns the outputs of a network that is one: N = 1, without the leading axis."""
@@ -125,26 +135,19 @@ class Perceptron:
         return self.on(self.flat.detach().clone())
 
 
-def perceptron(
-    sizes: Sequence[int],
-    generators: Sequence[torch.Generator],
-    precision: str = "float32",
-    device: str = "cpu",
-    arithmetic: Arithmetic = PLAIN,
-) -> Perceptron:
+def perceptron(sizes: Sequence[int], generators: Sequence[torch.Generator], arithmetic: Arithmetic = PLAIN) -> Perceptron:
     """Returns N = len(generators) perceptrons, each drawn from its own generator on the CPU.
 
     As torch.nn.Linear does, weights and biases are uniform in +-1/sqrt(inputs).
     """
-    flat = allocate(len(generators), sizes, PARAMETER_DTYPE[precision], "cpu")
+    flat = allocate(len(generators), sizes, arithmetic.dtype)
     for weight, bias in layer_views(flat, len(generators), sizes):
         bound = 1 / math.sqrt(weight.shape[1])
         for network, generator in enumerate(generators):
             weight[network].uniform_(-bound, bound, generator=generator)
             bias[network].uniform_(-bound, bound, generator=generator)
-    flat = flat.to(device)
-    low = torch.bfloat16 if precision == "bfloat16" else None
-    return Perceptron(flat.requires_grad_(), layer_views(flat.detach(), len(generators), sizes), low, arithmetic.forward)
+    flat = flat.to(arithmetic.device)
+    return Perceptron(flat.requires_grad_(), layer_views(flat.detach(), len(generators), sizes), arithmetic)
 
 
 # --- actors and critics ---------------------------------------------------------------------------------------------------

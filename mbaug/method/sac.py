@@ -73,15 +73,13 @@ def create(
     action_size: int,
     settings: SAC,
     generators: Sequence[torch.Generator],
-    precision: str = "float32",
-    device: str = "cpu",
     arithmetic: networks.Arithmetic = networks.PLAIN,
 ) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies."""
     sizes = (state_size, *settings.hidden, 2 * action_size), (state_size + action_size, *settings.hidden, 1)
-    actor = networks.perceptron(sizes[0], generators, precision, device, arithmetic)
-    critics = networks.perceptron(sizes[1], [*generators, *generators], precision, device, arithmetic)
-    log_temperature = networks.allocate(len(generators), (0, 1), actor.flat.dtype, device)
+    actor = networks.perceptron(sizes[0], generators, arithmetic)
+    critics = networks.perceptron(sizes[1], [*generators, *generators], arithmetic)
+    log_temperature = networks.allocate(len(generators), (0, 1), arithmetic.dtype).to(arithmetic.device)
     log_temperature += math.log(settings.initial_temperature)
     return Agent(
         GaussianActor(actor, settings.log_std_min, settings.log_std_max),

@@ -51,14 +51,12 @@ def create(
     action_size: int,
     settings: TD3,
     generators: Sequence[torch.Generator],
-    precision: str = "float32",
-    device: str = "cpu",
     arithmetic: Arithmetic = PLAIN,
 ) -> Agent:
     """Returns P = len(generators) fresh agents; the targets start as copies."""
     sizes = (state_size, *settings.hidden, action_size), (state_size + action_size, *settings.hidden, 1)
-    actor = perceptron(sizes[0], generators, precision, device, arithmetic)
-    critics = perceptron(sizes[1], [*generators, *generators], precision, device, arithmetic)
+    actor = perceptron(sizes[0], generators, arithmetic)
+    critics = perceptron(sizes[1], [*generators, *generators], arithmetic)
     copies = Actor(actor.copy()), Critics(critics.copy())
     return Agent(Actor(actor), Critics(critics), *copies, Adam.zeros(actor.flat), Adam.zeros(critics.flat))
 

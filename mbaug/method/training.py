@@ -93,12 +93,12 @@ def learner(
     task: Task,
     seeds: Sequence[int],
     standardiser: Standardiser | None = None,
-    device: str = "cpu",
     arithmetic: Arithmetic = PLAIN,
 ) -> Learner:
-    """Returns P = len(seeds) fresh learners on `device`; without a standardiser states are used as they are."""
+    """Returns P = len(seeds) fresh learners; without a standardiser states are used as they are. The precision is the arm's."""
+    arithmetic = replace(arithmetic, precision=arm.precision)
     sizes, generators = (task.state_size, task.action_size), streams.torch_generators(seeds, "initialisation")
-    agent = ALGORITHMS[arm.algorithm].create(*sizes, arm.learner, generators, arm.precision, device, arithmetic)
+    agent = ALGORITHMS[arm.algorithm].create(*sizes, arm.learner, generators, arithmetic)
     standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
     return Learner(arm, task, list(seeds), agent, standardiser, arithmetic, [None] * len(seeds))
 
@@ -189,11 +189,10 @@ def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> 
 
 def carry(learner: Learner, plan: Finetuning) -> None:
     """Keeps what `plan` carries into the online phase; the rest starts fresh. Targets become copies."""
-    arm, old = learner.arm, learner.agent
+    old = learner.agent
     generators = streams.torch_generators(learner.seeds, "initialisation", "online")
     sizes = learner.task.state_size, learner.task.action_size
-    place = arm.precision, learner.device.type, learner.arithmetic
-    fresh = learner.algorithm.create(*sizes, arm.learner, generators, *place)
+    fresh = learner.algorithm.create(*sizes, learner.arm.learner, generators, learner.arithmetic)
     chosen = {"actor": plan.carry_actor, "critics": plan.carry_critics}
     kept = {}
     for name in (part for group, carried in chosen.items() if carried for part in learner.algorithm.carried[group]):

@@ -133,8 +133,6 @@ def epochs(
     settings: WorldModel,
     dataset: Dataset,
     seed: int,
-    precision: str = "float32",
-    device: str = "cpu",
     arithmetic: Arithmetic = PLAIN,
 ) -> Iterator[tuple[Model, Loss]]:
     """Yields, after every epoch of a fit, the model (always the same one, moving) and the mean terms of the loss.
@@ -145,7 +143,7 @@ def epochs(
     generator, rows = streams.torch_generator(seed, "world model"), interior(dataset)
     standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)
     layers = sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
-    parts = {name: perceptron(layers[name], [generator], precision, device, arithmetic) for name in layers}
+    parts = {name: perceptron(layers[name], [generator], arithmetic) for name in layers}
     model = Model(**parts, standardiser=standardiser, residual=settings.residual)
     batches = math.ceil(len(rows) / settings.batch_size)
 
@@ -233,15 +231,13 @@ def fit_deterministic(
     settings: WorldModel,
     dataset: Dataset,
     seed: int,
-    precision: str = "float32",
-    device: str = "cpu",
     arithmetic: Arithmetic = PLAIN,
 ) -> Deterministic:
     """Returns the deterministic model: L = mean (s + f(s, a) - s')^2, with as many steps of Adam as the world model."""
     generator = streams.torch_generator(seed, "deterministic model")
     standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)
     layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
-    model = Deterministic(perceptron(layers, [generator], precision, device, arithmetic), standardiser)
+    model = Deterministic(perceptron(layers, [generator], arithmetic), standardiser)
 
     def terms(state: Tensor, action: Tensor, next_state: Tensor) -> Sequence[Tensor]:
         return (squared_error(move(model, state, action), next_state),)

@@ -8,7 +8,7 @@ from mbaug.engine import graphs, perceptron, process
 from mbaug.method import training
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
-from mbaug.method.networks import PARAMETER_DTYPE, Arithmetic, as_written
+from mbaug.method.networks import Arithmetic, as_written
 from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
 
@@ -23,9 +23,9 @@ def period_of(total):
 
 def learned(case, population, precision, captured):
     """Returns agents after 21 updates in blocks of 7, so that stretches begin anywhere within a policy delay."""
-    arm, dtype = Arm(case.split()[0], CASES[case], precision=precision), PARAMETER_DTYPE[precision]
-    place = {"arithmetic": Arithmetic(perceptron.forward, captured)}
-    learner = training.learner(arm, tasks.find("hopper"), range(population), **place)
+    arm, arithmetic = Arm(case.split()[0], CASES[case], precision=precision), Arithmetic(perceptron.forward, captured)
+    learner = training.learner(arm, tasks.find("hopper"), range(population), arithmetic=arithmetic)
+    dtype = learner.arithmetic.dtype
     table = torch.randn(population, 500, 28, generator=torch.Generator().manual_seed(0), dtype=dtype)
     loss = learner.algorithm.offline_loss or learner.algorithm.online_loss
     update = training.updater(learner, loss)

@@ -1,27 +1,27 @@
 """The fast perceptron against the plain one, which is torch's own autograd."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from made import BATCH, generators, learned
+from made import BATCH, DOUBLE, generators, learned
 from systems import DRAWN, SHORT, parameters
 
 from mbaug.engine import perceptron
 from mbaug.method import networks, td3, world_model
 from mbaug.method.iql import IQL
-from mbaug.method.networks import PLAIN, Arithmetic
+from mbaug.method.networks import Arithmetic
 from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
 
-FAST = Arithmetic(perceptron.forward)
+FAST = Arithmetic(perceptron.forward, precision="float64")
 SIZES = (5, 8, 8, 3)
 
 
 def network(population=2, sizes=SIZES, precision="float64", arithmetic=FAST):
     """Returns N perceptrons and a batch for each."""
     inputs = torch.randn(population, BATCH, sizes[0], generator=torch.Generator().manual_seed(9))
-    net = networks.perceptron(sizes, generators(*range(population)), precision, "cpu", arithmetic)
+    net = networks.perceptron(sizes, generators(*range(population)), replace(arithmetic, precision=precision))
     return net, inputs.to(net.flat.dtype)
 
 
@@ -35,7 +35,7 @@ def close(ours, theirs, atol=1e-10):
 def test_outputs_and_gradients_equal_autograds(population, sizes):
     """Both gradients together, each alone (an actor's step through frozen critics), and none where none is asked for."""
     results = []
-    for arithmetic in (FAST, PLAIN):
+    for arithmetic in (FAST, DOUBLE):
         net, inputs = network(population, sizes, arithmetic=arithmetic)
         at, before = inputs.clone().requires_grad_(), inputs.clone()
         both = torch.autograd.grad(net(at).pow(3).sum(), (at, net.flat))
@@ -67,16 +67,16 @@ def flats(agent):
 def test_fifty_updates_equal_autograds(case, population):
     """In float64: every network, target, temperature and spread."""
     name, settings, loss = CASES[case]
-    ours, theirs = (flats(learned(name, settings, population, arithmetic=place, **loss)) for place in (FAST, PLAIN))
+    ours, theirs = (flats(learned(name, settings, population, arithmetic=place, **loss)) for place in (FAST, DOUBLE))
     close(ours, theirs)
     assert (ours[0] - flats(learned(name, settings, population, updates=0))[0]).abs().mean() > 1e-3, "the actor has learned"
 
 
 def test_world_models_after_two_epochs_equal_autograds():
     results = []
-    for arithmetic in (FAST, PLAIN):
-        *_, (model, _) = world_model.epochs(SHORT, DRAWN, 0, "float64", "cpu", arithmetic)
-        control = world_model.fit_deterministic(SHORT, DRAWN, 0, "float64", "cpu", arithmetic)
+    for arithmetic in (FAST, DOUBLE):
+        *_, (model, _) = world_model.epochs(SHORT, DRAWN, 0, arithmetic)
+        control = world_model.fit_deterministic(SHORT, DRAWN, 0, arithmetic)
         results.append((parameters(model), parameters(control)))
     close(*results)
 

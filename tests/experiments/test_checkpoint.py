@@ -1,6 +1,7 @@
 """Checkpoints: a folder holds the last one, whole, whatever happens; and a fit comes back as it was."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,9 +90,10 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_fit_comes_back_as_it_was(precision, tmp_path):
     """From a checkpoint: the same errors, and the same predictions from the same generator."""
+    arithmetic = replace(models.FAST, precision=precision)
     rows, settings = dataset(64), WorldModel((8,), (8, 8), latent_size=2, epochs=2, batch_size=16)
-    fitted = imagination.fit(settings, rows, dataset(32, seed=1), 0, precision, arithmetic=models.FAST)
-    control = world_model.fit_deterministic(settings, rows, 0, precision, arithmetic=models.FAST)
+    fitted = imagination.fit(settings, rows, dataset(32, seed=1), 0, arithmetic)
+    control = world_model.fit_deterministic(settings, rows, 0, arithmetic)
     fitted = imagination.with_deterministic(fitted, control, dataset(32, seed=1), 0)
     checkpoint.save(tmp_path, *models.save(fitted, ["commit"]))
     tensors, state = checkpoint.load(tmp_path)

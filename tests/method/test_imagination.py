@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made import generators, mlp
+from made import DOUBLE, generators, mlp
 from systems import DRAWN, LINEAR, PUSH, REST, SHORT, TINY, TURN, normal, random_model
 
 from mbaug.method import imagination, world_model
@@ -73,7 +73,7 @@ def test_distribution_of_the_sampled_prediction(residual):
 
 
 def test_mean_and_deterministic_predictions_by_hand():
-    model, network = random_model(), perceptron((5, 16, 3), generators(0), "float64")
+    model, network = random_model(), perceptron((5, 16, 3), generators(0), DOUBLE)
     state, action = normal(3, 3), normal(3, 2, seed=1)
     mean, std = model.standardiser.mean.numpy(), model.standardiser.std.numpy()
     s = (state.numpy() - mean) / std

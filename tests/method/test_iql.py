@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made import NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
+from made import DOUBLE, NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
 
 from mbaug import tasks
 from mbaug.method import iql, training
@@ -18,7 +18,7 @@ PARTS = "actor", "critics", "value", "target_critics"
 @pytest.fixture
 def pair():
     """Two agents whose target critics are not copies, with spreads of their own, of which one is clipped."""
-    agent = iql.create(3, 2, SMALL, generators(0, 1), "float64")
+    agent = iql.create(3, 2, SMALL, generators(0, 1), DOUBLE)
     agent.target_critics.network.flat.mul_(1.5)
     agent.log_std.detach()[:4] = torch.tensor([-0.3, 0.5, -1.0, 0.0], dtype=torch.float64)
     return agent

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made import DOUBLE
 
 from mbaug.method import augmentation, td3, transitions
 from mbaug.method.td3 import TD3
@@ -49,7 +50,7 @@ def test_the_target_is_the_n_step_return():
     rows = transitions.pack(chain(["", "", "", ""]), 3, DISCOUNT)[:1].expand(4, -1).unsqueeze(0)
     batch = Batch(*(part.double() for part in transitions.unpack(rows, 1, 1)))
     settings = TD3(hidden=(8, 8), discount=DISCOUNT)
-    agent = td3.create(1, 1, settings, [torch.Generator().manual_seed(0)], "float64")
+    agent = td3.create(1, 1, settings, [torch.Generator().manual_seed(0)], DOUBLE)
     bootstrap = agent.target_critics(batch.next_state, agent.target_actor(batch.next_state)).amin(dim=0)
     by_hand = 1 + DISCOUNT * 2 + DISCOUNT**2 * 3 + DISCOUNT**3 * bootstrap
     target = td3.critic_target(agent, batch, settings, torch.zeros_like(batch.action))

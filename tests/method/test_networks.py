@@ -7,7 +7,8 @@ import pytest
 import torch
 from made import close, generators, learned
 
-from mbaug.method.networks import LANES, PARAMETER_DTYPE, Adam, perceptron
+from mbaug.method.networks import LANES, Adam, Arithmetic, perceptron
+from mbaug.method.settings import PRECISIONS
 from mbaug.method.td3 import TD3
 
 SIZES = (5, 8, 8, 3)
@@ -15,7 +16,7 @@ SEEDS = (0, 1, 2)
 
 
 def test_initialisation_is_that_of_torch_linear_from_each_networks_own_stream():
-    together = perceptron(SIZES, generators(*SEEDS), "float64")
+    together = perceptron(SIZES, generators(*SEEDS), Arithmetic(precision="float64"))
     for k, generator in enumerate(generators(*SEEDS)):
         for weight, bias in together.layers:
             bound = 1 / math.sqrt(weight.shape[1])
@@ -23,16 +24,17 @@ def test_initialisation_is_that_of_torch_linear_from_each_networks_own_stream():
                 assert torch.equal(part, torch.empty_like(part).uniform_(-bound, bound, generator=generator))
 
 
-@pytest.mark.parametrize("precision", PARAMETER_DTYPE)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_never_moves(precision):
-    agent = learned("td3", TD3(hidden=(8, 8)), 1, updates=4, precision=precision)
-    for net in (perceptron(SIZES, generators(*SEEDS), precision), agent.actor.network, agent.critics.network):
+    arithmetic = Arithmetic(precision=precision)
+    agent = learned("td3", TD3(hidden=(8, 8)), 1, updates=4, arithmetic=arithmetic)
+    for net in (perceptron(SIZES, generators(*SEEDS), arithmetic), agent.actor.network, agent.critics.network):
         count = net.population * sum((a + 1) * b for a, b in pairwise(net.sizes))
         assert len(net.flat) % LANES == 0
         assert count < len(net.flat) < count + LANES
         assert net.flat[count:].eq(0).all()
-        assert net.flat.dtype == PARAMETER_DTYPE[precision]
-        assert net.product_dtype == (torch.bfloat16 if precision == "bfloat16" else None)
+        assert net.flat.dtype == (torch.float64 if precision == "float64" else torch.float32)
+        assert net.arithmetic.product_dtype == (torch.bfloat16 if precision == "bfloat16" else None)
         for tensor in (tensor for layer in net.layers for tensor in layer):
             tensor.fill_(7)
         assert net.flat[:count].eq(7).all()

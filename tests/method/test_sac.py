@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made import NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
+from made import DOUBLE, NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
 
 from mbaug.method import sac
 from mbaug.method.sac import SAC
@@ -15,7 +15,7 @@ ALPHAS = 0.5, 0.2  # of the two agents
 
 
 def agents():
-    return sac.create(3, 2, SMALL, generators(0, 1), "float64")
+    return sac.create(3, 2, SMALL, generators(0, 1), DOUBLE)
 
 
 @pytest.fixture

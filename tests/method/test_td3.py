@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made import NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
+from made import DOUBLE, NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
 
 from mbaug.method import td3
 from mbaug.method.td3 import TD3
@@ -33,7 +33,7 @@ def test_parity_with_the_reference(reference, name, together):
     units, state_size = reference[f"{name}/agent0/step0/actor.l1.weight"].shape
     settings, compared = TD3(hidden=(units, units), batch_size=batch_size), []
     for agents in [[*range(population)]] if together else [[k] for k in range(population)]:
-        agent = td3.create(state_size, noise.shape[-1], settings, generators(*agents), "float64")
+        agent = td3.create(state_size, noise.shape[-1], settings, generators(*agents), DOUBLE)
         for ours, theirs in pairs(reference, name, agents, agent, 0):
             ours.copy_(theirs)
         for step in range(1, updates + 1):
@@ -54,7 +54,7 @@ SMALL = TD3(hidden=(4,))
 @pytest.fixture
 def pair():
     """Two agents whose targets are not copies."""
-    agent = td3.create(3, 2, SMALL, generators(0, 1), "float64")
+    agent = td3.create(3, 2, SMALL, generators(0, 1), DOUBLE)
     for target in (agent.target_actor, agent.target_critics):
         target.network.flat.mul_(1.5)
     return agent

@@ -34,17 +34,17 @@ ONLINE = OFFLINE | {"sac": UNIFORM}  # fine-tuned from scratch here
 VANILLA = OFFLINE["td3"]
 
 
-def offline(seeds, arm=VANILLA, device="cpu", arithmetic=PLAIN):
+def offline(seeds, arm=VANILLA, arithmetic=PLAIN):
     """Returns fresh learners, their tables and what imagines for them: rows that differ between agents and draws."""
     drawn = [dataset(60, HOPPER.state_size, HOPPER.action_size, seed) for seed in seeds]
     standardiser = Standardiser.fit([part.state for part in drawn], 1e-3)
-    table = transitions.table(drawn, standardiser).to(device)
+    table = transitions.table(drawn, standardiser).to(arithmetic.device)
 
     def imagine(number):
         rows = [np.random.default_rng((seed, number)).normal(size=(60, 4, 11)) for seed in seeds]
         return torch.from_numpy(np.stack(rows)).to(table.dtype)
 
-    return training.learner(arm, HOPPER, seeds, standardiser, device, arithmetic), table, imagine
+    return training.learner(arm, HOPPER, seeds, standardiser, arithmetic), table, imagine
 
 
 def pretrained(seeds, arm=VANILLA, **place):
@@ -366,7 +366,7 @@ def without_data(monkeypatch):
     for_cpu = streams.torch_generators
     monkeypatch.setattr(streams, "torch_generators", lambda seeds, *name, device="cpu": for_cpu(seeds, *name))
     monkeypatch.setattr(training.Learner, "watch", lambda learner: True)  # once in a block of updates this fetches a number
-    return "meta"
+    return Arithmetic(device="meta")
 
 
 @pytest.mark.slow
