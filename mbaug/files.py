@@ -5,7 +5,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,20 +45,52 @@ def in_one_sentence(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `path` so that at any moment it is the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
-    with in_one_sentence(path):
-        try:
+    """Writes `path` so that at any moment it is the old file or the new one, never a part, whoever else writes it."""
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes files that belong together: all lie beside their places, whole and on disk, before the first takes its place.
+
+    If that fails nothing changes; if a file cannot take its place, those that were not there before go away again.
+    """
+    temporaries, new = {}, []
+    for path, content in contents.items():
+        with _undone(path, temporaries, new):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            _tidy(path.parent)
+            temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            with open(temporary, "xb") as file:  # no other writer's, and nothing that a link leads to
+                temporaries[path] = temporary
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+    for path, temporary in temporaries.items():
+        with _undone(path, temporaries, new):
+            was_there = os.path.lexists(path)
             os.replace(temporary, path)
-        except BaseException:  # also Ctrl-C: nothing stays behind
-            with suppress(OSError):  # what cannot be removed must not hide the error that led here
-                temporary.unlink()
+            new += [] if was_there else [path]
+
+
+@contextmanager
+def _undone(path: Path, temporaries: Mapping[Path, Path], new: Sequence[Path]) -> Iterator[None]:
+    """Removes temporaries and new files where writing `path` fails, also by Ctrl-C."""
+    with in_one_sentence(path):
+        try:
+            yield
+        except BaseException:
+            for left in (*temporaries.values(), *new):
+                with suppress(OSError):  # what cannot be removed must not hide the error that led here
+                    left.unlink()
             raise
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what processes that were killed left here: temporaries that nobody has written to for an hour."""
+    for left in folder.glob(".????????????????.tmp"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------------

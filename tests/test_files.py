@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from conftest import no_space
 
 from mbaug import files
 
@@ -18,6 +21,65 @@ def test_a_package_without_its_repository_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(files, "__file__", str(tmp_path / "site-packages" / "mbaug" / "files.py"))
     with pytest.raises(FileNotFoundError, match="without its repository"):
         files.repository()
+
+
+# --- write ----------------------------------------------------------------------------------------------------------------
+
+
+def test_many_writers_of_one_file_do_not_meet(tmp_path):
+    """Each write succeeds, what is read is always one of them whole, and nothing is left behind."""
+    path = tmp_path / "folder" / "a"
+
+    def write(number):
+        for _ in range(20):
+            files.write_atomically(path, bytes([number]) * 10_000)
+            assert len(set(path.read_bytes())) == 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert [left.name for left in path.parent.iterdir()] == ["a"]
+
+
+def test_no_link_is_followed(tmp_path, monkeypatch):
+    """Neither one that lies where the temporary file would, nor the file's own name."""
+    other = tmp_path / "other"
+    other.write_bytes(b"stays")
+    for name in (".a.tmp", "a", ".00.tmp"):
+        (tmp_path / name).symlink_to(other)
+    files.write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "00")
+    with pytest.raises(files.CannotWrite, match="File exists"):
+        files.write_atomically(tmp_path / "b", b"new")
+    assert other.read_bytes() == b"stays"
+    assert (tmp_path / ".00.tmp").is_symlink()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
+    """The disk is full at the second: the first is what it was, which is not there, and no temporary file is left."""
+    real, calls = getattr(os, call), []
+
+    def fails(*given):
+        calls.append(given)
+        return real(*given) if len(calls) == 1 else no_space()
+
+    monkeypatch.setattr(files.os, call, fails)
+    with pytest.raises(files.CannotWrite, match=r"Cannot write .*b: No space left"):
+        files.write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_later(tmp_path):
+    left = [tmp_path / f".{number * 16}.tmp" for number in "01"]
+    for path in left:
+        path.write_bytes(b"half")
+    os.utime(left[0], (0, 0))
+    files.write_atomically(tmp_path / "a", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {left[1].name, "a"}
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------------
 
 
 def test_json_is_standard_and_holds_plain_numbers():

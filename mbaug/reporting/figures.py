@@ -226,8 +226,7 @@ def save_figure(
             contents[suffix] = file.getvalue()
     clips: dict = {}  # matplotlib names them after the last bits of the layout, which are chance: we number them
     contents["svg"] = re.sub(rb"\bp[0-9a-f]{10}\b", lambda x: clips.setdefault(x[0], b"clip%d" % len(clips)), contents["svg"])
-    for suffix, content in contents.items():
-        files.write_atomically(folder / f"{name}.{suffix}", content)
+    files.write_together({folder / f"{name}.{suffix}": content for suffix, content in contents.items()})
     return folder / f"{name}.png"
 
 
