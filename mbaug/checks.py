@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, is_dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"  # a part of a run's name, and the name of a dataset
 Class = TypeVar("Class", bound=type)
@@ -75,26 +75,26 @@ def _is(kind: type, value: object) -> bool:
     return isinstance(value, NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
-def _parts(hint: Any) -> tuple[tuple[Any, ...], tuple[Bound, ...]]:
-    """Returns the types that an annotation allows, and its bounds."""
-    bounds: tuple[Bound, ...] = ()
+def _options(hint: Any) -> list[tuple[Any, tuple[Bound, ...]]]:
+    """Returns each type that an annotation allows, with its bounds."""
     if get_origin(hint) is Annotated:
-        hint, *bounds = get_args(hint)  # pyright: ignore[reportAssignmentType]
-    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,), tuple(bounds)
+        hint, *bounds = get_args(hint)
+        return [(option, (*own, *bounds)) for option, own in _options(hint)]
+    if get_origin(hint) in (types.UnionType, Union):  # the second where a part has bounds
+        return [pair for option in get_args(hint) for pair in _options(option)]
+    return [(hint, ())]
 
 
 def _held(name: str, value: object, hint: Any) -> Any:
     """Returns the one of the annotation's types that a value is of; a sentence unless there is one, or if a bound is broken."""
-    options, bounds = _parts(hint)
-    if Any in options:
-        return Any
-    kinds = [get_origin(option) or option for option in options]
+    options = [(option, get_origin(option) or option, bounds) for option, bounds in _options(hint)]
+    found = next((one for one in options if one[1] is Any or _is(one[1], value)), None)
+    kinds = [kind for _, kind, _ in options]
     words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
-    found = [option for option, kind in zip(options, kinds, strict=True) if _is(kind, value)]
-    require(bool(found), f"{name} is {value!r:.300}, but it must be {words}")
+    option, _, bounds = given(found, f"{name} is {value!r:.300}, but it must be {words}")
     for bound in bounds:
         require(bound.holds(value), f"{name} is {value!r:.300}, but it must be {bound.words}")
-    return found[0]
+    return option
 
 
 def check(record: object) -> None:
@@ -128,7 +128,7 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
         cls: the settings class.
         plain: what JSON gave.
         where: names the file in a sentence.
-        lacking: names, at any depth, of fields that may be missing: they take their default.
+        lacking: names, at any depth, of fields that may be missing if they have a default, which they take.
         parent: of these fields, where the class is a field itself; it stands before their names in a sentence.
 
     Raises:
@@ -139,7 +139,7 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
         raise ValueError(f"{place} is {plain!r:.300}, but it must be {KINDS[dict]}")
     hints = get_type_hints(cls, include_extras=True)
     for words, names in (
-        ("lacks", [name for name in hints if name not in plain and name not in lacking]),
+        ("lacks", [name for name in hints if name not in plain and not (name in lacking and hasattr(cls, name))]),
         ("has the unknown", [repr(name) for name in plain if name not in hints]),
     ):
         require(not names, f"{place} {words} {', '.join(names):.200}; allowed are {', '.join(hints)}")
@@ -153,7 +153,7 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
 
 def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: str) -> Any:
     """Returns plain JSON as what its annotation says."""
-    options, _ = _parts(hint)
+    options = [option for option, _ in _options(hint)]
     record = next((option for option in options if is_dataclass(option)), None)
     if record is not None and isinstance(value, dict):
         return read(record, value, where, lacking, name)  # pyright: ignore[reportArgumentType]
@@ -166,6 +166,6 @@ def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: st
     if isinstance(value, dict):
         return {key: _value(inner, item, where, lacking, f"{name}.{key}") for key, item in value.items()}
     if option is float or isinstance(value, float):
-        finite = abs(value) <= sys.float_info.max
+        finite = bool(abs(value) <= sys.float_info.max)
         require(finite, f"{where}: {name} is {value!r:.300}, but it must be a finite number")
     return float(value) if option is float else value

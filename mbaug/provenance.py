@@ -10,6 +10,24 @@ from pathlib import Path
 import torch
 
 from mbaug import __version__
+from mbaug.checks import settings
+
+
+@settings
+class Provenance:
+    """What `provenance` gives, as records and cards hold it."""
+
+    commit: str
+    python: str
+    torch: str
+    numpy: str
+    gymnasium: str
+    mujoco: str
+    mbaug: str
+    cpu: str
+    precision: str
+    device: str | None = None  # what trained, where it is not the processor
+    earlier_commits: tuple[str, ...] = ()  # of the code that trained a part
 
 
 def provenance(precision: str, device: str = "cpu") -> dict[str, str]:

@@ -16,7 +16,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from mbaug import files, tasks
-from mbaug.datasets.read import FOLDERS, DatasetDamaged, bundled, read_card
+from mbaug.datasets.cards import DatasetDamaged, checked, read_card
+from mbaug.datasets.read import FOLDERS, bundled
 
 LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
 VERIFIED = "verified"  # what `listing` says of a pool that is as its card describes it
@@ -52,6 +53,7 @@ def coverage(task: tasks.Task, state: Float[np.ndarray, "rows state"]) -> dict:
     return {"plane": names, "cell": list(CELL), "visited": len(counts), "effective": effective}
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is too large becomes infinite, and the card refuses that in a sentence
 def describe(task: tasks.Task, rows: Rows) -> dict:
     """Returns what a card says of finished episodes: counts, returns, score, ends, state coverage."""
     returns = [float(rows[episode, -3].sum()) for episode in episodes(rows)]
@@ -95,9 +97,9 @@ def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
         for name, column in columns.items():
             file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
     document = card | {"file": path.name, "sha256": files.sha256(content.getvalue())} | describe(task, rows)
-    files.write_atomically(path, content.getvalue())
-    text = json.dumps(document | {"d4rl": D4RL.get(path.stem)}, indent=1)
-    files.write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
+    document = checked(files.plain(document | {"d4rl": D4RL.get(path.stem)}), f"the card of {path.stem}")
+    text = json.dumps(document, indent=1) + "\n"
+    files.write_together({path: content.getvalue(), path.with_suffix(".json"): text.encode()})  # the card last
 
 
 def exists(path: Path) -> bool:
@@ -156,15 +158,11 @@ def readme(folder: Path = FOLDERS[0]) -> str:
     described, origins = [], []
     for name, path in bundled([folder]).items():
         card: dict[str, Any] = {"seed": "–"} | read_card(path)  # an import has no seed
-        try:
-            known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
-            card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
-            card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
-            described.append(DESCRIBED.format(**card))
-            origins.append(ORIGIN.format(**card))
-        except KeyError as error:
-            sentence = f"{path.with_suffix('.json')} lacks {error.args[0]}: restore it, or make the pool again"
-            raise DatasetDamaged(sentence) from error
+        known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
+        card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
+        card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
+        described.append(DESCRIBED.format(**card))
+        origins.append(ORIGIN.format(**card))
     return README.format(described="\n".join(described), origins="\n".join(origins))
 
 

@@ -4,7 +4,6 @@ Whatever the source: a time-out ends only the recording and is never a terminal;
 environment gave, not the first of the next episode; and what is wrong with a file is said in a sentence.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from jaxtyping import Shaped
 
 from mbaug import files, tasks
 from mbaug.checks import choose, require
+from mbaug.datasets.cards import DatasetDamaged, read_card
 from mbaug.method.transitions import ROWS, Dataset
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "offline"  # of the bundled pools
@@ -38,10 +38,6 @@ D4RL_FILES = {
 }
 
 Columns = dict[str, Shaped[np.ndarray, "..."]]
-
-
-class DatasetDamaged(ValueError):
-    """A file of offline data is not what it should be: half a download, no HDF5, or other contents than its checksum says."""
 
 
 def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
@@ -99,16 +95,6 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
     if files.sha256(path.read_bytes()) != read_card(path)["sha256"]:
         raise DatasetDamaged(f"{path} has another SHA-256 than its card, {name}.json, promises: restore or make both again")
     return path
-
-
-def read_card(path: Path) -> dict:
-    """Returns the card of a pool, the JSON beside it; DatasetDamaged: there is none, or none that holds the pool's SHA-256."""
-    card = path.with_suffix(".json")
-    try:
-        found = json.loads(card.read_bytes())
-        return found | {"sha256": found["sha256"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DatasetDamaged(f"{path} needs its card, {card.name}, with its sha256: restore or make both again") from error
 
 
 def read_hdf5(path: Path) -> Columns:

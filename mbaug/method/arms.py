@@ -1,8 +1,10 @@
 """An arm: all settings of one way to an online agent. The registry of algorithms stands here, because an arm names one."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from mbaug import checks
 from mbaug.checks import choose, given, require, settings
 from mbaug.method import iql, sac, td3
 from mbaug.method.algorithm import Algorithm
@@ -74,3 +76,12 @@ class Arm:
     def offline_part(self) -> "Arm | None":
         """What arms with the same pre-training share; None if there is none."""
         return None if self.pretraining is None else replace(self, finetuning=None)
+
+
+def read(plain: Any, where: str, lacking: Collection[str] = ()) -> Arm:
+    """Returns the arm that `files.plain` gave as JSON, its algorithm's settings among it; it raises what `checks.read` raises."""
+    known = isinstance(plain, dict) and plain.get("algorithm") in (*ALGORITHMS,)
+    if known and "learner" in plain:
+        own = ALGORITHMS[plain["algorithm"]].settings
+        plain = plain | {"learner": checks.read(own, plain["learner"], where, lacking, "settings.learner")}
+    return checks.read(Arm, plain, where, lacking, "settings")

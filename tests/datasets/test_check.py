@@ -1,17 +1,19 @@
 """What a card says of a pool, that pools are listed and verified, and that data of others are checked and become one."""
 
 import json
+import math
+import re
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_read import d4rl, episode, minari, written
+from test_read import d4rl, episode, minari, pool, written
 
 from mbaug import __main__ as commands
 from mbaug import files, tasks
-from mbaug.datasets import check, pools, read
+from mbaug.datasets import cards, check, pools, read
 from mbaug.method import transitions
 
 HOPPER = tasks.find("hopper")
@@ -185,11 +187,53 @@ def test_an_imported_pool_is_never_overwritten(tmp_path):
     assert made(tmp_path, "hopper-other").read_bytes() == before
 
 
-def test_a_card_that_lacks_what_the_table_shows_is_named(tmp_path):
+# --- cards ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"terminals": None}, "terminals is None, but it must be a whole number"),
+        ({"terminals": -1}, "terminals is -1, but it must be 0 or above"),
+        ({"terminals": 890}, "terminals and timeouts are 890, but they must be as many as the episodes"),
+        ({"mean_return": math.inf}, "mean_return is inf, but it must be a finite number"),
+        ({"sha256": "abc"}, "sha256 is 'abc', but it must be 64 hexadecimal digits"),
+        ({"file": "../x.hdf5"}, "file is '../x.hdf5', but it must be the name with .hdf5"),
+        ({"task": "Hoper-v5"}, "unknown task 'Hoper-v5': did you mean 'Hopper-v5'"),
+        ({"colour": "red"}, "the content has the unknown 'colour'; allowed are name, task"),
+        ({"source": "x.hdf5"}, "a card has either a seed or a source"),
+        ({"settings": {"algorithm": "sca"}}, "settings lacks learner, model"),
+        ({"d4rl": {"return": 3}}, "d4rl is {'return': 3}, but it must be of transitions, episodes, mean_return"),
+        ({"state_coverage": {"plane": []}}, "state_coverage lacks cell, visited, effective"),
+        ({"provenance": []}, r"provenance is [], but it must be Provenance(...)"),
+    ],
+)
+def test_a_card_is_read_strictly(tmp_path, changed, sentence):
+    """Whatever is wrong is named, with its file and key, by everything that reads cards."""
     for suffix in ("hdf5", "json"):
         shutil.copy(read.FOLDER / f"hopper-random.{suffix}", tmp_path)
-    card = json.loads((tmp_path / "hopper-random.json").read_text())
-    del card["terminals"]
-    (tmp_path / "hopper-random.json").write_text(json.dumps(card))
-    with pytest.raises(read.DatasetDamaged, match=r"hopper-random.json lacks terminals: restore it"):
-        pools.readme(tmp_path)
+    path = tmp_path / "hopper-random.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    whole = f"hopper-random.json: {sentence}"
+    for reader in (pools.readme, lambda folder: read.load("hopper-random", [folder])):
+        with pytest.raises(read.DatasetDamaged, match=re.escape(whole)):
+            reader(tmp_path)
+    assert pools.listing([tmp_path]).checksum.tolist() == ["NO CARD"]
+
+
+@pytest.mark.parametrize("name", ["hopper-random", "hopper-medium", "hopper-medium-replay"])
+def test_a_key_that_a_card_lacks_is_named(name):
+    """Of every kind of our own cards; what only some have may be missing."""
+    card = read.read_card(read.FOLDER / f"{name}.hdf5")
+    for key in card.keys() - cards.OPTIONAL:
+        with pytest.raises(ValueError, match=f"^a.json: the content lacks {key}; allowed are"):
+            cards.checked({other: value for other, value in card.items() if other != key}, "a.json")
+
+
+def test_a_pool_whose_card_would_not_be_json_is_not_written(tmp_path):
+    """Two rewards of 3e38 are no finite return in float32, and JSON has no infinity."""
+    columns = d4rl()
+    columns["rewards"][:2] = 3e38
+    with pytest.raises(ValueError, match="the card of hopper-large: mean_return is inf, but it must be a finite number"):
+        pool(tmp_path, "hopper-large", columns)
+    assert not list(tmp_path.iterdir())

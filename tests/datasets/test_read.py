@@ -12,6 +12,7 @@ import pytest
 from mbaug import tasks
 from mbaug.datasets import check, pools, read
 from mbaug.method import transitions
+from mbaug.provenance import provenance
 
 TASK = tasks.find("hopper")
 # Two episodes that end by a fall, one that runs out of time, one that is unfinished where the file ends.
@@ -116,13 +117,17 @@ def test_flags_may_be_stored_as_numbers(tmp_path):
 # --- the project's own pools ----------------------------------------------------------------------------------------------
 
 
-def pool(folder, name="hopper-tiny"):
+CARD = {"task": TASK.gym_id, "command": "made", "licence": "ours", "seed": 0, "policy": "made"}
+CARD |= {"provenance": provenance("float32")}
+
+
+def pool(folder, name="hopper-tiny", columns=None):
     """Writes a pool with `pools.write`, each name with rows of its own, and returns the packed rows that it holds."""
-    columns = d4rl(zlib.crc32(name.encode()))
+    columns = columns or d4rl(zlib.crc32(name.encode()))
     flags = (columns[key][:, None] for key in ("rewards", "terminals", "timeouts"))
     parts = *(columns[key] for key in ("observations", "actions", "next_observations")), *flags
     rows = np.concatenate(parts, axis=1, dtype=np.float32)
-    pools.write(folder / f"{name}.hdf5", rows, TASK, {"name": name})
+    pools.write(folder / f"{name}.hdf5", rows, TASK, CARD | {"name": name})
     return rows[np.concatenate(pools.episodes(rows))]
 
 
