@@ -48,7 +48,7 @@ everything = frame if retrain else records.load_runs(folder)
 
 # %% tags=["nbval-check-output"]
 table = claims.main_runs(everything)
-verdicts = Counter(claims.verdict(claim, claims.findings(claim, table)) for claim in claims.CLAIMS)
+verdicts = Counter(claims.verdict(claims.findings(claim, table)) for claim in claims.CLAIMS)
 said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
 tasks_seen = table.groupby("task")["seed"].nunique()
 seen = ", ".join(f"{name} with up to {count} seeds" for name, count in tasks_seen.items()) or "nothing yet"
@@ -207,7 +207,7 @@ assert all(torch.equal(getattr(augmented, name), getattr(batch, name)) for name 
 # %% [markdown]
 # ## What we found
 #
-# Every line is computed from the recorded runs, by the rules below the table. "Not yet measured" means what it says: nobody has
+# Every line is computed from the recorded runs, by the rules below the table. "Not attempted" means what it says: nobody has
 # run it here.
 
 # %%

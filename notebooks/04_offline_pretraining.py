@@ -56,7 +56,7 @@ print("recorded seeds:", ", ".join(f"{figures.look(arm).label} {counts.get(arm, 
 # %% [markdown]
 # ### The answer
 #
-# Paired by seed, at the end of pre-training; in brackets the 95 % interval over seeds, where there are two or more. A
+# At the end of pre-training; in brackets the 95 % interval over seeds, where there are two or more. A
 # score is D4RL-normalised (0 a random policy, 100 an expert); over-estimation is what the critic promises at an
 # episode's start, minus what the policy then earns, in discounted rewards; over-fitting is the critics' error on new rows,
 # divided by that on rows they were trained on.
@@ -64,8 +64,8 @@ print("recorded seeds:", ", ".join(f"{figures.look(arm).label} {counts.get(arm, 
 
 # %% tags=["nbval-check-output"]
 def against(measure, other):
-    """Returns the paired difference augmented minus other, in words."""
-    found = statistics.interval(statistics.differences(measure, "augmented", other))
+    """Returns the difference augmented minus other, in words."""
+    found = statistics.difference(measure, "augmented", other)
     return f"{figures.words(found, signed=True)} against {figures.look(other).label}"
 
 
@@ -479,7 +479,7 @@ saved = save_figure(figure, "04_critics", critics, figures.caption(text, seen, m
 
 # %%
 def mean_of(arm, name):
-    """Returns the interquartile mean of a quantity over an arm's seeds, with its interval, in words."""
+    """Returns the mean of a quantity over an arm's seeds, with its interval, in words."""
     own = critics[(critics["arm"] == arm) & (critics["quantity"] == name)]
     return figures.words(statistics.interval([own["value"].to_numpy()]))
 

@@ -28,8 +28,6 @@ from matplotlib.figure import Figure
 from mbaug import files
 from mbaug.reporting import statistics
 
-ENOUGH_SEEDS = 5  # fewer make a weak interval
-
 
 def show(*functions: Callable) -> None:
     """Displays the source that runs, docstring and all, under the name of its module; of functions without their decorators.
@@ -180,9 +178,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     if origins := [record["provenance"] for record in (records or {}).values()]:
         commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
         facts += [*sorted({origin["precision"] for origin in origins}), f"code {' and '.join(sorted(commits))}"]
-    weak = ", a weak one with so few seeds" if seeds.min() < ENOUGH_SEEDS else ""
-    band = f"Interquartile mean and bootstrap 95 % interval{weak}"
-    drawn = band if seeds.min() > 1 else "A line is one run, without an interval"
+    drawn = "Mean over seeds and its 95 % t interval" if seeds.min() > 1 else "A line is one run, without an interval"
     lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
     diverged = f" Diverged, and counted with score 0 from there: {lost}." if lost else ""

@@ -7,22 +7,25 @@ import pandas as pd
 
 from mbaug import files, tasks
 from mbaug.reporting import statistics
-from mbaug.reporting.claims import claims_table, main_runs
+from mbaug.reporting.claims import LEARNING, claims_table, main_runs
 from mbaug.reporting.figures import LOOKS, in_order, look, number, words
-
-AUTHORS_TD3 = {"hopper": 12, "walker2d": 7, "halfcheetah": 37, "ant": 23}  # scores from scratch after 100,000 interactions [C]
 
 
 def found_table(frame: pd.DataFrame) -> str:
     """Returns what the recorded runs (`records.load_runs`) of each arm of `LOOKS` reached, a Markdown table."""
     table = main_runs(frame)
-    measures = [statistics.last_offline, statistics.final_score, statistics.mean_score, statistics.score_drop]
-    header = "| task | arm | score offline | score at 100K | mean score, 0 to 100K | drop after the switch | seeds |"
-    lines = [header, "|---" * 7 + "|"]
+    measures = {
+        "mean score, 0 to 100K": statistics.mean_score,
+        "25K to 100K": LEARNING,
+        "score at 100K": statistics.final_score,
+        "score offline": statistics.last_offline,
+        "drop after the switch": statistics.score_drop,
+    }
+    lines = [f"| task | arm | {' | '.join(measures)} | seeds |", "|---" * 8 + "|"]
     for task, rows in table.groupby("task"):
         for arm in in_order(set(rows["arm"]) & set(LOOKS)):
             runs = rows[rows["arm"] == arm]
-            cells = [words(statistics.interval([measure(runs).to_numpy()])) for measure in measures]
+            cells = [words(statistics.interval([measure(runs).to_numpy()])) for measure in measures.values()]
             lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(runs['seed'].nunique())])} |")
     return "\n".join(lines) if len(table) else "No runs are recorded yet."
 
@@ -36,7 +39,7 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
             runs = table[(table["task"] == task.name) & (table["arm"] == arm)]
             ours = statistics.interval([statistics.final_score(runs, steps).to_numpy()])
             theirs = float(tasks.normalised_score(task, task.published[algorithm][steps]))
-            authors = str(AUTHORS_TD3[task.name]) if algorithm == "td3" else "–"
+            authors = str(task.authors_td3) if algorithm == "td3" else "–"
             found = [words(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
             found = found if ours.n_seeds else ["not yet recorded", 0, "–"]
             rows.append([task.name, algorithm.upper(), f"{steps:,}", number(theirs), authors, *found])

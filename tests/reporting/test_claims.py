@@ -3,11 +3,13 @@
 import re
 
 import pandas as pd
+import pytest
 from evaluated import runs
 
+from mbaug import tasks
 from mbaug.experiments import records, studies
 from mbaug.reporting import claims
-from mbaug.reporting.claims import CLAIMS
+from mbaug.reporting.claims import CLAIMS, PRIMARY
 
 TASKS = ("hopper", "walker2d", "halfcheetah", "ant")
 
@@ -19,85 +21,111 @@ def verdicts(frame: pd.DataFrame) -> dict[str, str]:
     return {row[0][-1]: row[4] for row in rows}
 
 
-def test_without_runs_or_with_one_seed_nothing_is_measured(tmp_path):
-    assert set(verdicts(records.load_runs(tmp_path)).values()) == {"not yet measured"}
-    alone = runs({"augmented": 50, "td3": 10, "sac": 20, "vanilla": 30}, seeds=1)
-    assert set(verdicts(alone).values()) == {"not yet measured"}
+def findings(letter: str, frame: pd.DataFrame) -> list[claims.Finding]:
+    (claim,) = (claim for claim in CLAIMS if claim.letter == letter)
+    return claims.findings(claim, claims.main_runs(frame))
+
+
+def test_without_runs_nothing_is_attempted(tmp_path):
+    assert set(verdicts(records.load_runs(tmp_path)).values()) == {"not attempted"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_fewer_than_five_seeds_decide_nothing(seeds):
+    """However far apart the arms are; the interval is shown from two seeds on."""
+    frame = runs({"augmented": 80, "td3": 10, "vanilla": 30}, seeds=seeds, tasks=TASKS)
+    found = verdicts(frame)
+    assert (found["a"], found["c"], found["d"]) == ("too few seeds", "too few seeds", "not attempted")
+    cell = "augmented 50 % minus TD3 from scratch: **+70 ["
+    assert (cell in claims.claims_table(frame)) == (seeds > 1)
+    assert "; p " not in claims.claims_table(frame)
 
 
 def test_a_task_with_one_seed_says_nothing_beside_one_with_three():
-    """Its one difference has no spread: pooled, it would narrow the interval."""
     arms = {"augmented": 50, "td3": 10}
     both = pd.concat([runs(arms), runs(arms, seeds=1, tasks=("walker2d",))], ignore_index=True)
-    (finding,), (alone,) = (claims.findings(CLAIMS[0], claims.main_runs(frame)) for frame in (both, runs(arms)))
-    assert finding == alone
-    assert finding.tasks == ("hopper",)
+    assert findings("a", both) == findings("a", runs(arms))
+    assert findings("a", both)[0].tasks == ("hopper",)
 
 
-def test_three_seeds_show_a_direction_only():
-    found = verdicts(runs({"augmented": 50, "td3": 10, "sac": 20, "vanilla": 30}))
-    assert found == {
-        **dict.fromkeys("abcd", "direction only"),
-        "e": "not yet measured",
-        "f": "not reproduced",  # over-estimation grows with the score here
-    }
+def test_five_seeds_on_all_tasks_reproduce_or_contradict():
+    arms = {"augmented": 50, "td3": 10, "vanilla": 30}
+    assert verdicts(runs(arms, seeds=5, tasks=TASKS))["a"] == "reproduced"
+    assert verdicts(runs(arms, seeds=5, tasks=TASKS[:3]))["a"] == "direction only"
+    less = {"augmented": 10, "td3": 50}
+    assert verdicts(runs(less, seeds=5, tasks=TASKS))["a"] == "contradicted"
+    assert verdicts(runs(less, seeds=5, tasks=TASKS[:3]))["a"] == "opposite direction only"
 
 
-def test_five_seeds_can_reproduce():
-    found = verdicts(runs({"augmented": 50, "td3": 10, "sac": 20, "vanilla": 60}, seeds=5))
-    assert found["a"] == "reproduced"
-    assert found["f"] == "reproduced"
-    assert found["c"] == "not reproduced"
-
-
-def test_all_four_tasks_are_needed_where_the_claim_names_them():
-    arms = {"augmented": 50, "vanilla": 30}
-    assert verdicts(runs(arms, seeds=5, tasks=TASKS[:3]))["c"] == "direction only"
-    assert verdicts(runs(arms, seeds=5, tasks=TASKS))["c"] == "reproduced"
-
-
-def test_an_interval_that_reaches_zero_reproduces_nothing():
-    frame = runs({"augmented": 12, "td3": 10}, seeds=5, spread=10)
-    (finding,) = claims.findings(CLAIMS[0], claims.main_runs(frame))
+def test_an_interval_that_holds_zero_leaves_it_undecided():
+    frame = runs({"augmented": 12, "td3": 10}, seeds=5, tasks=TASKS, spread=10)
+    (finding,) = findings("a", frame)
     assert finding.interval.low < 0 < finding.interval.value
-    assert verdicts(frame)["a"] == "not reproduced"
-    assert verdicts(runs({"augmented": 5, "td3": 10}, seeds=5))["a"] == "not reproduced"
+    assert verdicts(frame)["a"] == "undecided"
 
 
-def test_ten_times_fewer_interactions_needs_sac_at_a_million():
-    def with_sac_at_a_million(score):
-        short = runs({"augmented": 80, "sac": 40}, seeds=5)
-        last = short[(short["arm"] == "sac") & (short["environment_steps"] == 100_000)]
-        return pd.concat([short, last.assign(arm="sac_million", environment_steps=1_000_000, score=score)])
+def test_primary_comparisons_are_corrected_for_their_number():
+    """As near to zero as that, p is below 5 % alone and not among three."""
+    others = {comparison.others[0]: 45.0 for comparison in PRIMARY}
+    frame = runs({"augmented": 50, **others, "td3": 45}, seeds=5, tasks=TASKS, spread=5.0)
+    alone, corrected = findings("a", frame)[0], findings("c", frame)[0]
+    assert corrected.interval == alone.interval
+    assert corrected.p == pytest.approx(3 * alone.p)
+    assert (verdicts(frame)["a"], verdicts(frame)["c"]) == ("reproduced", "direction only")
+    first = claims.claims_table(frame).splitlines()[2]
+    assert re.fullmatch(r"\| vanilla pre-training \| .*\[.*\] \| .*\[.*\] \| 0\.\d+ \| ant, .*, 5 seeds \|", first)
 
-    assert verdicts(with_sac_at_a_million(85.0))["b"] == "reproduced"  # 5 worse: within the margin of 10
-    assert verdicts(with_sac_at_a_million(110.0))["b"] == "not reproduced"
-    assert verdicts(runs({"augmented": 80, "sac": 40}, seeds=5))["b"] == "direction only"
-    assert verdicts(runs({"augmented": 40, "sac": 80}, seeds=5))["b"] == "not reproduced"
+
+def test_ten_times_fewer_interactions_are_held_against_published_sac_on_each_task():
+    bars = {task: claims.published_end(task) - claims.MARGIN for task in TASKS}
+    assert bars["hopper"] == pytest.approx(tasks.normalised_score(tasks.find("hopper"), 3456) - 10)
+    near = pd.concat(
+        [
+            runs({"augmented": bars[task] + above}, seeds=5, tasks=(task,))
+            for task, above in zip(TASKS, (9, 9, -9, 0), strict=True)
+        ]
+    )
+    assert [claims.decided(found) for found in findings("b", near)] == ["reproduced", "reproduced", "contradicted", "undecided"]
+    assert verdicts(near)["b"] == "reproduced in 2 of 4 parts, contradicted in 1 of 4 parts, undecided in 1 of 4 parts"
+    short = near[near["task"] == "hopper"]
+    ours = short[short["environment_steps"] >= 75_000].assign(arm="sac_million", dataset="none", seed=0, score=77.0)
+    ours["environment_steps"] = 10 * ours["environment_steps"]
+    text = claims.claims_table(pd.concat([near, ours], ignore_index=True))
+    assert "minus SAC's published score at 1M less 10 (97): **+9.0 [" in text
+    assert "hopper, 5 seeds; p below 0.001" in text
+    assert text.count("our one run of SAC ends at 77") == 1
 
 
-def test_the_best_rate_must_beat_every_other():
+def test_the_best_rate_is_above_the_mean_of_the_others_and_no_other_is_higher():
+    place = {"seeds": 5, "tasks": ("halfcheetah",)}
     rates = {"augmented": 50, "vanilla": 30, "augmented_25": 40, "augmented_75": 40, "augmented_100": 20}
-    assert verdicts(runs(rates, seeds=5))["d"] == "reproduced"
-    assert verdicts(runs({**rates, "augmented_75": 51}, seeds=5))["d"] == "not reproduced"
-    assert verdicts(runs(dict(list(rates.items())[:3]), seeds=5))["d"] == "direction only"
+    (found,) = findings("d", runs(rates, **place))
+    assert found.interval.value == 50 - (30 + 40 + 40 + 20) / 4
+    assert verdicts(runs(rates, **place))["d"] == "reproduced"
+    higher = runs({**rates, "augmented_75": 51}, **place)
+    assert verdicts(higher)["d"] == "direction only"
+    assert "; higher still: augmented 75 %" in claims.claims_table(higher)
+    assert verdicts(runs({**rates, "augmented": 10}, **place))["d"] == "contradicted"
+    assert verdicts(runs(dict(list(rates.items())[:4]), **place))["d"] == "not attempted"  # one rate is not there
 
 
-def test_both_parts_must_help():
+def test_the_half_of_a_claim_that_holds_is_told_apart():
     critics = {"augmented_critics_uniform": 30, "vanilla_critics_uniform": 20}
     parts = {"td3": 10, "augmented_actor": 40, "vanilla_actor": 35, **critics}
-    assert verdicts(runs(parts, seeds=5))["e"] == "reproduced"
-    assert verdicts(runs({**parts, "augmented_critics_uniform": 10}, seeds=5))["e"] == "not reproduced"
+    place = {"seeds": 5, "tasks": TASKS[:1] + TASKS[2:3]}
+    assert verdicts(runs(parts, **place))["e"] == "reproduced"
+    half = runs({**parts, "augmented_critics_uniform": 5}, **place)
+    assert verdicts(half)["e"] == "reproduced in 2 of 3 parts, contradicted in 1 of 3 parts"
 
 
-def test_a_cell_says_what_was_measured_and_how_weakly():
-    arms = {"augmented": 50, "td3": 10}
-    assert (
-        "augmented 50 % − TD3 from scratch: **+40 [+40, +40]** score, mean over 0 to 100K; chance 12 %; "
-        "hopper, 3 seeds (a weak interval)"
-    ) in claims.claims_table(runs(arms))
-    assert "weak interval)" not in claims.claims_table(runs(arms, seeds=5))
-    assert "chance below 1 %; ant, hopper" in claims.claims_table(runs(arms, seeds=5, tasks=("hopper", "ant")))
+def test_the_critic_s_claims_are_vanilla_s_excess():
+    frame = runs({"augmented": 20, "vanilla": 60}, seeds=5, tasks=TASKS)  # over-estimation is twice the score here
+    assert [found.interval.value for found in findings("f", frame)] == [80, 40]
+    assert verdicts(frame)["f"] == "reproduced"
+
+
+def test_the_rules_tell_what_five_seeds_can_see():
+    assert "difference of 2.0 standard deviations of one arm's seeds,\nand over four tasks one of 0.9" in claims.RULES
 
 
 def test_other_data_do_not_mix_in():
@@ -106,5 +134,13 @@ def test_other_data_do_not_mix_in():
 
 
 def test_every_arm_of_a_claim_is_trained_by_a_study():
-    named = {name for claim in CLAIMS for comparison in claim.comparisons for name in (comparison.arm, comparison.other)}
+    compared = [*PRIMARY, *(part for claim in CLAIMS for part in claim.parts)]
+    named = {name for comparison in compared for name in (comparison.arm, *comparison.others)}
     assert named <= {arm for study in studies.STUDIES.values() for arm in study.arms}
+
+
+def test_a_comparison_s_tasks_are_those_that_a_study_trains_with_five_seeds():
+    trained = {(run.task, run.arm, run.seed) for run in studies.programme()}
+    for comparison in [*PRIMARY, *(part for claim in CLAIMS for part in claim.parts)]:
+        arms = (comparison.arm, *comparison.others)
+        assert {(task, arm, seed) for task in comparison.tasks for arm in arms for seed in range(5)} <= trained, comparison

@@ -164,14 +164,14 @@ def test_a_caption_counts_what_the_records_hold():
     commits = ["0123456789abcdef", "unknown", "89abcdef01234567+dirty"]
     records = {k: {"provenance": {"commit": commit, "precision": "float32"}} for k, commit in enumerate(commits)}
     assert figures.caption("Scores.", statistics.evaluations(frame), records) == (
-        "Scores. Interquartile mean and bootstrap 95 % interval, a weak one with so few seeds; 2 to 3 seeds an arm, "
+        "Scores. Mean over seeds and its 95 % t interval; 2 to 3 seeds an arm, "
         "200,000 updates, 100,000 interactions, float32, code 0123456 and 89abcde+dirty and unknown."
     )
 
 
-def test_a_caption_says_how_sure_its_bands_are():
+def test_a_caption_says_what_its_bands_are():
     found = {seeds: figures.caption("", evaluations({"td3": 1.0}, seeds)) for seeds in (1, 5)}
-    assert found[5] == " Interquartile mean and bootstrap 95 % interval; 5 seeds an arm, 100,000 interactions."
+    assert found[5] == " Mean over seeds and its 95 % t interval; 5 seeds an arm, 100,000 interactions."
     assert found[1] == " A line is one run, without an interval; 1 seed an arm, 100,000 interactions."
 
 
