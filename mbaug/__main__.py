@@ -119,11 +119,10 @@ def collect(arguments: argparse.Namespace) -> None:
     work = files.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
-    setup = run.Setup((which,), arm, work)
     run.prepare_for(arm)
     with runner.held([which], arm, work):
         recorded = runner.recorded(which, root)
-        train = partial(run.collected, setup, root, to)
+        train = partial(run.collected, which, arm, root, work, to)
         collect.collect(task, arguments.seed, folders, recorded, train, partial(print, flush=True))
     if arguments.output is None:
         pools.write_readme(folders[0])

@@ -112,12 +112,8 @@ def write(
 ) -> None:
     """Writes a run: the CSV first, then the JSON that holds its SHA-256, each in one piece or not at all.
 
-    Args:
-        root: Folder of runs.
-        run: What was run.
-        rows: One mapping per evaluation episode, with exactly the names in `COLUMNS`.
-        metadata: The names in `METADATA`; numbers that are not finite are written as null.
-        policies: Parameters of the actors that are kept, by name, in a file of their own.
+    A row has exactly the names in `COLUMNS`, the metadata those in `METADATA`; a number that is not finite becomes null. Of
+    `policies`, the actors that are kept, each has a name, and all are in a file of their own.
 
     Raises:
         FileExistsError: The run is already recorded in today's format; evidence is never overwritten.
@@ -126,7 +122,7 @@ def write(
     """
     _check_names("A run's metadata", metadata, METADATA)
     path = run.path(root)
-    if path.with_suffix(".json").exists() and not outdated(read_metadata(root, run)):
+    if find(root, run) is not None:
         raise FileExistsError(f"{run} is already recorded in {root}: evidence is never overwritten.")
     if metadata["status"] not in STATUSES:
         raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
@@ -136,18 +132,11 @@ def write(
     if weights:
         document |= {"policies_sha256": files.sha256(weights)}
     text = files.json_text(document) + "\n"  # before anything is written: it may refuse the metadata
-    if path.with_suffix(".json").exists():  # of an older format, which tells less
-        path.with_suffix(".json").unlink()
+    path.with_suffix(".json").unlink(missing_ok=True)  # of an older format, which tells less
     files.write_atomically(path.with_suffix(".csv"), content)
     if weights:
         files.write_atomically(path.with_suffix(".safetensors"), weights)
     files.write_atomically(path.with_suffix(".json"), text.encode())
-
-
-def outdated(metadata: Mapping[str, Any]) -> bool:
-    """Returns whether a record is of a pre-trained agent, and of a format that tells less of one than today's."""
-    pretraining = metadata["settings"]["pretraining"]
-    return metadata["format"] < FORMAT and pretraining is not None and pretraining["updates"] > 0
 
 
 def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -193,18 +182,13 @@ def read_metadata(root: Path | str, run: Run) -> dict[str, Any]:
 
 
 def read(root: Path | str, run: Run) -> Record:
-    """Returns a run's evaluation episodes and metadata, verified; raises what `read_metadata` raises."""
+    """Returns a run's evaluation episodes and metadata, verified; raises as `read_metadata`."""
     content, metadata = _verified(Path(root), run)
     return Record(_frame(content), metadata)
 
 
 def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
-    """Returns the parameters of the actors that were kept of a run, by name, verified; none if none were.
-
-    Raises:
-        FileNotFoundError: The run is not recorded.
-        RecordDamaged: A file is not what was written.
-    """
+    """Returns the parameters of the actors that were kept of a run, by name, none if none were; raises as `read_metadata`."""
     metadata, path = read_metadata(root, run), run.path(root).with_suffix(".safetensors")
     if "policies_sha256" not in metadata:
         return {}
@@ -270,9 +254,19 @@ def recorded(root: Path | str, runs: Iterable[Run] | None = None) -> list[Run]:
     return sorted(found if runs is None else found & set(runs))
 
 
+def find(root: Path | str, run: Run) -> dict[str, Any] | None:
+    """Returns a run's metadata, verified; None if it is not recorded, or is pre-trained and its format tells less of that."""
+    if not run.path(root).with_suffix(".json").exists():
+        return None
+    metadata = read_metadata(root, run)
+    pretraining = metadata["settings"]["pretraining"]
+    outdated = metadata["format"] < SINCE["calibration"] and pretraining is not None and pretraining["updates"] > 0
+    return None if outdated else metadata
+
+
 def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
-    """Returns those of `runs` that are not recorded below `root`, or not with all that is measured today, in the order given."""
-    return [run for run in runs if not run.path(root).with_suffix(".json").exists() or outdated(read_metadata(root, run))]
+    """Returns those of `runs` that are not recorded below `root` with all that is measured today, in the order given."""
+    return [run for run in runs if find(root, run) is None]
 
 
 def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:

@@ -10,12 +10,15 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock
+from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import engine, files, streams, tasks
@@ -27,14 +30,13 @@ from mbaug.experiments.records import Run
 from mbaug.method import augmentation, imagination, training, transitions, world_model
 from mbaug.method.arms import Arm
 from mbaug.method.imagination import Fit
-from mbaug.method.networks import Arithmetic
-from mbaug.method.transitions import Batch, Dataset, Standardiser
+from mbaug.method.transitions import Batch, Dataset, ReplayBuffer, Standardiser
 from mbaug.provenance import commit, provenance
-from mbaug.tasks import Task
 
 STEPS_KEPT = 50_000, 100_000  # environment steps after which a pre-trained agent leaves its actor in the folder of checkpoints
 LONG = 100_000  # environment steps; a longer training keeps its actors and its replay, for the pools that are made from them
 CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
+SAVED = "rows", "outside", "switch"  # of a population, in a checkpoint, beside its learner
 
 
 def key(*parts: object) -> str:
@@ -54,71 +56,51 @@ def lock(folder: Path) -> FileLock:
     return FileLock(folder / "lock")
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is trained, and where: runs that share everything but the seed, side by side in one process."""
+@dataclass(eq=False)
+class Population:
+    """Runs that share all but the seed, an agent each: what they learn from, how far they are, what will be recorded of them."""
 
-    runs: tuple[Run, ...]
-    arm: Arm
+    runs: Sequence[Run]
     work: Path  # folder of checkpoints
-    device: str = "cpu"
+    drawn: list[Dataset]  # of the dataset, an agent; none from scratch
+    rest: list[Dataset]  # what is left of it
+    table: Float[Tensor, "population rows width"]  # the drawn rows as the learner reads them
+    learner: training.Learner
+    evaluator: tasks.Evaluator
+    rows: list[list[dict]]  # of evaluation episodes, an agent
+    outside: list[float]  # fraction of imagined components outside the data's range, an agent
+    fits: list[Fit] = field(default_factory=list)  # an agent's world model; none without augmentation
+    switch: list[dict] = field(default_factory=list)  # what was measured when pre-training ended, an agent; empty before
+    replay: list[ReplayBuffer] = field(default_factory=list)  # one, once the fine-tuning has begun
+    commits: list[str] = field(default_factory=list)  # of the code that trained what came from checkpoints
+    before: float = 0.0  # wall seconds of the time before this process
+    begin: float = field(default_factory=time.perf_counter)
 
     @property
-    def task(self) -> Task:
-        """The runs' task."""
-        return tasks.find(self.runs[0].task)
-
-    @property
-    def seeds(self) -> list[int]:
-        """One a run."""
-        return [run.seed for run in self.runs]
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """What computes, in the arm's precision, on the device."""
-        return replace(FAST, precision=self.arm.precision, device=self.device)
+    def arm(self) -> Arm:
+        """The settings that the runs share."""
+        return self.learner.arm
 
     @property
     def long(self) -> bool:
         """Whether the actors are kept: of trainings without pre-training, for they need no standardiser beside them."""
         return self.arm.pretraining is None and self.arm.online.steps > LONG
 
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """What each agent drew from the dataset, what it left, and the drawn rows as a learner reads them. From scratch: nothing."""
-
-    drawn: list[Dataset]
-    rest: list[Dataset]
-    standardiser: Standardiser
-    table: Tensor  # [P, rows, width]
-
-
-@dataclass(eq=False)
-class Progress:
-    """How far the agents have come, and all that will be recorded of them."""
-
-    learner: training.Learner
-    evaluator: tasks.Evaluator
-    rows: list[list[dict]]  # of evaluation episodes, an agent
-    outside: list[float]  # fraction of imagined components outside the data's range, an agent
-    switch: list[dict]  # what was measured when pre-training ended, an agent; empty before
-    commits: list[str]  # of the code that trained what came from checkpoints
-    before: float  # wall seconds of the time before this process
-    online: list["Online"] = field(default_factory=list)  # one, once the fine-tuning has begun
-    begin: float = field(default_factory=time.perf_counter)
-
+    @property
     def seconds(self) -> float:
-        """Returns the wall seconds so far, those before a restart included."""
+        """The wall seconds so far, those before a restart included."""
         return self.before + time.perf_counter() - self.begin
 
+    @property
+    def learning(self) -> bool:
+        """Whether any agent has not diverged."""
+        return None in self.learner.diverged_at
 
-@dataclass(frozen=True, eq=False)
-class Online:
-    """What agents learn in and from while they are fine-tuned."""
-
-    environments: tasks.Lockstep
-    buffer: transitions.ReplayBuffer
+    @property
+    def ended(self) -> bool:
+        """Whether every agent has been trained to its end, or diverged."""
+        plan = self.arm.finetuning
+        return self.learner.environment_steps == (plan.steps if plan else 0) or not self.learning
 
 
 # --- draw, fit ------------------------------------------------------------------------------------------------------------
@@ -139,77 +121,71 @@ def prepare_for(arm: Arm, device: str = "cpu") -> None:
     commit()  # asked now, because the folder may hold other code before the run is recorded
 
 
-def draw(setup: Setup) -> Data:
-    """Returns what each agent draws."""
-    plan, task, population = setup.arm.pretraining, setup.task, len(setup.runs)
-    plainly = Standardiser.identity(population, task.state_size)
-    if plan is None:
-        return Data([], [], plainly, torch.empty(population, 0, 2 * task.state_size + task.action_size + 3))
-    pool = read.load(setup.runs[0].dataset)
-    check.check_dataset(task, pool)
-    choose = transitions.draw_episodes if plan.whole_episodes else transitions.draw
-    pairs = [choose(pool, plan.transitions, seed) for seed in setup.seeds]
-    drawn, rest = [drawn for drawn, _ in pairs], [rest for _, rest in pairs]
-    standardiser = plainly
-    if plan.standardise:
-        standardiser = Standardiser.fit([dataset.state for dataset in drawn], plan.standardiser_epsilon)
-    table = transitions.table(drawn, standardiser, setup.arithmetic.dtype, plan.horizon, setup.arm.learner.discount)
-    return Data(drawn, rest, standardiser, table.to(setup.device))
+def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Population:
+    """Returns agents that have drawn their data, and learned nothing yet."""
+    task, seeds, plan = tasks.find(runs[0].task), [run.seed for run in runs], arm.pretraining
+    drawn, rest, standardiser = [], [], Standardiser.identity(len(seeds), task.state_size)
+    arithmetic = replace(FAST, precision=arm.precision, device=device)
+    table = torch.empty(len(seeds), 0, 2 * task.state_size + task.action_size + 3)
+    if plan is not None:
+        pool = read.load(runs[0].dataset)
+        check.check_dataset(task, pool)
+        choose = transitions.draw_episodes if plan.whole_episodes else transitions.draw
+        drawn, rest = map(list, zip(*(choose(pool, plan.transitions, seed) for seed in seeds), strict=True))
+        if plan.standardise:
+            standardiser = Standardiser.fit([dataset.state for dataset in drawn], plan.standardiser_epsilon)
+        table = transitions.table(drawn, standardiser, arithmetic.dtype, plan.horizon, arm.learner.discount)
+    learner = training.learner(arm, task, seeds, standardiser, arithmetic)
+    evaluator = tasks.Evaluator(task, seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
+    data = drawn, rest, table.to(device)
+    return Population(runs, work, *data, learner, evaluator, [[] for _ in runs], [np.nan] * len(runs))
 
 
-def folder(setup: Setup, data: Data, *parts: object) -> Path:
+def folder(population: Population, *parts: object) -> Path:
     """Returns the folder of the stage that depends on `parts`, the task, the data, the seeds and the device."""
-    device = [] if setup.device == "cpu" else [setup.device]  # its random numbers go on nowhere else
-    drawn = [dataset.sha256 for dataset in data.drawn]  # a pool of the same name may hold other rows
-    return setup.work / key(setup.task.name, setup.runs[0].dataset, setup.seeds, setup.arm.precision, *device, *drawn, *parts)
+    learner, pool = population.learner, population.runs[0].dataset
+    device = [] if learner.arithmetic.device == "cpu" else [learner.arithmetic.device]  # its random numbers go on nowhere else
+    drawn = [dataset.sha256 for dataset in population.drawn]  # a pool of the same name may hold other rows
+    return population.work / key(learner.task.name, pool, learner.seeds, population.arm.precision, *device, *drawn, *parts)
 
 
-def fit(setup: Setup, data: Data, progress: Progress) -> list[Fit]:
-    """Returns each agent's fitted world model, or the one that another arm has fitted; none without augmentation."""
-    if setup.arm.model is None or setup.arm.augmentation is None:
-        return []
-    fits, source = [], setup.arm.augmentation.source
-    for seed, drawn, rest in zip(setup.seeds, data.drawn, data.rest, strict=True):
-        own = setup.work / key(drawn.sha256, seed, setup.arm.model, setup.arm.precision, setup.device)
+def fit(population: Population) -> None:
+    """Fits each agent's world model, or takes the one that another arm has fitted."""
+    arm, arithmetic, device = population.arm, population.learner.arithmetic, population.learner.arithmetic.device
+    if arm.model is None or arm.augmentation is None:
+        return
+    for seed, drawn, rest in zip(population.learner.seeds, population.drawn, population.rest, strict=True):
+        own = population.work / key(drawn.sha256, seed, arm.model, arm.precision, device)
         with lock(own):
             if checkpoint.exists(own):
                 tensors, state = checkpoint.load(own)
-                fitted, commits = models.restore(tensors, state, setup.device), state["commits"]
+                fitted, commits = models.restore(tensors, state, device), state["commits"]
             else:
-                fitted, commits = imagination.fit(setup.arm.model, drawn, rest, seed, setup.arithmetic), [commit()]
+                fitted, commits = imagination.fit(arm.model, drawn, rest, seed, arithmetic), [commit()]
                 checkpoint.save(own, *models.save(fitted, commits))
-            if source == "deterministic" and fitted.deterministic is None:
-                model = world_model.fit_deterministic(setup.arm.model, drawn, seed, setup.arithmetic)
+            if arm.augmentation.source == "deterministic" and fitted.deterministic is None:
+                model = world_model.fit_deterministic(arm.model, drawn, seed, arithmetic)
                 fitted, commits = imagination.with_deterministic(fitted, model, rest, seed), together(commits, [commit()])
                 checkpoint.save(own, *models.save(fitted, commits))
-        progress.commits = together(progress.commits, commits)
-        fits.append(fitted)
-    return fits
+        population.commits = together(population.commits, commits)
+        population.fits.append(fitted)
 
 
 # --- evaluations and checkpoints ------------------------------------------------------------------------------------------
 
 
-def begin(setup: Setup, data: Data) -> Progress:
-    """Returns agents that have learned nothing yet."""
-    arm, population = setup.arm, len(setup.runs)
-    learner = training.learner(arm, setup.task, setup.seeds, data.standardiser, setup.arithmetic)
-    evaluator = tasks.Evaluator(setup.task, setup.seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
-    return Progress(learner, evaluator, [[] for _ in setup.runs], [np.nan] * population, [], [], 0.0)
-
-
-def evaluate(setup: Setup, data: Data, progress: Progress, phase: str) -> None:
+def evaluate(population: Population, phase: str) -> None:
     """Appends the rows of one evaluation; evaluating shifts no stream that training draws from."""
-    learner = progress.learner
+    learner, critics = population.learner, population.learner.agent.critics
     steps = learner.gradient_steps if phase == "pretrain" else learner.environment_steps
-    episodes = progress.evaluator(learner.policy, phase, steps)
+    episodes = population.evaluator(learner.policy, phase, steps)
     first, action = torch.from_numpy(episodes.first_state), torch.from_numpy(learner.policy(episodes.first_state))
-    predicted = measures.values(learner.agent.critics, learner.standardiser.apply(first), action).cpu().numpy()
-    data_value = np.full(len(setup.runs), np.nan)
-    if data.drawn:
-        batch = unpacked(setup, data.table[:, : setup.arm.evaluation.probe_rows])
-        data_value = measures.values(learner.agent.critics, batch.state, batch.action).cpu().numpy().mean(axis=1)
-    for k, rows in enumerate(progress.rows):
+    predicted = measures.values(critics, learner.standardiser.apply(first), action).cpu().numpy()
+    data_value = np.full(len(population.runs), np.nan)
+    if population.drawn:
+        batch = learned_from(population)
+        data_value = measures.values(critics, batch.state, batch.action).cpu().numpy().mean(axis=1)
+    for k, rows in enumerate(population.rows):
         if learner.diverged_at[k] is None:
             rows += [
                 {
@@ -222,96 +198,95 @@ def evaluate(setup: Setup, data: Data, progress: Progress, phase: str) -> None:
                     "discounted_return": float(episodes.discounted_return[k, episode]),
                     "predicted_value": float(predicted[k, episode]),
                     "data_value": float(data_value[k]),
-                    "imagined_outside": float(progress.outside[k]),
+                    "imagined_outside": float(population.outside[k]),
                 }
                 for episode in range(episodes.length.shape[1])
             ]
 
 
-def unpacked(setup: Setup, rows: Tensor) -> Batch:
-    """Returns packed rows as batches of the setup's task."""
-    return transitions.unpack(rows, setup.task.state_size, setup.task.action_size)
+def learned_from(population: Population) -> Batch:
+    """Returns the first rows that each agent drew: those in which its values are asked for."""
+    task, rows = population.learner.task, population.table[:, : population.arm.evaluation.probe_rows]
+    return transitions.unpack(rows, task.state_size, task.action_size)
 
 
-def save(where: Path, progress: Progress, tensors: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:
+def save(where: Path, population: Population, tensors: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:
     """Writes a checkpoint of the agents, their rows so far, and what a stage adds."""
-    learned, state = checkpoint.learner_state(progress.learner)
-    state |= {name: getattr(progress, name) for name in ("rows", "outside", "switch")} | {"wall_seconds": progress.seconds()}
-    state |= {"commits": together(progress.commits, [commit()])}
+    learned, state = checkpoint.learner_state(population.learner)
+    state |= {name: getattr(population, name) for name in SAVED} | {"wall_seconds": population.seconds}
+    state |= {"commits": together(population.commits, [commit()])}
     checkpoint.save(where, learned | (tensors or {}), state | (plain or {}))
 
 
-def load(where: Path, progress: Progress) -> tuple[dict[str, Tensor], dict]:
+def load(where: Path, population: Population) -> tuple[dict[str, Tensor], dict]:
     """Takes the agents back to the checkpoint in `where`, and returns all that it holds."""
     tensors, state = checkpoint.load(where)
-    checkpoint.restore_learner(progress.learner, tensors, state)
-    for name in ("rows", "outside", "switch"):
-        setattr(progress, name, state[name])
-    progress.commits = together(progress.commits, state["commits"])
-    progress.before, progress.begin = state["wall_seconds"], time.perf_counter()
+    checkpoint.restore_learner(population.learner, tensors, state)
+    for name in SAVED:
+        setattr(population, name, state[name])
+    population.commits = together(population.commits, state["commits"])
+    population.before, population.begin = state["wall_seconds"], time.perf_counter()
     return tensors, state
 
 
-def keep(setup: Setup, name: str, number: int, tensors: dict[str, Tensor]) -> None:
+def keep(population: Population, name: str, number: int, tensors: dict[str, Tensor]) -> None:
     """Writes an agent's tensors into the folder of checkpoints, where they stay: what is worth shipping is chosen later."""
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    files.write_atomically(setup.work / "kept" / str(setup.runs[number]) / f"{name}.safetensors", content)
+    files.write_atomically(population.work / "kept" / str(population.runs[number]) / f"{name}.safetensors", content)
 
 
 # --- offline --------------------------------------------------------------------------------------------------------------
 
 
-def imagined(setup: Setup, data: Data, fits: Sequence[Fit], progress: Progress, number: int) -> Tensor:
+def imagined(population: Population, number: int) -> Tensor:
     """Returns the table of imagined next states with that number, standardised; notes how far outside the data it is."""
-    tables, plan, rule = [], setup.arm.offline, given(setup.arm.augmentation, "an arm without augmentation imagines nothing")
-    for k, (fitted, drawn) in enumerate(zip(fits, data.drawn, strict=True)):
+    arm, learner, tables = population.arm, population.learner, []
+    plan, rule = arm.offline, given(arm.augmentation, "an arm without augmentation imagines nothing")
+    for k, (fitted, drawn) in enumerate(zip(population.fits, population.drawn, strict=True)):
         state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
         predict = imagination.predictor(rule.source, fitted, drawn)
         if plan.horizon > 1:
-            window = transitions.windows(drawn, plan.horizon, setup.arm.learner.discount)
+            window = transitions.windows(drawn, plan.horizon, arm.learner.discount)
             recorded = torch.from_numpy(drawn.action[window.row]), torch.from_numpy(drawn.next_state[window.row])
             predict = augmentation.rollout(predict, *recorded, torch.from_numpy(window.length))
-        generator = streams.torch_generator(setup.seeds[k], "imagination", number)
+        generator = streams.torch_generator(learner.seeds[k], "imagination", number)
         table = augmentation.imagined_table(predict, state, action, next_state, rule.table_samples, generator)
-        progress.outside[k] = augmentation.outside(table, next_state)
-        tables.append(data.standardiser.of(k).apply(table.flatten(0, 1)).view(table.shape))
-    return torch.stack(tables).to(data.table)
+        population.outside[k] = augmentation.outside(table, next_state)
+        tables.append(learner.standardiser.of(k).apply(table.flatten(0, 1)).view(table.shape))
+    return torch.stack(tables).to(population.table)
 
 
-def pretrain(setup: Setup, data: Data, fits: Sequence[Fit], progress: Progress) -> Iterator[None]:
+def pretrain(population: Population) -> Iterator[None]:
     """Yields at every evaluation of the pre-training, or takes what another arm of the same seeds has pre-trained."""
-    plan, learner = setup.arm.pretraining, progress.learner
+    learner, plan = population.learner, population.arm.pretraining
     if plan is None or plan.updates == 0:
         return
-    where = folder(setup, data, "pretraining", setup.arm.offline_part)
-    imagine = (lambda number: imagined(setup, data, fits, progress, number)) if fits else None
+    where = folder(population, "pretraining", population.arm.offline_part)
     with lock(where):
         if checkpoint.exists(where):
-            load(where, progress)
-        if learner.gradient_steps < plan.updates and None in learner.diverged_at:
-            for _ in training.pretrain(learner, data.table, imagine):
-                evaluate(setup, data, progress, "pretrain")
-                save(where, progress)
+            load(where, population)
+        if learner.gradient_steps < plan.updates and population.learning:
+            for _ in training.pretrain(learner, population.table, partial(imagined, population) if population.fits else None):
+                evaluate(population, "pretrain")
+                save(where, population)
                 yield
-        if not progress.switch and None in learner.diverged_at:
-            progress.switch = at_the_switch(setup, data, progress)
-            save(where, progress)
-    for k in range(len(setup.runs)):
-        keep(setup, "switch", k, models.agent(learner, k))
-    for k, fitted in enumerate(fits):
-        keep(setup, "models", k, models.save(fitted, [])[0])
+        if not population.switch and population.learning:
+            population.switch = at_the_switch(population)
+            save(where, population)
+    for k in range(len(population.runs)):
+        keep(population, "switch", k, models.agent(learner, k))
+    for k, fitted in enumerate(population.fits):
+        keep(population, "models", k, models.save(fitted, [])[0])
 
 
-def at_the_switch(setup: Setup, data: Data, progress: Progress) -> list[dict]:
+def at_the_switch(population: Population) -> list[dict]:
     """Returns what is measured of each agent when pre-training ends: `overfitting` and `calibration` of its critics."""
-    learner, seeds = progress.learner, setup.seeds
-    trained = unpacked(setup, data.table[:, : setup.arm.evaluation.probe_rows])
-    medium = f"{setup.task.name}-medium"
-    elsewhere = some(setup, data, [read.load(medium)] * len(seeds)) if medium in read.bundled() else None
-    generators = streams.torch_generators(seeds, "perturbations")
-    overfitting = measures.overfitting(learner, trained, some(setup, data, data.rest), generators, elsewhere)
-    probe = probes.load(setup.task)
-    episodes = progress.evaluator.from_states(learner.policy, probe.state, setup.arm.evaluation.probe_steps)
+    learner, medium = population.learner, f"{population.learner.task.name}-medium"
+    elsewhere = some(population, [read.load(medium)] * len(population.runs)) if medium in read.bundled() else None
+    generators, new = streams.torch_generators(learner.seeds, "perturbations"), some(population, population.rest)
+    overfitting = measures.overfitting(learner, learned_from(population), new, generators, elsewhere)
+    probe = probes.load(learner.task)
+    episodes = population.evaluator.from_states(learner.policy, probe.state, population.arm.evaluation.probe_steps)
     state = learner.standardiser.apply(torch.from_numpy(episodes.first_state)).to(learner.agent.critics.network.flat)
     with torch.no_grad():
         values = learner.agent.critics(state, learner.algorithm.greedy(learner.agent, state)).cpu().numpy()
@@ -322,164 +297,149 @@ def at_the_switch(setup: Setup, data: Data, progress: Progress) -> list[dict]:
     return [{"overfitting": one, "calibration": other} for one, other in zip(overfitting, calibration, strict=True)]
 
 
-def some(setup: Setup, data: Data, datasets: Sequence[Dataset]) -> Batch:
+def some(population: Population, datasets: Sequence[Dataset]) -> Batch:
     """Returns rows of a dataset for each agent, evenly chosen, as its critics see them."""
-    plan, dtype, discount = setup.arm.offline, data.table.dtype, setup.arm.learner.discount
-    count, chosen = min(setup.arm.evaluation.probe_rows, *map(len, datasets)), []
+    arm, learner, dtype = population.arm, population.learner, population.table.dtype
+    count, chosen = min(arm.evaluation.probe_rows, *map(len, datasets)), []
     for k, dataset in enumerate(datasets):
-        rows = transitions.table([dataset], data.standardiser.of(k), dtype, plan.horizon, discount)
+        rows = transitions.table([dataset], learner.standardiser.of(k), dtype, arm.offline.horizon, arm.learner.discount)
         chosen.append(rows[:, torch.linspace(0, len(dataset) - 1, count).long()])
-    return unpacked(setup, torch.cat(chosen).to(setup.device))
+    return transitions.unpack(torch.cat(chosen).to(learner.device), learner.task.state_size, learner.task.action_size)
 
 
 # --- online ---------------------------------------------------------------------------------------------------------------
 
 
-def online_folder(setup: Setup, data: Data) -> Path:
+def online_folder(population: Population) -> Path:
     """Returns the folder of the fine-tuning's checkpoints."""
-    return folder(setup, data, "finetuning", setup.arm)
+    return folder(population, "finetuning", population.arm)
 
 
-def finetune(setup: Setup, data: Data, progress: Progress, to: int | None = None) -> Iterator[None]:
+def finetune(population: Population, to: int | None = None) -> Iterator[None]:
     """Yields what there is before the first step or the last checkpoint's next one, then after every evaluation.
 
     With `to`, the first evaluation from so many environment steps on is the last one.
     """
-    plan, learner = setup.arm.finetuning, progress.learner
-    if plan is None or None not in learner.diverged_at:
+    learner, plan = population.learner, population.arm.finetuning
+    if plan is None or not population.learning:
         return
-    environments = tasks.Lockstep(setup.task, setup.seeds, setup.arm.dynamics)
-    buffer = training.replay(learner, data.table if plan.keep_data else None)
-    progress.online = [Online(environments, buffer)]
-    where, last = online_folder(setup, data), plan.steps if to is None else min(to, plan.steps)
+    environments = tasks.Lockstep(learner.task, learner.seeds, population.arm.dynamics)
+    buffer = training.replay(learner, population.table if plan.keep_data else None)
+    population.replay = [buffer]
+    where, last = online_folder(population), plan.steps if to is None else min(to, plan.steps)
     if checkpoint.exists(where):
-        tensors, state = load(where, progress)
-        arrays = {name: tensors[name].numpy() for name in state["arrays"]}
-        environments.restore(arrays, state["environments"])
+        tensors, state = load(where, population)
+        environments.restore({name: tensors[name].numpy() for name in state["arrays"]}, state["environments"])
         buffer.size = 0
         buffer.extend(tensors["replay"])
     else:
-        if data.drawn:
+        if population.drawn:
             training.carry(learner, plan)
-        evaluate(setup, data, progress, "finetune")
+        evaluate(population, "finetune")
     yield
     if learner.environment_steps < last:
         for _ in training.finetune(learner, environments, buffer):
-            evaluate(setup, data, progress, "finetune")
-            leave(setup, where, progress, last)
+            evaluate(population, "finetune")
+            leave(where, population, environments, last)
             yield
             if learner.environment_steps >= last:
                 break
     environments.close()
 
 
-def leave(setup: Setup, where: Path, progress: Progress, last: int) -> None:
+def leave(where: Path, population: Population, environments: tasks.Lockstep, last: int) -> None:
     """Writes a checkpoint, if one is due or this is the `last` step, and the actors that are kept."""
-    steps, plan, learner = progress.learner.environment_steps, setup.arm.online, progress.learner
-    if steps in STEPS_KEPT and setup.arm.pretraining is not None:
+    learner, plan, steps = population.learner, population.arm.online, population.learner.environment_steps
+    if steps in STEPS_KEPT and population.arm.pretraining is not None:
         for k, actor in enumerate(training.actors(learner)):
-            keep(setup, str(steps), k, {"actor": actor})
-    if setup.long:
-        actors = dict(zip(map(str, setup.seeds), training.actors(learner), strict=True))
+            keep(population, str(steps), k, {"actor": actor})
+    if population.long:
+        actors = dict(zip(map(str, learner.seeds), training.actors(learner), strict=True))
         files.write_atomically(where / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
     if steps >= last or steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval:
-        (online,) = progress.online
-        arrays, plain = online.environments.snapshot()
+        (buffer,), (arrays, plain) = population.replay, environments.snapshot()
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        tensors["replay"] = online.buffer.rows[:, : online.buffer.size]
-        save(where, progress, tensors, {"arrays": list(arrays), "environments": plain})
+        tensors["replay"] = buffer.rows[:, : buffer.size]
+        save(where, population, tensors, {"arrays": list(arrays), "environments": plain})
 
 
 # --- from nothing to a record ---------------------------------------------------------------------------------------------
 
 
-def train(setup: Setup, to: int | None = None) -> Iterator[tuple[Data, list[Fit], Progress]]:
-    """Yields before anything is learned, then after every evaluation from wherever the last checkpoint is, the same objects.
+def train(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu", to: int | None = None) -> Iterator[Population]:
+    """Yields a population before it learns anything, then after every evaluation from wherever the last checkpoint is.
 
-    Args:
-        setup: what is trained.
-        to: environment steps; the first evaluation from there on is the last one, and leaves a checkpoint.
+    With `to`, the first evaluation from so many environment steps on is the last one, and leaves a checkpoint.
     """
-    data = draw(setup)
-    progress = begin(setup, data)
-    fits = fit(setup, data, progress)
-    yield data, fits, progress
-    for _ in pretrain(setup, data, fits, progress):
-        yield data, fits, progress
-    for _ in finetune(setup, data, progress, to):
-        yield data, fits, progress
+    population = begin(runs, arm, work, device)
+    fit(population)
+    yield population
+    for _ in chain(pretrain(population), finetune(population, to)):
+        yield population
 
 
-def ended(setup: Setup, progress: Progress) -> bool:
-    """Returns whether every agent has been trained to its end, or diverged."""
-    steps = 0 if setup.arm.finetuning is None else setup.arm.finetuning.steps
-    return progress.learner.environment_steps == steps or None not in progress.learner.diverged_at
-
-
-def origin(setup: Setup, progress: Progress) -> dict:
+def origin(population: Population) -> dict:
     """Returns the runs' provenance; `earlier_commits` is there where other code trained a part of them."""
-    now = provenance(setup.arm.precision, setup.device)
-    earlier = [commit for commit in progress.commits if commit != now["commit"]]
+    now = provenance(population.arm.precision, population.learner.arithmetic.device)
+    earlier = [commit for commit in population.commits if commit != now["commit"]]
     return now | ({"earlier_commits": earlier} if earlier else {})
 
 
-def actor_at(where: Path, seed: int, steps: int) -> Tensor:
-    """Returns the parameters of an actor as they were at the evaluation after so many environment steps of a long training."""
-    return safetensors.torch.load((where / "actors" / f"{steps}.safetensors").read_bytes())[str(seed)]
+def actor_at(population: Population, number: int, steps: int) -> Tensor:
+    """Returns the parameters of an agent's actor as they were at the evaluation after so many steps of a long training."""
+    content = (online_folder(population) / "actors" / f"{steps}.safetensors").read_bytes()
+    return safetensors.torch.load(content)[str(population.learner.seeds[number])]
 
 
-def policies(setup: Setup, where: Path, rows: list[dict], seed: int) -> dict[str, Tensor]:
-    """Returns the actors that are kept beside a record: a long training's at the medium level and at its end."""
-    if not setup.long:
+def policies(population: Population, number: int) -> dict[str, Tensor]:
+    """Returns the actors that are kept beside an agent's record: a long training's at the medium level and at its end."""
+    if not population.long:
         return {}
-    curve = collect.curve(rows)
-    medium = collect.medium_steps(curve, collect.medium_level(setup.task, curve, ended=True))
+    curve = collect.curve(population.rows[number])
+    medium = collect.medium_steps(curve, collect.medium_level(population.learner.task, curve, ended=True))
     moments = {"medium": medium, "final": curve[-1]["environment_steps"]}
-    return {name: actor_at(where, seed, steps) for name, steps in moments.items() if steps}
+    return {name: actor_at(population, number, steps) for name, steps in moments.items() if steps}
 
 
-def record(setup: Setup, data: Data, fits: Sequence[Fit], progress: Progress, root: Path) -> None:
+def record(population: Population, root: Path) -> None:
     """Records the runs, and removes the checkpoints of their fine-tuning unless pools are made from them."""
-    where = online_folder(setup, data)
-    for k, run in enumerate(setup.runs):
-        diverged, switch = progress.learner.diverged_at[k], progress.switch[k] if progress.switch else {}
+    for k, run in enumerate(population.runs):
+        diverged, switch = population.learner.diverged_at[k], population.switch[k] if population.switch else {}
         metadata = {
-            "settings": setup.arm,
-            "draw_sha256": data.drawn[k].sha256 if data.drawn else None,
+            "settings": population.arm,
+            "draw_sha256": population.drawn[k].sha256 if population.drawn else None,
             "status": "finished" if diverged is None else "diverged",
             "diverged_at": diverged,
-            "watch": measures.signatures(progress.rows[k]) | {"overfitting": switch.get("overfitting")},
+            "watch": measures.signatures(population.rows[k]) | {"overfitting": switch.get("overfitting")},
             "calibration": switch.get("calibration"),
-            "world_model": fits[k].errors or None if fits else None,
-            "provenance": origin(setup, progress),
-            "wall_seconds": round(progress.seconds() / len(setup.runs), 1),
+            "world_model": population.fits[k].errors or None if population.fits else None,
+            "provenance": origin(population),
+            "wall_seconds": round(population.seconds / len(population.runs), 1),
         }
-        records.write(root, run, progress.rows[k], metadata, policies(setup, where, progress.rows[k], run.seed))
-    if not setup.long:
-        shutil.rmtree(where, ignore_errors=True)  # the record is what stays
+        records.write(root, run, population.rows[k], metadata, policies(population, k))
+    if not population.long:
+        shutil.rmtree(online_folder(population), ignore_errors=True)  # the record is what stays
 
 
-def collected(setup: Setup, root: Path, to: int | None = None) -> Iterator[collect.Trained]:
+def collected(which: Run, arm: Arm, root: Path, work: Path, to: int | None = None) -> Iterator[collect.Trained]:
     """Yields what a task's pools are made from: once what the last checkpoint holds, then after every evaluation.
 
     At the end of the training its run is recorded, unless it is recorded already.
     """
-    (run,) = setup.runs
-    states = train(setup, to)
-    data, fits, progress = next(states)  # before the checkpoint is read
-    for data, fits, progress in states:  # noqa: B007 -- recorded below
-        (online,) = progress.online
-        where, done = online_folder(setup, data), ended(setup, progress) and None in progress.learner.diverged_at
+    states = train([which], arm, work, to=to)
+    population = next(states)  # before the checkpoint is read
+    for _ in states:
+        (buffer,) = population.replay
         yield collect.Trained(
-            task=setup.task,
-            seed=run.seed,
-            run=str(run),
-            arm=setup.arm,
-            provenance=origin(setup, progress),
-            curve=collect.curve(progress.rows[0]),
-            replay=online.buffer.rows[0, : online.buffer.size].numpy(),
-            actor=lambda steps, where=where: actor_at(where, run.seed, steps),
-            ended=done,
+            task=population.learner.task,
+            seed=which.seed,
+            run=str(which),
+            arm=arm,
+            provenance=origin(population),
+            curve=collect.curve(population.rows[0]),
+            replay=buffer.rows[0, : buffer.size].numpy(),
+            actor=partial(actor_at, population, 0),
+            ended=population.ended and population.learning,
         )
-    if ended(setup, progress) and records.missing(root, [run]):
-        record(setup, data, fits, progress, root)
+    if population.ended and records.missing(root, [which]):
+        record(population, root)

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,7 @@ Sent = tuple[Run, list[dict], dict, dict]  # what travels home from a cluster's 
 
 
 def select(runs: Iterable[Run], only: str = "*") -> list[Run]:
-    """Returns the runs whose name matches a pattern, as in a shell.
-
-    Raises:
-        ValueError: none does.
-    """
+    """Returns the runs whose name matches a pattern, as in a shell; raises ValueError if none does."""
     runs = list(runs)
     found = [each for each in runs if fnmatch.fnmatch(str(each), f"*{only}*")]
     require(bool(found), f"no run matches {only!r}; a run's name is, for example, {runs[0]}")
@@ -51,25 +46,18 @@ def select(runs: Iterable[Run], only: str = "*") -> list[Run]:
 
 
 def missing(runs: Sequence[Run], root: Path, profile: Profile = PROFILES["paper"]) -> list[Run]:
-    """Returns the runs that are not recorded, in the order given.
+    """Returns the runs that are not recorded, in the order given; raises as `current` of each that is."""
+    return [each for each in runs if current(root, each, profile.apply(ARMS[each.arm])) is None]
+
+
+def current(root: Path, which: Run, arm: Arm) -> dict[str, Any] | None:
+    """Returns the metadata of a run, verified; None if it is not recorded (records.find).
 
     Raises:
-        ValueError: one is recorded with other settings than today's (the sentence names the first difference).
+        ValueError: it is recorded with other settings than these (the sentence names the first difference).
     """
-    found = records.missing(root, runs)
-    for each in set(runs) - set(found):
-        current(root, each, profile.apply(ARMS[each.arm]))
-    return found
-
-
-def current(root: Path, which: Run, arm: Arm) -> dict[str, Any]:
-    """Returns the metadata of a recorded run, verified.
-
-    Raises:
-        ValueError: it was recorded with other settings than these.
-    """
-    metadata = records.read_metadata(root, which)
-    difference, path = records.difference(metadata, arm), which.path(root).with_suffix(".json")
+    metadata, path = records.find(root, which), which.path(root).with_suffix(".json")
+    difference = None if metadata is None else records.difference(metadata, arm)
     sentence = f"{which} is recorded with other settings: {difference} To record it anew, remove {path}"
     require(difference is None, sentence)
     return metadata
@@ -98,21 +86,21 @@ def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
 # --- one process ----------------------------------------------------------------------------------------------------------
 
 
-def run_lock(which: Run, arm: Arm, work: Path) -> FileLock:
-    """Returns the lock that a process holds while it trains a run."""
-    return run.lock(work / "runs" / run.key(which, arm))
+def claim(which: Run, arm: Arm, work: Path) -> Path:
+    """Returns the folder whose lock a process holds while it trains a run."""
+    return work / "runs" / run.key(which, arm)
 
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
-    """Returns whether a process trains the run."""
-    path = work / "runs" / run.key(which, arm) / "lock"
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, blocking=False):
-            return False
-    except Timeout:
-        return True
+    """Returns whether a process trains the run; leaves no file."""
+    path = claim(which, arm, work) / "lock"
+    if path.exists():
+        try:
+            with FileLock(path, blocking=False):
+                return False
+        except Timeout:
+            return True
+    return False
 
 
 @contextmanager
@@ -120,7 +108,7 @@ def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
     """Holds the locks of some runs, after waiting for whoever holds one; in one order everywhere, so that none wait in a ring."""
     with ExitStack() as stack:
         for which in sorted(runs):
-            stack.enter_context(run_lock(which, arm, work))
+            stack.enter_context(run.lock(claim(which, arm, work)))
         yield
 
 
@@ -133,9 +121,8 @@ def train(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "
     run.prepare_for(arm, device)
     with held(runs, arm, work):
         if left := records.missing(root, runs):
-            setup = run.Setup(tuple(left), arm, work, device)
-            *_, state = run.train(setup)
-            run.record(setup, *state, root)
+            *_, population = run.train(left, arm, work, device)
+            run.record(population, root)
     return list(runs)
 
 
@@ -150,23 +137,15 @@ def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: P
     return outcomes
 
 
-@cache
 def end_with(parent: int) -> None:
     """Makes a worker process end within a second or two of its parent, however that ends: kill -9 tells the workers nothing."""
 
-    def watch() -> None:
+    def wait() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)  # also in the middle of a step: the last checkpoint is whole
 
-    if os.getpid() != parent:  # one worker alone is the parent itself
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def attempt_for(parent: int, *given: Any) -> list[Outcome]:
-    """Returns what `attempt` does, in a worker process that ends with its parent."""
-    end_with(parent)
-    return attempt(*given)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def explain(runs: Sequence[Run], error: Exception) -> str:
@@ -203,22 +182,16 @@ def record(
     device: str = "cpu",
     report: Report = tqdm.write,
 ) -> list[Run]:
-    """Returns those of the runs that were missing, after training and recording them. Those whose data are not here are left out.
+    """Returns those of the runs that were missing, after training and recording them in this order, if their data are here.
 
-    Args:
-        runs: in the order in which they are to be trained.
-        root: folder of the records.
-        work: folder of the checkpoints; None on a cluster: build/checkpoints/cluster of each worker's clone.
-        profile: budgets.
-        workers: processes on this machine, one thread each.
-        cluster: address of a Dask scheduler whose workers train in their place.
-        population: agents at most that one process trains side by side. On a CPU a larger one gains little (chapter 90).
-        device: what trains, "cpu" or "cuda".
-        report: takes a line for each finished run, for each population that failed, and for each dataset that is not here.
+    On this machine train so many worker processes of one thread each; on a cluster, the workers of the Dask scheduler of that
+    address, whose checkpoints lie in `work` or, without it, in build/checkpoints/cluster of their clones. Each trains up to
+    `population` agents side by side: on a CPU more than one gain little (chapter 90). `report` takes a line for each finished
+    run, for each population that failed, and for each dataset that is not here.
 
     Raises:
         FileNotFoundError: no missing run has its data here.
-        ValueError: a run is recorded with other settings (`missing`).
+        ValueError: a run is recorded with other settings (`current`).
         RuntimeError: some runs failed; all others were recorded first.
     """
     wanted = missing(runs, root, profile)
@@ -250,24 +223,22 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
     A run that another command trains comes last: two commands share the work without waiting for each other.
     """
     engine.prepare()  # tells who asked for more threads, since the workers will not
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
+    with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(os.getpid(),)):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
-    given, parent = (profile, root, work, device), os.getpid()
-    calls = (joblib.delayed(attempt_for)(parent, cell, *given) for cell in free_first(jobs, profile, work))
+    calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))
     for outcomes in parallel(calls):
         yield from outcomes
 
 
 def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequence[Sequence[Run]]]:
     """Yields the cells in order, those last that another process trains at that moment."""
+
+    def is_free(cell: Sequence[Sequence[Run]]) -> bool:
+        return not any(is_training(each, profile.apply(ARMS[each.arm]), work) for runs in cell for each in runs)
+
     remaining = list(jobs)
     while remaining:
-        free = (
-            cell
-            for cell in remaining
-            if not any(is_training(each, profile.apply(ARMS[each.arm]), work) for runs in cell for each in runs)
-        )
-        cell = next(free, remaining[0])
+        cell = next(filter(is_free, remaining), remaining[0])
         remaining.remove(cell)
         yield cell
 
@@ -311,13 +282,13 @@ def bring_home(runs: Sequence[Run], came: dict[Run, tuple], profile: Profile, ro
 
 def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
     """Returns how many of a study's runs are finished, diverged, running and missing, by task and arm."""
-    absent, states = set(records.missing(root, study.runs())), []
-    for each in study.runs():
-        if each not in absent:
-            state = records.read_metadata(root, each)["status"]
-        else:
-            state = "running" if is_training(each, ARMS[each.arm], work) else "missing"
-        states.append({"task": each.task, "arm": each.arm, "state": state})
+
+    def state(each: Run) -> str:
+        if (metadata := records.find(root, each)) is not None:
+            return metadata["status"]
+        return "running" if is_training(each, ARMS[each.arm], work) else "missing"
+
+    states = [{"task": each.task, "arm": each.arm, "state": state(each)} for each in study.runs()]
     table = pd.DataFrame(states).value_counts().unstack("state", fill_value=0)
     order = [(task, arm) for task in study.tasks for arm in study.arms]
     return table.reindex(index=order, columns=["finished", "diverged", "running", "missing"], fill_value=0)
@@ -325,25 +296,18 @@ def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
 
 def step_seconds(root: Path) -> float:
     """Returns how long a gradient step takes one worker, in seconds: the median over recorded runs, of this processor if any."""
-    found = records.load_metadata(root)
-    paces = {
-        each: metadata["wall_seconds"] / max(studies.updates(ARMS[each.arm]), 1)
-        for each, metadata in found.items()
+    found = [
+        (metadata["provenance"]["cpu"], metadata["wall_seconds"] / max(studies.updates(ARMS[each.arm]), 1))
+        for each, metadata in records.load_metadata(root).items()
         if each.arm in ARMS and "device" not in metadata["provenance"]
-    }
+    ]
     here = processor()
-    own = [pace for each, pace in paces.items() if found[each]["provenance"]["cpu"] == here]
-    return float(np.median(own or [*paces.values()] or [0.01]))
+    own = [pace for cpu, pace in found if cpu == here]
+    return float(np.median(own or [pace for _, pace in found] or [0.01]))
 
 
 def seconds(runs: Sequence[Run], pace: float, profile: Profile = PROFILES["paper"]) -> float:
-    """Returns the estimated seconds that training takes one worker; a pre-training that arms share counts once.
-
-    Args:
-        runs: to train.
-        pace: seconds a gradient step.
-        profile: budgets.
-    """
+    """Returns the seconds that training takes one worker at `pace` seconds a gradient step; what arms share counts once."""
     total, shared = 0, set()
     for each in runs:
         arm = profile.apply(ARMS[each.arm])
@@ -363,24 +327,23 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
         FileNotFoundError: the run is not recorded, or was recorded without its actors.
         ValueError: there is no such actor, or today's settings of the arm are not the recorded ones.
     """
-    metadata, kept = records.read_metadata(root, which), records.policies(root, which)
+    kept, arm = records.policies(root, which), ARMS[which.arm]
     if not kept:
         raise FileNotFoundError(f"{which} was recorded without its actors: only runs of more than {run.LONG:,} steps keep them")
-    choose("policy", name, kept)
-    arm = ARMS[which.arm]
-    difference = records.difference(metadata, arm)
+    difference = records.difference(records.read_metadata(root, which), arm)
     require(difference is None, f"{which} cannot act today: {difference}")
     learner = training.learner(arm, tasks.find(which.task), [which.seed])
-    training.set_actor(learner, kept[name])
+    training.set_actor(learner, kept[choose("policy", name, kept)])
     return lambda state: learner.policy(state[None, None])[0, 0]
 
 
 def recorded(which: Run, root: Path) -> Recorded:
     """Returns what there is of the run that a task's pools come from."""
-    if records.missing(root, [which]):
+    metadata = current(root, which, ARMS[which.arm])
+    if metadata is None:
         return Recorded(str(which), [], False)
-    finished = current(root, which, ARMS[which.arm])["status"] == "finished"
-    return Recorded(str(which), curve(records.read(root, which).rows.to_dict("records")), finished)
+    rows = records.read(root, which).rows.to_dict("records")
+    return Recorded(str(which), curve(rows), metadata["status"] == "finished")
 
 
 # --- for chapters ---------------------------------------------------------------------------------------------------------
@@ -392,12 +355,9 @@ def runs_folder(profile: str = "paper", retrain: bool = False) -> Path:
 
 
 def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.DataFrame:
-    """Returns the evaluation episodes of a study's runs as one tidy frame (records.load_runs).
+    """Returns the evaluation episodes of a study's runs as one tidy frame (records.load_runs): those that are recorded.
 
-    Args:
-        name: of the study.
-        profile: its budgets, if runs are trained now.
-        retrain: False: what is recorded in data/runs. True: train what is missing in build/<profile>/runs now, and read that.
+    With `retrain`, it first trains what is missing in build/<profile>/runs, with the profile's budgets, and reads that.
     """
     study, budget, root = studies.find(name), studies.profile(profile), runs_folder(profile, retrain)
     if retrain:

@@ -14,11 +14,7 @@ from mbaug.experiments.studies import ARMS
 def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     """Returns a sentence on whether training a recorded run again gives its rows: equal, close, or different and where.
 
-    Args:
-        which: a recorded run.
-        root: folder of the records.
-        work: an empty folder for this verification.
-        updates: gradient steps after which to stop.
+    It stops after so many gradient steps; `work` is an empty folder for its checkpoints.
 
     Raises:
         ValueError: today's settings of the arm are not the recorded ones (the sentence names the first difference), or this
@@ -28,12 +24,11 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     difference = records.difference(record.metadata, arm)
     require(difference is None, f"{which} cannot be verified: {difference}")
     run.prepare_for(arm)
-    setup = run.Setup((which,), arm, work)
-    for _, _, progress in run.train(setup):
-        if progress.learner.gradient_steps >= updates:
+    for population in run.train([which], arm, work):
+        if population.learner.gradient_steps >= updates:
             break
-    again = pd.DataFrame(progress.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
-    if len(again) > len(record.rows) or (run.ended(setup, progress) and len(again) < len(record.rows)):
+    again = pd.DataFrame(population.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
+    if len(again) > len(record.rows) or (population.ended and len(again) < len(record.rows)):
         return f"{which}: different: it has {len(again)} rows now, and {len(record.rows)} in its record"
     recorded = record.rows[: len(again)]
     if again.equals(recorded):

@@ -64,7 +64,7 @@ class Learner:
             self.generators[name] = streams.torch_generators(self.seeds, name, device=device)
         return self.generators[name]
 
-    def watch(self) -> bool:
+    def check_divergence(self) -> bool:
         """Notes which agents' parameters are no longer finite; returns whether any agent still learns."""
         for network in (self.agent.actor.network, self.agent.critics.network):
             if torch.isfinite(network.flat.detach().sum()):
@@ -178,7 +178,7 @@ def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> 
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
             batches = augmentation.augment(batches, picked, rule.rate)
         learn(batches, noise)
-        if not learner.watch():
+        if not learner.check_divergence():
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
@@ -263,7 +263,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             if not warming:
                 index = (places[number : number + 1] * buffer.size).long()
                 learn(transitions.unpack(transitions.gather(buffer.rows, index), *sizes), noise[number : number + 1])
-        if not learner.watch():
+        if not learner.check_divergence():
             return
         if learner.environment_steps % plan.evaluation_interval == 0:
             yield

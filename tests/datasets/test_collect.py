@@ -420,10 +420,10 @@ def test_an_agent_that_becomes_nan_is_recorded(tmp_path, monkeypatch):
     """The record says that it diverged; its last actor that was evaluated stays."""
     evaluate = run.evaluate
 
-    def poisoned(setup, data, progress, phase):
-        evaluate(setup, data, progress, phase)
-        if progress.learner.environment_steps == 200:
-            progress.learner.agent.critics.network.layers[0][0][0] = float("nan")
+    def poisoned(population, phase):
+        evaluate(population, phase)
+        if population.learner.environment_steps == 200:
+            population.learner.agent.critics.network.layers[0][0][0] = float("nan")
 
     monkeypatch.setattr(run, "evaluate", poisoned)
     command(tmp_path)

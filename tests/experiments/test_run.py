@@ -10,17 +10,16 @@ from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, 
 
 from mbaug import engine
 from mbaug.experiments import models, records, run, runner
-from mbaug.experiments.run import Setup
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def trained(setup, to=None):
-    """Trains a setup, and returns its progress."""
-    *_, (_, _, progress) = run.train(setup, to)
-    return progress
+def trained(which, work, to=None):
+    """Trains a run in a tiny budget, and returns it."""
+    *_, population = run.train([which], TINY.apply(ARMS[which.arm]), work, to=to)
+    return population
 
 
 @pytest.fixture
@@ -82,13 +81,14 @@ def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(begun,
 @pytest.mark.parametrize(("steps", "apart"), [(1_000_000, 25_000), (100_000, 5_000)])
 def test_a_long_training_has_a_checkpoint_at_every_25_000_steps(steps, apart, tmp_path, monkeypatch):
     """A replay of a million rows is large; the others, as short as they are, have one at every evaluation."""
-    setup = Setup((RUN,), replace(SCRATCH, finetuning=replace(SCRATCH.finetuning, steps=steps)), tmp_path)
-    progress, saved = run.begin(setup, run.draw(setup)), []
-    progress.online = [run.Online(run.tasks.Lockstep(setup.task, [0]), training.replay(progress.learner))]
-    monkeypatch.setattr(run, "save", lambda *given: saved.append(progress.learner.environment_steps))
+    arm, saved = replace(SCRATCH, finetuning=replace(SCRATCH.finetuning, steps=steps)), []
+    population = run.begin([RUN], arm, tmp_path)
+    learner = population.learner
+    environments, population.replay = run.tasks.Lockstep(learner.task, [0]), [training.replay(learner)]
+    monkeypatch.setattr(run, "save", lambda *given: saved.append(learner.environment_steps))
     monkeypatch.setattr(run.files, "write_atomically", lambda *given: None)
-    for progress.learner.environment_steps in range(5_000, steps + 1, 5_000):
-        run.leave(setup, tmp_path, progress, last=steps)
+    for learner.environment_steps in range(5_000, steps + 1, 5_000):
+        run.leave(tmp_path, population, environments, last=steps)
     assert saved == list(range(apart, steps + 1, apart))
 
 
@@ -104,16 +104,14 @@ def test_what_may_be_shipped_is_kept_beside_the_checkpoints(tmp_path, monkeypatc
     assert len(kept["50"]["actor"]) == 11 * 16 + 16 + 16 * 16 + 16 + 16 * 3 + 3
     assert models.network("critics", kept["switch"]).layers[0][0].shape == (2, 14, 16)
     assert {"encoder.0.weight", "decoder.0.weight", "transition.0.weight", "losses"} < set(kept["models"])
-    setup = Setup((which,), SHORT.apply(IMAGINING), tmp_path / "work")
-    assert not run.online_folder(setup, run.draw(setup)).exists()
+    assert not run.online_folder(run.begin([which], SHORT.apply(IMAGINING), tmp_path / "work")).exists()
 
 
 def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch):
     """A pool of the same name may be another one by now; from scratch there are no rows."""
 
     def folder(which, arm):
-        setup = Setup((which,), TINY.apply(arm), tmp_path)
-        return run.online_folder(setup, run.draw(setup))
+        return run.online_folder(run.begin([which], TINY.apply(arm), tmp_path))
 
     first, load = folder(on_data(), OFFLINE), run.read.load
     assert folder(on_data(), OFFLINE) == first != folder(on_data(seed=1), OFFLINE)
@@ -126,14 +124,12 @@ def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch)
 @pytest.mark.parametrize("which", [RUN, on_data()], ids=str)
 def test_a_run_that_went_on_names_all_the_code_that_trained_it(which, tmp_path, monkeypatch):
     """Trained by one commit after the other: the last is its commit, and the checkpoints remember the others."""
-    setup = Setup((which,), TINY.apply(ARMS[which.arm]), tmp_path / "work")
     for letter, to in (("a", 200), ("b", 400), ("b", 500), ("c", None)):
         monkeypatch.setattr(run, "commit", lambda letter=letter: letter * 40)
         monkeypatch.setattr(run, "provenance", lambda *given, letter=letter: {"commit": letter * 40})
-        progress = trained(setup, to)
-    assert run.origin(setup, progress) == {"commit": "c" * 40, "earlier_commits": ["a" * 40, "b" * 40]}
-    whole = replace(setup, work=tmp_path / "other")
-    assert run.origin(whole, trained(whole)) == {"commit": "c" * 40}
+        population = trained(which, tmp_path / "work", to)
+    assert run.origin(population) == {"commit": "c" * 40, "earlier_commits": ["a" * 40, "b" * 40]}
+    assert run.origin(trained(which, tmp_path / "other")) == {"commit": "c" * 40}
 
 
 # --- populations and who diverges -----------------------------------------------------------------------------------------
@@ -149,7 +145,7 @@ def alone(tmp_path_factory):
 
 def test_a_population_records_what_its_agents_record_alone(alone, tmp_path, monkeypatch):
     """Two seeds side by side in one process: the same rows, a record each, and the time is shared among them."""
-    monkeypatch.setattr(run.Progress, "seconds", lambda progress: 100.0)
+    monkeypatch.setattr(run.Population, "seconds", 100.0)
     record(tmp_path, [RUN, SECOND], BRIEF, population=2)
     for which in (RUN, SECOND):
         assert rows(tmp_path, which).equals(rows(alone, which))
@@ -160,10 +156,10 @@ def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(alone, 
     """Of two agents in one population the first is poisoned on the way; the second's rows are those of a training alone."""
     evaluate = run.evaluate
 
-    def poisoned(setup, data, progress, phase):
-        evaluate(setup, data, progress, phase)
-        if progress.learner.environment_steps == 200:
-            progress.learner.agent.critics.network.layers[0][0][0] = float("nan")
+    def poisoned(population, phase):
+        evaluate(population, phase)
+        if population.learner.environment_steps == 200:
+            population.learner.agent.critics.network.layers[0][0][0] = float("nan")
 
     monkeypatch.setattr(run, "evaluate", poisoned)
     record(tmp_path, [RUN, SECOND], BRIEF, population=2)

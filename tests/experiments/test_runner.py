@@ -67,8 +67,8 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     process.kill()
     process.join()
     (steps,) = progress(tmp_path)
-    states = run.train(run.Setup((RUN,), TINY.apply(SCRATCH), tmp_path / "work"))
-    assert [next(states)[-1].learner.environment_steps for _ in range(3)] == [0, steps, steps + 100]
+    states = run.train([RUN], TINY.apply(SCRATCH), tmp_path / "work")
+    assert [next(states).learner.environment_steps for _ in range(3)] == [0, steps, steps + 100]
 
 
 # Beside workers, which know the programme's arms alone.
@@ -140,13 +140,11 @@ def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
 def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(workers, monkeypatch, tmp_path):
     """Also where the user's shell says otherwise; and a command whose shell has gone goes on."""
     monkeypatch.setenv(engine.process.THREADS[0], "3")
-    monkeypatch.setattr(runner, "attempt_for", lambda *given: [(os.getppid(), dict(os.environ))])
+    monkeypatch.setattr(runner, "attempt", lambda *given: [(os.getppid(), dict(os.environ))])
     ((parent, environment),) = runner.on_this_machine([[[RUN]]], TINY, tmp_path, tmp_path, workers, "cpu")
     assert (parent == os.getpid()) == (workers > 1)
     assert workers == 1 or [environment[variable] for variable in engine.process.THREADS] == ["1", "1"]
-    runner.end_with(os.getpid())
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    time.sleep(1.5)  # nothing ends this process
+    time.sleep(0.2)  # nothing ends this process, which is no child of its own
 
 
 # --- two commands side by side --------------------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ def test_a_read_only_folder_is_said_in_one_sentence(tmp_path):
 
 
 def test_a_mistake_of_the_code_is_told_with_its_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "train", lambda setup: {}["absent"])
+    monkeypatch.setattr(run, "train", lambda *given: {}["absent"])
     ((runs, problem),) = runner.attempt([[RUN]], TINY, tmp_path / "runs", tmp_path / "work")
     assert runs == [RUN]
     assert problem.startswith(f"{RUN}: Traceback")
@@ -238,7 +236,7 @@ def copy(recorded, root, change=lambda rows: rows, policies=None, **changed):
 
 def test_a_record_with_other_settings_does_not_count_as_there(recorded, monkeypatch):
     """Old curves under a new setting would be a lie: the sentence names the setting, and the file to remove."""
-    monkeypatch.setattr(run, "train", lambda setup: pytest.fail("it trains again"))
+    monkeypatch.setattr(run, "train", lambda *given: pytest.fail("it trains again"))
     assert record(recorded, [RUN], BRIEF) == []
     monkeypatch.setitem(ARMS, "small", replace(SCRATCH, learner=replace(SCRATCH.learner, policy_delay=3)))
     file = re.escape(str(RUN.path(recorded / "runs"))) + ".json"
@@ -311,7 +309,7 @@ def test_a_chapter_reads_what_is_recorded_or_trains_what_it_shows(tmp_path, monk
     found = runner.evidence("tiny", "tiny", retrain=True)
     assert (found["seed"].unique().tolist(), len(found)) == ([0], 4)
     assert records.recorded(tmp_path / "build/tiny/runs") == [RUN]
-    monkeypatch.setattr(run, "train", lambda setup: pytest.fail("it trains again"))
+    monkeypatch.setattr(run, "train", lambda *given: pytest.fail("it trains again"))
     assert runner.evidence("tiny", "tiny", retrain=True).equals(found)
 
 

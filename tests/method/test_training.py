@@ -365,7 +365,7 @@ def without_data(monkeypatch):
     """A device of shapes without numbers: what mixes devices, or fetches a number in the middle of training, fails there."""
     for_cpu = streams.torch_generators
     monkeypatch.setattr(streams, "torch_generators", lambda seeds, *name, device="cpu": for_cpu(seeds, *name))
-    monkeypatch.setattr(training.Learner, "watch", lambda learner: True)  # once in a block of updates this fetches a number
+    monkeypatch.setattr(training.Learner, "check_divergence", lambda learner: True)  # once in a block this fetches a number
     return Arithmetic(device="meta")
 
 
