@@ -195,21 +195,24 @@ def watch(arguments: argparse.Namespace) -> None:
 
 
 def figures(arguments: argparse.Namespace) -> None:
-    """Runs the notebooks headless, draws every figure, and brings the README's tables up to date."""
-    from mbaug import files
+    """Runs the notebooks headless, draws every figure, and brings the README's tables and the chapters' answers up to date."""
     from mbaug.experiments import records
     from mbaug.reporting import chapters, figures, tables
 
+    if arguments.profile == "paper" and chapters.find(arguments.only):  # what is wrong with a name comes first
+        tables.update(records.load_runs(records.root()))
     chapters.run(arguments.profile, only=arguments.only)
     if arguments.profile == "paper":
         figures.gallery(figures.figures_folder())
-        tables.update_readme(files.repository() / "README.md", records.load_runs(records.root()))
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
-    """Executes the notebooks' reading copies again."""
-    from mbaug.reporting import chapters
+    """Brings the chapters' answers up to date and executes the notebooks' reading copies again."""
+    from mbaug.experiments import records
+    from mbaug.reporting import chapters, tables
 
+    if chapters.find(arguments.only):
+        tables.update(records.load_runs(records.root()))
     chapters.reading_copies(only=arguments.only)
 
 

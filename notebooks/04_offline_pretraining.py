@@ -1,8 +1,13 @@
 # %% [markdown]
 # # 04 · Offline pre-training
 #
-# **What does TD3+BC make of 10,000 transitions, and what changes when half of the next states are imagined?** The
-# answer is one sentence, computed from the recorded runs: it is the output of the cell "The answer" below.
+# **What does TD3+BC make of 10,000 transitions, and what changes when half of the next states are imagined?**
+#
+# <!-- answer -->
+# Hopper, 3 seeds: when pre-training ends, the policy scores 12 [4.8, 20] if all next states were recorded, and 5.3 [1.1, 9.5]
+# if half were imagined; it takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy by 5.2 [−58,
+# 69] and by 79 [−42, 201] discounted rewards; it takes 5 seeds to tell whether imagination adds over-estimation.
+# <!-- /answer -->
 #
 # | | |
 # |---|---|

@@ -1,8 +1,13 @@
 # %% [markdown]
 # # 05 · Online fine-tuning
 #
-# **Does the pre-trained agent jump-start online learning?** The answer is one sentence, computed from the recorded runs:
-# it is the output of the cell "The answer" below.
+# **Does the pre-trained agent jump-start online learning?**
+#
+# <!-- answer -->
+# Hopper, 3 to 5 seeds: offline pre-training pays. Over the first 100,000 interactions its mean score is 36 [13, 59], where TD3
+# from scratch has 9.1 [6.5, 12]. Pre-trained with imagined next states an agent scores 23 [17, 29], with noise of the same size
+# 32 [23, 42]; it takes 5 seeds to tell whether imagination is better than these two.
+# <!-- /answer -->
 #
 # | | |
 # |---|---|

@@ -1,12 +1,14 @@
-"""Tables that nobody typed: what each arm reached, our baselines beside published ones, and the README's generated parts."""
+"""What nobody typed: tables of what each arm reached, and the generated parts of the README and of the chapters."""
 
 import itertools
+import textwrap
 from pathlib import Path
 
 import pandas as pd
 
 from mbaug import files, tasks
 from mbaug.reporting import statistics
+from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, main_runs
 from mbaug.reporting.figures import LOOKS, in_order, look, number, words
 
@@ -47,29 +49,45 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 
-def readme(text: str, frame: pd.DataFrame) -> str:
-    """Returns a README with the parts between its markers, as `<!-- claims -->` and `<!-- /claims -->`, made again.
+def written(path: Path, frame: pd.DataFrame) -> str:
+    """Returns a README or a chapter's source with all between its markers, as `<!-- answer -->` and `<!-- /answer -->`, anew.
 
     Raises:
         ValueError: A marker is missing, or there twice.
     """
-    for name, part in {"claims": claims_table(frame), "found": found_table(frame)}.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    text, comment = path.read_text(encoding="utf-8"), "# " if path.suffix == ".py" else ""
+    parts = {"answer": textwrap.fill(ANSWERS[path.stem](frame), 126, break_on_hyphens=False)}
+    if not comment:
+        parts |= {"claims": claims_table(frame), "found": found_table(frame)}
+    for name, part in parts.items():
+        begin, end = f"{comment}<!-- {name} -->", f"{comment}<!-- /{name} -->"
         if [text.count(marker) for marker in (begin, end)] != [1, 1] or text.index(end) < text.index(begin):
-            raise ValueError(f"The README needs one {begin} and, after it, one {end}.")
-        text = f"{text.split(begin)[0]}{begin}\n{part}\n{end}{text.split(end)[1]}"
+            raise ValueError(f"{path.name} needs one {begin} and, after it, one {end}.")
+        lines = textwrap.indent(part, comment, lambda line: True)
+        text = f"{text.split(begin)[0]}{begin}\n{lines}\n{end}{text.split(end)[1]}"
     return text
 
 
+def generated() -> list[Path]:
+    """Returns what has generated parts: the README and the sources of the chapters that begin with their answer."""
+    repository = files.repository()
+    return [repository / (f"{name}.md" if name == "README" else f"notebooks/{name}.py") for name in ANSWERS]
+
+
 def update_readme(path: Path, frame: pd.DataFrame) -> None:
-    """Makes the generated parts of a README again, from the recorded runs."""
-    files.write_atomically(Path(path), readme(Path(path).read_text(encoding="utf-8"), frame).encode())
+    """Makes the generated parts of a README, or of a chapter's source, again from the recorded runs."""
+    files.write_atomically(path, written(path, frame).encode())
+
+
+def update(frame: pd.DataFrame) -> None:
+    """Makes all generated parts again from the recorded runs."""
+    for path in generated():
+        update_readme(path, frame)
 
 
 def outdated(path: Path, frame: pd.DataFrame) -> str | None:
-    """Returns a sentence with the first line of a README that the recorded runs contradict; None if they do not."""
-    found = Path(path).read_text(encoding="utf-8").splitlines()
-    expected = readme("\n".join(found), frame).splitlines()
+    """Returns a sentence with the first line of a README or a chapter that the recorded runs contradict; None if none does."""
+    found, expected = path.read_text(encoding="utf-8").splitlines(), written(path, frame).splitlines()
     for line, (old, new) in enumerate(itertools.zip_longest(found, expected), start=1):
         if old != new:
             return f"{path}, line {line}, reads {old!r} where the records give {new!r}: run `make figures`."

@@ -8,13 +8,14 @@ from evaluated import runs
 
 from mbaug.experiments import records, studies
 from mbaug.method import training
-from mbaug.reporting import claims, tables
+from mbaug.reporting import answers, claims, tables
 
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_the_numbers_are_those_of_the_records():
-    assert tables.outdated(ROOT / "README.md", records.load_runs(records.root())) is None
+@pytest.mark.parametrize("path", tables.generated(), ids=lambda path: path.stem)
+def test_the_numbers_are_those_of_the_records(path):
+    assert tables.outdated(path, records.load_runs(records.root())) is None
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", TEXT))))
@@ -47,17 +48,18 @@ def test_baselines_stand_beside_published_ones():
     assert {row[2] for (task, *_), row in found.items() if task == "walker2d"} == {"not yet recorded"}
 
 
-README = "# Title\n\n<!-- found -->\nold\n<!-- /found -->\n\nwords\n<!-- claims --><!-- /claims -->\nend\n"
+README = "# Title\n\n<!-- answer -->\n<!-- /answer -->\n"
+README += "<!-- found -->\nold\n<!-- /found -->\n\nwords\n<!-- claims --><!-- /claims -->\nend\n"
 
 
 def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_is_found(tmp_path):
     path, frame = tmp_path / "README.md", runs({"augmented": 50, "td3": 10})
     path.write_text(README)
-    assert "line 4, reads 'old' where" in tables.outdated(path, frame)
+    assert "line 4, reads '<!-- /answer -->' where" in tables.outdated(path, frame)
     tables.update_readme(path, frame)
     text = path.read_text()
     assert tables.outdated(path, frame) is None
-    assert text.startswith("# Title\n\n<!-- found -->\n| task |")
+    assert text.startswith(f"# Title\n\n<!-- answer -->\n{answers.NOTHING}\n<!-- /answer -->\n<!-- found -->\n| task |")
     assert f"words\n<!-- claims -->\n{claims.claims_table(frame)}\n<!-- /claims -->\nend\n" in text
     tables.update_readme(path, frame)
     assert path.read_text() == text
@@ -65,10 +67,24 @@ def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_is_foun
     assert "reads '| a |" in tables.outdated(path, frame)
 
 
+def test_an_answer_is_a_comment_in_a_chapter_s_source_and_nothing_else_changes(tmp_path):
+    path = tmp_path / "05_online_finetuning.py"
+    path.write_text("# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
+    frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10}, seeds=5)
+    tables.update_readme(path, frame)
+    lines = path.read_text().splitlines()
+    assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
+    assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays. Over the first")
+    assert all(line.startswith("# ") and len(line) <= 130 for line in lines[4:-3])
+    assert tables.outdated(path, frame) is None
+
+
 @pytest.mark.parametrize("text", ["", README.replace("<!-- /found -->", ""), README + README])
-def test_a_readme_without_its_markers_is_refused(text):
+def test_a_readme_without_its_markers_is_refused(text, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(text)
     with pytest.raises(ValueError, match="needs one <!-- "):
-        tables.readme(text, runs({"td3": 10}))
+        tables.written(path, runs({"td3": 10}))
 
 
 def test_the_example_runs(monkeypatch, capsys):

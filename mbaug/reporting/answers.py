@@ -1,0 +1,97 @@
+"""The answer of a chapter in a few plain sentences, written from the recorded runs: each chapter and the README begin with it."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from mbaug.reporting import claims, statistics
+from mbaug.reporting.figures import count, number, words
+from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
+
+NOTHING = "Not yet recorded: on no task has every arm two seeds."
+
+
+def reached(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
+    """Returns where all arms ran twice and how often, as "Hopper, 3 seeds", with each one's mean there; "" if nowhere."""
+    groups = statistics.by_task(measure, *arms)
+    found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
+    places = [*groups] if len(groups) < len(claims.FOUR) else ["all four tasks"]
+    where = " and ".join(filter(None, (", ".join(places[:-1]), *places[-1:])))
+    return f"{where.capitalize()}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
+
+
+def tell(difference: Interval, positive: str, negative: str) -> str:
+    """Returns which of two statements a difference supports, with its size; or that these seeds do not tell."""
+    if difference.n_seeds < ENOUGH_SEEDS:
+        return f"it takes {ENOUGH_SEEDS} seeds to tell whether {positive}"
+    size = words(difference, signed=True)
+    if difference.low <= 0 <= difference.high:
+        return f"{ENOUGH_SEEDS} seeds do not tell whether {positive} ({size})"
+    return f"{positive if difference.value > 0 else negative} ({size})"
+
+
+def sentence(frame: pd.DataFrame) -> str:
+    """Returns the README's answer: one sentence."""
+    scores = mean_score(claims.main_runs(frame))
+    where, found = reached(scores, "td3", "vanilla", "augmented")
+    if not where:
+        return NOTHING
+    td3, vanilla, augmented = (number(each.value) for each in found)
+    helps = tell(statistics.difference(scores, "augmented", "vanilla"), "imagination helps", "imagination harms")
+    return (
+        f"{where}: offline pre-training takes the mean score over the first 100,000 interactions from {td3} to {vanilla}, "
+        f"pre-training with imagined next states to {augmented}; {helps}."
+    )
+
+
+def overview(frame: pd.DataFrame) -> str:
+    """Returns the answer of 00_overview: the README's, and the claims that have a verdict."""
+    table, said = claims.main_runs(frame), []
+    for claim in claims.CLAIMS:
+        found = claims.findings(claim, table)
+        if any(each.interval.n_seeds >= ENOUGH_SEEDS for each in found):
+            said.append(f"({claim.letter}) {claims.verdict(found)}")
+    told = f"{len(said) or 'none'} of the paper's {len(claims.CLAIMS)} claims can be judged: {'; '.join(said)}"
+    return f"{sentence(frame)} So far {told if said else told[:-2]}. That takes {ENOUGH_SEEDS} seeds."
+
+
+def offline(frame: pd.DataFrame) -> str:
+    """Returns the answer of 04_offline_pretraining: what imagination makes of the policy, and of its critic."""
+    table = claims.main_runs(frame)
+    scores, excess = last_offline(table), last_offline(table, "overestimation")
+    where, found = reached(scores, "vanilla", "augmented")
+    if not where:
+        return NOTHING
+    vanilla, augmented = map(words, found)
+    plain, imagined = map(words, reached(excess, "vanilla", "augmented")[1])
+    score, promised = (statistics.difference(measure, "augmented", "vanilla") for measure in (scores, excess))
+    return (
+        f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
+        f"were imagined; {tell(score, 'imagination helps', 'imagination harms')}. The critic over-estimates its policy by "
+        f"{plain} and by {imagined} discounted rewards; "
+        f"{tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation')}."
+    )
+
+
+def online(frame: pd.DataFrame) -> str:
+    """Returns the answer of 05_online_finetuning: does pre-training pay, and does imagination add to it?"""
+    scores = mean_score(claims.main_runs(frame))
+    where, found = reached(scores, "td3", "vanilla", "augmented", "noise")
+    if not where:
+        return NOTHING
+    td3, vanilla, augmented, noise = map(words, found)
+    gain, more = statistics.difference(scores, "vanilla", "td3"), statistics.difference(scores, "augmented", "vanilla", "noise")
+    pays = "pays" if gain.low > 0 else "costs" if gain.high < 0 else "may or may not pay"
+    return (
+        f"{where}: offline pre-training {pays}. Over the first 100,000 interactions its mean score is {vanilla}, where TD3 from "
+        f"scratch has {td3}. Pre-trained with imagined next states an agent scores {augmented}, with noise of the same size "
+        f"{noise}; {tell(more, 'imagination is better than these two', 'imagination is worse than these two')}."
+    )
+
+
+ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter
+    "README": sentence,
+    "00_overview": overview,
+    "04_offline_pretraining": offline,
+    "05_online_finetuning": online,
+}

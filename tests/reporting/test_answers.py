@@ -1,0 +1,57 @@
+"""The first sentences of the README and of the chapters: numbers, seeds and what they can tell, from the records alone."""
+
+import pandas as pd
+import pytest
+from evaluated import runs
+
+from mbaug.reporting import answers
+from mbaug.reporting.answers import ANSWERS, NOTHING
+from mbaug.reporting.statistics import Interval
+
+FOUR = ("ant", "halfcheetah", "hopper", "walker2d")
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_where_nothing_is_recorded_twice_it_says_so(name):
+    arms = {"augmented": 20, "noise": 20, "vanilla": 40, "td3": 10}
+    for frame in (runs(arms).iloc[:0], runs(arms, seeds=1)):
+        assert ANSWERS[name](frame).startswith(NOTHING)
+
+
+def test_a_difference_tells_only_with_five_seeds_and_away_from_zero():
+    said = {n: answers.tell(Interval(5.0, 1.0, 9.0, n), "it helps", "it harms") for n in (4, 5)}
+    assert said == {4: "it takes 5 seeds to tell whether it helps", 5: "it helps (+5.0 [+1.0, +9.0])"}
+    assert answers.tell(Interval(-5.0, -9.0, -1.0, 5), "it helps", "it harms") == "it harms (−5.0 [−9.0, −1.0])"
+    both = answers.tell(Interval(5.0, -1.0, 11.0, 5), "it helps", "it harms")
+    assert both == "5 seeds do not tell whether it helps (+5.0 [−1.0, +11])"
+
+
+def test_online_weighs_imagination_against_vanilla_and_noise():
+    arms = {"noise": 48, "vanilla": 40, "td3": 10}
+    found = answers.online(runs(arms | {"augmented": 20}, seeds=5, tasks=FOUR))
+    assert found.startswith(
+        "All four tasks, 5 seeds: offline pre-training pays. Over the first 100,000 interactions its mean score"
+    )
+    assert "score is 40 [40, 40], where TD3 from scratch has 10 [9.6, 10]. " in found
+    assert "imagination is worse than these two (−24 [" in found
+    poor = answers.online(runs({"noise": 8, "vanilla": 5, "td3": 10, "augmented": 6.5}, seeds=5))
+    assert poor.startswith("Hopper, 5 seeds: offline pre-training costs.")
+    assert "5 seeds do not tell whether imagination is better than these two (0.0 [" in poor
+
+
+def test_offline_tells_of_policy_and_critic():
+    found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5, tasks=FOUR[1:3]))
+    assert found.startswith("Halfcheetah and hopper, 5 seeds: when pre-training ends, the policy scores 40 [")
+    assert "imagination harms (−20 [" in found
+    assert "imagination lowers over-estimation (−40 [" in found  # twice the score here
+
+
+def test_readme_and_overview():
+    less = runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=2)
+    text = "Hopper, 2 seeds: offline pre-training takes the mean score over the first 100,000 interactions from 10 to 40, "
+    text += "pre-training with imagined next states to 20; it takes 5 seeds to tell whether imagination helps."
+    assert answers.sentence(less) == text
+    assert answers.overview(less) == text + " So far none of the paper's 6 claims can be judged. That takes 5 seeds."
+    more = pd.concat([less, runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=5, tasks=FOUR)])
+    more = more.drop_duplicates(["task", "arm", "seed", "phase", "environment_steps"])
+    assert "So far 4 of the paper's 6 claims can be judged: (a) reproduced; (b) contradicted; (c) contr" in answers.overview(more)
