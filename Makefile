@@ -1,6 +1,6 @@
 # Each target sets up what it needs: .venv, from requirements.txt, inside the clone.
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-fast smoke quick record notebooks lint lock clean
+.PHONY: help setup figures test test-fast smoke quick record notebooks site lint lock clean
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 MBAUG := .venv/bin/python -m mbaug
 # One thread in each process: two processes with two threads each can be many times slower than with one.
@@ -34,6 +34,10 @@ record: .venv/ready  ## record what data/runs lacks of the programme, or of STUD
 
 notebooks: .venv/ready  ## execute the reading copies notebooks/*.ipynb anew from their sources
 	@$(MBAUG) notebooks
+
+site: .venv/ready  ## build the site from the reading copies into build/site, without network
+	@.venv/bin/python -m sphinx --quiet -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "open build/site/index.html"
 
 lint: .venv/ready  ## check style and types
 	@.venv/bin/ruff check
