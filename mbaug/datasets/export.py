@@ -1,0 +1,106 @@
+"""The bundled pools as local Minari datasets, for whatever reads those, with a card for a hub beside them.
+
+Each holds its task's reference scores, so that `minari.get_normalized_score` gives our score divided by 100.
+"""
+
+import importlib.util
+import os
+import shutil
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mbaug import files, tasks
+from mbaug.datasets import read
+from mbaug.datasets.cards import read_card
+from mbaug.datasets.pools import LICENCE
+from mbaug.method.transitions import Dataset
+
+VERSION = 0  # of the exported datasets: Minari's ids end in it
+REPLAYED = "a learning agent, from its first step on"  # the policy of a medium-replay, whose card names none
+
+CARD = """---
+pretty_name: Small offline datasets of four MuJoCo tasks
+license: cc-by-4.0
+tags: [reinforcement-learning, offline-reinforcement-learning, minari, mujoco]
+---
+
+# Small offline datasets of four MuJoCo tasks
+
+Made by `python -m mbaug data --export minari` from the pools of mbaug {version}, a companion to arXiv 2312.09844.
+Licence: {licence}.
+*Score*: D4RL-normalised mean return. Observations and actions are float32.
+
+| id | environment | transitions | episodes | mean return | score | policy | commit |
+|---|---|---|---|---|---|---|---|
+{rows}
+"""
+ROW = (
+    "| `{id}` | {task} | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {policy} "
+    "| `{provenance[commit]:.7}` |"
+)
+
+
+def minari_datasets(folder: Path) -> Iterator[str]:
+    """Yields the id of each bundled pool's Minari dataset in `folder`, made there unless it is there; then writes the card.
+
+    Raises:
+        ModuleNotFoundError: Minari is not installed.
+    """
+    if importlib.util.find_spec("minari") is None:
+        raise ModuleNotFoundError("--export minari needs Minari: `make setup` installs it")
+    folder = folder.absolute()
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)  # where Minari reads and writes
+    project, lines = tomllib.loads((files.repository() / "pyproject.toml").read_text())["project"], []
+    for name, path in read.bundled([read.FOLDER]).items():
+        card, data = read_card(path), read.load(name)
+        task = tasks.find(name.partition("-")[0])
+        identifier = f"mbaug/{name.replace('-', '/', 1)}-v{VERSION}"
+        if not (folder / identifier).exists():
+            try:
+                create(identifier, task, data, card, project)
+            except BaseException:  # also Ctrl-C: what is there is whole
+                shutil.rmtree(folder / identifier, ignore_errors=True)
+                raise
+        lines.append(ROW.format(**{"policy": REPLAYED} | card | {"id": identifier}))
+        yield identifier
+    text = CARD.format(version=project["version"], licence=LICENCE, rows="\n".join(lines))
+    files.write_atomically(folder / "README.md", text.encode())
+
+
+def create(identifier: str, task: tasks.Task, data: Dataset, card: dict, project: dict) -> None:
+    """Makes one Minari dataset where Minari has its own."""
+    import gymnasium
+    import minari  # pyright: ignore[reportMissingImports] -- optional
+    from minari.data_collector import EpisodeBuffer  # pyright: ignore[reportMissingImports]
+
+    episodes = [
+        EpisodeBuffer(
+            observations=np.concatenate([data.state[rows], data.next_state[rows[-1:]]]),
+            actions=data.action[rows],
+            rewards=data.reward[rows],
+            terminations=data.terminal[rows],
+            truncations=data.truncated[rows],
+        )
+        for rows in np.split(np.arange(len(data)), np.flatnonzero(np.diff(data.episode)) + 1)
+    ]
+    environment = tasks.make(task)
+    with warnings.catch_warnings(action="ignore"):  # Minari recommends an e-mail address and a permanent link
+        minari.create_dataset_from_buffers(
+            identifier,
+            episodes,
+            env=environment,
+            eval_env=environment,
+            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (task.state_size,), np.float32),
+            algorithm_name=card.get("policy", REPLAYED),
+            author=project["authors"][0]["name"],
+            code_permalink=project.get("urls", {}).get("Repository"),
+            ref_min_score=task.return_random,
+            ref_max_score=task.return_expert,
+            description=f"`{card['command']}`, licence {card['licence']}.",
+            requirements=[f"{package}=={card['provenance'][package]}" for package in ("gymnasium", "mujoco")],
+        )
+    environment.close()

@@ -1,0 +1,52 @@
+"""The pools as Minari datasets: Minari itself reads them back, and they are what the pools are."""
+
+import numpy as np
+import pytest
+
+from mbaug import tasks
+from mbaug.datasets import export, read
+
+
+@pytest.fixture
+def exported(monkeypatch, tmp_path):
+    """Exports two pools; returns the folder, and what Minari reads there."""
+    pytest.importorskip("minari", reason="Minari is not installed: `make setup`")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # and put back after the test
+    monkeypatch.setattr(read, "bundled", lambda folders: {name: read.FOLDER / f"{name}.hdf5" for name in NAMES})
+    return tmp_path, dict(zip(NAMES, export.minari_datasets(tmp_path), strict=True))
+
+
+NAMES = ("ant-random", "hopper-medium-replay")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Minari's own
+
+
+def test_minari_reads_what_the_pools_hold(exported):
+    import minari
+
+    for name, identifier in exported[1].items():
+        pool, task = read.load(name), tasks.find(name.partition("-")[0])
+        again = read.load(f"minari:{identifier}")
+        for column in ("state", "action", "reward", "next_state", "terminal", "truncated", "episode"):
+            np.testing.assert_array_equal(getattr(again, column), getattr(pool, column), column)
+        dataset = minari.load_dataset(identifier)
+        score = minari.get_normalized_score(dataset, np.array([task.return_expert, task.return_random]))
+        np.testing.assert_allclose(score, [1, 0], atol=1e-12)
+        environment = dataset.recover_environment()
+        assert environment.observation_space.shape == (task.state_size,)
+        assert environment.spec.max_episode_steps == 1000
+
+
+def test_what_is_there_stays_and_the_card_names_all(exported):
+    folder, identifiers = exported
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert all(f"| `{identifier}` |" in card for identifier in identifiers.values())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")}
+    assert [*export.minari_datasets(folder)] == [*identifiers.values()]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")} == before != {}
+
+
+def test_without_minari_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="--export minari needs Minari: `make setup` installs it"):
+        next(export.minari_datasets(tmp_path))
