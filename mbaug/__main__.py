@@ -70,13 +70,17 @@ def record(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """Shows what of the programme, or of one study, is finished, diverged, running and missing."""
+    """Shows what of the programme, or of one study, is finished, diverged, running and missing; or exports what is recorded."""
     import joblib
 
     from mbaug import files
     from mbaug.experiments import records, runner, studies
 
     work, root = files.repository() / "build" / "checkpoints" / "paper", records.root()
+    if arguments.parquet is not None:
+        records.write_parquet(root, arguments.parquet)
+        print(arguments.parquet)
+        return
     if arguments.study is not None:
         print(runner.status(studies.find(arguments.study), root, work).to_string())
         return
@@ -131,10 +135,13 @@ def collect(arguments: argparse.Namespace) -> None:
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
     from mbaug.checks import given, require
-    from mbaug.datasets import check, pools, read
+    from mbaug.datasets import check, export, pools, read
     from mbaug.experiments import probes
 
-    if arguments.readme:
+    if arguments.export:
+        folder = arguments.output or read.FOLDERS[1].with_name("minari")
+        print(*export.minari_datasets(folder), f"in {folder}, with a card: Minari reads them with MINARI_DATASETS_PATH", sep="\n")
+    elif arguments.readme:
         pools.write_readme()
     elif arguments.probes:
         probes.write()
@@ -233,7 +240,10 @@ COMMANDS: dict[
         "--profile": PROFILE,
         "--dry-run": {"action": "store_true", "help": "list what is missing and stop"},
     },
-    status: {"study": {"nargs": "?", "help": "name of a study (default: a line for each)"}},
+    status: {
+        "study": {"nargs": "?", "help": "name of a study (default: a line for each)"},
+        "--parquet": {"type": Path, "metavar": "PATH", "help": "write every recorded row as one Parquet file (needs pyarrow)"},
+    },
     verify: {
         "run": {"nargs": "?", "help": "task/dataset/arm/seed<k> (default: the cheapest recorded one)"},
         "--updates": {"type": count, "default": 10_000, "help": "gradient steps to train (default: 10,000)"},
@@ -247,7 +257,8 @@ COMMANDS: dict[
     data: {
         "source": {"nargs": "?", "help": "PATH.hdf5 or minari:ID, to import"},
         "--as": {"dest": "name", "metavar": "NAME", "help": "of the dataset that is made, e.g. hopper-d4rl"},
-        "--output": {"type": Path, "help": "folder of what is imported (default: build/offline)"},
+        "--output": {"type": Path, "help": "folder of what is imported or exported (default: build/offline, build/minari)"},
+        "--export": {"choices": ["minari"], "help": "make Minari datasets of the bundled pools (in build/minari)"},
         "--readme": {"action": "store_true", "help": "write data/offline/README.md anew, from the cards"},
         "--probes": {"action": "store_true", "help": "write data/probes anew, from the bundled pools"},
     },

@@ -6,6 +6,7 @@ last, so a run exists if and only if its JSON does. Nothing here is pickled.
 """
 
 import dataclasses
+import importlib.util
 import io
 import json
 import re
@@ -294,6 +295,19 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
     frame[whole] = frame[whole].fillna(0).astype("int64")  # of a run without rows
     scores = [tasks.normalised_score(tasks.find(task), part["return"]) for task, part in frame.groupby("task")]
     return frame.assign(score=pd.concat(scores) if scores else pd.Series(dtype=float))
+
+
+def write_parquet(root: Path | str, path: Path) -> None:
+    """Writes what `load_runs` returns of all recorded runs as one Parquet file.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ModuleNotFoundError("Parquet needs pyarrow: `.venv/bin/python -m pip install pyarrow` installs it")
+    content = io.BytesIO()
+    load_runs(root).to_parquet(content, index=False)
+    files.write_atomically(path, content.getvalue())
 
 
 def _overfitting(metadata: Mapping[str, Any]) -> float:
