@@ -84,14 +84,16 @@ def status(arguments: argparse.Namespace) -> None:
     if arguments.study is not None:
         print(runner.status(studies.find(arguments.study), root, work).to_string())
         return
-    pace, cores = runner.step_seconds(root), joblib.cpu_count()
+    pace, cores, programme = runner.step_seconds(root), joblib.cpu_count(), studies.programme()
+    every = dict.fromkeys([*programme, *(run for study in studies.STUDIES.values() for run in study.runs())])
+    absent = set(records.missing(root, every))  # each record is read once
     for study in studies.STUDIES.values():
         runs = study.runs()
-        missing = records.missing(root, runs)
+        missing = [run for run in runs if run in absent]
         whole, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
         hours = f"{whole:>7.1f} hours on {cores} cores, {left:.1f} left"
         print(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
-    left = records.missing(root, studies.programme())
+    left = [run for run in programme if run in absent]
     print(f"programme: {len(left)} runs missing, about {runner.seconds(left, pace) / 3600 / cores:.1f} hours on {cores} cores")
 
 

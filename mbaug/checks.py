@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -70,11 +71,18 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 NUMBERS = {int: Integral, float: Real}
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Returns the annotations of a class's fields."""
+    return get_type_hints(cls, include_extras=True)
+
+
 def _is(kind: type, value: object) -> bool:
     """Returns whether a value is of a kind; True is no number, and a whole number is a number."""
     return isinstance(value, NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
+@cache
 def _options(hint: Any) -> list[tuple[Any, tuple[Bound, ...]]]:
     """Returns each type that an annotation allows, with its bounds."""
     if get_origin(hint) is Annotated:
@@ -87,19 +95,22 @@ def _options(hint: Any) -> list[tuple[Any, tuple[Bound, ...]]]:
 
 def _held(name: str, value: object, hint: Any) -> Any:
     """Returns the one of the annotation's types that a value is of; a sentence unless there is one, or if a bound is broken."""
-    options = [(option, get_origin(option) or option, bounds) for option, bounds in _options(hint)]
-    found = next((one for one in options if one[1] is Any or _is(one[1], value)), None)
-    kinds = [kind for _, kind, _ in options]
-    words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
-    option, _, bounds = given(found, f"{name} is {value!r:.300}, but it must be {words}")
-    for bound in bounds:
-        require(bound.holds(value), f"{name} is {value!r:.300}, but it must be {bound.words}")
+    kinds = []
+    for option, bounds in _options(hint):
+        kinds.append(get_origin(option) or option)
+        if kinds[-1] is Any or _is(kinds[-1], value):
+            words = next((bound.words for bound in bounds if not bound.holds(value)), None)
+            break
+    else:
+        words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
+    if words is not None:  # only now: a value may be long
+        raise ValueError(f"{name} is {value!r:.300}, but it must be {words}")
     return option
 
 
 def check(record: object) -> None:
     """Raises ValueError with a sentence unless every field of a dataclass is of its type and within its bounds."""
-    for name, hint in get_type_hints(type(record), include_extras=True).items():
+    for name, hint in _hints(type(record)).items():
         _held(name, getattr(record, name), hint)
 
 
@@ -137,7 +148,7 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
     place = f"{where}: {parent or 'the content'}"
     if not isinstance(plain, dict):
         raise ValueError(f"{place} is {plain!r:.300}, but it must be {KINDS[dict]}")
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     for words, names in (
         ("lacks", [name for name in hints if name not in plain and not (name in lacking and hasattr(cls, name))]),
         ("has the unknown", [repr(name) for name in plain if name not in hints]),
@@ -165,7 +176,6 @@ def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: st
         return type(value)(_value(inner, item, where, lacking, f"{name}[{number}]") for number, item in enumerate(value))
     if isinstance(value, dict):
         return {key: _value(inner, item, where, lacking, f"{name}.{key}") for key, item in value.items()}
-    if option is float or isinstance(value, float):
-        finite = bool(abs(value) <= sys.float_info.max)
-        require(finite, f"{where}: {name} is {value!r:.300}, but it must be a finite number")
+    if (option is float or isinstance(value, float)) and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{where}: {name} is {value!r:.300}, but it must be a finite number")
     return float(value) if option is float else value

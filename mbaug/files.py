@@ -133,11 +133,18 @@ def json_text(document: Any) -> str:
     return json.dumps(finite(plain(document)), indent=2)
 
 
-def read_json(path: Path) -> Any:
-    """Returns what a JSON file holds.
+def content(path: Path) -> bytes:
+    """Returns the bytes of a file; ValueError: it is a folder, or a pipe that would be waited for."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+    return path.read_bytes()
+
+
+def parse_json(text: bytes, where: str) -> Any:
+    """Returns what JSON text holds.
 
     Raises:
-        ValueError: It is no JSON, or gives a key twice; the sentence names the file.
+        ValueError: It is no JSON, or gives a key twice; the sentence begins with `where`.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -146,9 +153,14 @@ def read_json(path: Path) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"{where} is not JSON: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds; raises as `content` and `parse_json`, with the file's name."""
+    return parse_json(content(path), str(path))
 
 
 def sha256(content: bytes) -> str:

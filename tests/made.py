@@ -5,6 +5,7 @@ from copy import copy
 import numpy as np
 import torch
 
+from mbaug import files
 from mbaug.method.arms import ALGORITHMS
 from mbaug.method.iql import IQL
 from mbaug.method.networks import Arithmetic
@@ -12,6 +13,8 @@ from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
 from mbaug.method.transitions import Batch, Dataset
 
+SHA256 = 64 * "0"
+PROVENANCE = dict.fromkeys(("python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu"), "1.0")
 DOUBLE = Arithmetic(precision="float64")
 STATE, ACTION, BATCH = 4, 2, 16  # of the updates on random batches
 ABLE = {"hidden": (16, 16), "batch_size": 64, "learning_rate": 3e-3}
@@ -20,6 +23,23 @@ LEARNERS = {  # that find the best action of one step in 400 updates
     "sac": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
     "iql": IQL(**ABLE, inverse_temperature=30.0),
 }
+
+
+def metadata(arm, **changed):
+    """Returns what a record of an arm says beside its rows."""
+    plain = files.plain(arm)
+    return {
+        "settings": plain,
+        "draw_sha256": None if arm.pretraining is None else SHA256,
+        "status": "finished",
+        "diverged_at": None,
+        "watch": {"score_drop": 3.5, "value_gap": None, "imagined_outside": 0.25, "overfitting": None},
+        "calibration": None,
+        "world_model": None,
+        "provenance": PROVENANCE | {"commit": 40 * "0", "precision": arm.precision},
+        "wall_seconds": 12.5,
+        **changed,
+    }
 
 
 def generators(*seeds):

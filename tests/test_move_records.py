@@ -5,9 +5,11 @@ import json
 
 import pytest
 from conftest import ROOT
+from made import metadata
 
 from mbaug import files
 from mbaug.experiments import records
+from mbaug.experiments.studies import ARMS
 
 CSV = (",".join(records.COLUMNS) + "\nfinetune,0,100,0,1.5,10,1.25,0.5,nan,nan\n").encode()
 COPY = "halfcheetah/none/td3/seed0"
@@ -29,8 +31,8 @@ def old(folder, name, number=1, csv=CSV, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".csv").write_bytes(csv)
     document = {"format": number, "study": study, "task": task, "dataset": dataset, "arm": arm, "seed": int(seed[4:])}
-    document |= dict.fromkeys(records.METADATA) | {"settings": {"pretraining": {"updates": 1}}, "watch": {}}
-    document |= {"provenance": {"commit": study}, "wall_seconds": 1.0, "csv_sha256": files.sha256(csv)} | more
+    own = metadata(ARMS[{"float32": "td3", "bfloat16": "td3_bfloat16"}.get(arm, arm)])
+    document |= own | {"provenance": own["provenance"] | {"mbaug": study}, "csv_sha256": files.sha256(csv)} | more
     if number == 1:
         del document["calibration"]  # came with format 2
     path.with_suffix(".json").write_text(json.dumps(document))
@@ -42,11 +44,8 @@ def source(tmp_path):
     """Two studies that share a run, one with an actor, and one whose arms have other names today."""
     folder = tmp_path / "old"
     old(folder, "hopper/hopper/none/td3/seed0")
-    old(
-        folder,
-        "baselines/hopper/none/td3/seed0",
-        provenance={"commit": "baselines", "copied_from": "hopper/hopper/none/td3/seed0"},
-    )
+    copied = metadata(ARMS["td3"])["provenance"] | {"mbaug": "baselines", "copied_from": "hopper/hopper/none/td3/seed0"}
+    old(folder, "baselines/hopper/none/td3/seed0", provenance=copied)
     actor = old(folder, "long/ant/none/sac_million/seed0", number=2, policies_sha256=files.sha256(b"actor"))
     actor.with_suffix(".safetensors").write_bytes(b"actor")
     old(folder, "precision/halfcheetah/none/float32/seed0")
@@ -66,9 +65,10 @@ def test_runs_move_to_their_one_name(source, tmp_path, script):
     assert list(map(str, records.recorded(home))) == names
     origins = [(4, "long"), (3, "precision"), (3, "precision"), (3, "baselines")]
     for run, (number, commit) in zip(records.recorded(home), origins, strict=True):
-        metadata = records.read_metadata(home, run)
-        assert (metadata["format"], metadata["provenance"]) == (number, {"commit": commit})
-        assert "study" not in metadata
+        found = records.read_metadata(home, run)
+        assert (found["format"], found["provenance"]["mbaug"]) == (number, commit)
+        assert "copied_from" not in found["provenance"]
+        assert "study" not in found
         assert run.path(home).with_suffix(".csv").read_bytes() == CSV
     assert (home / names[0]).with_suffix(".safetensors").read_bytes() == b"actor"
     assert tree(source) == before, "what is read stays as it is"

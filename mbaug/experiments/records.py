@@ -1,14 +1,13 @@
 """Evidence: a run is a CSV of evaluations beside a JSON of its provenance, written once and then only read.
 
 `data/runs/<task>/<dataset>/<arm>/seed<k>.csv` holds one row per evaluation episode; the `.json` beside it holds all settings, the
-versions that made it and the CSV's SHA-256; a `.safetensors`, where there is one, the actors that were kept. The JSON is written
-last, so a run exists if and only if its JSON does. Nothing here is pickled.
+versions that made it and the CSV's SHA-256 (`metadata`); a `.safetensors`, where there is one, the actors that were kept. The
+JSON is written last, so a run exists if and only if its JSON does. Nothing here is pickled.
 """
 
 import dataclasses
 import importlib.util
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,10 +20,9 @@ from torch import Tensor
 
 from mbaug import files, tasks
 from mbaug.checks import NAME
+from mbaug.experiments import metadata as about
 from mbaug.method.arms import Arm
 
-FORMAT = 4
-SINCE = {"calibration": 4}  # the format that a name came with; records of format 3, the oldest, lack it
 COLUMNS = {
     "phase": "str",  # "pretrain" or "finetune"
     "gradient_steps": "int64",  # updates so far, in all phases
@@ -39,18 +37,7 @@ COLUMNS = {
 }
 OWNER = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
 PHASES = ("pretrain", "finetune")
-METADATA = (
-    "settings",  # every setting, nested
-    "draw_sha256",  # of the transitions this seed drew from its dataset; None from scratch
-    "status",  # "finished" or "diverged"
-    "diverged_at",  # gradient_steps and environment_steps, or None
-    "watch",  # the failure signatures (measures.signatures) and, of critics, measures.overfitting
-    "calibration",  # values against returns on fixed states when pre-training ends (measures.calibration), or None
-    "world_model",  # its held-out errors, or None
-    "provenance",  # see `provenance`; also earlier_commits, where other code trained a part
-    "wall_seconds",  # of training and evaluation; of a population's, the share of one agent
-)
-STATUSES = ("finished", "diverged")
+HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # in the JSON, of the files beside it
 
 
 class RecordDamaged(ValueError):
@@ -111,40 +98,26 @@ def root() -> Path:
 def write(
     root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Writes a run: the CSV first, then the JSON that holds its SHA-256, each in one piece or not at all.
+    """Writes a run, its JSON last: all of its files or none.
 
-    A row has exactly the names in `COLUMNS`, the metadata those in `METADATA`; a number that is not finite becomes null. Of
+    A row has exactly the names in `COLUMNS`, the metadata those in `metadata.OWN`; a number that is not finite becomes null. Of
     `policies`, the actors that are kept, each has a name, and all are in a file of their own.
 
     Raises:
-        FileExistsError: The run is already recorded in today's format; evidence is never overwritten.
-        ValueError: A row or the metadata lack a name, or have one that is unknown.
+        FileExistsError: The run is already recorded with all that is measured today; evidence is never overwritten.
+        ValueError: A row or the metadata lack a name, have one that is unknown, or a value that is not as it must be.
         files.CannotWrite: The folder is full or read-only.
     """
-    _check_names("A run's metadata", metadata, METADATA)
     path = run.path(root)
     if find(root, run) is not None:
         raise FileExistsError(f"{run} is already recorded in {root}: evidence is never overwritten.")
-    if metadata["status"] not in STATUSES:
-        raise ValueError(f"A record's status is {' or '.join(STATUSES)}; got {metadata['status']!r}.")
-    content = csv(rows)
-    document = {"format": FORMAT, **dataclasses.asdict(run), **metadata, "csv_sha256": files.sha256(content)}
-    weights = safetensors.torch.save(dict(policies)) if policies else b""
-    if weights:
-        document |= {"policies_sha256": files.sha256(weights)}
-    text = files.json_text(document) + "\n"  # before anything is written: it may refuse the metadata
-    path.with_suffix(".json").unlink(missing_ok=True)  # of an older format, which tells less
-    files.write_atomically(path.with_suffix(".csv"), content)
-    if weights:
-        files.write_atomically(path.with_suffix(".safetensors"), weights)
-    files.write_atomically(path.with_suffix(".json"), text.encode())
-
-
-def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raises ValueError with the names that are missing or unknown, if there are any."""
-    if different := sorted(set(allowed) ^ set(given)):
-        wrong = ", ".join(f"{name} is {'missing' if name in allowed else 'unknown'}" for name in different)
-        raise ValueError(f"{what} has exactly the names {', '.join(allowed)}; here {wrong}.")
+    contents = {".csv": csv(rows)} | ({".safetensors": safetensors.torch.save(dict(policies))} if policies else {})
+    hashes = {HASHES[suffix]: files.sha256(content) for suffix, content in contents.items()}
+    contents[".json"] = about.sealed({"format": about.FORMAT, **dataclasses.asdict(run), **metadata, **hashes})
+    about.checked(files.parse_json(contents[".json"], f"the record of {run}"), f"the record of {run}")
+    files.write_together({path.with_suffix(suffix): content for suffix, content in contents.items()})
+    if not policies:  # of an older format, which told less
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -155,7 +128,9 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """
     rows = list(rows)
     for row in rows:
-        _check_names("A row", row, COLUMNS)
+        if different := sorted(COLUMNS.keys() ^ row.keys()):
+            wrong = ", ".join(f"{name} is {'missing' if name in COLUMNS else 'unknown'}" for name in different)
+            raise ValueError(f"A row has exactly the names {', '.join(COLUMNS)}; here {wrong}.")
         if row["phase"] not in PHASES:
             raise ValueError(f"A phase is {' or '.join(PHASES)}; got {row['phase']!r}.")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -190,13 +165,8 @@ def read(root: Path | str, run: Run) -> Record:
 
 def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
     """Returns the parameters of the actors that were kept of a run, by name, none if none were; raises as `read_metadata`."""
-    metadata, path = read_metadata(root, run), run.path(root).with_suffix(".safetensors")
-    if "policies_sha256" not in metadata:
-        return {}
-    weights = _content(run, path)
-    if files.sha256(weights) != metadata["policies_sha256"]:
-        raise _damaged(run, f"the SHA-256 of {path} is not the one in its .json")
-    return safetensors.torch.load(weights)
+    metadata = read_metadata(root, run)
+    return safetensors.torch.load(_content(Path(root), run, ".safetensors", metadata)) if "policies_sha256" in metadata else {}
 
 
 def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
@@ -205,38 +175,41 @@ def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
     if not path.with_suffix(".json").exists():
         raise FileNotFoundError(f"{run} is not recorded in {root}.")
     metadata = _metadata(path.with_suffix(".json"), run)
-    content = _content(run, path.with_suffix(".csv"))
-    if files.sha256(content) != metadata["csv_sha256"]:
-        raise _damaged(run, f"the SHA-256 of {path}.csv is not the one in its .json")
-    header = content.partition(b"\n")[0].decode()
+    content = _content(root, run, ".csv", metadata)
+    header = content.partition(b"\n")[0].decode(errors="replace")
     if header != ",".join(COLUMNS):
         raise _damaged(run, f"its CSV has the columns {header} instead of {','.join(COLUMNS)}")
+    if path.with_suffix(".safetensors").exists() and "policies_sha256" not in metadata:
+        raise _damaged(run, f"{path}.json lacks policies_sha256, the SHA-256 of {path}.safetensors")
     return content, metadata
 
 
 def _metadata(path: Path, run: Run) -> dict[str, Any]:
-    """Returns the content of a run's JSON if it is of a known format and names the run that its path does."""
+    """Returns the content of a run's JSON if it is whole and names the run that its path does."""
     try:
-        metadata = json.loads(path.read_bytes())
-    except ValueError:
-        raise _damaged(run, f"{path} is not JSON") from None
-    found = metadata.get("format") if isinstance(metadata, dict) else None
-    if found not in range(3, FORMAT + 1):
-        raise RecordDamaged(f"{run} has the format {found!r}; this version of mbaug reads formats 3 to {FORMAT}.")
-    identity = dataclasses.asdict(run)
-    names = [name for name in (*identity, *METADATA, "csv_sha256") if SINCE.get(name, 3) <= metadata["format"]]
-    if lacking := [name for name in names if name not in metadata]:
-        raise _damaged(run, f"{path} lacks {', '.join(lacking)}")
-    if any(metadata[name] != value for name, value in identity.items()):
+        content = files.content(path)
+        metadata = about.checked(files.parse_json(content, str(path)), str(path))
+    except ValueError as error:
+        raise _damaged(run, str(error)) from None
+    if any(metadata[name] != value for name, value in dataclasses.asdict(run).items()):
         raise _damaged(run, f"{path} was written for another run")
+    if "sha256" in metadata and content != about.sealed(metadata):
+        raise _damaged(run, f"the SHA-256 of {path} is not the one in it")
     return metadata
 
 
-def _content(run: Run, path: Path) -> bytes:
+def _content(root: Path, run: Run, suffix: str, metadata: Mapping[str, Any]) -> bytes:
+    """Returns one of the files beside a run's JSON."""
+    path = run.path(root).with_suffix(suffix)
     try:
-        return path.read_bytes()
+        content = files.content(path)
     except FileNotFoundError:
         raise _damaged(run, f"{path} is missing") from None
+    except ValueError as error:
+        raise _damaged(run, str(error)) from None
+    if files.sha256(content) != metadata[HASHES[suffix]]:
+        raise _damaged(run, f"the SHA-256 of {path} is not the one in its .json")
+    return content
 
 
 def _damaged(run: Run, reason: str) -> RecordDamaged:
@@ -260,8 +233,8 @@ def find(root: Path | str, run: Run) -> dict[str, Any] | None:
     if not run.path(root).with_suffix(".json").exists():
         return None
     metadata = read_metadata(root, run)
-    pretraining = metadata["settings"]["pretraining"]
-    outdated = metadata["format"] < SINCE["calibration"] and pretraining is not None and pretraining["updates"] > 0
+    plan = metadata["settings"]["pretraining"]
+    outdated = metadata["format"] < about.LATER["calibration"] and plan is not None and plan["updates"] > 0
     return None if outdated else metadata
 
 
@@ -321,25 +294,9 @@ def _overfitting(metadata: Mapping[str, Any]) -> float:
 
 
 def difference(metadata: Mapping[str, Any], arm: Arm) -> str | None:
-    """Returns a sentence that names the first recorded setting that is not today's, None if there is none.
-
-    A setting that came after the record's format was made is taken at its default, which is what was done then.
-    """
-    recorded, today = metadata["settings"], files.finite(files.plain(arm))
-    if metadata["format"] < FORMAT:
-        recorded = _completed(recorded, arm)
-    return _difference(recorded, today, "settings")
-
-
-def _completed(recorded: dict, today: Any) -> dict:
-    whole = dict(recorded)
-    for part in dataclasses.fields(today):
-        value = getattr(today, part.name)
-        if part.name not in whole:
-            whole[part.name] = files.plain(part.default)
-        elif dataclasses.is_dataclass(value) and isinstance(whole[part.name], dict):
-            whole[part.name] = _completed(whole[part.name], value)
-    return whole
+    """Returns a sentence that names the first recorded setting that is not today's, None if there is none."""
+    then, today = (files.finite(files.plain(settings)) for settings in (about.arm(dict(metadata)), arm))
+    return _difference(then, today, "settings")
 
 
 def _difference(recorded: Any, current: Any, name: str) -> str | None:

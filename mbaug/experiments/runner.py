@@ -24,6 +24,7 @@ from mbaug.checks import choose, given, require
 from mbaug.datasets import read
 from mbaug.datasets.collect import Recorded, curve
 from mbaug.experiments import records, run, studies
+from mbaug.experiments.metadata import FORMAT, OWN
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, PROFILES, Profile
 from mbaug.method import training
@@ -163,7 +164,7 @@ def attempt_on_worker(
     outcomes, sent = attempt(cell, profile, root, work, device), []
     for which in (which for runs, problem in outcomes if not problem for which in runs):
         rows, metadata = records.read(root, which)
-        kept = {name: metadata[name] for name in records.METADATA}
+        kept = {name: metadata[name] for name in OWN}
         sent.append((which, rows.to_dict("records"), kept, records.policies(root, which)))
     return outcomes, sent
 
@@ -268,7 +269,7 @@ def bring_home(runs: Sequence[Run], came: dict[Run, tuple], profile: Profile, ro
     try:
         for which in runs:
             rows, metadata, policies = came[which]
-            difference = records.difference({"format": records.FORMAT} | metadata, profile.apply(ARMS[which.arm]))
+            difference = records.difference({"format": FORMAT} | metadata, profile.apply(ARMS[which.arm]))
             require(difference is None, f"it came back with other settings than it was sent with: {difference}")
             if records.missing(root, [which]):
                 records.write(root, which, rows, metadata, policies)

@@ -17,6 +17,7 @@ from small import BRIEF, FORK, RUN, SCRATCH, SECOND, THIRD, TINY, arms, on_data,
 
 from mbaug import engine, files, provenance
 from mbaug.experiments import records, run, runner, studies, verify
+from mbaug.experiments.metadata import FORMAT, OWN
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, Study
 from mbaug.method import training
@@ -230,7 +231,7 @@ def recorded(tmp_path_factory):
 def copy(recorded, root, change=lambda rows: rows, policies=None, **changed):
     """Writes what was recorded below `root`, with other rows, settings or metadata, and with actors as if they had been kept."""
     table, metadata = records.read(recorded / "runs", RUN)
-    metadata = {name: metadata[name] for name in records.METADATA} | changed
+    metadata = {name: metadata[name] for name in OWN} | changed
     records.write(root, RUN, change(table).to_dict("records"), metadata, policies)
 
 
@@ -246,7 +247,7 @@ def test_a_record_with_other_settings_does_not_count_as_there(recorded, monkeypa
 
 
 def test_status_counts_what_has_ended_well_and_badly(recorded, tmp_path):
-    copy(recorded, tmp_path, status="diverged")
+    copy(recorded, tmp_path, status="diverged", diverged_at={"gradient_steps": 1, "environment_steps": 1})
     found = [runner.status(TINIER, root, tmp_path).to_numpy().tolist() for root in (recorded / "runs", tmp_path)]
     assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
 
@@ -323,13 +324,13 @@ def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
         outcomes, ((which, table, metadata, _),) = runner.attempt_on_worker([[RUN]], profile, tmp_path)
         assert outcomes == [([RUN], "")]
         assert (which, len(table)) == (RUN, count)
-        assert records.difference({"format": records.FORMAT} | metadata, profile.apply(SCRATCH)) is None
+        assert records.difference({"format": FORMAT} | metadata, profile.apply(SCRATCH)) is None
 
 
 def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
     """Rows, metadata and actors; a record with other settings is refused; one that is here by now stays as it is."""
     table, metadata = records.read(recorded / "runs", RUN)
-    kept, actor = {name: metadata[name] for name in records.METADATA}, {"final": torch.tensor([1.0, 2.0])}
+    kept, actor = {name: metadata[name] for name in OWN}, {"final": torch.tensor([1.0, 2.0])}
     other = kept | {"settings": metadata["settings"] | {"precision": "bfloat16"}}
     runs, problem = runner.bring_home([RUN], {RUN: (table.to_dict("records"), other, {})}, BRIEF, tmp_path)
     assert "other settings than it was sent with: settings.precision is 'bfloat16' in the record" in problem
@@ -340,7 +341,6 @@ def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
         came, before = {}, RUN.path(tmp_path).with_suffix(".json").stat().st_mtime_ns
     assert RUN.path(tmp_path).with_suffix(".json").stat().st_mtime_ns == before
     assert records.read(tmp_path, RUN).rows.equals(table)
-    assert records.read_metadata(tmp_path, RUN) == metadata | {
-        "policies_sha256": records.read_metadata(tmp_path, RUN)["policies_sha256"]
-    }
+    found = records.read_metadata(tmp_path, RUN)
+    assert found == metadata | {name: found[name] for name in ("policies_sha256", "sha256")}
     assert records.policies(tmp_path, RUN)["final"].tolist() == [1.0, 2.0]

@@ -7,13 +7,17 @@ import scipy.stats
 from evaluated import curve, episodes
 from hypothesis import given
 from hypothesis import strategies as st
+from made import metadata
 
 from mbaug.experiments import records
+from mbaug.method.arms import Arm
+from mbaug.method.settings import Pretraining
 from mbaug.reporting import statistics
 from mbaug.reporting.statistics import RUN
 
 FINITE = st.floats(-1e3, 1e3)
-RECORD = dict.fromkeys(records.METADATA) | {"watch": {}, "status": "finished"}
+RECORD, OFFLINE = metadata(Arm()), metadata(Arm(pretraining=Pretraining()))
+DIVERGED = {"status": "diverged", "diverged_at": {"gradient_steps": 1, "environment_steps": 0}}
 
 
 def evaluations(*args, **kwargs):
@@ -99,9 +103,9 @@ def test_an_agent_that_diverged_before_its_first_evaluation_is_counted(tmp_path)
     names = ("phase", "gradient_steps", "environment_steps")
     rows = [row | dict(zip(names, moment, strict=True)) for moment in moments]
     runs = [records.Run("hopper", "hopper-medium", "vanilla", seed) for seed in (0, 1)]
-    records.write(tmp_path, runs[0], rows, RECORD)
+    records.write(tmp_path, runs[0], rows, OFFLINE)
     alone = statistics.evaluations(records.load_runs(tmp_path))
-    records.write(tmp_path, runs[1], [], RECORD | {"status": "diverged"})
+    records.write(tmp_path, runs[1], [], OFFLINE | DIVERGED)
     found = statistics.evaluations(records.load_runs(tmp_path))
     lost = found[found["seed"] == 1]
     assert lost["status"].unique().tolist() == ["diverged"]
