@@ -179,6 +179,15 @@ def strips(arguments: argparse.Namespace) -> None:
         print(strip)
 
 
+def models(arguments: argparse.Namespace) -> None:
+    """Makes what is missing of data/models: fits world models (minutes each), takes agents from what recorded runs kept."""
+    from mbaug import files
+    from mbaug.experiments import records, trained
+
+    for line in trained.make(arguments.work or files.repository() / "build" / "checkpoints" / "paper", records.root()):
+        print(line, flush=True)
+
+
 def watch(arguments: argparse.Namespace) -> None:
     """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
     given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
@@ -206,10 +215,12 @@ def watch(arguments: argparse.Namespace) -> None:
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless, draws every figure, and brings the README's tables and the chapters' answers up to date."""
     from mbaug.experiments import records
-    from mbaug.reporting import chapters, figures, tables
+    from mbaug.reporting import chapters, figures, stored, tables
 
     if arguments.profile == "paper" and chapters.find(arguments.only):  # what is wrong with a name comes first
         tables.update(records.load_runs(records.root()))
+    if arguments.anew:
+        os.environ[stored.ANEW] = "1"
     chapters.run(arguments.profile, only=arguments.only)
     if arguments.profile == "paper":
         figures.gallery(figures.figures_folder())
@@ -272,7 +283,12 @@ COMMANDS: dict[
         "--output": {"type": Path, "help": "folder (default: build/watch)"},
     },
     strips: {},
-    figures: {"--profile": PROFILE, "--only": CHAPTERS},
+    models: {"--work": {"type": Path, "help": "folder of the checkpoints (default: build/checkpoints/paper)"}},
+    figures: {
+        "--profile": PROFILE,
+        "--only": CHAPTERS,
+        "--anew": {"action": "store_true", "help": "write data/models/drawn anew in place of comparing with it"},
+    },
     notebooks: {"--only": CHAPTERS},
 }
 

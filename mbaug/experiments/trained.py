@@ -1,0 +1,149 @@
+"""The small trained networks that chapters read: `data/models/<task>/<name>.safetensors`, of seed 0.
+
+`world_model` is a task's fitted world model with its deterministic control, `world_model_kl0.01` one with a hundredth of the KL
+weight; a file named after an arm holds its agent at the switch, and `<arm>_50000` its actor after so many environment steps.
+Weights are rounded to bfloat16, which halves the files: what a chapter draws is computed from the rounded ones. Each file's
+header says where it comes from and holds a digest. `python -m mbaug models` makes what is missing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mbaug import files, tasks
+from mbaug.datasets import read
+from mbaug.experiments import checkpoint, models, records, run
+from mbaug.experiments.models import FAST
+from mbaug.experiments.records import Run
+from mbaug.experiments.studies import ARMS
+from mbaug.method import training
+from mbaug.method.imagination import Fit
+from mbaug.method.training import Learner
+from mbaug.method.transitions import Standardiser
+from mbaug.provenance import provenance
+from mbaug.tasks import TASKS
+
+FOLDER = read.FOLDER.parent / "models"
+DETERMINISTIC = ARMS["deterministic"]  # its fit holds the world model, too
+KL = replace(DETERMINISTIC, model=replace(DETERMINISTIC.model, kl_weight=0.01))
+WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hopper", "world_model_kl0.01"): KL}
+AGENTS = [(task, "augmented") for task in TASKS] + [(t, arm) for t in ("hopper", "halfcheetah") for arm in ("vanilla", "noise")]
+
+
+def names() -> list[tuple[str, str]]:
+    """Returns task and name of every file that there should be."""
+    actors = [(task, f"augmented_{steps}") for task in TASKS for steps in run.STEPS_KEPT]
+    return [*WORLD_MODELS, *AGENTS, *actors]
+
+
+def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
+    """Returns where a file lies."""
+    return folder / task / f"{name}.safetensors"
+
+
+def load(task: str, name: str, folder: Path = FOLDER) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns a file's tensors, in float32, and what its header says.
+
+    Raises:
+        FileNotFoundError: it is not here; the sentence has the command.
+        CheckpointDamaged: it is not what was written.
+    """
+    path = path_of(task, name, folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: `python -m mbaug models` makes it, once its run is recorded")
+    tensors, about = checkpoint.unpacked(path, "restore it with git, or remove it and run `python -m mbaug models`")
+    return {name: tensor.float() for name, tensor in tensors.items()}, about
+
+
+def world_model(task: str, name: str = "world_model", folder: Path = FOLDER) -> Fit:
+    """Returns the fit of a task's medium-replay data, with what `load` raises; its `errors` are those before the rounding."""
+    tensors, about = load(task, name, folder)
+    return models.restore(tensors, about["fit"])
+
+
+def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) -> Learner:
+    """Returns a learner whose actor and critics are an arm's at the switch, with what `load` raises.
+
+    Its targets and moments are fresh: it acts and values, and is not trained on. At another `moment`, "50000" or "100000"
+    environment steps, the actor alone is that of the moment.
+    """
+    tensors, about = load(task, arm, folder)
+    standardiser = Standardiser(*(tensors[f"standardiser.{part}"].view(1, -1) for part in ("mean", "std")))
+    learner = training.learner(ARMS[arm], tasks.find(task), [about["seed"]], standardiser, arithmetic=FAST)
+    for part in ("actor", "critics"):
+        for number, views in enumerate(getattr(learner.agent, part).network.layers):
+            for kind, view in zip(("weight", "bias"), views, strict=True):
+                view.copy_(tensors[f"{part}.{number}.{kind}"])
+    if moment != "switch":
+        training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
+    return learner
+
+
+def policy(
+    task: str, arm: str = "augmented", moment: str = "switch", folder: Path = FOLDER
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the greedy action of an agent, as a function of a state."""
+    learner = agent(task, arm, moment, folder)
+    return lambda state: learner.policy(state[None, None])[0, 0]
+
+
+# --- making them ----------------------------------------------------------------------------------------------------------
+
+
+def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
+    """Writes every file that is missing and can be made, and yields a line for each.
+
+    A world model is fitted, or read if an arm has fitted it; an agent is what its recorded run kept.
+
+    Args:
+        work: folder of the checkpoints, of which `kept` holds what the runs kept.
+        root: folder of the records.
+        folder: where the files go.
+    """
+    for task, name in names():
+        path = path_of(task, name, folder)
+        if path.exists():
+            continue
+        found = _fitted(task, name, work) if (task, name) in WORLD_MODELS else _kept(task, name, work, root)
+        if found is None:
+            yield f"{task}/{name} waits for its run: python -m mbaug record core"
+            continue
+        tensors, about = found
+        files.write_atomically(path, checkpoint.packed(rounded(tensors), about))
+        yield str(path)
+
+
+def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors with weights and biases in bfloat16, to the nearest."""
+    exact = ("mean", "std", "losses", "history")
+    return {name: tensor if name.rpartition(".")[2] in exact else tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+
+
+def _fitted(task: str, name: str, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    arm, which = WORLD_MODELS[task, name], Run(task, f"{task}-medium-replay", "deterministic", 0)
+    run.prepare_for(arm)
+    setup = run.Setup((which,), arm, work)
+    data = run.draw(setup)
+    progress = run.begin(setup, data)
+    (fitted,) = run.fit(setup, data, progress)
+    tensors, plain = models.save(fitted, progress.commits)
+    about = {"dataset": which.dataset, "seed": 0, "settings": arm.model, "draw_sha256": data.drawn[0].sha256}
+    return tensors, about | {"fit": plain, "provenance": provenance(arm.precision)}
+
+
+def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Returns what a recorded run kept of an agent; None if it is not recorded, or kept elsewhere."""
+    arm, _, steps = name.partition("_")
+    which = Run(task, f"{task}-medium-replay", arm, 0)
+    path = work / "kept" / str(which) / f"{steps or 'switch'}.safetensors"
+    if records.missing(root, [which]) or not path.exists():
+        return None
+    metadata = records.read_metadata(root, which)
+    about = {name: metadata[name] for name in ("settings", "draw_sha256", "provenance")}
+    return safetensors.torch.load_file(path), about | {"run": str(which), "seed": which.seed, "moment": steps or "switch"}

@@ -1,0 +1,59 @@
+"""What a chapter computes from trained networks is held to what is committed, and drawn from what is committed.
+
+So `make figures` gives the same bytes on every processor, and the reader still sees the computation run.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mbaug import files
+from mbaug.checks import require
+from mbaug.experiments.trained import FOLDER
+
+ANEW = "MBAUG_STORE_ANEW"  # set by `python -m mbaug figures --anew`: write what is computed in place of comparing it
+
+
+def stored(
+    name: str, computed: pd.DataFrame, profile: str = "paper", tolerance: float = 1e-3, folder: Path | None = None
+) -> pd.DataFrame:
+    """Returns the committed table of that name, after comparing it with the one computed here; in other profiles the latter.
+
+    Args:
+        name: of the figure or table, e.g. "06_open_loop".
+        computed: as it came out here, on this processor.
+        profile: of the notebook; only "paper" has committed tables.
+        tolerance: the largest difference, in units of a column's largest number.
+        folder: of the tables; None: data/models/drawn.
+
+    Raises:
+        FileNotFoundError: there is none yet; the sentence has the command.
+        ValueError: they differ; the sentence names the first number that does.
+    """
+    if profile != "paper":
+        return computed
+    path, command = (folder or FOLDER / "drawn") / f"{name}.csv", "`python -m mbaug figures --anew` writes it"
+    if os.environ.get(ANEW):
+        files.write_atomically(path, computed.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode())
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: {command}")
+    kept = pd.read_csv(path)
+    require(
+        [*kept] == [*computed] and len(kept) == len(computed),
+        f"{path} has {len(kept)} rows of {', '.join(kept)}, but {len(computed)} of {', '.join(computed)} were computed: "
+        f"{command} anew",
+    )
+    for column in kept:
+        old, new = kept[column].to_numpy(), computed[column].to_numpy()
+        if pd.api.types.is_numeric_dtype(kept[column]) and pd.api.types.is_numeric_dtype(computed[column]):
+            same = np.isclose(old, new, rtol=0, atol=tolerance * np.nanmax(np.abs(old), initial=1e-12), equal_nan=True)
+        else:
+            same = old.astype(str) == new.astype(str)
+        row = int(np.argmin(same))
+        sentence = (
+            f"{path} has {old[row]} in row {row} of {column}, but {new[row]} was computed: {command} anew" if len(old) else ""
+        )
+        require(bool(np.all(same)), sentence)
+    return kept

@@ -1,0 +1,46 @@
+"""Stored tables: what is computed is held to what is committed, and what is committed is returned."""
+
+import pandas as pd
+import pytest
+
+from mbaug.reporting.stored import ANEW, stored
+
+TABLE = pd.DataFrame({"horizon": [1, 2, 3], "model": ["a", "b", "c"], "error": [0.1, None, 0.3]})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that holds TABLE."""
+    monkeypatch.setenv(ANEW, "1")
+    stored("06_table", TABLE, folder=tmp_path)
+    monkeypatch.delenv(ANEW)
+    return tmp_path
+
+
+def test_the_committed_table_is_returned(folder):
+    nearly = TABLE.assign(error=TABLE["error"] + 1e-5)
+    pd.testing.assert_frame_equal(stored("06_table", nearly, folder=folder), TABLE)
+
+
+@pytest.mark.parametrize(
+    ("computed", "sentence"),
+    [
+        (TABLE.assign(error=[0.1, None, 0.31]), "has 0.3 in row 2 of error, but 0.31 was computed"),
+        (TABLE.assign(error=[0.1, 0.2, 0.3]), "has nan in row 1 of error, but 0.2 was computed"),
+        (TABLE.assign(model=["a", "b", "d"]), "has c in row 2 of model, but d was computed"),
+        (TABLE.rename(columns={"error": "e"}), "horizon, model, error, but 3 of horizon, model, e were computed"),
+        (TABLE[:2], "has 3 rows of"),
+    ],
+)
+def test_what_differs_is_named(folder, computed, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        stored("06_table", computed, folder=folder)
+
+
+def test_a_table_that_is_not_there_is_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="figures --anew"):
+        stored("06_table", TABLE, folder=tmp_path)
+
+
+def test_other_profiles_have_no_committed_tables(tmp_path):
+    assert stored("06_table", TABLE, "smoke", folder=tmp_path) is TABLE
