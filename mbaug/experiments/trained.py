@@ -7,7 +7,6 @@ header says where it comes from and holds a digest. `python -m mbaug models` mak
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mbaug.datasets import read
 from mbaug.experiments import checkpoint, models, records, run
 from mbaug.experiments.models import FAST
 from mbaug.experiments.records import Run
-from mbaug.experiments.studies import ARMS
+from mbaug.experiments.studies import ARMS, augmented
 from mbaug.method import training
 from mbaug.method.imagination import Fit
 from mbaug.method.training import Learner
@@ -31,7 +30,7 @@ from mbaug.tasks import TASKS
 
 FOLDER = read.FOLDER.parent / "models"
 DETERMINISTIC = ARMS["deterministic"]  # its fit holds the world model, too
-KL = replace(DETERMINISTIC, model=replace(DETERMINISTIC.model, kl_weight=0.01))
+KL = augmented("deterministic", kl_weight=0.01)
 WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hopper", "world_model_kl0.01"): KL}
 AGENTS = [(task, "augmented") for task in TASKS] + [(t, arm) for t in ("hopper", "halfcheetah") for arm in ("vanilla", "noise")]
 
