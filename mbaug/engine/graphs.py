@@ -7,8 +7,8 @@ own operations, recorded below autograd. Both are made from the update as it is 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,18 +28,12 @@ def captured(
     state: Sequence[Tensor],
     capture: Callable[[Call], Call] | None = None,
 ) -> Callable[..., None]:
-    """Returns `period`, a function of a number and of tensors, as a graph that replays it.
+    """Returns `period`, a function of a number and of tensors that changes `state` in place, as a graph that replays it.
 
-    A graph reads fixed buffers, to which the tensors of each call are copied, and knows no other number than `first`. Its first
-    replay is held to `period` itself. Where it differs, or where nothing can be captured, a warning says so, and `period` is
-    returned: slower, but the same.
-
-    Args:
-        period: changes tensors in place; holds no synchronisation, and no shape that depends on a value.
-        first: the number that it is captured with.
-        inputs: tensors like those it will be called with.
-        state: all that it changes; a capture leaves it as it is.
-        capture: makes a replay of a function of no arguments; None: that of the tensors' device in CAPTURES, if any.
+    A graph reads fixed buffers, to which the tensors of each call are copied, and knows no other number than `first`; so
+    `inputs` are like those to come, and `period` has no shape that depends on a value. A capture leaves `state` as it is. Its
+    first replay is held to `period` itself. Where it differs, or where nothing can be captured, a warning says so, and `period`
+    is returned: slower, but the same. `capture` makes a replay; None: that of the tensors' device in CAPTURES, if any.
     """
     tell_of_threads()
     device = inputs[0].device.type
@@ -61,7 +55,8 @@ def captured(
         replay = capture(partial(period, first, *fixed))
         reset()
         replay()
-        if device == "cpu" and not all(map(_equal, written, reset())):
+        pairs = zip(written, reset(), strict=True)  # an agent that diverged has NaN, which equals NaN here
+        if device == "cpu" and not all(np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs):
             raise RuntimeError("its replay gives other numbers")
     except (RuntimeError, TypeError) as error:
         warn_once(f"the updates could not be captured as a graph ({error}): they run as they are written, which is slower")
@@ -75,14 +70,6 @@ def captured(
         replay()
 
     return play
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Returns whether two tensors are equal bit for bit; NaN, which an agent that diverged has, equals NaN."""
-    return np.array_equal(one.numpy(), other.numpy(), equal_nan=True)
-
-
-# --- on a GPU -------------------------------------------------------------------------------------------------------------
 
 
 def cuda_graph(call: Call) -> Call:
@@ -102,11 +89,7 @@ def cuda_graph(call: Call) -> Call:
     return graph.replay
 
 
-# --- on the CPU -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One of torch's operations (e.g. aten::bmm), as it was carried out."""
 
     function: torch._ops.OpOverload
@@ -115,19 +98,9 @@ class Operation:
     results: object  # one tensor, or several
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """Its arguments and results."""
-        return _tensors((self.args, self.kwargs, self.results))
-
-    @property
     def name(self) -> str:
         """Without the variant: that of torch's function."""
         return self.function.overloadpacket.__name__
-
-    @property
-    def is_view(self) -> bool:
-        """Whether its results are in the memory of its arguments."""
-        return not _memory(self.results).isdisjoint(_memory((self.args, self.kwargs)))
 
 
 class _Recorder(TorchDispatchMode):
@@ -148,10 +121,8 @@ def cpu_graph(call: Call) -> Call:
 
     What only describes memory (a view, a transposition) or finds some is done here, once. Memory is used again as soon as no
     later operation reads it, the latest first: it is still in the processor's cache. While it is captured, every
-    intermediate result of `call` is in memory at once.
-
-    Raises:
-        RuntimeError: a number is needed on the way, which would be that of the capture for ever.
+    intermediate result of `call` is in memory at once. A number that is needed on the way is refused: it would be that of the
+    capture for ever.
     """
     with _Recorder() as recorder:
         call()
@@ -168,7 +139,7 @@ def cpu_graph(call: Call) -> Call:
 
 def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
     """Yields the calls that do the operations again, each after it has been done once."""
-    last_read = {address: number for number, operation in enumerate(operations) for address in _memory(operation.tensors)}
+    last_read = {address: number for number, operation in enumerate(operations) for address in _memory(operation)}
     ours: dict[int, Tensor] = {}  # by the id of a recorded tensor: what stands for it in the graph
     held: dict[int, torch.UntypedStorage] = {}  # by the address of recorded memory
     free: dict[int, list[torch.UntypedStorage]] = defaultdict(list)  # by size
@@ -183,7 +154,7 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
             yield _first_that_works(_ways(operation, args, kwargs))
         elif not results:
             raise RuntimeError(f"{function} needs a number on the way")
-        elif operation.is_view:
+        elif _memory(results) & _memory((operation.args, operation.kwargs)):  # a view
             ours |= {id(old): new for old, new in zip(results, _tensors(function(*args, **kwargs)), strict=True)}
         else:
             for tensor in results:
@@ -192,7 +163,7 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
                 ours[id(tensor)] = tensor.new_empty(0).set_(memory, 0, tensor.shape, tensor.stride())
             if not operation.name.startswith(("empty", "new_empty")):
                 yield _first_that_works(_ways(operation, args, kwargs, [ours[id(tensor)] for tensor in results]))
-        for address in _memory(operation.tensors) & held.keys():
+        for address in _memory(operation) & held.keys():
             if last_read[address] == number:
                 free[len(held[address])].append(held.pop(address))
 

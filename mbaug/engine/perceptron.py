@@ -32,13 +32,12 @@ class _Perceptron(torch.autograd.Function):
             weights.append(weight)
             if number < len(layers):
                 hidden.relu_()
-        ctx.record = activations, weights, layers
-        ctx.flat = flat
+        ctx.record = activations, weights, layers, flat
         return hidden
 
     @staticmethod
     def backward(ctx, gradient):
-        (activations, weights, layers), flat = ctx.record, ctx.flat
+        activations, weights, layers, flat = ctx.record
         wants_inputs, wants_flat = ctx.needs_input_grad[:2]
         flat_gradient = torch.empty_like(flat if wants_flat else flat[:0])
         if wants_flat:

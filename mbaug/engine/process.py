@@ -74,11 +74,8 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     0.9 a step, end there and stay; a processor is many times slower on such numbers, and in long trainings on Hopper most
     moments of the actor are of that kind (notebook 90_engine). No weight notices: they are far from 1e-38.
 
-    Float32 products go through oneDNN where it keeps all 24 bits: on AMD it is twice as fast as the default library. Torch
-    offers that road only under the name "medium", which on processors with AMX means bfloat16 inside; there it stays closed.
-
-    Raises:
-        ValueError: there is no such device.
+    Float32 products go through oneDNN where it keeps all 24 bits: it is faster on some AMD processors. Torch offers that road
+    only under the name "medium", which on processors with AMX means bfloat16 inside; there it stays closed.
     """
     choose("device", device, devices())
     keep_memory()

@@ -304,7 +304,7 @@ def some(population: Population, datasets: Sequence[Dataset]) -> Batch:
     for k, dataset in enumerate(datasets):
         rows = transitions.table([dataset], learner.standardiser.of(k), dtype, arm.offline.horizon, arm.learner.discount)
         chosen.append(rows[:, torch.linspace(0, len(dataset) - 1, count).long()])
-    return transitions.unpack(torch.cat(chosen).to(learner.device), learner.task.state_size, learner.task.action_size)
+    return transitions.unpack(torch.cat(chosen).to(learner.arithmetic.device), learner.task.state_size, learner.task.action_size)
 
 
 # --- online ---------------------------------------------------------------------------------------------------------------

@@ -34,33 +34,21 @@ class Arm:
         choose("precision", self.precision, PRECISIONS)
         own, needed = type(self.learner).__name__, algorithm.settings.__name__
         require(own == needed, f"the learner's settings are {own}(...), but the algorithm {self.algorithm!r} needs {needed}(...)")
-        require(
-            self.pretraining is not None or self.finetuning is not None,
-            "pretraining and finetuning are both None, but an arm has one of them at least",
-        )
+        plan, rule, online = self.pretraining, self.augmentation, self.finetuning
+        both = "pretraining and finetuning are both None, but an arm has one of them at least"
+        require(plan is not None or online is not None, both)
         able = ", ".join(repr(name) for name, one in ALGORITHMS.items() if one.offline_loss is not None)
-        require(
-            self.pretraining is None or self.pretraining.updates == 0 or algorithm.offline_loss is not None,
-            f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out",
-        )
-        require(
-            self.augmentation is None or self.pretraining is not None,
-            "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline",
-        )
-        source = None if self.augmentation is None else choose("augmentation source", self.augmentation.source, SOURCES)
-        require(
-            source is None or self.model is not None,
-            f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)",
-        )
-        require(
-            self.model is None or self.augmentation is not None,
-            "a model is given, but augmentation is None: nothing would ask the model",
-        )
-        extra = 0 if self.finetuning is None else self.finetuning.critic_updates
-        require(
-            extra == 0 or algorithm.critics_alone,
-            f"critic_updates is {extra}, but the algorithm {self.algorithm!r} cannot move its critics alone",
-        )
+        unable = f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out"
+        require(plan is None or plan.updates == 0 or algorithm.offline_loss is not None, unable)
+        never = "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline"
+        require(rule is None or plan is not None, never)
+        source = None if rule is None else choose("augmentation source", rule.source, SOURCES)
+        needs = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
+        require(source is None or self.model is not None, needs)
+        require(self.model is None or rule is not None, "a model is given, but augmentation is None: nothing would ask the model")
+        extra = 0 if online is None else online.critic_updates
+        bound = f"critic_updates is {extra}, but the algorithm {self.algorithm!r} cannot move its critics alone"
+        require(extra == 0 or algorithm.critics_alone, bound)
 
     @property
     def offline(self) -> Pretraining:

@@ -11,15 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mbaug.checks import require
-from mbaug.method.transitions import Batch, Predict
+from mbaug.method.transitions import Action, Batch, Predict, State
 
 
 def replaced(rate: float, batch_size: int) -> int:
-    """Returns round(rate * batch_size): how many next states of a batch are replaced.
-
-    Raises:
-        ValueError: the rate is outside [0, 1].
-    """
+    """Returns round(rate * B), how many next states of a batch are replaced; raises ValueError outside [0, 1]."""
     require(0 <= rate <= 1, f"the augmentation rate is {rate}, but it must be in [0, 1]")
     return round(rate * batch_size)
 
@@ -37,18 +33,9 @@ def augment(batch: Batch, imagined: Float[Tensor, "*axes imagined state"], rate:
 
 
 def imagined_table(
-    predict: Predict,
-    state: Float[Tensor, "rows state"],
-    action: Float[Tensor, "rows action"],
-    next_state: Float[Tensor, "rows state"],
-    samples: int,
-    generator: torch.Generator,
+    predict: Predict, state: State, action: Action, next_state: State, samples: int, generator: torch.Generator
 ) -> Float[Tensor, "rows samples state"]:
-    """Returns K = `samples` independent predictions for each row of one agent's dataset.
-
-    Raises:
-        ValueError: `predict` returned something else than a next state a row.
-    """
+    """Returns K = `samples` independent predictions for each row of one agent's dataset, as next states are."""
     draws = [predict(state, action, next_state, generator) for _ in range(samples)]
     given, wanted = tuple(draws[0].shape), tuple(next_state.shape)
     require(given == wanted, f"predict returned shape {given}, but the next states have {wanted}: they must agree")
@@ -78,8 +65,8 @@ def rollout(
 ) -> Predict:
     """Returns the prediction that follows each row's window of recorded actions and ends after `length` steps.
 
-    Each imagined state is the input of the next step, so errors may compound. With windows of one step this is `predict`. The
-    next states recorded along the windows are for sources that start from them.
+    Each imagined state is the input of the next step, so errors may compound; sources that start from a recorded next state
+    take that of the window's step. With windows of one step this is `predict`.
     """
 
     def predict_window(state, first_action, last_state, generator):
@@ -92,7 +79,7 @@ def rollout(
     return predict_window
 
 
-def outside(imagined: Float[Tensor, "rows samples state"], next_state: Float[Tensor, "rows state"]) -> float:
+def outside(imagined: Float[Tensor, "rows samples state"], next_state: State) -> float:
     """Returns the fraction of imagined components outside the data's [min, max] of their dimension."""
     low, high = next_state.amin(dim=0), next_state.amax(dim=0)
     return ((imagined < low) | (imagined > high)).float().mean().item()

@@ -1,4 +1,4 @@
-"""What imagines next states: the world model, and what stands in its place in the controls. A source is a function and a line.
+"""What imagines next states: the world model, and what stands in its place in the controls.
 
 All predictions are in the environment's units, of the rows of one dataset: `predict(state, action, next_state, generator)`.
 """
@@ -6,6 +6,7 @@ All predictions are in the environment's units, of the rows of one dataset: `pre
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,96 +16,84 @@ from torch import Tensor
 from mbaug import streams
 from mbaug.checks import choose, given, require
 from mbaug.method import world_model
-from mbaug.method.networks import PLAIN, Arithmetic
+from mbaug.method.networks import PLAIN, Arithmetic, Perceptron
 from mbaug.method.settings import WorldModel
-from mbaug.method.transitions import Dataset, Predict, Standardiser
-from mbaug.method.world_model import Deterministic, Loss, Model, posterior, sample, step
-
-Rows = Float[Tensor, "rows state"]
-Actions = Float[Tensor, "rows action"]
+from mbaug.method.transitions import Action, Dataset, Predict, Standardiser, State
+from mbaug.method.world_model import Deterministic, Latent, Loss, Model, posterior, sample, step
 
 
-def imagine(model: Model, state: Rows, action: Actions, normal: Float[Tensor, "rows latent"]) -> Rows:
-    """D(z') with z' = z + f(z, a) and z = mu(s) + sigma(s) n, all states standardised; n = 0 gives the mean prediction."""
+def imagine(model: Model, state: State, action: Action, normal: Latent) -> State:
+    """D(z') with z' = z + f(z, a) and z = mu(s) + sigma(s) n, standardised; n = 0 gives the mean prediction."""
     z = sample(posterior(model, state), normal)
     return model.decoder.alone(step(model, z, action))
 
 
 @torch.no_grad()
-def _asked(model: Model | Deterministic, ask: Callable[..., Tensor], flat: Tensor, state: Rows, *others: Tensor) -> Rows:
-    """Returns what `ask` answers, from and to the environment's units."""
-    inputs = (x.to(flat.detach()) for x in (model.standardiser.apply(state), *others))
-    return model.standardiser.invert(ask(model, *inputs).to(state))
+def _asked(ask: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor) -> State:
+    """Returns what `ask` answers, from and to the environment's units, computed where `network` is."""
+    inputs = (x.to(network.flat.detach()) for x in (standardiser.apply(state), *others))
+    return standardiser.invert(ask(*inputs).to(state))
 
 
-def predict(model: Model, state: Rows, action: Actions, generator: torch.Generator, mode: str = "sample") -> Rows:
-    """Returns one imagined next state a row: with mode "sample" of z ~ q(z | s), the paper's; with "mean" of z = mu(s).
-
-    Raises:
-        ValueError: the mode is unknown; the sentence names the nearest.
-    """
+def predict(model: Model, state: State, action: Action, generator: torch.Generator, mode: str = "sample") -> State:
+    """Returns one imagined next state a row: "sample" of z ~ q(z | s), the paper's, or "mean" of z = mu(s)."""
     scale = {"sample": 1, "mean": 0}
-    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator) * scale[choose("prediction mode", mode, scale)]
-    return _asked(model, imagine, model.encoder.flat, state, action, normal)
+    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
+    normal *= scale[choose("prediction mode", mode, scale)]
+    return _asked(partial(imagine, model), model.standardiser, model.encoder, state, action, normal)
 
 
-def reconstruct(model: Model, next_state: Rows, generator: torch.Generator) -> Rows:
+def reconstruct(model: Model, next_state: State, generator: torch.Generator) -> State:
     """Returns D(z), z ~ q(z | s'), in the environment's units: the blur of the VAE without its dynamics."""
     normal = torch.randn(len(next_state), model.decoder.sizes[0], generator=generator)
-
-    def decode(model: Model, state: Tensor, normal: Tensor) -> Tensor:
-        return model.decoder.alone(sample(posterior(model, state), normal))
-
-    return _asked(model, decode, model.encoder.flat, next_state, normal)
+    decode = lambda state, normal: model.decoder.alone(sample(posterior(model, state), normal))  # noqa: E731
+    return _asked(decode, model.standardiser, model.encoder, next_state, normal)
 
 
-def predict_deterministic(model: Deterministic, state: Rows, action: Actions) -> Rows:
+def predict_deterministic(model: Deterministic, state: State, action: Action) -> State:
     """Returns the deterministic model's next state of each row, in the environment's units."""
-    return _asked(model, world_model.move, model.network.flat, state, action)
+    return _asked(partial(world_model.move, model), model.standardiser, model.network, state, action)
 
 
-def add_noise(next_state: Rows, noise_std: Float[Tensor, " state"], generator: torch.Generator) -> Rows:
+def add_noise(next_state: State, noise_std: Float[Tensor, " state"], generator: torch.Generator) -> State:
     """s' + std n for standard normal n: the control that is as wrong as the model but knows no dynamics."""
     return next_state + noise_std * torch.randn(next_state.shape, generator=generator)
 
 
-def add_jitter(model: Model, state: Rows, action: Actions, next_state: Rows, generator: torch.Generator) -> Rows:
-    """s' + (sample - mean): the spread of the model's samples around the recorded next state, almost without its bias."""
+def add_jitter(model: Model, state: State, action: Action, next_state: State, generator: torch.Generator) -> State:
+    """s' + (sample - mean): the spread of the model's samples around the recorded s', almost without bias."""
     mean = predict(model, state, action, generator, "mean")
     return next_state + predict(model, state, action, generator) - mean
 
 
-def contraction(model: Model, dataset: Dataset) -> Callable[[Rows], Rows]:
+def contraction(model: Model, dataset: Dataset) -> Callable[[State], State]:
     """Returns s' -> [s', 1] W with W = argmin sum |[s', 1] W - mean prediction|^2 over the rows that end no episode.
 
     It is the model's linear pull to the mean: its bias without its samples and without its dynamics.
     """
     rows = world_model.interior(dataset)
-    state, action = torch.from_numpy(rows.state), torch.from_numpy(rows.action)
-    wanted = predict(model, state, action, torch.Generator(), "mean").numpy()
-    weights, *_ = np.linalg.lstsq(_with_one(rows.next_state), wanted)
-    return lambda next_state: torch.from_numpy(_with_one(next_state.numpy()) @ weights).to(next_state)
+    mean = predict(model, torch.from_numpy(rows.state), torch.from_numpy(rows.action), torch.Generator(), "mean")
+    return _least_squares(mean.numpy(), rows.next_state)
 
 
-def _with_one(*columns: np.ndarray) -> Float[np.ndarray, "rows inputs"]:
-    return np.concatenate([*columns, np.ones_like(columns[0][..., :1])], axis=-1, dtype=np.float64)
+def _least_squares(wanted: np.ndarray, *columns: np.ndarray) -> Callable[..., Tensor]:
+    """Returns x -> [x, 1] W, of the columns of x, with W = argmin sum |[x, 1] W - wanted|^2 over rows."""
 
+    def with_one(*columns: np.ndarray) -> np.ndarray:
+        return np.concatenate([*columns, np.ones_like(columns[0][..., :1])], axis=-1, dtype=np.float64)
 
-# --- how wrong ------------------------------------------------------------------------------------------------------------
+    weights, *_ = np.linalg.lstsq(with_one(*columns), wanted)
+    return lambda *x: torch.from_numpy(with_one(*(column.numpy() for column in x)) @ weights).to(x[0])
 
 
 def linear_regression(dataset: Dataset) -> Predict:
-    """Returns s' = s + [s, a, 1] W with W = argmin sum |[s, a, 1] W - (s' - s)|^2 over the rows that end no episode."""
+    """Returns s' = s + [s, a, 1] W, W = argmin sum |[s, a, 1] W - (s' - s)|^2 over rows that end no episode."""
     rows = world_model.interior(dataset)
-    weights, *_ = np.linalg.lstsq(_with_one(rows.state, rows.action), rows.next_state - rows.state)
-
-    def predict(state: Tensor, action: Tensor, *_: object) -> Tensor:
-        return state + torch.from_numpy(_with_one(state.numpy(), action.numpy()) @ weights).to(state)
-
-    return predict
+    change = _least_squares(rows.next_state - rows.state, rows.state, rows.action)
+    return lambda state, action, *_: state + change(state, action)
 
 
-def persistence(state: Tensor, *_: object) -> Tensor:
+def persistence(state: State, *_: object) -> State:
     """s' = s: nothing moves."""
     return state
 
@@ -112,18 +101,13 @@ def persistence(state: Tensor, *_: object) -> Tensor:
 def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Dataset, seed: int) -> Float[np.ndarray, " state"]:
     """mean ((s'_i - s^'_i) / std_i)^2 for every dimension i of the state: the normalised error of one step.
 
-    The mean runs over the held-out rows that end no episode (NaN if there are none); std_i is the standard deviation of s_i over
-    the rows that the model was fitted on. So 1 is the error of a model that always predicts the mean state.
+    The mean runs over the held-out rows that end no episode (NaN if there are none), std_i over the rows that the
+    model was fitted on. So 1 is the error of a model that always predicts the mean state.
     """
     rows = world_model.interior(held_out)
-    if len(rows) == 0:
-        return np.full(held_out.state.shape[1], np.nan)
     state, action, next_state = map(torch.from_numpy, (rows.state, rows.action, rows.next_state))
     predicted = predict(state, action, next_state, streams.torch_generator(seed, "world model", "held-out"))
     return ((next_state - predicted).double() / standardiser.std).square().mean(dim=0).numpy()
-
-
-# --- a fit and its sources ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,96 +123,70 @@ class Fit:
 
     @property
     def noise_std(self) -> Float[Tensor, " state"]:
-        """Root of the mean squared held-out error of the sampled prediction, in the environment's units.
-
-        Raises:
-            ValueError: there were no held-out rows.
-        """
+        """Root of the mean squared held-out error of the sampled prediction, in the environment's units."""
         require(bool(self.errors), "noise matched to the model's held-out error needs held-out rows, but there were none")
         return torch.tensor(self.errors["sample"]).sqrt() * self.model.standardiser.std
 
 
 def fit(
-    settings: WorldModel,
-    dataset: Dataset,
-    held_out: Dataset,
-    seed: int,
-    arithmetic: Arithmetic = PLAIN,
-    checks: int = 10,
+    settings: WorldModel, dataset: Dataset, held_out: Dataset, seed: int, arithmetic: Arithmetic = PLAIN, checks: int = 10
 ) -> Fit:
     """Returns a fitted world model with its held-out errors, beside those of persistence and of linear regression.
 
     The held-out error is measured `checks` times on the way, at even distances; no weight feels it.
     """
     due = sorted({math.ceil(settings.epochs * k / checks) for k in range(1, checks + 1)})
-    losses, history = [], []
-
-    def error(ask: Predict) -> Float[np.ndarray, " state"]:
-        return held_out_error(ask, model.standardiser, held_out, seed)
-
-    def sampled(s: Tensor, a: Tensor, s_: Tensor, g: torch.Generator) -> Tensor:
-        return predict(model, s, a, g)
-
-    passes = world_model.epochs(settings, dataset, seed, arithmetic)
-    for epoch, (model, terms) in enumerate(passes, start=1):  # noqa: B007 -- `sampled` asks the model
+    losses, history, errors = [], [], {}
+    for epoch, (model, terms) in enumerate(world_model.epochs(settings, dataset, seed, arithmetic), start=1):
         losses.append(torch.stack(terms))
         if epoch in due:
-            history.append(torch.from_numpy(error(sampled)))
-    asked: dict[str, Predict] = {
-        "sample": sampled,
-        "mean": lambda s, a, s_, g: predict(model, s, a, g, "mean"),
-        "reconstruction": lambda s, a, s_, g: reconstruct(model, s_, g),
-        "persistence": persistence,
-        "linear": linear_regression(dataset),
-    }
-    errors = {name: error(ask).tolist() for name, ask in asked.items()} if len(world_model.interior(held_out)) else {}
+            error = held_out_error(_of_model(model)["sample"], model.standardiser, held_out, seed)
+            history.append(torch.from_numpy(error))
+    if len(world_model.interior(held_out)):
+        asked = _of_model(model) | {"persistence": persistence, "linear": linear_regression(dataset)}
+        errors = {name: held_out_error(ask, model.standardiser, held_out, seed).tolist() for name, ask in asked.items()}
     return Fit(model, Loss(*torch.stack(losses, dim=1).cpu()), due, torch.stack(history), errors)
 
 
 def with_deterministic(fitted: Fit, model: Deterministic, held_out: Dataset, seed: int) -> Fit:
     """Returns a fit that holds the deterministic model, too, and its held-out error."""
-    error = held_out_error(lambda s, a, s_, g: predict_deterministic(model, s, a), model.standardiser, held_out, seed)
-    errors = fitted.errors | ({"deterministic": error.tolist()} if fitted.errors else {})
-    return replace(fitted, deterministic=model, errors=errors)
+    fitted = replace(fitted, deterministic=model)
+    if not fitted.errors:
+        return fitted
+    error = held_out_error(predictor("deterministic", fitted, held_out), model.standardiser, held_out, seed)
+    return replace(fitted, errors=fitted.errors | {"deterministic": error.tolist()})
 
 
-def _deterministic(fitted: Fit, dataset: Dataset) -> Predict:
-    control = given(
-        fitted.deterministic, "the source 'deterministic' needs a fit with its deterministic model: this one has none"
-    )
-    return lambda s, a, s_, g: predict_deterministic(control, s, a)
+def _of_model(model: Model) -> dict[str, Predict]:
+    """Returns the predictions that ask the world model alone, by source. The arguments: s, a, s', generator."""
+    return {
+        "sample": lambda s, a, s_, g: predict(model, s, a, g),
+        "mean": lambda s, a, s_, g: predict(model, s, a, g, "mean"),
+        "reconstruction": lambda s, a, s_, g: reconstruct(model, s_, g),
+    }
 
 
-def _noise(fitted: Fit, dataset: Dataset) -> Predict:
-    noise_std = fitted.noise_std
-    return lambda s, a, s_, g: add_noise(s_, noise_std, g)
-
-
-def _shrink(fitted: Fit, dataset: Dataset) -> Predict:
-    contract = contraction(fitted.model, dataset)
-    return lambda s, a, s_, g: contract(s_)
-
-
-# Name -> what makes the prediction, given a fit and the rows that it was fitted to. In the lambdas: s, a, s', generator.
-SOURCES: dict[str, Callable[[Fit, Dataset], Predict]] = {
-    "sample": lambda fitted, _: lambda s, a, s_, g: predict(fitted.model, s, a, g),
-    "mean": lambda fitted, _: lambda s, a, s_, g: predict(fitted.model, s, a, g, "mean"),
-    "reconstruction": lambda fitted, _: lambda s, a, s_, g: reconstruct(fitted.model, s_, g),
-    "jitter": lambda fitted, _: lambda s, a, s_, g: add_jitter(fitted.model, s, a, s_, g),
-    "shrink": _shrink,
-    "noise": _noise,
-    "deterministic": _deterministic,
-}
+SOURCES = ("sample", "mean", "reconstruction", "jitter", "shrink", "noise", "deterministic")
 
 
 def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
     """Returns what replaces next states, predict(state, action, next_state, generator), given a fit and its rows.
 
-    "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s'). "jitter", "shrink": the samples'
-    spread alone, the pull to the mean alone. "noise": s' and Gaussian noise as strong as the held-out error. "deterministic":
-    the prediction of the model without latent state.
-
-    Raises:
-        ValueError: the source is unknown, or `fitted` does not hold what it asks.
+    "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s'). "jitter", "shrink":
+    the samples' spread alone, the pull to the mean alone. "noise": s' and Gaussian noise as strong as the held-out
+    error. "deterministic": the prediction of the model without latent state. What `fitted` has not is refused.
     """
-    return SOURCES[choose("augmentation source", source, SOURCES)](fitted, dataset)
+    match choose("augmentation source", source, SOURCES):
+        case "jitter":
+            return lambda s, a, s_, g: add_jitter(fitted.model, s, a, s_, g)
+        case "shrink":
+            pull = contraction(fitted.model, dataset)
+            return lambda s, a, s_, g: pull(s_)
+        case "noise":
+            noise_std = fitted.noise_std
+            return lambda s, a, s_, g: add_noise(s_, noise_std, g)
+        case "deterministic":
+            missing = "the source 'deterministic' needs a fit with its deterministic model: this one has none"
+            control = given(fitted.deterministic, missing)
+            return lambda s, a, s_, g: predict_deterministic(control, s, a)
+    return _of_model(fitted.model)[source]

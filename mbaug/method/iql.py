@@ -9,7 +9,7 @@ by the range of a dataset's returns): values are in the unit of every other algo
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from mbaug.checks import Count, Layers, Positive, Share, settings
 from mbaug.method import networks
-from mbaug.method.algorithm import Algorithm, as_drawn
-from mbaug.method.networks import TWIN, Actor, Adam, Critics, descend
-from mbaug.method.td3 import critic_loss
+from mbaug.method.algorithm import Algorithm, Explore
+from mbaug.method.networks import PLAIN, TWIN, Actions, Actor, Adam, Critics, Generators, Losses, Noise, Values
+from mbaug.method.td3 import critic_loss, greedy
 from mbaug.method.transitions import Batch
 
 
@@ -43,23 +43,13 @@ class IQL:
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
-    """V(s) = MLP(s)."""
-
-    network: networks.Perceptron
-
-    def __call__(self, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch"]:
-        return self.network(state).squeeze(-1)
-
-
-@dataclass(frozen=True, eq=False)
 class Agent:
     """P agents: their networks, the target critics, and the moments of the Adams. The policy is N(pi(s), sigma^2)."""
 
     actor: Actor
     log_std: Float[Tensor, " padded"]  # log sigma, the same in every state; agent by agent, padded as `allocate` says
     critics: Critics
-    value: Value
+    value: Critics  # V(s), one an agent
     target_critics: Critics
     actor_moments: Adam
     log_std_moments: Adam
@@ -67,24 +57,14 @@ class Agent:
     value_moments: Adam
 
 
-def create(
-    state_size: int,
-    action_size: int,
-    settings: IQL,
-    generators: Sequence[torch.Generator],
-    arithmetic: networks.Arithmetic = networks.PLAIN,
-) -> Agent:
+def create(state_size: int, action_size: int, settings: IQL, generators: Generators, arithmetic=PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies, sigma at 1."""
-
-    def network(inputs: int, outputs: int, copies: int = 1) -> networks.Perceptron:
-        return networks.perceptron((inputs, *settings.hidden, outputs), [*generators] * copies, arithmetic)
-
-    actor, critics = network(state_size, action_size), network(state_size + action_size, 1, copies=2)
-    value = network(state_size, 1)
-    log_std = networks.allocate(len(generators), (0, action_size), arithmetic.dtype).to(arithmetic.device)
-    parameters = actor.flat, log_std.requires_grad_(), critics.flat, value.flat
-    parts = Actor(actor), log_std, Critics(critics), Value(value), Critics(critics.copy())
-    return Agent(*parts, *map(Adam.zeros, parameters))
+    actor = networks.perceptron((state_size, *settings.hidden, action_size), generators, arithmetic)
+    critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
+    value = networks.perceptron((state_size, *settings.hidden, 1), generators, arithmetic)
+    log_std = networks.allocate(len(generators), (0, action_size), arithmetic.dtype).to(arithmetic.device).requires_grad_()
+    parts = Actor(actor), log_std, Critics(critics), Critics(value), Critics(critics.copy())
+    return Agent(*parts, *map(Adam.zeros, (actor.flat, log_std, critics.flat, value.flat)))
 
 
 def log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "population 1 action"]:
@@ -94,75 +74,48 @@ def log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "pop
     return rows.clamp(settings.log_std_min, settings.log_std_max)
 
 
-def value_loss(
-    value: Float[Tensor, "population batch"], target: Float[Tensor, "population batch"], expectile: float
-) -> Float[Tensor, " population"]:
-    """L = mean |tau - 1(u < 0)| u^2 with u = Q - V: V becomes the expectile tau of Q over the recorded actions.
-
-    Source: Kostrikov et al. 2021, equation 5.
-    """
+def value_loss(value: Values, target: Values, expectile: float) -> Losses:
+    """L = mean |tau - 1(u < 0)| u^2, u = Q - V: V becomes Q's expectile tau. Source: Kostrikov et al. 2021, equation 5."""
     surplus = target - value
     weight = (expectile - (surplus < 0).to(surplus)).abs()
     return (weight * surplus.square()).mean(dim=-1)
 
 
 @torch.no_grad()
-def critic_target(
-    agent: Agent, batch: Batch, settings: IQL, noise: Float[Tensor, "population batch action"]
-) -> Float[Tensor, "population batch"]:
+def critic_target(agent: Agent, batch: Batch, settings: IQL, noise: Actions) -> Values:
     """y = r + gamma (1 - d) V(s'): no action at s' is asked about. Source: Kostrikov et al. 2021, equation 6."""
-    return batch.reward + settings.discount * (1 - batch.terminal) * agent.value(batch.next_state)
+    return batch.reward + settings.discount * (1 - batch.terminal) * agent.value(batch.next_state)[0]
 
 
 def actor_loss(
-    mean: Float[Tensor, "population batch action"],
-    log_std: Float[Tensor, "population 1 action"],
-    action: Float[Tensor, "population batch action"],
-    advantage: Float[Tensor, "population batch"],
-    settings: IQL,
-) -> Float[Tensor, " population"]:
+    mean: Actions, log_std: Float[Tensor, "population 1 action"], action: Actions, advantage: Values, settings: IQL
+) -> Losses:
     """L = -mean min(exp(beta (Q - V)), 100) log pi(a|s). Source: Kostrikov et al. 2021, equation 7, the clip in the code."""
     weight = (settings.inverse_temperature * advantage).exp().clamp(max=settings.largest_weight)
     density = -0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
     return -(weight * density.sum(dim=-1)).mean(dim=-1)
 
 
-def update(
-    agent: Agent,
-    batch: Batch,
-    noise: Float[Tensor, "1 population batch action"],
-    settings: IQL,
-    gradient_step: int,
-    loss: Callable[..., Float[Tensor, " population"]] = actor_loss,
-) -> None:
+def update(agent: Agent, batch: Batch, noise: Noise, settings: IQL, step: int, loss: Callable = actor_loss) -> None:
     """Moves the values, the actor, the critics and the target critics, in this order, in place.
 
     `noise` is not used; the actor's loss is the same offline and online.
     """
-    rate, value, actor, critics = settings.learning_rate, agent.value.network, agent.actor.network, agent.critics.network
-    with torch.no_grad():
-        least = agent.target_critics(batch.state, batch.action).amin(dim=TWIN)
-    descend(value_loss(agent.value(batch.state), least, settings.expectile), value.flat, agent.value_moments, rate)
-    with torch.no_grad():
-        advantage = least - agent.value(batch.state)
+    rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
+    least = agent.target_critics(batch.state, batch.action).amin(dim=TWIN)  # targets have no gradient
+    losses = value_loss(agent.value(batch.state)[0], least, settings.expectile)
+    networks.descend(losses, rate, (agent.value.network.flat, agent.value_moments))
+    advantage = least - agent.value(batch.state)[0].detach()
     spread = log_std(agent, batch.action.shape[-1], settings)
-    losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings).sum()
-    gradients = torch.autograd.grad(losses, (actor.flat, agent.log_std))
-    agent.actor_moments.step(actor.flat, gradients[0], rate)
-    agent.log_std_moments.step(agent.log_std, gradients[1], rate)
+    losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings)
+    networks.descend(losses, rate, (actor.flat, agent.actor_moments), (agent.log_std, agent.log_std_moments))
     target = critic_target(agent, batch, settings, noise[0])
-    descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, rate)
+    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.critics_moments))
     networks.track(agent.target_critics.network, critics, settings.target_rate)
 
 
-@torch.no_grad()
-def greedy(agent: Agent, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
-    """Returns pi(s): the action of an evaluation."""
-    return agent.actor(state)
-
-
-def explorer(agent: Agent, number: int, settings: IQL) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Returns a = clip(mean(s) + sigma n, -1, 1) of agent `number`, as a NumPy function of a state and a standard normal n."""
+def explorer(agent: Agent, number: int, settings: IQL) -> Explore:
+    """Returns a = clip(pi(s) + sigma n, -1, 1) of agent `number`, of one state and a standard normal n, in NumPy."""
     forward, size = networks.act_alone(agent.actor.network.layers, number), agent.actor.network.sizes[-1]
     spread = agent.log_std.detach()[number * size : (number + 1) * size].numpy()  # the same memory: it learns on
 
@@ -174,15 +127,7 @@ def explorer(agent: Agent, number: int, settings: IQL) -> Callable[[np.ndarray, 
 
 
 ALGORITHM = Algorithm(
-    settings=IQL,
-    create=create,
-    normals=1,
-    noise=as_drawn,
-    critic_target=critic_target,
-    update=update,
-    offline_loss=actor_loss,
-    online_loss=actor_loss,
-    greedy=greedy,
-    explorer=explorer,
+    *(IQL, create, critic_target, update, actor_loss, greedy, explorer),
     carried={"actor": ("actor", "log_std"), "critics": ("critics", "value")},
+    offline_loss=actor_loss,
 )

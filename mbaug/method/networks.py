@@ -4,10 +4,9 @@ A network here is N perceptrons of one shape. All their parameters live in one f
 serve a population. The twin critics are 2 P perceptrons: the first critics of all agents, then the second ones.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -17,18 +16,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.adam import adam
 
+States = Float[Tensor, "population batch state"]
+Actions = Float[Tensor, "population batch action"]
+Noise = Float[Tensor, "normals population batch action"]  # of an update
+Values = Float[Tensor, "population batch"]  # a number a transition
+Losses = Float[Tensor, " population"]  # a number an agent
+Generators = Sequence[torch.Generator]  # one a network
 Layers = tuple[tuple[Tensor, Tensor], ...]  # (weight [N, in, out], bias [N, 1, out]) of each layer
 
 TWIN = 0  # the axis of the two critics
 LANES = 64  # a multiple of every vector width, in elements
 
-# --- what computes: plain here, faster where an engine is passed in -------------------------------------------------------
-
 
 def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: torch.dtype | None = None) -> Tensor:
     """Returns the outputs [N, batch, out] of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
 
-    The gradient goes to `flat`, if it requires one; plain products are in its dtype, whatever `product_dtype` asks of an engine.
+    The gradient goes to `flat`, if it requires one. Plain products are in its dtype, whatever `product_dtype` asks of an engine.
     """
     if flat.requires_grad:  # if not, `layers` may be the first networks alone, and their place in `flat` is not known here
         layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
@@ -37,17 +40,15 @@ def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: t
     return torch.baddbmm(layers[-1][1], inputs, layers[-1][0])
 
 
-def as_written(period: Callable[..., None], first: int, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Callable[..., None]:
-    """Returns `period`, a function of a number and of tensors, as it is: an engine may return a faster one (graphs.captured)."""
-    return period
-
-
 @dataclass(frozen=True)
 class Arithmetic:
-    """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it."""
+    """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it; an engine may be faster.
+
+    `captured` returns what repeats `period`, a function of a number and tensors: plainly itself (see engine.graphs).
+    """
 
     forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None], Tensor] = plain_forward  # a network's outputs
-    captured: Callable[..., Callable[..., None]] = as_written  # what repeats a stretch of updates
+    captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period
     precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": the wide products alone, everything else in float32
     device: str = "cpu"
 
@@ -56,15 +57,8 @@ class Arithmetic:
         """Of parameters, batches and sums."""
         return torch.float64 if self.precision == "float64" else torch.float32
 
-    @property
-    def product_dtype(self) -> torch.dtype | None:
-        """Of the wide products, None for that of all the rest."""
-        return torch.bfloat16 if self.precision == "bfloat16" else None
-
 
 PLAIN = Arithmetic()
-
-# --- parameters -----------------------------------------------------------------------------------------------------------
 
 
 def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype) -> Float[Tensor, " parameters"]:
@@ -100,7 +94,8 @@ class Perceptron:
     arithmetic: Arithmetic = PLAIN
 
     def __call__(self, inputs: Float[Tensor, "networks batch inputs"]) -> Float[Tensor, "networks batch outputs"]:
-        return self.arithmetic.forward(inputs, self.flat, self.layers, self.arithmetic.product_dtype)
+        low = torch.bfloat16 if self.arithmetic.precision == "bfloat16" else None
+        return self.arithmetic.forward(inputs, self.flat, self.layers, low)
 
     def alone(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """Returns the outputs of a network that is one: N = 1, without the leading axis."""
@@ -116,26 +111,16 @@ class Perceptron:
         """Inputs, hidden units and outputs."""
         return self.layers[0][0].shape[1], *(weight.shape[2] for weight, _ in self.layers)
 
-    @cached_property
-    def frozen(self) -> "Perceptron":
-        """The same networks, in the same memory, held fixed: no gradient reaches them."""
-        return dataclasses.replace(self, flat=self.flat.detach())
-
-    def first(self, count: int) -> "Perceptron":
-        """Returns the first `count` networks, in the same memory, held fixed."""
-        layers = tuple((weight[:count], bias[:count]) for weight, bias in self.layers)
-        return dataclasses.replace(self.frozen, layers=layers)
-
     def on(self, flat: Float[Tensor, " parameters"]) -> "Perceptron":
         """Returns networks like these whose parameters are `flat`."""
-        return dataclasses.replace(self, flat=flat, layers=layer_views(flat.detach(), self.population, self.sizes))
+        return replace(self, flat=flat, layers=layer_views(flat.detach(), self.population, self.sizes))
 
     def copy(self) -> "Perceptron":
         """Returns the same networks in memory of their own, held fixed: a target."""
         return self.on(self.flat.detach().clone())
 
 
-def perceptron(sizes: Sequence[int], generators: Sequence[torch.Generator], arithmetic: Arithmetic = PLAIN) -> Perceptron:
+def perceptron(sizes: Sequence[int], generators: Generators, arithmetic: Arithmetic = PLAIN) -> Perceptron:
     """Returns N = len(generators) perceptrons, each drawn from its own generator on the CPU.
 
     As torch.nn.Linear does, weights and biases are uniform in +-1/sqrt(inputs).
@@ -150,41 +135,38 @@ def perceptron(sizes: Sequence[int], generators: Sequence[torch.Generator], arit
     return Perceptron(flat.requires_grad_(), layer_views(flat.detach(), len(generators), sizes), arithmetic)
 
 
-# --- actors and critics ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Actor:
     """pi(s) = tanh(MLP(s)): one action in [-1, 1] a state."""
 
     network: Perceptron
 
-    def __call__(self, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
+    def __call__(self, state: States) -> Actions:
         return self.network(state).tanh()
 
 
 @dataclass(frozen=True, eq=False)
 class Critics:
-    """Q_i(s, a) = MLP_i([s, a]): `count` independent critics an agent."""
+    """Q_i(s, a) = MLP_i([s, a]), or V(s) of states alone: as many independent critics an agent as there are networks."""
 
     network: Perceptron
-    count: int = 2
 
-    def __call__(
-        self, state: Float[Tensor, "population batch state"], action: Float[Tensor, "population batch action"]
-    ) -> Float[Tensor, "twin population batch"]:
-        inputs = torch.cat([state, action], dim=-1)
-        return self.network(torch.cat([inputs] * self.count)).view(self.count, *state.shape[:-1])
+    def __call__(self, *parts: Float[Tensor, "population batch _"]) -> Float[Tensor, "twin population batch"]:
+        inputs = torch.cat(parts, dim=-1)
+        count = self.network.population // len(inputs)
+        return self.network(torch.cat([inputs] * count)).view(count, *inputs.shape[:-1])
 
     @cached_property
     def frozen(self) -> "Critics":
-        """The same critics held fixed: how an actor's loss sees them."""
-        return Critics(self.network.frozen, self.count)
+        """The same critics, in the same memory, held fixed: no gradient of an actor's loss reaches them."""
+        return Critics(replace(self.network, flat=self.network.flat.detach()))
 
     @cached_property
     def first(self) -> "Critics":
         """Q_1 of every agent, held fixed: what TD3's actor climbs."""
-        return Critics(self.network.first(self.network.population // self.count), 1)
+        half = self.network.population // 2
+        layers = tuple((weight[:half], bias[:half]) for weight, bias in self.network.layers)
+        return Critics(replace(self.frozen.network, layers=layers))
 
 
 def act_alone(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -192,18 +174,14 @@ def act_alone(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray
 
     For a single agent that acts, NumPy needs 10 microseconds where torch needs 40. The arrays share the parameters' memory.
     """
-    arrays = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
+    *hidden, (last_weight, last_bias) = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
 
     def forward(vector: np.ndarray) -> np.ndarray:
-        for weight, bias in arrays[:-1]:
+        for weight, bias in hidden:
             vector = np.maximum(vector @ weight + bias, 0)
-        weight, bias = arrays[-1]
-        return vector @ weight + bias
+        return vector @ last_weight + last_bias
 
     return forward
-
-
-# --- learning -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,13 +206,14 @@ class Adam:
         )  # fmt: skip
 
 
-def descend(losses: Float[Tensor, " population"], flat: Tensor, moments: Adam, learning_rate: float) -> None:
-    """Moves `flat` one Adam step down the sum of the population's losses.
+def descend(losses: Float[Tensor, "*population"], learning_rate: float, *learned: tuple[Tensor, Adam]) -> None:
+    """Moves each (parameters, moments) one Adam step down the sum of the population's losses, in place.
 
     Each loss depends on its own agent's parameters alone, so the sum's gradient holds each agent's own: none feels another.
     """
-    (gradient,) = torch.autograd.grad(losses.sum(), flat)
-    moments.step(flat, gradient, learning_rate)
+    gradients = torch.autograd.grad(losses.sum(), [flat for flat, _ in learned])
+    for (flat, moments), gradient in zip(learned, gradients, strict=True):
+        moments.step(flat, gradient, learning_rate)
 
 
 @torch.no_grad()

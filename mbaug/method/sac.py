@@ -1,7 +1,7 @@
 """SAC with a learned temperature (Haarnoja et al. 2018b) for a population of agents: the baseline, in the shape of `td3`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch.nn.functional import softplus
 
 from mbaug.checks import Count, Layers, Positive, Share, require, settings
 from mbaug.method import networks
-from mbaug.method.algorithm import Algorithm, as_drawn
-from mbaug.method.networks import TWIN, Adam, Critics, descend
+from mbaug.method.algorithm import Algorithm, Explore
+from mbaug.method.networks import PLAIN, TWIN, Actions, Adam, Critics, Generators, Losses, Noise, States, Values
 from mbaug.method.transitions import Batch
 
 
@@ -34,10 +34,8 @@ class SAC:
     log_std_max: float = 2.0  # of the Gaussian before tanh; SAC code
 
     def __post_init__(self) -> None:
-        require(
-            self.log_std_min < self.log_std_max,
-            f"log_std_min is {self.log_std_min}, but it must be below log_std_max = {self.log_std_max}",
-        )
+        low, high = self.log_std_min, self.log_std_max
+        require(low < high, f"log_std_min is {low}, but it must be below log_std_max = {high}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +46,7 @@ class GaussianActor:
     log_std_min: float
     log_std_max: float
 
-    def __call__(
-        self, state: Float[Tensor, "population batch state"]
-    ) -> tuple[Float[Tensor, "population batch action"], Float[Tensor, "population batch action"]]:
+    def __call__(self, state: States) -> tuple[Actions, Actions]:
         mean, log_std = self.network(state).chunk(2, dim=-1)
         return mean, log_std.clamp(self.log_std_min, self.log_std_max)
 
@@ -68,33 +64,18 @@ class Agent:
     log_temperature_moments: Adam
 
 
-def create(
-    state_size: int,
-    action_size: int,
-    settings: SAC,
-    generators: Sequence[torch.Generator],
-    arithmetic: networks.Arithmetic = networks.PLAIN,
-) -> Agent:
+def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic=PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies."""
-    sizes = (state_size, *settings.hidden, 2 * action_size), (state_size + action_size, *settings.hidden, 1)
-    actor = networks.perceptron(sizes[0], generators, arithmetic)
-    critics = networks.perceptron(sizes[1], [*generators, *generators], arithmetic)
+    network = networks.perceptron((state_size, *settings.hidden, 2 * action_size), generators, arithmetic)
+    critics = Critics(networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic))
     log_temperature = networks.allocate(len(generators), (0, 1), arithmetic.dtype).to(arithmetic.device)
-    log_temperature += math.log(settings.initial_temperature)
-    return Agent(
-        GaussianActor(actor, settings.log_std_min, settings.log_std_max),
-        Critics(critics),
-        Critics(critics.copy()),
-        log_temperature.requires_grad_(),
-        *(Adam.zeros(flat) for flat in (actor.flat, critics.flat, log_temperature)),
-    )
+    log_temperature.add_(math.log(settings.initial_temperature)).requires_grad_()
+    moments = map(Adam.zeros, (network.flat, critics.network.flat, log_temperature))
+    actor = GaussianActor(network, settings.log_std_min, settings.log_std_max)
+    return Agent(actor, critics, Critics(critics.network.copy()), log_temperature, *moments)
 
 
-def sample(
-    actor: GaussianActor,
-    state: Float[Tensor, "population batch state"],
-    normal: Float[Tensor, "population batch action"],
-) -> tuple[Float[Tensor, "population batch action"], Float[Tensor, "population batch"]]:
+def sample(actor: GaussianActor, state: States, normal: Actions) -> tuple[Actions, Values]:
     """Returns a = tanh(u), u = mu(s) + sigma(s) n, and log pi(a|s) = log N(u) - sum log(1 - tanh(u)^2).
 
     The correction is written as 2 (log 2 - u - softplus(-2u)), which stays finite where tanh saturates.
@@ -107,15 +88,13 @@ def sample(
     return before.tanh(), (log_density - correction).sum(dim=-1)
 
 
-def temperature(agent: Agent) -> Float[Tensor, " population"]:
+def temperature(agent: Agent) -> Losses:
     """Returns alpha of each agent, held fixed."""
     return agent.log_temperature.detach()[: agent.actor.network.population].exp()
 
 
 @torch.no_grad()
-def critic_target(
-    agent: Agent, batch: Batch, settings: SAC, noise: Float[Tensor, "population batch action"]
-) -> Float[Tensor, "population batch"]:
+def critic_target(agent: Agent, batch: Batch, settings: SAC, noise: Actions) -> Values:
     """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' from the actor of today.
 
     Source: Haarnoja et al. 2018b, equations 3 and 5.
@@ -126,27 +105,22 @@ def critic_target(
     return batch.reward + settings.discount * (1 - batch.terminal) * soft_value
 
 
-def critic_loss(critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]) -> Float[Tensor, " population"]:
+def critic_loss(critics: Critics, batch: Batch, target: Values) -> Losses:
     """L = sum_i mean (Q_i(s, a) - y)^2 / 2. Source: Haarnoja et al. 2018b, equation 5."""
     return 0.5 * (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
 
 
-def actor_loss(
-    actor: GaussianActor,
-    critics: Critics,
-    batch: Batch,
-    alpha: Float[Tensor, " population"],
-    noise: Float[Tensor, "population batch action"],
-) -> tuple[Float[Tensor, " population"], Float[Tensor, " population"]]:
-    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi. Source: Haarnoja et al. 2018b, equation 9."""
+def actor_loss(actor: GaussianActor, critics: Critics, batch: Batch, alpha: Losses, noise: Actions) -> tuple[Losses, Losses]:
+    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi.
+
+    Source: Haarnoja et al. 2018b, equation 9.
+    """
     action, log_density = sample(actor, batch.state, noise)
     value = critics.frozen(batch.state, action).amin(dim=TWIN)
     return (alpha.unsqueeze(-1) * log_density - value).mean(dim=-1), log_density.detach().mean(dim=-1)
 
 
-def temperature_loss(
-    log_temperature: Float[Tensor, " population"], log_density: Float[Tensor, " population"], target_entropy: float
-) -> Float[Tensor, " population"]:
+def temperature_loss(log_temperature: Losses, log_density: Losses, target_entropy: float) -> Losses:
     """L = -log alpha (mean log pi + H): alpha grows while the entropy is below H.
 
     Source: Haarnoja et al. 2018b, equation 18; log alpha in place of alpha, as in the authors' code.
@@ -154,41 +128,32 @@ def temperature_loss(
     return -log_temperature * (log_density + target_entropy)
 
 
-def update(
-    agent: Agent,
-    batch: Batch,
-    noise: Float[Tensor, "2 population batch action"],
-    settings: SAC,
-    gradient_step: int,
-    loss: Callable[..., tuple[Float[Tensor, " population"], Float[Tensor, " population"]]] = actor_loss,
-) -> None:
+def update(agent: Agent, batch: Batch, noise: Noise, settings: SAC, step: int, loss: Callable = actor_loss) -> None:
     """Moves critics, actor, temperature and target critics, in place.
 
-    `noise` holds standard normals for the actions at s' and at s; updates count from 1.
+    `noise` holds standard normals for the actions at s' and at s; steps count from 1.
     """
+    rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
-    critics, actor, rate = agent.critics.network, agent.actor.network, settings.learning_rate
-    descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, rate)
-    if gradient_step % settings.policy_delay == 0:
+    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.critics_moments))
+    if step % settings.policy_delay == 0:
         losses, log_density = loss(agent.actor, agent.critics, batch, temperature(agent), noise[1])
-        descend(losses, actor.flat, agent.actor_moments, rate)
+        networks.descend(losses, rate, (actor.flat, agent.actor_moments))
         target_entropy = settings.target_entropy_per_action * batch.action.shape[-1]
         losses = temperature_loss(agent.log_temperature[: len(losses)], log_density, target_entropy)
-        descend(losses, agent.log_temperature, agent.log_temperature_moments, settings.temperature_learning_rate)
+        learned = agent.log_temperature, agent.log_temperature_moments
+        networks.descend(losses, settings.temperature_learning_rate, learned)
     networks.track(agent.target_critics.network, critics, settings.target_rate)
 
 
-# --- acting ---------------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
-def greedy(agent: Agent, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
+def greedy(agent: Agent, state: States) -> Actions:
     """Returns tanh(mu(s)): the action of an evaluation."""
     return agent.actor(state)[0].tanh()
 
 
-def explorer(agent: Agent, number: int, settings: SAC) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Returns a = tanh(mu(s) + sigma(s) n) of agent `number`, as a NumPy function of a state and a standard normal n."""
+def explorer(agent: Agent, number: int, settings: SAC) -> Explore:
+    """Returns a = tanh(mu(s) + sigma(s) n) of agent `number`, of one state and a standard normal n, in NumPy."""
     forward = networks.act_alone(agent.actor.network.layers, number)
 
     def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -200,15 +165,7 @@ def explorer(agent: Agent, number: int, settings: SAC) -> Callable[[np.ndarray, 
 
 
 ALGORITHM = Algorithm(
-    settings=SAC,
-    create=create,
-    normals=2,  # for the actions at s' and at s
-    noise=as_drawn,
-    critic_target=critic_target,
-    update=update,
-    offline_loss=None,
-    online_loss=actor_loss,
-    greedy=greedy,
-    explorer=explorer,
+    *(SAC, create, critic_target, update, actor_loss, greedy, explorer),
     carried={"actor": ("actor", "log_temperature"), "critics": ("critics",)},
+    normals=2,  # for the actions at s' and at s
 )

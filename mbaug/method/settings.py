@@ -48,10 +48,8 @@ class Pretraining:
     standardiser_epsilon: NotNegative = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
-        require(
-            self.horizon == 1 or self.whole_episodes,
-            f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors",
-        )
+        single = f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors"
+        require(self.horizon == 1 or self.whole_episodes, single)
 
 
 @settings
@@ -70,14 +68,10 @@ class Finetuning:
 
     def __post_init__(self) -> None:
         choose("warm-up policy", self.warmup_policy, ("agent", "uniform"))
-        require(
-            self.warmup_steps <= self.steps,
-            f"warmup_steps is {self.warmup_steps}, but it must be from 0 to steps = {self.steps}",
-        )
-        require(
-            self.critic_updates == 0 or self.warmup_steps > 0 or self.keep_data,
-            f"critic_updates is {self.critic_updates}, but the replay is empty: it needs warmup_steps above 0 or keep_data=True",
-        )
+        warmup, steps, updates = self.warmup_steps, self.steps, self.critic_updates
+        require(warmup <= steps, f"warmup_steps is {warmup}, but it must be from 0 to steps = {steps}")
+        empty = f"critic_updates is {updates}, but the replay is empty: it needs warmup_steps above 0 or keep_data=True"
+        require(updates == 0 or warmup > 0 or self.keep_data, empty)
 
 
 @settings

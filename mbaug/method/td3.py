@@ -4,8 +4,9 @@ Every function keeps the population axis: a loss is a vector of P numbers, one a
 actor loss is passed to `update`, not by a flag inside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug.checks import Count, Layers, NotNegative, Positive, Share, settings
-from mbaug.method.algorithm import Algorithm
-from mbaug.method.networks import PLAIN, TWIN, Actor, Adam, Arithmetic, Critics, act_alone, descend, perceptron, track
+from mbaug.method import networks
+from mbaug.method.algorithm import Algorithm, Explore
+from mbaug.method.networks import PLAIN, TWIN, Actions, Actor, Adam, Critics, Generators, Losses, Noise, States, Values
 from mbaug.method.transitions import Batch
 
 
@@ -46,17 +48,10 @@ class Agent:
     critics_moments: Adam
 
 
-def create(
-    state_size: int,
-    action_size: int,
-    settings: TD3,
-    generators: Sequence[torch.Generator],
-    arithmetic: Arithmetic = PLAIN,
-) -> Agent:
+def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the targets start as copies."""
-    sizes = (state_size, *settings.hidden, action_size), (state_size + action_size, *settings.hidden, 1)
-    actor = perceptron(sizes[0], generators, arithmetic)
-    critics = perceptron(sizes[1], [*generators, *generators], arithmetic)
+    actor = networks.perceptron((state_size, *settings.hidden, action_size), generators, arithmetic)
+    critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
     copies = Actor(actor.copy()), Critics(critics.copy())
     return Agent(Actor(actor), Critics(critics), *copies, Adam.zeros(actor.flat), Adam.zeros(critics.flat))
 
@@ -67,9 +62,7 @@ def noise(normal: Float[Tensor, "..."], settings: TD3) -> Float[Tensor, "..."]:
 
 
 @torch.no_grad()
-def critic_target(
-    agent: Agent, batch: Batch, settings: TD3, noise: Float[Tensor, "population batch action"]
-) -> Float[Tensor, "population batch"]:
+def critic_target(agent: Agent, batch: Batch, settings: TD3, noise: Actions) -> Values:
     """y = r + gamma (1 - d) min_i Q'_i(s', pi'(s') + epsilon).
 
     Source: Fujimoto et al. 2018, Algorithm 1; the target action is clipped to [-1, 1].
@@ -79,17 +72,17 @@ def critic_target(
     return batch.reward + settings.discount * (1 - batch.terminal) * next_value
 
 
-def critic_loss(critics: Critics, batch: Batch, target: Float[Tensor, "population batch"]) -> Float[Tensor, " population"]:
+def critic_loss(critics: Critics, batch: Batch, target: Values) -> Losses:
     """L = sum_i mean (Q_i(s, a) - y)^2. Source: Fujimoto et al. 2018, Algorithm 1."""
     return (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
 
 
-def actor_loss(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Float[Tensor, " population"]:
+def actor_loss(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Losses:
     """L = -mean Q_1(s, pi(s)): the online loss. Source: Fujimoto et al. 2018, Algorithm 1."""
     return -critics.first(batch.state, actor(batch.state))[0].mean(dim=-1)
 
 
-def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Float[Tensor, " population"]:
+def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Losses:
     """L = -lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2 with lambda = alpha / mean |Q_1|: the offline loss.
 
     lambda is held fixed: it only scales. The second mean runs over the batch and the action's dimensions.
@@ -101,42 +94,32 @@ def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -
     return -scale * value.mean(dim=-1) + (action - batch.action).square().mean(dim=(-1, -2))
 
 
-def update(
-    agent: Agent,
-    batch: Batch,
-    noise: Float[Tensor, "1 population batch action"],
-    settings: TD3,
-    gradient_step: int,
-    loss: Callable[..., Float[Tensor, " population"]] | None = actor_loss,
-) -> None:
+def update(agent: Agent, batch: Batch, noise: Noise, settings: TD3, step: int, loss: Callable | None = actor_loss) -> None:
     """Moves the critics and, at every `policy_delay`-th gradient step, the actor and the targets, in place.
 
-    `noise` is what `noise` returned, with a leading axis of one; updates count from 1; the actor's loss is `actor_loss` online
-    and `actor_loss_bc` offline. With None the actor stays as it is.
+    `noise` is what `noise` returned; steps count from 1; the actor's loss is `actor_loss` online and
+    `actor_loss_bc` offline. With None the actor stays as it is.
     """
+    rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
-    critics, actor = agent.critics.network, agent.actor.network
-    descend(critic_loss(agent.critics, batch, target), critics.flat, agent.critics_moments, settings.learning_rate)
-    if gradient_step % settings.policy_delay == 0:
+    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.critics_moments))
+    if step % settings.policy_delay == 0:
         if loss is not None:
             losses = loss(agent.actor, agent.critics, batch, settings)
-            descend(losses, actor.flat, agent.actor_moments, settings.learning_rate)
-        track(agent.target_critics.network, critics, settings.target_rate)
-        track(agent.target_actor.network, actor, settings.target_rate)
-
-
-# --- acting ---------------------------------------------------------------------------------------------------------------
+            networks.descend(losses, rate, (actor.flat, agent.actor_moments))
+        networks.track(agent.target_critics.network, critics, settings.target_rate)
+        networks.track(agent.target_actor.network, actor, settings.target_rate)
 
 
 @torch.no_grad()
-def greedy(agent: Agent, state: Float[Tensor, "population batch state"]) -> Float[Tensor, "population batch action"]:
-    """Returns pi(s): the action of an evaluation."""
+def greedy(agent: Any, state: States) -> Actions:
+    """Returns pi(s): the action of an evaluation; of agents with such an actor."""
     return agent.actor(state)
 
 
-def explorer(agent: Agent, number: int, settings: TD3) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Returns a = clip(pi(s) + sigma n, -1, 1) of agent `number`, as a NumPy function of a state and a standard normal n."""
-    forward = act_alone(agent.actor.network.layers, number)
+def explorer(agent: Agent, number: int, settings: TD3) -> Explore:
+    """Returns a = clip(pi(s) + sigma n, -1, 1) of agent `number`, of one state and a standard normal n, in NumPy."""
+    forward = networks.act_alone(agent.actor.network.layers, number)
 
     def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
         return np.clip(np.tanh(forward(state)) + settings.exploration_noise * normal, -1, 1)
@@ -145,16 +128,9 @@ def explorer(agent: Agent, number: int, settings: TD3) -> Callable[[np.ndarray, 
 
 
 ALGORITHM = Algorithm(
-    settings=TD3,
-    create=create,
-    normals=1,
-    noise=noise,
-    critic_target=critic_target,
-    update=update,
-    offline_loss=actor_loss_bc,
-    online_loss=actor_loss,
-    greedy=greedy,
-    explorer=explorer,
+    *(TD3, create, critic_target, update, actor_loss, greedy, explorer),
     carried={"actor": ("actor",), "critics": ("critics",)},
+    offline_loss=actor_loss_bc,
+    noise=noise,
     critics_alone=True,
 )

@@ -4,22 +4,22 @@ They log, save and draw nothing; each yields whenever an evaluation is due, and 
 A `Learner` holds everything that is needed to go on, so that a run killed in the night continues bit for bit.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mbaug import streams
 from mbaug.checks import require
-from mbaug.method import algorithm, augmentation, transitions
+from mbaug.method import augmentation, transitions
 from mbaug.method.algorithm import Algorithm
 from mbaug.method.arms import ALGORITHMS, Arm
-from mbaug.method.networks import PLAIN, Arithmetic
+from mbaug.method.networks import PLAIN, Adam, Arithmetic
 from mbaug.method.settings import Augmentation, Finetuning
 from mbaug.method.transitions import Batch, ReplayBuffer, Standardiser
 from mbaug.tasks import Lockstep, Task
@@ -27,7 +27,6 @@ from mbaug.tasks import Lockstep, Task
 BLOCK = 50  # updates whose batches and noise are drawn at once
 ACTING = "exploration", "uniform actions"  # streams of who acts, beside the simulators: on the CPU
 
-Imagine = Callable[[int], Float[Tensor, "population rows samples state"]]
 Table = Float[Tensor, "population rows width"]
 Noise = Float[Tensor, "block normals population batch action"]
 
@@ -39,40 +38,39 @@ class Learner:
     arm: Arm  # the settings they share
     task: Task
     seeds: list[int]  # one an agent; all random streams of agent k come from seeds[k]
+    algorithm: Algorithm
     agent: Any  # the networks, of the algorithm's class
-    standardiser: Standardiser  # of states, frozen once made
-    arithmetic: Arithmetic  # what computes
+    standardiser: Standardiser  # of states, frozen once made; like the simulators on the CPU
+    arithmetic: Arithmetic  # what computes, and where
     diverged_at: list[dict | None]  # per agent None, or the counters at which its parameters stopped being finite
     gradient_steps: int = 0
     environment_steps: int = 0
     generators: dict[str, list[torch.Generator]] = field(default_factory=dict)  # by stream, one an agent
 
     @property
-    def algorithm(self) -> Algorithm:
-        """The record of the arm's algorithm."""
-        return ALGORITHMS[self.arm.algorithm]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the agent is, and what it learns from; the standardiser and the simulators are on the CPU."""
-        return self.agent.actor.network.flat.device
+    def sizes(self) -> tuple[int, int]:
+        """Dimensions of a state and of an action."""
+        return self.task.state_size, self.task.action_size
 
     def stream(self, name: str) -> list[torch.Generator]:
         """Returns the generators of stream `name`, made when first asked for."""
         if name not in self.generators:
-            device = "cpu" if name in ACTING else self.device.type
+            device = "cpu" if name in ACTING else self.arithmetic.device
             self.generators[name] = streams.torch_generators(self.seeds, name, device=device)
         return self.generators[name]
 
+    def drawn(self, name: str, draw: Callable, *size: int, **kind: Any) -> Shaped[Tensor, "block population *rest"]:
+        """Returns what each agent draws from stream `name`; the first of `size` counts updates or steps."""
+        return torch.stack([draw(size, generator=generator, **kind) for generator in self.stream(name)], dim=1)
+
     def check_divergence(self) -> bool:
         """Notes which agents' parameters are no longer finite; returns whether any agent still learns."""
+        steps = {"gradient_steps": self.gradient_steps, "environment_steps": self.environment_steps}
         for network in (self.agent.actor.network, self.agent.critics.network):
-            if torch.isfinite(network.flat.detach().sum()):
-                continue
-            for k, tensors in enumerate(networks_of(network, len(self.seeds))):
-                if self.diverged_at[k] is None and not all(torch.isfinite(t).all() for t in tensors):
-                    steps = {"gradient_steps": self.gradient_steps, "environment_steps": self.environment_steps}
-                    self.diverged_at[k] = steps
+            if not torch.isfinite(network.flat.detach().sum()):
+                for k, tensors in enumerate(networks_of(network, len(self.seeds))):
+                    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+                        self.diverged_at[k] = self.diverged_at[k] or steps
         return None in self.diverged_at
 
     @torch.no_grad()
@@ -89,45 +87,38 @@ def networks_of(network: Any, population: int) -> Iterator[list[Tensor]]:
 
 
 def learner(
-    arm: Arm,
-    task: Task,
-    seeds: Sequence[int],
-    standardiser: Standardiser | None = None,
-    arithmetic: Arithmetic = PLAIN,
+    arm: Arm, task: Task, seeds: Sequence[int], standardiser: Standardiser | None = None, arithmetic: Arithmetic = PLAIN
 ) -> Learner:
     """Returns P = len(seeds) fresh learners; without a standardiser states are used as they are. The precision is the arm's."""
     arithmetic = replace(arithmetic, precision=arm.precision)
     sizes, generators = (task.state_size, task.action_size), streams.torch_generators(seeds, "initialisation")
-    agent = ALGORITHMS[arm.algorithm].create(*sizes, arm.learner, generators, arithmetic)
+    algorithm = ALGORITHMS[arm.algorithm]
+    agent = algorithm.create(*sizes, arm.learner, generators, arithmetic)
     standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
-    return Learner(arm, task, list(seeds), agent, standardiser, arithmetic, [None] * len(seeds))
-
-
-# --- updates --------------------------------------------------------------------------------------------------------------
+    return Learner(arm, task, list(seeds), algorithm, agent, standardiser, arithmetic, [None] * len(seeds))
 
 
 def _update_noise(learner: Learner, updates: int) -> Noise:
     """Returns what the updates of a block draw."""
-    settings, size = learner.arm.learner, learner.task.action_size
-    shape = updates, learner.algorithm.normals, settings.batch_size, size
-    drawn = [torch.randn(shape, generator=g, device=learner.device) for g in learner.stream("update noise")]
+    settings, device = learner.arm.learner, learner.arithmetic.device
+    shape = updates, learner.algorithm.normals, settings.batch_size, learner.task.action_size
+    drawn = [torch.randn(shape, generator=g, device=device) for g in learner.stream("update noise")]
     return learner.algorithm.noise(torch.stack(drawn, dim=2), settings)
 
 
 def block(learner: Learner, table: Table, updates: int = BLOCK) -> tuple[Int[Tensor, "block population batch"], Batch, Noise]:
     """Returns the rows that a block of updates draws from the table, their batches, and the noise."""
-    shape, device = (updates, learner.arm.learner.batch_size), learner.device
-    drawn = [torch.randint(table.shape[1], shape, generator=g, device=device) for g in learner.stream("batches")]
-    index = torch.stack(drawn, dim=1)
-    batches = transitions.unpack(transitions.gather(table, index), learner.task.state_size, learner.task.action_size)
+    draw = partial(torch.randint, table.shape[1], device=learner.arithmetic.device)
+    index = learner.drawn("batches", draw, updates, learner.arm.learner.batch_size)
+    batches = transitions.unpack(transitions.gather(table, index), *learner.sizes)
     return index, batches, _update_noise(learner, updates)
 
 
 def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor], None]:
     """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
 
-    It goes in stretches that end where the actor moves. The learner's arithmetic may capture a stretch once and replay it: there
-    is one for each length and each place within the policy delay that it begins at. With loss=None the actor stays as it is.
+    It goes in stretches that end where the actor moves. The arithmetic may capture a stretch once and replay it: there is one
+    for each length and each place within the policy delay where it begins. With loss=None the actor stays as it is.
     """
     settings, stretches = learner.arm.learner, {}
 
@@ -157,14 +148,11 @@ def _on_grid(plan: object, *names: str) -> None:
         require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
 
 
-# --- offline --------------------------------------------------------------------------------------------------------------
-
-
-def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> Iterator[None]:
+def pretrain(learner: Learner, table: Table, imagine: Callable[[int], Tensor] | None = None) -> Iterator[None]:
     """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
 
     The learner goes on from where it is. `table` holds packed, standardised rows (transitions.table), each agent its own;
-    `imagine` returns the imagined next states of all rows, standardised, for a table's number. None: no augmentation.
+    `imagine` returns the imagined next states [P, rows, K, state], standardised, for a table's number. None: no augmentation.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _on_grid(plan, "updates", "evaluation_interval")
@@ -172,7 +160,7 @@ def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> 
     imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
     while learner.gradient_steps < plan.updates:
         if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
-            imagined = imagine(learner.gradient_steps // rule.redraw_interval).to(learner.device)
+            imagined = imagine(learner.gradient_steps // rule.redraw_interval).to(learner.arithmetic.device)
         index, batches, noise = block(learner, table)
         if imagined is not None:
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
@@ -184,36 +172,27 @@ def pretrain(learner: Learner, table: Table, imagine: Imagine | None = None) -> 
             yield
 
 
-# --- online ---------------------------------------------------------------------------------------------------------------
-
-
 def carry(learner: Learner, plan: Finetuning) -> None:
     """Keeps what `plan` carries into the online phase; the rest starts fresh. Targets become copies."""
-    old = learner.agent
-    generators = streams.torch_generators(learner.seeds, "initialisation", "online")
-    sizes = learner.task.state_size, learner.task.action_size
-    fresh = learner.algorithm.create(*sizes, learner.arm.learner, generators, learner.arithmetic)
-    chosen = {"actor": plan.carry_actor, "critics": plan.carry_critics}
-    kept = {}
-    for name in (part for group, carried in chosen.items() if carried for part in learner.algorithm.carried[group]):
-        kept[name] = getattr(old, name)
-        if plan.carry_moments:
-            kept[f"{name}_moments"] = getattr(old, f"{name}_moments")
-    online = replace(fresh, **kept)
-    targets = [part.name for part in dataclasses.fields(fresh) if part.name.startswith("target_")]
-    sources = {name: getattr(online, name.removeprefix("target_")) for name in targets}
-    copies = {name: replace(source, network=source.network.copy()) for name, source in sources.items()}
-    learner.agent = replace(online, **copies)
+    carried, generators = learner.algorithm.carried, streams.torch_generators(learner.seeds, "initialisation", "online")
+    fresh = learner.algorithm.create(*learner.sizes, learner.arm.learner, generators, learner.arithmetic)
+    kept = [*carried["actor"]] * plan.carry_actor + [*carried["critics"]] * plan.carry_critics
+    if plan.carry_moments:
+        kept += [f"{name}_moments" for name in kept]
+    learner.agent = replace(fresh, **{name: getattr(learner.agent, name) for name in kept})
+    for target in [name for name in vars(fresh) if name.startswith("target_")]:
+        online = getattr(learner.agent, target.removeprefix("target_"))
+        copy = replace(online, network=online.network.copy())
+        learner.agent = replace(learner.agent, **{target: copy})
 
 
 def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
     """Returns a replay buffer for the whole online phase: empty or, given a table, starting with the offline rows."""
-    plan, rows = learner.arm.online, 0 if table is None else table.shape[1]
-    sizes = learner.task.state_size, learner.task.action_size
-    dtype = learner.agent.actor.network.flat.dtype
-    buffer = ReplayBuffer(len(learner.seeds), plan.steps + rows, *sizes, dtype, learner.device)
-    if table is not None:
-        buffer.extend(table)
+    population, (state_size, action_size) = len(learner.seeds), learner.sizes
+    table = torch.empty(population, 0, 2 * state_size + action_size + 3) if table is None else table
+    shape = population, table.shape[1] + learner.arm.online.steps, table.shape[2]
+    buffer = ReplayBuffer(learner.agent.actor.network.flat.detach().new_zeros(shape))
+    buffer.extend(table)
     return buffer
 
 
@@ -228,32 +207,28 @@ def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
     """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
 
-    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then each environment step
-    is followed by one update.
-
-    The learner goes on from where it is, and `buffer` grows by one transition an agent and step.
+    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then an update
+    follows each step. The learner goes on from where it is, and `buffer` grows by one transition an agent and step.
     """
     settings, plan = learner.arm.learner, learner.arm.online
     _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
-    sizes = learner.task.state_size, learner.task.action_size
     mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
     while learner.environment_steps < plan.steps:
         if learner.environment_steps == plan.warmup_steps:
             settle(learner, buffer, plan.critic_updates)
         warming = learner.environment_steps < plan.warmup_steps
         uniform = warming and plan.warmup_policy == "uniform"
-        draws = [torch.randn((BLOCK, sizes[1]), generator=g) for g in learner.stream("exploration")]
+        normals = learner.drawn("exploration", torch.randn, BLOCK, learner.task.action_size).numpy()
         if uniform:
-            draws = [2 * torch.rand((BLOCK, sizes[1]), generator=g) - 1 for g in learner.stream("uniform actions")]
-        normals = torch.stack(draws, dim=1).numpy()
+            actions = 2 * learner.drawn("uniform actions", torch.rand, BLOCK, learner.task.action_size).numpy() - 1
         if not warming:
             noise = _update_noise(learner, BLOCK)
-            shape = {"size": (BLOCK, settings.batch_size), "dtype": torch.float64, "device": learner.device}
-            places = torch.stack([torch.rand(**shape, generator=g) for g in learner.stream("batches")], dim=1)
+            kind = {"dtype": torch.float64, "device": learner.arithmetic.device}
+            places = learner.drawn("batches", torch.rand, BLOCK, settings.batch_size, **kind)
         for number in range(BLOCK):
             state = (environments.state - mean) / std
-            action = normals[number] if uniform else np.nan_to_num(act(state, normals[number]))
+            action = actions[number] if uniform else np.nan_to_num(act(state, normals[number]))
             step = environments.step(action)
             next_state = (step.next_state - mean) / std
             scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
@@ -262,7 +237,8 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             learner.environment_steps += 1
             if not warming:
                 index = (places[number : number + 1] * buffer.size).long()
-                learn(transitions.unpack(transitions.gather(buffer.rows, index), *sizes), noise[number : number + 1])
+                batches = transitions.unpack(transitions.gather(buffer.rows, index), *learner.sizes)
+                learn(batches, noise[number : number + 1])
         if not learner.check_divergence():
             return
         if learner.environment_steps % plan.evaluation_interval == 0:
@@ -274,16 +250,11 @@ def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
     A learner on the CPU acts with its own memory; one on a GPU with a copy, taken anew before each step.
     """
-    names = learner.algorithm.carried["actor"]
-    own = {name: getattr(learner.agent, name) for name in names}
-    flats = {name: part.detach() if isinstance(part, Tensor) else part.network.frozen.flat for name, part in own.items()}
+    agent, flats = learner.agent, {name: _flat(getattr(learner.agent, name)) for name in learner.algorithm.carried["actor"]}
     here = {name: flat.cpu() for name, flat in flats.items()}
-    copies = {
-        name: here[name] if isinstance(part, Tensor) else replace(part, network=part.network.on(here[name]))
-        for name, part in own.items()
-    }
-    agent, settings = replace(learner.agent, **copies), learner.arm.learner
-    explorers = [learner.algorithm.explorer(agent, k, settings) for k in range(len(learner.seeds))]
+    actor = replace(agent.actor, network=agent.actor.network.on(here["actor"]))
+    agent = replace(agent, **here | {"actor": actor})
+    explorers = [learner.algorithm.explorer(agent, k, learner.arm.learner) for k in range(len(learner.seeds))]
 
     def act(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
         for name, flat in flats.items():
@@ -293,13 +264,20 @@ def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return act
 
 
-# --- what a learner holds -------------------------------------------------------------------------------------------------
-
-
 def memory(learner: Learner) -> dict[str, Tensor]:
     """Returns every tensor that the next update depends on, by name, in the learner's own memory."""
-    standardiser = {"standardiser.mean": learner.standardiser.mean, "standardiser.std": learner.standardiser.std}
-    return standardiser | algorithm.tensors(learner.agent)
+    found = {"standardiser.mean": learner.standardiser.mean, "standardiser.std": learner.standardiser.std}
+    for name, part in vars(learner.agent).items():
+        if isinstance(part, Adam):
+            found |= {f"{name}.first": part.first, f"{name}.second": part.second, f"{name}.steps": part.steps}
+        else:
+            found[name] = _flat(part)
+    return found
+
+
+def _flat(part: Any) -> Tensor:
+    """Returns the parameters of a part of an agent, a network's or its own, held fixed."""
+    return (part if isinstance(part, Tensor) else part.network.flat).detach()
 
 
 def actors(learner: Learner) -> list[Float[Tensor, " parameters"]]:
@@ -309,7 +287,6 @@ def actors(learner: Learner) -> list[Float[Tensor, " parameters"]]:
 
 def set_actor(learner: Learner, actor: Float[Tensor, " parameters"]) -> None:
     """Gives a learner of one agent an actor that `actors` returned."""
-    flat = learner.agent.actor.network.flat.detach()
-    own = sum(t.numel() for layer in learner.agent.actor.network.layers for t in layer)
+    own = len(actors(learner)[0])
     require(len(actor) == own, f"the actor has {len(actor)} parameters, but {learner.task.name} with these settings needs {own}")
-    flat[:own] = actor
+    learner.agent.actor.network.flat.detach()[:own] = actor

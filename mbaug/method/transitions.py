@@ -19,21 +19,9 @@ from torch import Tensor
 from mbaug import streams
 from mbaug.checks import require
 
-
-class Batch(NamedTuple):
-    """B transitions for each of P agents."""
-
-    state: Float[Tensor, "population batch state"]
-    action: Float[Tensor, "population batch action"]
-    reward: Float[Tensor, "population batch"]
-    next_state: Float[Tensor, "population batch state"]
-    terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut: 1 at a terminal, see also `windows`
-
-
-# predict(state, action, next_state, generator) -> one imagined next state a row of one dataset, in the environment's units
-Predict = Callable[..., Float[Tensor, "rows state"]]
-
-
+State = Float[Tensor, "rows state"]  # of one agent's rows
+Action = Float[Tensor, "rows action"]
+Predict = Callable[..., State]  # (state, action, next_state, generator) -> imagined next states, in the environment's units
 ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode", "part")  # the columns of a dataset
 
 
@@ -52,20 +40,15 @@ class Dataset:
     part: Int[np.ndarray, " rows"]  # number of the pool that it is from; 0 where the dataset is one pool
 
     def __post_init__(self) -> None:
-        rows = len(self.state)
+        rows, shape, other = len(self.state), self.state.shape, self.next_state.shape
         for field in ROWS:
-            given = len(getattr(self, field))
-            require(given == rows, f"{self.name}: {field} has {given} rows, but state has {rows}: they must agree")
-        require(
-            self.state.shape == self.next_state.shape,
-            f"{self.name}: next_state has shape {self.next_state.shape}, but state has {self.state.shape}",
-        )
-        for field in ("state", "action", "reward", "next_state"):
             values = getattr(self, field)
+            size = len(values)
+            require(size == rows, f"{self.name}: {field} has {size} rows, but state has {rows}: they must agree")
             bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-            if bad.any():
-                sentence = f"{self.name}: {field} holds NaN or infinity in {bad.sum()} rows (first: row {bad.argmax()})"
-                raise ValueError(f"{sentence}; only finite numbers are allowed")
+            where = f"in {bad.sum()} rows (first: row {bad.argmax() if rows else 0})"
+            require(not bad.any(), f"{self.name}: {field} holds NaN or infinity {where}; only finite numbers are allowed")
+        require(shape == other, f"{self.name}: next_state has shape {other}, but state has {shape}")
 
     def __len__(self) -> int:
         return len(self.state)
@@ -87,10 +70,7 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns `size` single transitions, uniformly at random without replacement, and the rest of the pool.
 
     The rest is never trained on: it is what held-out errors are measured on. Every arm of a seed gets the same draw. Of a
-    composed dataset each part gives as many transitions, one of each after the other.
-
-    Raises:
-        ValueError: the pool has fewer transitions than asked for.
+    composed dataset each part gives as many transitions, one of each after the other. Raises ValueError if the pool has fewer.
     """
     _check_size(pool, size)
     order = streams.numpy_generator(seed, "draw").permutation(len(pool))
@@ -101,15 +81,15 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _check_size(pool: Dataset, size: int) -> None:
-    count = len(pool)
-    require(1 <= size <= count, f"{size} transitions asked for, but {pool.name} has {count}: allowed are 1 to {count}")
+    require(
+        1 <= size <= len(pool), f"{size} transitions asked for, but {pool.name} has {len(pool)}: allowed are 1 to {len(pool)}"
+    )
 
 
 def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes.
 
-    Raises:
-        ValueError: the pool has fewer transitions than asked for, or is composed of several.
+    Raises ValueError if the pool has fewer transitions than asked for, or is composed of several.
     """
     _check_size(pool, size)
     require(not pool.part.any(), f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone")
@@ -121,14 +101,8 @@ def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset
     return drawn, rest
 
 
-# --- several steps ahead --------------------------------------------------------------------------------------------------
-
-
 class Windows(NamedTuple):
-    """For each row the window of up to n recorded steps that begins there.
-
-    A terminal or truncated row ends the window that reaches it, and so does the end of the data.
-    """
+    """For each row the window of up to n recorded steps that begins there, and ends with its episode or the data."""
 
     row: Int[np.ndarray, "rows horizon"]  # indices of the window's rows; the last one repeated where the window is shorter
     length: Int[np.ndarray, " rows"]  # m <= n, steps of the window
@@ -156,7 +130,14 @@ def windows(dataset: Dataset, horizon: int, discount: float) -> Windows:
     return Windows(last, length, reward.astype(np.float32), cut.astype(np.float32))
 
 
-# --- what a learner reads: packed rows ------------------------------------------------------------------------------------
+class Batch(NamedTuple):
+    """B transitions for each of P agents."""
+
+    state: Float[Tensor, "population batch state"]
+    action: Float[Tensor, "population batch action"]
+    reward: Float[Tensor, "population batch"]
+    next_state: Float[Tensor, "population batch state"]
+    terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut: 1 at a terminal, see also `windows`
 
 
 def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Tensor, "rows width"]:
@@ -174,14 +155,8 @@ def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Ten
 def unpack(rows: Float[Tensor, "... width"], state_size: int, action_size: int) -> Batch:
     """Returns the columns of packed rows, each contiguous: any leading axes. No learner looks at `truncated`."""
     sizes = (state_size, action_size, state_size, 1, 1, 1)
-    state, action, next_state, reward, terminal, _ = rows.split(sizes, dim=-1)
-    return Batch(
-        state.contiguous(),
-        action.contiguous(),
-        reward.squeeze(-1).contiguous(),
-        next_state.contiguous(),
-        terminal.squeeze(-1).contiguous(),
-    )
+    state, action, next_state, reward, terminal = (part.contiguous() for part in rows.split(sizes, dim=-1)[:-1])
+    return Batch(state, action, reward.squeeze(-1), next_state, terminal.squeeze(-1))
 
 
 def gather(
@@ -202,9 +177,8 @@ class Standardiser:
     @classmethod
     def fit(cls, states: Sequence[Float[np.ndarray, "_ state"]], epsilon: float) -> "Standardiser":
         """Returns the standardiser of each agent's states; `epsilon` is added to the standard deviation."""
-        mean = torch.stack([torch.from_numpy(state.mean(axis=0, dtype=np.float64)) for state in states])
-        std = torch.stack([torch.from_numpy(state.std(axis=0, dtype=np.float64)) for state in states])
-        return cls(mean.float(), (std + epsilon).float())
+        mean, std = (np.stack([f(state, axis=0, dtype=np.float64) for state in states]) for f in (np.mean, np.std))
+        return cls(torch.from_numpy(mean).float(), torch.from_numpy(std + epsilon).float())
 
     @classmethod
     def identity(cls, population: int, state_size: int) -> "Standardiser":
@@ -225,42 +199,25 @@ class Standardiser:
 
 
 def table(
-    datasets: Sequence[Dataset],
-    standardiser: Standardiser,
-    dtype: torch.dtype = torch.float32,
-    horizon: int = 1,
-    discount: float = 1.0,
+    datasets: Sequence[Dataset], standardiser: Standardiser, dtype=torch.float32, horizon: int = 1, discount: float = 1.0
 ) -> Float[Tensor, "population rows width"]:
     """Returns the packed rows of each agent's dataset (`pack`) with standardised states."""
-    state_size, action_size = datasets[0].state.shape[1], datasets[0].action.shape[1]
+    size = datasets[0].state.shape[1]
     rows = torch.stack([pack(dataset, horizon, discount) for dataset in datasets]).to(dtype)
-    for start in (0, state_size + action_size):
-        part = rows[..., start : start + state_size]
-        part.copy_(standardiser.apply(part))
+    for states in (rows[..., :size], rows[..., -size - 3 : -3]):
+        states.copy_(standardiser.apply(states))
     return rows
 
 
+@dataclass
 class ReplayBuffer:
-    """A growing table of each agent's own packed transitions: `rows` [P, capacity, width], of which `size` are filled."""
+    """A growing table of each agent's own packed transitions."""
 
-    def __init__(
-        self,
-        population: int,
-        capacity: int,
-        state_size: int,
-        action_size: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.rows = torch.zeros(population, capacity, 2 * state_size + action_size + 3, dtype=dtype, device=device)
-        self.size = 0
+    rows: Float[Tensor, "population capacity width"]
+    size: int = 0  # rows that are filled
 
     def extend(self, rows: Float[Tensor, "population new width"]) -> None:
-        """Appends `new` packed transitions for each agent.
-
-        Raises:
-            ValueError: the buffer is full.
-        """
+        """Appends `new` packed transitions for each agent; raises ValueError if the buffer is full."""
         end, capacity = self.size + rows.shape[1], self.rows.shape[1]
         require(end <= capacity, f"{end} transitions asked for, but the replay buffer holds at most {capacity}")
         self.rows[:, self.size : end] = rows

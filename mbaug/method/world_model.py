@@ -7,8 +7,9 @@ networks see nothing else. All random numbers come from the CPU: a GPU gets the 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import streams
-from mbaug.method.networks import PLAIN, Adam, Arithmetic, Perceptron, perceptron
+from mbaug.method.networks import PLAIN, Adam, Arithmetic, Perceptron, descend, perceptron
 from mbaug.method.settings import WorldModel
-from mbaug.method.transitions import Dataset, Standardiser
+from mbaug.method.transitions import Action, Dataset, Standardiser, State
 
 EPSILON = 1e-5  # added to the standard deviation of a state's dimension; C
+
+Latent = Float[Tensor, "rows latent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,8 @@ class Model:
 class Posterior(NamedTuple):
     """q(z | s) = N(mu, diag sigma^2), by its mean mu and its log-variance log sigma^2."""
 
-    mean: Float[Tensor, "batch latent"]
-    log_variance: Float[Tensor, "batch latent"]
+    mean: Latent
+    log_variance: Latent
 
 
 def sizes(settings: WorldModel, state_size: int, action_size: int) -> dict[str, tuple[int, ...]]:
@@ -51,23 +54,20 @@ def sizes(settings: WorldModel, state_size: int, action_size: int) -> dict[str, 
     }
 
 
-def posterior(model: Model, state: Float[Tensor, "batch state"]) -> Posterior:
+def posterior(model: Model, state: State) -> Posterior:
     """Returns q(z | s) for standardised states."""
     return Posterior(*model.encoder.alone(state).chunk(2, dim=-1))
 
 
-def sample(q: Posterior, normal: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+def sample(q: Posterior, normal: Latent) -> Latent:
     """z = mu + sigma n, for standard normal n."""
     return q.mean + (q.log_variance / 2).exp() * normal
 
 
-def step(model: Model, z: Float[Tensor, "batch latent"], action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch latent"]:
+def step(model: Model, z: Latent, action: Action) -> Latent:
     """z' = z + f(z, a) if the model is residual (the paper), z' = f(z, a) if not (the authors' code)."""
     change = model.transition.alone(torch.cat([z, action], dim=-1))
     return z + change if model.residual else change
-
-
-# --- the loss -------------------------------------------------------------------------------------------------------------
 
 
 class Loss(NamedTuple):
@@ -80,31 +80,32 @@ class Loss(NamedTuple):
     total: Float[Tensor, "*epochs"]
 
 
-def kl_divergence(q: Posterior) -> Float[Tensor, " batch"]:
-    """KL(q || N(0, 1)) = 1/2 sum_i (mu_i^2 + sigma_i^2 - 1 - log sigma_i^2), in nats a row. Source: Kingma & Welling 2014, B."""
+def kl_divergence(q: Posterior) -> Float[Tensor, " rows"]:
+    """KL(q || N(0, 1)) = 1/2 sum_i (mu_i^2 + sigma_i^2 - 1 - log sigma_i^2), nats (Kingma & Welling 2014, B)."""
     return 0.5 * (q.mean.square() + q.log_variance.exp() - 1 - q.log_variance).sum(dim=-1)
 
 
-def squared_error(x: Float[Tensor, "batch n"], y: Float[Tensor, "batch n"]) -> Float[Tensor, ""]:
-    """mean (x - y)^2 over the batch and the dimensions."""
+def squared_error(x: Float[Tensor, "rows n"], y: Float[Tensor, "rows n"]) -> Float[Tensor, ""]:
+    """mean (x - y)^2 over the rows and the dimensions."""
     return (x - y).square().mean(dim=(-1, -2))
 
 
 def loss(
     model: Model,
-    state: Float[Tensor, "batch state"],
-    action: Float[Tensor, "batch action"],
-    next_state: Float[Tensor, "batch state"],
-    normal: Float[Tensor, "batch latent"],
+    state: State,
+    action: Action,
+    next_state: State,
+    normal: Latent,
     settings: WorldModel,
     batches: int,
 ) -> Loss:
     """L = mean (D(z) - s)^2 + w_KL KL(q(z | s) || N(0, 1)) + 10 mean (D(z') - s')^2 + mean (z' - sg mu(s'))^2.
 
-    z = mu(s) + sigma(s) n is a sample of q(z | s) and z' = z + f(z, a) its next latent state; sg stops the gradient. The KL term
-    is summed over the latent dimensions and averaged over the batch; the others are averaged over the dimensions as well.
-    The authors' code compares z' with a sample of q(z | s'); we take its mean. Both have the same expected gradient, because the
-    sample's noise is independent of z' and stopped, and the mean has less variance.
+    z = mu(s) + sigma(s) n is a sample of q(z | s) and z' = z + f(z, a) its next latent state; sg stops the
+    gradient. The KL term is summed over the latent dimensions and averaged over the batch; the others are
+    averaged over the dimensions as well. The authors' code compares z' with a sample of q(z | s'); we take its
+    mean. Both have the same expected gradient, because the sample's noise is independent of z' and stopped, and
+    the mean has less variance.
     w_KL is `kl_weight` divided by the `batches` of an epoch; `normal` is n, and states are standardised.
     Source: the authors' code for the terms and weights.
     """
@@ -121,84 +122,58 @@ def loss(
     return Loss(reconstruction, kl, prediction, latent, total)
 
 
-# --- the fit --------------------------------------------------------------------------------------------------------------
-
-
 def interior(dataset: Dataset) -> Dataset:
     """Returns the rows that end no episode, neither terminal nor truncated. Source: the authors' code."""
     return dataset.rows(np.flatnonzero(~(dataset.terminal | dataset.truncated)))
 
 
-def epochs(
-    settings: WorldModel,
-    dataset: Dataset,
-    seed: int,
-    arithmetic: Arithmetic = PLAIN,
-) -> Iterator[tuple[Model, Loss]]:
-    """Yields, after every epoch of a fit, the model (always the same one, moving) and the mean terms of the loss.
+def epochs(settings: WorldModel, dataset: Dataset, seed: int, arithmetic: Arithmetic = PLAIN) -> Iterator[tuple[Model, Loss]]:
+    """Yields, after every epoch, the model (always the same one, moving) and the mean terms of the loss.
 
-    An epoch is a random permutation of the rows that end no episode, cut into batches, the last one smaller. States are
-    standardised by the mean and standard deviation of all rows.
+    An epoch is a random permutation of the rows that end no episode, cut into batches, the last one smaller.
+    States are standardised by the mean and standard deviation of all rows.
     """
-    generator, rows = streams.torch_generator(seed, "world model"), interior(dataset)
-    standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)
+    generator = streams.torch_generator(seed, "world model")
     layers = sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
     parts = {name: perceptron(layers[name], [generator], arithmetic) for name in layers}
+    standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)
     model = Model(**parts, standardiser=standardiser, residual=settings.residual)
-    batches = math.ceil(len(rows) / settings.batch_size)
-
-    def terms(state: Tensor, action: Tensor, next_state: Tensor, normal: Tensor) -> Loss:
-        return loss(model, state, action, next_state, normal, settings, batches)
-
-    def draw(count: int) -> list[Tensor]:
-        return [torch.randn(count, settings.latent_size, generator=generator)]
-
-    descent = _descent([*parts.values()], terms, rows, standardiser, settings, generator, arithmetic, draw)
-    for means in descent:
+    batches = math.ceil(len(interior(dataset)) / settings.batch_size)
+    terms = partial(loss, model, settings=settings, batches=batches)
+    for means in _descent(model, terms, dataset, settings, generator, settings.latent_size):
         yield model, Loss(*means)
 
 
 def _descent(
-    parts: Sequence[Perceptron],
-    loss: Callable[..., Sequence[Tensor]],
-    rows: Dataset,
-    standardiser: Standardiser,
-    settings: WorldModel,
-    generator: torch.Generator,
-    arithmetic: Arithmetic,
-    draw: Callable[[int], list[Tensor]] = lambda count: [],
+    model: Any, loss: Callable, dataset: Dataset, settings: WorldModel, generator: torch.Generator, latent: int
 ) -> Iterator[Float[Tensor, " terms"]]:
-    """Yields the mean terms of every epoch while Adam moves `parts` of a model down the last of them.
+    """Yields the mean terms of every epoch while Adam moves all networks of a model down the last of them.
 
-    `loss` returns its terms, of a batch of states, actions and next states and of what `draw` drew for as many rows.
+    `loss` returns its terms, of a batch of states, actions, next states and standard normals, `latent` a row.
     """
-    flats, moments = [part.flat for part in parts], [Adam.zeros(part.flat) for part in parts]
-    found = flats[0].new_zeros(len(Loss._fields) if len(parts) > 1 else 1)
-    changed = [*flats, *(tensor for adam in moments for tensor in (adam.first, adam.second, adam.steps)), found]
+    rows, parts = interior(dataset), [part for part in vars(model).values() if isinstance(part, Perceptron)]
+    learned, like = [(part.flat, Adam.zeros(part.flat)) for part in parts], parts[0].flat.detach()
+    found = like.new_zeros(len(Loss._fields) if latent else 1)
+    changed = [found, *(tensor for flat, adam in learned for tensor in (flat, adam.first, adam.second, adam.steps))]
 
-    def descend(_: int, *batch: Tensor) -> None:
-        losses = loss(*batch)
-        gradients = torch.autograd.grad(losses[-1], flats)
-        for flat, gradient, adam in zip(flats, gradients, moments, strict=True):
-            adam.step(flat, gradient, settings.learning_rate)
-        found.copy_(torch.stack(tuple(losses)).detach())
+    def update(_: int, *batch: Tensor) -> None:
+        losses = tuple(loss(*batch))
+        descend(losses[-1], settings.learning_rate, *learned)
+        found.copy_(torch.stack(losses).detach())
 
     state, action, next_state = map(torch.from_numpy, (rows.state, rows.action, rows.next_state))
-    columns = [x.to(flats[0].detach()) for x in (standardiser.apply(state), action, standardiser.apply(next_state))]
-    steps = {}  # one for each size of a batch
+    columns = [x.to(like) for x in (model.standardiser.apply(state), action, model.standardiser.apply(next_state))]
+    updates = {}  # one for each size of a batch
     for _ in range(settings.epochs):
         means = torch.zeros_like(found)
         for index in torch.randperm(len(rows), generator=generator).split(settings.batch_size):
             batch = [column.index_select(0, index.to(column.device)) for column in columns]
-            batch += [drawn.to(batch[0]) for drawn in draw(len(index))]
-            if len(index) not in steps:
-                steps[len(index)] = arithmetic.captured(descend, 0, batch, changed)
-            steps[len(index)](0, *batch)
+            batch.append(torch.randn(len(index), latent, generator=generator).to(like))
+            if len(index) not in updates:
+                updates[len(index)] = parts[0].arithmetic.captured(update, 0, batch, changed)
+            updates[len(index)](0, *batch)
             means = means + found * (len(index) / len(rows))
         yield means
-
-
-# --- what to hold it against ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +185,7 @@ class Deterministic:
 
 
 def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int) -> tuple[int, ...]:
-    """Returns the layer sizes of a model as deep as the encoder, with as many units as give a world model's parameters."""
+    """Returns the layer sizes of a model as deep as the encoder, with as many parameters as a world model."""
 
     def parameters(layers: Sequence[int]) -> int:
         return sum((inputs + 1) * outputs for inputs, outputs in pairwise(layers))
@@ -220,28 +195,21 @@ def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int)
     return next(layers for layers in candidates if parameters(layers) >= wanted)
 
 
-def move(
-    model: Deterministic, state: Float[Tensor, "batch state"], action: Float[Tensor, "batch action"]
-) -> Float[Tensor, "batch state"]:
+def move(model: Deterministic, state: State, action: Action) -> State:
     """s' = s + f(s, a), standardised."""
     return state + model.network.alone(torch.cat([state, action], dim=-1))
 
 
-def fit_deterministic(
-    settings: WorldModel,
-    dataset: Dataset,
-    seed: int,
-    arithmetic: Arithmetic = PLAIN,
-) -> Deterministic:
-    """Returns the deterministic model: L = mean (s + f(s, a) - s')^2, with as many steps of Adam as the world model."""
+def fit_deterministic(settings: WorldModel, dataset: Dataset, seed: int, arithmetic: Arithmetic = PLAIN) -> Deterministic:
+    """Returns the deterministic model: L = mean (s + f(s, a) - s')^2, as many steps of Adam as a world model."""
     generator = streams.torch_generator(seed, "deterministic model")
-    standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)
     layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
+    standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)
     model = Deterministic(perceptron(layers, [generator], arithmetic), standardiser)
 
-    def terms(state: Tensor, action: Tensor, next_state: Tensor) -> Sequence[Tensor]:
+    def terms(state: State, action: Action, next_state: State, _: Tensor) -> Sequence[Tensor]:
         return (squared_error(move(model, state, action), next_state),)
 
-    for _ in _descent([model.network], terms, interior(dataset), standardiser, settings, generator, arithmetic):
+    for _ in _descent(model, terms, dataset, settings, generator, latent=0):
         pass
     return model

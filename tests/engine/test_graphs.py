@@ -8,7 +8,7 @@ from mbaug.engine import graphs, perceptron, process
 from mbaug.method import training
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
-from mbaug.method.networks import Arithmetic, as_written
+from mbaug.method.networks import PLAIN, Arithmetic
 from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
 
@@ -40,7 +40,7 @@ def learned(case, population, precision, captured):
 @pytest.mark.parametrize("case", CASES)
 def test_replayed_updates_are_the_written_ones_to_the_last_bit(case, population, precision):
     process.warn_once.cache_clear()  # a capture that fails would warn, which is an error here
-    replayed, written = (learned(case, population, precision, how) for how in (graphs.captured, as_written))
+    replayed, written = (learned(case, population, precision, how) for how in (graphs.captured, PLAIN.captured))
     for name, tensor in training.memory(written).items():
         assert torch.equal(training.memory(replayed)[name], tensor), name
 

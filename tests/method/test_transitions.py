@@ -125,7 +125,7 @@ def test_a_table_holds_standardised_states_and_all_else_as_it_was():
 @quick
 @given(st.integers(1, 3), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 5))
 def test_a_replay_buffer_holds_what_it_was_given_in_that_order_and_no_more(population, counts, spare):
-    buffer = ReplayBuffer(population, sum(counts) + spare, 3, 2)
+    buffer = ReplayBuffer(torch.zeros(population, sum(counts) + spare, 11))
     rows = [torch.randn(population, count, 11) for count in counts]
     for part in rows:
         buffer.extend(part)
