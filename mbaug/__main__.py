@@ -150,7 +150,7 @@ def data(arguments: argparse.Namespace) -> None:
     elif arguments.source is not None or arguments.name is not None:
         source = given(arguments.source, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
         name = given(arguments.name, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
-        print(check.import_dataset(source, name, arguments.output or read.FOLDERS[1]))
+        print(check.import_dataset(source, name, arguments.output or read.FOLDERS[1], print))
     else:
         table = pools.listing()
         print(table.to_string())
@@ -314,7 +314,8 @@ def main(arguments: list[str] | None = None) -> None:
         resumes = given.call in (record, collect)
         sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"mbaug: {error}")
+        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(error))
+        sys.exit(f"mbaug: {text}")  # a name in a file may hold codes that command a terminal
 
 
 if __name__ == "__main__":

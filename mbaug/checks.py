@@ -33,7 +33,7 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
     raise ValueError(f"unknown {kind} {given!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
 
 
-def require(holds: bool, sentence: str) -> None:
+def require(holds: object, sentence: str) -> None:
     """Raises ValueError with `sentence` (what was given, what is allowed) unless it `holds`."""
     if not holds:
         raise ValueError(sentence)

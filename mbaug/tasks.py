@@ -14,6 +14,7 @@ from mbaug.checks import NotNegative, Share
 
 mujoco.set_mju_user_warning(lambda message: None)  # HalfCheetah's solver warns in C and writes MUJOCO_LOG.TXT
 
+STEPS = 1_000  # time limit of every task
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 

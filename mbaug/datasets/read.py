@@ -4,27 +4,24 @@ Whatever the source: a time-out ends only the recording and is never a terminal;
 environment gave, not the first of the next episode; and what is wrong with a file is said in a sentence.
 """
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Int
 
 from mbaug import files, tasks
 from mbaug.checks import choose, require
 from mbaug.datasets.cards import DatasetDamaged, read_card
+from mbaug.datasets.hdf5 import Columns, check_columns, read_hdf5
 from mbaug.method.transitions import ROWS, Dataset
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "offline"  # of the bundled pools
 FOLDERS = FOLDER, FOLDER.parents[1] / "build" / "offline"  # the second is for pools too large to be committed, and for imports
 QUALITIES = "random", "medium-replay", "medium", "expert", "replay"  # of our own pools; `replay` is not committed
 COMPOSED = {"medium-expert": ("medium", "expert")}  # half of a draw from each; no file
+SUFFIXES = ".hdf5", ".h5"  # a name that ends so is a file's path
 MINARI = "minari:"  # what a Minari dataset's name begins with
-DIMENSIONS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1}  # axes of D4RL v2's columns
-SUCCESSORS = {"next_observations": 2, "final_observations": 2}  # D4RL's, one for each row; our pools', one for each episode
 # Dimensions of Ant's state with contact forces, which come last, and without, as in our task: D4RL's, where they were found to
 # be zero (Farama-Foundation/D4RL, issue 143), and the default of Gymnasium's v5.
 WITHOUT_CONTACT_FORCES = {111: 27, 105: 27}
@@ -36,8 +33,6 @@ D4RL_FILES = {
     "halfcheetah_medium_replay-v2.hdf5": (59_448_533, "48d494a4770c11f48260736dec090b78bdca8375647ed4d24bfa5b6610c7f683"),
     "ant_medium_replay-v2.hdf5": (136_482_252, "844c4e5743ef51091f2106a3570b257fb149032c4743f8a5f02f40adc3b42a46"),
 }
-
-Columns = dict[str, Shaped[np.ndarray, "..."]]
 
 
 def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
@@ -56,10 +51,16 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
     task, _, quality = name.partition("-")
     if task in tasks.TASKS and quality in COMPOSED:
         return compose(name, [load(f"{task}-{part}", folders) for part in COMPOSED[quality]])
+    title, found = arrays(name, folders)
+    return Dataset(title, **columns(name, found))
+
+
+def arrays(name: str, folders: Sequence[Path] = FOLDERS) -> tuple[str, Columns]:
+    """Returns the name of a dataset that is one file or one Minari set, and its columns as D4RL v2 names them."""
     if name.startswith(MINARI):
-        return Dataset(name.removeprefix(MINARI).replace("/", "-"), **columns(name, read_minari(name)))
+        return name.removeprefix(MINARI).replace("/", "-"), read_minari(name)
     path = _find(name, folders)
-    return Dataset(path.stem, **columns(name, read_hdf5(path)))
+    return path.stem, read_hdf5(path)
 
 
 def compose(name: str, pools: Sequence[Dataset]) -> Dataset:
@@ -79,7 +80,7 @@ def bundled(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
 def _find(name: str, folders: Sequence[Path]) -> Path:
     """Returns the path of a pool, or of a file that is named by its path, after comparing its SHA-256 if it should have one."""
     found, path, (task, _, quality) = bundled(folders), Path(name), name.partition("-")
-    if path.suffix in (".hdf5", ".h5") or len(path.parts) > 1 or path.is_file():
+    if path.suffix in SUFFIXES or len(path.parts) > 1 or path.is_file():
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}: give the path of a D4RL v2 file or one of {', '.join(found)}")
         size, digest = D4RL_FILES.get(path.name, (0, None))
@@ -97,32 +98,6 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
     return path
 
 
-def read_hdf5(path: Path) -> Columns:
-    """Returns the columns of a file of D4RL's layout, or of a pool of this project, under their names there."""
-    try:
-        with h5py.File(path, "r") as file:
-            found = [key for key in file if isinstance(file[key], h5py.Dataset)]
-            arrays = {key: file[key][()] for key in found if key in DIMENSIONS | SUCCESSORS}
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises, depending on where the damage is
-        if number := getattr(error, "errno", None):
-            raise OSError(number, f"cannot read {path}: {os.strerror(number)}") from error
-        raise DatasetDamaged(_damage(path, str(error))) from error
-    missing = [key for key in DIMENSIONS if key not in arrays]
-    sentence = f"{path} has no {' and no '.join(missing)}: a D4RL v2 file has {', '.join(DIMENSIONS)}"
-    require(not missing, f"{sentence}; the columns here are {', '.join(map(str, found[:20])) or 'none'}")
-    return arrays
-
-
-def _damage(path: Path, reason: str) -> str:
-    """Returns in one sentence what h5py means by `reason`."""
-    if sizes := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", reason):
-        given, whole = map(int, sizes.groups())
-        return f"{path} is half a download or half a copy: it has {given:,} of {whole:,} bytes; get it again"
-    if "signature not found" in reason:
-        return f"{path} is no HDF5 file (a web page, or half a download?): get it again"
-    return f"{path} is damaged, parts of it cannot be read: get it again"
-
-
 def columns(name: str, arrays: Columns) -> Columns:
     """Returns the columns of a `Dataset` from those of D4RL v2.
 
@@ -130,50 +105,80 @@ def columns(name: str, arrays: Columns) -> Columns:
     is unknown is dropped: a time-out, or the last row of an episode that is unfinished where the file ends. A terminal row
     stays, for its reward counts, and gets its own state as next state: no target looks there, and the world model fits no row
     at an episode's end. The pools of this project have `final_observations` for exactly those rows, so they drop none.
-
-    A row that is marked terminal and timed out is taken as timed out: old recorders set `done` at the time limit too.
     """
-    for key in DIMENSIONS | SUCCESSORS:
-        if key in arrays:
-            _check_column(name, key, arrays)
+    check_columns(name, arrays)
+    terminal, timeout = ends(name, arrays)
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and Dataset refuses that in a sentence
         arrays = {key: array.astype(np.float32) for key, array in arrays.items()}
     kept = WITHOUT_CONTACT_FORCES.get(arrays["observations"].shape[1])  # None: all dimensions
-    state, timeout = arrays["observations"][:, :kept], arrays["timeouts"] > 0
-    terminal = (arrays["terminals"] > 0) & ~timeout
-    ends = terminal | timeout
-    require(bool(ends.any()), f"{name}: no row of terminals or timeouts is true, but episodes end in the one or the other way")
+    state, ended = arrays["observations"][:, :kept], terminal | timeout
     next_state, known = np.roll(state, -1, axis=0), np.ones(len(state), dtype=bool)
     if "next_observations" in arrays:
         next_state = arrays["next_observations"][:, :kept]
+        _check_succession(name, state, next_state, ended)
     elif "final_observations" in arrays:
-        final, count = arrays["final_observations"], ends.sum()
+        final, count = arrays["final_observations"], ended.sum()
         sentence = f"{name}: {len(final)} final_observations for {count} ends of episodes"
-        require(bool(ends[-1] and len(final) == count), f"{sentence}; a pool has one for each, and ends with one")
-        next_state[ends] = final[:, :kept]
+        require(ended[-1] and len(final) == count, f"{sentence}; a pool has one for each, and ends with one")
+        next_state[ended] = final[:, :kept]
     else:
         next_state[terminal] = state[terminal]
         known = terminal | ~timeout & (np.arange(len(state)) < len(state) - 1)
-        require(bool(known.any()), f"{name}: no row's next state is known; without next_observations every time-out is dropped")
+        require(known.any(), f"{name}: no row's next state is known; without next_observations every time-out is dropped")
     recorded = [array[known] for array in (state, arrays["actions"], arrays["rewards"], next_state, terminal)]
-    episode = np.append(0, np.cumsum(ends)[:-1])[known]
+    episode = np.append(0, np.cumsum(ended)[:-1])[known]
     last = np.append(np.diff(episode) > 0, True)  # an episode's recording ends here, whether it or the file was cut
     return dict(zip(ROWS, (*recorded, last & ~terminal[known], episode, np.zeros_like(episode)), strict=True))
 
 
-def _check_column(name: str, key: str, arrays: Columns) -> None:
-    """Raises ValueError unless a column has the type, the shape and the values that it must have beside the others."""
-    array, axes, states = arrays[key], (DIMENSIONS | SUCCESSORS)[key], arrays["observations"].shape
-    shape = f"{name}: {key} has the shape {array.shape}, but"
-    require(array.dtype.kind in "fiub", f"{name}: {key} has the type {array.dtype}, but only numbers are allowed")
-    require(array.ndim == axes, f"{shape} it must have {axes} axes, rows first")
-    require(len(array) > 0, f"{name}: {key} has no rows, but there must be one at least")
-    agree = len(array) == states[0] or key == "final_observations"
-    require(agree, f"{name}: {key} has {len(array)} rows, but observations has {states[0]}: they must agree")
-    agree = key not in SUCCESSORS or array.shape[1:] == states[1:]
-    require(agree, f"{shape} observations has {states}: their columns must agree")
-    flags = key not in ("terminals", "timeouts") or bool(np.isin(array, (0, 1)).all())
-    require(flags, f"{name}: {key} holds other values than 0 and 1, or false and true")
+def both_flags(arrays: Columns) -> tuple[int, int]:
+    """Returns how many rows are marked terminal and timed out at once, and are taken as falls and as time-outs."""
+    terminal, timeout = (arrays[key] > 0 for key in ("terminals", "timeouts"))
+    both = terminal & timeout
+    late = both & (_steps(terminal | timeout) == tasks.STEPS)
+    return int((both & ~late).sum()), int(late.sum())
+
+
+def _steps(ended: Bool[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Returns the number of each row in its episode, from 1 on."""
+    rows = np.arange(1, len(ended) + 1)
+    return rows - np.concatenate([[0], np.maximum.accumulate(np.where(ended, rows, 0))[:-1]])
+
+
+def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
+    """Returns which rows are terminal and which only timed out, as the tasks' time limit has it.
+
+    A row that is marked as both is a time-out at the limit, where old recorders set `done`, too, and a fall before.
+
+    Raises:
+        ValueError: no episode ends, one goes on after the limit, or one is timed out before it and before the file ends.
+    """
+    for key in ("terminals", "timeouts"):
+        flags = bool(np.isin(arrays[key], (0, 1)).all())
+        require(flags, f"{name}: {key} holds other values than 0 and 1, or false and true")
+    terminal, timeout = (arrays[key] > 0 for key in ("terminals", "timeouts"))
+    ended = terminal | timeout
+    require(ended.any(), f"{name}: no row of terminals or timeouts is true, but episodes end in the one or the other way")
+    step, limit = _steps(ended), tasks.STEPS
+    sentence = f"{name}: an episode has {step.max():,} steps, but the task ends after {limit:,}"
+    require(step.max() <= limit, f"{sentence}: its time-outs are not marked, as in D4RL's v0 and v1; take the v2 file")
+    early = timeout & ~terminal & (step < limit)
+    early[-1] = False  # cut with the file
+    sentence = f"{name}: {early.sum():,} of {timeout.sum():,} timeouts are before step {limit:,} (first: row {early.argmax()})"
+    require(not early.any(), f"{sentence}, but a task times out only there, or where the file ends")
+    fall = terminal & (~timeout | (step < limit))
+    return fall, timeout & ~fall
+
+
+def _check_succession(name: str, state: np.ndarray, next_state: np.ndarray, ended: np.ndarray) -> None:
+    """Raises ValueError unless each next state is the following row's state within an episode, and is not at its end."""
+    follows = np.isclose(next_state[:-1], state[1:], rtol=1e-3, atol=1e-3).all(axis=1)
+    for wrong, words in (
+        (~follows & ~ended[:-1], "are not the state of the row that follows in the episode"),
+        (follows & ended[:-1], "at an episode's end are the first state of the next one"),
+    ):
+        sentence = f"{name}: {wrong.sum():,} of {len(state):,} next_observations {words} (first: row {wrong.argmax()})"
+        require(not wrong.any(), f"{sentence}: they must be what the environment gave before it was reset")
 
 
 def read_minari(name: str) -> Columns:

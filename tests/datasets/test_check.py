@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -14,7 +15,6 @@ from test_read import d4rl, episode, minari, pool, written
 from mbaug import __main__ as commands
 from mbaug import files, tasks
 from mbaug.datasets import cards, check, pools, read
-from mbaug.method import transitions
 
 HOPPER = tasks.find("hopper")
 
@@ -22,31 +22,130 @@ HOPPER = tasks.find("hopper")
 # --- data that meet a task ------------------------------------------------------------------------------------------------
 
 
-def dataset(state=11, action=3, largest=1.0):
-    """Returns four transitions with these sizes, of which the third has the largest action."""
-    actions = np.zeros((4, action), np.float32)
-    actions[2] = largest
-    flags, states, zeros = np.array([False, False, False, True]), np.zeros((4, state), np.float32), np.zeros(4, int)
-    return transitions.Dataset("made", states, actions, np.zeros(4, np.float32), states, flags, ~flags & False, zeros, zeros)
+def real(name="hopper-medium-replay", first=0, count=4_000):
+    """Returns some rows of a bundled pool, whole episodes but the last."""
+    return read.load(name).rows(np.arange(first, first + count))
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("changed", "sentence"),
     [
-        ({"state": 17}, "made: state has 17 dimensions, but in Hopper-v5 it has 11: these are another task's data"),
-        ({"action": 6}, "made: action has 6 dimensions, but in Hopper-v5 it has 3"),
-        ({"largest": -1.01}, r"made: 1 actions are beyond \[-1, 1\] \(first: row 2\), but Hopper-v5 allows no such action"),
+        (
+            {"state": 17},
+            "hopper-medium-replay: state has 17 dimensions, but in Hopper-v5 it has 11: these are another task's data",
+        ),
+        ({"action": 6}, "action has 6 dimensions, but in Hopper-v5 it has 3"),
+        ({"largest": -1.01}, r"1 actions are beyond \[-1, 1\] \(first: row 2\), but Hopper-v5 allows no such action"),
     ],
 )
-def test_data_that_are_not_the_task_s_are_refused(given, sentence):
+def test_data_of_other_sizes_are_refused(changed, sentence):
+    data = real()
+    columns = {name: np.zeros((len(data), size), np.float32) for name, size in changed.items() if name != "largest"}
+    columns |= {"next_state": columns["state"]} if "state" in columns else {}
+    data = replace(data, **columns)
+    data.action[2] = changed.get("largest", 0)
     with pytest.raises(ValueError, match=sentence):
-        check.check_dataset(HOPPER, dataset(**given))
+        check.check_dataset(HOPPER, data)
 
 
-@pytest.mark.parametrize("largest", [1.0, -1.0, 1 + 1e-6])
-def test_data_that_are_the_task_s_are_taken(largest):
-    """Also where rounding has carried an action just beyond the limit."""
-    check.check_dataset(HOPPER, dataset(largest=largest))
+@pytest.mark.parametrize("largest", [1 + 1e-6, -1 - 1e-6])
+def test_an_action_that_rounding_carried_beyond_the_limit_is_taken(largest):
+    data = real()
+    data.action[np.abs(data.action) == 1] = largest
+    check.check_dataset(HOPPER, data)
+
+
+@pytest.mark.parametrize("name", read.bundled([read.FOLDER]))
+def test_bundled_pools_are_those_of_todays_simulator(name):
+    said = check.check_dataset(tasks.find(name.split("-")[0]), read.load(name))
+    states, rewards = map(float, re.search("next states agree within (.*), rewards within (.*)$", said).groups())
+    assert states < 1e-3
+    assert rewards < (0.2 if name.startswith("ant") else 1e-4)  # Ant's reward reads positions that a state does not tell exactly
+
+
+def rolled(array, by):
+    return np.roll(array, by, axis=0)
+
+
+def one_in(number, array, other):
+    """Returns the array with every so many rows of another one."""
+    mixed = array.copy()
+    mixed[::number] = other[::number]
+    return mixed
+
+
+def resets(data):
+    """Returns the next states with the following row's state in the place of those at ends."""
+    return np.where((data.terminal | data.truncated)[:, None], rolled(data.state, -1), data.next_state)
+
+
+def swapped(states):
+    order = np.arange(states.shape[1])
+    order[[2, 3]] = order[[3, 2]]
+    return states[:, order]
+
+
+MIXED = "rows, columns or units are mixed up"
+WRONG = {  # what somebody may do to data, and what is said
+    "actions / 2": (lambda d: {"action": d.action / 2}, MIXED),
+    "actions x 0.95": (lambda d: {"action": d.action * np.float32(0.95)}, "next states are those of 1.05 times the actions"),
+    "actions of the row before": (lambda d: {"action": rolled(d.action, 1)}, MIXED),
+    "actions with another sign": (lambda d: {"action": -d.action}, MIXED),
+    "actions with other columns": (lambda d: {"action": np.roll(d.action, 1, axis=1)}, MIXED),
+    "states with other columns": (lambda d: {"state": swapped(d.state), "next_state": swapped(d.next_state)}, MIXED),
+    "next states two steps on": (lambda d: {"next_state": rolled(d.next_state, -1)}, MIXED),
+    "next states that are the states": (lambda d: {"next_state": d.state}, MIXED),
+    "standardised states": (
+        lambda d: {name: (getattr(d, name) - d.state.mean(0)) / d.state.std(0) for name in ("state", "next_state")},
+        MIXED,
+    ),
+    "one row in 20 of another action": (
+        lambda d: {"action": one_in(20, d.action, rolled(d.action, 100))},
+        "next states differ by more than half a step: rows are mixed up",
+    ),
+    "resets for next states": (lambda d: {"next_state": resets(d)}, "they are not where the episode ended"),
+    "rewards of the row before": (lambda d: {"reward": rolled(d.reward, 1)}, "they are other rows', or in another unit"),
+    "rewards x 2": (lambda d: {"reward": 2 * d.reward}, "they are other rows', or in another unit"),
+    "rewards that are scores": (lambda d: {"reward": d.reward / 32}, "they are other rows', or in another unit"),
+    "one reward in 10 of another row": (lambda d: {"reward": one_in(10, d.reward, d.reward[::-1])}, "rewards differ by"),
+    "all states clipped": (lambda d: {"state": d.state * 0 + 10}, "every state has a velocity of 10 or more, but in Hopper-v5"),
+    "states beyond all bounds": (lambda d: {"next_state": d.next_state * np.float32(1e30)}, MIXED),
+    "no falls": (lambda d: {"terminal": d.terminal & False, "truncated": d.terminal | d.truncated}, "a fall is not marked"),
+    "time-outs as falls": (lambda d: {"terminal": one_in(99, d.terminal, ~d.terminal)}, "what is marked is none"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_data_that_are_not_the_tasks_are_refused(case):
+    data = real()
+    change, sentence = WRONG[case]
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        check.check_dataset(HOPPER, replace(data, **change(data)))
+
+
+@pytest.mark.parametrize(("name", "other"), [("halfcheetah", "walker2d"), ("walker2d", "halfcheetah")])
+def test_another_task_of_the_same_sizes_is_found(name, other):
+    with pytest.raises(ValueError, match=f"replayed .* rows in {tasks.find(name).gym_id}, but next states differ by"):
+        check.check_dataset(tasks.find(name), real(f"{other}-medium-replay"))
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("friction", [0.5, 1.5])
+def test_data_of_another_version_of_the_simulator_are_taken_and_told(name, friction, monkeypatch):
+    """Here of one with other friction: the feet slip otherwise, as in MuJoCo's versions and in Walker2d-v4."""
+    make = tasks.make
+
+    def older(task):
+        environment = make(task)
+        environment.unwrapped.model.geom_friction[:, 0] *= friction
+        return environment
+
+    monkeypatch.setattr(tasks, "make", older)
+    data = real(f"{name}-medium-replay", first=20_000)
+    said = check.check_dataset(tasks.find(name), data)
+    assert re.search(r"next states differ by .* of a step \(median\), as in another version of the simulator$", said)
+    with pytest.raises(ValueError, match="they are other rows', or in another unit"):
+        check.check_dataset(tasks.find(name), replace(data, reward=rolled(data.reward, 1)))
 
 
 # --- what a card says -----------------------------------------------------------------------------------------------------
@@ -82,9 +181,22 @@ def test_the_table_of_the_bundled_pools_is_that_of_their_cards():
     assert (ROOT / "data" / "offline" / "README.md").read_text(encoding="utf-8") == pools.readme()
 
 
+def true(episodes=4, **changed):
+    """Returns real columns in D4RL's layout: falls, then an episode that is cut with the file; `changed` as in `d4rl`."""
+    pool = read.load("hopper-random")
+    data = pool.rows(np.flatnonzero(pool.episode < episodes)[:-1])
+    cut = np.arange(len(data)) == len(data) - 1
+    columns = {"observations": data.state, "actions": data.action, "next_observations": data.next_state, "rewards": data.reward}
+    columns |= {"terminals": data.terminal, "timeouts": cut} | changed
+    return {key: value for key, value in columns.items() if value is not None}
+
+
+ROWS = len(true()["rewards"])
+
+
 def made(folder, name="hopper-d4rl"):
-    """Imports a tiny file of D4RL's layout and returns the path of the pool."""
-    return check.import_dataset(str(written(folder, d4rl())), name, folder / "pools")
+    """Imports a small file of D4RL's layout and returns the path of the pool."""
+    return check.import_dataset(str(written(folder, true())), name, folder / "pools")
 
 
 def test_each_table_has_a_line_for_each_pool(tmp_path):
@@ -96,7 +208,7 @@ def test_each_table_has_a_line_for_each_pool(tmp_path):
     assert origin[3] == f"`{card['provenance']['commit'][:7]}`"
     assert f"mujoco {card['provenance']['mujoco']}" in origin[5]
     assert origin[-1] == card["licence"]
-    assert cells[:3] == ["[hopper-d4rl](hopper-d4rl.json)", "11", "4"]
+    assert cells[:3] == ["[hopper-d4rl](hopper-d4rl.json)", str(ROWS), "4"]
     assert cells[3] == f"{card['mean_return']:.1f}"
     assert cells[-1] == f"`{card['sha256'][:12]}`"
 
@@ -111,7 +223,7 @@ def test_what_is_there_is_listed_and_verified(tmp_path, monkeypatch, capsys):
     (folder / "hopper-alone.json").unlink()
     table = pools.listing([folder])
     assert table.checksum.to_dict() == {"hopper-alone": "NO CARD", "hopper-changed": "DIFFERS", "hopper-whole": "verified"}
-    assert table.loc["hopper-whole", ["transitions", "episodes"]].tolist() == [11, 4]
+    assert table.loc["hopper-whole", ["transitions", "episodes"]].tolist() == [ROWS, 4]
     listing = pools.listing
     monkeypatch.setattr(pools, "listing", lambda: listing([folder]))
     with pytest.raises(SystemExit, match=r"^mbaug: not as their cards say: hopper-alone, hopper-changed; restore"):
@@ -128,12 +240,27 @@ def test_the_bundled_pools_are_listed(capsys):
 # --- import ---------------------------------------------------------------------------------------------------------------
 
 
+def test_rows_with_both_flags_are_told(tmp_path):
+    """Before the time limit they are falls: the simulator confirms it."""
+    lines, columns = [], true()
+    columns["timeouts"] = columns["timeouts"] | columns["terminals"]
+    path = check.import_dataset(str(written(tmp_path, columns)), "hopper-both", tmp_path / "pools", lines.append)
+    sentence = "3 rows are marked terminal and timed out at once: 3 before step 1,000 are taken as falls, 0 at it as time-outs"
+    assert lines[0] == sentence
+    assert read.read_card(path)["terminals"] == 3
+
+
 @pytest.mark.parametrize("changed", [{}, {"next_observations": None}], ids=["with next observations", "without"])
 def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys, changed):
     """The same transitions under a new name, and a card that says where they came from, without a path of this machine."""
-    path, folder = written(tmp_path, d4rl(**changed)), tmp_path / "pools"
+    path, folder = written(tmp_path, true(**changed)), tmp_path / "pools"
     commands.main(["data", str(path), "--as", "hopper-d4rl", "--output", str(folder)])
-    assert capsys.readouterr().out.strip() == str(folder / "hopper-d4rl.hdf5")
+    replayed, counts, where = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"tiny-v2: replayed \d+ of \d+ rows in Hopper-v5: next states agree within .*, rewards within .*", replayed
+    )
+    assert counts == f"{ROWS if not changed else ROWS - 1} transitions: 4 episodes, 3 falls, 1 time-outs"
+    assert where == str(folder / "hopper-d4rl.hdf5")
     given, made = read.load(path), read.load("hopper-d4rl", [folder])
     assert made.sha256 == given.sha256
     np.testing.assert_array_equal(made.episode, given.episode)
@@ -148,17 +275,20 @@ def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys, changed):
 
 
 def test_next_states_that_are_not_the_states_after_are_kept(tmp_path):
-    """A recorder may give other next observations than it gives as observations a row later; nothing of that is lost."""
-    columns = d4rl()
-    columns["next_observations"] = columns["next_observations"] + 1
+    """A recorder may round other next observations than it rounds as observations a row later; nothing of that is lost."""
+    columns = true()
+    columns["next_observations"] = columns["next_observations"] + np.float32(1e-5)
     path = check.import_dataset(str(written(tmp_path, columns)), "hopper-odd", tmp_path / "pools")
     np.testing.assert_array_equal(read.load("hopper-odd", [path.parent]).next_state, columns["next_observations"])
 
 
 def test_a_minari_set_becomes_a_pool(tmp_path, monkeypatch):
-    minari(monkeypatch, [episode(np.arange(44.0).reshape(4, 11), [False, False, True])])
+    first = read.load("hopper-random")
+    first = first.rows(np.flatnonzero(first.episode == 0))
+    states = np.concatenate([first.state, first.next_state[-1:]])
+    minari(monkeypatch, [episode(states, first.terminal, first.action, first.reward)])
     path = check.import_dataset("minari:mujoco/hopper/medium-v0", "hopper-minari", tmp_path)
-    assert read.load("hopper-minari", [tmp_path]).state.shape == (3, 11)
+    assert read.load("hopper-minari", [tmp_path]).sha256 == first.sha256
     card = read.read_card(path)
     assert (card["source"], card["source_sha256"]) == ("minari:mujoco/hopper/medium-v0", None)
 
@@ -171,6 +301,8 @@ def test_a_minari_set_becomes_a_pool(tmp_path, monkeypatch):
         ("hopper", "a pool's name is 'hopper', but"),
         ("hopper-", "a pool's name is 'hopper-', but"),
         ("hopper-../x", "a pool's name is 'hopper-../x', but"),
+        ("hopper-x.hdf5", "a pool's name is 'hopper-x.hdf5', but one that ends so would be taken for a file's: leave .hdf5 out"),
+        ("hopper-x.h5", "leave .h5 out"),
         ("hopper-medium", "hopper-medium is a name of this project's own pools: choose another one, e.g. hopper-medium-imported"),
     ],
 )

@@ -1,0 +1,209 @@
+"""Files that are no HDF5, or are made to mislead: each is refused in a sentence, at once and without taking memory."""
+
+import fcntl
+import gzip
+import io
+import time
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+
+from mbaug import __main__ as commands
+from mbaug.datasets import hdf5
+from mbaug.datasets.cards import DatasetDamaged
+
+WHOLE = {"observations": np.zeros((5, 11)), "actions": np.zeros((5, 3)), "rewards": np.arange(5.0)}
+WHOLE |= {key: np.zeros(5, bool) for key in ("terminals", "timeouts")}
+
+
+def refused(path):
+    """Returns the sentence that a file is refused with; it takes no time and no memory worth mentioning."""
+    tracemalloc.start()
+    began = time.process_time()
+    with pytest.raises(DatasetDamaged) as ended:
+        hdf5.read_hdf5(path)
+    assert time.process_time() - began < 1
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+    return str(ended.value)
+
+
+# --- no HDF5 --------------------------------------------------------------------------------------------------------------
+
+
+def npz():
+    file = io.BytesIO()
+    np.savez(file, **WHOLE)
+    return file.getvalue()
+
+
+def npy():
+    file = io.BytesIO()
+    np.save(file, WHOLE["actions"])
+    return file.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 269096\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (LFS, "is a Git LFS pointer in place of the data: `git lfs pull` gets them"),
+        (b"/annex/objects/SHA256E-s1--0.hdf5\n", "is a git-annex pointer"),
+        (gzip.compress(b"x"), "is compressed by gzip: `gunzip` gives the HDF5 file"),
+        (npz(), "is a ZIP archive, as .npz is: unpack it"),
+        (npy(), "is a NumPy array: write the columns into an HDF5 file"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><title>404</title>", "is a web page in place of the data: download the file itself"),
+        (b"", r"is no HDF5 file (half a download?): get it again"),
+        (bytes(4096), "is no HDF5 file"),
+    ],
+    ids=["Git LFS", "git-annex", "gz", "npz", "npy", "web page", "empty", "zeros"],
+)
+def test_what_is_taken_for_hdf5_is_named(tmp_path, content, sentence):
+    path = tmp_path / "a.hdf5"
+    path.write_bytes(content)
+    assert refused(path).startswith(f"{path} {sentence}")
+
+
+# --- HDF5 that is not what it should be -----------------------------------------------------------------------------------
+
+
+def elsewhere(file, key):
+    """Puts a column into a file of its own, beside."""
+    path = file.filename.replace("a.hdf5", "b.hdf5")
+    with h5py.File(path, "w") as other:
+        other[key] = WHOLE[key]
+    return path
+
+
+def linked(file, key):
+    file[key] = h5py.ExternalLink(elsewhere(file, key), key)
+
+
+def external(file, key):
+    raw = file.filename.replace("a.hdf5", "raw")
+    WHOLE[key].tofile(raw)
+    file.create_dataset(key, WHOLE[key].shape, WHOLE[key].dtype, external=[(raw, 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file, key):
+    layout = h5py.VirtualLayout(WHOLE[key].shape, WHOLE[key].dtype)
+    layout[:] = h5py.VirtualSource(elsewhere(file, key), key, WHOLE[key].shape)
+    file.create_virtual_dataset(key, layout)
+
+
+def half_written(file, key):
+    file.create_dataset(key, (5,), "f4", chunks=(1,))[:3] = 1
+
+
+def filtered(file, key):
+    """A column that says it is compressed by a filter that nobody has."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((5,))
+    properties.set_filter(32_999, h5py.h5z.FLAG_OPTIONAL, (1,))
+    space = h5py.h5s.create_simple((5,))
+    h5py.h5d.create(file.id, key.encode(), h5py.h5t.IEEE_F64LE, space, properties)
+    file[key].id.write_direct_chunk((0,), WHOLE[key].tobytes())
+
+
+BAD = {
+    "a link to another file": (linked, "is a link to another file"),
+    "external storage": (external, "lies in another file (external storage)"),
+    "a virtual column": (virtual, "is a view of other files (a virtual dataset)"),
+    "a null dataspace": (lambda file, key: file.create_dataset(key, data=h5py.Empty("f8")), "is empty: it has a type, but no"),
+    "a group": (lambda file, key: file.create_group(key), "is a group, but it must be a column of numbers"),
+    "a type": (lambda file, key: file.__setitem__(key, np.dtype("f8")), "is a type, but it must be a column of numbers"),
+    "a dangling link": (lambda file, key: file.__setitem__(key, h5py.SoftLink("/nowhere")), None),
+    "never written": (lambda file, key: file.create_dataset(key, (5,), "f4"), "1 of 1 parts were never written"),
+    "half written": (half_written, "2 of 5 parts were never written"),
+    "an unknown filter": (filtered, "is compressed by"),
+    "a scalar": (lambda file, key: file.create_dataset(key, data=1.0), "it must have 1 axes"),
+    "10^12 rows": (lambda file, key: file.create_dataset(key, (10**12,), "f8", chunks=(10**6,)), "has 1000000000000 rows, but"),
+    "texts": (lambda file, key: file.create_dataset(key, data=["a"] * 5), "has the type object, but only numbers are allowed"),
+    "a table": (lambda file, key: file.create_dataset(key, (5,), [("a", "f4")]), "but only numbers are allowed"),
+}
+
+
+@pytest.mark.parametrize("key", ["rewards", "next_observations"])
+@pytest.mark.parametrize("case", BAD)
+def test_a_column_that_is_not_there_whole_is_refused(tmp_path, case, key, monkeypatch):
+    """Also one that a file need not have: it is not taken for missing."""
+    make, sentence = BAD[case]
+    if key == "next_observations":
+        monkeypatch.setitem(WHOLE, key, np.zeros(5))
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for name in WHOLE.keys() - {key}:
+            file[name] = WHOLE[name]
+        make(file, key)
+    said = refused(tmp_path / "a.hdf5")
+    if key == "rewards" and sentence is not None:
+        assert f": {key} {sentence}" in said or f" of {key} {sentence}" in said or sentence in said
+    assert said.startswith(f"{tmp_path / 'a.hdf5'}")
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
+    """10^8 rows of which every part is there, since all parts are one."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for key, column in WHOLE.items():
+            file.create_dataset(key, (10**8, *column.shape[1:]), column.dtype, chunks=(10**4, *column.shape[1:]))
+    assert "declares 12,200,000,000 bytes of columns, but at most 2,147,483,648 are read" in refused(tmp_path / "a.hdf5")
+
+
+def test_a_part_that_would_fill_the_memory_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for key, column in WHOLE.items():
+            large = {"chunks": (2**29 - 1,), "maxshape": (None,)} if key == "rewards" else {}
+            file.create_dataset(key, column.shape, column.dtype, **large)
+            if key != "rewards":
+                file[key][:] = column
+    assert "rewards has chunks of 4,294,967,288 bytes" in refused(tmp_path / "a.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("inside", "sentence"),
+    [
+        ("data", "the columns lie inside the group data, but they must lie at the top: move them"),
+        ("da\x1bta", r"the columns lie inside the group 'da\x1bta', but"),
+        ("episode_0", "the columns lie inside the group episode_0"),
+    ],
+)
+def test_columns_in_a_group_are_found(tmp_path, inside, sentence):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for key, column in WHOLE.items():
+            file[f"{inside}/{key}"] = column
+    assert sentence in refused(tmp_path / "a.hdf5")
+
+
+def test_the_file_of_a_minari_set_names_the_way(tmp_path):
+    with h5py.File(tmp_path / "main_data.hdf5", "w") as file:
+        for key in ("observations", "actions", "rewards", "terminations", "truncations"):
+            file[f"episode_0/{key}"] = np.zeros(3)
+    assert refused(tmp_path / "main_data.hdf5").endswith(
+        "is a Minari set's file: import it as minari:ID, so that Minari reads it"
+    )
+
+
+def test_names_are_printed_escaped(tmp_path):
+    """Neither a column's nor a file's name reaches the terminal as a command to it."""
+    path = tmp_path / "a\x1b[2J.hdf5"
+    with h5py.File(path, "w") as file:
+        file["re\x07wards"] = np.zeros(3)
+    said = refused(path)
+    assert r"the columns here are 're\x07wards', the groups none" in said
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["data", str(path), "--as", "hopper-x"])
+    assert str(ended.value).isprintable()
+
+
+def test_a_file_is_not_locked(tmp_path):
+    """As on a file system without locks."""
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, column in WHOLE.items():
+            file[key] = column
+    with open(path) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert hdf5.read_hdf5(path)["rewards"].tolist() == [0, 1, 2, 3, 4]
