@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import sys
 import tempfile
 from collections.abc import Callable
@@ -136,12 +137,14 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
+    from mbaug import files
     from mbaug.checks import given, require
-    from mbaug.datasets import check, export, pools, read
+    from mbaug.datasets import check, export, pools
     from mbaug.experiments import probes
 
+    build = files.repository() / "build"  # without a clone there are no pools, and no place for what is made
     if arguments.export:
-        folder = arguments.output or read.FOLDERS[1].with_name("minari")
+        folder = arguments.output or build / "minari"
         print(*export.minari_datasets(folder), f"in {folder}, with a card: Minari reads them with MINARI_DATASETS_PATH", sep="\n")
     elif arguments.readme:
         pools.write_readme()
@@ -150,7 +153,7 @@ def data(arguments: argparse.Namespace) -> None:
     elif arguments.source is not None or arguments.name is not None:
         source = given(arguments.source, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
         name = given(arguments.name, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
-        print(check.import_dataset(source, name, arguments.output or read.FOLDERS[1], print))
+        print(check.import_dataset(source, name, arguments.output or build / "offline", print))
     else:
         table = pools.listing()
         print(table.to_string())
@@ -166,6 +169,8 @@ def strips(arguments: argparse.Namespace) -> None:
     from mbaug import files, tasks
     from mbaug.datasets import read
 
+    files.repository()  # says where pools are, where there are none
+    files.repository()
     count, size = render.STRIP
     for path in read.bundled([read.FOLDER]).values():
         strip = path.with_suffix(".png")
@@ -305,11 +310,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def end_of_pipe(error: BrokenPipeError) -> None:
+    """Ends silently where nobody reads any more, as in `mbaug status | head -1`; another broken pipe is told."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if not output.poll(0):  # somebody reads
+        sys.exit(f"mbaug: {error}")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+    sys.exit(1)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; whatever was wrong with what was given ends in one sentence."""
     given = parser().parse_args(arguments)
     try:
         given.call(given)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        end_of_pipe(error)
     except KeyboardInterrupt:
         resumes = given.call in (record, collect)
         sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))

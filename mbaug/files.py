@@ -26,8 +26,8 @@ def repository() -> Path:
     folder = Path(__file__).resolve().parents[1]
     if not (folder / "pyproject.toml").is_file():
         raise FileNotFoundError(
-            f"mbaug is installed in {folder} without its repository, which holds the recorded runs: "
-            "install a clone with `pip install --editable .`, or name the folder of runs yourself."
+            f"mbaug is installed in {folder} without its repository, which holds the data, the recorded runs and the notebooks: "
+            "work in a clone of it, with `pip install --editable .`, or name the folder yourself."
         )
     return folder
 
@@ -163,6 +163,9 @@ def read_json(path: Path) -> Any:
     return parse_json(content(path), str(path))
 
 
-def sha256(content: bytes) -> str:
-    """Returns the SHA-256 of `content` in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
+def sha256(content: bytes | Path) -> str:
+    """Returns the SHA-256 of `content`, or of a file, in hexadecimal digits."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with open(content, "rb") as file:  # which may be larger than the memory
+        return hashlib.file_digest(file, "sha256").hexdigest()

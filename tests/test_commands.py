@@ -1,6 +1,8 @@
 """The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
 
 import inspect
+import shlex
+import subprocess
 import sys
 import time
 
@@ -9,7 +11,7 @@ import pytest
 
 from mbaug import __main__ as commands
 from mbaug import engine, files
-from mbaug.datasets import render
+from mbaug.datasets import read, render
 from mbaug.experiments import records, run, runner, studies, verify
 from mbaug.experiments.records import Run
 from mbaug.method import training
@@ -160,6 +162,41 @@ def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys)
         commands.main(typed.split())
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("collect hopper --to 0", "data", "data a.hdf5 --as hopper-a", "data --readme", "data --probes", "data --export minari"),
+        *("strips", "status", "verify", "record tiny", "notebooks", "figures", "watch hopper --run hopper/none/small/seed0"),
+    ],
+)
+def test_without_a_clone_a_sentence_says_that_one_is_needed(typed, tmp_path, monkeypatch):
+    """As installed from a wheel: nothing is written beside the package."""
+    folder = tmp_path / "site-packages"
+    monkeypatch.setattr(files, "__file__", str(folder / "mbaug" / "files.py"))
+    monkeypatch.setattr(render, "opengl", lambda: "")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setitem(studies.STUDIES, "tiny", studies.Study("tiny", "Does it run?", ("td3",)))
+    with pytest.raises(SystemExit, match=f"^mbaug: mbaug is installed in {folder} without its repository, which holds the data"):
+        commands.main(typed.split())
+    assert not folder.exists()
+
+
+def test_without_a_clone_a_pool_s_name_says_where_data_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "mbaug" / "files.py"))
+    monkeypatch.setattr(read, "bundled", lambda folders: {})
+    with pytest.raises(FileNotFoundError, match="without its repository, which holds the data"):
+        read.load("hopper-medium-replay")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_whoever_stops_reading_is_told_nothing(lines):
+    """As in `mbaug status | head -1`, whether what is written fits into the pipe or not."""
+    code = "from mbaug import __main__ as m; m.COMMANDS = {m.notebooks: {}}; "
+    code += f"m.notebooks.__code__ = (lambda arguments: print('x\\\\n' * {lines})).__code__; m.main(['notebooks'])"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | true"
+    assert subprocess.run(command, shell=True, capture_output=True, text=True).stderr == ""
 
 
 def test_seeds_are_ranges_and_lists():

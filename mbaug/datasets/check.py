@@ -191,7 +191,7 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
         "command": shlex.join(["python", "-m", "mbaug", "data", origin, "--as", name]),
         "licence": pools.LICENCE if origin in D4RL_FILES else "as its source says",
         "source": origin,
-        "source_sha256": None if is_minari else files.sha256(Path(source).read_bytes()),
+        "source_sha256": None if is_minari else files.sha256(Path(source)),
         "provenance": provenance("float32"),
     }
     rows = pack(dataset).numpy()

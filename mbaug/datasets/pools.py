@@ -114,7 +114,7 @@ def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
     for name, path in bundled(folders).items():
         try:
             card = read_card(path)
-            checksum = VERIFIED if files.sha256(path.read_bytes()) == card["sha256"] else "DIFFERS"
+            checksum = VERIFIED if files.sha256(path) == card["sha256"] else "DIFFERS"
         except DatasetDamaged:
             card, checksum = {}, "NO CARD"
         numbers = {column: round(card[key], 1) if key in card else None for column, key in columns.items()}

@@ -86,14 +86,16 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         size, digest = D4RL_FILES.get(path.name, (0, None))
         if (given := path.stat().st_size) < size:
             raise DatasetDamaged(f"{path} is half a download: it has {given:,} of {size:,} bytes; download it again")
-        if digest is not None and files.sha256(path.read_bytes()) != digest:
+        if digest is not None and files.sha256(path) != digest:
             raise DatasetDamaged(f"{path} is not D4RL's file of that name (SHA-256 {digest}): download it again or rename it")
         return path
+    if name not in found and folders is FOLDERS:
+        files.repository()  # says where data are, where there is none
     if name not in found and task in tasks.TASKS and quality in QUALITIES:
         command = f"python -m mbaug collect {task}{' --to 0' if quality == 'random' else ''}"
         raise FileNotFoundError(f"{name} is not here: `{command}` makes it")
     path = found[choose("dataset", name, [*found, "PATH.hdf5", MINARI + "ID"])]
-    if files.sha256(path.read_bytes()) != read_card(path)["sha256"]:
+    if files.sha256(path) != read_card(path)["sha256"]:
         raise DatasetDamaged(f"{path} has another SHA-256 than its card, {name}.json, promises: restore or make both again")
     return path
 

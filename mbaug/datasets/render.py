@@ -41,13 +41,17 @@ def opengl() -> str:
     """Returns the value of MUJOCO_GL with which MuJoCo draws here: what is set, or the first that works.
 
     Raises:
-        RuntimeError: None works; the sentence says what to install.
+        RuntimeError: None works, or not the one that is set; the sentence says what to install or to set.
     """
     given = os.environ.get("MUJOCO_GL")
-    found = next(filter(works, [given] if given else BACKENDS), None)
+    if given and works(given):
+        return given
+    found = next((backend for backend in BACKENDS if backend != given and works(backend)), None)
     if found is None:
-        why = f"MUJOCO_GL={given} draws nothing" if given else f"no OpenGL library draws without a screen ({', '.join(BACKENDS)})"
-        raise RuntimeError(f"{why} here: install EGL or OSMesa (Debian and Ubuntu: apt install libegl1, or libosmesa6)")
+        others = f"no OpenGL library draws without a screen here ({', '.join(BACKENDS)})"
+        raise RuntimeError(f"{others}: install EGL or OSMesa (Debian and Ubuntu: apt install libegl1, or libosmesa6)")
+    if given:
+        raise RuntimeError(f"MUJOCO_GL={given} draws nothing here, but {found} does: set MUJOCO_GL={found}, or leave it out")
     return found
 
 

@@ -240,6 +240,12 @@ def test_the_bundled_pools_are_listed(capsys):
 # --- import ---------------------------------------------------------------------------------------------------------------
 
 
+def test_a_command_in_a_card_can_be_typed_again(tmp_path):
+    path = written(tmp_path, true(), "my data;ls.hdf5")
+    card = read.read_card(check.import_dataset(str(path), "hopper-mine", tmp_path / "pools"))
+    assert card["command"] == "python -m mbaug data 'my data;ls.hdf5' --as hopper-mine"
+
+
 def test_rows_with_both_flags_are_told(tmp_path):
     """Before the time limit they are falls: the simulator confirms it."""
     lines, columns = [], true()

@@ -51,11 +51,18 @@ def test_the_first_library_that_works_is_taken(monkeypatch):
 
 def test_without_an_opengl_library_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(render, "works", lambda backend: False)
-    none = r"no OpenGL library draws without a screen \(egl, osmesa, glfw\)"
-    for given, why in (("", none), ("osmesa", "MUJOCO_GL=osmesa draws nothing")):
+    none = r"no OpenGL library draws without a screen here \(egl, osmesa, glfw\)"
+    for given in ("", "osmesa"):
         monkeypatch.setenv("MUJOCO_GL", given)
-        with pytest.raises(SystemExit, match=f"^mbaug: {why} here: install EGL or OSMesa"):
+        with pytest.raises(SystemExit, match=f"^mbaug: {none}: install EGL or OSMesa"):
             commands.main(["strips"])
+
+
+def test_where_another_library_works_than_the_one_that_is_set_it_is_named(monkeypatch):
+    monkeypatch.setattr(render, "works", lambda backend: backend == "egl")
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(SystemExit, match=r"^mbaug: MUJOCO_GL=glfw draws nothing here, but egl does: set MUJOCO_GL=egl, or"):
+        commands.main(["strips"])
 
 
 @pytest.mark.slow
