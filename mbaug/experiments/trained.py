@@ -127,12 +127,10 @@ def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _fitted(task: str, name: str, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     arm, which = WORLD_MODELS[task, name], Run(task, f"{task}-medium-replay", "deterministic", 0)
     run.prepare_for(arm)
-    setup = run.Setup((which,), arm, work)
-    data = run.draw(setup)
-    progress = run.begin(setup, data)
-    (fitted,) = run.fit(setup, data, progress)
-    tensors, plain = models.save(fitted, progress.commits)
-    about = {"dataset": which.dataset, "seed": 0, "settings": arm.model, "draw_sha256": data.drawn[0].sha256}
+    population = run.begin([which], arm, work)
+    run.fit(population)
+    tensors, plain = models.save(population.fits[0], population.commits)
+    about = {"dataset": which.dataset, "seed": 0, "settings": arm.model, "draw_sha256": population.drawn[0].sha256}
     return tensors, about | {"fit": plain, "provenance": provenance(arm.precision)}
 
 
