@@ -32,7 +32,7 @@ import torch
 from IPython.display import Markdown, display
 from matplotlib.patches import FancyBboxPatch
 
-from mbaug import engine, tasks
+from mbaug import engine
 from mbaug.experiments import records, runner, studies
 from mbaug.method import augmentation
 from mbaug.method.transitions import Batch
@@ -226,37 +226,25 @@ display(Markdown(claims.claims_table(everything).replace("](notebooks/", "](")))
 display(Markdown(tables.found_table(everything)))
 
 # %% [markdown]
-# *Look.* One axis that counts every interaction with the environment, warm-up included, from zero. The diamonds at the right
-# are published results after 100,000 interactions, to hold our baselines against: TD3 from its authors' learning curves, SAC from
-# Tianshou's benchmark (10 seeds each, older versions of the task).
+# *Look.* Above, one number a run: the mean score over the first 100,000 interactions, warm-up included. Below, how it came about.
 
 # %%
-table = statistics.evaluations(frame)
-shown = table[table["phase"] == "finetune"]
-budget = studies.profile(profile if retrain else "paper")
-plan = budget.apply(studies.ARMS["augmented"]).finetuning
-hopper = tasks.find("hopper")
-published = {arm: hopper.published[arm][100_000] for arm in ("td3", "sac")}  # undiscounted return
+plan = studies.profile(profile if retrain else "paper").apply(studies.ARMS["augmented"]).finetuning
+arms = figures.in_order((*studies.find("hopper").arms, "td3_data"))
+table = claims.main_runs(everything)
+shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune") & (table["steps"] <= plan.steps)]
+few = shown[shown["arm"].isin(["td3", "td3_data", "vanilla", "augmented"])]
 
 # %%
-figure, axis = plt.subplots(figsize=(8, 4.8))
-axis.axvspan(0, plan.warmup_steps / 1000, color="#EBEBEB", zorder=0)
-note, place = "pre-trained agents collect,\nno updates", axis.get_xaxis_transform()
-axis.text(plan.warmup_steps / 2000, 1.01, note, transform=place, ha="center", va="bottom", fontsize=9, color="#555555")
-drawn = figures.curves(axis, shown)
-for (arm, _), run in shown.groupby(["arm", "seed"]):
-    colour = figures.look(arm).colour
-    axis.plot(run["steps"] / 1000, run["score"], color=colour, linewidth=0.6, alpha=0.35)
-if drawn.empty:
-    axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
-for arm, value in published.items() if plan.steps == 100_000 else ():
-    score = tasks.normalised_score(hopper, value)
-    axis.plot(101, score, "D", color=figures.look(arm).colour, markersize=7, clip_on=False)
-    axis.text(103, score, f"published\n{arm.upper()}", va="center", fontsize=9)
-figures.legend(figure)
-text = "Hopper, online, after pre-training on 10,000 transitions or none. Thin lines are seeds, diamonds published results."
-caption = figures.caption(text, shown, metadata)
-saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
+figure = plt.figure(figsize=(8, 5.6))
+above, below = figure.subfigures(2, 1)
+drawn = figures.dots(above.subplots(1, 4, sharex=True, sharey=True), statistics.mean_score(shown, plan.steps), arms)
+above.supxlabel(f"mean D4RL-normalised score over the first {plan.steps:,} interactions", fontsize=10)
+figures.multiples(below.subplots(1, 4, sharex=True, sharey=True), few)
+below.supxlabel(figures.STEPS["finetune"], fontsize=10)
+text = "What ten thousand transitions are worth online. Above, small dots are seeds, and a hollow dot is a single one."
+origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
+saved = figures.save_figure(figure, "00_online_scores", drawn, figures.caption(text, shown, origins), profile)
 
 # %% [markdown]
 # *Read.* Three questions to ask of the picture, each with a chapter. Does blue start above black, and stay there? (05.) Is blue
@@ -333,8 +321,8 @@ print(*chapters.CONTENTS, sep="\n")
 #
 # 1. In the check by hand, set `rate=0.25`. How many nines? And with 0.125, where half a row would be replaced?
 # 2. In the parameters cell, set `retrain = True` and `profile = "smoke"`: the whole method runs before your eyes.
-# 3. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of
-#    `figures.curves`. Would you have drawn another conclusion from this one seed?
+# 3. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of `statistics.mean_score`. Would you
+#    have drawn another conclusion from this one seed?
 #
 # ## Questions
 #

@@ -1,4 +1,4 @@
-"""What a reader sees: live source, one look per arm, curves, captions, and figures with their data.
+"""What a reader sees: live source, one look per arm, dots with intervals, curves, captions, and figures with their data.
 
 A figure is three files that come from the same call, `NN_name.png`, `.svg` and `.csv` (what is drawn), beside `NN_name.json` with
 its caption; saving it twice gives the same bytes.
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,20 +25,34 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from mbaug import files
+from mbaug import files, tasks
 from mbaug.reporting import statistics
 
 
 def show(*functions: Callable) -> None:
-    """Displays the source that runs, docstring and all, under the name of its module; of functions without their decorators.
+    """Displays the source that runs, its docstring as prose above it, under the name of its module.
 
     A dataclass keeps its decorator, which says what it is; of a function, the equation is what matters.
     """
     for function in functions:
         text = textwrap.dedent(inspect.getsource(function)).rstrip()
         node = ast.parse(text).body[0]
-        lines = text.splitlines()[0 if isinstance(node, ast.ClassDef) else node.lineno - 1 :]
-        display(Markdown("\n".join([f"`{function.__module__}`", "```python", *lines, "```"])))
+        lines, first = text.splitlines(), 1 if isinstance(node, ast.ClassDef) else node.lineno
+        if prose := ast.get_docstring(node):
+            end = node.body[0].end_lineno
+            lines[node.body[0].lineno - 1 : end + (lines[end : end + 1] == [""])] = []
+        display(
+            Markdown(
+                "\n".join([f"`{function.__module__}`", "", _prose(prose or ""), "", "```python", *lines[first - 1 :], "```"])
+            )
+        )
+
+
+def _prose(docstring: str) -> str:
+    """Returns a docstring as Markdown: its sections are headed in italics, and their entries are lists."""
+    text = re.sub(r"(`[^`]*`)|([*<])", lambda found: found[1] or f"\\{found[2]}", docstring)
+    text = re.sub(r"(?m)^(\w+):\n(?=    )", r"*\1:*\n\n", text)
+    return re.sub(r"(?m)^    (\w[\w., ]*): ", r"- `\1`: ", text)
 
 
 class Look(NamedTuple):
@@ -92,7 +106,8 @@ def in_order(arms: Iterable[str]) -> list[str]:
 
 
 def style() -> None:
-    """Sets how figures look from here on: 800 px wide on GitHub, letters of 9 points and more, a light grid."""
+    """Sets how figures look from here on, whatever matplotlibrc there is: 800 px wide on GitHub, letters of 9 points and more."""
+    plt.rcdefaults()
     plt.rc("figure", figsize=(8, 4.5), dpi=100)  # inches: 800 pixels
     plt.rc("figure.constrained_layout", use=True)
     plt.rc("savefig", dpi=150)  # sharp on dense screens, half the bytes of 200
@@ -122,15 +137,52 @@ QUANTITIES = {
 }
 
 
-def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
+def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score", bands: bool = True) -> pd.DataFrame:
     """Draws a column of one task's evaluations, a line with its interval for each arm; returns what is drawn (`summarise`)."""
     summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], value)
     for arm in in_order(summary["arm"]):
         rows, (label, colour, line) = summary[summary["arm"] == arm], look(arm)
         axis.plot(rows["steps"] / 1000, rows[value], color=colour, linestyle=line, label=label)
-        axis.fill_between(rows["steps"] / 1000, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+        if bands:
+            axis.fill_between(rows["steps"] / 1000, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel=STEPS[phase], ylabel=QUANTITIES.get(value, value.replace("_", " ")))
     return summary
+
+
+def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
+    """Draws the curves of a few arms, a panel a task and no bands, which nobody can tell apart; returns what is drawn."""
+    parts = []
+    for axis, task in zip(axes, tasks.TASKS, strict=True):
+        parts.append(curves(axis, table[table["task"] == task], phase, value, bands=False).assign(task=task))
+        axis.set(title=task, xlabel="")
+        axis.label_outer()
+    return pd.concat(parts)
+
+
+def dots(axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str]) -> pd.DataFrame:
+    """Draws one number a run, a panel a task and a row an arm: the mean, its interval, and every seed as a small dot.
+
+    A hollow dot is a single seed, which has no interval. Returns what is drawn (`summarise`), the seeds included.
+    """
+    table = measure.reset_index()
+    summary = statistics.summarise(table, ["task", "arm"], str(measure.name))
+    heights = {arm: -height for height, arm in enumerate(arms)}
+    for axis, task in zip(axes, tasks.TASKS, strict=True):
+        own = summary[summary["task"] == task].set_index("arm")
+        for arm, height in heights.items():
+            seeds, colour = table.loc[(table["task"] == task) & (table["arm"] == arm), measure.name], look(arm).colour
+            if seeds.empty:
+                axis.text(0.04, height, "not yet recorded", va="center", color="#767676", transform=axis.get_yaxis_transform())
+                continue
+            axis.plot([own["low"][arm], own["high"][arm]], [height, height], color=colour)
+            axis.plot(seeds, [height - 0.3] * len(seeds), "o", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
+            axis.plot(seeds.mean(), height, "o", color=colour, markersize=7, fillstyle="full" if len(seeds) > 1 else "none")
+        labels = [look(arm).label.replace(", ", ",\n") for arm in arms]
+        axis.set(title=task, ylim=(0.6 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
+        axis.grid(axis="y", visible=False)
+        axis.label_outer()
+    every = summary.merge(table[["task", "arm", "seed", measure.name]], on=["task", "arm"], suffixes=("", "_of_seed"))
+    return every[every["arm"].isin(arms)]
 
 
 def legend(figure: Figure) -> None:
@@ -157,39 +209,46 @@ def words(found: statistics.Interval, signed: bool = False) -> str:
     return number(found.value, signed) + ends
 
 
+def span(numbers: Iterable) -> str:
+    """Returns "2" or, of numbers that differ, "2 to 3"."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,} to {high:,}" if low < high else f"{high:,}"
+
+
 def count(noun: str, numbers: Iterable) -> str:
     """Returns "1 seed" or, of numbers that differ, "2 to 3 seeds"."""
-    low, high = min(numbers), max(numbers)
-    return f"{f'{low:,} to ' if low < high else ''}{high:,} {noun}{'s' if high != 1 else ''}"
+    return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
 
 
 def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None) -> str:
-    """Returns a figure's caption: what it shows in a sentence or two, then seeds, budgets and divergences of its evaluations.
+    """Returns a figure's caption: what it shows, seeds and divergences of its evaluations; after a blank line its provenance.
 
-    With their metadata, as `records.load_metadata` returns them, also precision and code.
+    That is budgets and, with their metadata, as `records.load_metadata` returns them, also precision and code.
     """
     if table.empty:
         return f"{text} Not yet recorded."
     seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
-    facts = [f"{count('seed', seeds)} an arm"]
+    least, most = seeds.min(), seeds.max()
+    drawn = "Mean over seeds and its 95 % t interval" if most > 1 else "A line is one run, without an interval"
+    drawn += ", which one seed does not have" if least == 1 < most else ""
+    by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
+    each = "seeds of " + "; ".join(f"{label}: {number}" for label, number in by_arm.items())
+    lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
+    lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
+    diverged = f" Diverged, and counted with score 0 from there: {lost}." if lost else ""
+    facts = []
     for phase, noun in {"pretrain": "update", "finetune": "interaction"}.items():
         last = table[table["phase"] == phase].groupby(statistics.RUN)["steps"].max()
         facts += [] if last.empty else [count(noun, last)]
     if origins := [record["provenance"] for record in (records or {}).values()]:
         commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
         facts += [*sorted({origin["precision"] for origin in origins}), f"code {' and '.join(sorted(commits))}"]
-    drawn = "Mean over seeds and its 95 % t interval" if seeds.min() > 1 else "A line is one run, without an interval"
-    lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
-    lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
-    diverged = f" Diverged, and counted with score 0 from there: {lost}." if lost else ""
-    return f"{text} {drawn}; {', '.join(facts)}.{diverged}"
+    return f"{text} {drawn}; {each if least < most else count('seed', seeds) + ' an arm'}.{diverged}\n\n{', '.join(facts)}."
 
 
 def figures_folder(profile: str = "paper") -> Path:
-    """Returns where figures of a profile go: figures/ of "paper", build/<profile>/figures of others; or all to MBAUG_FIGURES."""
-    if elsewhere := os.environ.get("MBAUG_FIGURES"):
-        return Path(elsewhere)
-    return files.repository() / ("figures" if profile == "paper" else f"build/{profile}/figures")
+    """Returns where a chapter draws: build/<profile>/figures, or MBAUG_FIGURES, which `make figures` sets to figures/."""
+    return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "build" / profile / "figures")
 
 
 def save_figure(
@@ -213,9 +272,10 @@ def save_figure(
         mark = f"{profile} profile{seeds}: not evidence"
         letters = {"color": "#D55E00", "alpha": 0.35, "fontsize": 26, "weight": "bold", "rotation": 15, "zorder": 10}
         figure.text(0.5, 0.5, mark, ha="center", va="center", **letters).set_in_layout(False)
-    about = json.dumps({"caption": caption, "mark": mark, "profile": profile}, indent=2, ensure_ascii=False) + "\n"
+    shown, _, provenance = caption.partition("\n\n")
+    about = {"caption": shown, "provenance": provenance, "mark": mark, "profile": profile}
     table = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g")
-    contents = {"csv": table.encode(), "json": about.encode()}
+    contents = {"csv": table.encode(), "json": (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()}
     for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}.items():
         with plt.rc_context({"svg.hashsalt": "mbaug"}), io.BytesIO() as file:
             figure.savefig(file, format=suffix, metadata=metadata)
@@ -227,16 +287,20 @@ def save_figure(
 
 
 def gallery(folder: Path) -> str:
-    """Writes the folder's README.md, every figure with its caption and data, and returns its text."""
-    parts = ["# Figures\n\nGenerated by `make figures`; beside each picture, the numbers that it draws.\n"]
+    """Writes the folder's README.md, every figure under its chapter, with its caption and data, and returns its text."""
+    parts, chapter = ["# Figures\n\nGenerated by `make figures`; beside each picture, the numbers that it draws.\n"], ""
+    copies = {path.stem[:2]: path for path in (files.repository() / "notebooks").glob("*.ipynb")}
     for path in sorted(Path(folder).glob("*.json")):
         about, name = json.loads(path.read_text(encoding="utf-8")), path.stem
-        title = name[3:].replace("_", " ").capitalize()
+        if name[:2] != chapter:
+            chapter = name[:2]
+            title = f"[{copies[chapter].stem}]({os.path.relpath(copies[chapter], folder)})" if chapter in copies else chapter
+            parts.append(f"## {title}\n")
+        title = f"{name[3:].replace('_', ' ').capitalize()} (chapter {chapter})"
         mark = f"**{about['mark']}.** " if about["mark"] else ""
-        links = [f"[SVG]({name}.svg)", f"[data]({name}.csv)"]
-        for chapter in sorted((files.repository() / "notebooks").glob(f"{name[:2]}_*.ipynb")):
-            links.append(f"[{chapter.stem}]({os.path.relpath(chapter, folder)})")
-        parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{mark}{about['caption']}\n\n{' · '.join(links)}\n")
+        more = f"{about['provenance']} " if about.get("provenance") else ""
+        more = f"<details><summary>Data and provenance</summary>\n\n{more}[SVG]({name}.svg) · [data]({name}.csv)\n\n</details>"
+        parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{about['caption']}\n\n{more}\n")
     text = "\n".join(parts)
     files.write_atomically(Path(folder) / "README.md", text.encode())
     return text

@@ -2,7 +2,10 @@
 
 import functools
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import matplotlib
@@ -46,14 +49,35 @@ class Numbers:
     rate: float = 0.5  # of a batch
 
 
-def test_show_displays_live_source_without_decorators_but_for_a_record(monkeypatch):
+def half(x):
+    """Returns x / 2, which is 0.5 * x, but `0.5 * x` in code.
+
+    Args:
+        x: A number,
+            or several.
+        y, z: Nothing.
+
+    Source: ours.
+    """
+    return x / 2
+
+
+def bare(x):
+    return x
+
+
+def test_show_displays_docstring_as_prose_and_the_live_source_without_it(monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "display", lambda markdown: shown.append(markdown.data))
-    figures.show(double, Numbers, files.write_atomically)
-    assert shown[0] == f'`{__name__}`\n```python\ndef double(x):\n    """Returns 2 x."""\n    return 2 * x  # the equation\n```'
-    assert shown[1].startswith(f"`{__name__}`\n```python\n@dataclass(frozen=True)\nclass Numbers:\n")
-    assert "rate: float = 0.5  # of a batch" in shown[1]
-    assert shown[2].startswith("`mbaug.files`\n```python\ndef write_atomically(")
+    figures.show(double, Numbers, files.write_atomically, half, bare)
+    assert shown[0] == f"`{__name__}`\n\nReturns 2 x.\n\n```python\ndef double(x):\n    return 2 * x  # the equation\n```"
+    code = "@dataclass(frozen=True)\nclass Numbers:\n    rate: float = 0.5  # of a batch"
+    assert shown[1] == f"`{__name__}`\n\nSome numbers.\n\n```python\n{code}\n```"
+    assert shown[2].startswith("`mbaug.files`\n\n")
+    assert "\n\n```python\ndef write_atomically(" in shown[2]
+    prose = "Returns x / 2, which is 0.5 \\* x, but `0.5 * x` in code.\n\n*Args:*\n\n- `x`: A number,\n"
+    assert prose + "        or several.\n- `y, z`: Nothing.\n\nSource: ours.\n\n```python\ndef half(x):\n    return" in shown[3]
+    assert shown[4].endswith("```python\ndef bare(x):\n    return x\n```")
 
 
 # --- looks ----------------------------------------------------------------------------------------------------------------
@@ -131,6 +155,36 @@ def test_one_seed_has_a_line_and_no_band():
     assert len(axis.lines) == 1
 
 
+def test_multiples_are_a_panel_a_task_and_have_no_bands():
+    _, axes = plt.subplots(1, 4)
+    drawn = figures.multiples(axes, evaluations({"augmented": 30.0, "td3": 10.0}, tasks=("hopper", "ant")))
+    assert [axis.get_title(loc="left") for axis in axes] == ["hopper", "walker2d", "halfcheetah", "ant"]
+    assert [len(axis.lines) for axis in axes] == [2, 0, 0, 2]
+    assert not any(axis.collections for axis in axes)
+    assert axes[3].lines[0].get_ydata().tolist() == drawn.query("task == 'ant' and arm == 'td3'")["score"].tolist()
+
+
+def test_dots_are_means_with_intervals_above_their_seeds():
+    _, axes = plt.subplots(1, 4)
+    table = pd.concat([evaluations({"augmented": 30.0, "td3": 10.0}), evaluations({"td3": 20.0}, seeds=1, tasks=("ant",))])
+    drawn = figures.dots(axes, statistics.mean_score(table), ["td3", "augmented"])
+    assert list(drawn) == ["task", "arm", "mean_score", "low", "high", "n_seeds", "seed", "mean_score_of_seed"]
+    expected = statistics.interval([np.array([29.0, 30.0, 31.0])])
+    interval, seeds, mean = axes[0].lines[3:]  # after those of TD3
+    assert interval.get_xdata().tolist() == [expected.low, expected.high]
+    assert (seeds.get_xdata().tolist(), mean.get_xdata().tolist()) == ([29.0, 30.0, 31.0], [30.0])
+    assert drawn.query("task == 'hopper' and arm == 'augmented'")["mean_score_of_seed"].tolist() == [29.0, 30.0, 31.0]
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["TD3 from scratch", "augmented 50 %"]
+    assert {line.get_color() for line in axes[0].lines} == {LOOKS["td3"].colour, LOOKS["augmented"].colour}
+    assert [axes[k].lines[2].get_fillstyle() for k in (0, 3)] == ["full", "none"]  # one seed: hollow
+    assert np.isnan(axes[3].lines[0].get_xdata()).all()
+    assert [[text.get_text() for text in axis.texts] for axis in axes] == [
+        [],
+        *[["not yet recorded"] * 2] * 2,
+        ["not yet recorded"],
+    ]
+
+
 def test_one_legend_names_each_arm_once():
     figure, axes = plt.subplots(1, 2)
     figures.curves(axes[0], evaluations({"noise": 1.0, "vanilla": 2.0}), "pretrain")
@@ -158,21 +212,23 @@ def test_intervals_in_words():
     assert figures.words(Interval(np.nan, np.nan, np.nan, 0)) == "–"
 
 
-def test_a_caption_counts_what_the_records_hold():
+def test_a_caption_tells_what_is_drawn_then_its_provenance():
     frame = runs({"vanilla": 1.0, "td3": 2.0})
     frame = frame[(frame["arm"] != "td3") | (frame["seed"] != 2)]  # one run is missing
     commits = ["0123456789abcdef", "unknown", "89abcdef01234567+dirty"]
     records = {k: {"provenance": {"commit": commit, "precision": "float32"}} for k, commit in enumerate(commits)}
     assert figures.caption("Scores.", statistics.evaluations(frame), records) == (
-        "Scores. Mean over seeds and its 95 % t interval; 2 to 3 seeds an arm, "
+        "Scores. Mean over seeds and its 95 % t interval; seeds of TD3 from scratch: 2; vanilla pre-training: 3.\n\n"
         "200,000 updates, 100,000 interactions, float32, code 0123456 and 89abcde+dirty and unknown."
     )
 
 
 def test_a_caption_says_what_its_bands_are():
     found = {seeds: figures.caption("", evaluations({"td3": 1.0}, seeds)) for seeds in (1, 5)}
-    assert found[5] == " Mean over seeds and its 95 % t interval; 5 seeds an arm, 100,000 interactions."
-    assert found[1] == " A line is one run, without an interval; 1 seed an arm, 100,000 interactions."
+    assert found[5] == " Mean over seeds and its 95 % t interval; 5 seeds an arm.\n\n100,000 interactions."
+    assert found[1] == " A line is one run, without an interval; 1 seed an arm.\n\n100,000 interactions."
+    both = pd.concat([evaluations({"td3": 1.0}, 3), evaluations({"td3": 1.0}, 1, ("ant",))])
+    assert "interval, which one seed does not have; seeds of TD3 from scratch: 1 to 3.\n\n" in figures.caption("", both)
 
 
 def test_where_nothing_is_recorded_a_figure_says_so():
@@ -188,7 +244,7 @@ def test_a_caption_counts_runs_that_diverged():
     frame = runs({"vanilla": 1.0})
     frame.loc[frame["seed"] == 1, "status"] = "diverged"
     found = figures.caption("Scores.", statistics.evaluations(frame))
-    assert found.endswith("Diverged, and counted with score 0 from there: 1 of vanilla pre-training.")
+    assert "Diverged, and counted with score 0 from there: 1 of vanilla pre-training.\n\n" in found
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------
@@ -198,7 +254,7 @@ def draw(profile="paper", seeds=3, **options):
     """Draws and saves one small figure; returns its path and its files."""
     figure, axis = plt.subplots()
     summary = figures.curves(axis, evaluations({"augmented": 30.0, "td3": 1 / 3}, seeds))
-    path = figures.save_figure(figure, "05_online_curves", summary, "What it shows.", profile, **options)
+    path = figures.save_figure(figure, "05_online_curves", summary, "What it shows.\n\nFrom there.", profile, **options)
     return path, {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
 
 
@@ -207,7 +263,8 @@ def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
     assert path == tmp_path / "once" / "05_online_curves.png"
     assert list(found) == [f"05_online_curves.{suffix}" for suffix in ("csv", "json", "png", "svg")]
     assert found == draw(folder=tmp_path / "again")[1]
-    assert json.loads(found["05_online_curves.json"]) == {"caption": "What it shows.", "mark": "", "profile": "paper"}
+    about = {"caption": "What it shows.", "provenance": "From there.", "mark": "", "profile": "paper"}
+    assert json.loads(found["05_online_curves.json"]) == about
     assert b"Date" not in found["05_online_curves.svg"]
     table = pd.read_csv(path.with_suffix(".csv"))
     assert list(table) == ["arm", "steps", "score", "low", "high", "n_seeds"]
@@ -239,8 +296,25 @@ def test_a_small_profile_is_marked_also_in_the_notebook(tmp_path):
     assert [text.get_text() for text in figure.texts] == ["smoke profile: not evidence"]
 
 
-def test_each_profile_has_its_folder_and_the_environment_may_name_another(tmp_path, monkeypatch):
-    assert figures.figures_folder() == files.repository() / "figures"
+def test_a_matplotlibrc_changes_no_byte(tmp_path):
+    """A user's own style, as matplotlib finds it at import."""
+    (tmp_path / "matplotlibrc").write_text(
+        "figure.dpi: 200\nfont.size: 14\nfont.family: serif\nlines.linewidth: 4\naxes.prop_cycle: cycler('color', ['red'])\n"
+        "legend.frameon: False\nsavefig.transparent: True\naxes.linewidth: 3\nxtick.direction: in\nsvg.fonttype: none\n"
+    )
+    script = "import sys, matplotlib.pyplot as plt, pandas as pd\nfrom mbaug.reporting import figures\nfigures.style()\n"
+    script += "figure, axis = plt.subplots()\naxis.plot([0, 2], [1, 3], label='a')\naxis.legend()\n"
+    script += "figures.save_figure(figure, '05_curves', pd.DataFrame(), '', folder=sys.argv[1])\n"
+    variables = {"own": {}, "users": {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}}
+    for name, more in variables.items():
+        subprocess.run([sys.executable, "-c", script, tmp_path / name], check=True, env=os.environ | {"MPLBACKEND": "agg"} | more)
+    for suffix in ("png", "svg"):
+        own, users = ((tmp_path / name / f"05_curves.{suffix}").read_bytes() for name in variables)
+        assert own == users
+
+
+def test_a_chapter_draws_into_build_unless_a_batch_names_another_folder(tmp_path, monkeypatch):
+    assert figures.figures_folder() == files.repository() / "build" / "paper" / "figures"
     assert figures.figures_folder("quick") == files.repository() / "build" / "quick" / "figures"
     monkeypatch.setenv("MBAUG_FIGURES", str(tmp_path))
     assert draw()[0] == tmp_path / "05_online_curves.png"
@@ -263,13 +337,23 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     folder, notebook = tmp_path / "figures", tmp_path / "notebooks" / "05_online_finetuning.ipynb"
     notebook.parent.mkdir()
     notebook.touch()
-    for name, profile in (("05_online_curves", "paper"), ("01_returns", "quick")):
-        figures.save_figure(plt.figure(), name, pd.DataFrame({"n_seeds": [2]}), f"About {name}.", profile, folder)
+    for name, profile in (("05_online_curves", "paper"), ("05_returns", "paper"), ("01_returns", "quick")):
+        text = f"About {name}.\n\nCode 0123456."
+        figures.save_figure(plt.figure(), name, pd.DataFrame({"n_seeds": [2]}), text, profile, folder)
     text = figures.gallery(folder)
     assert (folder / "README.md").read_text() == text
-    assert text.index("## Returns") < text.index("## Online curves")
-    assert "![Online curves](05_online_curves.png)\n\nAbout 05_online_curves." in text
+    titles = [
+        "# Figures",
+        "## 01",
+        "### Returns (chapter 01)",
+        "## [05_online_finetuning](../notebooks/05_online_finetuning.ipynb)",
+    ]
+    titles += ["### Online curves (chapter 05)", "### Returns (chapter 05)"]
+    assert re.findall("(?m)^#+ .*$", text) == titles
+    shown = (
+        "![Online curves (chapter 05)](05_online_curves.png)\n\nAbout 05_online_curves.\n\n<details><summary>Data and provenance"
+    )
+    assert f"{shown}</summary>\n\nCode 0123456. [SVG](05_online_curves.svg) · [data](05_online_curves.csv)\n\n</details>" in text
     assert "**quick profile, 2 seeds: not evidence.** About 01_returns." in text
-    assert "[05_online_finetuning](../notebooks/05_online_finetuning.ipynb)" in text
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (folder / link).is_file()
