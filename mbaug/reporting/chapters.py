@@ -10,14 +10,17 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, wait
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,13 @@ def run(
     """
     checks.choose("profile", profile, PROFILES)
     output = Path(output or files.repository() / "build" / profile)
-    execute(find(only, folder), output, {"profile": profile, "retrain": profile != "paper"}, workers)
+    variables = {"MBAUG_FIGURES": str(figures_folder())} if profile == "paper" else {}
+    execute(find(only, folder), output, {"profile": profile, "retrain": profile != "paper"}, workers, variables=variables)
+
+
+def figures_folder() -> Path:
+    """Returns where a batch of the paper profile draws, and nothing else does: figures/, or MBAUG_FIGURES if that is set."""
+    return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "figures")
 
 
 def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str | None = None, workers: int = 2) -> None:
@@ -130,8 +139,17 @@ def _tags_alone(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any], workers: int, copied: bool = False) -> None:
-    """Executes notebooks, each in its own process, and prints how far they are; `copied`: the results become the reading copies.
+def execute(
+    sources: Sequence[Path],
+    output: Path,
+    parameters: Mapping[str, Any],
+    workers: int,
+    copied: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Executes notebooks, each in its own process, and prints how far they are.
+
+    `copied`: the results become the reading copies. `variables` are added to the environment.
 
     Raises:
         files.CannotWrite: The output folder cannot be written.
@@ -142,14 +160,22 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
         with tempfile.TemporaryFile(dir=output) as probe:
             probe.write(bytes(1_000_000))  # about a notebook with its figures
     print(f"{len(sources)} notebooks, {workers} at a time, into {output}", flush=True)
-    variables, started = environment(), time.monotonic()
-    order = sorted(sources, key=lambda source: source.stem != LONGEST)
-    with ThreadPoolExecutor(workers) as threads:
-        futures = {source.stem: threads.submit(_alone, source, output, parameters, copied, variables) for source in order}
+    started, order = time.monotonic(), sorted(sources, key=lambda source: source.stem != LONGEST)
+    chapter = output, parameters, copied, {**environment(), **(variables or {})}
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_IGN:  # as it is under nohup
+            signal.signal(name, signal.default_int_handler)  # as Ctrl-C does
+    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # the path of a socket has some hundred characters at most
+    folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
+    with folder as sockets, ThreadPoolExecutor(workers) as threads:
+        futures = {source.stem: threads.submit(_alone, source, sockets, *chapter) for source in order}
         try:
             wait(futures.values())
-        except KeyboardInterrupt:  # what runs has got it too, and ends its kernel
-            threads.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            threads.shutdown(wait=False, cancel_futures=True)
+            while wait(futures.values(), timeout=0.2).not_done:  # one of them may begin just now
+                for process in multiprocessing.active_children():
+                    process.kill()  # its kernel ends with it
             raise
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
     if problems := [f"{name}: {future.result()}" for name, future in sorted(futures.items()) if future.result()]:
@@ -158,11 +184,29 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
 
 def _alone(*chapter: Any) -> str:
     """Executes one notebook in a process of its own; returns what went wrong, empty if nothing did."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:  # a fork would copy the caller's locks
-        try:
-            return process.submit(_execute, *chapter).result()
-        except BrokenProcessPool:
-            return "its process was killed; is there enough memory?"
+    context = multiprocessing.get_context("spawn")  # a fork would copy the caller's locks
+    receiver, sender = context.Pipe(duplex=False)  # no queue, which needs semaphores and so a writable /dev/shm
+    process = context.Process(target=_send, args=(sender, *chapter))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return "its process was killed; is there enough memory?"
+    finally:
+        process.join()
+
+
+def _send(sender: Connection, *chapter: Any) -> None:
+    """Executes one notebook, sends what went wrong, and ends with the parent, however that ends."""
+    os.setsid()  # Ctrl-C reaches the parent alone, which ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sender.send(_execute(*chapter))
+
+
+def _end_with_parent() -> None:
+    wait_for([multiprocessing.parent_process().sentinel])  # pyright: ignore[reportOptionalMemberAccess]
+    os._exit(1)  # its kernel looks for its parent once a second
 
 
 def environment() -> dict[str, str]:
@@ -181,7 +225,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def _execute(source: Path, output: Path, parameters: Mapping[str, Any], copied: bool, variables: Mapping[str, str]) -> str:
+def _execute(
+    source: Path, sockets: str, output: Path, parameters: Mapping[str, Any], copied: bool, variables: Mapping[str, str]
+) -> str:
     """Executes one notebook in a worker process; returns what went wrong, which is no error: it is one notebook among several.
 
     Its kernel is reached by sockets in a private folder: TCP ports, the default, are chosen and let go before the kernel binds
@@ -196,20 +242,18 @@ def _execute(source: Path, output: Path, parameters: Mapping[str, Any], copied: 
         if cell_index % 10 == 9:
             print(f"{source.stem}: {cell_index} of {len(notebook.cells)} cells in {time.monotonic() - started:.0f} s", flush=True)
 
-    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # the path of a socket has some hundred characters at most
+    kernel = {"transport": "ipc" if os.name == "posix" else "tcp", "connection_file": f"{sockets}/{source.stem[:2]}.json"}
     try:
-        with tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True) as sockets:
-            transport = "ipc" if os.name == "posix" else "tcp"
-            result = papermill.execute_notebook(
-                notebook,
-                executed,
-                parameters,
-                progress_bar=False,
-                on_cell_start=report,
-                coalesce_streams=True,  # how a stream is cut into pieces is chance
-                resources={"metadata": {"path": str(source.parent)}},
-                config=Config(KernelManager={"transport": transport, "connection_file": f"{sockets}/kernel.json"}),
-            )
+        result = papermill.execute_notebook(
+            notebook,
+            executed,
+            parameters,
+            progress_bar=False,
+            on_cell_start=report,
+            coalesce_streams=True,  # how a stream is cut into pieces is chance
+            resources={"metadata": {"path": str(source.parent)}},
+            config=Config(KernelManager=kernel),
+        )
         if copied:
             files.write_atomically(reading_copy(source), (nbformat.writes(_tags_alone(result)) + "\n").encode())
     except papermill.PapermillExecutionError as error:

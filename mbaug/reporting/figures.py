@@ -37,9 +37,10 @@ def show(*functions: Callable) -> None:
     for function in functions:
         text = textwrap.dedent(inspect.getsource(function)).rstrip()
         node = ast.parse(text).body[0]
+        assert isinstance(node, ast.FunctionDef | ast.ClassDef)
         lines, first = text.splitlines(), 1 if isinstance(node, ast.ClassDef) else node.lineno
         if prose := ast.get_docstring(node):
-            end = node.body[0].end_lineno
+            end = node.body[0].end_lineno or 0
             lines[node.body[0].lineno - 1 : end + (lines[end : end + 1] == [""])] = []
         display(
             Markdown(
