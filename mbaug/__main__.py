@@ -220,15 +220,23 @@ def watch(arguments: argparse.Namespace) -> None:
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless, draws every figure, and brings the README's tables and the chapters' answers up to date."""
     from mbaug.experiments import records
-    from mbaug.reporting import chapters, figures, stored, tables
+    from mbaug.reporting import answers, chapters, figures, stored, tables
 
-    if arguments.profile == "paper" and chapters.find(arguments.only):  # what is wrong with a name comes first
-        tables.update(records.load_runs(records.root()))
+    paper = arguments.profile == "paper"
+    frame = records.load_runs(records.root()) if paper and chapters.find(arguments.only) else None
+    if frame is not None:
+        tables.update(frame)
     if arguments.anew:
         os.environ[stored.ANEW] = "1"
     chapters.run(arguments.profile, only=arguments.only)
-    if arguments.profile == "paper":
-        figures.gallery(figures.figures_folder())
+    if frame is None:
+        print(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
+        return
+    folder = chapters.figures_folder()
+    figures.gallery(folder)
+    print(f"found: {answers.sentence(frame)}")
+    print(f"look:  README.md for the claims, {folder / 'README.md'} for the figures")
+    print("next:  .venv/bin/jupyter lab notebooks/00_overview.ipynb reads on, and make record trains what is not recorded yet")
 
 
 def notebooks(arguments: argparse.Namespace) -> None:

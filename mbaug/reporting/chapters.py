@@ -173,9 +173,10 @@ def execute(
             wait(futures.values())
         except KeyboardInterrupt:
             threads.shutdown(wait=False, cancel_futures=True)
-            while wait(futures.values(), timeout=0.2).not_done:  # one of them may begin just now
+            while not all(future.done() for future in futures.values()):  # one of them may begin just now
                 for process in multiprocessing.active_children():
                     process.kill()  # its kernel ends with it
+                time.sleep(0.1)
             raise
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
     if problems := [f"{name}: {future.result()}" for name, future in sorted(futures.items()) if future.result()]:

@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import nbformat
+import psutil
 import pytest
 from conftest import no_space, wait_until
 from jupyter_client import LocalPortCache
@@ -85,34 +87,55 @@ def test_the_failing_cells_are_shown_and_the_others_run(write, run, tmp_path):
     assert outputs(tmp_path / "out/04_works.ipynb") == "done\n"
 
 
-def test_a_kernel_needs_no_port_and_a_short_path(write, tmp_path, monkeypatch):
+def test_a_kernel_needs_no_port(write, tmp_path, monkeypatch):
     """Ports are chosen and let go before the kernel binds them; here, somebody else took them all meanwhile."""
+    for name, value in chapters.environment().items():
+        monkeypatch.setenv(name, value)
+    source = write("01_first", "1")
+    with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory() as sockets:
+        monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: taken.getsockname()[1])
+        assert chapters._execute(source, sockets, tmp_path, {}, False, {}) == ""
+
+
+@pytest.mark.slow
+def test_neither_a_long_temporary_folder_nor_shared_memory_that_is_read_only_does_harm(write, run, tmp_path, monkeypatch):
     long = tmp_path / ("long" * 20)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
-    for name, value in chapters.environment().items():
-        monkeypatch.setenv(name, value)
-    source = write("01_first", "from ipykernel.connect import get_connection_info as found\nprint(found(unpack=True)['ip'])")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: taken.getsockname()[1])
-        assert chapters._execute(source, tmp_path, {}, False, {}) == ""
-    folder = os.path.dirname(outputs(tmp_path / "01_first.ipynb"))
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", no_space)
+    write("01_first", "from ipykernel.connect import get_connection_info as found\nprint(found(unpack=True)['ip'])")
+    run("01")
+    folder = os.path.dirname(outputs(tmp_path / "out/01_first.ipynb"))
     assert len(folder) < 80
     assert not os.path.exists(folder)
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_what_runs_and_begins_nothing_more(write, tmp_path):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_however_a_batch_ends_all_that_it_began_ends(write, tmp_path, name):
     for number in range(1, 4):
-        write(f"0{number}_slow", f"open({str(tmp_path)!r} + '/begun{number}', 'w').close()\nimport time\ntime.sleep(600)")
-    script = tmp_path / "script.py"
-    arguments = f"only=['01', '02', '03'], folder={str(tmp_path / 'notebooks')!r}, output={str(tmp_path / 'out')!r}, workers=1"
+        text = f"import os\nopen({str(tmp_path)!r} + '/begun{number}', 'w').write(f'{{os.getpid()}} {{os.getppid()}}')"
+        write(f"0{number}_slow", f"{text}\nimport time\ntime.sleep(600)")
+    script, begun = tmp_path / "script.py", [tmp_path / f"begun{number}" for number in range(1, 4)]
+    arguments = f"only=['01', '02', '03'], folder={str(tmp_path / 'notebooks')!r}, output={str(tmp_path / 'out')!r}, workers=2"
     script.write_text(f"from mbaug.reporting import chapters\nif __name__ == '__main__':\n    chapters.run({arguments})\n")
     process = subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE)
-    wait_until("the first notebook", lambda: (tmp_path / "begun1").exists())
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    assert not (tmp_path / "begun2").exists()
+    wait_until("two notebooks", lambda: all(path.exists() and path.read_text() for path in begun[:2]))
+    number = getattr(signal, name)
+    os.killpg(process.pid, number) if name == "SIGINT" else os.kill(process.pid, number)  # a terminal asks the whole group
+    errors = process.communicate(timeout=60)[1]
+    assert (b"KeyboardInterrupt" in errors) == (name != "SIGKILL")
+    pids = [int(pid) for path in begun[:2] for pid in path.read_text().split()]
+    wait_until("the end of chapters and kernels", lambda: not any(alive(pid) for pid in pids))
+    assert not begun[2].exists()
+
+
+def alive(pid: int) -> bool:
+    """Returns whether a process is there, which is no zombie that nobody waits for."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_an_output_folder_that_cannot_be_written(write, run, tmp_path):
@@ -125,11 +148,13 @@ def test_an_output_folder_that_cannot_be_written(write, run, tmp_path):
 def test_paper_profile_draws_from_records_and_the_others_train(write, run, monkeypatch):
     write("01_first", "1")
     asked = []
-    monkeypatch.setattr(chapters, "execute", lambda sources, output, parameters, workers: asked.append(parameters))
+    monkeypatch.delenv("MBAUG_FIGURES", raising=False)
+    monkeypatch.setattr(chapters, "execute", lambda *arguments, variables: asked.append((arguments[2], variables)))
     assert tuple(studies.PROFILES) == chapters.PROFILES
     for profile in chapters.PROFILES:
         run("01", profile=profile)
-    assert asked == [{"profile": profile, "retrain": profile != "paper"} for profile in chapters.PROFILES]
+    assert [given for given, _ in asked] == [{"profile": name, "retrain": name != "paper"} for name in chapters.PROFILES]
+    assert [variables for _, variables in asked] == [{}, {}, {"MBAUG_FIGURES": str(files.repository() / "figures")}]
     with pytest.raises(ValueError, match="unknown profile 'papre': did you mean 'paper'"):
         run("01", profile="papre")
 
@@ -208,7 +233,7 @@ def test_what_cannot_be_written_whole_is_not_written(write, tmp_path, monkeypatc
         path.write_text("as it was")
     monkeypatch.setattr("papermill.execute_notebook", lambda notebook, *_, **__: notebook)
     monkeypatch.setattr("os.replace", no_space)
-    assert "01_first.ipynb: No space left on device" in chapters._execute(source, tmp_path, {}, True, {})
+    assert "01_first.ipynb: No space left on device" in chapters._execute(source, "", tmp_path, {}, True, {})
     with pytest.raises(files.CannotWrite, match=r"kernel.json: No space left on device"):
         chapters.environment()
     assert {path.read_text() for path in (chapters.reading_copy(source), kernel)} == {"as it was"}
