@@ -242,9 +242,10 @@ drawn = figures.dots(above.subplots(1, 4, sharex=True, sharey=True), statistics.
 above.supxlabel(f"mean D4RL-normalised score over the first {plan.steps:,} interactions", fontsize=10)
 figures.multiples(below.subplots(1, 4, sharex=True, sharey=True), few)
 below.supxlabel(figures.STEPS["finetune"], fontsize=10)
-text = "What ten thousand transitions are worth online. Above, small dots are seeds, and a hollow dot is a single one."
+text = "What 10,000 transitions are worth online. Below, the curves of four of the arms."
+dots = "A dot is a mean over seeds with its 95 % t interval, small dots are the seeds, and a hollow dot is a single one"
 origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
-saved = figures.save_figure(figure, "00_online_scores", drawn, figures.caption(text, shown, origins), profile)
+saved = figures.save_figure(figure, "00_online_scores", drawn, figures.caption(text, shown, origins, dots), profile)
 
 # %% [markdown]
 # *Read.* Three questions to ask of the picture, each with a chapter. Does blue start above black, and stay there? (05.) Is blue

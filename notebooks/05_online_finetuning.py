@@ -282,8 +282,8 @@ show(sac.update, sac.explorer, sac.greedy)
 #
 # *Ask.* If pre-training jump-starts, the coloured curves begin high and stay above the black one. The $x$ axis counts every
 # interaction with the environment, warm-up included: whoever pays for interactions pays for those too. Thin lines are the
-# seeds; the thick line is their mean, the band its 95 % t interval. Grey marks the interactions without an update. Nothing is
-# smoothed, and no best seed is chosen.
+# seeds; the thick line is their mean, the band, where five seeds are in, its 95 % t interval. Grey marks the interactions
+# without an update. Nothing is smoothed, and no best seed is chosen.
 
 
 # %%
@@ -366,7 +366,7 @@ for axis, arm in zip(axes.flat, pretrained, strict=True):
 axes[0, 0].set_ylabel("score lost since the last\noffline evaluation (points)")
 text = f"Score lost after the switch, a line a seed: lowest of the evaluations up to {warmup:,} interactions, where nothing is "
 text += f"learned (left), and of as many from there to {2 * warmup:,} (right)."
-caption = figures.caption(text, table[table["arm"].isin(pretrained)], metadata)
+caption = figures.caption(text, table[table["arm"].isin(pretrained)], metadata, drawn="")
 saved = figures.save_figure(figure, "05_score_drop", drops, caption, profile)
 
 # %% [markdown]
@@ -728,7 +728,7 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), sharey=True)
 phases = dict(zip(("pretrain", "finetune"), axes, strict=True))
 parts = []
 for phase, axis in phases.items():
-    parts.append(figures.curves(axis, table, phase, "overestimation").assign(phase=phase))
+    parts.append(figures.curves(axis, table, phase, "overestimation", bands=False).assign(phase=phase))
 axes[0].set_yscale("symlog", linthresh=10)
 for axis, title, part in zip(axes, ("offline", "online"), parts, strict=True):
     axis.axhline(0, color="#333333", linewidth=0.8)
@@ -739,7 +739,7 @@ axes[0].set_ylabel("predicted value − discounted return\n(rewards)")
 axes[1].set(xlabel="environment interactions (thousands)", ylabel="")
 figures.legend(figure)
 text = "Predicted value minus discounted return at the first state; linear within ±10, logarithmic beyond."
-caption = figures.caption(text, table, metadata)
+caption = figures.caption(text, table, metadata, "Lines are means over seeds")
 saved = figures.save_figure(figure, "05_overestimation", pd.concat(parts), caption, profile)
 
 # %% [markdown]

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 
 from mbaug import files, tasks
 from mbaug.reporting import statistics
+from mbaug.reporting.statistics import ENOUGH_SEEDS
 
 
 def show(*functions: Callable) -> None:
@@ -139,12 +140,15 @@ QUANTITIES = {
 
 
 def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score", bands: bool = True) -> pd.DataFrame:
-    """Draws a column of one task's evaluations, a line with its interval for each arm; returns what is drawn (`summarise`)."""
+    """Draws a column of one task's evaluations, the mean of each arm; returns what is drawn (`summarise`).
+
+    A band is the interval where ENOUGH_SEEDS are in: of three seeds it is so wide that it hides the lines.
+    """
     summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], value)
     for arm in in_order(summary["arm"]):
         rows, (label, colour, line) = summary[summary["arm"] == arm], look(arm)
         axis.plot(rows["steps"] / 1000, rows[value], color=colour, linestyle=line, label=label)
-        if bands:
+        if bands and rows["n_seeds"].min() >= ENOUGH_SEEDS:
             axis.fill_between(rows["steps"] / 1000, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel=STEPS[phase], ylabel=QUANTITIES.get(value, value.replace("_", " ")))
     return summary
@@ -221,8 +225,11 @@ def count(noun: str, numbers: Iterable) -> str:
     return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
 
 
-def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None) -> str:
-    """Returns a figure's caption: what it shows, seeds and divergences of its evaluations; after a blank line its provenance.
+LINES = f"Lines are means over seeds, bands their 95 % t intervals, drawn from {ENOUGH_SEEDS} seeds on"
+
+
+def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None, drawn: str = LINES) -> str:
+    """Returns a figure's caption: what it shows and how, seeds and divergences; after a blank line its provenance.
 
     That is budgets and, with their metadata, as `records.load_metadata` returns them, also precision and code.
     """
@@ -230,10 +237,10 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
         return f"{text} Not yet recorded."
     seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
     least, most = seeds.min(), seeds.max()
-    drawn = "Mean over seeds and its 95 % t interval" if most > 1 else "A line is one run, without an interval"
-    drawn += ", which one seed does not have" if least == 1 < most else ""
+    drawn = drawn if most > 1 or drawn != LINES else "A line is one run, without an interval"
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
-    each = "seeds of " + "; ".join(f"{label}: {number}" for label, number in by_arm.items())
+    each = "; ".join(f"{label}: {number}" for label, number in by_arm.items())
+    drawn = f"{drawn}. " * bool(drawn) + (f"Seeds of {each}" if least < most else f"{count('seed', seeds).capitalize()} an arm")
     lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
     diverged = f" Diverged, and counted with score 0 from there: {lost}." if lost else ""
@@ -244,7 +251,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     if origins := [record["provenance"] for record in (records or {}).values()]:
         commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
         facts += [*sorted({origin["precision"] for origin in origins}), f"code {' and '.join(sorted(commits))}"]
-    return f"{text} {drawn}; {each if least < most else count('seed', seeds) + ' an arm'}.{diverged}\n\n{', '.join(facts)}."
+    return f"{text} {drawn}.{diverged}\n\n{', '.join(facts)}."
 
 
 def figures_folder(profile: str = "paper") -> Path:

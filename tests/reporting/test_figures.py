@@ -133,10 +133,20 @@ def test_curves_draw_what_they_return():
     assert axis.lines[1].get_xdata().tolist() == [0, 25, 50, 75, 100]  # thousands
     assert axis.lines[1].get_ydata().tolist() == augmented["score"].tolist()
     assert axis.lines[1].get_color() == LOOKS["augmented"].colour
-    band = axis.collections[1].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == (augmented["low"].min(), augmented["high"].max())
+    assert not axis.collections  # a band of three seeds would hide the lines
     assert "warm-up included (thousands)" in axis.get_xlabel()
     assert axis.get_ylabel() == "D4RL-normalised score"
+
+
+def test_five_seeds_have_a_band():
+    _, (with_bands, without) = plt.subplots(1, 2)
+    table = evaluations({"augmented": 30.0, "td3": 10.0}, seeds=5)
+    summary = figures.curves(with_bands, table)
+    band = with_bands.collections[1].get_paths()[0].vertices[:, 1]
+    augmented = summary[summary["arm"] == "augmented"]
+    assert (band.min(), band.max()) == (augmented["low"].min(), augmented["high"].max())
+    figures.curves(without, table, bands=False)
+    assert not without.collections
 
 
 def test_curves_before_going_online_count_updates():
@@ -151,13 +161,13 @@ def test_one_seed_has_a_line_and_no_band():
     _, axis = plt.subplots()
     summary = figures.curves(axis, evaluations({"td3": 2.0}, seeds=1))
     assert summary["low"].isna().all()
-    assert len(axis.collections[0].get_paths()) == 0
+    assert not axis.collections
     assert len(axis.lines) == 1
 
 
 def test_multiples_are_a_panel_a_task_and_have_no_bands():
     _, axes = plt.subplots(1, 4)
-    drawn = figures.multiples(axes, evaluations({"augmented": 30.0, "td3": 10.0}, tasks=("hopper", "ant")))
+    drawn = figures.multiples(axes, evaluations({"augmented": 30.0, "td3": 10.0}, seeds=5, tasks=("hopper", "ant")))
     assert [axis.get_title(loc="left") for axis in axes] == ["hopper", "walker2d", "halfcheetah", "ant"]
     assert [len(axis.lines) for axis in axes] == [2, 0, 0, 2]
     assert not any(axis.collections for axis in axes)
@@ -218,17 +228,17 @@ def test_a_caption_tells_what_is_drawn_then_its_provenance():
     commits = ["0123456789abcdef", "unknown", "89abcdef01234567+dirty"]
     records = {k: {"provenance": {"commit": commit, "precision": "float32"}} for k, commit in enumerate(commits)}
     assert figures.caption("Scores.", statistics.evaluations(frame), records) == (
-        "Scores. Mean over seeds and its 95 % t interval; seeds of TD3 from scratch: 2; vanilla pre-training: 3.\n\n"
+        f"Scores. {figures.LINES}. Seeds of TD3 from scratch: 2; vanilla pre-training: 3.\n\n"
         "200,000 updates, 100,000 interactions, float32, code 0123456 and 89abcde+dirty and unknown."
     )
 
 
 def test_a_caption_says_what_its_bands_are():
     found = {seeds: figures.caption("", evaluations({"td3": 1.0}, seeds)) for seeds in (1, 5)}
-    assert found[5] == " Mean over seeds and its 95 % t interval; 5 seeds an arm.\n\n100,000 interactions."
-    assert found[1] == " A line is one run, without an interval; 1 seed an arm.\n\n100,000 interactions."
+    assert found[5] == f" {figures.LINES}. 5 seeds an arm.\n\n100,000 interactions."
+    assert found[1] == " A line is one run, without an interval. 1 seed an arm.\n\n100,000 interactions."
     both = pd.concat([evaluations({"td3": 1.0}, 3), evaluations({"td3": 1.0}, 1, ("ant",))])
-    assert "interval, which one seed does not have; seeds of TD3 from scratch: 1 to 3.\n\n" in figures.caption("", both)
+    assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds of TD3 from scratch: 1 to 3.\n\n")
 
 
 def test_where_nothing_is_recorded_a_figure_says_so():
