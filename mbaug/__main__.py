@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import re
 import select
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,17 +16,25 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
 
 
+SEEDS = 10_000  # at most, of a command
+WORKERS = 4  # at most, a core
+
+
 def seeds(text: str) -> list[int]:
     """Returns the seeds of "0-4" or "0,2,5".
 
     Raises:
         argparse.ArgumentTypeError: it is neither.
     """
-    found = []
+    found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
-            raise argparse.ArgumentTypeError(f"seeds are {text!r}, but they must be a range such as 0-4 or a list such as 0,2,5")
+        if not all(re.fullmatch("[0-9]{1,9}", end) for end in (first, last or first)) or int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(
+                f"seeds are {text!r:.40}, but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"
+            )
+        if len(found) + int(last or first) - int(first) >= SEEDS:
+            raise argparse.ArgumentTypeError(f"seeds are {text!r:.40}, but they must be {SEEDS:,} at most")
         found += range(int(first), int(last or first) + 1)
     return found
 
@@ -35,8 +45,8 @@ def count(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} was given, but it must be a whole number, 1 or above")
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a whole number from 1 to 999,999,999")
     return int(text)
 
 
@@ -55,7 +65,9 @@ def record(arguments: argparse.Namespace) -> None:
     elif profile.seeds is not None:
         runs = [run for run in runs if run.seed < profile.seeds]
     runs = runner.select(runs, arguments.only)
-    workers = arguments.workers or joblib.cpu_count()  # the cores that this process may use
+    cores = joblib.cpu_count()  # that this process may use
+    workers, most = arguments.workers or cores, WORKERS * cores
+    checks.require(workers <= most, f"workers is {workers}, but on {cores} cores it must be at most {most}")
     build = files.repository() / "build"
     root = records.root() if profile.name == "paper" else build / profile.name / "runs"
     missing = runner.missing(runs, root, profile)
@@ -331,6 +343,7 @@ def end_of_pipe(error: BrokenPipeError) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; whatever was wrong with what was given ends in one sentence."""
     given = parser().parse_args(arguments)
+    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the command ends it as Ctrl-C does
     try:
         given.call(given)
         sys.stdout.flush()
@@ -342,6 +355,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(error))
         sys.exit(f"mbaug: {text}")  # a name in a file may hold codes that command a terminal
+    finally:
+        signal.signal(signal.SIGTERM, ended)
 
 
 if __name__ == "__main__":

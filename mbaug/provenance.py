@@ -1,23 +1,28 @@
 """What a number depends on beside its settings: the code, the versions, the processor, the arithmetic."""
 
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from mbaug import __version__
-from mbaug.checks import settings
+from mbaug.checks import Bound, settings
+
+COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
+Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
 
 @settings
 class Provenance:
     """What `provenance` gives, as records and cards hold it."""
 
-    commit: str
+    commit: Commit
     python: str
     torch: str
     numpy: str
@@ -27,7 +32,7 @@ class Provenance:
     cpu: str
     precision: str
     device: str | None = None  # what trained, where it is not the processor
-    earlier_commits: tuple[str, ...] = ()  # of the code that trained a part
+    earlier_commits: tuple[Commit, ...] = ()  # of the code that trained a part
 
 
 def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
@@ -46,21 +51,27 @@ def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """Returns the commit of the code that runs, with "+dirty" where a tracked file of the package differs from it.
+    """Returns the commit of the code that runs, with "+dirty" where a file of the package differs from it or is not in it.
 
+    "unknown" is code without its own history: a repository around it, such as that of a user's project, says nothing of it.
     Asked once a process, before it trains: hours later the folder may hold other code than was imported.
     """
+    package = Path(__file__).resolve().parent
     try:
-        head, changes = _git("rev-parse", "HEAD"), _git("diff", "--name-only", "HEAD", "--", ".")
-    except (OSError, subprocess.CalledProcessError):  # no git, or a copy of the code without its history
+        top, tracked = _git(package, "rev-parse", "--show-toplevel"), _git(package, "ls-files", "--", "__init__.py")
+        if Path(top).resolve() != package.parent or not tracked:
+            return "unknown"
+        head, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository at all
         return "unknown"
     return f"{head}+dirty" if changes else head
 
 
-def _git(*arguments: str) -> str:
-    """Returns what git answers in the package's folder."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _git(folder: Path, *arguments: str) -> str:
+    """Returns what git answers in a folder, whatever the user's environment says of another one."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout.strip()
 
 
 def processor() -> str:

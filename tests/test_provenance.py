@@ -1,18 +1,34 @@
 """What a number depends on beside its settings is named: code, versions, processor, arithmetic."""
 
+import subprocess
+
 import pytest
 import torch
 
 from mbaug import provenance
 
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+
+
+def committed(folder, *names):
+    """Makes a folder a repository that holds these names, and returns its commit."""
+    for command in (["init", "-q"], ["add", *names], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*GIT, "-C", str(folder), *command], check=True)
+    return subprocess.run(
+        [*GIT, "-C", str(folder), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
 
 @pytest.fixture
-def git(monkeypatch):
-    """What git answers to a process that has not asked yet."""
-    answers = {"rev-parse": "0123abcd", "diff": ""}
-    monkeypatch.setattr(provenance, "_git", lambda command, *_: answers[command])
+def clone(tmp_path, monkeypatch):
+    """A folder with a package of that name, which runs."""
+    package = tmp_path / "project" / "mbaug"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "provenance.py"):
+        (package / name).touch()
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     provenance.commit.cache_clear()
-    yield answers
+    yield package.parent
     provenance.commit.cache_clear()
 
 
@@ -33,16 +49,34 @@ def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
     assert provenance.processor() == "AMD EPYC, family 25, model 17"
 
 
-def test_the_commit_is_that_of_the_code_that_was_imported(git):
-    """Asked once: what is committed while a run trains did not train it. A package that was changed since is marked."""
-    assert provenance.commit() == "0123abcd"
-    git |= {"rev-parse": "4567abcd", "diff": "mbaug/td3.py"}
-    assert provenance.commit() == "0123abcd"
-    provenance.commit.cache_clear()
-    assert provenance.commit() == "4567abcd+dirty"
+def test_the_commit_is_that_of_the_code_that_was_imported(clone):
+    """Asked once: what is changed while a run trains did not train it. A package that was changed before is marked."""
+    head = committed(clone, "mbaug")
+    assert provenance.commit() == head
+    for name in ("provenance.py", "new.py"):
+        (clone / "mbaug" / name).write_text("changed")
+        assert provenance.commit() == head
+        assert provenance.commit.__wrapped__() == f"{head}+dirty"
+        subprocess.run([*GIT, "-C", str(clone), "add", "."], check=True)
+        subprocess.run([*GIT, "-C", str(clone), "commit", "-q", "-m", "then"], check=True)
+        head = provenance.commit.__wrapped__()
+        provenance.commit.cache_clear()
+        assert provenance.commit() == head
+        assert len(head) == 40
 
 
-def test_code_without_its_history_has_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+def test_code_without_its_own_history_has_no_commit(clone, monkeypatch):
+    """A copy in nobody's repository, in a folder of another one, at its top but untracked; and GIT_DIR names another."""
+    assert provenance.commit.__wrapped__() == "unknown"
+    other = clone.parent / "other"
+    other.mkdir()
+    committed(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(clone))
+    assert provenance.commit.__wrapped__() == "unknown"
+    monkeypatch.undo()
+    monkeypatch.setattr(provenance, "__file__", str(clone / "mbaug" / "provenance.py"))
+    committed(clone.parent)  # as a ZIP that was unpacked in somebody's repository, or a virtual environment there
+    assert provenance.commit.__wrapped__() == "unknown"
+    committed(clone)
     assert provenance.commit.__wrapped__() == "unknown"

@@ -29,7 +29,7 @@ from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, PROFILES, Profile
 from mbaug.method import training
 from mbaug.method.arms import Arm
-from mbaug.provenance import processor
+from mbaug.provenance import commit, processor
 
 Report = Callable[[str], None]
 Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
@@ -197,6 +197,8 @@ def record(
     """
     wanted = missing(runs, root, profile)
     wanted = wanted if cluster else with_data(wanted, report)
+    if wanted and ("+" in commit() or commit() == "unknown"):
+        report(f"the records will name their code {commit()}: train with a clean clone if they are to be kept")
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     jobs, problems = studies.cells(wanted, population), []
     if cluster:
@@ -211,7 +213,10 @@ def record(
                 report(problem)
                 continue
             for each in some:
-                report(f"{each}: {records.read_metadata(root, each)['wall_seconds']:.0f} s")
+                found = records.read_metadata(root, each)
+                there = found["provenance"]["commit"]
+                other = "" if there == commit() else f", trained by the code {there}, while it is {commit()} here"
+                report(f"{each}: {found['wall_seconds']:.0f} s{other}")
                 bar.update(steps[each])
     if problems:
         raise RuntimeError("\n".join(problems))

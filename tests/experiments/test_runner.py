@@ -15,8 +15,9 @@ import torch
 from conftest import wait_until
 from small import BRIEF, FORK, RUN, SCRATCH, SECOND, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
 
+from mbaug import __main__ as commands
 from mbaug import engine, files, provenance
-from mbaug.experiments import records, run, runner, studies, verify
+from mbaug.experiments import checkpoint, records, run, runner, studies, verify
 from mbaug.experiments.metadata import FORMAT, OWN
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, Study
@@ -126,6 +127,27 @@ def test_two_workers_disturbed_leave_no_process_and_end_as_if_they_were_not(dist
     goes_on(tmp_path, undisturbed)
 
 
+def command(folder):
+    """Calls the command for the two runs, in a clone in `folder`."""
+    files.repository = lambda: folder
+    studies.PROFILES["tiny"] = TINY
+    commands.main(["record", "baselines", "--profile", "tiny", "--only", "hopper/none/td3/*", "--seeds", "0-1", "--workers", "2"])
+
+
+@slow
+def test_an_ended_command_ends_as_an_interrupted_one(tmp_path, capfd):
+    """SIGTERM, which a scheduler of jobs sends to the command alone: a sentence, and no process is left."""
+    process = FORK.Process(target=command, args=(tmp_path,))
+    process.start()
+    wait_until("a training", lambda: list(tmp_path.rglob(checkpoint.NAME)) or not process.is_alive())
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.join(timeout=20)
+    assert process.exitcode == 1
+    assert "mbaug: interrupted; the same command goes on from the last checkpoints" in capfd.readouterr().err
+    wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
+
+
 @slow
 def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
     """No checkpoint fits; the command ends; with space again the same command records the same rows."""
@@ -185,6 +207,32 @@ def test_a_run_that_fails_leaves_the_others(tmp_path):
         record(tmp_path, runs, BRIEF, report=said.append)
     assert records.missing(tmp_path / "runs", runs) == [SECOND]
     assert len([line for line in said if line.startswith(sentence)]) == 1
+
+
+def test_code_without_a_commit_is_told_before_it_trains(tmp_path, monkeypatch):
+    """Not after hours; and a worker at another commit is told with both."""
+    said, moments = [], []
+    for name in ("unknown", "0" * 40 + "+dirty", "0" * 40):
+        monkeypatch.setattr(runner, "commit", lambda name=name: name)
+        monkeypatch.setattr(runner, "train", lambda *given: moments.append(len(said)) or [])
+        record(tmp_path, [RUN], report=said.append)
+    assert said == [
+        f"the records will name their code {x}: train with a clean clone if they are to be kept"
+        for x in ("unknown", "0" * 40 + "+dirty")
+    ]
+    assert moments == [1, 2, 2]
+
+
+def test_the_code_of_a_worker_is_named_where_it_is_another(recorded, tmp_path, monkeypatch):
+    copy(
+        recorded, tmp_path / "runs", provenance=records.read_metadata(recorded / "runs", RUN)["provenance"] | {"commit": 40 * "1"}
+    )
+    said = []
+    monkeypatch.setattr(runner, "commit", lambda: 40 * "0")
+    monkeypatch.setattr(runner, "missing", lambda *given: [RUN])
+    monkeypatch.setattr(runner, "train", lambda *given: [RUN])
+    record(tmp_path, [RUN], report=said.append)
+    assert said[0].endswith(f" s, trained by the code {40 * '1'}, while it is {40 * '0'} here")
 
 
 def test_a_read_only_folder_is_said_in_one_sentence(tmp_path):
