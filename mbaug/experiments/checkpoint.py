@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mbaug.method import training
 from mbaug.method.training import Learner
 
 NAME = "checkpoint.safetensors"
+REMEDY = "remove its folder to begin this stage again"
 COUNTERS = ("gradient_steps", "environment_steps", "diverged_at")  # of a learner
 
 
@@ -45,14 +47,16 @@ def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]
         CheckpointDamaged: the file is not what was written; the sentence ends with the remedy.
     """
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         tensors = safetensors.torch.load_file(path)
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-        if _digest(tensors, header["state"]) == header["sha256"]:
+        if {"state", "sha256"} <= {*header} and _digest(tensors, header["state"]) == header["sha256"]:
             return tensors, json.loads(header["state"])
         reason = "its SHA-256 is not the one that was written"
-    except (SafetensorError, KeyError, ValueError) as error:
-        reason = str(error)
+    except (SafetensorError, KeyError, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
     raise CheckpointDamaged(f"{path} is damaged ({reason}): {remedy}")
 
 
@@ -79,7 +83,17 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not exists(folder):
         raise FileNotFoundError(f"there is no checkpoint in {folder}")
-    return unpacked(folder / NAME, "remove its folder to begin this stage again")
+    return unpacked(folder / NAME, REMEDY)
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Turns what does not fit into what is restored, as a checkpoint of something else, into CheckpointDamaged."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"it is not of this stage: {type(error).__name__} {error}".partition("\n")[0]
+        raise CheckpointDamaged(f"{folder / NAME} is damaged ({reason}): {REMEDY}") from error
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -101,6 +115,8 @@ def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict]:
 def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Sets a fresh learner to what `learner_state` returned."""
     for name, tensor in training.memory(learner).items():
+        if tensor.shape != tensors[name].shape:  # a smaller one would fill it
+            raise RuntimeError(f"{name} is of shape {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}")
         tensor.copy_(tensors[name])
     for name in state["streams"]:
         for k, generator in enumerate(learner.stream(name)):

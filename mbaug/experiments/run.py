@@ -4,11 +4,13 @@ Each stage is a function. It leaves a checkpoint, so that the same command goes 
 trained once: a world model by all arms that use it, a pre-training by all ways online.
 """
 
+import errno
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -17,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import engine, files, streams, tasks
 from mbaug.checks import given, require
 from mbaug.datasets import check, collect, read
+from mbaug.engine.process import warn_once
 from mbaug.experiments import checkpoint, measures, models, probes, records
 from mbaug.experiments.models import FAST
 from mbaug.experiments.records import Run
@@ -36,6 +39,7 @@ from mbaug.provenance import commit, provenance
 STEPS_KEPT = 50_000, 100_000  # environment steps after which a pre-trained agent leaves its actor in the folder of checkpoints
 LONG = 100_000  # environment steps; a longer training keeps its actors and its replay, for the pools that are made from them
 CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
+NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # what flock says on a file system without it
 SAVED = "rows", "outside", "switch"  # of a population, in a checkpoint, beside its learner
 
 
@@ -49,11 +53,27 @@ def together(*lists: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(item for some in lists for item in some))
 
 
-def lock(folder: Path) -> FileLock:
-    """Returns the lock of a folder: held by one process, and let go of when that process ends, however it ends."""
+@contextmanager
+def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
+    """Holds the lock of a folder, which one process can: it is let go of when that process ends, however it ends.
+
+    Raises:
+        Timeout: another process holds it, and `blocking` is False.
+    """
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / "lock", blocking=blocking))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            warn_once(
+                f"the file system of {folder.parent} has no locks ({error.strerror}): a file, lock.soft, stands for each. Where "
+                "a crash of the machine left one, remove it; better, let build/ be on a disk of this machine"
+            )
+            stack.enter_context(SoftFileLock(folder / "lock.soft", blocking=blocking))
+        yield
 
 
 @dataclass(eq=False)
@@ -158,8 +178,9 @@ def fit(population: Population) -> None:
         own = population.work / key(drawn.sha256, seed, arm.model, arm.precision, device)
         with lock(own):
             if checkpoint.exists(own):
-                tensors, state = checkpoint.load(own)
-                fitted, commits = models.restore(tensors, state, device), state["commits"]
+                with checkpoint.fitting(own):
+                    tensors, state = checkpoint.load(own)
+                    fitted, commits = models.restore(tensors, state, device), state["commits"]
             else:
                 fitted, commits = imagination.fit(arm.model, drawn, rest, seed, arithmetic), [commit()]
                 checkpoint.save(own, *models.save(fitted, commits))
@@ -220,13 +241,14 @@ def save(where: Path, population: Population, tensors: dict[str, Tensor] | None 
 
 def load(where: Path, population: Population) -> tuple[dict[str, Tensor], dict]:
     """Takes the agents back to the checkpoint in `where`, and returns all that it holds."""
-    tensors, state = checkpoint.load(where)
-    checkpoint.restore_learner(population.learner, tensors, state)
-    for name in SAVED:
-        setattr(population, name, state[name])
-    population.commits = together(population.commits, state["commits"])
-    population.before, population.begin = state["wall_seconds"], time.perf_counter()
-    return tensors, state
+    with checkpoint.fitting(where):
+        tensors, state = checkpoint.load(where)
+        checkpoint.restore_learner(population.learner, tensors, state)
+        for name in SAVED:
+            setattr(population, name, state[name])
+        population.commits = together(population.commits, state["commits"])
+        population.before, population.begin = state["wall_seconds"], time.perf_counter()
+        return tensors, state
 
 
 def keep(population: Population, name: str, number: int, tensors: dict[str, Tensor]) -> None:
@@ -329,9 +351,10 @@ def finetune(population: Population, to: int | None = None) -> Iterator[None]:
     where, last = online_folder(population), plan.steps if to is None else min(to, plan.steps)
     if checkpoint.exists(where):
         tensors, state = load(where, population)
-        environments.restore({name: tensors[name].numpy() for name in state["arrays"]}, state["environments"])
-        buffer.size = 0
-        buffer.extend(tensors["replay"])
+        with checkpoint.fitting(where):
+            environments.restore({name: tensors[name].numpy() for name in state["arrays"]}, state["environments"])
+            buffer.size = 0
+            buffer.extend(tensors["replay"])
     else:
         if population.drawn:
             training.carry(learner, plan)

@@ -16,7 +16,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
 from mbaug import engine, files, tasks
@@ -94,10 +94,9 @@ def claim(which: Run, arm: Arm, work: Path) -> Path:
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
     """Returns whether a process trains the run; leaves no file."""
-    path = claim(which, arm, work) / "lock"
-    if path.exists():
+    if claim(which, arm, work).exists():
         try:
-            with FileLock(path, blocking=False):
+            with run.lock(claim(which, arm, work), blocking=False):
                 return False
         except Timeout:
             return True

@@ -3,7 +3,9 @@
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import no_space
 from hypothesis import given, settings
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from made import dataset
 
 from mbaug import files
-from mbaug.experiments import checkpoint, models
+from mbaug.experiments import checkpoint, models, run
+from mbaug.experiments.records import Run
+from mbaug.experiments.studies import ARMS
 from mbaug.files import CannotWrite
 from mbaug.method import imagination, world_model
 from mbaug.method.settings import WorldModel
@@ -85,6 +89,55 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     damage(tmp_path / checkpoint.NAME)
     with pytest.raises(checkpoint.CheckpointDamaged, match=r"is damaged .*: remove its folder"):
         checkpoint.load(tmp_path)
+
+
+def mutated(content, random):
+    """Returns what a bad disk or a broken copy leaves of a file's content."""
+    place, other = random.integers(len(content), size=2)
+    changed = bytearray(content)
+    changed[place] ^= 1 << random.integers(8)
+    ways = bytes(changed), content[:place], content[place:], content[:place] + bytes(len(content) - place), content + content
+    return [*ways, content[: min(place, other)] + content[max(place, other) + 1 :]][random.integers(6)]
+
+
+def test_no_mutation_of_a_checkpoint_is_taken(tmp_path):
+    """Sixty of them: each ends in a sentence with the file's name."""
+    checkpoint.save(tmp_path, {"weights": torch.rand(100), "bias": torch.rand(3).double()}, {"step": 41, "rows": [{"a": 0.5}]})
+    path, random = tmp_path / checkpoint.NAME, np.random.default_rng(0)
+    whole = path.read_bytes()
+    for _ in range(60):
+        path.write_bytes(mutated(whole, random))
+        with pytest.raises(checkpoint.CheckpointDamaged, match=rf"^{path} is damaged \([^\n]+\): remove its folder[^\n]*$"):
+            checkpoint.load(tmp_path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    """Somebody else's safetensors; a pipe, which would be waited for; one of another stage, with its digest."""
+    path = tmp_path / checkpoint.NAME
+    path.write_bytes(safetensors.torch.save({"weights": torch.zeros(3)}, {"format": "pt"}))
+    with pytest.raises(checkpoint.CheckpointDamaged, match="its SHA-256 is not the one that was written"):
+        checkpoint.load(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(checkpoint.CheckpointDamaged, match="it is no file"):
+        checkpoint.load(tmp_path)
+    path.unlink()
+    population = run.begin([Run("hopper", "none", "td3", 0)], ARMS["td3"], tmp_path)
+    tensors, state = checkpoint.learner_state(population.learner)
+    whole = state | {"rows": [[]], "outside": [0.0], "switch": [], "wall_seconds": 0.0, "commits": []}
+    first = next(iter(tensors))
+    for damage in (
+        ({}, whole),
+        (tensors, state),
+        ({name: tensor for name, tensor in tensors.items() if name != first}, whole),
+        (tensors | {first: torch.zeros(())}, whole),
+        (tensors, whole | {"streams": ["odd"]}),
+    ):
+        checkpoint.save(tmp_path, *damage)
+        with pytest.raises(checkpoint.CheckpointDamaged, match=rf"^{path} is damaged \(it is not of this stage: .*\): remove"):
+            run.load(tmp_path, population)
+    checkpoint.save(tmp_path, tensors, whole)
+    run.load(tmp_path, population)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

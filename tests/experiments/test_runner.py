@@ -1,5 +1,7 @@
 """What trains the missing runs: a kill loses nothing and leaves nothing behind, and two commands train each run once."""
 
+import errno
+import fcntl
 import os
 import random
 import re
@@ -191,6 +193,20 @@ def test_runs_that_another_command_is_at_come_last_and_are_said_to_be_running(tm
     assert runner.status(TINIER, root, tmp_path).to_numpy().tolist() == [[0, 0, 0, 2]]
     assert runner.status(TINIER, root, tmp_path / "none").to_numpy().tolist() == [[0, 0, 0, 2]]
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_two_commands_still_do_not_meet(code, tmp_path, monkeypatch):
+    """As some network file systems are: a file stands for the lock, and goes when it is let go of."""
+
+    def flock(*given):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    sentence = f"the file system of {tmp_path}/runs has no locks .*lock.soft"
+    with pytest.warns(RuntimeWarning, match=sentence), runner.held([RUN], SCRATCH, tmp_path):
+        assert runner.is_training(RUN, SCRATCH, tmp_path)
+    assert not runner.is_training(RUN, SCRATCH, tmp_path)
 
 
 # --- what fails -----------------------------------------------------------------------------------------------------------
