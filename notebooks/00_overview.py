@@ -300,7 +300,8 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # | [03 augmentation](03_augmentation.ipynb) | what does replacing next states do to a batch, to the targets, to the critic? |
 # | [04 offline pre-training](04_offline_pretraining.ipynb) | what does TD3+BC learn, with and without augmentation? |
 # | [05 online fine-tuning](05_online_finetuning.ipynb) | does it jump-start? |
-# | 06 multi-step, 07 controls, 08 reliability | more steps ahead; is it the model or just noise; where is the model wrong? |
+# | [06 multi-step](06_multi_step.ipynb) | can the world model look several steps ahead, and does it help? |
+# | 07 controls, 08 reliability | is it the model or just noise; where is the model wrong? |
 # | 09 stochastic dynamics, 10 data size and quality, 11 other methods | the paper's open questions |
 # | [90 engine](90_engine.ipynb) | how fast, against what, and what is the limit? |
 #

@@ -834,4 +834,4 @@ for claim in claims.CLAIMS[:3]:
 # pre-training has a head start. The setting is `keep_data`; "TD3 with the data, no pre-training" in section 8 measures it.
 # </details>
 #
-# **Next:** this is the last chapter written so far. The [overview](00_overview.ipynb) lists those to come.
+# **Next:** [06 · Multi-step](06_multi_step.ipynb): can the world model look further ahead than one step?

@@ -55,6 +55,30 @@ def predict_deterministic(model: Deterministic, state: State, action: Action) ->
     return _asked(partial(world_model.move, model), model.standardiser, model.network, state, action)
 
 
+def open_loop(
+    move: Callable[[Tensor, Tensor], Tensor], start: Float[Tensor, "rows size"], action: Float[Tensor, "rows horizon action"]
+) -> Float[Tensor, "rows horizon size"]:
+    """x_1, ..., x_n with x_(k+1) = move(x_k, a_k) and x_0 = start: what is predicted is the input of the next step."""
+    path = [start]
+    for step_action in action.unbind(dim=1):
+        path.append(move(path[-1], step_action))
+    return torch.stack(path[1:], dim=1)
+
+
+@torch.no_grad()
+def latent_rollout(
+    model: Model, state: State, action: Float[Tensor, "rows horizon action"], generator: torch.Generator
+) -> Float[Tensor, "rows horizon state"]:
+    """D(z_1), ..., D(z_n) with z_(k+1) = z_k + f(z_k, a_k) and z_0 ~ q(z | s_0), in the environment's units.
+
+    The start is encoded once and no decoded state is encoded again. With one action this is `predict`.
+    """
+    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
+    start = sample(posterior(model, model.standardiser.apply(state)), normal)
+    latent = open_loop(partial(step, model), start, action)
+    return model.standardiser.invert(model.decoder.alone(latent.flatten(0, 1))).unflatten(0, latent.shape[:2])
+
+
 def add_noise(next_state: State, noise_std: Float[Tensor, " state"], generator: torch.Generator) -> State:
     """s' + std n for standard normal n: the control that is as wrong as the model but knows no dynamics."""
     return next_state + noise_std * torch.randn(next_state.shape, generator=generator)

@@ -1,10 +1,11 @@
 """The answer of a chapter in a few plain sentences, written from the recorded runs: each chapter and the README begin with it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
-from mbaug.reporting import claims, statistics
+from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.figures import count, number, words
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
@@ -89,9 +90,32 @@ def online(frame: pd.DataFrame) -> str:
     )
 
 
+def multi_step(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+    """Returns the answer of 06_multi_step: how errors grow along a roll-out, and whether targets of several steps help."""
+    path = folder / "06_open_loop.csv"
+    grow = "The errors of roll-outs are not yet computed."
+    if path.is_file():
+        table = pd.read_csv(path)
+        table = table[table["horizon"].isin((1, 5, 50))]
+        wide = table.groupby(["predictor", "horizon"])["error"].median().unstack()
+        said = (", ".join(f"{error:.2g}" for error in wide.loc[kind]) for kind in ("encoded", "deterministic", "persistence"))
+        vae, network, still = said
+        grow = (
+            f"After 1, 5 and 50 steps from the last true state the paper's model errs by {vae}, a deterministic network by "
+            f"{network}, and the guess that nothing moves by {still} (variances of the states, median of "
+            f"{count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
+        )
+    score, (arm, other) = mean_score(claims.main_runs(frame)), ("augmented_horizon5", "augmented_horizon1")
+    if not statistics.by_task(score, arm, other):
+        return f"{grow} Whether targets of several steps help an agent is not yet recorded."
+    helps = tell(statistics.difference(score, arm, other), "five steps score higher than one", "five steps score lower than one")
+    return f"{grow} As the target of an agent, {helps}."
+
+
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter
     "README": sentence,
     "00_overview": overview,
     "04_offline_pretraining": offline,
     "05_online_finetuning": online,
+    "06_multi_step": multi_step,
 }

@@ -38,6 +38,7 @@ CONTENTS = (
     "03_augmentation",
     "04_offline_pretraining",
     "05_online_finetuning",
+    "06_multi_step",
     "90_engine",
 )
 LONGEST = "02_world_model"  # begun first, so that it does not run alone at the end

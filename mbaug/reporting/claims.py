@@ -56,6 +56,11 @@ class Finding(NamedTuple):
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))
+HORIZONS = (  # no claim of the paper's: several steps are its open question
+    *(Comparison(f"augmented_horizon{n}", ("augmented_horizon1",), ("halfcheetah",)) for n in (2, 3, 5)),
+    Comparison("augmented_horizon3", ("vanilla_horizon3",), ("halfcheetah",)),
+    Comparison("vanilla_horizon3", ("vanilla_horizon1",), ("halfcheetah",)),
+)
 RATES = ("vanilla", "augmented_25", "augmented_75", "augmented_100")
 ONLINE, CONTROLS = "05_online_finetuning", "07_controls"
 CRITIC = {

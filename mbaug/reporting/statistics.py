@@ -7,7 +7,7 @@ mean counts the same, and Satterthwaite gives the degrees of freedom. For normal
 the truth in 76 of 100 cases with three seeds (Agarwal et al. 2021, arXiv 2108.13264, recommend both for many runs).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,6 +228,16 @@ def steps_to_threshold(table: pd.DataFrame, threshold: float) -> pd.Series:
     rows = table[table["phase"] == "finetune"]
     reached = rows["steps"].where(rows["score"] >= threshold, np.inf)
     return rows.assign(reached=reached).groupby(RUN)["reached"].min().rename("steps_to_threshold")
+
+
+def calibration(metadata: Mapping[Any, Mapping], value: str = "gap") -> pd.Series:
+    """Returns a number of each run's critics in all fixed states, when pre-training ends (`measures.calibration`).
+
+    `metadata` is what `records.load_metadata` returns; runs whose critics were not asked are left out.
+    """
+    asked = {run: about["calibration"]["all"][value] for run, about in metadata.items() if about["calibration"]}
+    index = pd.MultiIndex.from_tuples([(run.task, run.dataset, run.arm, run.seed) for run in asked], names=RUN)
+    return pd.Series([*asked.values()], index, dtype=float, name=value)
 
 
 def last_offline(table: pd.DataFrame, value: str = "score") -> pd.Series:

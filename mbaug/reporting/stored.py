@@ -13,11 +13,12 @@ from mbaug import files
 from mbaug.checks import require
 from mbaug.experiments.trained import FOLDER
 
+DRAWN = FOLDER / "drawn"  # of the committed tables
 ANEW = "MBAUG_STORE_ANEW"  # set by `python -m mbaug figures --anew`: write what is computed in place of comparing it
 
 
 def stored(
-    name: str, computed: pd.DataFrame, profile: str = "paper", tolerance: float = 1e-3, folder: Path | None = None
+    name: str, computed: pd.DataFrame, profile: str = "paper", tolerance: float = 1e-3, folder: Path = DRAWN
 ) -> pd.DataFrame:
     """Returns the committed table of that name, after comparing it with the one computed here; in other profiles the latter.
 
@@ -26,7 +27,7 @@ def stored(
         computed: as it came out here, on this processor.
         profile: of the notebook; only "paper" has committed tables.
         tolerance: the largest difference, in units of a column's largest number.
-        folder: of the tables; None: data/models/drawn.
+        folder: of the tables.
 
     Raises:
         FileNotFoundError: there is none yet; the sentence has the command.
@@ -34,7 +35,7 @@ def stored(
     """
     if profile != "paper":
         return computed
-    path, command = (folder or FOLDER / "drawn") / f"{name}.csv", "`python -m mbaug figures --anew` writes it"
+    path, command = folder / f"{name}.csv", "`python -m mbaug figures --anew` writes it"
     if os.environ.get(ANEW):
         files.write_atomically(path, computed.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode())
     if not path.is_file():

@@ -1,13 +1,16 @@
 """Several steps ahead: windows of recorded steps, n-step targets, imagined roll-outs; with one step all is as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made import DOUBLE
+from systems import TINY, random_model
 
-from mbaug.method import augmentation, td3, transitions
+from mbaug.method import augmentation, imagination, td3, transitions, world_model
 from mbaug.method.td3 import TD3
 from mbaug.method.transitions import Batch, Dataset
 
@@ -77,3 +80,32 @@ def test_a_roll_out_asks_with_each_step_s_own_action_and_next_state_and_with_the
     for step, (*parts, own) in enumerate(asked):
         assert all(map(torch.equal, parts, (state * 2**step, action[:, step], next_state[:, step])))
         assert own is generator
+
+
+def test_an_open_loop_of_a_linear_system_is_its_powers():
+    """x_n = A^n x_0 + sum_k A^(n-1-k) B a_k, at every step of the way."""
+    A, B = np.array([[1.0, 0.2], [-0.2, 0.95]]), np.array([[0.0], [0.5]])
+    start, action = np.array([[1.0, -1.0], [0.3, 0.2]]), np.random.default_rng(0).normal(size=(2, 6, 1))
+    move = lambda x, a: x @ torch.from_numpy(A.T) + a @ torch.from_numpy(B.T)  # noqa: E731
+    found = imagination.open_loop(move, torch.from_numpy(start), torch.from_numpy(action))
+    power = [np.linalg.matrix_power(A, n) for n in range(7)]
+    for n in range(1, 7):
+        by_hand = start @ power[n].T + sum(action[:, k] @ (power[n - 1 - k] @ B).T for k in range(n))
+        np.testing.assert_allclose(found[:, n - 1], by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_latent_roll_out_encodes_once_and_decodes_what_the_transition_made(residual):
+    """One step is `predict`, with the same noise; the second moves the same latent state on."""
+    model = random_model(replace(TINY, residual=residual))
+    state, action = torch.randn(4, 3).double(), torch.randn(4, 2, 2).double()
+    one, two = (imagination.latent_rollout(model, state, action[:, :n], torch.Generator().manual_seed(0)) for n in (1, 2))
+    predicted = imagination.predict(model, state, action[:, 0], torch.Generator().manual_seed(0))
+    torch.testing.assert_close(one[:, 0], predicted)
+    torch.testing.assert_close(two[:, 0], one[:, 0])
+    normal = torch.randn(4, TINY.latent_size, generator=torch.Generator().manual_seed(0))
+    z = world_model.sample(world_model.posterior(model, model.standardiser.apply(state)), normal)
+    for k in range(2):
+        z = world_model.step(model, z, action[:, k])
+    torch.testing.assert_close(two[:, 1], model.standardiser.invert(model.decoder.alone(z)))
+    assert not two.requires_grad

@@ -327,3 +327,15 @@ def test_what_an_agent_was_when_it_went_online():
     first, second = (("hopper", "d", "vanilla", seed) for seed in (0, 1))
     assert statistics.last_offline(table, "overestimation").to_dict() == {first: 6.0, second: 3.0}
     assert statistics.last_offline(table, "overfitting").to_dict() == {first: 1.5}  # none where it was not measured
+
+
+def test_the_calibration_is_a_number_a_run_of_those_that_were_asked():
+    names = [
+        records.Run("hopper", "hopper-medium-replay", arm, seed) for arm, seed in (("vanilla", 0), ("augmented", 1), ("td3", 0))
+    ]
+    asked = [{"all": {"gap": 5.0, "value": 7.0}}, {"all": {"gap": -1.0, "value": 9.0}}, None]
+    found = statistics.calibration({name: {"calibration": each} for name, each in zip(names, asked, strict=True)})
+    assert found.index.names == RUN
+    assert found["hopper", "hopper-medium-replay"].to_dict() == {("vanilla", 0): 5.0, ("augmented", 1): -1.0}
+    assert statistics.calibration({names[0]: {"calibration": asked[0]}}, "value").tolist() == [7.0]
+    assert statistics.difference(statistics.calibration({}), "augmented", "vanilla").n_seeds == 0
