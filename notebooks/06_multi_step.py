@@ -272,7 +272,9 @@ pd.DataFrame(sizes, index=length.numpy()).rename_axis("steps").round(3)
 # A linear regression of $s'$ on $s$ and $a$ is such a system, so we can read $A$ from its predictions.
 
 # %%
-names = [task for task in tasks.TASKS if trained.path_of(task, "world_model").is_file()]
+here = [name for name in trained.WORLD_MODELS if trained.path_of(*name).is_file()]
+fits = {name: trained.world_model(*name) for name in here}
+names = [task for task, name in fits if name == "world_model"]
 pools = {task: read.load(f"{task}-medium") for task in names}
 drawn = {task: transitions.draw(read.load(f"{task}-medium-replay"), 10_000, seed=0)[0] for task in names}
 linear = {task: imagination.linear_regression(drawn[task]) for task in names}
@@ -319,11 +321,10 @@ def whole_windows(pool):
 
 def steps_of(task, generator):
     """Returns what predicts one step of a task, by name: a function of state and action."""
-    fits = {name: trained.world_model(*name) for name in trained.WORLD_MODELS if name[0] == task}
     control = partial(imagination.predict_deterministic, fits[task, "world_model"].deterministic)
     found = {"persistence": imagination.persistence, "linear": linear[task], "deterministic": control}
     kinds = {"world_model": "encoded", "world_model_kl0.01": "light"}
-    return found | {kinds[name]: sampled(fitted.model, generator) for (_, name), fitted in fits.items()}
+    return found | {kinds[name]: sampled(fits[task, name].model, generator) for own, name in fits if own == task}
 
 
 # %%
@@ -331,7 +332,7 @@ errors = []
 for task, pool in pools.items():
     rows, generator = whole_windows(pool), streams.torch_generator(0, "chapter 06", task)
     state, action = torch.from_numpy(pool.state[rows[:, 0]]), torch.from_numpy(pool.action[rows])
-    scale, model = pool.state.std(axis=0), trained.world_model(task).model
+    scale, model = pool.state.std(axis=0), fits[task, "world_model"].model
     paths = {name: imagination.open_loop(step, state, action) for name, step in steps_of(task, generator).items()}
     paths["latent"] = imagination.latent_rollout(model, state, action, generator)
     for name, path in paths.items():
