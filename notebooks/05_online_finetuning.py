@@ -112,7 +112,7 @@ print(f"Pre-trained without a model (vanilla): {against('td3', 'vanilla')}.")
 # | $\mathcal D_t$ | `buffer.rows[:, :buffer.size]` | `[P, t, width]` | transitions, states standardised |
 # | $\theta, \phi$ | `agent.actor`, `agent.critics` | flat buffers | – |
 # | $\theta', \phi'$ | `agent.target_actor`, `agent.target_critics` | flat buffers | – |
-# | – | `agent.actor_moments`, `agent.critics_moments` | flat buffers | Adam's first and second moment |
+# | – | `agent.moments` | flat buffers | Adam's first and second moment |
 
 # %%
 pd.DataFrame({"pre-trained": vars(studies.VANILLA.finetuning), "from scratch": vars(studies.SCRATCH)})

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
-
 WIDE = 64  # a bfloat16 product pays from this many inputs and outputs; below, the casts cost more than they save
 
 

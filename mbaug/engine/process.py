@@ -68,7 +68,7 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     """Returns the precision that will really be used, after choosing one thread and the fastest product for it.
 
     Two intra-op threads beside any other load fall from hundreds of updates a second to a few: their barriers spin. So a
-    process trains with one thread, and a study with one process per core. Whoever asked for more threads is told so once.
+    process trains with one thread, and a study with one process a core; who asked for more threads is told so once.
 
     Numbers below 1e-38 become zero in this thread. A unit that is never active has no gradient, and its moments in Adam, times
     0.9 a step, end there and stay; a processor is many times slower on such numbers, and in long trainings on Hopper most

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mbaug.checks import require
-from mbaug.method.transitions import Action, Batch, Predict, State
+from mbaug.method.transitions import Action, Batch, Predict, State, gather
 
 
 def replaced(rate: float, batch_size: int) -> int:
@@ -48,13 +48,9 @@ def pick(
     generators: Sequence[torch.Generator],
 ) -> Float[Tensor, "block population count state"]:
     """Returns a random sample of the table for each row of `index`, each agent from its own table and generator."""
-    picked = []
-    for k, generator in enumerate(generators):
-        _, samples, size = imagined[k].shape
-        sample = torch.randint(samples, index[:, k].shape, generator=generator, device=index.device)
-        chosen = imagined[k].reshape(-1, size).index_select(0, (index[:, k] * samples + sample).reshape(-1))
-        picked.append(chosen.view(*sample.shape, size))
-    return torch.stack(picked, dim=1)
+    samples, shape = imagined.shape[2], index[:, 0].shape
+    drawn = [torch.randint(samples, shape, generator=generator, device=index.device) for generator in generators]
+    return gather(imagined.flatten(1, 2), index * samples + torch.stack(drawn, dim=1))
 
 
 def rollout(

@@ -91,10 +91,7 @@ def add_jitter(model: Model, state: State, action: Action, next_state: State, ge
 
 
 def contraction(model: Model, dataset: Dataset) -> Callable[[State], State]:
-    """Returns s' -> [s', 1] W with W = argmin sum |[s', 1] W - mean prediction|^2 over the rows that end no episode.
-
-    It is the model's linear pull to the mean: its bias without its samples and without its dynamics.
-    """
+    """Returns the pull to the mean, s' -> [s', 1] W with W = argmin sum |[s', 1] W - mean prediction|^2 over inner rows."""
     rows = world_model.interior(dataset)
     mean = predict(model, torch.from_numpy(rows.state), torch.from_numpy(rows.action), torch.Generator(), "mean")
     return _least_squares(mean.numpy(), rows.next_state)
@@ -175,10 +172,8 @@ def fit(
 def with_deterministic(fitted: Fit, model: Deterministic, held_out: Dataset, seed: int) -> Fit:
     """Returns a fit that holds the deterministic model, too, and its held-out error."""
     fitted = replace(fitted, deterministic=model)
-    if not fitted.errors:
-        return fitted
     error = held_out_error(predictor("deterministic", fitted, held_out), model.standardiser, held_out, seed)
-    return replace(fitted, errors=fitted.errors | {"deterministic": error.tolist()})
+    return replace(fitted, errors=fitted.errors and fitted.errors | {"deterministic": error.tolist()})
 
 
 def _of_model(model: Model) -> dict[str, Predict]:

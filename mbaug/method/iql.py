@@ -51,10 +51,7 @@ class Agent:
     critics: Critics
     value: Critics  # V(s), one an agent
     target_critics: Critics
-    actor_moments: Adam
-    log_std_moments: Adam
-    critics_moments: Adam
-    value_moments: Adam
+    moments: dict[str, Adam]
 
 
 def create(state_size: int, action_size: int, settings: IQL, generators: Generators, arithmetic=PLAIN) -> Agent:
@@ -63,8 +60,9 @@ def create(state_size: int, action_size: int, settings: IQL, generators: Generat
     critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
     value = networks.perceptron((state_size, *settings.hidden, 1), generators, arithmetic)
     log_std = networks.allocate(len(generators), (0, action_size), arithmetic.dtype).to(arithmetic.device).requires_grad_()
-    parts = Actor(actor), log_std, Critics(critics), Critics(value), Critics(critics.copy())
-    return Agent(*parts, *map(Adam.zeros, (actor.flat, log_std, critics.flat, value.flat)))
+    learned = {"actor": actor.flat, "log_std": log_std, "critics": critics.flat, "value": value.flat}
+    moments = {name: Adam.zeros(flat) for name, flat in learned.items()}
+    return Agent(Actor(actor), log_std, Critics(critics), Critics(value), Critics(critics.copy()), moments)
 
 
 def log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "population 1 action"]:
@@ -97,25 +95,22 @@ def actor_loss(
 
 
 def update(agent: Agent, batch: Batch, noise: Noise, settings: IQL, step: int, loss: Callable = actor_loss) -> None:
-    """Moves the values, the actor, the critics and the target critics, in this order, in place.
-
-    `noise` is not used; the actor's loss is the same offline and online.
-    """
+    """Moves values, actor, critics and target critics, in this order, in place; `noise` is not used."""
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     least = agent.target_critics(batch.state, batch.action).amin(dim=TWIN)  # targets have no gradient
     losses = value_loss(agent.value(batch.state)[0], least, settings.expectile)
-    networks.descend(losses, rate, (agent.value.network.flat, agent.value_moments))
+    networks.descend(losses, rate, (agent.value.network.flat, agent.moments["value"]))
     advantage = least - agent.value(batch.state)[0].detach()
     spread = log_std(agent, batch.action.shape[-1], settings)
     losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings)
-    networks.descend(losses, rate, (actor.flat, agent.actor_moments), (agent.log_std, agent.log_std_moments))
+    networks.descend(losses, rate, (actor.flat, agent.moments["actor"]), (agent.log_std, agent.moments["log_std"]))
     target = critic_target(agent, batch, settings, noise[0])
-    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.critics_moments))
+    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.moments["critics"]))
     networks.track(agent.target_critics.network, critics, settings.target_rate)
 
 
 def explorer(agent: Agent, number: int, settings: IQL) -> Explore:
-    """Returns a = clip(pi(s) + sigma n, -1, 1) of agent `number`, of one state and a standard normal n, in NumPy."""
+    """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, a NumPy function of a state and a normal n."""
     forward, size = networks.act_alone(agent.actor.network.layers, number), agent.actor.network.sizes[-1]
     spread = agent.log_std.detach()[number * size : (number + 1) * size].numpy()  # the same memory: it learns on
 

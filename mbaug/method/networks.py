@@ -42,13 +42,10 @@ def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: t
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it; an engine may be faster.
-
-    `captured` returns what repeats `period`, a function of a number and tensors: plainly itself (see engine.graphs).
-    """
+    """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it; an engine may be faster."""
 
     forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None], Tensor] = plain_forward  # a network's outputs
-    captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period
+    captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period  # repeats it: engine.graphs
     precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": the wide products alone, everything else in float32
     device: str = "cpu"
 
@@ -61,14 +58,18 @@ class Arithmetic:
 PLAIN = Arithmetic()
 
 
+def count(sizes: Sequence[int]) -> int:
+    """Returns the number of parameters of a perceptron with these layer sizes."""
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+
+
 def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype) -> Float[Tensor, " parameters"]:
     """Returns a zero buffer on the CPU for the parameters of `population` perceptrons with these layer sizes.
 
     Its length is a multiple of LANES: torch's fused Adam rounds the rest of an array differently from its body, and an
     agent's last bias would depend on how many neighbours it has.
     """
-    count = population * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
-    return torch.zeros(-(-count // LANES) * LANES, dtype=dtype)
+    return torch.zeros(-(-population * count(sizes) // LANES) * LANES, dtype=dtype)
 
 
 def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequence[int]) -> Layers:
@@ -76,13 +77,10 @@ def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequ
 
     Layer by layer and, within a layer, network by network: so each weight is one contiguous batch for one product.
     """
-    layers, start = [], 0
-    for inputs, outputs in pairwise(sizes):
-        middle, end = start + population * inputs * outputs, start + population * (inputs + 1) * outputs
-        weight = flat[start:middle].view(population, inputs, outputs)
-        layers.append((weight, flat[middle:end].view(population, 1, outputs)))
-        start = end
-    return tuple(layers)
+    shapes = [(population, rows, outputs) for inputs, outputs in pairwise(sizes) for rows in (inputs, 1)]
+    counts = [math.prod(shape) for shape in shapes]
+    views = [part.view(shape) for part, shape in zip(flat[: sum(counts)].split(counts), shapes, strict=True)]
+    return tuple(zip(views[::2], views[1::2], strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +119,8 @@ class Perceptron:
 
 
 def perceptron(sizes: Sequence[int], generators: Generators, arithmetic: Arithmetic = PLAIN) -> Perceptron:
-    """Returns N = len(generators) perceptrons, each drawn from its own generator on the CPU.
-
-    As torch.nn.Linear does, weights and biases are uniform in +-1/sqrt(inputs).
-    """
-    flat = allocate(len(generators), sizes, arithmetic.dtype)
+    """Returns N = len(generators) perceptrons, each from its own generator: uniform in +-1/sqrt(inputs), as torch.nn.Linear."""
+    flat = allocate(len(generators), sizes, arithmetic.dtype)  # drawn on the CPU: a GPU gets the same numbers
     for weight, bias in layer_views(flat, len(generators), sizes):
         bound = 1 / math.sqrt(weight.shape[1])
         for network, generator in enumerate(generators):
@@ -153,8 +148,8 @@ class Critics:
 
     def __call__(self, *parts: Float[Tensor, "population batch _"]) -> Float[Tensor, "twin population batch"]:
         inputs = torch.cat(parts, dim=-1)
-        count = self.network.population // len(inputs)
-        return self.network(torch.cat([inputs] * count)).view(count, *inputs.shape[:-1])
+        twins = self.network.population // len(inputs)
+        return self.network(torch.cat([inputs] * twins)).view(twins, *inputs.shape[:-1])
 
     @cached_property
     def frozen(self) -> "Critics":
@@ -170,10 +165,7 @@ class Critics:
 
 
 def act_alone(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns one network of a population as a NumPy function of one input vector.
-
-    For a single agent that acts, NumPy needs 10 microseconds where torch needs 40. The arrays share the parameters' memory.
-    """
+    """Returns one network as a NumPy function of one vector, in the same memory: 10 microseconds, where torch needs 40."""
     *hidden, (last_weight, last_bias) = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
 
     def forward(vector: np.ndarray) -> np.ndarray:

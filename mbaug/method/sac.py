@@ -59,20 +59,19 @@ class Agent:
     critics: Critics
     target_critics: Critics
     log_temperature: Float[Tensor, " padded"]  # of agent k at k; padded as `allocate` says
-    actor_moments: Adam
-    critics_moments: Adam
-    log_temperature_moments: Adam
+    moments: dict[str, Adam]
 
 
 def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic=PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies."""
-    network = networks.perceptron((state_size, *settings.hidden, 2 * action_size), generators, arithmetic)
-    critics = Critics(networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic))
+    actor = networks.perceptron((state_size, *settings.hidden, 2 * action_size), generators, arithmetic)
+    critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
     log_temperature = networks.allocate(len(generators), (0, 1), arithmetic.dtype).to(arithmetic.device)
     log_temperature.add_(math.log(settings.initial_temperature)).requires_grad_()
-    moments = map(Adam.zeros, (network.flat, critics.network.flat, log_temperature))
-    actor = GaussianActor(network, settings.log_std_min, settings.log_std_max)
-    return Agent(actor, critics, Critics(critics.network.copy()), log_temperature, *moments)
+    learned = {"actor": actor.flat, "critics": critics.flat, "log_temperature": log_temperature}
+    moments = {name: Adam.zeros(flat) for name, flat in learned.items()}
+    policy = GaussianActor(actor, settings.log_std_min, settings.log_std_max)
+    return Agent(policy, Critics(critics), Critics(critics.copy()), log_temperature, moments)
 
 
 def sample(actor: GaussianActor, state: States, normal: Actions) -> tuple[Actions, Values]:
@@ -135,13 +134,13 @@ def update(agent: Agent, batch: Batch, noise: Noise, settings: SAC, step: int, l
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
-    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.critics_moments))
+    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.moments["critics"]))
     if step % settings.policy_delay == 0:
         losses, log_density = loss(agent.actor, agent.critics, batch, temperature(agent), noise[1])
-        networks.descend(losses, rate, (actor.flat, agent.actor_moments))
+        networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))
         target_entropy = settings.target_entropy_per_action * batch.action.shape[-1]
         losses = temperature_loss(agent.log_temperature[: len(losses)], log_density, target_entropy)
-        learned = agent.log_temperature, agent.log_temperature_moments
+        learned = agent.log_temperature, agent.moments["log_temperature"]
         networks.descend(losses, settings.temperature_learning_rate, learned)
     networks.track(agent.target_critics.network, critics, settings.target_rate)
 
@@ -153,7 +152,7 @@ def greedy(agent: Agent, state: States) -> Actions:
 
 
 def explorer(agent: Agent, number: int, settings: SAC) -> Explore:
-    """Returns a = tanh(mu(s) + sigma(s) n) of agent `number`, of one state and a standard normal n, in NumPy."""
+    """Returns a = tanh(mu(s) + sigma(s) n) of one agent, a NumPy function of a state and a normal n."""
     forward = networks.act_alone(agent.actor.network.layers, number)
 
     def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -44,16 +44,15 @@ class Agent:
     critics: Critics
     target_actor: Actor
     target_critics: Critics
-    actor_moments: Adam
-    critics_moments: Adam
+    moments: dict[str, Adam]
 
 
 def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the targets start as copies."""
     actor = networks.perceptron((state_size, *settings.hidden, action_size), generators, arithmetic)
     critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
-    copies = Actor(actor.copy()), Critics(critics.copy())
-    return Agent(Actor(actor), Critics(critics), *copies, Adam.zeros(actor.flat), Adam.zeros(critics.flat))
+    moments = {"actor": Adam.zeros(actor.flat), "critics": Adam.zeros(critics.flat)}
+    return Agent(Actor(actor), Critics(critics), Actor(actor.copy()), Critics(critics.copy()), moments)
 
 
 def noise(normal: Float[Tensor, "..."], settings: TD3) -> Float[Tensor, "..."]:
@@ -102,11 +101,11 @@ def update(agent: Agent, batch: Batch, noise: Noise, settings: TD3, step: int, l
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
-    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.critics_moments))
+    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.moments["critics"]))
     if step % settings.policy_delay == 0:
         if loss is not None:
             losses = loss(agent.actor, agent.critics, batch, settings)
-            networks.descend(losses, rate, (actor.flat, agent.actor_moments))
+            networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))
         networks.track(agent.target_critics.network, critics, settings.target_rate)
         networks.track(agent.target_actor.network, actor, settings.target_rate)
 
@@ -118,13 +117,9 @@ def greedy(agent: Any, state: States) -> Actions:
 
 
 def explorer(agent: Agent, number: int, settings: TD3) -> Explore:
-    """Returns a = clip(pi(s) + sigma n, -1, 1) of agent `number`, of one state and a standard normal n, in NumPy."""
-    forward = networks.act_alone(agent.actor.network.layers, number)
-
-    def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        return np.clip(np.tanh(forward(state)) + settings.exploration_noise * normal, -1, 1)
-
-    return explore
+    """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, a NumPy function of a state and a normal n."""
+    forward, sigma = networks.act_alone(agent.actor.network.layers, number), settings.exploration_noise
+    return lambda state, normal: np.clip(np.tanh(forward(state)) + sigma * normal, -1, 1)
 
 
 ALGORITHM = Algorithm(

@@ -19,7 +19,7 @@ from mbaug.checks import require
 from mbaug.method import augmentation, transitions
 from mbaug.method.algorithm import Algorithm
 from mbaug.method.arms import ALGORITHMS, Arm
-from mbaug.method.networks import PLAIN, Adam, Arithmetic
+from mbaug.method.networks import PLAIN, Arithmetic
 from mbaug.method.settings import Augmentation, Finetuning
 from mbaug.method.transitions import Batch, ReplayBuffer, Standardiser
 from mbaug.tasks import Lockstep, Task
@@ -177,9 +177,8 @@ def carry(learner: Learner, plan: Finetuning) -> None:
     carried, generators = learner.algorithm.carried, streams.torch_generators(learner.seeds, "initialisation", "online")
     fresh = learner.algorithm.create(*learner.sizes, learner.arm.learner, generators, learner.arithmetic)
     kept = [*carried["actor"]] * plan.carry_actor + [*carried["critics"]] * plan.carry_critics
-    if plan.carry_moments:
-        kept += [f"{name}_moments" for name in kept]
-    learner.agent = replace(fresh, **{name: getattr(learner.agent, name) for name in kept})
+    moments = fresh.moments | {name: learner.agent.moments[name] for name in kept if plan.carry_moments}
+    learner.agent = replace(fresh, moments=moments, **{name: getattr(learner.agent, name) for name in kept})
     for target in [name for name in vars(fresh) if name.startswith("target_")]:
         online = getattr(learner.agent, target.removeprefix("target_"))
         copy = replace(online, network=online.network.copy())
@@ -200,8 +199,7 @@ def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
     """Moves the critics alone, so many updates on what the replay holds: they come to know an actor that they never saw learn."""
     learn = updater(learner, None)
     for _ in range(0, updates, BLOCK):
-        _, batches, noise = block(learner, buffer.rows[:, : buffer.size])
-        learn(batches, noise)
+        learn(*block(learner, buffer.rows[:, : buffer.size])[1:])
 
 
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
@@ -267,11 +265,9 @@ def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 def memory(learner: Learner) -> dict[str, Tensor]:
     """Returns every tensor that the next update depends on, by name, in the learner's own memory."""
     found = {"standardiser.mean": learner.standardiser.mean, "standardiser.std": learner.standardiser.std}
-    for name, part in vars(learner.agent).items():
-        if isinstance(part, Adam):
-            found |= {f"{name}.first": part.first, f"{name}.second": part.second, f"{name}.steps": part.steps}
-        else:
-            found[name] = _flat(part)
+    found |= {name: _flat(part) for name, part in vars(learner.agent).items() if name != "moments"}
+    for name, adam in learner.agent.moments.items():
+        found |= {f"{name}_moments.{moment}": tensor for moment, tensor in vars(adam).items()}
     return found
 
 

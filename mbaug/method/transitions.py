@@ -87,10 +87,7 @@ def _check_size(pool: Dataset, size: int) -> None:
 
 
 def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes.
-
-    Raises ValueError if the pool has fewer transitions than asked for, or is composed of several.
-    """
+    """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes."""
     _check_size(pool, size)
     require(not pool.part.any(), f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone")
     order = streams.numpy_generator(seed, "draw", "episodes").permutation(np.unique(pool.episode))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, pairwise
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import streams
+from mbaug.method import networks
 from mbaug.method.networks import PLAIN, Adam, Arithmetic, Perceptron, descend, perceptron
 from mbaug.method.settings import WorldModel
 from mbaug.method.transitions import Action, Dataset, Standardiser, State
@@ -131,7 +132,6 @@ def epochs(settings: WorldModel, dataset: Dataset, seed: int, arithmetic: Arithm
     """Yields, after every epoch, the model (always the same one, moving) and the mean terms of the loss.
 
     An epoch is a random permutation of the rows that end no episode, cut into batches, the last one smaller.
-    States are standardised by the mean and standard deviation of all rows.
     """
     generator = streams.torch_generator(seed, "world model")
     layers = sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
@@ -187,12 +187,9 @@ class Deterministic:
 def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int) -> tuple[int, ...]:
     """Returns the layer sizes of a model as deep as the encoder, with as many parameters as a world model."""
 
-    def parameters(layers: Sequence[int]) -> int:
-        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(layers))
-
-    wanted = sum(map(parameters, sizes(settings, state_size, action_size).values()))
+    wanted = sum(map(networks.count, sizes(settings, state_size, action_size).values()))
     candidates = ((state_size + action_size, *[units] * len(settings.hidden), state_size) for units in count(1))
-    return next(layers for layers in candidates if parameters(layers) >= wanted)
+    return next(layers for layers in candidates if networks.count(layers) >= wanted)
 
 
 def move(model: Deterministic, state: State, action: Action) -> State:

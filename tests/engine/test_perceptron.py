@@ -59,7 +59,7 @@ CASES = {
 
 def flats(agent):
     """Returns all parameters of a population by part."""
-    parts = [getattr(agent, part.name) for part in fields(agent) if not part.name.endswith("_moments")]
+    parts = [getattr(agent, part.name) for part in fields(agent) if part.name != "moments"]
     return [(part if isinstance(part, torch.Tensor) else part.network.flat).detach() for part in parts]
 
 

@@ -50,7 +50,10 @@ def test_no_weight_notices_that_numbers_too_small_for_a_float32_become_zero():
         if flush:
             engine.prepare("float32")
         agent, g = td3.create(STATE, ACTION, TD3(hidden=(8, 8)), generators(0, 1)), torch.Generator().manual_seed(0)
-        for network, moments in ((agent.critics.network, agent.critics_moments), (agent.actor.network, agent.actor_moments)):
+        for network, moments in (
+            (agent.critics.network, agent.moments["critics"]),
+            (agent.actor.network, agent.moments["actor"]),
+        ):
             weight, bias = network.layers[0]
             bias[..., :4] -= 100  # units that are never active
             moments.first[: weight.numel() + bias.numel()] = 1e-36
@@ -58,7 +61,7 @@ def test_no_weight_notices_that_numbers_too_small_for_a_float32_become_zero():
             shapes = (STATE,), (ACTION,), (), (STATE,), ()
             batch = Batch(*(torch.rand((2, BATCH, *shape), generator=g) for shape in shapes))
             td3.update(agent, batch, torch.zeros(1, 2, BATCH, ACTION), TD3(), step)
-        first = agent.critics_moments.first
+        first = agent.moments["critics"].first
         below = (first != 0) & (first.abs() < torch.finfo(torch.float32).tiny)
         assert below.any() != flush or not torch.set_flush_denormal(True)
         results.append(torch.cat([agent.actor.network.flat, agent.critics.network.flat]))

@@ -98,7 +98,7 @@ def test_the_spread_is_carried_with_the_actor_and_the_values_with_the_critics(gr
     training.carry(learner, Finetuning(carry_actor=group == "actor", carry_critics=group == "critics"))
     for name in ("actor", "log_std", "critics", "value"):
         assert (getattr(learner.agent, name) is getattr(before, name)) == (name in carried)
-        assert (getattr(learner.agent, f"{name}_moments") is getattr(before, f"{name}_moments")) == (name in carried)
+        assert (learner.agent.moments[name] is before.moments[name]) == (name in carried)
     assert torch.equal(learner.agent.target_critics.network.flat, learner.agent.critics.network.flat)
 
 

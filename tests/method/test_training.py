@@ -73,7 +73,7 @@ def learned(learner, k):
     for name, part in vars(learner.agent).items():
         if name in sizes:
             found.append(part.detach()[k * sizes[name] : (k + 1) * sizes[name]])
-        elif not name.endswith("_moments"):
+        elif name != "moments":
             found += [*training.networks_of(part.network, len(learner.seeds))][k]
     return torch.cat([tensor.flatten() for tensor in found])
 
@@ -187,13 +187,13 @@ def test_carry_keeps_what_it_should_and_makes_the_rest_anew(carried, algorithm):
     training.carry(learner, plan)
     for group, parts in learner.algorithm.carried.items():
         for name in parts:
-            kept, moments = getattr(plan, f"carry_{group}"), getattr(learner.agent, f"{name}_moments")
+            kept, moments = getattr(plan, f"carry_{group}"), learner.agent.moments[name]
             new, old, initial = (flat(getattr(agent, name)) for agent in (learner.agent, before, first))
             assert torch.equal(new, old) == kept
             assert not torch.equal(new, initial) or name == "log_std", "what is fresh is not the first initialisation again"
             assert new.requires_grad
             if kept and plan.carry_moments:
-                assert moments is getattr(before, f"{name}_moments")
+                assert moments is before.moments[name]
                 assert moments.steps > 0
             else:
                 assert not any(moment.any() for moment in (moments.first, moments.second, moments.steps))
