@@ -38,8 +38,7 @@ def _asked(ask: Callable[..., Tensor], standardiser: Standardiser, network: Perc
 def predict(model: Model, state: State, action: Action, generator: torch.Generator, mode: str = "sample") -> State:
     """Returns one imagined next state a row: "sample" of z ~ q(z | s), the paper's, or "mean" of z = mu(s)."""
     scale = {"sample": 1, "mean": 0}
-    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
-    normal *= scale[choose("prediction mode", mode, scale)]
+    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator) * scale[choose("prediction mode", mode, scale)]
     return _asked(partial(imagine, model), model.standardiser, model.encoder, state, action, normal)
 
 

@@ -113,12 +113,8 @@ def explorer(agent: Agent, number: int, settings: IQL) -> Explore:
     """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, a NumPy function of a state and a normal n."""
     forward, size = networks.act_alone(agent.actor.network.layers, number), agent.actor.network.sizes[-1]
     spread = agent.log_std.detach()[number * size : (number + 1) * size].numpy()  # the same memory: it learns on
-
-    def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        sigma = np.exp(np.clip(spread, settings.log_std_min, settings.log_std_max))
-        return np.clip(np.tanh(forward(state)) + sigma * normal, -1, 1)
-
-    return explore
+    low, high = settings.log_std_min, settings.log_std_max
+    return lambda state, normal: np.clip(np.tanh(forward(state)) + np.exp(np.clip(spread, low, high)) * normal, -1, 1)
 
 
 ALGORITHM = Algorithm(

@@ -134,7 +134,8 @@ def update(agent: Agent, batch: Batch, noise: Noise, settings: SAC, step: int, l
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
-    networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.moments["critics"]))
+    losses = critic_loss(agent.critics, batch, target)
+    networks.descend(losses, rate, (critics.flat, agent.moments["critics"]))
     if step % settings.policy_delay == 0:
         losses, log_density = loss(agent.actor, agent.critics, batch, temperature(agent), noise[1])
         networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))

@@ -181,8 +181,7 @@ def carry(learner: Learner, plan: Finetuning) -> None:
     learner.agent = replace(fresh, moments=moments, **{name: getattr(learner.agent, name) for name in kept})
     for target in [name for name in vars(fresh) if name.startswith("target_")]:
         online = getattr(learner.agent, target.removeprefix("target_"))
-        copy = replace(online, network=online.network.copy())
-        learner.agent = replace(learner.agent, **{target: copy})
+        learner.agent = replace(learner.agent, **{target: replace(online, network=online.network.copy())})
 
 
 def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
@@ -250,8 +249,7 @@ def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """
     agent, flats = learner.agent, {name: _flat(getattr(learner.agent, name)) for name in learner.algorithm.carried["actor"]}
     here = {name: flat.cpu() for name, flat in flats.items()}
-    actor = replace(agent.actor, network=agent.actor.network.on(here["actor"]))
-    agent = replace(agent, **here | {"actor": actor})
+    agent = replace(agent, **here | {"actor": replace(agent.actor, network=agent.actor.network.on(here["actor"]))})
     explorers = [learner.algorithm.explorer(agent, k, learner.arm.learner) for k in range(len(learner.seeds))]
 
     def act(state: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -207,6 +207,5 @@ def fit_deterministic(settings: WorldModel, dataset: Dataset, seed: int, arithme
     def terms(state: State, action: Action, next_state: State, _: Tensor) -> Sequence[Tensor]:
         return (squared_error(move(model, state, action), next_state),)
 
-    for _ in _descent(model, terms, dataset, settings, generator, latent=0):
-        pass
+    list(_descent(model, terms, dataset, settings, generator, latent=0))
     return model
