@@ -301,7 +301,8 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # | [04 offline pre-training](04_offline_pretraining.ipynb) | what does TD3+BC learn, with and without augmentation? |
 # | [05 online fine-tuning](05_online_finetuning.ipynb) | does it jump-start? |
 # | [06 multi-step](06_multi_step.ipynb) | can the world model look several steps ahead, and does it help? |
-# | 07 controls, 08 reliability | is it the model or just noise; where is the model wrong? |
+# | [07 controls](07_controls.ipynb) | is it the model, or just its error? what of the agent is worth carrying? |
+# | 08 reliability | where is the model wrong? |
 # | 09 stochastic dynamics, 10 data size and quality, 11 other methods | the paper's open questions |
 # | [90 engine](90_engine.ipynb) | how fast, against what, and what is the limit? |
 #

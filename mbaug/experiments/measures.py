@@ -6,6 +6,7 @@ question. Calibration is asked on states that are the same for every arm and see
 
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,38 @@ def error(learner: Learner, batch: Batch) -> Float[Tensor, " population"]:
     target = learner.algorithm.critic_target(agent, batch, learner.arm.learner, noise)
     squared = (agent.critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
     return (squared / 2).sqrt()
+
+
+class Shift(NamedTuple):
+    """How far the mean target of each row moves where its next state is always imagined, in discounted rewards."""
+
+    whole: Float[Tensor, " rows"]
+    bias: Float[Tensor, " rows"]  # where all samples lie at their mean
+    jitter: Float[Tensor, " rows"]  # the rest: that they lie around it
+    twins: Float[Tensor, " rows"]  # of the whole: that the two critics disagree more there than at the recorded next state
+
+
+@torch.no_grad()
+def target_shift(
+    learner: Learner, imagined: Float[Tensor, "rows samples state"], next_state: Float[Tensor, "rows state"]
+) -> Shift:
+    """Returns gamma (E V(s^') - V(s')) with V(s) = min_i Q_i(s, pi(s)), and its parts, of rows that end no episode.
+
+    The states are in the environment's units, the learner is one agent alone. As min(a, b) = (a + b) / 2 - |a - b| / 2, the
+    twins' part is -gamma / 2 (E |Q_1 - Q_2|(s^') - |Q_1 - Q_2|(s')).
+    """
+    agent, discount = learner.agent, learner.arm.learner.discount
+
+    def asked(state: Tensor) -> Tensor:
+        known = learner.standardiser.apply(state.reshape(1, -1, state.shape[-1]))
+        return agent.critics(known, agent.actor(known)).reshape(2, *state.shape[:-1])
+
+    here, middle, there = map(asked, (next_state, imagined.mean(dim=1), imagined))
+    value, apart = (lambda q: q.amin(dim=TWIN)), (lambda q: (q[0] - q[1]).abs())
+    whole = value(there).mean(dim=1) - value(here)
+    bias = value(middle) - value(here)
+    twins = (apart(here) - apart(there).mean(dim=1)) / 2
+    return Shift(*(discount * part for part in (whole, bias, whole - bias, twins)))
 
 
 def moved(batch: Batch, part: str, width: float, normal: Float[Tensor, "population batch _"]) -> Batch:

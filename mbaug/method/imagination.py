@@ -130,6 +130,20 @@ def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Datas
     return ((next_state - predicted).double() / standardiser.std).square().mean(dim=0).numpy()
 
 
+def error_parts(
+    imagined: Float[Tensor, "rows samples state"], next_state: State, std: Float[Tensor, " state"]
+) -> tuple[Float[Tensor, " state"], Float[Tensor, " state"]]:
+    """Returns the mean squared error of imagined next states as bias^2 and jitter^2, in variances of each dimension.
+
+    With e = s^' - s' and the means over a row's K samples: jitter^2 = mean Var(e), unbiased, and bias^2 = mean |E e|^2
+    less jitter^2 / K, which is what K samples leave of it. Their sum is the mean of e^2 exactly. One sample has no jitter.
+    """
+    error = (imagined - next_state.unsqueeze(1)).double() / std
+    samples = error.shape[1]
+    jitter = error.var(dim=1).mean(dim=0) if samples > 1 else torch.zeros_like(error[0, 0])
+    return error.mean(dim=1).square().mean(dim=0) - jitter / samples, jitter
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A fitted world model, how it came about, and how good it is."""

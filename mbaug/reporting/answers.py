@@ -1,5 +1,6 @@
 """The answer of a chapter in a few plain sentences, written from the recorded runs: each chapter and the README begin with it."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas as pd
 
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.figures import count, number, words
+from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
 NOTHING = "Not yet recorded: on no task has every arm two seeds."
@@ -112,10 +114,29 @@ def multi_step(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     return f"{grow} As the target of an agent, {helps}."
 
 
+def controls(frame: pd.DataFrame) -> str:
+    """Returns the answer of 07_controls: is it the model, or its error, and what of the agent is worth carrying?"""
+    table = claims.main_runs(frame)
+    scores = mean_score(table)
+    where, found = reached(scores, "augmented", "noise", "vanilla")
+    if not where:
+        return NOTHING
+    augmented, noise, vanilla = map(words, found)
+    model = tell(statistics.difference(scores, "augmented", "noise"), "the model beats noise", "noise beats the model")
+    fates = Counter(judged(each, held(each, table)) for each in PREDICTIONS)
+    return (
+        f"{where}: pre-trained with the model's next states an agent scores {augmented} over the first 100,000 interactions, "
+        f"with noise as large as the model's error {noise}, with recorded next states {vanilla}; {model}. A perfect model would "
+        f"change nothing, so whatever differs is the work of an error. Of {len(PREDICTIONS)} predictions that follow from it, "
+        f"{fates['as predicted']} came true, {fates['contradicted']} failed, the others are open."
+    )
+
+
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter
     "README": sentence,
     "00_overview": overview,
     "04_offline_pretraining": offline,
     "05_online_finetuning": online,
     "06_multi_step": multi_step,
+    "07_controls": controls,
 }

@@ -39,6 +39,7 @@ CONTENTS = (
     "04_offline_pretraining",
     "05_online_finetuning",
     "06_multi_step",
+    "07_controls",
     "90_engine",
 )
 LONGEST = "02_world_model"  # begun first, so that it does not run alone at the end

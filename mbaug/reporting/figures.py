@@ -24,6 +24,7 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
 from mbaug import files, tasks
 from mbaug.reporting import statistics
@@ -164,7 +165,9 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune"
     return pd.concat(parts)
 
 
-def dots(axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str]) -> pd.DataFrame:
+def dots(
+    axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str], names: Iterable[str] = tuple(tasks.TASKS)
+) -> pd.DataFrame:
     """Draws one number a run, a panel a task and a row an arm: the mean, its interval, and every seed as a small dot.
 
     A hollow dot is a single seed, which has no interval. Returns what is drawn (`summarise`), the seeds included.
@@ -172,7 +175,7 @@ def dots(axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str]) -> pd.Da
     table = measure.reset_index()
     summary = statistics.summarise(table, ["task", "arm"], str(measure.name))
     heights = {arm: -height for height, arm in enumerate(arms)}
-    for axis, task in zip(axes, tasks.TASKS, strict=True):
+    for axis, task in zip(axes, names, strict=True):
         own = summary[summary["task"] == task].set_index("arm")
         for arm, height in heights.items():
             seeds, colour = table.loc[(table["task"] == task) & (table["arm"] == arm), measure.name], look(arm).colour
@@ -188,6 +191,24 @@ def dots(axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str]) -> pd.Da
         axis.label_outer()
     every = summary.merge(table[["task", "arm", "seed", measure.name]], on=["task", "arm"], suffixes=("", "_of_seed"))
     return every[every["arm"].isin(arms)]
+
+
+def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.DataFrame:
+    """Draws one number a run of one task, at each arm's place on the x axis: the mean, its interval, and beside it every seed.
+
+    A hollow dot is a single seed. Returns what is drawn; an arm without a run is left out.
+    """
+    groups, rows = {arm: runs.to_numpy() for arm, runs in measure.dropna().groupby("arm")}, []
+    for arm, place in ((arm, place) for arm, place in places.items() if arm in groups):
+        seeds, found, colour = groups[arm], statistics.interval([groups[arm]]), look(arm).colour
+        axis.plot([place, place], [found.low, found.high], color=colour)
+        beside = offset_copy(axis.transData, axis.get_figure(), x=6, units="points")
+        small = {"markersize": 3, "alpha": 0.5, "markeredgewidth": 0, "transform": beside}
+        axis.plot([place] * len(seeds), seeds, "o", color=colour, **small)
+        fill = "full" if len(seeds) > 1 else "none"
+        axis.plot(place, found.value, "o", color=colour, markersize=7, fillstyle=fill, label=look(arm).label)
+        rows.append([arm, place, *found[:4]])
+    return pd.DataFrame(rows, columns=["arm", "place", "value", "low", "high", "n_seeds"])
 
 
 def legend(figure: Figure) -> None:

@@ -247,3 +247,13 @@ def last_offline(table: pd.DataFrame, value: str = "score") -> pd.Series:
     divided by that on trained rows.
     """
     return table[table["phase"] == "pretrain"].dropna(subset=value).groupby(RUN)[value].last()
+
+
+def mean_offline(table: pd.DataFrame) -> pd.Series:
+    """Returns each run's mean score over the second half of its pre-training; no run from scratch.
+
+    A policy that learns offline leaps from one evaluation to the next, so that its last one says little.
+    """
+    rows = table[table["phase"] == "pretrain"]
+    late = rows[rows["steps"] > rows.groupby(RUN)["steps"].transform("max") / 2]
+    return late.groupby(RUN)["score"].mean().rename("mean_offline")

@@ -148,3 +148,23 @@ def test_the_signatures_of_a_failure_by_hand():
     assert measures.signatures(rows[1:])["score_drop"] is None
     rows[0]["imagined_outside"] = 0.25
     assert measures.signatures(rows)["imagined_outside"] == 0.25
+
+
+def test_the_shift_of_a_target_by_hand():
+    """One row at s' = 0 where both linear critics are 0; samples at 1, 1 and 4."""
+    learner, imagined = linear(), np.array([1.0, 1.0, 4.0])
+
+    def q(state):
+        action = np.tanh(state / 2)
+        return np.stack([state + 2 * action, 2 * state - action])
+
+    found = measures.target_shift(learner, torch.tensor(imagined, dtype=torch.float32).view(1, 3, 1), torch.zeros(1, 1))
+    whole, bias = 0.99 * q(imagined).min(axis=0).mean(), 0.99 * q(np.array([2.0])).min()
+    twins = -0.99 / 2 * np.abs(np.diff(q(imagined), axis=0)).mean()
+    np.testing.assert_allclose([part.item() for part in found], [whole, bias, whole - bias, twins], rtol=1e-5)
+
+
+def test_a_perfect_model_moves_no_target():
+    next_state = torch.tensor([[0.3], [-2.0]])
+    shift = measures.target_shift(linear(), next_state.unsqueeze(1).repeat(1, 4, 1), next_state)
+    assert all(part.abs().max() < 1e-6 for part in shift)

@@ -158,3 +158,21 @@ def test_what_there_is_not_is_refused_in_a_sentence(fitted):
         predictor("deterministic", replace(fitted, deterministic=None), DRAWN)
     with pytest.raises(ValueError, match=r"unknown prediction mode 'means': did you mean 'mean'\?"):
         imagination.predict(random_model(), normal(3, 3), normal(3, 2), torch.Generator(), "means")
+
+
+def test_error_parts_are_those_of_a_known_bias_and_spread_and_add_up_to_the_squared_error():
+    """Rows differ in their bias, which averages out over rows but stays with each of them."""
+    std, spread = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 2.0])
+    next_state = torch.randn(4_000, 2, generator=torch.Generator().manual_seed(0))
+    bias = torch.tensor([[1.0, 2.0], [-1.0, -2.0]]).repeat(2_000, 1)
+    jitter = spread * torch.randn(4_000, 5, 2, generator=torch.Generator().manual_seed(1))
+    imagined = (next_state + bias).unsqueeze(1) + jitter
+    found = imagination.error_parts(imagined, next_state, std)
+    torch.testing.assert_close(torch.stack(found), torch.tensor([[1.0, 1.0], [0.25, 1.0]]).double(), rtol=0.05, atol=0.02)
+    squared = ((imagined - next_state.unsqueeze(1)).double() / std).square().mean(dim=(0, 1))
+    torch.testing.assert_close(sum(found), squared)
+
+
+def test_one_sample_has_no_jitter():
+    bias, jitter = imagination.error_parts(torch.full((3, 1, 2), 3.0), torch.ones(3, 2), torch.ones(2))
+    assert (bias.tolist(), jitter.tolist()) == ([4.0, 4.0], [0.0, 0.0])

@@ -46,6 +46,13 @@ def test_offline_tells_of_policy_and_critic():
     assert "imagination lowers over-estimation (−40 [" in found  # twice the score here
 
 
+def test_controls_weighs_the_model_against_noise_and_counts_predictions():
+    found = answers.controls(runs({"noise": 48, "vanilla": 40, "augmented": 20}, seeds=5, tasks=FOUR))
+    assert found.startswith("All four tasks, 5 seeds: pre-trained with the model's next states an agent scores 20 [")
+    assert "noise beats the model (−28 [" in found
+    assert found.endswith("1 came true, 0 failed, the others are open."), "the same loss everywhere: only the first is decided"
+
+
 def test_readme_and_overview():
     less = runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=2)
     text = "Hopper, 2 seeds: offline pre-training takes the mean score over the first 100,000 interactions from 10 to 40, "

@@ -367,3 +367,17 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     assert "**quick profile, 2 seeds: not evidence.** About 01_returns." in text
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (folder / link).is_file()
+
+
+def test_dots_at_their_places_draw_what_they_return():
+    index = pd.MultiIndex.from_product([["hopper"], ["d"], ["vanilla", "augmented", "noise"], [0, 1]], names=statistics.RUN)
+    measure = pd.Series([1.0, 3.0, 5.0, 5.0, 7.0, np.nan], index)
+    axis = plt.figure().add_subplot()
+    drawn = figures.dots_at(axis, measure, {"noise": 2.0, "sac": 1.0, "vanilla": 0.0})
+    assert drawn["arm"].tolist() == ["noise", "vanilla"], "in the order of their places, without those that did not run"
+    assert drawn["n_seeds"].tolist() == [1, 2]
+    assert drawn.loc[1, ["place", "value"]].tolist() == [0.0, 2.0]
+    interval, seeds, mean = axis.lines[3:]
+    assert interval.get_xydata().tolist() == [[0.0, drawn.loc[1, "low"]], [0.0, drawn.loc[1, "high"]]]
+    assert (seeds.get_xydata().tolist(), mean.get_xydata().tolist()) == ([[0.0, 1.0], [0.0, 3.0]], [[0.0, 2.0]])
+    assert [axis.lines[k].get_fillstyle() for k in (2, 5)] == ["none", "full"]

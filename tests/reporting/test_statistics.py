@@ -60,7 +60,13 @@ def test_no_runs_give_empty_tables(tmp_path):
     table = statistics.evaluations(records.load_runs(tmp_path))
     assert len(table) == 0
     assert len(statistics.summarise(table, ["arm", "steps"])) == 0
-    for measure in (statistics.final_score, statistics.mean_score, statistics.score_drop, statistics.last_offline):
+    for measure in (
+        statistics.final_score,
+        statistics.mean_score,
+        statistics.score_drop,
+        statistics.last_offline,
+        statistics.mean_offline,
+    ):
         assert statistics.differences(measure(table), "augmented", "td3") == []
 
 
@@ -339,3 +345,9 @@ def test_the_calibration_is_a_number_a_run_of_those_that_were_asked():
     assert found["hopper", "hopper-medium-replay"].to_dict() == {("vanilla", 0): 5.0, ("augmented", 1): -1.0}
     assert statistics.calibration({names[0]: {"calibration": asked[0]}}, "value").tolist() == [7.0]
     assert statistics.difference(statistics.calibration({}), "augmented", "vanilla").n_seeds == 0
+
+
+def test_the_mean_offline_score_is_over_the_second_half():
+    offline = [("vanilla", 0, "pretrain", steps, score) for steps, score in ((50, 9.0), (100, 7.0), (150, 2.0), (200, 4.0))]
+    table = evaluations([*offline, *curve([99.0, 99.0], arm="vanilla"), *curve([1.0])])
+    assert statistics.mean_offline(table).to_dict() == {("hopper", "d", "vanilla", 0): 3.0}

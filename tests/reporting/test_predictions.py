@@ -1,0 +1,65 @@
+"""Predictions: how they fare, by hand, and that they ask for arms, tasks and studies that there are."""
+
+import pandas as pd
+import pytest
+from evaluated import runs
+
+from mbaug.experiments import studies
+from mbaug.reporting import claims
+from mbaug.reporting.predictions import PREDICTIONS, Held, Prediction, held, judged, listed
+from mbaug.reporting.statistics import Interval
+
+BELOW = Prediction("below", "above", ("augmented", "noise"), ("hopper", "ant"), high=0.0)
+ALIKE = Prediction("alike", "not alike", ("augmented", "noise"), ("hopper",), low=-10.0, high=10.0)
+LESS = Prediction("less", "more", ("augmented", "noise"), ("halfcheetah",), low=0.0, minus=("hopper", "ant"))
+
+
+def table(scores, seeds=5, tasks=("hopper", "ant")):
+    return claims.main_runs(runs(scores, seeds, tasks))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda each: each.text[:30])
+def test_every_prediction_is_about_runs_of_the_programme(prediction):
+    planned = {(run.task, run.arm) for run in studies.programme()}
+    assert {(task, arm) for task in prediction.tasks + prediction.minus for arm in prediction.arms} <= planned
+
+
+def test_the_mean_over_tasks_and_the_difference_between_tasks():
+    one = runs({"augmented": 10, "noise": 30}, 5, ("hopper",))
+    other = runs({"augmented": 10, "noise": 20}, 5, ("ant", "halfcheetah"))
+    found = claims.main_runs(pd.concat([one, other]))
+    assert held(BELOW, found).interval.value == pytest.approx(-15)
+    assert held(LESS, found).interval.value == pytest.approx(-10 - -15)
+    assert held(ALIKE, found) == Held(held(ALIKE, found).interval, ())
+
+
+def test_what_is_missing_is_named_and_keeps_the_verdict_back():
+    part = held(BELOW, table({"augmented": 10, "noise": 30}, tasks=("hopper",)))
+    assert part.missing == ("ant",)
+    assert part.interval.value == pytest.approx(-20)
+    assert judged(BELOW, part) == "tasks missing"
+    assert judged(LESS, held(LESS, table({"augmented": 10, "noise": 30}))) == "not yet recorded", "nothing to take off from"
+    assert judged(BELOW, held(BELOW, table({"augmented": 10}))) == "not yet recorded"
+    assert judged(BELOW, held(BELOW, table({"augmented": 10, "noise": 30}, seeds=4))) == "too few seeds"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "low", "high", "fate"),
+    [
+        (BELOW, -9.0, -1.0, "as predicted"),
+        (BELOW, -9.0, 1.0, "undecided"),
+        (BELOW, 1.0, 9.0, "contradicted"),
+        (ALIKE, -9.0, 9.0, "as predicted"),
+        (ALIKE, -11.0, 9.0, "undecided"),
+        (ALIKE, 11.0, 19.0, "contradicted"),
+        (ALIKE, -19.0, -11.0, "contradicted"),
+    ],
+)
+def test_an_interval_decides_where_it_is_whole(prediction, low, high, fate):
+    assert judged(prediction, Held(Interval((low + high) / 2, low, high, 5), ())) == fate
+
+
+def test_the_list_numbers_each_and_says_what_would_contradict_it():
+    first, *_, last = listed().splitlines()[2:]
+    assert first == f"| 1 | {PREDICTIONS[0].text} | {PREDICTIONS[0].contradicted_by} |"
+    assert last.startswith(f"| {len(PREDICTIONS)} |")
