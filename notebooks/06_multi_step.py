@@ -522,4 +522,4 @@ path = figures.save_figure(figure, "06_horizons", found, figures.caption(text, t
 # regularises less.
 # </details>
 #
-# **Next:** [90 · Engine](90_engine.ipynb): what an update costs, and what limits it.
+# **Next:** [07 · Controls](07_controls.ipynb): is it the model, or just its error?

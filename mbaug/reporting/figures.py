@@ -202,7 +202,7 @@ def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.D
     for arm, place in ((arm, place) for arm, place in places.items() if arm in groups):
         seeds, found, colour = groups[arm], statistics.interval([groups[arm]]), look(arm).colour
         axis.plot([place, place], [found.low, found.high], color=colour)
-        beside = offset_copy(axis.transData, axis.get_figure(), x=6, units="points")
+        beside = offset_copy(axis.transData, axis.get_figure(root=True), x=6, units="points")
         small = {"markersize": 3, "alpha": 0.5, "markeredgewidth": 0, "transform": beside}
         axis.plot([place] * len(seeds), seeds, "o", color=colour, **small)
         fill = "full" if len(seeds) > 1 else "none"
