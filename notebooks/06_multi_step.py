@@ -4,7 +4,9 @@
 # **Can the world model look several steps ahead, and does it help an agent if it does?**
 #
 # <!-- answer -->
-# The errors of roll-outs are not yet computed. Whether targets of several steps help an agent is not yet recorded.
+# After 1, 5 and 50 steps from the last true state the paper's model errs by 0.4, 0.7 and 0.92, a deterministic network by
+# 0.048, 0.17 and 1.7, and the guess that nothing moves by 0.39, 1.2 and 2.1 (variances of the states, median of 4 tasks; 1 is
+# the error of always predicting the mean state). Whether targets of several steps help an agent is not yet recorded.
 # <!-- /answer -->
 #
 # | | |
@@ -404,11 +406,11 @@ growth.insert(0, "largest eigenvalue alone", radius ** (2 * (len(horizons) - 1))
 growth.T.rename_axis(f"growth from 1 step to {len(horizons)}").round(1)
 
 # %% [markdown]
-# *Read.* The largest eigenvalue fails as a forecast, since it speaks of a wrong start alone. Here the start is true,
-# and each step adds its own $\delta_k$. Slips that point the same way add up to $n$ times one, which is $n^2$ times the
-# squared error. The deterministic network begins with the smallest slips and multiplies them as well. A VAE that is
-# encoded anew levels off: each encoding pulls the state back among those that it knows, so it forgets rather than
-# diverges.
+# *Read.* Persistence starts low only where a step is short. The largest eigenvalue fails as a forecast, since it speaks
+# of a wrong start alone. Here the start is true, and each step adds its own $\delta_k$. Slips that point the same way
+# add up to $n$ times one, which is $n^2$ times the squared error. The deterministic network begins with the smallest
+# slips and multiplies them as well. A VAE that is encoded anew levels off: each encoding pulls the state back among
+# those that it knows, so it forgets rather than diverges.
 
 # %%
 wins = (wide["latent"] < wide["encoded"]).groupby("task")

@@ -100,7 +100,7 @@ def multi_step(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
         table = pd.read_csv(path)
         table = table[table["horizon"].isin((1, 5, 50))]
         wide = table.groupby(["predictor", "horizon"])["error"].median().unstack()
-        said = (", ".join(f"{error:.2g}" for error in wide.loc[kind]) for kind in ("encoded", "deterministic", "persistence"))
+        said = ("{:.2g}, {:.2g} and {:.2g}".format(*wide.loc[kind]) for kind in ("encoded", "deterministic", "persistence"))
         vae, network, still = said
         grow = (
             f"After 1, 5 and 50 steps from the last true state the paper's model errs by {vae}, a deterministic network by "

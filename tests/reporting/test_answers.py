@@ -71,8 +71,8 @@ def test_multi_step_tells_of_the_drawn_errors_and_then_of_the_records(tmp_path):
     pd.DataFrame(rows, columns=["task", "predictor", "horizon", "error"]).to_csv(tmp_path / "06_open_loop.csv", index=False)
     arms = {"augmented_horizon1": 20, "augmented_horizon5": 40}
     found = answers.multi_step(runs(arms, seeds=5, tasks=("halfcheetah",)), tmp_path)
-    assert "model errs by 0.4, 2, 20, a deterministic network by 0.02, 0.1, 1, and the" in found  # the middle one of three
-    assert "nothing moves by 0.1, 0.5, 5 (variances of the states, median of 3 tasks; " in found
+    assert "model errs by 0.4, 2 and 20, a deterministic network by 0.02, 0.1 and 1, and the" in found  # the middle one of three
+    assert "nothing moves by 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
     assert found.endswith("As the target of an agent, five steps score higher than one (+20 [+19, +21]).")
     assert answers.multi_step(runs(arms).iloc[:0], tmp_path / "nowhere") == (
         "The errors of roll-outs are not yet computed. Whether targets of several steps help an agent is not yet recorded."
