@@ -58,6 +58,25 @@ def overview(frame: pd.DataFrame) -> str:
     return f"{sentence(frame)} So far {told if said else told[:-2]}. That takes {ENOUGH_SEEDS} seeds."
 
 
+def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+    """Returns the answer of 02_world_model: the error of one step, beside what is free or cheap."""
+    path = folder / "02_errors.csv"
+    if not path.is_file():
+        return "The errors of one step are not yet computed."
+    mean = pd.read_csv(path).groupby("task", sort=False).mean(numeric_only=True)
+    names = [name.capitalize() for name in mean.index]
+    where = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    kinds = ("sample", "persistence", "linear", "deterministic")
+    vae, still, line, network = (", ".join(f"{error:.2g}" for error in mean[kind]) for kind in kinds)
+    better = [f"{(mean['sample'] < mean[kind]).sum()}" for kind in kinds[1:]]
+    return (
+        f"On {where} the paper's VAE errs by {vae} in one step (variances of the states, held-out rows; 1 is the error of "
+        f"always predicting the mean state). The guess that nothing moves errs by {still}, a linear regression by {line}, and "
+        f"a deterministic network by {network}. The VAE beats the guess on {better[0]} of "
+        f"{count('task', [len(mean)])}, the regression on {better[1]} and the network on {better[2]}."
+    )
+
+
 def offline(frame: pd.DataFrame) -> str:
     """Returns the answer of 04_offline_pretraining: what imagination makes of the policy, and of its critic."""
     table = claims.main_runs(frame)
@@ -135,6 +154,7 @@ def controls(frame: pd.DataFrame) -> str:
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter
     "README": sentence,
     "00_overview": overview,
+    "02_world_model": world_model,
     "04_offline_pretraining": offline,
     "05_online_finetuning": online,
     "06_multi_step": multi_step,
