@@ -68,7 +68,7 @@ def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     where = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     kinds = ("sample", "persistence", "linear", "deterministic")
     vae, still, line, network = (", ".join(f"{error:.2g}" for error in mean[kind]) for kind in kinds)
-    better = [f"{(mean['sample'] < mean[kind]).sum()}" for kind in kinds[1:]]
+    better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
     return (
         f"On {where} the paper's VAE errs by {vae} in one step (variances of the states, held-out rows; 1 is the error of "
         f"always predicting the mean state). The guess that nothing moves errs by {still}, a linear regression by {line}, and "
