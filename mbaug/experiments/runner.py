@@ -4,6 +4,7 @@ The same command goes on after a kill; two commands side by side train each run 
 """
 
 import fnmatch
+import logging
 import os
 import threading
 import time
@@ -34,6 +35,11 @@ from mbaug.provenance import commit, processor
 Report = Callable[[str], None]
 Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
 Sent = tuple[Run, list[dict], dict, dict]  # what travels home from a cluster's worker: the arguments of records.write
+TELL, GIVE_UP, POLL = (
+    60,
+    600,
+    0.5,
+)  # seconds without a worker of a cluster until that is told, and until it is an error; between looks
 
 # --- which runs -----------------------------------------------------------------------------------------------------------
 
@@ -201,7 +207,7 @@ def record(
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     jobs, problems = studies.cells(wanted, population), []
     if cluster:
-        outcomes = on_a_cluster(jobs, profile, root, work, cluster, device)
+        outcomes = on_a_cluster(jobs, profile, root, work, cluster, device, report)
     else:
         folder = given(work, "work is None, but without a cluster it must be a folder for checkpoints")
         outcomes = on_this_machine(jobs, profile, root, folder, workers, device)
@@ -249,23 +255,60 @@ def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequenc
 
 
 def on_a_cluster(
-    jobs: Sequence, profile: Profile, root: Path, work: Path | None, address: str, device: str = "cpu"
+    jobs: Sequence,
+    profile: Profile,
+    root: Path,
+    work: Path | None,
+    address: str,
+    device: str = "cpu",
+    report: Report = tqdm.write,
 ) -> Iterator[Outcome]:
     """Yields what came of the populations of all cells: trained by the workers of a Dask cluster, recorded here.
 
     A cell whose worker dies is given to another one; on the same machine it goes on from the last checkpoint. No record with
     other settings than were sent, and none that is here by now, is written.
+
+    Raises:
+        RuntimeError: the scheduler is lost, or had no worker for so long (GIVE_UP).
     """
     try:
         from distributed import Client
     except ImportError:
         raise RuntimeError("--cluster needs Dask: `make setup` installs it, here and on the workers") from None
-    with Client(address), joblib.parallel_config("dask"):
-        parallel = joblib.Parallel(return_as="generator_unordered")
-        for outcomes, sent in parallel(joblib.delayed(attempt_on_worker)(cell, profile, work, device) for cell in jobs):
-            came = {which: (rows, metadata, policies) for which, rows, metadata, policies in sent}
-            for runs, problem in outcomes:
-                yield (runs, problem) if problem else bring_home(runs, came, profile, root)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a lost connection it says pages
+    with Client(address, set_as_default=False) as client:
+        pending = {client.submit(attempt_on_worker, cell, profile, work, device, pure=False): cell for cell in jobs}
+        alone, told = time.monotonic(), False  # since when no worker is known
+        while pending:
+            done = [future for future in pending if future.done()]
+            if client.status in ("closing", "closed") or any(future.cancelled() for future in done):  # nobody else cancels
+                raise RuntimeError(f"the scheduler at {address} is lost: start it and its workers, and the same command goes on")
+            for future in done:
+                yield from came_home(future, pending.pop(future), profile, root)
+            if client.scheduler_info().get("workers"):
+                alone, told = time.monotonic(), False
+            waited = time.monotonic() - alone
+            if waited > TELL and not told:
+                told = True
+                report(f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone")
+            if waited > GIVE_UP:
+                looked = f"for {GIVE_UP / 60:.0f} minutes, and {len(pending)} cells wait"
+                raise RuntimeError(
+                    f"the scheduler at {address} had no workers {looked}: look at what `dask worker` says on its hosts"
+                )
+            time.sleep(POLL)
+
+
+def came_home(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root: Path) -> Iterator[Outcome]:
+    """Yields what came of a cell that a cluster's worker trained, or of which all workers died."""
+    try:
+        outcomes, sent = future.result()
+    except Exception as error:
+        yield from ((list(runs), explain(runs, RuntimeError(f"no worker trained it to its end: {error}"))) for runs in cell)
+        return
+    came = {which: (rows, metadata, policies) for which, rows, metadata, policies in sent}
+    for runs, problem in outcomes:
+        yield (runs, problem) if problem else bring_home(runs, came, profile, root)
 
 
 def bring_home(runs: Sequence[Run], came: dict[Run, tuple], profile: Profile, root: Path) -> Outcome:

@@ -1,8 +1,13 @@
 """Runs on a Dask cluster: results come home, also when a worker is killed."""
 
+import json
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import distributed
 import psutil
 import pytest
@@ -15,6 +20,42 @@ from mbaug.experiments.records import Run
 
 pytestmark = pytest.mark.slow
 RUN = Run("hopper", "none", "td3", 0)  # a worker knows the programme's arms alone
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """A scheduler without workers, in a process of its own, and its address."""
+    file = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*command, "--scheduler-file", str(file)], **quiet) as process:
+        wait_until("the scheduler", lambda: file.exists() and file.read_text().endswith("}"))
+        yield process, json.loads(file.read_text())["address"]
+        process.kill()
+
+
+def test_a_scheduler_without_workers_is_told_and_given_up(scheduler, tmp_path, monkeypatch):
+    """It would be waited for in silence."""
+    for name, seconds in {"TELL": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
+        monkeypatch.setattr(runner, name, seconds)
+    (_, address), said = scheduler, []
+    sentence = f"{address} had no workers for 0 minutes, and 1 cells wait: look at what `dask worker`"
+    with pytest.raises(RuntimeError, match=sentence):
+        list(runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path, address, report=said.append))
+    assert said == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]
+
+
+@pytest.mark.filterwarnings("ignore")  # Dask's own, while its scheduler dies
+def test_a_lost_scheduler_is_told_in_one_sentence(scheduler, tmp_path, capfd):
+    process, address = scheduler
+    thread = ThreadPoolExecutor(1)
+    with dask.config.set({"distributed.comm.timeouts.connect": "2s"}):
+        recorded = thread.submit(list, runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path, address))
+        time.sleep(3)
+        process.kill()
+        with pytest.raises(RuntimeError, match=f"^the scheduler at {address} is lost: start it and its workers"):
+            recorded.result(timeout=60)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies
