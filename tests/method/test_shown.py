@@ -28,7 +28,12 @@ METHOD = {
     "training": ("pretrain", "finetune", "carry"),
     "transitions": ("draw",),
 }
-NOT_TRAINED = {("augmentation", "outside"): "it is measured of a table and recorded (experiments.run); nothing learns from it"}
+NOT_TRAINED = {
+    ("augmentation", "outside"): "it is measured of a table and recorded (experiments.run); nothing learns from it",
+    ("imagination", "error_parts"): "it takes a source's error apart, in chapter 07",
+    ("imagination", "latent_rollout"): "chapter 06 asks models for more steps than any arm does",
+    ("imagination", "open_loop"): "the same",
+}
 
 
 def of_the_method(module, name):
