@@ -69,8 +69,9 @@ def test_code_without_its_own_history_has_no_commit(clone, monkeypatch):
     """A copy in nobody's repository, in a folder of another one, at its top but untracked; and GIT_DIR names another."""
     assert provenance.commit.__wrapped__() == "unknown"
     other = clone.parent / "other"
-    other.mkdir()
-    committed(other)
+    (other / "mbaug").mkdir(parents=True)
+    (other / "mbaug" / "__init__.py").touch()
+    committed(other, "mbaug")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(clone))
     assert provenance.commit.__wrapped__() == "unknown"
