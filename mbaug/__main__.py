@@ -182,7 +182,6 @@ def strips(arguments: argparse.Namespace) -> None:
     from mbaug.datasets import read
 
     files.repository()  # says where pools are, where there are none
-    files.repository()
     count, size = render.STRIP
     for path in read.bundled([read.FOLDER]).values():
         strip = path.with_suffix(".png")
@@ -246,7 +245,7 @@ def figures(arguments: argparse.Namespace) -> None:
     if frame is None:
         print(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
         return
-    folder = chapters.figures_folder()
+    folder = chapters.committed_figures()
     figures.gallery(folder)
     print(f"found: {answers.sentence(frame)}")
     print(f"look:  README.md for the claims, {folder / 'README.md'} for the figures")
@@ -266,9 +265,8 @@ def notebooks(arguments: argparse.Namespace) -> None:
 TASK = {"help": "a task of the paper, e.g. hopper; a name that is none of them lists them all"}
 PROFILE = {"default": "paper", "help": "budgets: smoke, quick or paper"}
 CHAPTERS = {"help": "chapters whose name begins so, e.g. 02"}
-COMMANDS: dict[
-    Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]
-] = {  # of each its arguments, as argparse takes them
+# Of each command its arguments, as argparse takes them.
+COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] = {
     record: {
         "study": {"nargs": "?", "help": "name of a study, e.g. hopper (default: the programme, in its order)"},
         "--only": {"default": "*", "metavar": "PATTERN", "help": "runs whose name matches, e.g. 'sac/*'"},

@@ -18,6 +18,9 @@ COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
 Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
 
+OPTIONAL = {"device", "earlier_commits"}  # of `Provenance`
+
+
 @settings
 class Provenance:
     """What `provenance` gives, as records and cards hold it."""

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from mbaug import checks, files, tasks
+from mbaug import checks, files, provenance, tasks
 from mbaug.checks import Bound, Count, Positive, Whole, require, settings
 from mbaug.method import arms
 from mbaug.provenance import Provenance
@@ -96,7 +96,7 @@ OPTIONAL = {field.name for field in dataclasses.fields(Card) if field.default is
 
 def checked(plain: Any, where: str) -> dict[str, Any]:
     """Returns what a card says, as it was given; a sentence that begins with `where` names the key that is not as it must be."""
-    card = checks.read(Card, plain, where, OPTIONAL | {"device", "earlier_commits"})
+    card = checks.read(Card, plain, where, OPTIONAL | provenance.OPTIONAL)
     if card.settings is not None:
         arms.read(card.settings, where, LATER)
     return plain

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from mbaug import files, tasks
 from mbaug.checks import NAME, require
 from mbaug.datasets import pools, read
+from mbaug.datasets.cards import read_card
 from mbaug.datasets.read import COMPOSED, D4RL_FILES, MINARI, QUALITIES
 from mbaug.method.transitions import Dataset, pack
 from mbaug.provenance import provenance
@@ -194,9 +195,7 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
         "source_sha256": None if is_minari else files.sha256(Path(source)),
         "provenance": provenance("float32"),
     }
-    rows = pack(dataset).numpy()
-    pools.write(path, rows, task, card)
-    found = pools.describe(task, rows[: pools.episodes(rows)[-1][-1] + 1])
-    counts = "{episodes:,} episodes, {terminals:,} falls, {timeouts:,} time-outs".format(**found)
+    pools.write(path, pack(dataset).numpy(), task, card)
+    counts = "{episodes:,} episodes, {terminals:,} falls, {timeouts:,} time-outs".format(**read_card(path))
     report(f"{len(dataset):,} transitions: {counts}")
     return path

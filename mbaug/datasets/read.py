@@ -134,11 +134,10 @@ def columns(name: str, arrays: Columns) -> Columns:
 
 
 def both_flags(arrays: Columns) -> tuple[int, int]:
-    """Returns how many rows are marked terminal and timed out at once, and are taken as falls and as time-outs."""
-    terminal, timeout = (arrays[key] > 0 for key in ("terminals", "timeouts"))
-    both = terminal & timeout
-    late = both & (_steps(terminal | timeout) == tasks.STEPS)
-    return int((both & ~late).sum()), int(late.sum())
+    """Returns how many rows are marked terminal and timed out at once, and are taken as falls and as time-outs (`ends`)."""
+    both = (arrays["terminals"] > 0) & (arrays["timeouts"] > 0)
+    fall, limit = ends("these columns", arrays)
+    return int((both & fall).sum()), int((both & limit).sum())
 
 
 def _steps(ended: Bool[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from mbaug import checks, files
+from mbaug import checks, files, provenance
 from mbaug.checks import Bound, NotNegative, Share, Whole, require, settings
 from mbaug.datasets.cards import Sha256
 from mbaug.method import arms
@@ -13,7 +13,7 @@ LATER = {  # names that came with a format after 3, the oldest
     **dict.fromkeys(("calibration", "overfitting", "value_std", "probe_steps", "critic_updates", "standardise", "dynamics"), 4),
     "sha256": 5,
 }
-OPTIONAL = {"error_elsewhere", "policies_sha256", "device", "earlier_commits"}  # in every format
+OPTIONAL = {"error_elsewhere", "policies_sha256"} | provenance.OPTIONAL  # in every format
 STATUSES = ("finished", "diverged")
 
 Number = float | None  # null where it was not finite

@@ -35,11 +35,8 @@ from mbaug.provenance import commit, processor
 Report = Callable[[str], None]
 Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
 Sent = tuple[Run, list[dict], dict, dict]  # what travels home from a cluster's worker: the arguments of records.write
-TELL, GIVE_UP, POLL = (
-    60,
-    600,
-    0.5,
-)  # seconds without a worker of a cluster until that is told, and until it is an error; between looks
+TELL, GIVE_UP = 60, 600  # seconds without a worker of a cluster until that is told, and until it is an error
+POLL = 0.5  # seconds between two looks at a cluster
 
 # --- which runs -----------------------------------------------------------------------------------------------------------
 

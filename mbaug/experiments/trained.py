@@ -77,9 +77,7 @@ def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) ->
     standardiser = Standardiser(*(tensors[f"standardiser.{part}"].view(1, -1) for part in ("mean", "std")))
     learner = training.learner(ARMS[arm], tasks.find(task), [about["seed"]], standardiser, arithmetic=FAST)
     for part in ("actor", "critics"):
-        for number, views in enumerate(getattr(learner.agent, part).network.layers):
-            for kind, view in zip(("weight", "bias"), views, strict=True):
-                view.copy_(tensors[f"{part}.{number}.{kind}"])
+        getattr(learner.agent, part).network.flat.detach().copy_(models.network(part, tensors).flat.detach())
     if moment != "switch":
         training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
     return learner
@@ -143,8 +141,8 @@ def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tenso
     arm, _, steps = name.partition("_")
     which = Run(task, f"{task}-medium-replay", arm, 0)
     path = work / "kept" / str(which) / f"{steps or 'switch'}.safetensors"
-    if records.missing(root, [which]) or not path.exists():
+    metadata = records.find(root, which)
+    if metadata is None or not path.exists():
         return None
-    metadata = records.read_metadata(root, which)
     about = {name: metadata[name] for name in ("settings", "draw_sha256", "provenance")}
     return safetensors.torch.load_file(path), about | {"run": str(which), "seed": which.seed, "moment": steps or "switch"}

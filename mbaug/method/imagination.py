@@ -29,7 +29,9 @@ def imagine(model: Model, state: State, action: Action, normal: Latent) -> State
 
 
 @torch.no_grad()
-def _asked(ask: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor) -> State:
+def _asked(
+    ask: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor
+) -> Float[Tensor, "rows *steps state"]:
     """Returns what `ask` answers, from and to the environment's units, computed where `network` is."""
     inputs = (x.to(network.flat.detach()) for x in (standardiser.apply(state), *others))
     return standardiser.invert(ask(*inputs).to(state))
@@ -64,7 +66,6 @@ def open_loop(
     return torch.stack(path[1:], dim=1)
 
 
-@torch.no_grad()
 def latent_rollout(
     model: Model, state: State, action: Float[Tensor, "rows horizon action"], generator: torch.Generator
 ) -> Float[Tensor, "rows horizon state"]:
@@ -73,9 +74,12 @@ def latent_rollout(
     The start is encoded once and no decoded state is encoded again. With one action this is `predict`.
     """
     normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
-    start = sample(posterior(model, model.standardiser.apply(state)), normal)
-    latent = open_loop(partial(step, model), start, action)
-    return model.standardiser.invert(model.decoder.alone(latent.flatten(0, 1))).unflatten(0, latent.shape[:2])
+
+    def decoded(state: State, action: Tensor, normal: Latent) -> Tensor:
+        latent = open_loop(partial(step, model), sample(posterior(model, state), normal), action)
+        return model.decoder.alone(latent.flatten(0, 1)).unflatten(0, latent.shape[:2])
+
+    return _asked(decoded, model.standardiser, model.encoder, state, action, normal)
 
 
 def add_noise(next_state: State, noise_std: Float[Tensor, " state"], generator: torch.Generator) -> State:

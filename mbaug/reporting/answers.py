@@ -1,7 +1,7 @@
 """The answer of a chapter in a few plain sentences, written from the recorded runs: each chapter and the README begin with it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +14,16 @@ from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mea
 NOTHING = "Not yet recorded: on no task has every arm two seeds."
 
 
+def joined(names: Sequence[str]) -> str:
+    """Returns names as a reader says them: "Hopper, Walker2d and Ant"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def reached(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     """Returns where all arms ran twice and how often, as "Hopper, 3 seeds", with each one's mean there; "" if nowhere."""
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
-    places = [*groups] if len(groups) < len(claims.FOUR) else ["all four tasks"]
-    where = " and ".join(filter(None, (", ".join(places[:-1]), *places[-1:])))
+    where = joined([*groups] if len(groups) < len(claims.FOUR) else ["all four tasks"])
     return f"{where.capitalize()}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
 
 
@@ -64,8 +68,7 @@ def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     if not path.is_file():
         return "The errors of one step are not yet computed."
     mean = pd.read_csv(path).groupby("task", sort=False).mean(numeric_only=True)
-    names = [name.capitalize() for name in mean.index]
-    where = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    where = joined([name.capitalize() for name in mean.index])
     kinds = ("sample", "persistence", "linear", "deterministic")
     vae, still, line, network = (", ".join(f"{error:.2g}" for error in mean[kind]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]

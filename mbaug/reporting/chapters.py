@@ -72,11 +72,11 @@ def run(
     """
     checks.choose("profile", profile, PROFILES)
     output = Path(output or files.repository() / "build" / profile)
-    variables = {"MBAUG_FIGURES": str(figures_folder())} if profile == "paper" else {}
+    variables = {"MBAUG_FIGURES": str(committed_figures())} if profile == "paper" else {}
     execute(find(only, folder), output, {"profile": profile, "retrain": profile != "paper"}, workers, variables=variables)
 
 
-def figures_folder() -> Path:
+def committed_figures() -> Path:
     """Returns where a batch of the paper profile draws, and nothing else does: figures/, or MBAUG_FIGURES if that is set."""
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "figures")
 

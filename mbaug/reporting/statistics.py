@@ -80,9 +80,10 @@ def contrast(groups: Strata, weights: Sequence[int | float] | np.ndarray, minus:
     if sizes.min() < 2:
         return Interval(value, np.nan, np.nan, int(sizes.min()))
     parts = np.square(weights) * [group.var(ddof=1) for group in groups] / sizes
-    if not np.square(parts).sum():  # all seeds scored the same, up to rounding
+    squares = (np.square(parts) / (sizes - 1)).sum()
+    if not squares:  # all seeds scored the same, up to rounding
         return Interval(value, value, value, int(sizes.min()), float(value == 0))
-    error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum()
+    error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / squares
     reach, p = stats.t.isf(LEVEL / 2, freedom) * error, 2 * stats.t.sf(abs(value) / error, freedom)
     return Interval(value, float(value - reach), float(value + reach), int(sizes.min()), float(p))
 

@@ -23,12 +23,13 @@ def found_table(frame: pd.DataFrame) -> str:
         "score offline": statistics.last_offline,
         "drop after the switch": statistics.score_drop,
     }
+    found = [{key: runs.to_numpy() for key, runs in measure(table).groupby(["task", "arm"])} for measure in measures.values()]
     lines = [f"| task | arm | {' | '.join(measures)} | seeds |", "|---" * 8 + "|"]
     for task, rows in table.groupby("task"):
-        for arm in in_order(set(rows["arm"]) & set(LOOKS)):
-            runs = rows[rows["arm"] == arm]
-            cells = [words(statistics.interval([measure(runs).to_numpy()])) for measure in measures.values()]
-            lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(runs['seed'].nunique())])} |")
+        seeds = rows.groupby("arm")["seed"].nunique()
+        for arm in in_order({*seeds.index} & {*LOOKS}):
+            cells = [words(statistics.interval([scores[task, arm]] if (task, arm) in scores else [])) for scores in found]
+            lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(seeds[arm])])} |")
     return "\n".join(lines) if len(table) else "No runs are recorded yet."
 
 
@@ -74,7 +75,7 @@ def generated() -> list[Path]:
     return [repository / (f"{name}.md" if name == "README" else f"notebooks/{name}.py") for name in ANSWERS]
 
 
-def update_readme(path: Path, frame: pd.DataFrame) -> None:
+def rewrite(path: Path, frame: pd.DataFrame) -> None:
     """Makes the generated parts of a README, or of a chapter's source, again from the recorded runs."""
     files.write_atomically(path, written(path, frame).encode())
 
@@ -82,7 +83,7 @@ def update_readme(path: Path, frame: pd.DataFrame) -> None:
 def update(frame: pd.DataFrame) -> None:
     """Makes all generated parts again from the recorded runs."""
     for path in generated():
-        update_readme(path, frame)
+        rewrite(path, frame)
 
 
 def outdated(path: Path, frame: pd.DataFrame) -> str | None:

@@ -56,12 +56,12 @@ def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_is_foun
     path, frame = tmp_path / "README.md", runs({"augmented": 50, "td3": 10})
     path.write_text(README)
     assert "line 4, reads '<!-- /answer -->' where" in tables.outdated(path, frame)
-    tables.update_readme(path, frame)
+    tables.rewrite(path, frame)
     text = path.read_text()
     assert tables.outdated(path, frame) is None
     assert text.startswith(f"# Title\n\n<!-- answer -->\n{answers.NOTHING}\n<!-- /answer -->\n<!-- found -->\n| task |")
     assert f"words\n<!-- claims -->\n{claims.claims_table(frame)}\n<!-- /claims -->\nend\n" in text
-    tables.update_readme(path, frame)
+    tables.rewrite(path, frame)
     assert path.read_text() == text
     path.write_text(text.replace("+40", "+60"))
     assert "reads '| a |" in tables.outdated(path, frame)
@@ -71,7 +71,7 @@ def test_an_answer_is_a_comment_in_a_chapter_s_source_and_nothing_else_changes(t
     path = tmp_path / "05_online_finetuning.py"
     path.write_text("# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
     frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10}, seeds=5)
-    tables.update_readme(path, frame)
+    tables.rewrite(path, frame)
     lines = path.read_text().splitlines()
     assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
     assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays. Over the first")
