@@ -2,7 +2,8 @@
 
 The package follows one paper from its data to its figures. The map, in reading order; imports go down this list only:
 
-- ``files``, ``checks``, ``streams``, ``provenance``: files written whole, refusals in sentences, named random streams, versions.
+- ``files``, ``checks``, ``ending``, ``streams``, ``provenance``: files written whole, refusals in sentences, how processes end,
+  named random streams, versions.
 - ``engine``: makes the method fast and changes no number of it.
 - ``tasks``: the four MuJoCo tasks: make, step side by side, evaluate, score.
 - ``method``: the paper. World model, augmentation, TD3, SAC, IQL, pre-training and fine-tuning.

@@ -4,13 +4,14 @@ import argparse
 import os
 import re
 import select
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from mbaug import ending
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
@@ -343,10 +344,10 @@ def end_of_pipe(error: BrokenPipeError) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command; whatever was wrong with what was given ends in one sentence."""
     given = parser().parse_args(arguments)
-    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the command ends it as Ctrl-C does
     try:
-        given.call(given)
-        sys.stdout.flush()
+        with ending.as_by_ctrl_c():
+            given.call(given)
+            sys.stdout.flush()
     except BrokenPipeError as error:
         end_of_pipe(error)
     except KeyboardInterrupt:
@@ -355,8 +356,6 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(error))
         sys.exit(f"mbaug: {text}")  # a name in a file may hold codes that command a terminal
-    finally:
-        signal.signal(signal.SIGTERM, ended)
 
 
 if __name__ == "__main__":

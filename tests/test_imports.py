@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 ROOMS = (
-    *("__init__", "files", "checks", "streams", "provenance", "engine", "tasks", "method"),
+    *("__init__", "files", "checks", "ending", "streams", "provenance", "engine", "tasks", "method"),
     *("datasets", "experiments", "reporting", "__main__"),
 )
 FOLDER = ROOT / "mbaug"

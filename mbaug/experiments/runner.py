@@ -6,7 +6,6 @@ The same command goes on after a kill; two commands side by side train each run 
 import fnmatch
 import logging
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ import pandas as pd
 from filelock import Timeout
 from tqdm import tqdm
 
-from mbaug import engine, files, tasks
+from mbaug import ending, engine, files, tasks
 from mbaug.checks import choose, given, require
 from mbaug.datasets import read
 from mbaug.datasets.collect import Recorded, curve
@@ -140,17 +139,6 @@ def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: P
     return outcomes
 
 
-def end_with(parent: int) -> None:
-    """Makes a worker process end within a second or two of its parent, however that ends: kill -9 tells the workers nothing."""
-
-    def wait() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # also in the middle of a step: the last checkpoint is whole
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def explain(runs: Sequence[Run], error: Exception) -> str:
     """Returns what kept runs from being recorded: a sentence, or the traceback of what is a mistake of the code."""
     told = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
@@ -231,7 +219,7 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
     A run that another command trains comes last: two commands share the work without waiting for each other.
     """
     engine.prepare()  # tells who asked for more threads, since the workers will not
-    with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(os.getpid(),)):
+    with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=ending.with_parent, initargs=(os.getpid(),)):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
     calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))
     for outcomes in parallel(calls):

@@ -10,17 +10,14 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import textwrap
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ import nbformat
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from mbaug import checks, files
+from mbaug import checks, ending, files
 
 CONTENTS = (
     "00_overview",
@@ -164,9 +161,6 @@ def execute(
     print(f"{len(sources)} notebooks, {workers} at a time, into {output}", flush=True)
     started, order = time.monotonic(), sorted(sources, key=lambda source: source.stem != LONGEST)
     chapter = output, parameters, copied, {**environment(), **(variables or {})}
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) is not signal.SIG_IGN:  # as it is under nohup
-            signal.signal(name, signal.default_int_handler)  # as Ctrl-C does
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # the path of a socket has some hundred characters at most
     folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
     with folder as sockets, ThreadPoolExecutor(workers) as threads:
@@ -189,7 +183,7 @@ def _alone(*chapter: Any) -> str:
     """Executes one notebook in a process of its own; returns what went wrong, empty if nothing did."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the caller's locks
     receiver, sender = context.Pipe(duplex=False)  # no queue, which needs semaphores and so a writable /dev/shm
-    process = context.Process(target=_send, args=(sender, *chapter))
+    process = context.Process(target=_send, args=(os.getpid(), sender, *chapter))
     process.start()
     sender.close()
     try:
@@ -200,16 +194,11 @@ def _alone(*chapter: Any) -> str:
         process.join()
 
 
-def _send(sender: Connection, *chapter: Any) -> None:
+def _send(parent: int, sender: Connection, *chapter: Any) -> None:
     """Executes one notebook, sends what went wrong, and ends with the parent, however that ends."""
     os.setsid()  # Ctrl-C reaches the parent alone, which ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ending.with_parent(parent)  # and its kernel with it, which looks for its parent once a second
     sender.send(_execute(*chapter))
-
-
-def _end_with_parent() -> None:
-    wait_for([multiprocessing.parent_process().sentinel])  # pyright: ignore[reportOptionalMemberAccess]
-    os._exit(1)  # its kernel looks for its parent once a second
 
 
 def environment() -> dict[str, str]:

@@ -137,13 +137,14 @@ def command(folder):
 
 
 @slow
-def test_an_ended_command_ends_as_an_interrupted_one(tmp_path, capfd):
-    """SIGTERM, which a scheduler of jobs sends to the command alone: a sentence, and no process is left."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_ended_command_ends_as_an_interrupted_one(number, tmp_path, capfd):
+    """SIGTERM is what a scheduler of jobs sends, to the command alone: a sentence, and no process is left."""
     process = FORK.Process(target=command, args=(tmp_path,))
     process.start()
     wait_until("a training", lambda: list(tmp_path.rglob(checkpoint.NAME)) or not process.is_alive())
     children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
+    os.kill(process.pid, number)
     process.join(timeout=20)
     assert process.exitcode == 1
     assert "mbaug: interrupted; the same command goes on from the last checkpoints" in capfd.readouterr().err

@@ -111,20 +111,24 @@ def test_neither_a_long_temporary_folder_nor_shared_memory_that_is_read_only_doe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_however_a_batch_ends_all_that_it_began_ends(write, tmp_path, name):
     for number in range(1, 4):
         text = f"import os\nopen({str(tmp_path)!r} + '/begun{number}', 'w').write(f'{{os.getpid()}} {{os.getppid()}}')"
         write(f"0{number}_slow", f"{text}\nimport time\ntime.sleep(600)")
     script, begun = tmp_path / "script.py", [tmp_path / f"begun{number}" for number in range(1, 4)]
     arguments = f"only=['01', '02', '03'], folder={str(tmp_path / 'notebooks')!r}, output={str(tmp_path / 'out')!r}, workers=2"
-    script.write_text(f"from mbaug.reporting import chapters\nif __name__ == '__main__':\n    chapters.run({arguments})\n")
+    script.write_text(
+        "from mbaug import __main__ as commands\nfrom mbaug.reporting import chapters\n\n"
+        f"def figures(given):\n    chapters.run({arguments})\n\n"
+        "if __name__ == '__main__':\n    commands.COMMANDS = {figures: {}}\n    commands.main(['figures'])\n"
+    )
     process = subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE)
     wait_until("two notebooks", lambda: all(path.exists() and path.read_text() for path in begun[:2]))
     number = getattr(signal, name)
     os.killpg(process.pid, number) if name == "SIGINT" else os.kill(process.pid, number)  # a terminal asks the whole group
     errors = process.communicate(timeout=60)[1]
-    assert (b"KeyboardInterrupt" in errors) == (name != "SIGKILL")
+    assert (b"mbaug: interrupted" in errors) == (name != "SIGKILL")
     pids = [int(pid) for path in begun[:2] for pid in path.read_text().split()]
     wait_until("the end of chapters and kernels", lambda: not any(alive(pid) for pid in pids))
     assert not begun[2].exists()
