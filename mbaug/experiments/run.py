@@ -9,12 +9,13 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -40,12 +41,23 @@ STEPS_KEPT = 50_000, 100_000  # environment steps after which a pre-trained agen
 LONG = 100_000  # environment steps; a longer training keeps its actors and its replay, for the pools that are made from them
 CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
 NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # what flock says on a file system without it
+BEFORE = {"picks": "random"}  # settings that came when there were checkpoints, with what was done before
 SAVED = "rows", "outside", "switch"  # of a population, in a checkpoint, beside its learner
 
 
 def key(*parts: object) -> str:
-    """Returns a name for whatever depends on `parts` alone: what has the same name is trained once."""
-    return hashlib.sha256(json.dumps(files.plain(parts), sort_keys=True).encode()).hexdigest()[:16]
+    """Returns a name for whatever depends on `parts` alone: what has the same name is trained once.
+
+    A setting that came later counts only where it is not what was done before: so what was trained before keeps its name.
+    """
+    return hashlib.sha256(json.dumps(_without(BEFORE, files.plain(parts)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without(known: Mapping[str, object], plain: Any) -> Any:
+    """Returns plain data without the items of its objects, at any depth, that are `known`."""
+    if isinstance(plain, dict):
+        return {name: _without(known, item) for name, item in plain.items() if not (name in known and known[name] == item)}
+    return [_without(known, item) for item in plain] if isinstance(plain, list) else plain
 
 
 def together(*lists: Sequence[str]) -> list[str]:
@@ -278,6 +290,16 @@ def imagined(population: Population, number: int) -> Tensor:
     return torch.stack(tables).to(population.table)
 
 
+def doubt(population: Population) -> Float[Tensor, "population rows"] | None:
+    """Returns each drawn row's doubt (`imagination.doubt`) where the augmentation picks by it, None where it does not."""
+    rule = population.arm.augmentation
+    if rule is None or rule.picks == "random":
+        return None
+    pairs = zip(population.fits, population.drawn, strict=True)
+    found = [imagination.doubt(fitted.model, torch.from_numpy(drawn.state)) for fitted, drawn in pairs]
+    return torch.stack(found).to(population.table)
+
+
 def pretrain(population: Population) -> Iterator[None]:
     """Yields at every evaluation of the pre-training, or takes what another arm of the same seeds has pre-trained."""
     learner, plan = population.learner, population.arm.pretraining
@@ -288,7 +310,8 @@ def pretrain(population: Population) -> Iterator[None]:
         if checkpoint.exists(where):
             load(where, population)
         if learner.gradient_steps < plan.updates and population.learning:
-            for _ in training.pretrain(learner, population.table, partial(imagined, population) if population.fits else None):
+            imagine = partial(imagined, population) if population.fits else None
+            for _ in training.pretrain(learner, population.table, imagine, doubt(population)):
                 evaluate(population, "pretrain")
                 save(where, population)
                 yield

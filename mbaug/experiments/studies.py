@@ -77,6 +77,10 @@ ARMS: dict[str, Arm] = {
         f"{source}_offline": replace(augmented(source), finetuning=None)
         for source in ("mean", "jitter", "shrink", "reconstruction")
     },
+    **{
+        f"augmented_{picks}_offline": replace(augmented(), augmentation=Augmentation(picks=picks), finetuning=None)
+        for picks in ("trusted", "distrusted")
+    },
     "target_noise_offline": replace(VANILLA, learner=TD3(target_noise=0.4, target_noise_clip=1.0), finetuning=None),
     **{f"augmented_{percent}": augmented(rate=percent / 100) for percent in (25, 75, 100)},
     **{f"augmented_horizon{n}": ahead(augmented(), n) for n in (1, 2, 3, 5)},
@@ -128,7 +132,8 @@ def dataset(task: str, quality: str, arm: str) -> str:
 
 
 _HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
-_OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None)
+_TRUSTED = ("augmented_trusted_offline", "augmented_distrusted_offline")
+_OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None and name not in _TRUSTED)
 _PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform"))
 _MODELS = tuple(f"augmented_{name}" for name in ("latent4", "latent32", "kl0.1", "kl10", "next_latent"))
 _HORIZONS = (*(f"augmented_horizon{n}" for n in (1, 2, 3, 5)), *(f"vanilla_horizon{n}" for n in (1, 3)))
@@ -159,6 +164,7 @@ STUDIES = {
         ),
         Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
         Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
+        Study("trusted", "Does it help to imagine where the model is good?", _TRUSTED, TWO, seeds=(0, 1, 2)),
         Study(
             "rates",
             "Is 50 % the best rate?",
@@ -175,7 +181,15 @@ STUDIES = {
 }
 
 # What is recorded first; the studies of a line together, seed by seed, and within a seed these tasks in this order.
-PROGRAMME = (("core", "carried", "cold"), ("sources",), ("rates",), ("horizons",), ("states",), ("baselines", "long", "sweep"))
+PROGRAMME = (
+    ("core", "carried", "cold"),
+    ("sources",),
+    ("trusted",),
+    ("rates",),
+    ("horizons",),
+    ("states",),
+    ("baselines", "long", "sweep"),
+)
 ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
 
 

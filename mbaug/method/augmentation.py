@@ -53,6 +53,17 @@ def pick(
     return gather(imagined.flatten(1, 2), index * samples + torch.stack(drawn, dim=1))
 
 
+def by_doubt(
+    index: Int[Tensor, "block population batch"], doubt: Float[Tensor, "population rows"], picks: str
+) -> Int[Tensor, "block population batch"]:
+    """Returns each batch's rows in the order of their doubt: the least first if `picks` is "trusted", else the most.
+
+    The first n rows are those that `augment` replaces. A loss is a mean over the batch, so their order matters to nothing else.
+    """
+    doubted = doubt.expand(len(index), -1, -1).gather(-1, index)
+    return index.gather(-1, doubted.argsort(dim=-1, descending=picks == "distrusted", stable=True))
+
+
 def rollout(
     predict: Predict,
     action: Float[Tensor, "rows horizon action"],

@@ -51,6 +51,16 @@ def reconstruct(model: Model, next_state: State, generator: torch.Generator) -> 
     return _asked(decode, model.standardiser, model.encoder, next_state, normal)
 
 
+@torch.no_grad()
+def doubt(model: Model, state: State) -> Float[Tensor, " rows"]:
+    """mean_i ((D(mu(s))_i - s_i) / std_i)^2: how much the VAE blurs a state that it is shown. It needs no next state.
+
+    A signal of where the prediction from s is wrong: of those of chapter 08 the one with the largest area under the curve.
+    """
+    known = model.standardiser.apply(state).to(model.encoder.flat.detach())
+    return (model.decoder.alone(posterior(model, known).mean) - known).square().mean(dim=-1).to(state)
+
+
 def predict_deterministic(model: Deterministic, state: State, action: Action) -> State:
     """Returns the deterministic model's next state of each row, in the environment's units."""
     return _asked(partial(world_model.move, model), model.standardiser, model.network, state, action)

@@ -7,6 +7,7 @@ source states, with the reason.
 from mbaug.checks import Count, Layers, NotNegative, Positive, Share, Whole, choose, require, settings
 
 PRECISIONS = ("float32", "bfloat16", "float64")
+PICKS = ("random", "trusted", "distrusted")
 
 
 @settings
@@ -31,8 +32,12 @@ class Augmentation:
 
     rate: Share = 0.5  # share of a batch; S, A, C
     source: str = "sample"  # what replaces, a name in imagination.SOURCES; z is sampled at prediction time; C
+    picks: str = "random"  # the batch's rows that are imagined; S, A, C. "trusted", "distrusted": of least, most doubt; ours
     table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
     redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
+
+    def __post_init__(self) -> None:
+        choose("picking rule", self.picks, PICKS)
 
 
 @settings

@@ -106,10 +106,14 @@ def _update_noise(learner: Learner, updates: int) -> Noise:
     return learner.algorithm.noise(torch.stack(drawn, dim=2), settings)
 
 
-def block(learner: Learner, table: Table, updates: int = BLOCK) -> tuple[Int[Tensor, "block population batch"], Batch, Noise]:
-    """Returns the rows that a block of updates draws from the table, their batches, and the noise."""
+def block(
+    learner: Learner, table: Table, updates: int = BLOCK, doubt: Float[Tensor, "population rows"] | None = None
+) -> tuple[Int[Tensor, "block population batch"], Batch, Noise]:
+    """Returns the rows that a block of updates draws from the table, their batches, and the noise; by `doubt` if it is given."""
     draw = partial(torch.randint, table.shape[1], device=learner.arithmetic.device)
     index = learner.drawn("batches", draw, updates, learner.arm.learner.batch_size)
+    if doubt is not None and learner.arm.augmentation is not None:
+        index = augmentation.by_doubt(index, doubt, learner.arm.augmentation.picks)
     batches = transitions.unpack(transitions.gather(table, index), *learner.sizes)
     return index, batches, _update_noise(learner, updates)
 
@@ -148,20 +152,30 @@ def _on_grid(plan: object, *names: str) -> None:
         require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
 
 
-def pretrain(learner: Learner, table: Table, imagine: Callable[[int], Tensor] | None = None) -> Iterator[None]:
+def pretrain(
+    learner: Learner,
+    table: Table,
+    imagine: Callable[[int], Tensor] | None = None,
+    doubt: Float[Tensor, "population rows"] | None = None,
+) -> Iterator[None]:
     """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
 
     The learner goes on from where it is. `table` holds packed, standardised rows (transitions.table), each agent its own;
     `imagine` returns the imagined next states [P, rows, K, state], standardised, for a table's number. None: no augmentation.
+    `doubt` is of each row, for an augmentation that picks by it (`augmentation.by_doubt`); None where it picks at random.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _on_grid(plan, "updates", "evaluation_interval")
+    given = "None" if doubt is None else "given"
+    require(
+        (rule.picks == "random") == (doubt is None), f"picks is {rule.picks!r}, but doubt is {given}: all but 'random' need it"
+    )
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
     while learner.gradient_steps < plan.updates:
         if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
             imagined = imagine(learner.gradient_steps // rule.redraw_interval).to(learner.arithmetic.device)
-        index, batches, noise = block(learner, table)
+        index, batches, noise = block(learner, table, doubt=doubt)
         if imagined is not None:
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
             batches = augmentation.augment(batches, picked, rule.rate)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import safetensors.torch
+import torch
 from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, TINY, arms, on_data, record, rows  # noqa: F401
 
-from mbaug import engine
+from mbaug import engine, files
 from mbaug.experiments import models, records, run, runner
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training
@@ -33,6 +34,27 @@ def begun(monkeypatch):
 
     monkeypatch.setattr(training, "pretrain", note)
     return found
+
+
+def test_a_setting_that_came_later_renames_nothing_where_it_is_what_was_done_before():
+    """Checkpoints from before `picks` keep their place; an arm that picks by doubt has its own."""
+    before = files.plain(ARMS["augmented"])
+    assert before["augmentation"].pop("picks") == "random"
+    assert run.key("pretraining", ARMS["augmented"]) == run.key("pretraining", before)
+    trusted = ARMS["augmented_trusted_offline"]
+    assert run.key("pretraining", trusted) != run.key("pretraining", replace(ARMS["augmented"], finetuning=None))
+
+
+def test_the_doubt_that_an_arm_picks_by_is_its_own_model_s(tmp_path, monkeypatch):
+    """Of the rows that the agent drew; where picks are random there is none."""
+    rule = replace(IMAGINING.augmentation, picks="trusted")
+    monkeypatch.setitem(ARMS, "small_trusted", replace(IMAGINING, augmentation=rule, finetuning=None))
+    population = trained(on_data("small_trusted"), tmp_path)
+    model, state = population.fits[0].model, torch.from_numpy(population.drawn[0].state)
+    known = model.standardiser.apply(state)
+    blurred = model.decoder.alone(model.encoder.alone(known)[:, :4])
+    torch.testing.assert_close(run.doubt(population), (blurred - known).square().mean(dim=1)[None])
+    assert run.doubt(trained(on_data("small_imagining"), tmp_path)) is None
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------------

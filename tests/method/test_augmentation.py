@@ -60,6 +60,13 @@ def test_what_is_picked_are_samples_of_the_same_row_and_agent(count, samples, se
     assert torch.equal(got[:, 1:], alone), "whoever is beside it"
 
 
+def test_rows_by_doubt_by_hand():
+    """Doubts 3, 1, 2 of rows 0, 1, 2 for one agent, 1, 2, 3 for the other; a batch may hold a row twice."""
+    index, doubt = torch.tensor([[[0, 1, 2, 1], [2, 0, 1, 1]]]), torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    assert augmentation.by_doubt(index, doubt, "trusted").tolist() == [[[1, 1, 2, 0], [0, 1, 1, 2]]]
+    assert augmentation.by_doubt(index, doubt, "distrusted").tolist() == [[[0, 2, 1, 1], [2, 1, 1, 0]]]
+
+
 def test_every_sample_of_a_row_is_equally_likely():
     imagined, index = torch.arange(4.0).view(1, 1, 4, 1), torch.zeros(50, 1, 200, dtype=torch.long)
     counts = torch.bincount(augmentation.pick(imagined, index, generators(0)).long().flatten(), minlength=4)

@@ -157,6 +157,29 @@ def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
                 assert (imagined[k, row] == batch.next_state[k, place]).all(dim=1).any()
 
 
+def test_by_doubt_the_same_rows_are_drawn_and_the_trusted_ones_are_imagined(seen):
+    """Row r of the table has the doubt r: in every batch the 16 lowest rows are imagined, the others as recorded."""
+    rule = replace(PLAN["augmentation"], picks="trusted")
+    learner, table, imagine = offline([1, 3], replace(VANILLA, augmentation=rule))
+    list(training.pretrain(learner, table, imagine, torch.arange(60.0).expand(2, -1)))
+    list(training.pretrain(offline([1, 3])[0], table))
+    for (_, batch, *_), (_, recorded, *_) in zip(seen[:100], seen[100:], strict=True):
+        for k in range(2):
+            state, *_, next_state, _ = transitions.unpack(table[k : k + 1], 11, 3)
+            rows = [(state[0] == each).all(dim=1).nonzero().item() for each in batch.state[k]]
+            assert rows == sorted((state[0] == each).all(dim=1).nonzero().item() for each in recorded.state[k])
+            assert torch.equal(batch.next_state[k, 16:], next_state[0, rows[16:]])
+            assert not (batch.next_state[k, :16] == next_state[0, rows[:16]]).any()
+
+
+def test_picks_by_doubt_need_a_doubt_and_random_ones_none():
+    doubtful = replace(VANILLA, augmentation=replace(PLAN["augmentation"], picks="distrusted"))
+    for arm, doubt in ((doubtful, None), (VANILLA, torch.zeros(1, 60))):
+        learner, table, imagine = offline([1], arm)
+        with pytest.raises(ValueError, match=r"^picks is '\w+', but doubt is (None|given): all but 'random' need it$"):
+            next(training.pretrain(learner, table, imagine, doubt))
+
+
 def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_table(seen):
     learner, table, imagine = offline([1])
     numbers = []
