@@ -1,12 +1,13 @@
 """The small trained networks that chapters read: `data/models/<task>/<name>.safetensors`, of seed 0.
 
 `world_model` is a task's fitted world model with its deterministic control, `world_model_kl0.01` one with a hundredth of the KL
-weight; a file named after an arm holds its agent at the switch, and `<arm>_50000` its actor after so many environment steps.
-Weights are rounded to bfloat16, which halves the files: what a chapter draws is computed from the rounded ones. Each file's
-header says where it comes from and holds a digest. `python -m mbaug models` makes what is missing.
+weight, `ensemble` five small deterministic models; a file named after an arm holds its agent at the switch, and `<arm>_50000` its
+actor after so many environment steps. Weights are rounded to bfloat16, which halves the files: what a chapter draws is computed
+from the rounded ones. Each file's header says where it comes from and holds a digest. `python -m mbaug models` makes what is
+missing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from mbaug.experiments import checkpoint, models, records, run
 from mbaug.experiments.models import FAST
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, augmented
-from mbaug.method import training
+from mbaug.method import training, transitions
 from mbaug.method.imagination import Fit
+from mbaug.method.settings import WorldModel
 from mbaug.method.training import Learner
 from mbaug.method.transitions import Standardiser
+from mbaug.method.world_model import Deterministic, fit_deterministic
 from mbaug.provenance import provenance
 from mbaug.tasks import TASKS
 
@@ -33,13 +36,16 @@ FOLDER = read.FOLDER.parent / "models"
 DETERMINISTIC = ARMS["deterministic"]  # its fit holds the world model, too
 KL = augmented(kl_weight=0.01)
 WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hopper", "world_model_kl0.01"): KL}
+# Deterministic models of 50 units a layer: a second or two each, and they err 1.3 to 1.5 times as much as that of full size.
+SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
+ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # and the seeds of their fits
 AGENTS = [(task, "augmented") for task in TASKS] + [(t, arm) for t in ("hopper", "halfcheetah") for arm in ("vanilla", "noise")]
 
 
 def names() -> list[tuple[str, str]]:
     """Returns task and name of every file that there should be."""
     actors = [(task, f"augmented_{steps}") for task in TASKS for steps in run.STEPS_KEPT]
-    return [*WORLD_MODELS, *AGENTS, *actors]
+    return [*WORLD_MODELS, *ENSEMBLES, *AGENTS, *actors]
 
 
 def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
@@ -65,6 +71,13 @@ def world_model(task: str, name: str = "world_model", folder: Path = FOLDER) -> 
     """Returns the fit of a task's medium-replay data, with what `load` raises; its `errors` are those before the rounding."""
     tensors, about = load(task, name, folder)
     return models.restore(tensors, about["fit"])
+
+
+def ensemble(task: str, folder: Path = FOLDER) -> list[Deterministic]:
+    """Returns the small models of a task's medium-replay data, which differ in their seeds alone; raises as `load`."""
+    tensors, about = load(task, "ensemble", folder)
+    standardiser = Standardiser(tensors["mean"], tensors["std"])
+    return [Deterministic(models.network(str(seed), tensors), standardiser) for seed in about["seeds"]]
 
 
 def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) -> Learner:
@@ -108,7 +121,10 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
         path = path_of(task, name, folder)
         if path.exists():
             continue
-        found = _fitted(task, name, work) if (task, name) in WORLD_MODELS else _kept(task, name, work, root)
+        if (task, name) in ENSEMBLES:
+            found = _ensemble(task, ENSEMBLES[task, name])
+        else:
+            found = _fitted(task, name, work) if (task, name) in WORLD_MODELS else _kept(task, name, work, root)
         if found is None:
             yield f"{task}/{name} waits for its run: python -m mbaug record core"
             continue
@@ -134,6 +150,17 @@ def _fitted(task: str, name: str, work: Path) -> tuple[dict[str, Tensor], dict[s
     tensors, plain = models.save(fitted, population.commits)
     about = {"dataset": which.dataset, "seed": 0, "settings": arm.model, "draw_sha256": population.drawn[0].sha256}
     return tensors, about | {"fit": plain, "provenance": provenance(arm.precision)}
+
+
+def _ensemble(task: str, seeds: Iterable[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    run.prepare_for(DETERMINISTIC)
+    pool = f"{task}-medium-replay"
+    drawn, _ = transitions.draw(read.load(pool), DETERMINISTIC.offline.transitions, seed=0)
+    fitted = {str(seed): fit_deterministic(SMALL, drawn, seed, FAST) for seed in seeds}
+    tensors = {name: tensor for seed, model in fitted.items() for name, tensor in models.layers(seed, model.network).items()}
+    tensors |= {"mean": fitted["0"].standardiser.mean, "std": fitted["0"].standardiser.std}
+    about = {"dataset": pool, "seed": 0, "seeds": [*fitted], "settings": SMALL, "draw_sha256": drawn.sha256}
+    return tensors, about | {"provenance": provenance(DETERMINISTIC.precision)}
 
 
 def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -50,6 +50,7 @@ def test_a_world_model_errs_as_before_the_rounding(name):
 def test_an_agent_comes_back_from_what_its_run_kept(tmp_path, monkeypatch):
     """Rounded: its actions and values are the kept ones', nearly; and what is there is not made again."""
     monkeypatch.setattr(trained, "WORLD_MODELS", {})
+    monkeypatch.setattr(trained, "ENSEMBLES", {})
     which = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0)
     standardiser = transitions.Standardiser(torch.ones(1, 17), torch.full((1, 17), 2.0))
     learner = training.learner(ARMS["vanilla"], tasks.find("halfcheetah"), [3], standardiser, arithmetic=models.FAST)
