@@ -138,32 +138,53 @@ hold a state, and in brackets how many equally frequent cells would be as divers
 is from `medium`, half from `expert`. `<task>-replay`, the whole replay until the medium level, is too large to be committed:
 `python -m mbaug collect <task>` makes it, in `build/offline`.
 
-| pool | command | seed | commit | processor | versions | licence |
-|---|---|---|---|---|---|---|
+{{strips}}## How they were made
+
+| pool | command | commit | processor |
+|---|---|---|---|
 {{origins}}
+
+{{versions}}
+"""
+STRIPS = """\
+## What they look like
+
+Eight moments, within a second, of each pool's episode with the median return.
+
+| pool | |
+|---|---|
+{rows}
+
 """
 DESCRIBED = (  # a pool's row in the first table
     "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
     "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} "
     "| {megabytes:.2f} | `{sha256:.12}` |"
 )
-ORIGIN = (  # and in the second
-    "| {name} | `{command}` | {seed} | `{provenance[commit]:.7}` | {provenance[cpu]} | python {provenance[python]}, torch "
-    "{provenance[torch]}, numpy {provenance[numpy]}, gymnasium {provenance[gymnasium]}, mujoco {provenance[mujoco]} | {licence} |"
+ORIGIN = "| {name} | `{command}` | `{provenance[commit]:.7}` | {provenance[cpu]} |"  # and in the last
+VERSIONS = (
+    "Python {provenance[python]}, torch {provenance[torch]}, NumPy {provenance[numpy]}, Gymnasium {provenance[gymnasium]}, "
+    "MuJoCo {provenance[mujoco]}. Licence: {licence}."
 )
 
 
 def readme(folder: Path = FOLDERS[0]) -> str:
     """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
-    described, origins = [], []
+    described, origins, strips, versions = [], [], [], {}
     for name, path in bundled([folder]).items():
-        card: dict[str, Any] = {"seed": "–"} | read_card(path)  # an import has no seed
+        card: dict[str, Any] = read_card(path)
         known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
         card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
         card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
         described.append(DESCRIBED.format(**card))
         origins.append(ORIGIN.format(**card))
-    return README.format(described="\n".join(described), origins="\n".join(origins))
+        versions.setdefault(VERSIONS.format(**card), []).append(name)
+        if path.with_suffix(".png").is_file():
+            strips.append(f"| {name} | ![{name}, eight moments]({name}.png) |")
+    alike = [f"{'All' if len(versions) == 1 else ', '.join(names)}: {text}" for text, names in versions.items()]
+    parts = {"described": described, "origins": origins, "versions": alike}
+    shown = STRIPS.format(rows="\n".join(strips)) if strips else ""
+    return README.format(strips=shown, **{name: "\n".join(lines) for name, lines in parts.items()})
 
 
 def write_readme(folder: Path = FOLDERS[0]) -> None:

@@ -204,13 +204,27 @@ def test_each_table_has_a_line_for_each_pool(tmp_path):
     card = read.read_card(made(tmp_path))
     lines = [line for line in pools.readme(tmp_path / "pools").splitlines() if "hopper-d4rl" in line]
     cells, origin = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    assert origin[:3] == ["hopper-d4rl", f"`{card['command']}`", "–"]
-    assert origin[3] == f"`{card['provenance']['commit'][:7]}`"
-    assert f"mujoco {card['provenance']['mujoco']}" in origin[5]
-    assert origin[-1] == card["licence"]
+    assert origin == ["hopper-d4rl", f"`{card['command']}`", f"`{card['provenance']['commit'][:7]}`", card["provenance"]["cpu"]]
     assert cells[:3] == ["[hopper-d4rl](hopper-d4rl.json)", str(ROWS), "4"]
     assert cells[3] == f"{card['mean_return']:.1f}"
     assert cells[-1] == f"`{card['sha256'][:12]}`"
+
+
+def test_versions_that_all_pools_share_are_one_line_and_a_strip_is_shown(tmp_path):
+    for name in ("hopper-one", "hopper-two"):
+        card = read.read_card(made(tmp_path, name))
+    text = f"MuJoCo {card['provenance']['mujoco']}. Licence: {card['licence']}."
+    shared = pools.readme(tmp_path / "pools")
+    assert shared.splitlines()[-1].startswith("All: Python ")
+    assert shared.endswith(f"{text}\n")
+    assert "What they look like" not in shared
+    path = tmp_path / "pools" / "hopper-two.json"
+    path.write_text(path.read_text().replace(f'"mujoco": "{card["provenance"]["mujoco"]}"', '"mujoco": "2.1.0"'))
+    path.with_suffix(".png").touch()
+    told = pools.readme(tmp_path / "pools")
+    assert [line.partition(":")[0] for line in told.splitlines()[-2:]] == ["hopper-one", "hopper-two"]
+    assert told.endswith("MuJoCo 2.1.0. Licence: " + card["licence"] + ".\n")
+    assert "| hopper-two | ![hopper-two, eight moments](hopper-two.png) |\n\n## How" in told
 
 
 def test_what_is_there_is_listed_and_verified(tmp_path, monkeypatch, capsys):
