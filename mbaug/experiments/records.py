@@ -277,7 +277,7 @@ def write_parquet(root: Path | str, path: Path) -> None:
         ModuleNotFoundError: pyarrow is not installed.
     """
     if importlib.util.find_spec("pyarrow") is None:
-        raise ModuleNotFoundError("Parquet needs pyarrow: `.venv/bin/python -m pip install pyarrow` installs it")
+        raise ModuleNotFoundError("Parquet needs pyarrow: `make setup` installs it")
     content = io.BytesIO()
     load_runs(root).to_parquet(content, index=False)
     files.write_atomically(path, content.getvalue())

@@ -17,5 +17,5 @@ def test_it_holds_what_load_runs_returns(tmp_path, capsys):
 
 def test_without_pyarrow_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"Parquet needs pyarrow: `\.venv/bin/python -m pip install pyarrow` installs it"):
+    with pytest.raises(SystemExit, match=r"^mbaug: Parquet needs pyarrow: `make setup` installs it$"):
         commands.main(["status", "--parquet", str(tmp_path / "runs.parquet")])
