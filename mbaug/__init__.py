@@ -6,7 +6,7 @@ The package follows one paper from its data to its figures. The map, in reading 
   named random streams, versions.
 - ``engine``: makes the method fast and changes no number of it.
 - ``tasks``: the four MuJoCo tasks: make, step side by side, evaluate, score.
-- ``method``: the paper. World model, augmentation, TD3, SAC, IQL, pre-training and fine-tuning.
+- ``method``: the paper. World model, augmentation, TD3, SAC and others, pre-training and fine-tuning.
 - ``datasets``: the offline data: read, checked, collected, rendered.
 - ``experiments``: the evidence: every arm and study as data, what trains them, and their records.
 - ``reporting``: statistics, figures, the paper's claims, and the notebooks run headless.

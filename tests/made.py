@@ -21,6 +21,8 @@ ABLE = {"hidden": (16, 16), "batch_size": 64, "learning_rate": 3e-3}
 LEARNERS = {  # that find the best action of one step in 400 updates
     "td3": TD3(**ABLE),
     "sac": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
+    "layernorm": TD3(**ABLE | {"hidden": (32, 32)}),  # of 16 normalised units little is left
+    "rlpd": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
     "iql": IQL(**ABLE, inverse_temperature=30.0),
 }
 
@@ -96,8 +98,10 @@ THREES = Batch(**{name: both(array) for name, array in THREE.items()})
 
 
 def mlp(network, k, x):
-    """Returns max(... max(x W_1 + b_1, 0) ...) W_n + b_n of perceptron k."""
+    """Returns max(... max(x W_1 + b_1, 0) ...) W_n + b_n of perceptron k, with LayerNorm before each max where it has one."""
     for number, (weight, bias) in enumerate(network.layers):
+        if number and network.normalised:
+            x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
         x = (np.maximum(x, 0) if number else x) @ weight[k].numpy() + bias[k].numpy()
     return x
 

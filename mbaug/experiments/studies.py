@@ -26,6 +26,7 @@ KEPT = Finetuning(warmup_steps=5_000, keep_data=True)
 TD3_SCRATCH, SAC_SCRATCH = Arm(finetuning=SCRATCH), Arm("sac", SAC(), finetuning=SCRATCH)
 TD3_DATA = Arm(pretraining=Pretraining(updates=0), finetuning=replace(SCRATCH, keep_data=True))
 VANILLA = Arm(pretraining=Pretraining())
+LAYERNORM = replace(VANILLA, algorithm="layernorm")
 
 
 def augmented(source: str = "sample", rate: float = 0.5, **model: int | float) -> Arm:
@@ -90,7 +91,13 @@ ARMS: dict[str, Arm] = {
     "augmented_kl0.1": augmented(kl_weight=0.1),
     "augmented_kl10": augmented(kl_weight=10.0),
     "augmented_next_latent": augmented(residual=False),
+    "layernorm": LAYERNORM,
+    "layernorm_data": replace(LAYERNORM, finetuning=KEPT),
+    "td3_layernorm_data": replace(TD3_DATA, algorithm="layernorm"),
+    "augmented_layernorm_data": replace(augmented(), algorithm="layernorm", finetuning=KEPT),
+    "rlpd": replace(TD3_DATA, algorithm="rlpd", learner=SAC(learning_rate=3e-4, target_entropy_per_action=-0.5)),
     "iql": Arm("iql", IQL(), pretraining=Pretraining(), finetuning=KEPT),
+    "bc": Arm("bc", pretraining=Pretraining(updates=50_000), finetuning=KEPT),
 }
 
 
@@ -135,6 +142,7 @@ _HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
 _TRUSTED = ("augmented_trusted_offline", "augmented_distrusted_offline")
 _OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None and name not in _TRUSTED)
 _PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform"))
+_ALGORITHMS = ("layernorm", "augmented_layernorm_data", "iql", "bc")
 _MODELS = tuple(f"augmented_{name}" for name in ("latent4", "latent32", "kl0.1", "kl10", "next_latent"))
 _HORIZONS = (*(f"augmented_horizon{n}" for n in (1, 2, 3, 5)), *(f"vanilla_horizon{n}" for n in (1, 3)))
 _SWEEP = ("td3", "td3_fast", "td3_late", "sac", "sac_slow", "sac_late")
@@ -176,18 +184,21 @@ STUDIES = {
         Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
         Study("transfer", "What else of the way online matters?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
         Study("models", "Which world model?", ("augmented", *_MODELS)),
-        Study("algorithms", "What else can be done with the same data?", ("iql",), TWO),
+        Study("layernorm", "Does LayerNorm in the critics keep the promise?", ("layernorm_data",), FOUR),
+        Study("methods", "What else can be done with the same data?", ("layernorm_data", "td3_layernorm_data", "rlpd"), FOUR),
+        Study("algorithms", "And with other losses, or imagination?", _ALGORITHMS, TWO),
     )
 }
 
 # What is recorded first; the studies of a line together, seed by seed, and within a seed these tasks in this order.
 PROGRAMME = (
-    ("core", "carried", "cold"),
+    ("core", "carried", "cold", "layernorm"),
     ("sources",),
     ("trusted",),
     ("rates",),
     ("horizons",),
     ("states",),
+    ("methods", "algorithms"),
     ("baselines", "long", "sweep"),
 )
 ORDER = ("halfcheetah", "hopper", "walker2d", "ant")

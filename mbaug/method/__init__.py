@@ -5,7 +5,8 @@
 - ``transitions``: what an agent learns from, offline and online.
 - ``world_model``, ``imagination``: a VAE that predicts one step, and what stands in its place in the controls.
 - ``augmentation``: the paper's one idea, half of a batch's next states imagined.
-- ``td3``, ``sac``, ``iql``: one file an algorithm, each ending in the record that ``algorithm`` describes.
+- ``td3``, ``sac``, ``layernorm``, ``rlpd``, ``iql``, ``bc``: one file an algorithm, each ending in the record that ``algorithm``
+  describes.
 - ``arms``: the registry of algorithms, and all settings of one way to an online agent.
 - ``training``: offline pre-training and online fine-tuning, as generators.
 

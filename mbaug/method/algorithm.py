@@ -25,4 +25,6 @@ class Algorithm:
     offline_loss: Callable[..., Any] | None = None  # of the actor, for `update`; None: it has no offline phase
     normals: int = 1  # standard normal vectors of an action's size that an update needs for each transition
     noise: Callable[..., Tensor] = lambda normals, settings: normals  # what an update takes of them
+    rows: Callable[[Tensor, int, int], Tensor] | None = None  # (places, offline rows, all rows) -> a batch of the replay's rows;
+    # it needs the offline rows there. None: all rows alike
     critics_alone: bool = False  # whether `update` can move the critics while the actor stays, with loss=None

@@ -6,13 +6,20 @@ from typing import Any
 
 from mbaug import checks
 from mbaug.checks import choose, given, require, settings
-from mbaug.method import iql, sac, td3
+from mbaug.method import bc, iql, layernorm, rlpd, sac, td3
 from mbaug.method.algorithm import Algorithm
 from mbaug.method.imagination import SOURCES
 from mbaug.method.settings import PRECISIONS, Augmentation, Evaluation, Finetuning, Pretraining, WorldModel
 from mbaug.tasks import CALM, Dynamics
 
-ALGORITHMS: dict[str, Algorithm] = {"td3": td3.ALGORITHM, "sac": sac.ALGORITHM, "iql": iql.ALGORITHM}
+ALGORITHMS: dict[str, Algorithm] = {
+    "td3": td3.ALGORITHM,
+    "sac": sac.ALGORITHM,
+    "layernorm": layernorm.ALGORITHM,
+    "rlpd": rlpd.ALGORITHM,
+    "iql": iql.ALGORITHM,
+    "bc": bc.ALGORITHM,
+}
 
 
 @settings
@@ -49,6 +56,8 @@ class Arm:
         extra = 0 if online is None else online.critic_updates
         bound = f"critic_updates is {extra}, but the algorithm {self.algorithm!r} cannot move its critics alone"
         require(extra == 0 or algorithm.critics_alone, bound)
+        both = f"the algorithm {self.algorithm!r} draws from the offline rows online, too: it needs keep_data=True"
+        require(algorithm.rows is None or online is None or online.keep_data, both)
 
     @property
     def offline(self) -> Pretraining:

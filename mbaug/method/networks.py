@@ -28,15 +28,28 @@ TWIN = 0  # the axis of the two critics
 LANES = 64  # a multiple of every vector width, in elements
 
 
-def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: torch.dtype | None = None) -> Tensor:
+def layer_norm(hidden: Float[Tensor, "*rows units"]) -> Float[Tensor, "*rows units"]:
+    """LN(u) = (u - mean u) / sqrt(var u + 1e-5), mean and variance over the units of a layer, row by row.
+
+    It has no learned gain and offset: the next layer's weights can hold a gain, and the bias before it already shifts a unit.
+    Source: Ba, Kiros & Hinton 2016 (arXiv 1607.06450), equation 3.
+    """
+    return torch.nn.functional.layer_norm(hidden, hidden.shape[-1:])
+
+
+def plain_forward(
+    inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: torch.dtype | None = None, normalised: bool = False
+) -> Tensor:
     """Returns the outputs [N, batch, out] of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
 
-    The gradient goes to `flat`, if it requires one. Plain products are in its dtype, whatever `product_dtype` asks of an engine.
+    Where `normalised`, h = relu(LN(h W + b)). The gradient goes to `flat`, if it requires one. Plain products are in its dtype,
+    whatever `product_dtype` asks of an engine.
     """
     if flat.requires_grad:  # if not, `layers` may be the first networks alone, and their place in `flat` is not known here
         layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
     for weight, bias in layers[:-1]:
-        inputs = torch.baddbmm(bias, inputs, weight).relu()
+        hidden = torch.baddbmm(bias, inputs, weight)
+        inputs = (layer_norm(hidden) if normalised else hidden).relu()
     return torch.baddbmm(layers[-1][1], inputs, layers[-1][0])
 
 
@@ -44,7 +57,7 @@ def plain_forward(inputs: Tensor, flat: Tensor, layers: Layers, product_dtype: t
 class Arithmetic:
     """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it; an engine may be faster."""
 
-    forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None], Tensor] = plain_forward  # a network's outputs
+    forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None, bool], Tensor] = plain_forward  # a network's outputs
     captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period  # repeats it: engine.graphs
     precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": the wide products alone, everything else in float32
     device: str = "cpu"
@@ -90,10 +103,11 @@ class Perceptron:
     flat: Float[Tensor, " parameters"]  # all of them, in the order of `layer_views`
     layers: Layers  # views of `flat` without a gradient
     arithmetic: Arithmetic = PLAIN
+    normalised: bool = False  # LayerNorm before each ReLU
 
     def __call__(self, inputs: Float[Tensor, "networks batch inputs"]) -> Float[Tensor, "networks batch outputs"]:
         low = torch.bfloat16 if self.arithmetic.precision == "bfloat16" else None
-        return self.arithmetic.forward(inputs, self.flat, self.layers, low)
+        return self.arithmetic.forward(inputs, self.flat, self.layers, low, self.normalised)
 
     def alone(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """Returns the outputs of a network that is one: N = 1, without the leading axis."""

@@ -224,6 +224,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     settings, plan = learner.arm.learner, learner.arm.online
     _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
+    rows = learner.algorithm.rows or (lambda places, _, size: (places * size).long())
     mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
     while learner.environment_steps < plan.steps:
         if learner.environment_steps == plan.warmup_steps:
@@ -247,7 +248,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             buffer.extend(torch.from_numpy(row).unsqueeze(1))
             learner.environment_steps += 1
             if not warming:
-                index = (places[number : number + 1] * buffer.size).long()
+                index = rows(places[number : number + 1], buffer.size - learner.environment_steps, buffer.size)
                 batches = transitions.unpack(transitions.gather(buffer.rows, index), *learner.sizes)
                 learn(batches, noise[number : number + 1])
         if not learner.check_divergence():

@@ -56,6 +56,7 @@ class Finding(NamedTuple):
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))
+METHODS = tuple(Comparison("layernorm_data", (other,)) for other in ("td3_data", "vanilla_data", "sac"))  # a family, too
 HORIZONS = (  # no claim of the paper's: several steps are its open question
     *(Comparison(f"augmented_horizon{n}", ("augmented_horizon1",), ("halfcheetah",)) for n in (2, 3, 5)),
     Comparison("augmented_horizon3", ("vanilla_horizon3",), ("halfcheetah",)),

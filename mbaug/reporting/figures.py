@@ -77,6 +77,13 @@ LOOKS = {
     "augmented_data": Look("augmented, data kept", "#003F63", ":"),
     "noise": Look("matched noise 50 %", "#009E73", "-."),
     "deterministic": Look("deterministic model 50 %", "#D55E00", "-."),
+    "layernorm": Look("LayerNorm critics", "#7B3294", "-"),
+    "layernorm_data": Look("LayerNorm critics, data kept", "#54208A", ":"),
+    "td3_layernorm_data": Look("LayerNorm critics, no pre-training", "#B58ACB", "--"),
+    "augmented_layernorm_data": Look("augmented, LayerNorm critics, data kept", "#2C115F", ":"),
+    "rlpd": Look("RLPD", "#8C510A", "--"),
+    "iql": Look("IQL, data kept", "#4D4D4D", ":"),
+    "bc": Look("behaviour cloning, data kept", "#999933", ":"),
 }
 VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 1, 1, 1))]
 

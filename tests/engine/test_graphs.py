@@ -13,7 +13,9 @@ from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
 
 SMALL = {"hidden": (64, 64), "batch_size": 32}
-CASES = {"sac": SAC(**SMALL), "iql": IQL(**SMALL)} | {f"td3 {delay}": TD3(**SMALL, policy_delay=delay) for delay in (1, 2, 3)}
+CASES = {"sac": SAC(**SMALL), "iql": IQL(**SMALL), "layernorm": TD3(**SMALL)} | {
+    f"td3 {delay}": TD3(**SMALL, policy_delay=delay) for delay in (1, 2, 3)
+}
 
 
 def period_of(total):

@@ -8,7 +8,7 @@ from made import BATCH, DOUBLE, generators, learned
 from systems import DRAWN, SHORT, parameters
 
 from mbaug.engine import perceptron
-from mbaug.method import networks, td3, world_model
+from mbaug.method import networks, rlpd, td3, world_model
 from mbaug.method.iql import IQL
 from mbaug.method.networks import Arithmetic
 from mbaug.method.sac import SAC
@@ -18,11 +18,11 @@ FAST = Arithmetic(perceptron.forward, precision="float64")
 SIZES = (5, 8, 8, 3)
 
 
-def network(population=2, sizes=SIZES, precision="float64", arithmetic=FAST):
+def network(population=2, sizes=SIZES, precision="float64", arithmetic=FAST, normalised=False):
     """Returns N perceptrons and a batch for each."""
     inputs = torch.randn(population, BATCH, sizes[0], generator=torch.Generator().manual_seed(9))
     net = networks.perceptron(sizes, generators(*range(population)), replace(arithmetic, precision=precision))
-    return net, inputs.to(net.flat.dtype)
+    return replace(net, normalised=normalised), inputs.to(net.flat.dtype)
 
 
 def close(ours, theirs, atol=1e-10):
@@ -32,11 +32,12 @@ def close(ours, theirs, atol=1e-10):
 
 @pytest.mark.parametrize("population", [1, 2, 5])
 @pytest.mark.parametrize("sizes", [SIZES, (5, 8, 1), (5, 3), (5, 1)], ids=str)
-def test_outputs_and_gradients_equal_autograds(population, sizes):
+@pytest.mark.parametrize("normalised", [False, True], ids=["", "LayerNorm"])
+def test_outputs_and_gradients_equal_autograds(population, sizes, normalised):
     """Both gradients together, each alone (an actor's step through frozen critics), and none where none is asked for."""
     results = []
     for arithmetic in (FAST, DOUBLE):
-        net, inputs = network(population, sizes, arithmetic=arithmetic)
+        net, inputs = network(population, sizes, arithmetic=arithmetic, normalised=normalised)
         held = replace(net, flat=net.flat.detach())
         at, before = inputs.clone().requires_grad_(), inputs.clone()
         both = torch.autograd.grad(net(at).pow(3).sum(), (at, net.flat))
@@ -53,6 +54,8 @@ CASES = {
     "td3": ("td3", TD3(hidden=(8, 8)), {"loss": td3.actor_loss}),
     "td3_bc": ("td3", TD3(hidden=(8, 8)), {"loss": td3.actor_loss_bc}),
     "sac": ("sac", SAC(hidden=(8, 8)), {}),
+    "layernorm": ("layernorm", TD3(hidden=(8, 8)), {"loss": td3.actor_loss_bc}),
+    "rlpd": ("rlpd", SAC(hidden=(8, 8)), {"loss": rlpd.actor_loss}),
     "iql": ("iql", IQL(hidden=(8, 8)), {}),
 }
 
@@ -82,10 +85,11 @@ def test_world_models_after_two_epochs_equal_autograds():
     close(*results)
 
 
-def test_bfloat16_products_are_close_to_float32_where_they_pay():
+@pytest.mark.parametrize("normalised", [False, True], ids=["", "LayerNorm"])
+def test_bfloat16_products_are_close_to_float32_where_they_pay(normalised):
     results = {}
     for precision in ("float32", "bfloat16"):
-        net, inputs = network(2, (5, 64, 64, 3), precision)
+        net, inputs = network(2, (5, 64, 64, 3), precision, normalised=normalised)
         inputs.requires_grad_()
         outputs = net(inputs)
         assert outputs.dtype == net.flat.dtype == torch.float32

@@ -18,15 +18,22 @@ PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
 @pytest.mark.parametrize(
     ("arm", "sentence"),
     [
-        ({"algorithm": "td4"}, "unknown algorithm 'td4': did you mean 'td3'? allowed are 'td3', 'sac', 'iql'"),
+        ({"algorithm": "td4"}, "unknown algorithm 'td4': did you mean 'td3'? allowed are 'td3', 'sac',"),
         ({"precision": "float16"}, "unknown precision 'float16': did you mean "),
         ({"algorithm": "sac"}, "the learner's settings are TD3(...), but the algorithm 'sac' needs SAC(...)"),
         ({"learner": IQL()}, "the learner's settings are IQL(...), but the algorithm 'td3' needs TD3(...)"),
         ({"finetuning": None}, "pretraining and finetuning are both None, but an arm has one of them at least"),
-        (PLAIN_SAC | {"pretraining": Pretraining()}, "the algorithm is 'sac', but only 'td3', 'iql' have an offline loss"),
+        (
+            PLAIN_SAC | {"pretraining": Pretraining()},
+            "the algorithm is 'sac', but only 'td3', 'layernorm', 'iql', 'bc' have an offline loss",
+        ),
         (
             PLAIN_SAC | {"finetuning": Finetuning(critic_updates=50)},
             "critic_updates is 50, but the algorithm 'sac' cannot move its critics alone",
+        ),
+        (
+            {"algorithm": "rlpd", "learner": SAC()},
+            "the algorithm 'rlpd' draws from the offline rows online, too: it needs keep_data=True",
         ),
         (OFFLINE | {"model": None}, "the augmentation's source is 'sample', but model is None: it needs a WorldModel(...)"),
         (OFFLINE | {"augmentation": None}, "a model is given, but augmentation is None"),
@@ -50,10 +57,10 @@ def test_a_wrong_value_is_refused_before_it_comes_to_an_arm():
 
 @pytest.mark.parametrize(("name", "algorithm"), ALGORITHMS.items(), ids=ALGORITHMS)
 def test_every_algorithm_makes_an_arm_that_does_all_it_can(name, algorithm):
-    settings = {"algorithm": name, "learner": algorithm.settings()}
+    settings = {"algorithm": name, "learner": algorithm.settings(), "finetuning": Finetuning(keep_data=True)}
     assert Arm(**settings, pretraining=Pretraining(updates=0)), "the rows alone, for the replay, are for every algorithm"
     if algorithm.offline_loss:
-        fresh, carried = (Arm(**settings, **OFFLINE, finetuning=Finetuning(carry_critics=carry)) for carry in (False, True))
+        fresh, carried = (Arm(**settings | OFFLINE | {"finetuning": Finetuning(carry_critics=carry)}) for carry in (False, True))
         assert fresh != carried
         assert fresh.offline_part == carried.offline_part != Arm(**settings, pretraining=Pretraining()).offline_part
     assert Arm(**settings).offline_part is None

@@ -64,7 +64,7 @@ def train_a_little():
     """Trains with every algorithm, every source and every way to draw, as few steps as there can be."""
     hopper, rule, small = tasks.find("hopper"), Augmentation(table_samples=1), {"hidden": (8,), "batch_size": 8}
     pool, model = dataset(100, hopper.state_size, hopper.action_size), WorldModel((8,), (8,), latent_size=2, epochs=1)
-    online = Finetuning(steps=100, warmup_steps=50, critic_updates=0, evaluation_interval=100)
+    online = Finetuning(steps=100, warmup_steps=50, keep_data=True, critic_updates=0, evaluation_interval=100)
     plan = Pretraining(updates=50, transitions=50, evaluation_interval=50, whole_episodes=True, horizon=2)
     transitions.draw(pool, 50, 0)
     drawn, rest = transitions.draw_episodes(pool, plan.transitions, 0)

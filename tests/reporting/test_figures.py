@@ -92,7 +92,7 @@ def test_other_arms_have_a_look_that_never_changes():
     for arm in ("augmented_25", "vanilla_actor", "td3_bfloat16", "rlpd_utd_4"):
         assert look(arm) == look(arm)
         assert re.fullmatch("#[0-9A-F]{6}", look(arm).colour)
-    assert look("iql") == figures.Look("iql", "#29A37E", (0, (5, 1, 1, 1, 1, 1)))  # in every process
+    assert look("cql") == figures.Look("cql", "#41A329", (0, (3, 1, 1, 1)))  # in every process
 
 
 def test_the_label_of_a_variant_says_what_varies():

@@ -1,0 +1,24 @@
+"""TD3 and TD3+BC with LayerNorm in the hidden layers of the critics: everything else is `td3`.
+
+It keeps values from running away where there are no data (Ball et al. 2023, arXiv 2302.02948; Yue et al. 2023, arXiv 2310.04411).
+"""
+
+from dataclasses import replace
+
+from mbaug.method import td3
+from mbaug.method.networks import PLAIN, Critics, Generators
+from mbaug.method.td3 import TD3
+
+
+def normalised(agent):
+    """Returns the agents with critics and target critics whose hidden layers are h = relu(LN(h W + b))."""
+    names = "critics", "target_critics"
+    return replace(agent, **{name: Critics(replace(getattr(agent, name).network, normalised=True)) for name in names})
+
+
+def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> td3.Agent:
+    """Returns the P agents of `td3.create`, with LayerNorm in their critics."""
+    return normalised(td3.create(state_size, action_size, settings, generators, arithmetic))
+
+
+ALGORITHM = replace(td3.ALGORITHM, create=create)

@@ -1,0 +1,47 @@
+"""RLPD (Ball, Smith, Kostrikov & Levine 2023, arXiv 2302.02948): SAC that learns online from old and new transitions alike.
+
+There is no pre-training. Half of each batch comes from the offline rows, and the critics have LayerNorm.
+
+Where it differs from the authors' code: 1. two critics in place of ten, of which theirs takes the least of two. 2. One update a
+step in place of up to twenty. 3. LayerNorm has no learned gain and offset. 4. Learning begins after 5,000 steps in place of
+10,000, as for every other arm that keeps the data. 5. Parameters start as torch.nn.Linear's do (theirs are Glorot-uniform).
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mbaug.method import sac
+from mbaug.method.layernorm import normalised
+from mbaug.method.networks import PLAIN, TWIN, Actions, Critics, Generators, Losses, Values
+from mbaug.method.sac import SAC, GaussianActor, sample
+from mbaug.method.transitions import Batch
+
+
+def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic=PLAIN) -> sac.Agent:
+    """Returns the P agents of `sac.create`, with LayerNorm in their critics."""
+    return normalised(sac.create(state_size, action_size, settings, generators, arithmetic))
+
+
+def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[Tensor, "*axes batch"]:
+    """Returns the rows of a replay that a batch takes: half of the `offline` ones, which stand first, half of those since.
+
+    `places` are uniform in [0, 1). Source: Ball et al. 2023, section 4.1, symmetric sampling.
+    """
+    old, new = places.tensor_split([places.shape[-1] // 2], dim=-1)
+    return torch.cat([old * offline, offline + new * (size - offline)], dim=-1).long()
+
+
+def actor_loss(actor: GaussianActor, critics: Critics, batch: Batch, alpha: Losses, noise: Actions) -> tuple[Losses, Losses]:
+    """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC has their least.
+
+    Source: Ball et al. 2023, Algorithm 1.
+    """
+    action, log_density = sample(actor, batch.state, noise)
+    value: Values = critics.frozen(batch.state, action).mean(dim=TWIN)
+    return (alpha.unsqueeze(-1) * log_density - value).mean(dim=-1), log_density.detach().mean(dim=-1)
+
+
+ALGORITHM = replace(sac.ALGORITHM, create=create, online_loss=actor_loss, rows=rows)

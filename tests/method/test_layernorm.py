@@ -1,0 +1,52 @@
+"""LayerNorm in the critics against plain NumPy, and what it is for: a value cannot run away where there are no data."""
+
+import numpy as np
+import torch
+from made import DOUBLE, THREE, THREES, close, generators, learned_one_step, values
+
+from mbaug import tasks
+from mbaug.method import layernorm, td3, training
+from mbaug.method.arms import Arm
+from mbaug.method.settings import Finetuning
+from mbaug.method.td3 import TD3
+
+SMALL = TD3(hidden=(6, 5))
+FAR = 1e3  # of the data's spread
+
+
+def pair():
+    """Two agents."""
+    return layernorm.create(3, 2, SMALL, generators(0, 1), DOUBLE)
+
+
+def test_critics_have_it_and_start_with_the_parameters_of_td3():
+    agent, plain = pair(), td3.create(3, 2, SMALL, generators(0, 1), DOUBLE)
+    assert [part.network.normalised for part in (agent.critics, agent.target_critics)] == [True, True]
+    assert [part.network.normalised for part in (agent.actor, agent.target_actor)] == [False, False]
+    assert torch.equal(agent.critics.network.flat, plain.critics.network.flat)
+    for k in range(2):
+        wanted = values(agent.critics, k, THREE["state"], THREE["action"])
+        close(agent.critics(THREES.state, THREES.action)[:, k], np.stack(wanted))
+        close(agent.critics.first(THREES.state, THREES.action)[0, k], wanted[0])
+
+
+def test_far_from_all_data_a_value_stays_within_its_bound():
+    """|LN(u)| is the root of the number of units at most, and so |Q - b| <= |w| sqrt(units); without it Q grows on and on."""
+    agent, plain = pair(), td3.create(3, 2, SMALL, generators(0, 1), DOUBLE)
+    weight, bias = agent.critics.network.layers[-1]
+    bound = weight.norm(dim=1) * SMALL.hidden[-1] ** 0.5 + bias.abs()[..., 0]
+    far = FAR * THREES.state
+    assert (agent.critics(far, THREES.action).abs().flatten(0, 1) <= bound).all()
+    assert plain.critics(far, THREES.action).abs().max() > bound.max()
+
+
+def test_going_online_keeps_it():
+    learner = training.learner(Arm("layernorm"), tasks.find("hopper"), [1, 3])
+    for carry in (True, False):
+        training.carry(learner, Finetuning(carry_critics=carry))
+        assert learner.agent.critics.network.normalised
+        assert learner.agent.target_critics.network.normalised
+
+
+def test_it_solves_a_one_step_task():
+    assert learned_one_step("layernorm")[1] < 0.1

@@ -1,0 +1,49 @@
+"""RLPD: how a batch is mixed, its actor loss against plain NumPy, and a task that it must solve."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from made import DOUBLE, NOISE, THREE, THREES, both, generators, learned_one_step, mlp, values
+
+from mbaug import tasks
+from mbaug.method import rlpd, sac, training
+from mbaug.method.arms import Arm
+from mbaug.method.sac import SAC
+from mbaug.method.settings import Finetuning
+
+
+@pytest.mark.parametrize(("offline", "size", "expected"), [(10, 14, [0, 5, 9, 10, 12, 13]), (1, 2, [0, 0, 0, 1, 1, 1])])
+def test_half_of_a_batch_is_old(offline, size, expected):
+    """The two halves are as large as each other, however many rows are old and new."""
+    places = torch.tensor([0.0, 0.5, 0.999, 0.0, 0.5, 0.999], dtype=torch.float64)
+    assert rlpd.rows(places, offline, size).tolist() == expected
+    assert rlpd.rows(places.expand(2, 3, 6), offline, size).tolist() == [[expected] * 3] * 2
+
+
+def test_old_rows_are_those_that_the_replay_started_with():
+    hopper, asked = tasks.find("hopper"), []
+    plan = Finetuning(100, 50, "uniform", keep_data=True, evaluation_interval=50)
+    learner = training.learner(Arm("rlpd", SAC(hidden=(8,), batch_size=8), finetuning=plan), hopper, [0])
+    learner.algorithm = replace(rlpd.ALGORITHM, rows=lambda *given: asked.append(given[1:]) or rlpd.rows(*given))
+    list(training.finetune(learner, tasks.Lockstep(hopper, [0]), training.replay(learner, torch.zeros(1, 30, 28))))
+    assert asked == [(30, 30 + steps) for steps in range(51, 101)]
+
+
+def test_actor_loss_by_hand():
+    settings = SAC(hidden=(6, 5))
+    agent = rlpd.create(3, 2, settings, generators(0, 1), DOUBLE)
+    alpha = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    losses, log_density = rlpd.actor_loss(agent.actor, agent.critics, THREES, alpha, both(NOISE))
+    action, density = sac.sample(agent.actor, THREES.state, both(NOISE))
+    for k in range(2):
+        mean = sum(values(agent.critics, k, THREE["state"], action[k].detach().numpy())) / 2
+        wanted = (alpha[k].item() * density[k].detach().numpy() - mean).mean()
+        assert losses[k].item() == pytest.approx(wanted, abs=1e-12)
+        assert log_density[k].item() == pytest.approx(density[k].mean().item(), abs=1e-12)
+    assert agent.critics.network.normalised
+    assert mlp(agent.actor.network, 0, THREE["state"]).shape == (3, 4), "the actor is SAC's, without LayerNorm"
+
+
+def test_it_solves_a_one_step_task():
+    assert learned_one_step("rlpd")[1] < 0.1
