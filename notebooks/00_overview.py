@@ -4,8 +4,8 @@
 # **What does the paper claim, and what of it do we find?**
 #
 # <!-- answer -->
-# Hopper, 3 to 5 seeds: offline pre-training takes the mean score over the first 100,000 interactions from 9.1 to 36,
-# pre-training with imagined next states to 23; it takes 5 seeds to tell whether imagination helps. So far none of the paper's 6
+# Hopper, 3 to 5 seeds: offline pre-training takes the mean score over the first 100,000 interactions from 9.1 to 34,
+# pre-training with imagined next states to 27; it takes 5 seeds to tell whether imagination helps. So far none of the paper's 6
 # claims can be judged. That takes 5 seeds.
 # <!-- /answer -->
 #

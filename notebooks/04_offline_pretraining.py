@@ -4,9 +4,9 @@
 # **What does TD3+BC make of 10,000 transitions, and what changes when half of the next states are imagined?**
 #
 # <!-- answer -->
-# Hopper, 3 seeds: when pre-training ends, the policy scores 12 [4.8, 20] if all next states were recorded, and 5.3 [1.1, 9.5]
-# if half were imagined; it takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy by 5.2 [−58,
-# 69] and by 79 [−42, 201] discounted rewards; it takes 5 seeds to tell whether imagination adds over-estimation.
+# Hopper, 3 seeds: when pre-training ends, the policy scores 11 [−1.7, 24] if all next states were recorded, and 4.9 [−1.1, 11]
+# if half were imagined; it takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy by 29 [−117,
+# 175] and by 86 [−52, 224] discounted rewards; it takes 5 seeds to tell whether imagination adds over-estimation.
 # <!-- /answer -->
 #
 # | | |
