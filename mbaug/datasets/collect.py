@@ -73,7 +73,8 @@ def choose_episodes(rows: Rows, size: int, seed: int) -> list[np.ndarray]:
     found = episodes(rows)
     order = streams.numpy_generator(seed, "pool").permutation(len(found))
     counts = np.cumsum([len(found[number]) for number in order])
-    require(counts[-1] >= size, f"{size} transitions asked for, but the replay has {counts[-1]} in finished episodes")
+    sentence = f"{size} transitions asked for, but the replay has {counts[-1]} in finished episodes"
+    require(counts[-1] >= size, sentence)
     return [found[number] for number in sorted(order[: int(np.searchsorted(counts, size)) + 1])]
 
 

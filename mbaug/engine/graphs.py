@@ -55,11 +55,14 @@ def captured(
         replay = capture(partial(period, first, *fixed))
         reset()
         replay()
-        pairs = zip(written, reset(), strict=True)  # an agent that diverged has NaN, which equals NaN here
-        if device == "cpu" and not all(np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs):
+        pairs = zip(written, reset(), strict=True)
+        # an agent that diverged has NaN, which equals NaN here
+        equal = (np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs)
+        if device == "cpu" and not all(equal):
             raise RuntimeError("its replay gives other numbers")
     except (RuntimeError, TypeError) as error:
-        warn_once(f"the updates could not be captured as a graph ({error}): they run as they are written, which is slower")
+        slower = "they run as they are written, which is slower"
+        warn_once(f"the updates could not be captured as a graph ({error}): {slower}")
         return period
     finally:
         reset()

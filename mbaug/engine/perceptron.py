@@ -37,7 +37,7 @@ class _Perceptron(torch.autograd.Function):
         hidden, activations, weights, norms = inputs, [], [], []
         for number, (weight, bias) in enumerate(layers, start=1):
             activations.append(hidden)
-            if weight.shape[-1] == 1:  # a single output is a weighted sum; a product would waste the time of sixteen
+            if weight.shape[-1] == 1:  # a weighted sum: a product would take the time of sixteen outputs
                 hidden = (hidden * weight.transpose(1, 2)).sum(-1, keepdim=True).add_(bias)
             elif low is not None and min(weight.shape[1:]) >= WIDE:
                 weight = weight.to(low)
@@ -71,9 +71,8 @@ class _Perceptron(torch.autograd.Function):
                 hidden, low_hidden = hidden
                 factor = gradient.to(low_hidden.dtype)
             if wants_flat:
-                weight_gradient, bias_gradient = (
-                    flat_gradient.as_strided(view.shape, view.stride(), view.storage_offset()) for view in layers[number]
-                )
+                places = ((view.shape, view.stride(), view.storage_offset()) for view in layers[number])
+                weight_gradient, bias_gradient = (flat_gradient.as_strided(*place) for place in places)
                 torch.sum(gradient, 1, keepdim=True, out=bias_gradient)
                 if weight.shape[-1] == 1:
                     torch.sum(hidden * gradient, 1, out=weight_gradient.squeeze(-1))
@@ -87,7 +86,7 @@ class _Perceptron(torch.autograd.Function):
                 gradient = gradient * weight.transpose(1, 2)
             else:
                 gradient = torch.bmm(factor, weight.transpose(1, 2)).to(gradient.dtype)
-            if number > 0:  # where relu was flat, nothing passes; `gradient` is this function's own by now
+            if number > 0:  # nothing passes where relu was flat; `gradient` is ours by now
                 torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
                 if norms:
                     _normalise_backward(gradient, *norms[number - 1])

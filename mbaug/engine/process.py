@@ -74,18 +74,19 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     0.9 a step, end there and stay; a processor is many times slower on such numbers, and in long trainings on Hopper most
     moments of the actor are of that kind (notebook 90_engine). No weight notices: they are far from 1e-38.
 
-    Float32 products go through oneDNN where it keeps all 24 bits: it is faster on some AMD processors. Torch offers that road
-    only under the name "medium", which on processors with AMX means bfloat16 inside; there it stays closed.
+    Float32 products go through oneDNN where it keeps all 24 bits, which is a little faster on AMD's Zen 4. Torch offers this
+    only under the name "medium". On processors with AMX that name means bfloat16 inside, so there it is not used.
     """
     choose("device", device, devices())
     keep_memory()
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-        for asked in (f"{variable}={os.environ[variable]}" for variable in THREADS if os.environ.get(variable, "1") != "1"):
+        for variable in (each for each in THREADS if os.environ.get(each, "1") != "1"):
             warn_once(
-                f"{asked} was set, but mbaug trains with one thread a process: beside any other load several can be many times "
-                "slower, because threads that wait for each other spin (notebook 90_engine); use more cores by more processes"
+                f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread a "
+                "process: beside any other load several can be many times slower, because threads that "
+                "wait for each other spin (notebook 90_engine); use more cores by more processes"
             )
     if precision == "bfloat16" and not has_bfloat16(device):
         warn_once("this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32")
@@ -93,5 +94,6 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     if device != "cpu":
         return precision
     exact = not processor_flags() & {"amx_bf16"}
-    torch.set_float32_matmul_precision("medium" if exact and "avx512f" in processor_flags() else "highest")
+    through_onednn = exact and "avx512f" in processor_flags()
+    torch.set_float32_matmul_precision("medium" if through_onednn else "highest")
     return precision

@@ -55,7 +55,9 @@ class Shift(NamedTuple):
 
 @torch.no_grad()
 def target_shift(
-    learner: Learner, imagined: Float[Tensor, "rows samples state"], next_state: Float[Tensor, "rows state"]
+    learner: Learner,
+    imagined: Float[Tensor, "rows samples state"],
+    next_state: Float[Tensor, "rows state"],
 ) -> Shift:
     """Returns gamma (E V(s^') - V(s')) with V(s) = min_i Q_i(s, pi(s)), and its parts, of rows that end no episode.
 
@@ -198,7 +200,10 @@ def signatures(rows: list[dict]) -> dict:
 
 
 def rate_distortion(
-    settings: WorldModel, correlation: Float[np.ndarray, "state state"], batches: int, mode: str = "sample"
+    settings: WorldModel,
+    correlation: Float[np.ndarray, "state state"],
+    batches: int,
+    mode: str = "sample",
 ) -> float:
     """Returns the normalised error that a linear-Gaussian VAE under this loss leaves: 1/d sum_i min(lambda_i, theta).
 

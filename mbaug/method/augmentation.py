@@ -33,12 +33,18 @@ def augment(batch: Batch, imagined: Float[Tensor, "*axes imagined state"], rate:
 
 
 def imagined_table(
-    predict: Predict, state: State, action: Action, next_state: State, samples: int, generator: torch.Generator
+    predict: Predict,
+    state: State,
+    action: Action,
+    next_state: State,
+    samples: int,
+    generator: torch.Generator,
 ) -> Float[Tensor, "rows samples state"]:
     """Returns K = `samples` independent predictions for each row of one agent's dataset, as next states are."""
     draws = [predict(state, action, next_state, generator) for _ in range(samples)]
     given, wanted = tuple(draws[0].shape), tuple(next_state.shape)
-    require(given == wanted, f"predict returned shape {given}, but the next states have {wanted}: they must agree")
+    sentence = f"predict returned shape {given}, but the next states have {wanted}: they must agree"
+    require(given == wanted, sentence)
     return torch.stack(draws, dim=1)
 
 
@@ -49,7 +55,7 @@ def pick(
 ) -> Float[Tensor, "block population count state"]:
     """Returns a random sample of the table for each row of `index`, each agent from its own table and generator."""
     samples, shape = imagined.shape[2], index[:, 0].shape
-    drawn = [torch.randint(samples, shape, generator=generator, device=index.device) for generator in generators]
+    drawn = [torch.randint(samples, shape, generator=each, device=index.device) for each in generators]
     return gather(imagined.flatten(1, 2), index * samples + torch.stack(drawn, dim=1))
 
 

@@ -37,18 +37,28 @@ def _asked(
     return standardiser.invert(ask(*inputs).to(state))
 
 
-def predict(model: Model, state: State, action: Action, generator: torch.Generator, mode: str = "sample") -> State:
+def predict(
+    model: Model,
+    state: State,
+    action: Action,
+    generator: torch.Generator,
+    mode: str = "sample",
+) -> State:
     """Returns one imagined next state a row: "sample" of z ~ q(z | s), the paper's, or "mean" of z = mu(s)."""
     scale = {"sample": 1, "mean": 0}
-    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator) * scale[choose("prediction mode", mode, scale)]
+    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
+    normal = normal * scale[choose("prediction mode", mode, scale)]
     return _asked(partial(imagine, model), model.standardiser, model.encoder, state, action, normal)
 
 
 def reconstruct(model: Model, next_state: State, generator: torch.Generator) -> State:
     """Returns D(z), z ~ q(z | s'), in the environment's units: the blur of the VAE without its dynamics."""
     normal = torch.randn(len(next_state), model.decoder.sizes[0], generator=generator)
-    decode = lambda state, normal: model.decoder.alone(sample(posterior(model, state), normal))  # noqa: E731
-    return _asked(decode, model.standardiser, model.encoder, next_state, normal)
+
+    def decoded(state: State, normal: Latent) -> State:
+        return model.decoder.alone(sample(posterior(model, state), normal))
+
+    return _asked(decoded, model.standardiser, model.encoder, next_state, normal)
 
 
 @torch.no_grad()
@@ -67,7 +77,9 @@ def predict_deterministic(model: Deterministic, state: State, action: Action) ->
 
 
 def open_loop(
-    move: Callable[[Tensor, Tensor], Tensor], start: Float[Tensor, "rows size"], action: Float[Tensor, "rows horizon action"]
+    move: Callable[[Tensor, Tensor], Tensor],
+    start: Float[Tensor, "rows size"],
+    action: Float[Tensor, "rows horizon action"],
 ) -> Float[Tensor, "rows horizon size"]:
     """x_1, ..., x_n with x_(k+1) = move(x_k, a_k) and x_0 = start: what is predicted is the input of the next step."""
     path = [start]
@@ -92,7 +104,11 @@ def latent_rollout(
     return _asked(decoded, model.standardiser, model.encoder, state, action, normal)
 
 
-def add_noise(next_state: State, noise_std: Float[Tensor, " state"], generator: torch.Generator) -> State:
+def add_noise(
+    next_state: State,
+    noise_std: Float[Tensor, " state"],
+    generator: torch.Generator,
+) -> State:
     """s' + std n for standard normal n: the control that is as wrong as the model but knows no dynamics."""
     return next_state + noise_std * torch.randn(next_state.shape, generator=generator)
 
@@ -132,7 +148,12 @@ def persistence(state: State, *_: object) -> State:
     return state
 
 
-def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Dataset, seed: int) -> Float[np.ndarray, " state"]:
+def held_out_error(
+    predict: Predict,
+    standardiser: Standardiser,
+    held_out: Dataset,
+    seed: int,
+) -> Float[np.ndarray, " state"]:
     """mean ((s'_i - s^'_i) / std_i)^2 for every dimension i of the state: the normalised error of one step.
 
     The mean runs over the held-out rows that end no episode (NaN if there are none), std_i over the rows that the
@@ -140,7 +161,8 @@ def held_out_error(predict: Predict, standardiser: Standardiser, held_out: Datas
     """
     rows = world_model.interior(held_out)
     state, action, next_state = map(torch.from_numpy, (rows.state, rows.action, rows.next_state))
-    predicted = predict(state, action, next_state, streams.torch_generator(seed, "world model", "held-out"))
+    generator = streams.torch_generator(seed, "world model", "held-out")
+    predicted = predict(state, action, next_state, generator)
     return ((next_state - predicted).double() / standardiser.std).square().mean(dim=0).numpy()
 
 
@@ -232,7 +254,7 @@ def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
             noise_std = fitted.noise_std
             return lambda s, a, s_, g: add_noise(s_, noise_std, g)
         case "deterministic":
-            missing = "the source 'deterministic' needs a fit with its deterministic model: this one has none"
+            missing = "the source 'deterministic' needs a deterministic model, but this fit has none"
             control = given(fitted.deterministic, missing)
             return lambda s, a, s_, g: predict_deterministic(control, s, a)
     return _of_model(fitted.model)[source]

@@ -212,7 +212,11 @@ class Adam:
         )  # fmt: skip
 
 
-def descend(losses: Float[Tensor, "*population"], learning_rate: float, *learned: tuple[Tensor, Adam]) -> None:
+def descend(
+    losses: Float[Tensor, "*population"],
+    learning_rate: float,
+    *learned: tuple[Tensor, Adam],
+) -> None:
     """Moves each (parameters, moments) one Adam step down the sum of the population's losses, in place.
 
     Each loss depends on its own agent's parameters alone, so the sum's gradient holds each agent's own: none feels another.

@@ -109,7 +109,13 @@ def critic_loss(critics: Critics, batch: Batch, target: Values) -> Losses:
     return 0.5 * (critics(batch.state, batch.action) - target).square().mean(dim=-1).sum(dim=TWIN)
 
 
-def actor_loss(actor: GaussianActor, critics: Critics, batch: Batch, alpha: Losses, noise: Actions) -> tuple[Losses, Losses]:
+def actor_loss(
+    actor: GaussianActor,
+    critics: Critics,
+    batch: Batch,
+    alpha: Losses,
+    noise: Actions,
+) -> tuple[Losses, Losses]:
     """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi.
 
     Source: Haarnoja et al. 2018b, equation 9.
@@ -127,7 +133,14 @@ def temperature_loss(log_temperature: Losses, log_density: Losses, target_entrop
     return -log_temperature * (log_density + target_entropy)
 
 
-def update(agent: Agent, batch: Batch, noise: Noise, settings: SAC, step: int, loss: Callable = actor_loss) -> None:
+def update(
+    agent: Agent,
+    batch: Batch,
+    noise: Noise,
+    settings: SAC,
+    step: int,
+    loss: Callable = actor_loss,
+) -> None:
     """Moves critics, actor, temperature and target critics, in place.
 
     `noise` holds standard normals for the actions at s' and at s; steps count from 1.

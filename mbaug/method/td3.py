@@ -57,7 +57,8 @@ def create(state_size: int, action_size: int, settings: TD3, generators: Generat
 
 def noise(normal: Float[Tensor, "..."], settings: TD3) -> Float[Tensor, "..."]:
     """Returns epsilon = clip(sigma~ n, -c, c) for standard normal n: the smoothing of the target action."""
-    return (settings.target_noise * normal).clamp(-settings.target_noise_clip, settings.target_noise_clip)
+    bound = settings.target_noise_clip
+    return (settings.target_noise * normal).clamp(-bound, bound)
 
 
 @torch.no_grad()
@@ -93,7 +94,14 @@ def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -
     return -scale * value.mean(dim=-1) + (action - batch.action).square().mean(dim=(-1, -2))
 
 
-def update(agent: Agent, batch: Batch, noise: Noise, settings: TD3, step: int, loss: Callable | None = actor_loss) -> None:
+def update(
+    agent: Agent,
+    batch: Batch,
+    noise: Noise,
+    settings: TD3,
+    step: int,
+    loss: Callable | None = actor_loss,
+) -> None:
     """Moves the critics and, at every `policy_delay`-th gradient step, the actor and the targets, in place.
 
     `noise` is what `noise` returned; steps count from 1; the actor's loss is `actor_loss` online and

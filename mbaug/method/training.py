@@ -138,7 +138,8 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
             inputs = [part[start:end] for part in (*batches, noise)]
             if (place, end - start) not in stretches:
                 state = list(memory(learner).values())
-                stretches[place, end - start] = learner.arithmetic.captured(stretch, first, inputs, state)
+                captured = learner.arithmetic.captured(stretch, first, inputs, state)
+                stretches[place, end - start] = captured
             stretches[place, end - start](first, *inputs)
             learner.gradient_steps += end - start
             start = end
@@ -173,8 +174,9 @@ def pretrain(
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
     while learner.gradient_steps < plan.updates:
-        if imagine is not None and (imagined is None or learner.gradient_steps % rule.redraw_interval == 0):
-            imagined = imagine(learner.gradient_steps // rule.redraw_interval).to(learner.arithmetic.device)
+        number, since = divmod(learner.gradient_steps, rule.redraw_interval)
+        if imagine is not None and (imagined is None or since == 0):
+            imagined = imagine(number).to(learner.arithmetic.device)
         index, batches, noise = block(learner, table, doubt=doubt)
         if imagined is not None:
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
@@ -188,14 +190,17 @@ def pretrain(
 
 def carry(learner: Learner, plan: Finetuning) -> None:
     """Keeps what `plan` carries into the online phase; the rest starts fresh. Targets become copies."""
-    carried, generators = learner.algorithm.carried, streams.torch_generators(learner.seeds, "initialisation", "online")
+    carried = learner.algorithm.carried
+    generators = streams.torch_generators(learner.seeds, "initialisation", "online")
     fresh = learner.algorithm.create(*learner.sizes, learner.arm.learner, generators, learner.arithmetic)
     kept = [*carried["actor"]] * plan.carry_actor + [*carried["critics"]] * plan.carry_critics
     moments = fresh.moments | {name: learner.agent.moments[name] for name in kept if plan.carry_moments}
-    learner.agent = replace(fresh, moments=moments, **{name: getattr(learner.agent, name) for name in kept})
+    learned = {name: getattr(learner.agent, name) for name in kept}
+    learner.agent = replace(fresh, moments=moments, **learned)
     for target in [name for name in vars(fresh) if name.startswith("target_")]:
         online = getattr(learner.agent, target.removeprefix("target_"))
-        learner.agent = replace(learner.agent, **{target: replace(online, network=online.network.copy())})
+        copy = replace(online, network=online.network.copy())
+        learner.agent = replace(learner.agent, **{target: copy})
 
 
 def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
@@ -233,7 +238,8 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
         uniform = warming and plan.warmup_policy == "uniform"
         normals = learner.drawn("exploration", torch.randn, BLOCK, learner.task.action_size).numpy()
         if uniform:
-            actions = 2 * learner.drawn("uniform actions", torch.rand, BLOCK, learner.task.action_size).numpy() - 1
+            shares = learner.drawn("uniform actions", torch.rand, BLOCK, learner.task.action_size)
+            actions = 2 * shares.numpy() - 1
         if not warming:
             noise = _update_noise(learner, BLOCK)
             kind = {"dtype": torch.float64, "device": learner.arithmetic.device}

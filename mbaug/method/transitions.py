@@ -21,6 +21,7 @@ from mbaug.checks import require
 
 State = Float[Tensor, "rows state"]  # of one agent's rows
 Action = Float[Tensor, "rows action"]
+OfEach = Float[Tensor, "*population rows state"]  # of each agent
 Predict = Callable[..., State]  # (state, action, next_state, generator) -> imagined next states, in the environment's units
 ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode", "part")  # the columns of a dataset
 
@@ -75,7 +76,8 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     _check_size(pool, size)
     order = streams.numpy_generator(seed, "draw").permutation(len(pool))
     if pool.part.any():
-        turn = pd.Series(pool.part[order]).groupby(pool.part[order]).cumcount()  # rows of the same part that stand before
+        # how many rows of the same part stand before each
+        turn = pd.Series(pool.part[order]).groupby(pool.part[order]).cumcount()
         order = order[np.argsort(turn, kind="stable")]
     return pool.rows(order[:size]), pool.rows(np.sort(order[size:]))
 
@@ -89,7 +91,8 @@ def _check_size(pool: Dataset, size: int) -> None:
 def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes."""
     _check_size(pool, size)
-    require(not pool.part.any(), f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone")
+    sentence = f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone"
+    require(not pool.part.any(), sentence)
     order = streams.numpy_generator(seed, "draw", "episodes").permutation(np.unique(pool.episode))
     index = np.concatenate([np.flatnonzero(pool.episode == episode) for episode in order])
     rest = pool.rows(np.flatnonzero(~np.isin(pool.episode, pool.episode[index[:size]])))
@@ -134,7 +137,7 @@ class Batch(NamedTuple):
     action: Float[Tensor, "population batch action"]
     reward: Float[Tensor, "population batch"]
     next_state: Float[Tensor, "population batch state"]
-    terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut: 1 at a terminal, see also `windows`
+    terminal: Float[Tensor, "population batch"]  # 1 cuts the bootstrap, as at a terminal (see `windows`)
 
 
 def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Tensor, "rows width"]:
@@ -173,8 +176,9 @@ class Standardiser:
 
     @classmethod
     def fit(cls, states: Sequence[Float[np.ndarray, "_ state"]], epsilon: float) -> "Standardiser":
-        """Returns the standardiser of each agent's states; `epsilon` is added to the standard deviation."""
-        mean, std = (np.stack([f(state, axis=0, dtype=np.float64) for state in states]) for f in (np.mean, np.std))
+        """Returns each agent's standardiser, with `epsilon` added to the standard deviation."""
+        moments = ([f(state, axis=0, dtype=np.float64) for state in states] for f in (np.mean, np.std))
+        mean, std = map(np.stack, moments)
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(std + epsilon).float())
 
     @classmethod
@@ -186,11 +190,11 @@ class Standardiser:
         """Returns the standardiser of agent k alone."""
         return Standardiser(self.mean[k], self.std[k])
 
-    def apply(self, state: Float[Tensor, "*population rows state"]) -> Float[Tensor, "*population rows state"]:
+    def apply(self, state: OfEach) -> OfEach:
         """Returns standardised states."""
         return (state - self.mean.unsqueeze(-2)) / self.std.unsqueeze(-2)
 
-    def invert(self, state: Float[Tensor, "*population rows state"]) -> Float[Tensor, "*population rows state"]:
+    def invert(self, state: OfEach) -> OfEach:
         """Returns states in the environment's own units again."""
         return state * self.std.unsqueeze(-2) + self.mean.unsqueeze(-2)
 

@@ -128,7 +128,12 @@ def interior(dataset: Dataset) -> Dataset:
     return dataset.rows(np.flatnonzero(~(dataset.terminal | dataset.truncated)))
 
 
-def epochs(settings: WorldModel, dataset: Dataset, seed: int, arithmetic: Arithmetic = PLAIN) -> Iterator[tuple[Model, Loss]]:
+def epochs(
+    settings: WorldModel,
+    dataset: Dataset,
+    seed: int,
+    arithmetic: Arithmetic = PLAIN,
+) -> Iterator[tuple[Model, Loss]]:
     """Yields, after every epoch, the model (always the same one, moving) and the mean terms of the loss.
 
     An epoch is a random permutation of the rows that end no episode, cut into batches, the last one smaller.
@@ -188,7 +193,8 @@ def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int)
     """Returns the layer sizes of a model as deep as the encoder, with as many parameters as a world model."""
 
     wanted = sum(map(networks.count, sizes(settings, state_size, action_size).values()))
-    candidates = ((state_size + action_size, *[units] * len(settings.hidden), state_size) for units in count(1))
+    inputs, layers = state_size + action_size, len(settings.hidden)
+    candidates = ((inputs, *[units] * layers, state_size) for units in count(1))
     return next(layers for layers in candidates if networks.count(layers) >= wanted)
 
 
@@ -197,7 +203,12 @@ def move(model: Deterministic, state: State, action: Action) -> State:
     return state + model.network.alone(torch.cat([state, action], dim=-1))
 
 
-def fit_deterministic(settings: WorldModel, dataset: Dataset, seed: int, arithmetic: Arithmetic = PLAIN) -> Deterministic:
+def fit_deterministic(
+    settings: WorldModel,
+    dataset: Dataset,
+    seed: int,
+    arithmetic: Arithmetic = PLAIN,
+) -> Deterministic:
     """Returns the deterministic model: L = mean (s + f(s, a) - s')^2, as many steps of Adam as a world model."""
     generator = streams.torch_generator(seed, "deterministic model")
     layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])

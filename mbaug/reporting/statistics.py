@@ -204,10 +204,13 @@ def mean_score(table: pd.DataFrame, environment_steps: int = 100_000, since: int
     heights = {}
     for run, rows in table[table["phase"] == "finetune"].groupby(RUN):
         steps = rows["steps"].to_numpy()
-        grid = np.unique([since, *steps[(steps > since) & (steps < environment_steps)], environment_steps])
+        between = steps[(steps > since) & (steps < environment_steps)]
+        grid = np.unique([since, *between, environment_steps])
         if steps.max() >= environment_steps:
-            heights[run] = np.trapezoid(np.interp(grid, steps, rows["score"]), grid) / (environment_steps - since)
-    return pd.Series([*heights.values()], pd.MultiIndex.from_tuples(heights, names=RUN), dtype=float, name="mean_score")
+            area = np.trapezoid(np.interp(grid, steps, rows["score"]), grid)
+            heights[run] = area / (environment_steps - since)
+    index = pd.MultiIndex.from_tuples(heights, names=RUN)
+    return pd.Series([*heights.values()], index, dtype=float, name="mean_score")
 
 
 def score_drop(table: pd.DataFrame, last: int = 50_000, first: int = 0) -> pd.Series:

@@ -154,7 +154,7 @@ def test_shrink_is_the_model_s_linear_map_of_the_next_state(fitted):
 def test_what_there_is_not_is_refused_in_a_sentence(fitted):
     with pytest.raises(ValueError, match="unknown augmentation source 'sampel': did you mean 'sample'"):
         predictor("sampel", fitted, DRAWN)
-    with pytest.raises(ValueError, match="the source 'deterministic' needs a fit with its deterministic model"):
+    with pytest.raises(ValueError, match="the source 'deterministic' needs a deterministic model, but this fit has none"):
         predictor("deterministic", replace(fitted, deterministic=None), DRAWN)
     with pytest.raises(ValueError, match=r"unknown prediction mode 'means': did you mean 'mean'\?"):
         imagination.predict(random_model(), normal(3, 3), normal(3, 2), torch.Generator(), "means")
