@@ -1,10 +1,10 @@
 """What was measured: several times over, kept in data/benchmarks as evidence of one processor, and shown to a reader."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,39 @@ from tqdm import tqdm
 
 from benchmarks import speed
 from benchmarks.speed import Effort
-from mbaug import files
-from mbaug.checks import require
-from mbaug.provenance import provenance
+from mbaug import checks, files
+from mbaug.checks import Bound, Count, Positive, require, settings
+from mbaug.datasets.cards import Sha256
+from mbaug.provenance import OPTIONAL, Provenance, provenance
 
-FORMAT = 1
+FORMAT = 2  # since then each peer is measured in a process of its own, and a file holds its own digest
 FOLDER = files.repository() / "data" / "benchmarks"  # a file for each processor
+
+
+@settings
+class Benchmark:
+    """What `keep` writes."""
+
+    format: Annotated[int, Bound(lambda x: 1 <= x <= FORMAT, f"from 1 to {FORMAT}")]
+    provenance: Provenance
+    cores: Count | None
+    seconds: Positive
+    repeats: Count
+    populations: tuple[Count, ...]
+    growth: tuple[Count, ...]
+    rows: tuple[Count, ...]
+    sections: dict[str, list[dict[str, Any]]]
+    sha256: Sha256 | None = None  # of the file without this line; format 1 has none
+
+    def __post_init__(self) -> None:
+        require((self.sha256 is None) == (self.format == 1), "sha256 is there from format 2 on")
+        for name, rows in self.sections.items():
+            require(rows and all(row.keys() == rows[0].keys() for row in rows), f"section {name} has no rows, or unequal ones")
+            for key, value in (pair for row in rows for pair in row.items()):
+                repeats = not isinstance(value, list) or len(value) == self.repeats
+                found = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+                plain = all(isinstance(number, str | int | float) for number in found)
+                require(repeats and plain, f"section {name} has {key} {value!r:.80}, but it must be a value or one a repeat")
 
 
 def measure(effort: Effort, device: str, sections: Sequence[Callable]) -> dict:
@@ -41,7 +68,7 @@ def keep(document: dict, folder: Path = FOLDER) -> Path:
     """Writes a document in place of the same processor's (or GPU's) last one, in one piece or not at all; returns where."""
     origin = document["provenance"]
     name = re.sub("[^a-z0-9]+", "-", origin.get("device", origin["cpu"]).lower()).strip("-")
-    files.write_atomically(path := folder / f"{name}.json", (files.json_text(document) + "\n").encode())
+    files.write_atomically(path := folder / f"{name}.json", files.sealed(document))
     return path
 
 
@@ -54,13 +81,16 @@ def load(folder: Path = FOLDER) -> list[dict]:
     documents = []
     for path in sorted(folder.glob("*.json")):
         try:
-            document = json.loads(path.read_bytes())
-            needed = speed.ON_GPU if "device" in document["provenance"] else speed.COMPARED
-            complete = {section.__name__ for section in needed} <= set(document["sections"])
-            require(document["format"] == FORMAT and complete, "of another format, or with too few sections")
-        except (ValueError, KeyError, TypeError):
-            sentence = f"{path} is no benchmark of format {FORMAT}: measure it again with python -m benchmarks --record"
-            raise ValueError(sentence) from None
+            content = files.content(path)
+            document = files.parse_json(content, str(path))
+            found = checks.read(Benchmark, document, str(path), {"sha256", *OPTIONAL})
+            needed = speed.COMPARED if found.provenance.device is None else speed.ON_GPU
+            lacking = sorted({section.__name__ for section in needed} - {*found.sections})
+            require(not lacking, f"{path} has no section {', '.join(lacking)}")
+            whole = found.sha256 is None or content == files.sealed(document)
+            require(whole, f"{path}: its SHA-256 is not the one in it")
+        except ValueError as error:
+            raise ValueError(f"{error}: measure it again with python -m benchmarks --record") from None
         documents.append(document)
     return sorted(documents, key=lambda document: -max(document["sections"]["products"][0]["gflops"]))
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mbaug import ending
 
@@ -17,8 +17,25 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
 
 
-SEEDS = 10_000  # at most, of a command
+SEEDS = 1_000  # at most, of a command
 WORKERS = 4  # at most, a core
+
+
+def escaped(text: object, keep: str = "") -> str:
+    """Returns text in which no code reaches a terminal as a command to it; those to `keep` stay."""
+    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in str(text))
+
+
+def say(*parts: object, sep: str = " ") -> None:
+    """Prints: a path, a file or what was typed may hold codes that command a terminal."""
+    print(escaped(sep.join(map(str, parts)), "\n"), flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose errors are printed as by `say`."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
 
 
 def seeds(text: str) -> list[int]:
@@ -74,9 +91,9 @@ def record(arguments: argparse.Namespace) -> None:
     missing = runner.missing(runs, root, profile)
     hours = runner.seconds(missing, runner.step_seconds(records.root()), profile) / workers / 3600
     name = arguments.study or "programme"
-    print(f"{name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers", flush=True)
+    say(f"{name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers")
     if arguments.dry_run:
-        print(*missing, sep="\n")
+        say(*missing, sep="\n")
         return
     work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
     scale = {name: getattr(arguments, name) for name in ("cluster", "population", "device")}
@@ -93,10 +110,10 @@ def status(arguments: argparse.Namespace) -> None:
     work, root = files.repository() / "build" / "checkpoints" / "paper", records.root()
     if arguments.parquet is not None:
         records.write_parquet(root, arguments.parquet)
-        print(arguments.parquet)
+        say(arguments.parquet)
         return
     if arguments.study is not None:
-        print(runner.status(studies.find(arguments.study), root, work).to_string())
+        say(runner.status(studies.find(arguments.study), root, work).to_string())
         return
     pace, cores, programme = runner.step_seconds(root), joblib.cpu_count(), studies.programme()
     every = dict.fromkeys([*programme, *(run for study in studies.STUDIES.values() for run in study.runs())])
@@ -106,9 +123,9 @@ def status(arguments: argparse.Namespace) -> None:
         missing = [run for run in runs if run in absent]
         whole, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
         hours = f"{whole:>7.1f} hours on {cores} cores, {left:.1f} left"
-        print(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
+        say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
     left = [run for run in programme if run in absent]
-    print(f"programme: {len(left)} runs missing, about {runner.seconds(left, pace) / 3600 / cores:.1f} hours on {cores} cores")
+    say(f"programme: {len(left)} runs missing, about {runner.seconds(left, pace) / 3600 / cores:.1f} hours on {cores} cores")
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -124,7 +141,7 @@ def verify(arguments: argparse.Namespace) -> None:
     else:
         run = records.Run.parse(arguments.run)
     with tempfile.TemporaryDirectory() as work:
-        print(verify.verify(run, records.root(), Path(work), arguments.updates))
+        say(verify.verify(run, records.root(), Path(work), arguments.updates))
 
 
 def collect(arguments: argparse.Namespace) -> None:
@@ -143,7 +160,7 @@ def collect(arguments: argparse.Namespace) -> None:
     with runner.held([which], arm, work):
         recorded = runner.recorded(which, root)
         train = partial(run.collected, which, arm, root, work, to)
-        collect.collect(task, arguments.seed, folders, recorded, train, partial(print, flush=True))
+        collect.collect(task, arguments.seed, folders, recorded, train, say)
     if arguments.output is None:
         pools.write_readme(folders[0])
 
@@ -158,7 +175,7 @@ def data(arguments: argparse.Namespace) -> None:
     build = files.repository() / "build"  # without a clone there are no pools, and no place for what is made
     if arguments.export:
         folder = arguments.output or build / "minari"
-        print(*export.minari_datasets(folder), f"in {folder}, with a card: Minari reads them with MINARI_DATASETS_PATH", sep="\n")
+        say(*export.minari_datasets(folder), f"in {folder}, with a card: Minari reads them with MINARI_DATASETS_PATH", sep="\n")
     elif arguments.readme:
         pools.write_readme()
     elif arguments.probes:
@@ -166,10 +183,10 @@ def data(arguments: argparse.Namespace) -> None:
     elif arguments.source is not None or arguments.name is not None:
         source = given(arguments.source, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
         name = given(arguments.name, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
-        print(check.import_dataset(source, name, arguments.output or build / "offline", print))
+        say(check.import_dataset(source, name, arguments.output or build / "offline", say))
     else:
         table = pools.listing()
-        print(table.to_string())
+        say(table.to_string())
         bad = table.index[table.checksum != pools.VERIFIED]
         require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
 
@@ -193,7 +210,7 @@ def strips(arguments: argparse.Namespace) -> None:
         states = render.moments(data, count, most=round(1 / environment.get_wrapper_attr("dt")))  # a second
         files.write_atomically(strip, render.strip(render.stills(environment, states)))
         environment.close()
-        print(strip)
+        say(strip)
 
 
 def models(arguments: argparse.Namespace) -> None:
@@ -202,7 +219,7 @@ def models(arguments: argparse.Namespace) -> None:
     from mbaug.experiments import records, trained
 
     for line in trained.make(arguments.work or files.repository() / "build" / "checkpoints" / "paper", records.root()):
-        print(line, flush=True)
+        say(line)
 
 
 def watch(arguments: argparse.Namespace) -> None:
@@ -226,7 +243,7 @@ def watch(arguments: argparse.Namespace) -> None:
     for suffix, write in (("mp4", render.mp4), ("gif", render.gif)):
         path = folder / f"{str(run).replace('/', '-')}-{arguments.policy}.{suffix}"
         files.write_atomically(path, write(frames, frames_per_second))
-        print(path)
+        say(path)
 
 
 def figures(arguments: argparse.Namespace) -> None:
@@ -244,13 +261,13 @@ def figures(arguments: argparse.Namespace) -> None:
     if frame is not None and arguments.anew:
         tables.update(frame)  # an answer may be of a table that was just written
     if frame is None:
-        print(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
+        say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
         return
     folder = chapters.committed_figures()
     figures.gallery(folder)
-    print(f"found: {answers.sentence(frame)}")
-    print(f"look:  README.md for the claims, {folder / 'README.md'} for the figures")
-    print("next:  .venv/bin/jupyter lab notebooks/00_overview.ipynb reads on, and make record trains what is not recorded yet")
+    say(f"found: {answers.sentence(frame)}")
+    say(f"look:  README.md for the claims, {folder / 'README.md'} for the figures")
+    say("next:  .venv/bin/jupyter lab notebooks/00_overview.ipynb reads on, and make record trains what is not recorded yet")
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
@@ -321,7 +338,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    top = argparse.ArgumentParser(prog="python -m mbaug", description=__doc__)
+    top = Parser(prog="python -m mbaug", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for call, options in COMMANDS.items():
         command = commands.add_parser(call.__name__, help=call.__doc__)
@@ -354,8 +371,8 @@ def main(arguments: list[str] | None = None) -> None:
         resumes = given.call in (record, collect)
         sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(error))
-        sys.exit(f"mbaug: {text}")  # a name in a file may hold codes that command a terminal
+        several = "\n" if isinstance(error, RuntimeError) else ""  # runs or notebooks that failed have a line each, or more
+        sys.exit(f"mbaug: {escaped(error, several)}")
 
 
 if __name__ == "__main__":

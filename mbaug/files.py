@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, JSON that is standard, and the clone's folder. Needs no torch."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -57,6 +58,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     temporaries, new = {}, []
     for path, content in contents.items():
         with _undone(path, temporaries, new):
+            if path.exists() and not path.is_file():  # a folder; or a device, as /dev/null, which a file would replace
+                raise FileExistsError(errno.EEXIST, "it is there, and is no file")
             path.parent.mkdir(parents=True, exist_ok=True)
             _tidy(path.parent)
             temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -131,6 +134,13 @@ def finite(value: Any) -> Any:
 def json_text(document: Any) -> str:
     """Returns a document as standard JSON, with null for numbers that are not finite."""
     return json.dumps(finite(plain(document)), indent=2)
+
+
+def sealed(document: Mapping[str, Any], name: str = "sha256", indent: int = 2) -> bytes:
+    """Returns JSON that holds, under `name`, its own digest: what is not this, byte for byte, was changed."""
+    bare = finite(plain({key: value for key, value in document.items() if key != name}))
+    digest = sha256(json.dumps(bare, indent=indent).encode())
+    return (json.dumps(bare | {name: digest}, indent=indent) + "\n").encode()
 
 
 def content(path: Path) -> bytes:

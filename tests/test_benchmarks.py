@@ -178,16 +178,33 @@ def test_a_full_disk_leaves_the_last_measurement_as_it_was(folder, monkeypatch):
 
 
 def test_each_processor_has_a_file_and_the_fastest_comes_first(folder):
+    command(["--record"])
+    ((written, document),) = [(path, json.loads(path.read_text())) for path in folder.iterdir()]
+    written.unlink()
     for number, origin in enumerate(({"cpu": "AMD EPYC 9R14, family 25 (x)"}, {"cpu": "x", "device": "NVIDIA L4"})):
-        results.keep({"format": 1, "provenance": origin, "sections": {"products": [{"gflops": [number + 1.0]}], "peers": []}})
+        document["sections"]["products"][0]["gflops"] = [number + 1.0] * 3
+        results.keep(document | {"provenance": document["provenance"] | origin})
     assert sorted(path.name for path in folder.iterdir()) == ["amd-epyc-9r14-family-25-x.json", "nvidia-l4.json"]
     assert [document["provenance"]["cpu"] for document in results.load(folder)] == ["x", "AMD EPYC 9R14, family 25 (x)"]
 
 
-@pytest.mark.parametrize("damage", ["no json", "{}", '{"format": 1, "provenance": {}, "sections": {}}'])
-def test_a_damaged_file_is_named(folder, damage):
-    (folder / "some.json").write_text(damage)
-    with pytest.raises(ValueError, match=r"some\.json is no benchmark of format 1: measure it again"):
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"format"', "format", "is not JSON"),
+        ('"repeats": 3', '"repeats": "3"', "repeats is '3', but it must be a whole number"),
+        ('"format": 2', '"format": 1', "sha256 is there from format 2 on"),
+        ('"peers"', '"pears"', "has no section peers"),
+        ("50.0,", "", "section products has gflops .*, but it must be a value or one a repeat"),
+        ('"inputs": 256', '"inputs": {}', "section products has inputs {}"),
+        ("70.0", "71.0", "its SHA-256 is not the one in it"),
+    ],
+)
+def test_a_damaged_file_is_named(folder, old, new, sentence):
+    command(["--record"])
+    (path,) = folder.iterdir()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=rf"{path}.*{sentence}.*: measure it again with python -m benchmarks --record$"):
         results.load(folder)
 
 

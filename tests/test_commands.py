@@ -155,7 +155,7 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
         ("record tiny --seeds a-b", "seeds are 'a-b', but they must be a range such as 0-4 or a list such as 0,2,5"),
         ("record tiny --seeds 4-0", "seeds are '4-0'"),
         ("record tiny --seeds ²", "seeds are '²', but they must be a range"),
-        ("record tiny --seeds 0-20000000", "seeds are '0-20000000', but they must be 10,000 at most"),
+        ("record tiny --seeds 0-20000000", "seeds are '0-20000000', but they must be 1,000 at most"),
         ("record tiny --seeds 1-" + 5000 * "9", "but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"),
         ("record tiny --population " + 5000 * "9", "was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --workers 0", "'0' was given, but it must be a whole number from 1 to 999,999,999"),
@@ -193,6 +193,29 @@ def test_without_a_clone_a_pool_s_name_says_where_data_are(tmp_path, monkeypatch
     monkeypatch.setattr(read, "bundled", lambda folders: {})
     with pytest.raises(FileNotFoundError, match="without its repository, which holds the data"):
         read.load("hopper-medium-replay")
+
+
+@pytest.mark.parametrize(
+    "typed", [["status", "\x1b[2J"], ["status", "--parquet", "\x1b[2J"], ["data", "\x1b[2J", "--as", "ant-a"]]
+)
+def test_what_was_typed_is_printed_escaped(typed, repository, in_tmp_path, capsys):
+    """Where it is refused by the parser, by a command, and where it is a file that was written: no code reaches a terminal."""
+    try:
+        commands.main(typed)
+    except SystemExit as ended:
+        print(ended.code)
+    printed = "".join(capsys.readouterr())
+    assert r"\x1b[2J" in printed
+    assert "\x1b" not in printed
+
+
+def test_runs_that_failed_have_a_line_each(repository, monkeypatch):
+    def failed(*given):
+        raise RuntimeError("one: \x1b\nother: full")
+
+    monkeypatch.setattr(runner, "step_seconds", failed)
+    with pytest.raises(SystemExit, match=r"^mbaug: one: \\x1b\nother: full$"):
+        commands.main(["status"])
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])

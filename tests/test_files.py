@@ -55,6 +55,16 @@ def test_no_link_is_followed(tmp_path, monkeypatch):
     assert (tmp_path / ".00.tmp").is_symlink()
 
 
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    """A folder, or a pipe or device such as /dev/null, which root could replace."""
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "b")
+    for name in "ab":
+        with pytest.raises(files.CannotWrite, match=f"Cannot write .*{name}: it is there, and is no file"):
+            files.write_atomically(tmp_path / name, b"new")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b"]
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
     """The disk is full at the second: the first is what it was, which is not there, and no temporary file is left."""

@@ -74,6 +74,7 @@ class Card:
     replay_episodes: Count | None = None
     replay_mean_return: float | None = None
     curve: tuple[Point, ...] | None = None
+    card_sha256: Sha256 | None = None  # of the card without this line; cards of before have none
 
     def __post_init__(self) -> None:
         checks.choose("task", self.task, [task.gym_id for task in tasks.TASKS.values()])
@@ -91,6 +92,7 @@ class Card:
         )
 
 
+DIGEST = "card_sha256"
 OPTIONAL = {field.name for field in dataclasses.fields(Card) if field.default is None}
 
 
@@ -102,11 +104,20 @@ def checked(plain: Any, where: str) -> dict[str, Any]:
     return plain
 
 
+def sealed(card: dict[str, Any]) -> bytes:
+    """Returns the JSON of a card, with its own digest."""
+    return files.sealed(card, DIGEST, indent=1)
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """Returns what the card of a pool says, the JSON beside it; DatasetDamaged: there is none, or not such a one."""
     card = path.with_suffix(".json")
     try:
-        return checked(files.read_json(card), str(card))
+        content = files.content(card)
+        found = checked(files.parse_json(content, str(card)), str(card))
+        whole = DIGEST not in found or content == sealed(found)
+        require(whole, f"the SHA-256 of {card} is not the one in it")
+        return found
     except (FileNotFoundError, ValueError) as error:
         why = f"{error}" if isinstance(error, ValueError) else "it is not there"
         raise DatasetDamaged(f"{path} needs its card, {card.name}, but {why}: restore or make both again") from error

@@ -183,6 +183,8 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
             f"{falls + limits:,} rows are marked terminal and timed out at once: {falls:,} before step {tasks.STEPS:,} are taken "
             f"as falls, {limits:,} at it as time-outs"
         )
+    if lost := len(arrays["observations"]) - len(dataset):
+        report(f"{lost:,} rows are left out: there are no next_observations, and no row tells what came after these")
     report(check_dataset(task, dataset))
     is_minari = source.startswith(MINARI)
     origin = source if is_minari else Path(source).name

@@ -5,7 +5,6 @@ Observations are stored once: a transition's next observation is its successor's
 """
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from mbaug import files, tasks
-from mbaug.datasets.cards import DatasetDamaged, checked, read_card
+from mbaug.datasets.cards import DatasetDamaged, checked, read_card, sealed
 from mbaug.datasets.read import FOLDERS, bundled
 
 LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
@@ -98,8 +97,7 @@ def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
             file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
     document = card | {"file": path.name, "sha256": files.sha256(content.getvalue())} | describe(task, rows)
     document = checked(files.plain(document | {"d4rl": D4RL.get(path.stem)}), f"the card of {path.stem}")
-    text = json.dumps(document, indent=1) + "\n"
-    files.write_together({path: content.getvalue(), path.with_suffix(".json"): text.encode()})  # the card last
+    files.write_together({path: content.getvalue(), path.with_suffix(".json"): sealed(document)})  # the card last
 
 
 def exists(path: Path) -> bool:

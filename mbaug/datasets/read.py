@@ -6,6 +6,7 @@ environment gave, not the first of the next episode; and what is wrong with a fi
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -73,7 +74,7 @@ def compose(name: str, pools: Sequence[Dataset]) -> Dataset:
 
 def bundled(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
     """Returns the path of each pool that comes with the project or was made here, by name; the first folder's is taken."""
-    found = [path for folder in reversed(folders) for path in folder.glob("*.hdf5")]
+    found = [path for folder in reversed(folders) for path in folder.glob("*.hdf5") if path.is_file()]
     return {path.stem: path for path in sorted(found, key=lambda path: path.name)}
 
 
@@ -190,11 +191,22 @@ def read_minari(name: str) -> Columns:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{name} needs Minari: `make setup` installs it") from error
     try:
-        episodes = list(minari.load_dataset(identifier).iterate_episodes())
+        return _minari_columns(list(minari.load_dataset(identifier).iterate_episodes()))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name} is not on this machine: `minari download {identifier}` gets it") from error
+    except Exception as error:  # Minari raises all kinds, depending on what is damaged
+        reason = f"{error}".partition("\n")[0] or type(error).__name__
+        raise DatasetDamaged(f"{name} cannot be read ({reason}): get or make it again") from error
+
+
+def _minari_columns(episodes: Sequence[Any]) -> Columns:
+    """Returns the columns of Minari's episodes, which have one observation more than steps."""
     plain = all(isinstance(part, np.ndarray) for e in episodes for part in (e.observations, e.actions))
-    require(bool(episodes) and plain, f"{name} holds no episodes of plain arrays, but only those are allowed")
+    require(bool(episodes) and plain, "it holds no episodes of plain arrays, but only those are allowed")
+    for number, e in enumerate(episodes):
+        counts = [len(part) for part in (e.observations[1:], e.actions, e.rewards, e.terminations)]
+        sentence = f"episode {number} has {counts} observations after the first, actions, rewards and terminations"
+        require(min(counts) > 0 and len({*counts}) == 1, f"{sentence}, but they must be as many")
     terminals = np.concatenate([e.terminations for e in episodes])
     timeouts = np.zeros_like(terminals)
     timeouts[np.cumsum([len(e.terminations) for e in episodes]) - 1] = True  # unless terminal, which is never a time limit here

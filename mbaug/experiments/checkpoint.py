@@ -115,8 +115,9 @@ def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict]:
 def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Sets a fresh learner to what `learner_state` returned."""
     for name, tensor in training.memory(learner).items():
-        if tensor.shape != tensors[name].shape:  # a smaller one would fill it
-            raise RuntimeError(f"{name} is of shape {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}")
+        here, there = ((x.dtype, tuple(x.shape)) for x in (tensor, tensors[name]))
+        if here != there:  # a smaller one would fill it, and another type be rounded
+            raise RuntimeError(f"{name} is {there} instead of {here}")
         tensor.copy_(tensors[name])
     for name in state["streams"]:
         for k, generator in enumerate(learner.stream(name)):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from mbaug import checks, files, provenance
+from mbaug import checks, provenance
 from mbaug.checks import Bound, NotNegative, Share, Whole, require, settings
 from mbaug.datasets.cards import Sha256
 from mbaug.method import arms
@@ -116,9 +116,3 @@ def checked(metadata: Any, where: str) -> dict[str, Any]:
 
 def _lacking(metadata: dict[str, Any]) -> set[str]:
     return OPTIONAL | {name for name, since in LATER.items() if metadata["format"] < since}
-
-
-def sealed(metadata: dict[str, Any]) -> bytes:
-    """Returns the JSON of metadata, with its own digest: a JSON of today's format is this, byte for byte, or was changed."""
-    bare = files.finite(files.plain({name: value for name, value in metadata.items() if name != "sha256"}))
-    return (files.json_text(bare | {"sha256": files.sha256(files.json_text(bare).encode())}) + "\n").encode()

@@ -4,17 +4,17 @@
 files; a test holds each to its pool.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors.numpy
+import torch
 from jaxtyping import Float, Int
 
 from mbaug import files, streams, tasks
 from mbaug.datasets import read
+from mbaug.experiments import checkpoint
 from mbaug.method.transitions import Dataset
 from mbaug.tasks import Task
 
@@ -74,8 +74,8 @@ def content(task: Task) -> bytes:
     name = f"{task.name}-medium-replay"
     pool = read.load(name)
     probe = choose(task, pool)
-    about = {"about": json.dumps({"pool": name, "pool_sha256": pool.sha256, "groups": GROUPS})}  # one text: in one order
-    return safetensors.numpy.save({"state": probe.state, "group": probe.group, "row": probe.row}, about)
+    about = {"pool": name, "pool_sha256": pool.sha256, "groups": GROUPS}
+    return checkpoint.packed({name: torch.from_numpy(part) for name, part in vars(probe).items()}, about)
 
 
 def load(task: Task, folder: Path = FOLDER) -> Probe:
@@ -83,11 +83,12 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
 
     Raises:
         FileNotFoundError: there is no such file; the sentence has the command.
+        CheckpointDamaged: the file is not what was written.
     """
-    path = path_of(task, folder)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: `python -m mbaug data --probes` makes it")
-    return Probe(**safetensors.numpy.load(path.read_bytes()))
+    path, remedy = path_of(task, folder), "`python -m mbaug data --probes` makes it"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: {remedy}")
+    return Probe(**{name: part.numpy() for name, part in checkpoint.unpacked(path, f"{remedy} anew")[0].items()})
 
 
 def write(folder: Path = FOLDER) -> None:

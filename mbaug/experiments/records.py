@@ -113,7 +113,7 @@ def write(
         raise FileExistsError(f"{run} is already recorded in {root}: evidence is never overwritten.")
     contents = {".csv": csv(rows)} | ({".safetensors": safetensors.torch.save(dict(policies))} if policies else {})
     hashes = {HASHES[suffix]: files.sha256(content) for suffix, content in contents.items()}
-    contents[".json"] = about.sealed({"format": about.FORMAT, **dataclasses.asdict(run), **metadata, **hashes})
+    contents[".json"] = files.sealed({"format": about.FORMAT, **dataclasses.asdict(run), **metadata, **hashes})
     about.checked(files.parse_json(contents[".json"], f"the record of {run}"), f"the record of {run}")
     files.write_together({path.with_suffix(suffix): content for suffix, content in contents.items()})
     if not policies:  # of an older format, which told less
@@ -193,7 +193,7 @@ def _metadata(path: Path, run: Run) -> dict[str, Any]:
         raise _damaged(run, str(error)) from None
     if any(metadata[name] != value for name, value in dataclasses.asdict(run).items()):
         raise _damaged(run, f"{path} was written for another run")
-    if "sha256" in metadata and content != about.sealed(metadata):
+    if "sha256" in metadata and content != files.sealed(metadata):
         raise _damaged(run, f"the SHA-256 of {path} is not the one in it")
     return metadata
 

@@ -40,7 +40,10 @@ def stored(
         files.write_atomically(path, computed.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode())
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: {command}")
-    kept = pd.read_csv(path)
+    try:
+        kept = pd.read_csv(path)
+    except ValueError as error:  # as pandas says it of a table that was cut or is no text
+        raise ValueError(f"{path} is no table ({str(error).strip()}): {command} anew") from error
     require(
         [*kept] == [*computed] and len(kept) == len(computed),
         f"{path} has {len(kept)} rows of {', '.join(kept)}, but {len(computed)} of {', '.join(computed)} were computed: "

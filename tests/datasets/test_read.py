@@ -11,6 +11,7 @@ import pytest
 
 from mbaug import tasks
 from mbaug.datasets import hdf5, pools, read
+from mbaug.datasets.cards import DIGEST
 from mbaug.method import transitions
 from mbaug.provenance import provenance
 
@@ -156,6 +157,7 @@ def test_a_pool_gives_back_what_was_collected(tmp_path, by):
 def test_a_bundled_pool_is_what_its_card_says(path):
     """And what an agent of its task may learn from; what the card says of the transitions is computed from them again."""
     card, dataset = read.read_card(path), read.load(path.stem)
+    assert DIGEST in card
     task = tasks.find(path.stem.split("-")[0])
     rows = transitions.pack(dataset).numpy()
     found = pools.describe(task, rows)
@@ -415,6 +417,19 @@ def test_what_minari_cannot_give_is_said_in_a_sentence(monkeypatch):
         read.load("minari:mujoco/hopper/expert-v0")
     with pytest.raises(ValueError, match="holds no episodes of plain arrays"):
         read.load("minari:mujoco/hopper/medium-v0")
+    for damage in (
+        {"actions": np.zeros((1, 3))},
+        {"rewards": np.zeros(0)},
+        {"rewards": None},
+        {"actions": np.full((2, 3), "a")},
+        {"observations": np.zeros((3, 2, 11))},
+    ):
+        whole = episode(np.zeros((3, 11)), [False, False])
+        minari(monkeypatch, [whole, types.SimpleNamespace(**vars(whole) | damage)])
+        with pytest.raises(
+            ValueError, match=r"^(minari:mujoco/hopper/medium-v0 cannot be read|mujoco-hopper-medium-v0: )[^\n]+$"
+        ):
+            read.load("minari:mujoco/hopper/medium-v0")
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(ModuleNotFoundError, match="needs Minari: `make setup` installs it"):
         read.load("minari:mujoco/hopper/medium-v0")

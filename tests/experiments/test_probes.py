@@ -2,18 +2,33 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mbaug import tasks
 from mbaug.datasets import read
-from mbaug.experiments import probes
+from mbaug.experiments import checkpoint, probes
 
 POOLS = {task.name: read.load(f"{task.name}-medium-replay") for task in tasks.TASKS.values()}
 both = pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
 
 
 @both
-def test_the_committed_states_are_what_the_pool_gives(task):
-    assert probes.path_of(task).read_bytes() == probes.content(task)
+def test_the_committed_states_are_what_the_pool_gives(task, tmp_path):
+    kept, made = probes.path_of(task), tmp_path / "made"
+    made.write_bytes(probes.content(task))
+    (tensors, about), (found, of) = (checkpoint.unpacked(path, "") for path in (kept, made))
+    assert about == of
+    assert tensors.keys() == found.keys()
+    assert all(torch.equal(tensors[name], found[name]) for name in found)
+
+
+def test_damaged_states_are_refused(tmp_path):
+    task = tasks.find("hopper")
+    content = bytearray(probes.path_of(task).read_bytes())
+    content[-100] ^= 1
+    probes.path_of(task, tmp_path).write_bytes(content)
+    with pytest.raises(ValueError, match=r"hopper\.safetensors is damaged .*: `python -m mbaug data --probes` makes it anew"):
+        probes.load(task, tmp_path)
 
 
 @both

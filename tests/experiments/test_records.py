@@ -17,10 +17,9 @@ from made import PROVENANCE, metadata
 
 from mbaug import files
 from mbaug.experiments import records
-from mbaug.experiments.metadata import sealed
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS
-from mbaug.files import CannotWrite
+from mbaug.files import CannotWrite, sealed
 from mbaug.tasks import Dynamics
 
 RUN = Run("hopper", "hopper-medium-replay", "augmented", 0)

@@ -369,6 +369,21 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
         assert (folder / link).is_file()
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "05_a.json is not JSON"),
+        ('{"caption": "a", "mark": ""}', "05_a.json: the content lacks profile"),
+        ('{"caption": "a\\u001b", "mark": "", "profile": "paper"}', "05_a.json: caption is .*, but it must be printable"),
+    ],
+)
+def test_a_damaged_caption_is_named(tmp_path, content, sentence):
+    (tmp_path / "05_a.json").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        figures.gallery(tmp_path)
+    assert not (tmp_path / "README.md").exists()
+
+
 def test_dots_at_their_places_draw_what_they_return():
     index = pd.MultiIndex.from_product([["hopper"], ["d"], ["vanilla", "augmented", "noise"], [0, 1]], names=statistics.RUN)
     measure = pd.Series([1.0, 3.0, 5.0, 5.0, 7.0, np.nan], index)

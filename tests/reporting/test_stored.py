@@ -37,6 +37,13 @@ def test_what_differs_is_named(folder, computed, sentence):
         stored("06_table", computed, folder=folder)
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"", b"a,b\n1,2,3\n1\n1,2,3,4\n"])
+def test_a_damaged_table_is_named(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'a.csv'} [^\n]*: `python -m mbaug figures --anew` writes it anew$"):
+        stored("a", pd.DataFrame({"a": [1]}), folder=tmp_path)
+
+
 def test_a_table_that_is_not_there_is_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match="figures --anew"):
         stored("06_table", TABLE, folder=tmp_path)
