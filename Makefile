@@ -1,6 +1,6 @@
 # Each target sets up what it needs: .venv, from requirements.txt, inside the clone.
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-fast smoke quick record notebooks site lint lock clean
+.PHONY: help setup figures test test-fast fuzz smoke quick record notebooks site lint lock clean
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 MBAUG := .venv/bin/python -m mbaug
 # One thread in each process: two processes with two threads each can be many times slower than with one.
@@ -22,6 +22,9 @@ test: .venv/ready  ## run all tests
 
 test-fast: .venv/ready  ## run the tests that take no long training
 	@$(PYTEST) -m "not slow"
+
+fuzz: .venv/ready  ## try damaged files and random command lines, none of which may end but in a sentence (minutes)
+	@.venv/bin/python tests/fuzz $(FUZZ)
 
 smoke: .venv/ready  ## run every notebook with tiny budgets, training included, into build/smoke (minutes)
 	@$(MBAUG) figures --profile smoke
