@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from mbaug import tasks
 from mbaug.reporting import claims, statistics, stored
-from mbaug.reporting.figures import count, number, words
+from mbaug.reporting.figures import LOOKS, count, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
@@ -154,6 +155,24 @@ def controls(frame: pd.DataFrame) -> str:
     )
 
 
+def methods(frame: pd.DataFrame) -> str:
+    """Returns the answer of 11_other_methods: the best use of the same transitions, and the second primary family."""
+    table = claims.main_runs(frame)
+    scores = mean_score(table)
+    means = scores.groupby(["task", "arm"]).agg(["mean", "count"]).query("count > 1")["mean"].unstack("arm")
+    means = means[[arm for arm in LOOKS if arm in means]]
+    if means.empty:
+        return NOTHING
+    best = [
+        f"{tasks.find(str(task)).gym_id.partition('-')[0]} {look(str(arm)).label} ({number(means[arm][task])})"
+        for task, arm in means.dropna(how="all").idxmax(axis=1).items()
+    ]
+    found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
+    family = [f"{words(each.interval, signed=True)} against {look(each.comparison.others[0]).label}" for each in found]
+    ours = f"{look('layernorm_data').label}: {joined(family)}." if family else "The methods of this chapter are not yet recorded."
+    return f"The highest mean score over the first 100,000 interactions, of arms with two seeds or more: {joined(best)}. {ours}"
+
+
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter
     "README": sentence,
     "00_overview": overview,
@@ -162,4 +181,5 @@ ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the READ
     "05_online_finetuning": online,
     "06_multi_step": multi_step,
     "07_controls": controls,
+    "11_other_methods": methods,
 }

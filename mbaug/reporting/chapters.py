@@ -37,6 +37,7 @@ CONTENTS = (
     "05_online_finetuning",
     "06_multi_step",
     "07_controls",
+    "11_other_methods",
     "90_engine",
 )
 LONGEST = "02_world_model"  # begun first, so that it does not run alone at the end

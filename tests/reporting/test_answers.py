@@ -88,3 +88,14 @@ def test_world_model_tells_of_the_drawn_errors(tmp_path):
     assert "nothing moves errs by 0.15, 2, a linear regression by 0.03, 0.6, and a deterministic network by 0.02, 0.7." in found
     assert found.endswith("The VAE beats the guess on 1 of 2 tasks, the regression on 1 and the network on 1.")
     assert answers.world_model(runs({"td3": 10}), tmp_path / "nowhere") == "The errors of one step are not yet computed."
+
+
+def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
+    arms = {"td3_data": 30, "vanilla_data": 40, "sac": 20}
+    found = answers.methods(runs(arms, seeds=5, tasks=FOUR))
+    assert "HalfCheetah vanilla, data kept (40), Hopper vanilla, data kept (40)" in found
+    assert found.endswith("The methods of this chapter are not yet recorded.")
+    found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=5, tasks=FOUR))
+    assert "Ant LayerNorm critics, data kept (60)" in found
+    assert "LayerNorm critics, data kept: +30 [" in found
+    assert "against TD3 with the data, no pre-training, +20 [" in found
