@@ -303,7 +303,8 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # | [06 multi-step](06_multi_step.ipynb) | can the world model look several steps ahead, and does it help? |
 # | [07 controls](07_controls.ipynb) | is it the model, or just its error? what of the agent is worth carrying? |
 # | 08 reliability | where is the model wrong? |
-# | 09 stochastic dynamics, 10 data size and quality, 11 other methods | the paper's open questions |
+# | 09 stochastic dynamics, 10 data size and quality | the paper's open questions |
+# | [11 other methods](11_other_methods.ipynb) | what else can be done with the same 10,000 transitions? |
 # | [90 engine](90_engine.ipynb) | how fast, against what, and what is the limit? |
 #
 # Chapters without a link are planned and not yet written. What there is today:
