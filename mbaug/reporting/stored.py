@@ -4,8 +4,10 @@ So `make figures` gives the same bytes on every processor, and the reader still 
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pandas as pd
 
@@ -61,3 +63,17 @@ def stored(
         )
         require(bool(np.all(same)), sentence)
     return kept
+
+
+def picture(name: str, draw: Callable[[], bytes], folder: Path = DRAWN) -> np.ndarray:
+    """Returns the committed PNG of that name; `python -m mbaug figures --anew` draws it, which needs OpenGL and others do not.
+
+    Raises:
+        FileNotFoundError: there is none yet; the sentence has the command.
+    """
+    path = folder / f"{name}.png"
+    if os.environ.get(ANEW):
+        files.write_atomically(path, draw())
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: `python -m mbaug figures --anew` draws it")
+    return imageio.imread(path)

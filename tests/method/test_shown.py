@@ -67,7 +67,7 @@ def test_no_equation_is_forgotten_above(module):
 
 def train_a_little():
     """Trains with every algorithm, every source and every way to draw, as few steps as there can be."""
-    hopper, rule, small = tasks.find("hopper"), Augmentation(table_samples=1), {"hidden": (8,), "batch_size": 8}
+    hopper, rule, small = tasks.find("hopper"), Augmentation(table_samples=1, picks="trusted"), {"hidden": (8,), "batch_size": 8}
     pool, model = dataset(100, hopper.state_size, hopper.action_size), WorldModel((8,), (8,), latent_size=2, epochs=1)
     online = Finetuning(steps=100, warmup_steps=50, keep_data=True, critic_updates=0, evaluation_interval=100)
     plan = Pretraining(updates=50, transitions=50, evaluation_interval=50, whole_episodes=True, horizon=2)
@@ -90,7 +90,7 @@ def train_a_little():
         learner = training.learner(arm, hopper, [0], standardiser)
         table = transitions.table([drawn], standardiser, horizon=plan.horizon, discount=0.99)
         if offline:
-            list(training.pretrain(learner, table, lambda number: imagined[None]))
+            list(training.pretrain(learner, table, lambda number: imagined[None], sources.doubt(fitted.model, state)[None]))
             training.carry(learner, online)
         list(training.finetune(learner, tasks.Lockstep(hopper, [0]), training.replay(learner, table)))
         learner.policy(pool.state[None, :1])

@@ -1,9 +1,11 @@
 """Stored tables: what is computed is held to what is committed, and what is committed is returned."""
 
+import imageio.v3 as imageio
+import numpy as np
 import pandas as pd
 import pytest
 
-from mbaug.reporting.stored import ANEW, stored
+from mbaug.reporting.stored import ANEW, picture, stored
 
 TABLE = pd.DataFrame({"horizon": [1, 2, 3], "model": ["a", "b", "c"], "error": [0.1, None, 0.3]})
 
@@ -51,3 +53,14 @@ def test_a_table_that_is_not_there_is_asked_for(tmp_path):
 
 def test_other_profiles_have_no_committed_tables(tmp_path):
     assert stored("06_table", TABLE, "smoke", folder=tmp_path) is TABLE
+
+
+def test_a_picture_is_drawn_anew_only_when_that_is_asked_for(tmp_path, monkeypatch):
+    drawn = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    draw = lambda: imageio.imwrite("<bytes>", drawn, extension=".png")  # noqa: E731
+    with pytest.raises(FileNotFoundError, match="`python -m mbaug figures --anew` draws it"):
+        picture("08_strangest", draw, tmp_path)
+    monkeypatch.setenv(ANEW, "1")
+    np.testing.assert_array_equal(picture("08_strangest", draw, tmp_path), drawn)
+    monkeypatch.delenv(ANEW)
+    np.testing.assert_array_equal(picture("08_strangest", lambda: b"", tmp_path), drawn)
