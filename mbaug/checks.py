@@ -1,4 +1,4 @@
-"""What is given, held to what is allowed: every refusal is one sentence that names both.
+"""Checks what is given against what is allowed: every refusal is one sentence that names both.
 
 A settings class declares its bounds beside its fields, as types (`Count`, `Positive`, `Share`, ...), and is decorated by
 `settings`; one mechanism reads them. It is ours, 40 lines, in place of pydantic: that would be a compiled dependency, and its
@@ -34,13 +34,13 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
 
 
 def require(holds: object, sentence: str) -> None:
-    """Raises ValueError with `sentence` (what was given, what is allowed) unless it `holds`."""
+    """Raises ValueError with `sentence` (what was given, what is allowed) unless `holds` is true."""
     if not holds:
         raise ValueError(sentence)
 
 
 def given(value: Value | None, sentence: str) -> Value:
-    """Returns a value that is there; raises ValueError with `sentence` if it is None."""
+    """Returns the value; raises ValueError with `sentence` if it is None."""
     if value is None:
         raise ValueError(sentence)
     return value
@@ -94,7 +94,7 @@ def _options(hint: Any) -> list[tuple[Any, tuple[Bound, ...]]]:
 
 
 def _held(name: str, value: object, hint: Any) -> Any:
-    """Returns the one of the annotation's types that a value is of; a sentence unless there is one, or if a bound is broken."""
+    """Returns which of the annotation's types a value has; a sentence if it has none, or breaks a bound."""
     kinds = []
     for option, bounds in _options(hint):
         kinds.append(get_origin(option) or option)

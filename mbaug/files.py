@@ -144,7 +144,7 @@ def sealed(document: Mapping[str, Any], name: str = "sha256", indent: int = 2) -
 
 
 def content(path: Path) -> bytes:
-    """Returns the bytes of a file; ValueError: it is a folder, or a pipe that would be waited for."""
+    """Returns the bytes of a file; raises ValueError for a folder, or a pipe, which might never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file")
     return path.read_bytes()

@@ -56,8 +56,8 @@ def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
 def commit() -> str:
     """Returns the commit of the code that runs, with "+dirty" where a file of the package differs from it or is not in it.
 
-    "unknown" is code without its own history: a repository around it, such as that of a user's project, says nothing of it.
-    Asked once a process, before it trains: hours later the folder may hold other code than was imported.
+    "unknown" is code without a history of its own: a repository around it, such as that of a user's project, does not count.
+    Git is asked once a process, before training: hours later the folder may hold other code than was imported.
     """
     package = Path(__file__).resolve().parent
     try:
@@ -71,7 +71,7 @@ def commit() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Returns what git answers in a folder, whatever the user's environment says of another one."""
+    """Returns git's answer for a folder, even where the user's environment names another one."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout.strip()

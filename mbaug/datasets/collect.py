@@ -133,8 +133,8 @@ def collect(
 ) -> None:
     """Makes the pools of a task and seed that are not there, after training as far as they need it.
 
-    Where the record and `expert` are there, training ends when the medium level is held; where all is there, it never begins.
-    On another processor than the record's it goes otherwise: then the cards of what is made name no run.
+    If the record and `expert` exist, training ends when the medium level is held. If everything exists, it never begins. On a
+    processor other than the record's, training takes another course, so the cards of new pools name no run.
 
     `folders` are that of the pools and that of the whole replay. `train` yields what a training has given: first before any step
     from here, then after every evaluation.
@@ -168,7 +168,7 @@ def collect(
 
 
 def make_trained(trained: Trained, level: float | None, places: dict[str, Path], report: Report) -> None:
-    """Makes the pools that are determined by now, and says which are not; `level` is what the task or the record tells of it."""
+    """Makes the pools that the training so far determines, and reports the others; `level` may be known."""
     name, curve = trained.task.name, trained.curve
     level = medium_level(trained.task, curve, ended=True) if trained.ended else level
     medium, last = medium_steps(curve, level), curve[-1]["environment_steps"] if trained.ended else None
@@ -183,7 +183,7 @@ def make_trained(trained: Trained, level: float | None, places: dict[str, Path],
 
 
 def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Rows]], report: Report) -> None:
-    """Makes a pool of what its card says and the finished episodes of rows, unless it is there: then it stays as it is."""
+    """Writes a pool from its card and the finished episodes of rows; an existing pool stays as it is."""
     stays = f"{path.stem} is in {path.parent} already and stays as it is: a pool is never overwritten"
     if pools.exists(path):
         report(stays)

@@ -110,7 +110,7 @@ def check_columns(name: str, columns: Mapping[str, Any]) -> None:
 
 
 def _lacking(path: Path, file: h5py.File, links: Mapping[str, Any], missing: list[str]) -> str:
-    """Returns the sentence about columns that are not there; where they may be instead."""
+    """Returns a sentence about missing columns, and where they may be instead."""
     groups = [key for key, link in links.items() if isinstance(link, h5py.HardLink) and isinstance(file[key], h5py.Group)]
     inside = [key for key in groups if not {*DIMENSIONS} - {*file[key]}]
     if inside:

@@ -1,7 +1,7 @@
 """A pool of offline data: an HDF5 file with D4RL's key names and its card, the JSON beside it; written and listed.
 
-Observations are stored once: a transition's next observation is its successor's, and for an episode's last step
-`final_observations` has it. A pool is there if and only if its card is, and what is there is never overwritten.
+Observations are stored once: a transition's next observation is in the next row or, after an episode's last step, in
+`final_observations`. A pool exists if and only if its card does, and is never overwritten.
 """
 
 import io

@@ -88,7 +88,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def fitting(folder: Path) -> Iterator[None]:
-    """Turns what does not fit into what is restored, as a checkpoint of something else, into CheckpointDamaged."""
+    """Raises CheckpointDamaged where a checkpoint does not fit what is restored, as that of another arm would not."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:

@@ -97,7 +97,7 @@ OWN = ("settings", "draw_sha256", "status", "diverged_at", "watch", "calibration
 
 
 def arm(metadata: dict[str, Any], where: str = "a record") -> arms.Arm:
-    """Returns the settings of a record; one that came after its format was made has its default: that was done then."""
+    """Returns the settings of a record; a setting newer than its format takes its default, which is what was done then."""
     return arms.read(metadata.get("settings"), where, _lacking(metadata))
 
 

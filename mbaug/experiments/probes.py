@@ -1,4 +1,4 @@
-"""Fixed states of each task, the same for every arm and seed: there critics say what a policy is worth, and it is tried out.
+"""Fixed states of each task, the same for every arm and seed: critics value a policy in them, and simulators try it out.
 
 `data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. `python -m mbaug data --probes` makes the
 files; a test holds each to its pool.

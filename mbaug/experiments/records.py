@@ -100,8 +100,8 @@ def write(
 ) -> None:
     """Writes a run, its JSON last: all of its files or none.
 
-    A row has exactly the names in `COLUMNS`, the metadata those in `metadata.OWN`; a number that is not finite becomes null. Of
-    `policies`, the actors that are kept, each has a name, and all are in a file of their own.
+    A row has exactly the names in `COLUMNS`, the metadata those in `metadata.OWN`; a number that is not finite becomes null.
+    `policies` are the actors to keep, by name, in a file of their own.
 
     Raises:
         FileExistsError: The run is already recorded with all that is measured today; evidence is never overwritten.
@@ -229,7 +229,7 @@ def recorded(root: Path | str, runs: Iterable[Run] | None = None) -> list[Run]:
 
 
 def find(root: Path | str, run: Run) -> dict[str, Any] | None:
-    """Returns a run's metadata, verified; None if it is not recorded, or is pre-trained and its format tells less of that."""
+    """Returns a run's verified metadata; None if it is not recorded, or is pre-trained and its format lacks today's measures."""
     if not run.path(root).with_suffix(".json").exists():
         return None
     metadata = read_metadata(root, run)

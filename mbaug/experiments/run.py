@@ -48,7 +48,8 @@ SAVED = "rows", "outside", "switch"  # of a population, in a checkpoint, beside 
 def key(*parts: object) -> str:
     """Returns a name for whatever depends on `parts` alone: what has the same name is trained once.
 
-    A setting that came later counts only where it is not what was done before: so what was trained before keeps its name.
+    A setting that was added later enters the name only where it changes what was done before, so older checkpoints keep their
+    names.
     """
     return hashlib.sha256(json.dumps(_without(BEFORE, files.plain(parts)), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -67,7 +68,7 @@ def together(*lists: Sequence[str]) -> list[str]:
 
 @contextmanager
 def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder, which one process can: it is let go of when that process ends, however it ends.
+    """Holds the lock of a folder, which one process at a time can; the lock ends with that process, however it ends.
 
     Raises:
         Timeout: another process holds it, and `blocking` is False.
@@ -81,8 +82,8 @@ def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             warn_once(
-                f"the file system of {folder.parent} has no locks ({error.strerror}): a file, lock.soft, stands for each. Where "
-                "a crash of the machine left one, remove it; better, let build/ be on a disk of this machine"
+                f"the file system of {folder.parent} has no locks ({error.strerror}), so a file, lock.soft, stands for each. If "
+                "a crash of the machine left one behind, remove it; better, put build/ on a disk of this machine"
             )
             stack.enter_context(SoftFileLock(folder / "lock.soft", blocking=blocking))
         yield
@@ -90,7 +91,7 @@ def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Population:
-    """Runs that share all but the seed, an agent each: what they learn from, how far they are, what will be recorded of them."""
+    """Runs that differ in their seed alone, one agent each: their data, their progress, and what will be recorded."""
 
     runs: Sequence[Run]
     work: Path  # folder of checkpoints
@@ -146,8 +147,8 @@ def prepare_for(arm: Arm, device: str = "cpu") -> None:
     """
     require(
         arm.precision != "bfloat16" or engine.has_bfloat16(device),
-        "it is trained in bfloat16, of which this processor has no products (avx512_bf16 or amx_bf16): train it on one that has "
-        "them, and here what is not in bfloat16, with --only",
+        "it trains in bfloat16, which this processor does not multiply (it needs avx512_bf16 or amx_bf16): train it on one that "
+        "does, and choose other runs here with --only",
     )
     engine.prepare(arm.precision, device)
     commit()  # asked now, because the folder may hold other code before the run is recorded
@@ -361,7 +362,7 @@ def online_folder(population: Population) -> Path:
 
 
 def finetune(population: Population, to: int | None = None) -> Iterator[None]:
-    """Yields what there is before the first step or the last checkpoint's next one, then after every evaluation.
+    """Yields once before the first step (or the first after the last checkpoint), then after every evaluation.
 
     With `to`, the first evaluation from so many environment steps on is the last one.
     """

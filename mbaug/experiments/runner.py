@@ -107,7 +107,7 @@ def is_training(which: Run, arm: Arm, work: Path) -> bool:
 
 @contextmanager
 def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
-    """Holds the locks of some runs, after waiting for whoever holds one; in one order everywhere, so that none wait in a ring."""
+    """Holds the locks of some runs, once others release them; always in the same order, so that nobody waits in a circle."""
     with ExitStack() as stack:
         for which in sorted(runs):
             stack.enter_context(run.lock(claim(which, arm, work)))
@@ -115,7 +115,7 @@ def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
 
 
 def train(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> list[Run]:
-    """Returns the runs of a population after recording those that are missing; waits for whoever records them already.
+    """Records the runs of a population that are missing, and waits for those that another process records; returns all.
 
     Raises:
         ValueError: the device does not multiply in the arm's precision.
@@ -129,7 +129,7 @@ def train(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "
 
 
 def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: Path, device: str = "cpu") -> list[Outcome]:
-    """Returns what came of a cell's populations, one after the other; whatever goes wrong is part of the outcome."""
+    """Trains a cell's populations one after the other; returns their outcomes, and a failure is one."""
     outcomes = []
     for runs in cell:
         try:
@@ -140,7 +140,7 @@ def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: P
 
 
 def explain(runs: Sequence[Run], error: Exception) -> str:
-    """Returns what kept runs from being recorded: a sentence, or the traceback of what is a mistake of the code."""
+    """Returns why runs were not recorded: a sentence, or a traceback where the code itself is at fault."""
     told = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
     return f"{runs[0]}: {error if told else ''.join(traceback.format_exception(error))}"
 
@@ -148,7 +148,7 @@ def explain(runs: Sequence[Run], error: Exception) -> str:
 def attempt_on_worker(
     cell: Sequence[Sequence[Run]], profile: Profile, work: Path | None, device: str = "cpu"
 ) -> tuple[list[Outcome], list[Sent]]:
-    """Returns the outcomes of a cell and its records, after training it here: what travels home from a cluster's worker."""
+    """Trains a cell on a cluster's worker; returns its outcomes and its records, which are sent back."""
     work = work or files.repository() / "build" / "checkpoints" / "cluster"
     root = work / "records" / run.key(profile)  # a run of the same name may have been trained with other budgets
     outcomes, sent = attempt(cell, profile, root, work, device), []
@@ -173,12 +173,12 @@ def record(
     device: str = "cpu",
     report: Report = tqdm.write,
 ) -> list[Run]:
-    """Returns those of the runs that were missing, after training and recording them in this order, if their data are here.
+    """Trains and records the runs that are missing, in this order, if their data are here; returns them.
 
-    On this machine train so many worker processes of one thread each; on a cluster, the workers of the Dask scheduler of that
-    address, whose checkpoints lie in `work` or, without it, in build/checkpoints/cluster of their clones. Each trains up to
-    `population` agents side by side: on a CPU more than one gain little (chapter 90). `report` takes a line for each finished
-    run, for each population that failed, and for each dataset that is not here.
+    On this machine, as many worker processes train, with one thread each. On a cluster, the workers of the Dask scheduler at
+    that address train; their checkpoints are in `work` or, without it, in build/checkpoints/cluster of their clones. Each
+    trains up to `population` agents side by side, which gains little on a CPU (chapter 90). `report` is called with a line for
+    each finished run, each failed population, and each missing dataset.
 
     Raises:
         FileNotFoundError: no missing run has its data here.
@@ -285,11 +285,11 @@ def on_a_cluster(
 
 
 def came_home(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root: Path) -> Iterator[Outcome]:
-    """Yields what came of a cell that a cluster's worker trained, or of which all workers died."""
+    """Yields the outcomes of a cell that a cluster's worker trained, or the failure if all its workers died."""
     try:
         outcomes, sent = future.result()
     except Exception as error:
-        yield from ((list(runs), explain(runs, RuntimeError(f"no worker trained it to its end: {error}"))) for runs in cell)
+        yield from ((list(runs), explain(runs, RuntimeError(f"no worker finished it: {error}"))) for runs in cell)
         return
     came = {which: (rows, metadata, policies) for which, rows, metadata, policies in sent}
     for runs, problem in outcomes:
@@ -297,7 +297,7 @@ def came_home(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root
 
 
 def bring_home(runs: Sequence[Run], came: dict[Run, tuple], profile: Profile, root: Path) -> Outcome:
-    """Returns what came of a population after writing its records here."""
+    """Writes a population's records here; returns the outcome."""
     try:
         for which in runs:
             rows, metadata, policies = came[which]

@@ -57,7 +57,7 @@ def load(task: str, name: str, folder: Path = FOLDER) -> tuple[dict[str, Tensor]
     """Returns a file's tensors, in float32, and what its header says.
 
     Raises:
-        FileNotFoundError: it is not here; the sentence has the command.
+        FileNotFoundError: there is no such file; the sentence names the command that makes it.
         CheckpointDamaged: it is not what was written.
     """
     path = path_of(task, name, folder)

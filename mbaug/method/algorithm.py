@@ -1,4 +1,4 @@
-"""What an algorithm is: one record, at the end of its file. Whoever trains or measures asks it and names no algorithm."""
+"""What an algorithm is: one record, at the end of its file. Training and measuring read it and name no algorithm."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

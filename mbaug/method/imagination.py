@@ -32,7 +32,7 @@ def imagine(model: Model, state: State, action: Action, normal: Latent) -> State
 def _asked(
     ask: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor
 ) -> Float[Tensor, "rows *steps state"]:
-    """Returns what `ask` answers, from and to the environment's units, computed where `network` is."""
+    """Returns ask(standardised state, others) in the environment's units, computed on the device of `network`."""
     inputs = (x.to(network.flat.detach()) for x in (standardiser.apply(state), *others))
     return standardiser.invert(ask(*inputs).to(state))
 

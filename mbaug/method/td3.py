@@ -121,7 +121,7 @@ def update(
 
 @torch.no_grad()
 def greedy(agent: Any, state: States) -> Actions:
-    """Returns pi(s): the action of an evaluation; of agents with such an actor."""
+    """Returns pi(s), the action of an evaluation, of any agents with such an actor."""
     return agent.actor(state)
 
 

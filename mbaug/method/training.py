@@ -214,7 +214,7 @@ def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
 
 
 def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
-    """Moves the critics alone, so many updates on what the replay holds: they come to know an actor that they never saw learn."""
+    """Updates the critics alone on what the replay holds, so that they get to know an actor trained without them."""
     learn = updater(learner, None)
     for _ in range(0, updates, BLOCK):
         learn(*block(learner, buffer.rows[:, : buffer.size])[1:])

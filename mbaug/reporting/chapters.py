@@ -113,7 +113,9 @@ def find(only: str | Iterable[str] | None = None, folder: Path | str | None = No
     found = {source.stem: source for source in sorted(folder.glob("[0-9][0-9]_*.py"))}
     if only is None:
         if odd := sorted(set(CONTENTS) ^ set(found)):
-            raise FileNotFoundError(f"{folder} or the table of contents, but not both, has {', '.join(odd)}.")
+            raise FileNotFoundError(
+                f"{', '.join(odd)}: in {folder} or in the table of contents (chapters.CONTENTS), but not in both."
+            )
         return list(found.values())
     numbers = {name[:2]: name for name in found}
     wanted = [Path(name).stem for name in ([only] if isinstance(only, str) else only)]

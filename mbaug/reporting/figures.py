@@ -33,7 +33,7 @@ from mbaug.reporting.statistics import ENOUGH_SEEDS
 
 
 def show(*functions: Callable) -> None:
-    """Displays the source that runs, its docstring as prose above it, under the name of its module.
+    """Displays the source that runs under its module's name, with its docstring as prose above it.
 
     A dataclass keeps its decorator, which says what it is; of a function, the equation is what matters.
     """

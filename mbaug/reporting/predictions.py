@@ -19,7 +19,7 @@ LIKE = 10.0  # points of score within which two arms count as alike
 class Prediction:
     """A difference of two arms that we expected to lie between two bounds, as a mean over tasks.
 
-    With tasks in `minus` it is the difference there that is taken off: the first less the second.
+    With tasks in `minus`, it is the difference on `tasks` less the difference on these.
     """
 
     text: str
@@ -96,7 +96,7 @@ def held(prediction: Prediction, table: pd.DataFrame) -> Held:
 
 
 def judged(prediction: Prediction, found: Held) -> str:
-    """Returns how a prediction fared: as predicted where the whole interval is within its bounds, contradicted where none is."""
+    """Returns how a prediction fared: as predicted if the whole interval is within its bounds, contradicted if all is outside."""
     low, high, n_seeds = found.interval[1:4]
     if n_seeds < ENOUGH_SEEDS:
         return "too few seeds" if n_seeds else "not yet recorded"

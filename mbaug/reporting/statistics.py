@@ -50,7 +50,7 @@ def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _expected(run: Any, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns, with score 0, the evaluations of those agents of a diverged one's arm that finished; if none did, of its task."""
+    """Returns a diverged agent's missing evaluations, with score 0: those that others of its arm or task had."""
     others = table[table["task"] == run.task]
     alike = others[(others["arm"] == run.arm) & (others["status"] == "finished")]
     points = (others if alike.empty else alike)[["phase", "steps"]].drop_duplicates()

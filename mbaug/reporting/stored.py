@@ -1,4 +1,4 @@
-"""What a chapter computes from trained networks is held to what is committed, and drawn from what is committed.
+"""Tables that chapters compute from trained networks: compared with the committed ones, which are what is drawn.
 
 So `make figures` gives the same bytes on every processor, and the reader still sees the computation run.
 """
@@ -32,7 +32,7 @@ def stored(
         folder: of the tables.
 
     Raises:
-        FileNotFoundError: there is none yet; the sentence has the command.
+        FileNotFoundError: there is none yet; the sentence names the command that makes it.
         ValueError: they differ; the sentence names the first number that does.
     """
     if profile != "paper":

@@ -1,4 +1,4 @@
-"""What nobody typed: tables of what each arm reached, and the generated parts of the README and of the chapters."""
+"""Generated text: tables of what each arm reached, and the generated parts of the README and of the chapters."""
 
 import itertools
 import textwrap

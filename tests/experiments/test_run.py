@@ -224,6 +224,6 @@ def test_bfloat16_is_recorded_only_where_it_is_multiplied(tmp_path, monkeypatch)
     """A run in float32 under the name of a bfloat16 arm would be no evidence: it is refused, and nothing is written."""
     monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": False)
     which = records.Run("hopper", "none", "td3_bfloat16", 0)
-    with pytest.raises(RuntimeError, match=f"{which}: it is trained in bfloat16, of which this processor has no products"):
+    with pytest.raises(RuntimeError, match=f"{which}: it trains in bfloat16, which this processor does not multiply"):
         record(tmp_path, [which])
     assert not list(tmp_path.rglob("*.*"))
