@@ -6,6 +6,8 @@ MBAUG := .venv/bin/python -m mbaug
 # One thread in each process: two processes with two threads each can be many times slower than with one.
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
+# Another environment's, such as that of ROS, brings packages and pytest plugins that do not belong here.
+unexport PYTHONPATH
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 
 help:       ## list the targets

@@ -172,18 +172,20 @@ def data(arguments: argparse.Namespace) -> None:
     from mbaug.datasets import check, export, pools
     from mbaug.experiments import probes
 
-    build = files.repository() / "build"  # without a clone there are no pools, and no place for what is made
+    imports = arguments.source is not None or arguments.name is not None
+    # Without a clone there are no pools, and no place for what is imported but one that is named.
+    into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
     if arguments.export:
-        folder = arguments.output or build / "minari"
+        folder = arguments.output or into.with_name("minari")
         say(*export.minari_datasets(folder), f"in {folder}, with a card: Minari reads them with MINARI_DATASETS_PATH", sep="\n")
     elif arguments.readme:
         pools.write_readme()
     elif arguments.probes:
         probes.write()
-    elif arguments.source is not None or arguments.name is not None:
+    elif imports:
         source = given(arguments.source, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
         name = given(arguments.name, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
-        say(check.import_dataset(source, name, arguments.output or build / "offline", say))
+        say(check.import_dataset(source, name, into, say))
     else:
         table = pools.listing()
         say(table.to_string())

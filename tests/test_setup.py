@@ -1,10 +1,12 @@
 """Set-up: one sentence for whatever a machine lacks, and one list of names and bounds for pip, uv and conda."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -20,6 +22,7 @@ GOOD = """case "$*" in
     -c*) command -v python && exit ;;
     -V) echo Python 3.12.1 && exit ;;
     "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *--editable*) mkdir -p .venv/lib/python3.12/site-packages && pwd >.venv/lib/python3.12/site-packages/mbaug.pth ;;
     *) [ ! -e offline ] ;;
 esac && echo "${*##* }" >>log"""
 
@@ -74,6 +77,28 @@ def test_steps(setup):
     assert setup("default")[7:] == [".venv", ".venv/tmp/torch", ".venv/tmp/others", "."]
 
 
+def test_a_clone_may_lie_where_ascii_does_not_reach(setup, tmp_path):
+    """What set-up leaves, in a real Python of a folder with another name: LC_ALL=C reads that as ASCII before Python 3.13."""
+    setup()
+    path = next(Path(".venv").glob("lib/python*/site-packages/mbaug.pth"))
+    clone = tmp_path / "clöne"
+    venv.create(clone / ".venv", with_pip=False)
+    (site,) = (clone / ".venv").glob("lib/python*/site-packages")
+    shutil.copy(path, site)
+    shutil.copytree(ROOT / "mbaug", clone / "mbaug")
+    command = [clone / ".venv/bin/python", "-c", "import mbaug.files; print(ascii(mbaug.files.__file__))"]
+    found = subprocess.run(command, env={"LC_ALL": "C"}, capture_output=True, text=True, check=True, cwd="/").stdout
+    assert found.strip() == ascii(str(clone / "mbaug" / "files.py"))
+
+
+def test_another_environment_s_packages_stay_outside(tmp_path):
+    """Those that PYTHONPATH names, as where ROS is set up."""
+    (tmp_path / "Makefile").write_text(f'include {ROOT}/Makefile\nshown:\n\t@echo "[$$PYTHONPATH]"\n')
+    command = ["make", "--silent", "-C", tmp_path, "shown"]
+    shown = subprocess.run(command, env=os.environ | {"PYTHONPATH": "/opt/ros"}, capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+
+
 def test_one_list_of_names_and_bounds():
     project, groups = (tomllib.loads((ROOT / "pyproject.toml").read_text())[key] for key in ("project", "dependency-groups"))
     for requirement in map(Requirement, sum(project["optional-dependencies"].values(), project["dependencies"] + groups["test"])):
@@ -85,6 +110,50 @@ def test_one_list_of_names_and_bounds():
     assert (python, *packages["pip"]) == (f"python{project['requires-python']}", "--editable .", *project["dependencies"])
 
 
-def test_wheel_is_marked_as_typed(tmp_path):
-    subprocess.run([sys.executable, "-m", "flit_core.wheel", "--outdir", tmp_path, ROOT], check=True)
-    assert {"mbaug/py.typed", "mbaug/files.py"} <= {*zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()}
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder that the built wheel is installed in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "flit_core.wheel", "--outdir", folder, ROOT], check=True)
+    zipfile.ZipFile(next(folder.glob("*.whl"))).extractall(folder / "site-packages")
+    return folder / "site-packages"
+
+
+def test_wheel_is_marked_as_typed(installed):
+    assert {"py.typed", "files.py"} <= {path.name for path in (installed / "mbaug").iterdir()}
+
+
+TYPED = """
+import sys
+from mbaug import __main__ as commands
+from mbaug.datasets import read
+
+def tried(call, *given):
+    try:
+        print(call(*given) or "done")
+    except BaseException as error:
+        print(type(error).__name__, error)
+
+tried(lambda: len(read.load(sys.argv[1])))
+tried(read.load, "hopper-medium-replay")
+for typed in ("data FILE --as hopper-a --output out", "data FILE --as hopper-a", "data", "figures", "record core", "status"):
+    tried(commands.main, typed.replace("FILE", sys.argv[1]).split())
+"""
+
+
+@pytest.mark.slow
+def test_what_needs_no_clone_works_from_the_wheel_and_the_rest_says_so(installed, in_tmp_path):
+    """Nothing is written where it is installed."""
+    before = sorted(path for path in installed.rglob("*") if path.suffix != ".pyc" and path.name != "__pycache__")
+    pool = ROOT / "data" / "offline" / "hopper-random.hdf5"
+    command = [sys.executable, "-c", TYPED, pool]
+    found = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(installed)}, stdout=subprocess.PIPE, text=True).stdout
+    length, named, *imported, done = found.splitlines()[:6]
+    clone = f"mbaug is installed in {installed} without its repository, which holds the data, the recorded runs and the notebooks"
+    assert (length, done) == ("20026", "done")
+    assert named.startswith(f"FileNotFoundError {clone}")
+    assert imported[-1] == "out/hopper-a.hdf5"
+    assert Path("out/hopper-a.hdf5").is_file()
+    assert len(found.splitlines()) == 11
+    assert all(line.startswith(f"SystemExit mbaug: {clone}") for line in found.splitlines()[6:])
+    assert before == sorted(path for path in installed.rglob("*") if path.suffix != ".pyc" and path.name != "__pycache__")

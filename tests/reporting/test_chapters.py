@@ -92,7 +92,7 @@ def test_a_kernel_needs_no_port(write, tmp_path, monkeypatch):
     for name, value in chapters.environment().items():
         monkeypatch.setenv(name, value)
     source = write("01_first", "1")
-    with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory() as sockets:
+    with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory(dir="/tmp") as sockets:
         monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: taken.getsockname()[1])
         assert chapters._execute(source, sockets, tmp_path, {}, False, {}) == ""
 
