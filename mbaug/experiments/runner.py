@@ -5,6 +5,7 @@ The same command goes on after a kill; two commands side by side train each run 
 
 import fnmatch
 import logging
+import multiprocessing
 import os
 import time
 import traceback
@@ -217,8 +218,19 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
     """Yields what came of the populations of all cells, trained by processes of one thread on this machine.
 
     A run that another command trains comes last: two commands share the work without waiting for each other.
+
+    Raises:
+        RuntimeError: processes cannot work side by side here.
     """
     engine.prepare()  # tells who asked for more threads, since the workers will not
+    if workers == 1:  # it is this process
+        for cell in free_first(jobs, profile, work):
+            yield from attempt(cell, profile, root, work, device)
+        return
+    try:
+        multiprocessing.Lock()
+    except (OSError, ImportError) as error:
+        raise RuntimeError(f"several workers need semaphores, as in /dev/shm: {error}; train with --workers 1") from None
     with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=ending.with_parent, initargs=(os.getpid(),)):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
     calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))

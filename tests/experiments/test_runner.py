@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import wait_until
+from conftest import no_space, wait_until
 from small import BRIEF, FORK, RUN, SCRATCH, SECOND, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
 
 from mbaug import __main__ as commands
@@ -171,6 +171,18 @@ def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(work
     assert (parent == os.getpid()) == (workers > 1)
     assert workers == 1 or [environment[variable] for variable in engine.process.THREADS] == ["1", "1"]
     time.sleep(0.2)  # nothing ends this process, which is no child of its own
+
+
+@slow
+def test_without_semaphores_one_worker_trains_and_several_are_refused(tmp_path, monkeypatch):
+    """As where /dev/shm is read-only."""
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", no_space)
+    with pytest.raises(
+        RuntimeError, match=r"several workers need semaphores, .* No space left on device; train with --workers 1$"
+    ):
+        record(tmp_path, [RUN, SECOND], BRIEF, workers=2)
+    record(tmp_path, [RUN], BRIEF)
+    assert len(rows(tmp_path)) == 4
 
 
 # --- two commands side by side --------------------------------------------------------------------------------------------
