@@ -18,6 +18,7 @@ from mbaug.datasets.cards import Sha256
 from mbaug.provenance import OPTIONAL, Provenance, provenance
 
 FORMAT = 2  # since then each peer is measured in a process of its own, and a file holds its own digest
+INSTALLED = {"Stable-Baselines3": "make setup", "SBX": ".venv/bin/python -m pip install sbx-rl"}  # how peers come
 FOLDER = files.repository() / "data" / "benchmarks"  # a file for each processor
 
 
@@ -121,6 +122,8 @@ def ratios(rows: Sequence[dict]) -> list[str]:
     pairs["times"] = pairs["updates_per_second"] / pairs["updates_per_second_peer"]
     sentence = "{algorithm}, {precision}: {times:.2f} times {by_peer}"
     sentences = [sentence.format(**row) for row in pairs.to_dict("records")]
-    if set(others["by"]) <= {"plain torch"}:
-        sentences.append("No peer is installed: after `make setup` Stable-Baselines3 is measured in the same run.")
+    here = {str(by).split()[0] for by in others["by"]}
+    for library, command in INSTALLED.items():
+        if library not in here:
+            sentences.append(f"{library} was not measured: after `{command}` it is, in the same run.")
     return sentences

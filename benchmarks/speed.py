@@ -20,6 +20,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,9 +36,11 @@ from mbaug.method.networks import PLAIN, Arithmetic
 from mbaug.method.settings import Finetuning, WorldModel
 from mbaug.method.td3 import TD3
 
+Found = TypeVar("Found")
 WRITTEN = Arithmetic(perceptron.forward)  # the engine's networks, but each update runs through Python and autograd
 ALIKE = {"hopper": "hopper", "halfcheetah": "walker2d, halfcheetah", "ant": "ant"}  # a task of each size, and who has it
 LEARNERS = {"TD3+BC": ("td3", "offline_loss"), "TD3": ("td3", "online_loss"), "SAC": ("sac", "online_loss")}
+PEERS = {"Stable-Baselines3": "stable_baselines3", "SBX": "sbx"}  # with their modules; SBX is JAX
 UPDATES = 10  # whose batches are drawn at once: each call that is timed
 LOADS = ("nothing", "a busy loop", "another training")  # of another core
 
@@ -147,10 +150,10 @@ def alone(seconds: float, device: str, precision: str = "float32", population=1,
     }
 
 
-def fresh(*arguments, **options) -> dict:
-    """Returns what `alone` returns in a new process."""
+def fresh(call: Callable[..., Found], *arguments, **options) -> Found:
+    """Returns what a function returns in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(alone, *arguments, **options).result()
+        return pool.submit(call, *arguments, **options).result()
 
 
 def peak_megabytes(device: str = "cpu") -> float:
@@ -201,33 +204,44 @@ def acting(effort: Effort, device: str = "cpu", steps: int = 600) -> Iterator[di
 
 
 def peers(effort: Effort, device: str = "cpu") -> Iterator[dict]:
-    """Yields the updates a second of our TD3 and SAC, also without the engine, and of Stable-Baselines3's if it is installed.
+    """Yields the updates a second of our TD3 and SAC, also without the engine, and of each peer that is installed.
 
-    All are measured at Hopper's sizes with the online loss, and with the drawing of their batches and noise.
+    All are measured at Hopper's sizes with the online loss, and with the drawing of their batches and noise: in turn, each in a
+    process of its own with one core, so that nothing that one sets or leaves behind changes another.
     """
+    ours = [("mbaug", precision) for precision in precisions(device)]
+    others = [(library, "float32") for library, module in PEERS.items() if find_spec(module) is not None]
     for name in ("TD3", "SAC"):
-        ours = [("mbaug", precision, FAST) for precision in precisions(device)]
-        for by, precision, arithmetic in (*ours, ("plain torch", "float32", PLAIN)):
-            *_, call = learning(name, "hopper", 1, precision, device, arithmetic=arithmetic)
-            found = rate(call, effort.seconds) * UPDATES
-            yield {"algorithm": name, "by": by, "precision": precision, "updates_per_second": found}
-        if find_spec("stable_baselines3") is not None:
-            yield {"algorithm": name, **stable_baselines(name, effort.seconds)}
+        for by, precision in (*ours, ("plain torch", "float32"), *others):
+            label, found = fresh(peer, name, by, precision, effort.seconds, device)
+            yield {"algorithm": name, "by": label, "precision": precision, "updates_per_second": found}
 
 
-def stable_baselines(name: str, seconds: float) -> dict:
-    """Returns the updates a second of Stable-Baselines3's TD3 or SAC, on the CPU, with our sizes."""
-    stable_baselines3 = import_module("stable_baselines3")
+def peer(name: str, by: str, precision: str, seconds: float, device: str) -> tuple[str, float]:
+    """Returns who updates, with the version, and the updates a second of an algorithm on one core."""
+    if hasattr(os, "sched_setaffinity"):  # JAX takes every core that it may
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if by in PEERS:
+        return stable_baselines(name, by, seconds)
+    if by == "mbaug":
+        engine.prepare(precision, device)
+    *_, call = learning(name, "hopper", 1, precision, device, arithmetic=FAST if by == "mbaug" else PLAIN)
+    return by, rate(call, seconds) * UPDATES
+
+
+def stable_baselines(name: str, library: str, seconds: float) -> tuple[str, float]:
+    """Returns library and version, and the updates a second of its TD3 or SAC, on the CPU, with our sizes."""
+    module = import_module(PEERS[library])
+    logger = import_module("stable_baselines3.common.logger")
     sizes = {"policy_kwargs": {"net_arch": [256, 256]}, "batch_size": 256}
     environment = tasks.make(tasks.find("hopper"))
-    peer = getattr(stable_baselines3, name)("MlpPolicy", environment, **sizes, device="cpu", verbose=0)
-    peer.set_logger(stable_baselines3.common.logger.Logger(None, []))
+    found = getattr(module, name)("MlpPolicy", environment, **sizes, device="cpu", verbose=0)
+    found.set_logger(logger.Logger(None, []))
     state, action = np.zeros(11), np.zeros(3)
     for _ in range(1_000):
-        peer.replay_buffer.add(state, state, action, np.zeros(1), np.zeros(1), [{}])
-    found = rate(lambda: peer.train(gradient_steps=UPDATES, batch_size=256), seconds) * UPDATES
-    by = f"Stable-Baselines3 {stable_baselines3.__version__}"
-    return {"by": by, "precision": "float32", "updates_per_second": found}
+        found.replay_buffer.add(state, state, action, np.zeros(1), np.zeros(1), [{}])
+    pace = rate(lambda: found.train(gradient_steps=UPDATES, batch_size=256), seconds) * UPDATES
+    return f"{library} {module.__version__}", pace
 
 
 def parts(effort: Effort, device: str = "cpu") -> Iterator[dict]:
@@ -296,7 +310,7 @@ def populations(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields updates a second and memory for 1 to 32 agents side by side, each measured in a process of its own."""
     for precision in precisions(device):
         for population in effort.growth:
-            found = fresh(effort.seconds, device, precision, population)
+            found = fresh(alone, effort.seconds, device, precision, population)
             yield {"precision": precision, "population": population, **found}
 
 
@@ -304,7 +318,7 @@ def datasets(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields updates a second, the time of gathering and memory for 1K to 1M rows, each measured in a process of its own."""
     precision = precisions(device)[-1]
     for rows in effort.rows:
-        yield {"precision": precision, "rows": rows, **fresh(effort.seconds, device, precision, rows=rows)}
+        yield {"precision": precision, "rows": rows, **fresh(alone, effort.seconds, device, precision, rows=rows)}
 
 
 def threads(effort: Effort, device: str = "cpu") -> Iterator[dict]:
@@ -316,7 +330,7 @@ def threads(effort: Effort, device: str = "cpu") -> Iterator[dict]:
                 try:
                     assert other.stdout is not None, "it is a pipe"
                     other.stdout.readline()
-                    found = fresh(effort.seconds, device, threads=count)["updates_per_second"]
+                    found = fresh(alone, effort.seconds, device, threads=count)["updates_per_second"]
                 finally:
                     other.kill()
             yield {"threads": count, "beside": name, "updates_per_second": found}

@@ -78,8 +78,10 @@ def test_updates_have_a_row_for_each_size_and_population_and_their_share_of_the_
     ("section", "count"),
     [(partial(speed.acting, steps=300), 2), (speed.peers, 4), (speed.parts, 11), (speed.moments, 4), (speed.model, 1)],
 )
-def test_every_number_of_a_section_is_found(section, count):
-    rows = [row for row in section(SHORT) if not row.get("by", "").startswith("Stable")]
+def test_every_number_of_a_section_is_found(section, count, monkeypatch):
+    monkeypatch.setattr(speed, "PEERS", {})
+    monkeypatch.setattr(speed, "fresh", lambda call, *given: call(*given) if section is not speed.peers else ("mbaug", 1.0))
+    rows = list(section(SHORT))
     assert len(rows) == count
     assert all(value > 0 for row in rows for value in row.values() if isinstance(value, float)), rows  # a renamed function: 0
 
@@ -98,11 +100,33 @@ def test_populations_and_datasets_are_measured_in_processes_of_their_own():
         assert grown == pytest.approx((many["table_bytes"] - few["table_bytes"]) / 1e6, rel=0.3)
 
 
+def test_peers_take_turns_each_in_a_process_of_its_own(monkeypatch):
+    """Those that are installed; a round of repeats is one turn of each."""
+    monkeypatch.setattr(speed, "find_spec", lambda module: module == "stable_baselines3" or None)
+    monkeypatch.setattr(speed, "fresh", lambda call, name, by, precision, *given: (f"{by} 1", float(len(name))))
+    found = results.measure(Effort(0.01, 2), "cpu", [speed.peers])["sections"]["peers"]
+    assert [(row["algorithm"], row["by"]) for row in found] == [
+        (name, f"{by} 1") for name in ("TD3", "SAC") for by in ("mbaug", "plain torch", "Stable-Baselines3")
+    ]
+    assert {tuple(row["updates_per_second"]) for row in found} == {(3.0, 3.0)}
+    assert results.ratios(found)[-1].startswith("SBX was not measured: after `.venv/bin/python -m pip install sbx-rl`")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["mbaug", "plain torch", "Stable-Baselines3"])
+def test_a_peer_is_measured_on_one_core_and_changes_nothing_here(by):
+    cores, threads = psutil.Process().cpu_affinity(), torch.get_num_threads()
+    label, pace = speed.fresh(speed.peer, "TD3", by, "float32", 0.02, "cpu")
+    assert label.startswith(by)
+    assert pace > 0
+    assert (psutil.Process().cpu_affinity(), torch.get_num_threads()) == (cores, threads)
+
+
 @pytest.mark.slow
 def test_threads_are_measured_while_another_process_is_busy_and_no_longer(monkeypatch):
     loads, here = [], psutil.Process()
 
-    def measured(seconds, device, threads):
+    def measured(call, seconds, device, threads):
         (load,) = [child for child in here.children() if "speed.load" in child.cmdline()[-1]]
         before = sum(load.cpu_times()[:2])
         time.sleep(0.5)
