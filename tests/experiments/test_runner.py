@@ -176,7 +176,7 @@ def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(work
 @slow
 def test_without_semaphores_one_worker_trains_and_several_are_refused(tmp_path, monkeypatch):
     """As where /dev/shm is read-only."""
-    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", no_space)
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", lambda *_, **__: no_space())
     with pytest.raises(
         RuntimeError, match=r"several workers need semaphores, .* No space left on device; train with --workers 1$"
     ):
