@@ -238,7 +238,7 @@ def watch(arguments: argparse.Namespace) -> None:
     render.check_seconds(arguments.seconds)
     os.environ["MUJOCO_GL"] = given
     os.environ["MUJOCO_GL"] = render.opengl()  # takes seconds, and so comes after what is wrong with what was typed
-    environment = tasks.make(task, render_mode="rgb_array", width=render.SIZE, height=render.SIZE)
+    environment = tasks.make(task, width=render.SIZE, height=render.SIZE, **render.FOLLOWED)
     frames, frames_per_second = render.frames(environment, act, arguments.seconds)
     environment.close()
     folder = arguments.output or files.repository() / "build" / "watch"
@@ -246,6 +246,21 @@ def watch(arguments: argparse.Namespace) -> None:
         path = folder / f"{str(run).replace('/', '-')}-{arguments.policy}.{suffix}"
         files.write_atomically(path, write(frames, frames_per_second))
         say(path)
+
+
+def films(arguments: argparse.Namespace) -> None:
+    """Makes figures/films: each agent of data/models at the switch, after 50,000 and after 100,000 interactions, as a GIF."""
+    given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
+    from mbaug.datasets import render
+    from mbaug.experiments import records
+    from mbaug.reporting import chapters, figures, films
+
+    os.environ["MUJOCO_GL"] = given
+    os.environ["MUJOCO_GL"] = render.opengl()
+    folder = chapters.committed_figures()
+    for path in films.make(folder / "films", records.root()):
+        say(str(path))
+    figures.gallery(folder)
 
 
 def figures(arguments: argparse.Namespace) -> None:
@@ -268,8 +283,8 @@ def figures(arguments: argparse.Namespace) -> None:
     folder = chapters.committed_figures()
     figures.gallery(folder)
     say(f"found: {answers.sentence(frame)}")
-    say(f"look:  README.md for the claims, {folder / 'README.md'} for the figures")
-    say("next:  .venv/bin/jupyter lab notebooks/00_overview.ipynb reads on, and make record trains what is not recorded yet")
+    say(f"look:  README.md has the paper's claims, {os.path.relpath(folder / 'README.md')} every figure")
+    say("next:  read on with .venv/bin/jupyter lab notebooks/00_overview.ipynb, or train what is missing with make record")
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
@@ -300,7 +315,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     },
     status: {
         "study": {"nargs": "?", "help": "name of a study (default: a line for each)"},
-        "--parquet": {"type": Path, "metavar": "PATH", "help": "write every recorded row as one Parquet file (needs pyarrow)"},
+        "--parquet": {"type": Path, "metavar": "PATH", "help": "write every recorded row as one Parquet file"},
     },
     verify: {
         "run": {"nargs": "?", "help": "task/dataset/arm/seed<k> (default: the cheapest recorded one)"},
@@ -329,6 +344,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     },
     strips: {},
     models: {"--work": {"type": Path, "help": "folder of the checkpoints (default: build/checkpoints/paper)"}},
+    films: {},
     figures: {
         "--profile": PROFILE,
         "--only": CHAPTERS,

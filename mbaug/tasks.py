@@ -52,6 +52,11 @@ class Task:
     velocity_limit: float = np.inf  # where the environment clips the velocities that it tells
 
     @property
+    def title(self) -> str:
+        """Its name in prose, as Gymnasium spells it."""
+        return self.gym_id.partition("-")[0]
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """The name of each component of a state, with its unit."""
         return self.positions + self.velocities

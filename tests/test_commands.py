@@ -1,6 +1,7 @@
 """The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
 
 import inspect
+import re
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import joblib
 import pytest
+from conftest import ROOT
 
 from mbaug import __main__ as commands
 from mbaug import engine, files
@@ -18,6 +20,7 @@ from mbaug.method import training
 from mbaug.method.arms import Arm
 from mbaug.method.settings import Evaluation
 from mbaug.method.td3 import TD3
+from mbaug.reporting import answers, chapters, figures, tables
 
 SMALL = Arm(learner=TD3(hidden=(16, 16)), finetuning=studies.SCRATCH, evaluation=Evaluation(1, 100))
 RUNS = [Run("hopper", "none", "small", seed) for seed in (0, 1)]
@@ -267,3 +270,19 @@ def test_what_cannot_train_is_refused_also_in_a_dry_run(given, repository, monke
     with pytest.raises(SystemExit, match=f"unknown device '{given}': .*allowed are 'cpu'$"):
         commands.main(["record", "tiny", "--dry-run", "--device", given])
     commands.main(["record", "tiny", "--dry-run", "--device", "cuda", "--cluster", "tcp://nowhere:1"])
+
+
+def test_after_the_figures_three_lines_say_what_was_found_where_to_look_and_what_next(monkeypatch, capsys):
+    monkeypatch.setattr(chapters, "run", lambda *given, **named: None)
+    monkeypatch.setattr(tables, "update", lambda frame: None)
+    monkeypatch.setattr(figures, "gallery", lambda folder: "")
+    monkeypatch.setattr(answers, "sentence", lambda frame: "Imagination helps.")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("MBAUG_FIGURES", raising=False)
+    commands.main(["figures", "--only", "00"])
+    found, look, after = capsys.readouterr().out.splitlines()
+    assert found == "found: Imagination helps."
+    places = re.findall(r"\S*README\.md", look)
+    assert places == ["README.md", "figures/README.md"]
+    assert all((ROOT / place).is_file() for place in places)
+    assert after.startswith("next:  read on with ")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import imageio.v3 as imageio
@@ -18,8 +19,10 @@ from mbaug.method.transitions import Dataset
 BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL in the order in which they are tried; the last needs a screen
 FRAMES_PER_SECOND = 30  # at most: a GIF's viewer shows no more
 SIZE = 320  # pixels across and down
+FOLLOWED: dict[str, Any] = {"render_mode": "rgb_array", "camera_name": "track"}  # Gymnasium's default camera stays where it is
 STRIP = 8, 96  # frames of a strip; pixels of each, across and down
 CLOSE = {"camera_id": -1, "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90}}
+FLAT, SKY = 0, 2  # kinds of textures: MuJoCo's mjTEXTURE_2D and mjTEXTURE_SKYBOX
 SHADES = 32  # of each colour in a strip: a PNG of all 256 is twice as large
 TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
 TRIAL_SECONDS = 60  # a loaded machine takes ten
@@ -61,15 +64,20 @@ def check_seconds(seconds: float) -> None:
 
 
 def frames(
-    environment: gymnasium.Env, act: Callable[[Float[np.ndarray, " state"]], np.ndarray], seconds: float, seed: int = 0
+    environment: gymnasium.Env,
+    act: Callable[[Float[np.ndarray, " state"]], np.ndarray],
+    seconds: float,
+    seed: int = 0,
+    most: int = FRAMES_PER_SECOND,
 ) -> tuple[Frames, int]:
     """Returns the images of a policy, of so many simulated seconds, and how many make a second; after an episode comes another.
 
-    The environment has render_mode="rgb_array"; `act` returns the action in a state; `seed` is of the first episode's start.
+    The environment has render_mode="rgb_array"; `act` returns the action in a state; `seed` is of the first episode's start;
+    `most` is of frames a second.
     """
     check_seconds(seconds)
     steps_per_second = environment.metadata["render_fps"]
-    every = math.ceil(steps_per_second / FRAMES_PER_SECOND)
+    every = math.ceil(steps_per_second / most)
     state, images = environment.reset(seed=seed)[0], []
     for step in range(math.ceil(seconds * steps_per_second)):
         if step % every == 0:
@@ -78,6 +86,25 @@ def frames(
         if terminal or truncated:
             state, _ = environment.reset()
     return np.stack(images), round(steps_per_second / every)
+
+
+def plain(environment: gymnasium.Env) -> gymnasium.Env:
+    """Returns a MuJoCo environment that has drawn nothing yet with a white sky and a pale floor that mirrors nothing.
+
+    A GIF has few colours: so they are the agent's.
+    """
+    model: Any = environment.unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
+    model.mat_reflectance[:] = 0
+    model.mat_texrepeat[model.mat_texrepeat > 1] = 25  # squares of the floor: fewer edges, which cost bytes
+    for kind, first, *size in zip(
+        model.tex_type, model.tex_adr, model.tex_height, model.tex_width, model.tex_nchannel, strict=True
+    ):
+        texture = model.tex_data[first : first + math.prod(map(int, size))]
+        if kind == SKY:
+            texture[:] = 255
+        elif kind == FLAT:
+            texture[:] = np.where(texture > 0, 250, 190)
+    return environment
 
 
 def stills(environment: gymnasium.Env, states: Float[np.ndarray, "frames state"]) -> Frames:

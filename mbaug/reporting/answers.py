@@ -20,12 +20,17 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def titled(task: str) -> str:
+    """Returns a task's name as prose has it: "HalfCheetah"."""
+    return tasks.find(task).title
+
+
 def reached(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     """Returns where all arms ran twice and how often, as "Hopper, 3 seeds", with each one's mean there; "" if nowhere."""
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
-    where = joined([*groups] if len(groups) < len(claims.FOUR) else ["all four tasks"])
-    return f"{where.capitalize()}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
+    where = joined([titled(name) for name in groups]) if len(groups) < len(claims.FOUR) else "All four tasks"
+    return f"{where}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
 
 
 def tell(difference: Interval, positive: str, negative: str) -> str:
@@ -69,7 +74,7 @@ def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     if not path.is_file():
         return "The errors of one step are not yet computed."
     mean = pd.read_csv(path).groupby("task", sort=False).mean(numeric_only=True)
-    where = joined([name.capitalize() for name in mean.index])
+    where = joined([titled(str(name)) for name in mean.index])
     kinds = ("sample", "persistence", "linear", "deterministic")
     vae, still, line, network = (", ".join(f"{error:.2g}" for error in mean[kind]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]

@@ -80,7 +80,7 @@ CLAIMS = (
     Claim(
         "c",
         "It is clearly better than vanilla offline pre-training",
-        "on ant, hopper, walker2d and halfcheetah [S]",
+        "on Ant, Hopper, Walker2d and HalfCheetah [S]",
         ONLINE,
         PRIMARY[:1],
     ),
@@ -107,21 +107,20 @@ CLAIMS = (
     ),
 )
 RULES = f"""\
-A number is the difference of two arms, averaged over seeds and then over tasks, with its 95 % t interval in brackets (Welch's;
-over tasks Satterthwaite's). Scores are D4RL-normalised; a *mean score* is the area under the online curve, divided by its length.
-Tasks and {ENOUGH_SEEDS} seeds of every comparison were fixed before it was run. All but the primary ones are exploratory.
+A number is the difference of two arms, averaged over seeds and then over tasks. In brackets is its 95 % t interval (Welch's;
+over tasks Satterthwaite's). We fixed the tasks and the {ENOUGH_SEEDS} seeds of every comparison before we ran it. All but the
+primary comparisons are exploratory.
 
 - *Reproduced*: the difference is above zero, as the claim says, on all its tasks together, with p at most {LEVEL} after
   Holm's correction. *Contradicted*: the same below zero.
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, a task is missing, or another
   rate has a higher mean.
-- *Undecided*: zero lies inside the interval. *Too few seeds*: fewer than {ENOUGH_SEEDS} show an interval and decide nothing. *Not
-  attempted*: nobody here has run it yet.
+- *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} we show an interval and decide
+  nothing. *Not attempted*: we have not run it yet.
 
 With {ENOUGH_SEEDS} seeds an arm we see, in 80 of 100 cases, a difference of {statistics.detectable(ENOUGH_SEEDS):.1f} standard \
 deviations of one arm's seeds,
-and over four tasks one of {statistics.detectable(ENOUGH_SEEDS, 4):.1f}. Smaller ones mostly stay undecided. [S] and [A] are
-summaries of the paper: see 00_overview."""
+and over four tasks one of {statistics.detectable(ENOUGH_SEEDS, 4):.1f}. Smaller ones mostly stay undecided."""
 
 
 def main_runs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -186,7 +185,12 @@ def claims_table(frame: pd.DataFrame) -> str:
         measured = "<br>".join(_measured(each, table) for each in found if each.tasks) or "–"
         link = f"[{claim.notebook}]({copy})" if (files.repository() / copy).exists() else claim.notebook
         lines.append(f"| {claim.letter} | {claim.text} *({kind})* | {claim.said} | {measured} | {verdict(found)} | {link} |")
-    return "\n".join([*lines, "", RULES])
+    return "\n".join([*lines, "", fold("How a verdict is reached", RULES)])
+
+
+def fold(summary: str, text: str) -> str:
+    """Returns Markdown that a reader unfolds by its summary."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def _primary(table: pd.DataFrame) -> list[str]:
@@ -208,7 +212,11 @@ def _p(finding: Finding) -> str:
 
 def _runs(finding: Finding) -> str:
     """Returns the tasks and the seeds that a finding rests on."""
-    return f"{', '.join(finding.tasks)}, {count('seed', [finding.interval.n_seeds])}" if finding.tasks else "–"
+    return (
+        f"{', '.join(tasks.find(task).title for task in finding.tasks)}, {count('seed', [finding.interval.n_seeds])}"
+        if finding.tasks
+        else "–"
+    )
 
 
 def _measured(finding: Finding, table: pd.DataFrame) -> str:

@@ -7,15 +7,39 @@ from pathlib import Path
 import pandas as pd
 
 from mbaug import files, tasks
-from mbaug.reporting import statistics
+from mbaug.reporting import films, statistics
 from mbaug.reporting.answers import ANSWERS
-from mbaug.reporting.claims import LEARNING, claims_table, main_runs
+from mbaug.reporting.claims import LEARNING, claims_table, fold, main_runs
 from mbaug.reporting.figures import LOOKS, in_order, look, number, words
+
+MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # the arms whose scores everybody sees
+FILMED = "05_online_finetuning"  # the chapter that shows the films
 
 
 def found_table(frame: pd.DataFrame) -> str:
-    """Returns what the recorded runs (`records.load_runs`) of each arm of `LOOKS` reached, a Markdown table."""
+    """Returns what the recorded runs (`records.load_runs`) of `MAIN` scored, a column a task; folded below it, all else."""
     table = main_runs(frame)
+    if table.empty:
+        return "No runs are recorded yet."
+    scores, found = statistics.mean_score(table), [task for task in tasks.TASKS if (table["task"] == task).any()]
+    lines = [
+        f"| mean score, 0 to 100K | {' | '.join(tasks.find(task).title for task in found)} |",
+        "|---" * (1 + len(found)) + "|",
+    ]
+    groups = {key: runs.to_numpy() for key, runs in scores.groupby(["task", "arm"])}
+    for arm in in_order({arm for _, arm in groups} & {*MAIN}):
+        reached = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in found]
+        lines.append(f"| {' | '.join([look(arm).label, *map(_with_seeds, reached)])} |")
+    return "\n".join([*lines, "", fold("Every arm, and more measures", _each_arm(table))])
+
+
+def _with_seeds(found: statistics.Interval) -> str:
+    """Returns an interval in words, and in round brackets how many seeds it is of."""
+    return f"{words(found)} ({found.n_seeds})" if found.n_seeds else "–"
+
+
+def _each_arm(table: pd.DataFrame) -> str:
+    """Returns a line for each task and arm of `LOOKS`, with every measure."""
     measures = {
         "mean score, 0 to 100K": statistics.mean_score,
         "25K to 100K": LEARNING,
@@ -25,12 +49,12 @@ def found_table(frame: pd.DataFrame) -> str:
     }
     found = [{key: runs.to_numpy() for key, runs in measure(table).groupby(["task", "arm"])} for measure in measures.values()]
     lines = [f"| task | arm | {' | '.join(measures)} | seeds |", "|---" * 8 + "|"]
-    for task, rows in table.groupby("task"):
+    for task, rows in ((task, table[table["task"] == task]) for task in tasks.TASKS):
         seeds = rows.groupby("arm")["seed"].nunique()
         for arm in in_order({*seeds.index} & {*LOOKS}):
             cells = [words(statistics.interval([scores[task, arm]] if (task, arm) in scores else [])) for scores in found]
-            lines.append(f"| {' | '.join([task, look(arm).label, *cells, str(seeds[arm])])} |")
-    return "\n".join(lines) if len(table) else "No runs are recorded yet."
+            lines.append(f"| {' | '.join([tasks.find(task).title, look(arm).label, *cells, str(seeds[arm])])} |")
+    return "\n".join(lines)
 
 
 def beside_published(table: pd.DataFrame) -> pd.DataFrame:
@@ -58,13 +82,15 @@ def written(path: Path, frame: pd.DataFrame) -> str:
     """
     text, comment = path.read_text(encoding="utf-8"), "# " if path.suffix == ".py" else ""
     parts = {"answer": textwrap.fill(ANSWERS[path.stem](frame), 126, break_on_hyphens=False)}
+    if path.stem == FILMED:
+        parts["films"] = films.shown(files.repository() / "figures/films", "../figures/films")
     if not comment:
         parts |= {"claims": claims_table(frame), "found": found_table(frame)}
     for name, part in parts.items():
         begin, end = f"{comment}<!-- {name} -->", f"{comment}<!-- /{name} -->"
         if [text.count(marker) for marker in (begin, end)] != [1, 1] or text.index(end) < text.index(begin):
             raise ValueError(f"{path.name} needs one {begin} and, after it, one {end}.")
-        lines = textwrap.indent(part, comment, lambda line: True)
+        lines = "\n".join(f"{comment}{line}".rstrip() for line in part.splitlines())
         text = f"{text.split(begin)[0]}{begin}\n{lines}\n{end}{text.split(end)[1]}"
     return text
 

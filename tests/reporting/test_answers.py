@@ -41,7 +41,7 @@ def test_online_weighs_imagination_against_vanilla_and_noise():
 
 def test_offline_tells_of_policy_and_critic():
     found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5, tasks=FOUR[1:3]))
-    assert found.startswith("Halfcheetah and hopper, 5 seeds: when pre-training ends, the policy scores 40 [")
+    assert found.startswith("HalfCheetah and Hopper, 5 seeds: when pre-training ends, the policy scores 40 [")
     assert "imagination harms (−20 [" in found
     assert "imagination lowers over-estimation (−40 [" in found  # twice the score here
 

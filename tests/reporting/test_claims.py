@@ -73,7 +73,7 @@ def test_primary_comparisons_are_corrected_for_their_number():
     assert corrected.p == pytest.approx(3 * alone.p)
     assert (verdicts(frame)["a"], verdicts(frame)["c"]) == ("reproduced", "direction only")
     first = claims.claims_table(frame).splitlines()[2]
-    assert re.fullmatch(r"\| vanilla pre-training \| .*\[.*\] \| .*\[.*\] \| 0\.\d+ \| ant, .*, 5 seeds \|", first)
+    assert re.fullmatch(r"\| vanilla pre-training \| .*\[.*\] \| .*\[.*\] \| 0\.\d+ \| Ant, .*, 5 seeds \|", first)
 
 
 def test_ten_times_fewer_interactions_are_held_against_published_sac_on_each_task():
@@ -92,7 +92,7 @@ def test_ten_times_fewer_interactions_are_held_against_published_sac_on_each_tas
     ours["environment_steps"] = 10 * ours["environment_steps"]
     text = claims.claims_table(pd.concat([near, ours], ignore_index=True))
     assert "minus SAC's published score at 1M less 10 (97): **+9.0 [" in text
-    assert "hopper, 5 seeds; p below 0.001" in text
+    assert "Hopper, 5 seeds; p below 0.001" in text
     assert text.count("our one run of SAC ends at 77") == 1
 
 

@@ -1,11 +1,13 @@
 """The README: its numbers are the records', its example runs, its links and figures are there."""
 
 import re
+import tomllib
 
 import pytest
 from conftest import ROOT
 from evaluated import runs
 
+from mbaug.datasets import pools
 from mbaug.experiments import records, studies
 from mbaug.method import training
 from mbaug.reporting import answers, claims, tables
@@ -28,14 +30,57 @@ def test_the_gallery_has_every_figure():
     names = sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
     assert names
     assert re.findall(r"\]\((\w+)\.png\)", text) == names
+    films = sorted(path.stem for path in (ROOT / "figures" / "films").glob("*.gif"))
+    assert re.findall(r"\]\(films/(\w+)\.gif\)", text) == films
 
 
-def test_what_was_found_is_a_row_an_arm(tmp_path):
-    lines = tables.found_table(runs({"augmented": 50, "td3": 10, "augmented_25": 40})).splitlines()  # the main arms only
-    assert lines[2] == "| hopper | TD3 from scratch | 10 [8.8, 11] | 10 [8.8, 11] | 10 [8.8, 11] | – | – | 3 |"
-    assert len(lines) == 4
-    assert lines[3] == "| hopper | augmented 50 % | 50 [48, 52] | 50 [48, 52] | 50 [48, 52] | 50 [48, 52] | 0.0 [0.0, 0.0] | 3 |"
+def test_the_figures_are_those_that_chapters_draw():
+    """One that no chapter draws any more is old, and nobody would see it."""
+    sources = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.py"))
+    drawn = re.findall(r"save_figure\(figure, \"(\w+)\"", sources)
+    assert sorted(drawn) == sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
+
+
+def test_badges_say_what_the_project_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = dict(re.findall(r"\[!\[(\w+):? (.+?)\]\(docs/badges", TEXT))
+    first, end = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
+    assert told["Python"] == f"3.{first} to 3.{int(end) - 1}"
+    assert told["Code"] == project["license"]
+    assert told["Data"] == pools.LICENCE
+    for path in (ROOT / "docs" / "badges").glob("*.svg"):
+        (label,) = re.findall(r"<title>(.+)</title>", path.read_text())
+        assert (
+            f"![{label}](docs/badges/{path.name})".lower().replace("arxiv: ", "arxiv ").replace("python: ", "python ")
+            in TEXT.lower()
+        )
+
+
+def test_what_was_found_is_a_row_an_arm_and_a_column_a_task(tmp_path):
+    frame = runs({"augmented": 50, "td3": 10, "vanilla_data": 30, "augmented_25": 40}, tasks=("ant", "hopper"))
+    lines = tables.found_table(frame[(frame["task"] == "hopper") | (frame["arm"] == "td3")]).splitlines()
+    assert lines[:5] == [
+        "| mean score, 0 to 100K | Hopper | Ant |",
+        "|---|---|---|",
+        "| TD3 from scratch | 10 [8.8, 11] (3) | 10 [8.8, 11] (3) |",
+        "| augmented 50 % | 50 [48, 52] (3) | – |",
+        "",
+    ]
+    more = [line for line in lines if line.startswith(("| Hopper", "| Ant"))]
+    assert [line.split(" | ")[1] for line in more] == [
+        "TD3 from scratch",
+        "vanilla, data kept",
+        "augmented 50 %",
+        "TD3 from scratch",
+    ]
+    assert more[0] == "| Hopper | TD3 from scratch | 10 [8.8, 11] | 10 [8.8, 11] | 10 [8.8, 11] | – | – | 3 |"
+    assert more[2].endswith("| augmented 50 % | 50 [48, 52] | 50 [48, 52] | 50 [48, 52] | 50 [48, 52] | 0.0 [0.0, 0.0] | 3 |")
     assert tables.found_table(records.load_runs(tmp_path)) == "No runs are recorded yet."
+
+
+def test_six_rows_at_most_are_seen_at_once():
+    assert len(tables.MAIN) <= 6
+    assert [*tables.MAIN] == tables.in_order(tables.MAIN)
 
 
 def test_baselines_stand_beside_published_ones():
@@ -59,7 +104,7 @@ def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_is_foun
     tables.rewrite(path, frame)
     text = path.read_text()
     assert tables.outdated(path, frame) is None
-    assert text.startswith(f"# Title\n\n<!-- answer -->\n{answers.NOTHING}\n<!-- /answer -->\n<!-- found -->\n| task |")
+    assert text.startswith(f"# Title\n\n<!-- answer -->\n{answers.NOTHING}\n<!-- /answer -->\n<!-- found -->\n| mean score")
     assert f"words\n<!-- claims -->\n{claims.claims_table(frame)}\n<!-- /claims -->\nend\n" in text
     tables.rewrite(path, frame)
     assert path.read_text() == text
@@ -69,10 +114,13 @@ def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_is_foun
 
 def test_an_answer_is_a_comment_in_a_chapter_s_source_and_nothing_else_changes(tmp_path):
     path = tmp_path / "05_online_finetuning.py"
-    path.write_text("# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
+    films = "# <!-- films -->\n# <!-- /films -->\n"
+    path.write_text(films + "# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
     frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10}, seeds=5)
     tables.rewrite(path, frame)
-    lines = path.read_text().splitlines()
+    films, _, text = path.read_text().partition("# <!-- /films -->\n")
+    assert "one agent at three moments](../figures/films/" in films
+    lines = text.splitlines()
     assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
     assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays. Over the first")
     assert all(line.startswith("# ") and len(line) <= 130 for line in lines[4:-3])
@@ -88,9 +136,9 @@ def test_a_readme_without_its_markers_is_refused(text, tmp_path):
 
 
 def test_the_example_runs(monkeypatch, capsys):
-    """The code block as it stands, with a hundred updates in place of 200,000, an evaluation at each 50."""
+    """The code block as it stands, with a hundred updates in place of 2,000, an evaluation at each 50."""
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     tiny, learner = studies.PROFILES["smoke"], training.learner
     monkeypatch.setattr(training, "learner", lambda arm, *rest, **options: learner(tiny.apply(arm), *rest, **options))
     exec(compile(example, "README.md", "exec"), {})
-    assert capsys.readouterr().out.split() == ["50", "100"]
+    assert re.fullmatch(r"(50|100) updates: score -?\d+\.\d\n" * 2, capsys.readouterr().out)

@@ -1,0 +1,122 @@
+"""Films: one trained agent at the switch, after 50,000 and after 100,000 interactions, side by side, with its recorded scores.
+
+A film is `figures/films/<task>.gif` beside a `.json` with its caption and all that it comes from. `python -m mbaug films` makes
+one of each task whose three actors are in data/models. The same actors and the same OpenGL library give the same bytes.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mujoco
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mbaug import files, tasks
+from mbaug.datasets import render
+from mbaug.datasets.render import Frames
+from mbaug.experiments import records, run, trained
+from mbaug.experiments.records import Run
+from mbaug.reporting import statistics
+from mbaug.reporting.figures import look, number
+
+ARM = "augmented"
+MOMENTS = {"switch": 0} | {str(steps): steps for steps in run.STEPS_KEPT}  # interactions at each
+SECONDS = 3.0  # of simulated time
+PANEL = 190, 130  # pixels across and down
+HEAD = 44  # pixels above a panel, for its words
+FRAMES_PER_SECOND = 20  # at most
+COLOURS = 32, 24, 20, 16, 12, 8, 4  # of a whole film: the first with which it has no more than BYTES
+BYTES = 400_000
+
+
+def actors(task: str, folder: Path = trained.FOLDER) -> list[Path]:
+    """Returns the files of a task's actors, one a moment, whether they are there or not."""
+    return [trained.path_of(task, ARM if moment == "switch" else f"{ARM}_{moment}", folder) for moment in MOMENTS]
+
+
+def possible(folder: Path = trained.FOLDER) -> list[str]:
+    """Returns the tasks of which every actor is there."""
+    return [task for task in tasks.TASKS if all(path.is_file() for path in actors(task, folder))]
+
+
+def about(task: str, root: Path, folder: Path = trained.FOLDER) -> dict[str, Any]:
+    """Returns what the JSON beside a film says: caption and provenance, the run, its scores, and the actors' checksums."""
+    which = Run(task, f"{task}-medium-replay", ARM, 0)
+    evaluations = statistics.evaluations(records.load_runs(root, [which]))
+    online = evaluations[evaluations["phase"] == "finetune"].set_index("steps")["score"]
+    scores = [float(online[steps]) for steps in MOMENTS.values()]
+    name = tasks.find(task).title
+    return {
+        "caption": f"{name}, {look(ARM).label}, seed 0: the agent at the switch, after 50,000 and after 100,000 interactions. "
+        f"Nothing is learned before 25,000. Each begins from the same state and acts without exploration for {SECONDS:.0f} s. A "
+        "score is the recorded evaluation at that moment, the mean of ten episodes.",
+        "provenance": f"{which}, actors rounded to bfloat16, drawn with MuJoCo {mujoco.__version__}.",
+        "run": str(which),
+        "scores": scores,
+        "actors": {path.stem: files.sha256(path) for path in actors(task, folder)},
+    }
+
+
+def shown(folder: Path, address: str) -> str:
+    """Returns the films of `folder` as Markdown that finds them at `address`, and what they show; or that there is none."""
+    found = {path.stem: f"{address}/{path.name}" for path in sorted(folder.glob("*.gif"))}
+    lines = [f"![{tasks.find(task).title}: one agent at three moments]({link})" for task, link in found.items()]
+    words = f"One agent of the arm *{look(ARM).label}*, seed 0: at the switch, after 50,000 and after 100,000 interactions.\n"
+    words += "Its score is the recorded evaluation at that moment. Nothing is learned before 25,000."
+    none = "No film is made yet: `python -m mbaug films` makes one of each task whose agent is recorded."
+    return "\n\n".join([*lines, words]) if found else none
+
+
+def film(panels: Sequence[Frames], words: Sequence[str], frames_per_second: int) -> bytes:
+    """Returns panels of as many frames each, side by side, each under its words, as a GIF that begins again and again.
+
+    Raises:
+        ValueError: it has more than BYTES, however few its colours.
+    """
+    width = panels[0].shape[2]
+    head = Image.new("RGB", (width * len(panels), HEAD), "white")
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 14)
+    for place, text in enumerate(words):
+        middle = width * (place + 0.5), HEAD / 2
+        ImageDraw.Draw(head).multiline_text(middle, text, "black", font, anchor="mm", align="center")
+    drawn = np.concatenate(list(panels), axis=2)
+    drawn[:, :, width::width] = 255  # a white line between two panels
+    images = [Image.fromarray(np.concatenate([np.asarray(head), image])) for image in drawn]
+    ends = 10 * np.round(100 / frames_per_second * np.arange(len(images) + 1))  # ms: a GIF knows hundredths of a second
+    for colours in COLOURS:
+        content = _encoded(images, colours, np.diff(ends).astype(int).tolist())
+        if len(content) <= BYTES:
+            return content
+    raise ValueError(f"a film of {len(images)} frames has more than {BYTES:,} bytes even with {COLOURS[-1]} colours")
+
+
+def _encoded(images: Sequence[Image.Image], colours: int, milliseconds: list[int]) -> bytes:
+    some = Image.fromarray(np.concatenate([np.asarray(image) for image in images[::10]]))
+    palette = some.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
+    with io.BytesIO() as file:
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+        return file.getvalue()
+
+
+def make(folder: Path, root: Path, trained_in: Path = trained.FOLDER) -> Iterator[Path]:
+    """Writes a film and its JSON for each task that is `possible` and has none of these actors, and yields the film's path."""
+    for task in possible(trained_in):
+        path, told = folder / f"{task}.gif", about(task, root, trained_in)
+        text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        if path.is_file() and path.with_suffix(".json").is_file() and path.with_suffix(".json").read_text("utf-8") == text:
+            continue
+        panels, words, frames_per_second = [], [], 0
+        for (moment, steps), score in zip(MOMENTS.items(), told["scores"], strict=True):
+            environment = render.plain(tasks.make(tasks.find(task), width=PANEL[0], height=PANEL[1], **render.FOLLOWED))
+            act = trained.policy(task, ARM, moment, trained_in)
+            images, frames_per_second = render.frames(environment, act, SECONDS, most=FRAMES_PER_SECOND)
+            environment.close()
+            panels.append(images)
+            words.append(f"{f'after {steps:,}' if steps else 'at the switch'}\nscore {number(score)}")
+        files.write_together({path: film(panels, words, frames_per_second), path.with_suffix(".json"): text.encode()})
+        yield path

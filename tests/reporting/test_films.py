@@ -1,0 +1,117 @@
+"""Films: small, of the actors and the records that are here, the same bytes each time, and shown where they are told of."""
+
+import io
+import json
+
+import mujoco
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image, ImageSequence
+
+from mbaug import tasks
+from mbaug.datasets import render
+from mbaug.experiments import records, trained
+from mbaug.reporting import films
+
+FOLDER = ROOT / "figures" / "films"
+HERE = sorted(path.stem for path in FOLDER.glob("*.gif"))
+
+
+def test_together_they_are_small():
+    assert HERE
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.gif")) <= 4_000_000
+
+
+@pytest.mark.parametrize("task", HERE)
+def test_a_film_is_of_the_actors_and_the_record_that_are_here(task):
+    path = FOLDER / f"{task}.gif"
+    assert path.stat().st_size <= films.BYTES
+    found, about = json.loads(path.with_suffix(".json").read_text()), films.about(task, records.root())
+    assert [found[key] for key in ("run", "scores", "actors")] == [about[key] for key in ("run", "scores", "actors")]
+    with Image.open(path) as film:
+        assert film.size == (3 * films.PANEL[0], films.PANEL[1] + films.HEAD)
+        seconds = sum(image.info["duration"] for image in ImageSequence.Iterator(film)) / 1000
+    assert abs(seconds - films.SECONDS) < 0.1, "it runs in real time"
+
+
+def test_what_is_shown_are_the_films_that_are_here(tmp_path):
+    assert "No film is made yet" in films.shown(tmp_path, "films")
+    for task in ("hopper", "ant"):
+        (tmp_path / f"{task}.gif").touch()
+    text = films.shown(tmp_path, "films")
+    assert text.startswith("![Ant: one agent at three moments](films/ant.gif)\n\n![Hopper: one")
+    assert "augmented 50 %" in text
+
+
+def panels(frames=4, noise=0):
+    """Three panels of grey frames that grow brighter, with so much noise."""
+    random, shape = np.random.default_rng(0), (40, 90, 3)
+    return [
+        np.stack([np.full(shape, 60 * k) + random.integers(0, noise + 1, shape) for k in range(frames)]).astype(np.uint8)
+        for _ in range(3)
+    ]
+
+
+def test_a_film_has_its_panels_side_by_side_under_their_words():
+    content = films.film(panels(), ["one", "two", "three"], 20)
+    assert content == films.film(panels(), ["one", "two", "three"], 20)
+    images = [np.asarray(image.convert("L")) for image in ImageSequence.Iterator(Image.open(io.BytesIO(content)))]
+    assert [image.shape for image in images] == [(films.HEAD + 40, 270)] * 4
+    for x in (45, 135, 225):
+        assert (images[0][: films.HEAD, x - 40 : x + 40] < 128).any(), "words stand above each panel"
+        assert [int(image[-20, x]) for image in images] == pytest.approx([0, 60, 120, 180], abs=6)
+    for rate, milliseconds in ((20, [50, 50, 50, 50]), (18, [60, 50, 60, 50])):
+        film = Image.open(io.BytesIO(films.film(panels(), ["one", "two", "three"], rate)))
+        assert [image.info["duration"] for image in ImageSequence.Iterator(film)] == milliseconds
+
+
+def test_a_film_has_as_many_colours_as_fit(monkeypatch):
+    def colours(limit):
+        monkeypatch.setattr(films, "BYTES", limit)
+        image = Image.open(io.BytesIO(films.film(panels(noise=200), ["", "", ""], 20)))
+        return len(image.convert("RGB").getcolors())
+
+    assert 16 < colours(400_000) <= 32
+    assert colours(20_000) < 16
+    with pytest.raises(ValueError, match="a film of 4 frames has more than 100 bytes even with 4 colours"):
+        colours(100)
+
+
+def test_a_film_is_made_of_each_task_that_has_its_actors_and_once(tmp_path, monkeypatch):
+    made, path = [], tmp_path / "halfcheetah.gif"
+    acts = lambda *given: made.append(given[:3]) or (lambda state: np.zeros(6))  # noqa: E731
+    monkeypatch.setattr(trained, "policy", acts)
+    monkeypatch.setattr(films, "possible", lambda folder: ["halfcheetah"])
+    monkeypatch.setattr(tasks, "make", lambda task, **options: tasks.gymnasium.make(task.gym_id))
+    monkeypatch.setattr(render, "frames", lambda *given, most: (panels(noise=9)[0], 20))
+    assert [*films.make(tmp_path, records.root())] == [path]
+    assert made == [("halfcheetah", "augmented", moment) for moment in ("switch", "50000", "100000")]
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about == films.about("halfcheetah", records.root())
+    assert about["caption"].startswith("HalfCheetah, augmented 50 %, seed 0: the agent at the switch")
+    assert [*films.make(tmp_path, records.root())] == []
+    path.unlink()
+    assert [*films.make(tmp_path, records.root())] == [path]
+
+
+def test_a_task_is_possible_with_all_its_actors(tmp_path):
+    for path in films.actors("ant", tmp_path):
+        assert "ant" not in films.possible(tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert films.possible(tmp_path) == ["ant"]
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_plain_scene_has_a_white_sky_and_a_pale_floor(name):
+    kinds = mujoco.mjtTexture
+    assert (int(kinds.mjTEXTURE_2D), int(kinds.mjTEXTURE_SKYBOX)) == (render.FLAT, render.SKY)
+    environment = tasks.make(tasks.find(name))
+    before = environment.unwrapped.model.tex_data.copy()
+    model = render.plain(environment).unwrapped.model
+    assert not model.mat_reflectance.any()
+    for kind, first in zip(model.tex_type, model.tex_adr, strict=True):
+        pixels = set(model.tex_data[first : first + 3000].tolist())
+        expected = {render.FLAT: {190, 250}, render.SKY: {255}}.get(int(kind), set(before[first : first + 3000].tolist()))
+        assert pixels == expected
