@@ -70,7 +70,7 @@ print(f"Of the paper's {len(claims.CLAIMS)} claims: {said}. Recorded: {seen}.")
 # |---|---|---|
 # | a | it jump-starts online learning | S |
 # | b | in some cases it needs 10 times fewer interactions: comparable to online SAC in 100K, not 1M and more | abstract, S |
-# | c | it is clearly better than vanilla offline pre-training on ant, hopper, walker2d and halfcheetah | S |
+# | c | it is clearly better than vanilla offline pre-training on Ant, Hopper, Walker2d and HalfCheetah | S |
 # | d | 50 % is the best share of next states to replace | S |
 # | e | the pre-trained actor and the pre-trained critic both help online, the actor most when there is no augmentation | A |
 # | f | augmentation smooths the critic's over-fitting, visible in the distributions of Q-values | S, A |
@@ -242,7 +242,7 @@ drawn = figures.dots(above.subplots(1, 4, sharex=True, sharey=True), statistics.
 above.supxlabel(f"mean D4RL-normalised score over the first {plan.steps:,} interactions", fontsize=10)
 figures.multiples(below.subplots(1, 4, sharex=True, sharey=True), few)
 below.supxlabel(figures.STEPS["finetune"], fontsize=10)
-text = "What 10,000 transitions are worth online. Below, the curves of four of the arms."
+text = "What 10,000 transitions are worth online. Below, the curves of four of the arms, in the same colours."
 dots = "A dot is a mean over seeds with its 95 % t interval, small dots are the seeds, and a hollow dot is a single one"
 origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
 saved = figures.save_figure(figure, "00_online_scores", drawn, figures.caption(text, shown, origins, dots), profile)

@@ -4,7 +4,7 @@
 # **Can a VAE learn to predict one step from 10,000 transitions?**
 #
 # <!-- answer -->
-# On Hopper, Walker2d, Halfcheetah and Ant the paper's VAE errs by 0.13, 0.27, 0.23, 0.5 in one step (variances of the states,
+# On Hopper, Walker2d, HalfCheetah and Ant the paper's VAE errs by 0.13, 0.27, 0.23, 0.5 in one step (variances of the states,
 # held-out rows; 1 is the error of always predicting the mean state). The guess that nothing moves errs by 0.059, 0.18, 1.3,
 # 0.5, a linear regression by 0.013, 0.088, 0.1, 0.21, and a deterministic network by 0.0031, 0.044, 0.046, 0.14. The VAE beats
 # the guess on 1 of 4 tasks, the regression on none and the network on none.
@@ -335,7 +335,7 @@ curve = stored("02_losses", curve, profile)
 figure, (left, right) = plt.subplots(1, 2)
 colours = ("#CC79A7", "#000000", "#0072B2", "#009E73")
 for name, line, colour in zip(terms, ("-", "--", "-.", ":"), colours, strict=True):
-    left.plot(curve["gradient_steps"], curve[name], line, color=colour, label=name)
+    left.plot(curve["gradient_steps"], curve[name], line, color=colour, label=name.replace("kl", "KL"))
 left.set(xlabel="gradient steps", ylabel="weighted term of the loss", yscale="log", title="Trained on")
 checked = curve.dropna()
 label, colour, _ = looks["sample"]
@@ -476,8 +476,9 @@ components, measured, theory = (table[table["part"] == part].set_index("at") for
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 5))
 grey = {"color": "#E5E5E5", "edgecolor": "#999999"}
 left.bar(components.index, components["variance"], **grey, label="variance of the states")
-left.axhline(theta, color="black", linewidth=1, label="water level")
-left.plot(components["predicted"], "_", color="black", markersize=14, label="error, predicted")
+left.axhline(theta, color="#0072B2", linestyle="--", linewidth=1, label="water level")
+thick = {"color": "black", "markersize": 16, "markeredgewidth": 2.5}
+left.plot(components["predicted"], "_", **thick, label="error, predicted")
 left.plot(components["measured"], "v", color="#CC79A7", label="error, measured")
 left.set(xlabel="principal component", ylabel="variances", title="VAE reconstruction of s'")
 left.set(yscale="log", ylim=(0.02, 10), xticks=components.index.astype(int))

@@ -100,7 +100,8 @@ for line, t in zip(axes, tested, strict=True):
         axis.set(title=f"{t}:\n{kind}", xlabel="value (discounted rewards)")
     line[0].set_ylabel(f"states of {len(q_values)}")
 handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+handles["mean return it got"] = plt.Line2D([], [], color="#333333", linestyle=":", linewidth=2)
+figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
 text = f"Values that trained critics give {len(q_values)} drawn rows and {len(q_values)} fixed states, "
 text += "after 200,000 updates, seed 0. "
 text += "Dotted: the mean return that each policy got from the fixed states."
@@ -435,8 +436,7 @@ for axis, arm in zip(axes, arms, strict=True):
         axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
     if shown["value"].max() > bound / 2:
         axis.axhline(bound, color="#D55E00", linewidth=0.8, label="largest reward, for ever")
-    if arm in counts:
-        axis.legend(loc="best")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 axes[0].set_ylabel("discounted rewards from the first state")
 text = "What the critic predicts at the first state and what the policy then earns, over pre-training on Hopper."
 if shown["value"].abs().max() > 2 * bound:

@@ -76,6 +76,16 @@ caption = figures.caption(text, online[online["arm"].isin(arms)], metadata, mark
 path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), caption, profile)
 
 # %% [markdown]
+# <!-- films -->
+# ![HalfCheetah: one agent at three moments](../figures/films/halfcheetah.gif)
+#
+# ![Hopper: one agent at three moments](../figures/films/hopper.gif)
+#
+# One agent of the arm *augmented 50 %*, seed 0: at the switch, after 50,000 and after 100,000 interactions.
+# Its score is the recorded evaluation at that moment. Nothing is learned before 25,000.
+# <!-- /films -->
+
+# %% [markdown]
 # ## 1. How to read it
 #
 # A score is [D4RL's](https://arxiv.org/abs/2004.07219): 0 is a random policy and 100 an expert
@@ -507,7 +517,9 @@ for axis, task in zip(axes, tasks.TASKS.values(), strict=True):
     for row, algorithm, steps in published:
         result = task.published_end if steps > 100_000 else task.published[algorithm][steps]
         score = tasks.normalised_score(task, result)
-        axis.plot(score, -row, "D", color="#333333", markersize=6, fillstyle="none")
+        diamond = axis.plot(score, -row, "D", color="#333333", markersize=6, fillstyle="none")
+    axis.set_xlim(left=0)
+figure.legend(diamond, ["published"], loc="outside upper right")
 figure.supxlabel(f"score after {end:,} interactions; in the lowest row after a million", fontsize=10)
 text = "Baselines without pre-training; diamonds are published scores of ten seeds. The lowest row is "
 text += "the mean of SAC's last 100,000 of a million interactions."

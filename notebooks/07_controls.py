@@ -293,7 +293,10 @@ for axis, name in zip(axes, tasks.TASKS, strict=True):
     say_if_empty(axis, errors[errors["task"] == name], "not yet made")
 axes[0].set_yticks(range(len(imagination.SOURCES)), imagination.SOURCES)
 axes[0].invert_yaxis()
-figure.supxlabel("one-step error (standard deviations a dimension): disc bias, bar jitter", fontsize=10)
+axes[0].plot([], "o", color="#666666", markersize=8, label="bias")
+axes[0].plot([], "|", color="#666666", markersize=14, markeredgewidth=3, label="jitter")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+figure.supxlabel("one-step error (standard deviations a dimension)", fontsize=10)
 caption = f"Bias and jitter of each source, on {count} rows that its world model was fitted on. Seed 0."
 saved = save_figure(figure, "07_errors", errors, caption, profile)
 

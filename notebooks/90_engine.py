@@ -377,7 +377,7 @@ for number, threads in enumerate(found):
     spread = [middle - ends["updates_per_second_low"], ends["updates_per_second_high"] - middle]
     label = "one thread" if threads == 1 else "two threads"
     axis.barh(place, middle, 0.36, xerr=spread, color=["#0072B2", "#D55E00"][number], label=label)
-axis.set(yticks=np.arange(len(found)), yticklabels=[f"beside {name}" for name in found.index])
+axis.set(yticks=np.arange(len(found)) + 0.2, yticklabels=[f"beside {name}" for name in found.index])
 axis.set(xlabel="updates a second of one training process, Hopper, float32")
 axis.legend(loc="lower right")
 text = f"One training process with one thread and with two, alone and beside one other process. {about}."
@@ -479,6 +479,7 @@ left.fill_between(sizes["rows"], sizes["updates_per_second_low"], sizes["updates
 left.plot(sizes["rows"], sizes["updates_per_second"], "o-", color="#0072B2", label="updates a second")
 left.plot(sizes["rows"], sizes["gather_microseconds"], "s--", color="#E69F00", label="gather, microseconds an update")
 left.set(xscale="log", ylim=(0, None), xlabel="rows of the dataset")
+left.set_ylabel("updates a second (●), microseconds (■)")
 right.plot(sizes["rows"] / 1e6, sizes["peak_megabytes"], "o-", color="#0072B2", label="peak of the process")
 right.plot(sizes["rows"] / 1e6, sizes["table_bytes"] / 1e6, ":", color="black", label="the packed rows")
 right.set(ylim=(0, None), xlabel="rows of the dataset (millions)", ylabel="memory (MB)")
