@@ -224,6 +224,15 @@ def models(arguments: argparse.Namespace) -> None:
         say(line)
 
 
+def advise(arguments: argparse.Namespace) -> None:
+    """Says of a dataset, in minutes: its score, how good a world model of it is, and what to keep of it online."""
+    from mbaug.experiments import records
+    from mbaug.reporting import advice
+
+    for line in advice.advise(arguments.dataset, arguments.task, records.load_runs(records.root())):
+        say(line)
+
+
 def watch(arguments: argparse.Namespace) -> None:
     """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
     given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
@@ -334,6 +343,10 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--export": {"choices": ["minari"], "help": "make Minari datasets of the bundled pools (in build/minari)"},
         "--readme": {"action": "store_true", "help": "write data/offline/README.md anew, from the cards"},
         "--probes": {"action": "store_true", "help": "write data/probes anew, from the bundled pools"},
+    },
+    advise: {
+        "dataset": {"help": "a pool's name, the path of a D4RL v2 file, or minari:ID"},
+        "--task": {"help": "of the dataset (default: the task that its name begins with)"},
     },
     watch: {
         "task": TASK,

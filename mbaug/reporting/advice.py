@@ -1,0 +1,172 @@
+"""Before an agent goes online: what a dataset is worth, what to keep of it, and how often such advice was right.
+
+The rule keeps what scores more, the data or the policy that was pre-trained on them (Li et al. 2025, arXiv 2510.01460, who find
+it right in 45 of 63 cases). Its one number, how far apart two scores must be to differ, is chosen on recorded tasks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from mbaug import engine, tasks
+from mbaug.checks import choose, require
+from mbaug.datasets import check, read
+from mbaug.experiments import measures, studies
+from mbaug.experiments.models import FAST
+from mbaug.method import imagination, training, transitions
+from mbaug.method.settings import WorldModel
+from mbaug.method.training import Learner
+from mbaug.method.transitions import Dataset, Standardiser
+from mbaug.reporting import claims, statistics
+from mbaug.reporting.figures import count, look, number
+
+KEEPS = {  # by regime: the arm that keeps what is better, and what that is
+    "superior": ("vanilla", "the policy: it scores more than the data"),
+    "comparable": ("vanilla_data", "both: the policy scores about as much as the data"),
+    "inferior": ("td3_data", "the data: the policy scores less than they do"),
+}
+MARGINS = np.arange(0, 51)  # points of score that are tried
+UPDATES, EPOCHS, EPISODES = 20_000, 60, 10  # of the short training: a tenth of the paper's updates, a fifth of its epochs
+NEW_SHARE = 0.1  # of a small dataset, at least, that is not trained on
+
+
+def regime(data: float, policy: float, margin: float) -> str:
+    """Returns "superior" or "inferior" where two scores differ by more than `margin`, seen from the policy; or "comparable"."""
+    gap = policy - data
+    return "comparable" if abs(gap) <= margin else "superior" if gap > 0 else "inferior"
+
+
+@cache
+def data_score(name: str) -> float:
+    """Returns the mean score of a dataset's whole episodes, or of all where none is whole."""
+    pool = read.load(name)
+    return _score(tasks.find(name.partition("-")[0]), pool)
+
+
+def _score(task: tasks.Task, pool: Dataset) -> float:
+    rows = pd.DataFrame({"reward": pool.reward, "ended": pool.terminal.astype(bool) | pool.truncated.astype(bool)})
+    episodes = rows.groupby(pool.episode).agg(total=("reward", "sum"), ended=("ended", "any"))
+    whole = episodes.loc[episodes["ended"], "total"]
+    return float(tasks.normalised_score(task, (whole if len(whole) else episodes["total"]).mean()))
+
+
+def cases(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row for each task and seed in which every arm of KEEPS is recorded: both scores, and each arm's mean score."""
+    table, arms = claims.main_runs(frame), [arm for arm, _ in KEEPS.values()]
+    online = statistics.mean_score(table).reset_index().pivot_table("mean_score", ["task", "seed"], "arm")
+    policy = statistics.last_offline(table).reset_index()
+    policy = policy[policy["arm"] == "vanilla"].set_index(["task", "seed"])["score"].rename("policy")
+    found = online.reindex(columns=arms).join(policy, how="inner").dropna().reset_index()
+    return found.assign(data=[data_score(f"{task}-medium-replay") for task in found["task"]])
+
+
+def lost(rows: pd.DataFrame, margin: float) -> pd.Series:
+    """Returns by how much the best of the three arms scored more than the one that the rule names, for each case."""
+    named = [KEEPS[regime(row.data, row.policy, margin)][0] for row in rows.itertuples()]
+    arms = rows[[arm for arm, _ in KEEPS.values()]]
+    return arms.max(axis=1) - [row[arm] for (_, row), arm in zip(arms.iterrows(), named, strict=True)]
+
+
+def best_margin(rows: pd.DataFrame) -> float:
+    """Returns the margin at which the rule loses least, the middle one of several; without cases that of no difference."""
+    losses = [lost(rows, float(margin)).mean() for margin in MARGINS] if len(rows) else [0.0]
+    return float(np.median(MARGINS[: len(losses)][np.isclose(losses, min(losses))]))
+
+
+def left_out(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the cases with what the rule names and loses, where a task's margin is chosen on the other tasks."""
+    parts = []
+    for task, own in rows.groupby("task", sort=False):
+        margin = best_margin(rows[rows["task"] != task])
+        named = [KEEPS[regime(row.data, row.policy, margin)][0] for row in own.itertuples()]
+        parts.append(own.assign(margin=margin, named=named, lost=lost(own, margin)))
+    return pd.concat(parts) if parts else rows.assign(margin=[], named=[], lost=[])
+
+
+def track_record(rows: pd.DataFrame) -> str:
+    """Returns in a sentence how often the rule was right about tasks on which its margin was not chosen."""
+    if rows["task"].nunique() < 2:
+        return "the rule is not tested: it takes two tasks on which all three arms are recorded"
+    judged = left_out(rows)
+    right = int((judged["lost"] == 0).sum())
+    where = f"{count('case', [len(judged)])} of {count('task', [judged['task'].nunique()])}"
+    chance = f"{len(judged) / len(KEEPS):.1f}"
+    return (
+        f"with its margin chosen on other tasks the rule named the best of {len(KEEPS)} arms in {right} of {where}, where chance "
+        f"is right in {chance}; it lost {number(judged['lost'].mean())} points of mean score on average"
+    )
+
+
+# --- a dataset of one's own -----------------------------------------------------------------------------------------------
+
+
+def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int = UPDATES, epochs: int = EPOCHS) -> Iterator[str]:
+    """Yields what is found of a dataset, a line each, as soon as it is known: minutes on one core.
+
+    Args:
+        name: what `read.load` takes.
+        task_name: of the task; None: the dataset's name begins with it.
+        frame: what `records.load_runs` returns: the evidence for the rule.
+        updates, epochs: of the short training, and of the short fit of the world model.
+
+    Raises:
+        ValueError: the task is unknown, or the dataset is not the task's. Further what `read.load` raises.
+    """
+    pool = read.load(name)
+    guess = next((each for each in tasks.TASKS if pool.name.startswith(each)), pool.name)
+    task = tasks.find(choose("task", task_name or guess, tasks.TASKS))
+    checked = check.check_dataset(task, pool)
+    size = min(studies.VANILLA.offline.transitions, int((1 - NEW_SHARE) * len(pool)))
+    require(size >= 1_000, f"{pool.name} has {len(pool)} transitions, but a training of any use needs 1,112 or more")
+    drawn, rest = transitions.draw(pool, size, seed=0)
+    data = _score(task, pool)
+    yield f"dataset   {pool.name}: {len(pool):,} transitions in {pool.episode.max() + 1:,} episodes; {size:,} are drawn"
+    yield f"          {checked}"
+    yield f"data      {number(data)}: the mean score of whole episodes (0 is a random policy, 100 an expert)"
+    yield f"model     {_model(drawn, rest, epochs)}"
+    learner = _pretrained(drawn, task, updates)
+    yield f"critics   {_critics(learner, drawn, rest)}"
+    evaluate = tasks.Evaluator(task, [0], EPISODES, learner.arm.learner.discount)
+    policy = float(tasks.normalised_score(task, evaluate(learner.policy, "advise", 0).undiscounted_return.mean()))
+    yield f"policy    {number(policy)}: its score after {updates:,} updates of TD3+BC, {EPISODES} episodes"
+    rows = cases(frame)
+    margin = best_margin(rows)
+    found = regime(data, policy, margin)
+    arm, why = KEEPS[found]
+    yield f"regime    {found} (a difference of {number(margin)} points or less counts as none)"
+    yield f"advice    keep {why}. The arm is {arm!r}: {look(arm).label}"
+    yield f"record    {track_record(rows)}"
+
+
+def _model(drawn: Dataset, rest: Dataset, epochs: int) -> str:
+    """Returns the error of a short fit of the paper's world model, beside what is free or cheap."""
+    engine.prepare()
+    errors = imagination.fit(replace(WorldModel(), epochs=epochs), drawn, rest, 0, FAST).errors
+    vae, still, line = (float(np.mean(errors[name])) for name in ("sample", "persistence", "linear"))
+    text = (
+        f"after {epochs} epochs the VAE errs by {vae:.2g}, the guess that nothing changes by {still:.2g}, linear regression by "
+    )
+    verdict = "the VAE is worse than the guess that nothing changes" if vae > still else "the VAE beats the guess"
+    return f"{text}{line:.2g} (variances of the states, rows that were not drawn): {verdict}"
+
+
+def _pretrained(drawn: Dataset, task: tasks.Task, updates: int) -> Learner:
+    """Returns an agent after a short vanilla pre-training."""
+    plan = replace(studies.VANILLA.offline, updates=updates, transitions=len(drawn), evaluation_interval=updates)
+    standardiser = Standardiser.fit([drawn.state], plan.standardiser_epsilon)
+    learner = training.learner(replace(studies.VANILLA, pretraining=plan), task, [0], standardiser, FAST)
+    for _ in training.pretrain(learner, transitions.table([drawn], standardiser)):
+        pass
+    return learner
+
+
+def _critics(learner: Learner, drawn: Dataset, rest: Dataset) -> str:
+    """Returns how much larger the critics' error is on rows that they did not learn from."""
+    trained, new = (
+        float(measures.error(learner, transitions.unpack(transitions.table([part], learner.standardiser), *learner.sizes)))
+        for part in (drawn, rest.rows(np.linspace(0, len(rest) - 1, min(len(rest), 1_000)).astype(int)))
+    )
+    return f"their error is {number(trained)} on drawn rows and {number(new)} on others, {new / trained:.1f} times as much"

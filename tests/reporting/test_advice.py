@@ -1,0 +1,99 @@
+"""The rule of what to keep, by hand; how it is judged; and what is said of a small dataset of one's own."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluated import runs
+
+from mbaug import tasks
+from mbaug.datasets import read
+from mbaug.reporting import advice
+from mbaug.reporting.advice import KEEPS
+from mbaug.tasks import normalised_score
+
+NAMES = [arm for arm, _ in KEEPS.values()]
+
+
+def rows(*cases):
+    """Returns cases of task, scores of data and policy, and of the three arms."""
+    table = pd.DataFrame(cases, columns=["task", "data", "policy", *NAMES])
+    return table.astype({name: float for name in table if name != "task"}).assign(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "policy", "expected"),
+    [(10.0, 16.0, "superior"), (10.0, 15.0, "comparable"), (10.0, 5.0, "comparable"), (10.0, 4.0, "inferior")],
+)
+def test_a_regime_is_the_sign_of_a_difference_beyond_the_margin(data, policy, expected):
+    assert advice.regime(data, policy, 5.0) == expected
+
+
+def test_what_the_rule_loses_is_the_distance_to_the_best_arm():
+    found = rows(("hopper", 10, 30, 50, 60, 20), ("ant", 30, 10, 50, 60, 20), ("ant", 10, 11, 50, 60, 20))
+    assert advice.lost(found, 5.0).tolist() == [10, 40, 0]
+    assert advice.lost(found, 20.0).tolist() == [0, 0, 0]
+
+
+def test_the_margin_is_the_middle_of_those_that_lose_least():
+    wide, narrow = ("hopper", 10, 30, 50, 60, 20), ("ant", 10, 20, 60, 50, 20)
+    assert advice.best_margin(rows(wide)) == 35  # 20 to 50: both are kept
+    assert advice.best_margin(rows(narrow)) == 4.5  # 0 to 9: the policy is kept
+    assert advice.best_margin(rows()) == 0
+
+
+def test_a_task_is_judged_by_a_margin_of_the_others():
+    """On Hopper any margin below 10 is right, on Ant any from 20 on: what is learned from one fails on the other."""
+    found = rows(("hopper", 10, 20, 60, 50, 20), ("ant", 10, 30, 50, 60, 20))
+    judged = advice.left_out(found).set_index("task")
+    assert judged["margin"].to_dict() == {"hopper": 35, "ant": 4.5}
+    assert judged["named"].to_dict() == {"hopper": "vanilla_data", "ant": "vanilla"}
+    assert judged["lost"].to_dict() == {"hopper": 10, "ant": 10}
+    assert "in 0 of 2 cases of 2 tasks, where chance is right in 0.7; it lost 10 points" in advice.track_record(found)
+    assert advice.track_record(found[:1]).startswith("the rule is not tested: it takes two tasks")
+
+
+def test_a_case_needs_all_three_arms_and_the_policys_own_score():
+    arms = {"vanilla": 40, "vanilla_data": 50, "td3_data": 30}
+    found = advice.cases(runs(arms, seeds=2, tasks=("hopper", "halfcheetah")))
+    assert found["vanilla_data"].round().tolist() == [50] * 4
+    assert found["policy"].round().tolist() == [40] * 4
+    assert found["data"].round().tolist() == [23, 23, 11, 11]
+    assert advice.cases(runs(arms | {"td3_data": 30}, seeds=2).query("arm != 'td3_data'")).empty
+
+
+def test_a_datasets_score_is_the_mean_of_whole_episodes():
+    pool = read.load("hopper-random")
+    half = pool.rows(np.flatnonzero(pool.episode <= 1)[:-1])  # the second episode lacks its end
+    score = partial(normalised_score, tasks.find("hopper"))
+    assert advice._score(tasks.find("hopper"), half) == pytest.approx(score(pool.reward[pool.episode == 0].sum()))
+    cut = half.rows(np.arange(3))
+    assert advice._score(tasks.find("hopper"), cut) == pytest.approx(score(cut.reward.sum())), "none is whole"
+
+
+def test_a_dataset_is_told_of_line_by_line():
+    frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
+    told = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
+    kinds = ["dataset", "", "data", "model", "critics", "policy", "regime", "advice", "record"]
+    assert [line[:10].strip() for line in told] == kinds
+    assert "20,026 transitions in 891 episodes; 10,000 are drawn" in told[0]
+    assert re.search(r"in [0-4] of 4 cases of 2 tasks", told[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "sentence"),
+    [
+        ("hopper-random", "hoper", "unknown task 'hoper': did you mean 'hopper'"),
+        (
+            "hopper-random",
+            "ant",
+            "hopper-random: state has 11 dimensions, but in Ant-v5 it has 27: these are",
+        ),
+        ("hopper-radnom", None, "unknown dataset 'hopper-radnom': did you mean 'hopper-random'"),
+    ],
+)
+def test_a_wrong_dataset_or_task_is_refused_in_a_sentence(name, task, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        next(advice.advise(name, task, pd.DataFrame()))
