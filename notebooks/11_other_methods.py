@@ -40,7 +40,7 @@ from mbaug.experiments import measures, records, runner, studies, trained
 from mbaug.method import bc, iql, layernorm, networks, rlpd, td3, transitions
 from mbaug.method.networks import Arithmetic
 from mbaug.method.transitions import Batch
-from mbaug.reporting import claims, figures, statistics
+from mbaug.reporting import advice, claims, figures, statistics
 from mbaug.reporting.figures import save_figure, show
 from mbaug.reporting.stored import stored
 
@@ -50,7 +50,8 @@ figures.style()
 # %%
 smoke = ("hopper", "algorithms") if profile == "smoke" else ("hopper",)
 studied = smoke if retrain else ("core", "baselines", "methods", "algorithms", "long")
-table = claims.main_runs(pd.concat([runner.evidence(name, profile, retrain) for name in studied]))
+frame = pd.concat([runner.evidence(name, profile, retrain) for name in studied])
+table = claims.main_runs(frame)
 folder = runner.runs_folder(profile, retrain)
 runs = [run for name in studied for run in studies.find(name).runs()]
 metadata = records.load_metadata(folder, dict.fromkeys(runs))
@@ -68,7 +69,8 @@ drawn = figures.dots(axes, score, arms)
 figure.supxlabel(f"mean score over the first {end:,} interactions", fontsize=10)
 marks = "Dots are means over seeds, bars 95 % t intervals, small dots seeds; a hollow dot is one seed"
 shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune")]
-text = "Mean online score of every way to use the same 10,000 transitions. The first five arms do not pre-train."
+text = "Mean online score of every way to use the same transitions. "
+text += "The first five arms do not pre-train."
 caption = figures.caption(text, shown, metadata, marks)
 path = save_figure(figure, "11_methods", drawn, caption, profile)
 
@@ -193,8 +195,8 @@ axis.text(1.05, 0.02, "the data", transform=axis.get_xaxis_transform())
 axis.set(xlabel="stretch of the states (1: as recorded)", ylabel="value (standard deviations)")
 if known:
     axis.legend(loc="upper left")
-text = f"Two critics that learned the same values of {count:,} rows of HalfCheetah, asked about stretched states. "
-text += "Lines are medians over the rows, bands hold 80 % of them."
+text = f"Two critics that learned the same values of {count:,} rows of HalfCheetah, asked about "
+text += "stretched states. Lines are medians over the rows, bands hold 80 % of them."
 path = save_figure(figure, "11_off_the_data", off, text, profile)
 
 # %% [markdown]
@@ -279,7 +281,8 @@ for expectile, expected in ((0.5, 2.0), (0.7, 3.8 / 1.3)):
 def family(measure):
     """Returns the second primary family in words, in one window."""
     found = claims.compare([replace(each, measure=measure) for each in claims.METHODS], table)
-    return [figures.words(each.interval, signed=True) if each.tasks else "not yet recorded" for each in found]
+    said = [figures.words(each.interval, signed=True) for each in found]
+    return ["not yet recorded" if text == "–" else text for text in said]
 
 
 names = [figures.look(each.others[0]).label for each in claims.METHODS]
@@ -303,10 +306,14 @@ def of(measure, task, arm):
 
 taken = {(r.task, r.dataset, r.arm, r.seed): about["wall_seconds"] / 60 for r, about in metadata.items()}
 taken = pd.Series(taken, dtype=float, name="minutes").rename_axis(statistics.RUN)
-measured = {"0 to 100K": score, "25K to 100K": statistics.mean_score(table, end, warmup), "core-minutes": taken}
-parts = {name: {arm: {t: of(m, t, arm) for t in tasks.TASKS} for arm in arms} for name, m in measured.items()}
-every = pd.concat({name: pd.DataFrame(part).T for name, part in parts.items()})
-every.rename(index={arm: figures.look(arm).label for arm in arms})
+later = statistics.mean_score(table, end, warmup)
+measured = {"0 to 100K": score, "25K to 100K": later, "core-minutes": taken}
+words = {
+    (name, figures.look(arm).label): {task: of(measure, task, arm) for task in tasks.TASKS}
+    for name, measure in measured.items()
+    for arm in arms
+}
+pd.DataFrame(words).T
 
 # %% [markdown]
 # Which arm beats which? The share of pairs of runs in which the row's arm scores more than the column's, mean over the tasks in
@@ -316,16 +323,16 @@ every.rename(index={arm: figures.look(arm).label for arm in arms})
 # %%
 def beats(arm, other):
     """Returns how often an arm's runs beat another's."""
-    groups = statistics.by_task(score, arm, other)
-    return statistics.probability_of_improvement([a for a, _ in groups.values()], [b for _, b in groups.values()])
+    pairs = statistics.by_task(score, arm, other).values()
+    return statistics.probability_of_improvement([a for a, _ in pairs], [b for _, b in pairs])
 
 
-twice = [arm for arm in arms if any(len(runs[0]) > 1 for runs in statistics.by_task(score, arm).values())]
+twice = [arm for arm in arms if statistics.by_task(score, arm)]
 square = pd.DataFrame("–", twice, twice)
 for arm, other in combinations(twice, 2):
     share = beats(arm, other)
-    square.loc[arm, other], square.loc[other, arm] = (f"{x:.0%}".replace("nan%", "–") for x in (share, 1 - share))
-square.rename(index=lambda arm: figures.look(arm).label)
+    square.loc[arm, other], square.loc[other, arm] = f"{share:.0%}", f"{1 - share:.0%}"
+square.replace("nan%", "–").rename(index=lambda arm: figures.look(arm).label)
 
 # %% [markdown]
 # *Is it worth its compute?* What a run costs is nearly proportional to its updates, offline and online together, and these do not
@@ -355,9 +362,10 @@ path = save_figure(figure, "11_compute", points, figures.caption(text, shown, me
 # %%
 def soon(task, arm):
     """Returns the median interactions until 90 % of SAC's published end, and how many seeds reach it."""
-    levels, level = statistics.steps_to_threshold(table, 0.9 * claims.published_end(task)), table["arm"] == arm
-    own = levels[(levels.index.to_frame()["task"] == task) & (levels.index.to_frame()["arm"] == arm)]
-    if not level.any() or not len(own):
+    reached = statistics.steps_to_threshold(table, 0.9 * claims.published_end(task))
+    levels = reached.index.to_frame()
+    own = reached[(levels["task"] == task) & (levels["arm"] == arm)]
+    if not len(own):
         return "not yet recorded"
     median = f"{own.median():,.0f}" if np.isfinite(own.median()) else "not reached"
     return f"{median} ({np.isfinite(own).sum()} of {len(own)})"
@@ -377,17 +385,14 @@ pd.DataFrame(by_arm).T
 
 # %%
 def known_of(arm, task):
-    """Returns what the critics of an arm know at the switch: gap, spread, roughness over spread; means over seeds."""
+    """Returns of an arm's critics: gap, spread, roughness over spread (means over seeds), and the seeds."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
-    own = [a for a in own if a["watch"]["overfitting"]]
-    if not own:
-        return None
-    spread = [a["watch"]["overfitting"]["value_std"] for a in own]
-    rough = [a["watch"]["overfitting"]["roughness"]["action"][0] / s for a, s in zip(own, spread, strict=True)]
-    return [np.mean([a["calibration"]["all"]["gap"] for a in own]), np.mean(spread), np.mean(rough), len(own)]
+    found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
+    rows = [(gap, fit["value_std"], fit["roughness"]["action"][0] / fit["value_std"]) for gap, fit in found]
+    return [*np.mean(rows, axis=0), len(rows)] if rows else None
 
 
-own = ["vanilla", "augmented", "layernorm_data", "augmented_layernorm_data", "iql", "bc"]  # pre-trainings, each once
+own = ["vanilla", "augmented", "layernorm_data", "augmented_layernorm_data", "iql", "bc"]
 asked = {(task, figures.look(arm).label): known_of(arm, task) for task in studies.TWO for arm in own}
 columns = ["gap (rewards)", "spread (rewards)", "roughness / spread", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
@@ -395,6 +400,40 @@ inside.round(2) if len(inside) else Markdown("Not yet recorded.")
 
 # %% [markdown]
 # *Read.* Only arms that are recorded stand here. A gap near zero is an honest critic, one below it a timid one.
+#
+# ## 7. A rule before going online
+#
+# *Ask.* Can we tell in advance what to keep? [The Three Regimes](https://arxiv.org/abs/2510.01460) compare two scores: that
+# of the data, $J(\mathcal D)$, and that of the policy that was pre-trained on them, $J(\pi_0)$. Keep what is better:
+#
+# $$J(\pi_0) - J(\mathcal D) \; \begin{cases} > m & \text{superior: keep the policy} \\
+# \text{in } [-m, m] & \text{comparable: keep both} \\ < -m & \text{inferior: keep the data} \end{cases}$$
+#
+# | symbol | in code | shape | unit |
+# |---|---|---|---|
+# | $J(\mathcal D)$ | `data` | number | score, mean of whole episodes |
+# | $J(\pi_0)$ | `policy` | number | score at the switch |
+# | $m$ | `margin` | number | points of score |
+#
+# Three arms stand for the three: `vanilla` (the policy, empty replay), `vanilla_data` (both), `td3_data` (the data, a fresh
+# agent). The margin $m$ is chosen on the other tasks, so each task is a test that the rule has not seen. We expect it to be
+# right more often than one time in three.
+
+# %%
+show(advice.regime)
+
+# %%
+known_cases = advice.cases(frame) if not retrain else pd.DataFrame()
+judged = advice.left_out(known_cases) if len(known_cases) else known_cases
+judged.round(1) if len(judged) else Markdown("Not yet recorded.")
+
+# %% tags=["nbval-check-output"]
+print(advice.track_record(known_cases) if len(known_cases) else "no case is recorded with these budgets")
+
+# %% [markdown]
+# *Read.* `lost` is by how much the best of the three arms beat the one that the rule named. For your own data,
+# `python -m mbaug advise DATASET` computes all of this in minutes: both scores, whether a world model of your rows beats the
+# guess that nothing changes, how far a critic over-fits them, and what the rule says.
 #
 # ## Where we differ from the papers
 #
