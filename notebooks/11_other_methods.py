@@ -385,10 +385,11 @@ pd.DataFrame(by_arm).T
 
 # %%
 def known_of(arm, task):
-    """Returns of an arm's critics: gap, spread, roughness over spread (means over seeds), and the seeds."""
+    """Returns the gap, spread and relative roughness of an arm's critics, and how many seeds these are of."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
     found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
-    rows = [(gap, fit["value_std"], fit["roughness"]["action"][0] / fit["value_std"]) for gap, fit in found]
+    rows = [(gap, fit["value_std"], fit["roughness"]["action"][0]) for gap, fit in found]
+    rows = [(gap, spread, rough / spread) for gap, spread, rough in rows]
     return [*np.mean(rows, axis=0), len(rows)] if rows else None
 
 
