@@ -14,7 +14,16 @@ from mbaug.reporting import chapters
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.py" for name in chapters.CONTENTS]
 NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=chapters.CONTENTS)
 # Figures that are drawn from the records alone. What the others draw is trained or measured, and each processor gives its own.
-OF_THE_RECORDS = ("00_", "04_pretraining.", "04_overestimation.", "05_", "07_rates.", "07_carried.", "90_precision.")
+OF_THE_RECORDS = (
+    "00_",
+    "04_pretraining.",
+    "04_overestimation.",
+    "05_",
+    "07_rates.",
+    "07_carried.",
+    "08_trusted.",
+    "90_precision.",
+)
 
 
 def test_the_notebooks_are_those_of_the_table_of_contents():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mbaug import tasks
+from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.figures import LOOKS, count, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
@@ -160,6 +161,33 @@ def controls(frame: pd.DataFrame) -> str:
     )
 
 
+def reliability(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+    """Returns the answer of 08_reliability: where the model errs, what tells it beforehand, and whether it helps to know."""
+    paths = [folder / f"08_{name}.csv" for name in ("where", "strange", "signals")]
+    told = "Where the world model errs is not yet computed."
+    if all(path.is_file() for path in paths):
+        where, strange, signals = map(pd.read_csv, paths)
+        error = where[where["condition"] == "distance to the data"].pivot(index="task", columns="fifth", values="sample")
+        thin, stands = error[5] / error[1], 100 * strange[strange["source"] == "sample"]["standing, of falls"].dropna()
+        area = signals[signals["place"] == "outside"].pivot(index="signal", columns="task", values="area")
+        best = area.mean(axis=1).idxmax()
+        own, most = area.loc["spread of the samples"], area.loc[best]
+        told = (
+            f"The paper's model errs {thin.min():.1f} to {thin.max():.1f} times as much in the fifth of the rows that lie "
+            f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(thin)])}). Its errors point to the middle: "
+            f"of the steps that end in a fall, it imagines {stands.min():.0f} to {stands.max():.0f} % standing. One can tell "
+            f"beforehand, but not by the spread of its samples, whose area under the ROC curve for the worst tenth is "
+            f"{own.min():.2f} to {own.max():.2f} (0.5 is chance). The best of {len(area)} signals is the {best}, how badly the "
+            f"model reconstructs the state that it starts from: {most.min():.2f} to {most.max():.2f}."
+        )
+    offline, (trusted, distrusted) = statistics.mean_offline(claims.main_runs(frame)), find("trusted").arms
+    if not statistics.by_task(offline, trusted, distrusted):
+        return f"{told} Whether it helps to imagine only what is trusted is not recorded yet."
+    difference = statistics.difference(offline, trusted, distrusted)
+    helps = tell(difference, "imagining what is trusted scores higher", "imagining what is trusted scores lower")
+    return f"{told} Offline, beside imagining what is distrusted, {helps}."
+
+
 def methods(frame: pd.DataFrame) -> str:
     """Returns the answer of 11_other_methods: the best use of the same transitions, and the second primary family."""
     table = claims.main_runs(frame)
@@ -186,5 +214,6 @@ ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the READ
     "05_online_finetuning": online,
     "06_multi_step": multi_step,
     "07_controls": controls,
+    "08_reliability": reliability,
     "11_other_methods": methods,
 }

@@ -37,6 +37,7 @@ CONTENTS = (
     "05_online_finetuning",
     "06_multi_step",
     "07_controls",
+    "08_reliability",
     "11_other_methods",
     "90_engine",
 )

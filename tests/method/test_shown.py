@@ -26,9 +26,9 @@ METHOD = {
     "rlpd": ("rows", "actor_loss"),
     "iql": ("value_loss", "critic_target", "actor_loss"),
     "bc": ("cloning_loss",),
-    "augmentation": ("replaced", "augment", "imagined_table", "pick", "outside"),
+    "augmentation": ("replaced", "augment", "imagined_table", "pick", "by_doubt", "outside"),
     "world_model": ("posterior", "sample", "step", "kl_divergence", "loss"),
-    "imagination": ("imagine", "reconstruct", "held_out_error"),
+    "imagination": ("imagine", "reconstruct", "held_out_error", "doubt"),
     "training": ("pretrain", "finetune", "carry"),
     "transitions": ("draw",),
 }

@@ -1,5 +1,6 @@
 """The first sentences of the README and of the chapters: numbers, seeds and what they can tell, from the records alone."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from evaluated import runs
@@ -11,7 +12,7 @@ from mbaug.reporting.statistics import Interval
 FOUR = ("ant", "halfcheetah", "hopper", "walker2d")
 
 
-@pytest.mark.parametrize("name", [name for name in ANSWERS if name[:2] not in ("02", "06")])  # they tell computed numbers
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name[:2] not in ("02", "06", "08")])  # they tell computed numbers
 def test_where_nothing_is_recorded_twice_it_says_so(name):
     arms = {"augmented": 20, "noise": 20, "vanilla": 40, "td3": 10}
     for frame in (runs(arms).iloc[:0], runs(arms, seeds=1)):
@@ -76,6 +77,29 @@ def test_multi_step_tells_of_the_drawn_errors_and_then_of_the_records(tmp_path):
     assert found.endswith("As the target of an agent, five steps score higher than one (+20 [+19, +21]).")
     assert answers.multi_step(runs(arms).iloc[:0], tmp_path / "nowhere") == (
         "The errors of roll-outs are not yet computed. Whether targets of several steps help an agent is not yet recorded."
+    )
+
+
+def test_reliability_tells_of_the_drawn_tables_and_then_of_the_records(tmp_path):
+    where = [("distance to the data", task, n, 0.1 * n**k) for task, k in (("hopper", 1), ("ant", 2)) for n in range(1, 6)]
+    strange = [("hopper", "sample", 0.9), ("ant", "sample", 1.0), ("ant", "noise", 0.5), ("halfcheetah", "sample", np.nan)]
+    areas = {"spread of the samples": (0.5, 0.6), "distance to the data": (0.7, 0.8), "blur of the state": (0.9, 0.7)}
+    signals = [("outside", name, task, x) for name, each in areas.items() for task, x in zip(("a", "b"), each, strict=True)]
+    for name, rows, columns in (
+        ("where", where, ["condition", "task", "fifth", "sample"]),
+        ("strange", strange, ["task", "source", "standing, of falls"]),
+        ("signals", [*signals, ("drawn", "distance to the data", "a", 1.0)], ["place", "signal", "task", "area"]),
+    ):
+        pd.DataFrame(rows, columns=columns).to_csv(tmp_path / f"08_{name}.csv", index=False)
+    arms = {"augmented_trusted_offline": 30, "augmented_distrusted_offline": 10}
+    found = answers.reliability(runs(arms, seeds=5), tmp_path)
+    assert found.startswith("The paper's model errs 5.0 to 25.0 times as much in the fifth of the rows")
+    assert "it imagines 90 to 100 % standing. " in found
+    assert "worst tenth is 0.50 to 0.60 (0.5 is chance). The best of 3 signals is the blur of the state, " in found
+    assert "starts from: 0.70 to 0.90. " in found
+    assert "Offline, beside imagining what is distrusted, imagining what is trusted scores higher (+20 [" in found
+    assert answers.reliability(runs(arms).iloc[:0], tmp_path / "nowhere") == (
+        "Where the world model errs is not yet computed. Whether it helps to imagine only what is trusted is not recorded yet."
     )
 
 
