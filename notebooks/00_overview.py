@@ -302,7 +302,7 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # | [05 online fine-tuning](05_online_finetuning.ipynb) | does it jump-start? |
 # | [06 multi-step](06_multi_step.ipynb) | can the world model look several steps ahead, and does it help? |
 # | [07 controls](07_controls.ipynb) | is it the model, or just its error? what of the agent is worth carrying? |
-# | 08 reliability | where is the model wrong? |
+# | [08 reliability](08_reliability.ipynb) | where is the model wrong, can we tell, does it help to know? |
 # | 09 stochastic dynamics, 10 data size and quality | the paper's open questions |
 # | [11 other methods](11_other_methods.ipynb) | what else can be done with the same 10,000 transitions? |
 # | [90 engine](90_engine.ipynb) | how fast, against what, and what is the limit? |

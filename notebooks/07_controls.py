@@ -664,5 +664,4 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 # themselves, at the imagined states.
 # </details>
 #
-# **Next:** [90 · Engine](90_engine.ipynb); the chapter on reliability is planned. The [overview](00_overview.ipynb) lists
-# all.
+# **Next:** [08 · Reliability](08_reliability.ipynb): where is the world model wrong, and can we tell before it hurts?
