@@ -219,7 +219,7 @@ def test_versions_that_all_pools_share_are_one_line_and_a_strip_is_shown(tmp_pat
     assert shared.endswith(f"{text}\n")
     assert "What they look like" not in shared
     path = tmp_path / "pools" / "hopper-two.json"
-    path.write_text(path.read_text().replace(f'"mujoco": "{card["provenance"]["mujoco"]}"', '"mujoco": "2.1.0"'))
+    path.write_bytes(cards.sealed(card | {"provenance": card["provenance"] | {"mujoco": "2.1.0"}}))
     path.with_suffix(".png").touch()
     told = pools.readme(tmp_path / "pools")
     assert [line.partition(":")[0] for line in told.splitlines()[-2:]] == ["hopper-one", "hopper-two"]
