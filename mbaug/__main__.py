@@ -284,8 +284,8 @@ def figures(arguments: argparse.Namespace) -> None:
     if arguments.anew:
         os.environ[stored.ANEW] = "1"
     chapters.run(arguments.profile, only=arguments.only)
-    if frame is not None and arguments.anew:
-        tables.update(frame)  # an answer may be of a table that was just written
+    if frame is not None:
+        tables.update(frame)  # an answer may be of numbers that were just drawn
     if frame is None:
         say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
         return

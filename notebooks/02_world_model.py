@@ -4,10 +4,10 @@
 # **Can a VAE learn to predict one step from 10,000 transitions?**
 #
 # <!-- answer -->
-# On Hopper, Walker2d, HalfCheetah and Ant the paper's VAE errs by 0.13, 0.27, 0.23, 0.5 in one step (variances of the states,
-# held-out rows; 1 is the error of always predicting the mean state). The guess that nothing moves errs by 0.059, 0.18, 1.3,
-# 0.5, a linear regression by 0.013, 0.088, 0.1, 0.21, and a deterministic network by 0.0031, 0.044, 0.046, 0.14. The VAE beats
-# the guess on 1 of 4 tasks, the regression on none and the network on none.
+# On Hopper, Walker2d, HalfCheetah and Ant the paper's VAE errs by 0.13, 0.27, 0.23 and 0.5 in one step (variances of the
+# states, held-out rows; 1 is the error of always predicting the mean state). The guess that nothing moves errs by 0.059, 0.18,
+# 1.3 and 0.5, a linear regression by 0.013, 0.088, 0.1 and 0.21, and a deterministic network by 0.0031, 0.044, 0.046 and 0.14.
+# The VAE beats the guess on 1 of 4 tasks, the regression on none and the network on none.
 # <!-- /answer -->
 #
 # | | |
@@ -127,11 +127,13 @@ path = figures.save_figure(figure, "02_errors", errors, text, profile)
 sampled, control = mean["sample"], mean["deterministic"]
 beaten = {other: (sampled < mean[other]).sum() for other in ("persistence", "linear", "deterministic")}
 Markdown(f"""
-*Read.* The paper's model is a sample of the VAE. It beats persistence on {beaten["persistence"]} of {len(mean)} tasks, the
-linear regression on {beaten["linear"]} and the deterministic network on {beaten["deterministic"]}. It errs
-{(sampled / control).min():.1f} to {(sampled / control).max():.0f} times as much as the deterministic network, which saw the
-same rows for as many steps. So the data suffice. On {(mean["reconstruction"] > sampled).sum()} of {len(mean)} tasks the VAE
-even errs more when it only encodes and decodes a next state that it is shown. The encoder is the bottleneck, not the dynamics.
+*Read.* The paper's model is a sample of the VAE. It beats persistence on {beaten["persistence"]} of
+{len(mean)} tasks, the linear regression on {beaten["linear"]} and the deterministic network on
+{beaten["deterministic"]}. It errs {(sampled / control).min():.1f} to {(sampled / control).max():.0f}
+times as much as the deterministic network, which saw the same rows for as many steps. So the data
+suffice. On {(mean["reconstruction"] > sampled).sum()} of {len(mean)} tasks the VAE even errs more when
+it only encodes and decodes a next state that it is shown. The encoder is the bottleneck, not the
+dynamics.
 """)
 
 # %%
@@ -168,9 +170,10 @@ hopper.rename(columns={kind: label for kind, (label, *_) in looks.items()}).roun
 # %%
 ratio = (hopper["sample"] / hopper["persistence"]).sort_values()
 Markdown(f"""
-*Read.* Hopper's VAE beats persistence on {(ratio < 1).sum()} of {len(ratio)} dimensions. It does best on the {ratio.index[0]}
-and worst on the {ratio.index[-1]}, where it errs {ratio.iloc[-1]:.0f} times as much. Held-out rows are neighbours in time of
-drawn ones ([chapter 01](01_small_datasets.ipynb)). In unseen episodes all errors would be larger.""")
+*Read.* Hopper's VAE beats persistence on {(ratio < 1).sum()} of {len(ratio)} dimensions. It does best
+on the {ratio.index[0]} and worst on the {ratio.index[-1]}, where it errs {ratio.iloc[-1]:.0f} times as
+much. Held-out rows are neighbours in time of drawn ones ([chapter 01](01_small_datasets.ipynb)). In
+unseen episodes all errors would be larger.""")
 
 # %% [markdown]
 # These are networks of seed 0, with weights rounded to 16 bits. Here are the fits of Hopper's recorded runs as they were:
@@ -222,8 +225,9 @@ pd.DataFrame({"layers": written, "parameters": counted})
 
 # %%
 Markdown(f"""
-*Read.* {sum(counted.values()):,} parameters for {len(drawn):,} rows of {task.state_size} numbers: a model that could
-memorise them. Noise in the latent, few gradient steps and the KL term keep it from doing so.""")
+*Read.* {sum(counted.values()):,} parameters for {len(drawn):,} rows of {task.state_size} numbers: a
+model that could memorise them. Noise in the latent, few gradient steps and the KL term keep it from
+doing so.""")
 
 # %% [markdown]
 # ## 3. The loss
@@ -302,7 +306,7 @@ assert torch.allclose(closed_form, by_torch, atol=1e-5), "the closed form is tor
 # %% [markdown]
 # ## 4. The fit
 #
-# > Adam with a step of 1e-4, batches of 4,096, 300 epochs: about 900 gradient steps on 10,000 rows. States are standardised;
+# > Adam with a step of 1e-4, batches of 4,096, 300 epochs: about 900 gradient steps on 10,000 rows. States are standardised,
 # > rows at the end of an episode are left out. [C]
 
 # %%
@@ -319,8 +323,9 @@ steps = paper_batches * full.epochs
 learned = counted["encoder"] + 2 * counted["decoder"] + counted["transition"]
 work = 2 * (3 * learned + counted["encoder"]) * rows * full.epochs
 Markdown(f"""
-{work / 1e12:.0f} TFLOP. A core does 0.1 to 0.2 TFLOP a second, so the fit takes {work / 0.2e12 / 60:.0f} to
-{work / 0.1e12 / 60:.0f} minutes: too long to wait for in a notebook. So the fits are shipped. This is how Hopper's went.""")
+{work / 1e12:.0f} TFLOP. A core does 0.1 to 0.2 TFLOP a second, so the fit takes
+{work / 0.2e12 / 60:.0f} to {work / 0.1e12 / 60:.0f} minutes: too long to wait for in a notebook. So the
+fits are shipped. This is how Hopper's went.""")
 
 # %%
 weights = {"reconstruction": 1, "kl": full.kl_weight / paper_batches, "prediction": 10, "latent": 1}
@@ -339,24 +344,29 @@ for name, line, colour in zip(terms, ("-", "--", "-.", ":"), colours, strict=Tru
 left.set(xlabel="gradient steps", ylabel="weighted term of the loss", yscale="log", title="Trained on")
 checked = curve.dropna()
 label, colour, _ = looks["sample"]
-right.plot(checked["gradient_steps"], checked["held-out error"], "o-", color=colour, markersize=4, label=label)
+right.plot(
+    checked["gradient_steps"], checked["held-out error"], "o-", color=colour, markersize=4, label=label
+)
 for name, line in zip(("persistence", "linear", "deterministic"), (":", "-.", (0, (5, 1))), strict=True):
     right.axhline(error[name], color=looks[name][1], linestyle=line, label=looks[name][0])
 right.set(xlabel="gradient steps", ylabel="error of one step (variances)")
 right.set(yscale="log", ylim=(2e-4, 1), title="Held out")
 left.legend(loc="upper right")
 right.legend(loc="lower left")
-text = f"Hopper's shipped fit: terms of the loss, held-out error of a sample. Seed 0, {len(drawn):,} rows."
+text = (
+    f"Hopper's shipped fit: terms of the loss, held-out error of a sample. Seed 0, {len(drawn):,} rows."
+)
 path = figures.save_figure(figure, "02_losses", curve, text, profile)
 
 # %%
 last, spent = curve[[*terms]].iloc[-1], fitted.losses.kl[-1].item()
 ends = checked["held-out error"]
 Markdown(f"""
-*Read.* After {steps:,} steps the largest term is `{last.idxmax()}`, at {last.max() / last.sum():.0%} of the loss. The KL is
-{spent:.1f} nats a row: all that the latent may say of a state. The held-out error fell from {ends.iloc[0]:.2f} after
-{checked["gradient_steps"].iloc[0]} steps to {ends.iloc[-1]:.3f}, and by {1 - ends.iloc[-1] / ends.iloc[-2]:.0%} over the last
-tenth of the fit. Persistence, which was never fitted, has {error["persistence"]:.3f}.""")
+*Read.* After {steps:,} steps the largest term is `{last.idxmax()}`, at {last.max() / last.sum():.0%} of
+the loss. The KL is {spent:.1f} nats a row: all that the latent may say of a state. The held-out error
+fell from {ends.iloc[0]:.2f} after {checked["gradient_steps"].iloc[0]} steps to {ends.iloc[-1]:.3f}, and
+by {1 - ends.iloc[-1] / ends.iloc[-2]:.0%} over the last tenth of the fit. Persistence, which was never
+fitted, has {error["persistence"]:.3f}.""")
 
 # %% [markdown]
 # *Live.* Now we watch the loop for a few seconds. We take smaller batches, which make a step cheap and its gradient
@@ -391,9 +401,10 @@ moving.round(3)
 done, now = moving.index[-1], moving["held-out error"].iloc[-1]
 near = history.index[np.abs(history.index - done).argmin()]
 Markdown(f"""
-*Read.* After {done} steps the live fit errs by {now:.2f}. The shipped fit erred by {history[near]:.2f} after {near} steps, on
-batches {full.batch_size / small.batch_size:.0f} times as large, and by {history.iloc[-1]:.2f} in the end. Here a step costs
-1/{full.batch_size / small.batch_size:.0f} of the work and brings most of the progress.""")
+*Read.* After {done} steps the live fit errs by {now:.2f}. The shipped fit erred by {history[near]:.2f}
+after {near} steps, on batches {full.batch_size / small.batch_size:.0f} times as large, and by
+{history.iloc[-1]:.2f} in the end. Here a step costs 1/{full.batch_size / small.batch_size:.0f} of the
+work and brings most of the progress.""")
 
 # %% [markdown]
 # The deterministic network sees as many steps, but it has no latent, no noise and no KL: $s' = s + f(s, a)$.
@@ -457,7 +468,10 @@ components.index += 1
 # %%
 modes, grid = ("sample", "mean"), np.geomspace(0.005, 3, 60)
 dial = {
-    weight: {m: measures.rate_distortion(replace(full, kl_weight=weight), correlation, 3, m) for m in modes} for weight in grid
+    weight: {
+        m: measures.rate_distortion(replace(full, kl_weight=weight), correlation, 3, m) for m in modes
+    }
+    for weight in grid
 }
 measured = {}
 for name in [name for which, name in trained.WORLD_MODELS if which == "hopper"]:
@@ -509,13 +523,15 @@ light = [
     if w < 1
 ]
 Markdown(f"""
-*Read.* At the paper's weight the theory says {asked_for():.3f} for a sample, and we measure {measured.loc[1, "sample"]:.3f}.
-For the mean it says {asked_for(mode="mean"):.3f}, and we measure {measured.loc[1, "mean"]:.3f}. {"".join(light)}A twelfth of
-the weight, the other reading of the loss, would ask for {asked_for(1 / 12):.3f}. The theory knows nothing of a fit
-that ends after {steps:,} steps, and a light one is not done by then. But at the paper's weight most of the blur is
-what the loss asks for, and longer training would lift little of it. Note that $w_\\text{{KL}} = 1 / \\text{{batches}}$: the
-blur grows as the data shrink. On D4RL's 402,000 rows the same settings would ask for an error of only
-{asked_for(batches=math.ceil(402_000 / full.batch_size)):.4f}. On a small dataset the world model is blurred by its settings.
+*Read.* At the paper's weight the theory says {asked_for():.3f} for a sample, and we measure
+{measured.loc[1, "sample"]:.3f}. For the mean it says {asked_for(mode="mean"):.3f}, and we measure
+{measured.loc[1, "mean"]:.3f}. {"".join(light)}A twelfth of the weight, the other reading of the loss,
+would ask for {asked_for(1 / 12):.3f}. The theory knows nothing of a fit that ends after {steps:,}
+steps, and a light one is not done by then. But at the paper's weight most of the blur is what the loss
+asks for, and longer training would lift little of it. Note that $w_\\text{{KL}} = 1 /
+\\text{{batches}}$: the blur grows as the data shrink. On D4RL's 402,000 rows the same settings would
+ask for an error of only {asked_for(batches=math.ceil(402_000 / full.batch_size)):.4f}. On a small
+dataset the world model is blurred by its settings.
 """)
 
 # %% [markdown]
@@ -550,11 +566,12 @@ pd.Series(parts | {"z = mean": error["mean"]}).to_frame("normalised error").roun
 
 # %%
 Markdown(f"""
-*Read.* {noise / total:.0%} of a sample's error is noise that is drawn anew each time. The rest is a blur that stays. An
-augmented batch therefore holds next states with a jitter of {np.sqrt(noise):.2f} standard deviations around a prediction
-that is off by {np.sqrt(bias):.2f}. If the method helps, it may be by this smoothing rather than by foresight. Hence the
-control that is recorded beside the method: Gaussian noise of the same size around the *true* next state (chapters
-[03](03_augmentation.ipynb) to [05](05_online_finetuning.ipynb)).""")
+*Read.* {noise / total:.0%} of a sample's error is noise that is drawn anew each time. The rest is a
+blur that stays. An augmented batch therefore holds next states with a jitter of {np.sqrt(noise):.2f}
+standard deviations around a prediction that is off by {np.sqrt(bias):.2f}. If the method helps, it may
+be by this smoothing rather than by foresight. Hence the control that is recorded beside the method:
+Gaussian noise of the same size around the *true* next state (chapters [03](03_augmentation.ipynb) to
+[05](05_online_finetuning.ipynb)).""")
 
 # %% [markdown]
 # ## 7. When is it better than nothing?
@@ -583,12 +600,13 @@ path = figures.save_figure(figure, "02_steps", table.rename_axis("tenth").reset_
 better = (wrong["sample"] ** 2).mean(axis=1) < length
 low, high = table["sample"].iloc[[0, -1]]
 Markdown(f"""
-*Read.* The sampled prediction beats persistence on {better.mean():.0%} of the rows, the mean prediction on
-{((wrong["mean"] ** 2).mean(axis=1) < length).mean():.0%}. From the smallest to the largest steps its error goes from
-{low:.3f} to {high:.3f}, while persistence's grows
-{table["persistence"].iloc[-1] / table["persistence"].iloc[0]:.0f}-fold: the blur hardly depends on what happens. In the last
-tenth dynamics matter most. There the sample is {"better" if high < table["persistence"].iloc[-1] else "worse"} than
-persistence, and the deterministic network errs by {table["deterministic"].iloc[-1]:.3f}.""")
+*Read.* The sampled prediction beats persistence on {better.mean():.0%} of the rows, the mean prediction
+on {((wrong["mean"] ** 2).mean(axis=1) < length).mean():.0%}. From the smallest to the largest steps its
+error goes from {low:.3f} to {high:.3f}, while persistence's grows
+{table["persistence"].iloc[-1] / table["persistence"].iloc[0]:.0f}-fold: the blur hardly depends on what
+happens. In the last tenth dynamics matter most. There the sample is
+{"better" if high < table["persistence"].iloc[-1] else "worse"} than persistence, and the deterministic
+network errs by {table["deterministic"].iloc[-1]:.3f}.""")
 
 # %% [markdown]
 # ## 8. Along an episode

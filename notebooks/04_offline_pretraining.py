@@ -5,8 +5,8 @@
 #
 # <!-- answer -->
 # Hopper, 3 seeds: when pre-training ends, the policy scores 11 [−1.7, 24] if all next states were recorded, and 4.9 [−1.1, 11]
-# if half were imagined; it takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy by 29 [−117,
-# 175] and by 86 [−52, 224] discounted rewards; it takes 5 seeds to tell whether imagination adds over-estimation.
+# if half were imagined. It takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy by 29 [−117,
+# 175] and by 86 [−52, 224] discounted rewards. It takes 5 seeds to tell whether imagination adds over-estimation.
 # <!-- /answer -->
 #
 # | | |
@@ -80,7 +80,9 @@ q_values = stored("04_q_values", pd.DataFrame(columns), profile)
 # %%
 kept = [records.Run(t, f"{t}-medium-replay", arm, 0) for t, arm in shipped]
 kept = records.load_metadata(records.root(), kept)
-tried = {(run.task, run.arm): about["calibration"] for run, about in kept.items() if about["calibration"]}
+tried = {
+    (run.task, run.arm): about["calibration"] for run, about in kept.items() if about["calibration"]
+}
 for (t, arm), found in tried.items():
     mean = q_values[f"{t} {arm}: fixed states"].mean()
     assert np.isclose(mean, found["all"]["value"], rtol=0.02), "it is the recorded run's critic"
@@ -94,12 +96,21 @@ for line, t in zip(axes, tested, strict=True):
     for axis, kind in zip(line, kinds, strict=True):
         for arm in [arm for own, arm in shipped if own == t]:
             label, colour, _ = figures.look(arm)
-            axis.hist(q_values[f"{t} {arm}: {kind}"], bins, histtype="step", color=colour, linewidth=1.8, label=label)
+            axis.hist(
+                q_values[f"{t} {arm}: {kind}"],
+                bins,
+                histtype="step",
+                color=colour,
+                linewidth=1.8,
+                label=label,
+            )
             if kind == "fixed states" and (t, arm) in tried:
                 axis.axvline(tried[t, arm]["all"]["return"], color=colour, linestyle=":", linewidth=2)
         axis.set(title=f"{t}:\n{kind}", xlabel="value (discounted rewards)")
     line[0].set_ylabel(f"states of {len(q_values)}")
-handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+handles = {
+    label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
+}
 handles["mean return it got"] = plt.Line2D([], [], color="#333333", linestyle=":", linewidth=2)
 figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
 text = f"Values that trained critics give {len(q_values)} drawn rows and {len(q_values)} fixed states, "
@@ -124,16 +135,18 @@ pd.DataFrame(table).T.round(2)
 # %%
 parts = []
 for t in [t for t in tested if {(t, "vanilla"), (t, "augmented")} <= set(tried)]:
-    gap = {arm: figures.number(tried[t, arm]["all"]["gap"], signed=True) for arm in ("vanilla", "augmented")}
+    gap = {
+        arm: figures.number(tried[t, arm]["all"]["gap"], signed=True) for arm in ("vanilla", "augmented")
+    }
     width = {arm: q_values[f"{t} {arm}: recorded actions"].std() for arm in gap}
     parts.append(
-        f"On {t} the values of recorded actions spread {width['augmented'] / width['vanilla']:.2f} times as wide with imagined "
-        f"next states as without. In the fixed states the critic is off by {gap['vanilla']} rewards without imagination "
-        f"and by {gap['augmented']} with it."
+        f"On {t} the values of recorded actions spread {width['augmented'] / width['vanilla']:.2f} "
+        f"times as wide with imagined next states as without. In the fixed states the critic is off by "
+        f"{gap['vanilla']} rewards without imagination and by {gap['augmented']} with it."
     )
 Markdown(
-    f"*Read.* {' '.join(parts)} This is one seed. A narrow histogram may belong to a critic that is smooth, or to one "
-    "that has learned less. Only the returns tell the two apart."
+    f"*Read.* {' '.join(parts)} This is one seed. A narrow histogram may belong to a critic that is "
+    "smooth, or to one that has learned less. Only the returns tell the two apart."
 )
 
 # %% [markdown]
@@ -142,7 +155,8 @@ Markdown(
 
 # %%
 gaps = {
-    (t, figures.look(arm).label): {group: found["gap"] for group, found in groups.items()} for (t, arm), groups in tried.items()
+    (t, figures.look(arm).label): {group: found["gap"] for group, found in groups.items()}
+    for (t, arm), groups in tried.items()
 }
 pd.DataFrame(gaps).T.round(1)
 
@@ -195,10 +209,10 @@ print("  an over-fitting of", " and ".join(against(ratio, other) for other in ("
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
 # | $y$ | `target` | `population batch` | discounted rewards |
-# | $r, d$ | `batch.reward`, `batch.terminal` | `population batch` | reward; 1 where the task ended, never at a time-out |
+# | $r, d$ | `batch.reward`, `batch.terminal` | `population batch` | reward, and 1 where the task ended, never at a time-out |
 # | $\gamma$ | `settings.discount` | scalar | per step |
-# | $s'$ | `batch.next_state` | `population batch state` | standard deviations of the data; real or imagined |
-# | $\pi_{\theta'}, Q_{\phi'_i}$ | `agent.target_actor`, `agent.target_critics` | networks | action; discounted rewards |
+# | $s'$ | `batch.next_state` | `population batch state` | standard deviations of the data, recorded or imagined |
+# | $\pi_{\theta'}, Q_{\phi'_i}$ | `agent.target_actor`, `agent.target_critics` | networks | action, discounted rewards |
 # | $\epsilon, \tilde\sigma, c$ | `noise`, `target_noise`, `target_noise_clip` | `population batch action` | as an action |
 
 # %%
@@ -219,7 +233,9 @@ for actor, critics in ((toy.actor, toy.critics), (toy.target_actor, toy.target_c
 
 s, a, r = np.array([0.0, 1.0, -1.0]), np.array([0.2, -0.4, 0.6]), np.array([1.0, 2.0, 3.0])
 s_next, d, n = np.array([1.0, 2.0, -1.0]), np.array([0.0, 0.0, 1.0]), np.array([0.5, -5.0, 1.0])
-state, action, next_state, normal = (torch.tensor(x, dtype=torch.float32).view(1, 3, 1) for x in (s, a, s_next, n))
+state, action, next_state, normal = (
+    torch.tensor(x, dtype=torch.float32).view(1, 3, 1) for x in (s, a, s_next, n)
+)
 reward, terminal = (torch.tensor(x, dtype=torch.float32).view(1, 3) for x in (r, d))
 three = Batch(state, action, reward, next_state, terminal)
 
@@ -244,14 +260,16 @@ print("targets by hand:", y.round(3), "- the last row ended, so its target is it
 # |---|---|---|---|
 # | $L$ | returned by `critic_loss` | `population` | squared rewards |
 # | $Q_{\phi_i}$ | `critics(state, action)` | `twin population batch` | discounted rewards |
-# | $y_b$ | `target` | `population batch` | discounted rewards; no gradient |
+# | $y_b$ | `target` | `population batch` | discounted rewards, without gradient |
 
 # %%
 show(td3.critic_loss)
 
 # %% tags=["nbval-check-output"]
 by_hand = np.mean((s + 2 * a - y) ** 2) + np.mean((2 * s - a - y) ** 2)
-assert np.isclose(td3.critic_loss(toy.critics, three, target).item(), by_hand), "the losses of both critics add up"
+assert np.isclose(td3.critic_loss(toy.critics, three, target).item(), by_hand), (
+    "the losses of both critics add up"
+)
 print(f"critics' loss by hand: {by_hand:.3f}")
 
 # %% [markdown]
@@ -268,7 +286,7 @@ print(f"critics' loss by hand: {by_hand:.3f}")
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
 # | $L$ | returned by `actor_loss_bc` | `population` | – |
-# | $\lambda$ | `scale` | `population` | per reward; held fixed in the gradient |
+# | $\lambda$ | `scale` | `population` | per reward, held fixed in the gradient |
 # | $\alpha$ | `settings.behaviour_weight` | scalar | – |
 # | $\pi_\theta(s_b)$ | `action` | `population batch action` | of an action in [−1, 1] |
 # | $Q_{\phi_1}$ | `critics.first` | `1 population batch` | discounted rewards |
@@ -319,9 +337,12 @@ follower.flat.add_(distance)
 for _ in range(3):
     networks.track(follower, toy.actor.network, learner.target_rate)
 by_hand = distance * (1 - learner.target_rate) ** 3
-assert np.allclose((follower.flat - toy.actor.network.flat).detach(), by_hand), "it shrinks by 1 - tau a step"
+assert np.allclose((follower.flat - toy.actor.network.flat).detach(), by_hand), (
+    "it shrinks by 1 - tau a step"
+)
 half = learner.policy_delay * np.log(0.5) / np.log(1 - learner.target_rate)
-print(f"after three steps {by_hand:.4f} of {distance} is left; half is left after {half:.0f} gradient steps")
+print(f"after three steps {by_hand:.4f} of {distance} is left")
+print(f"half is left after {half:.0f} gradient steps")
 
 # %% [markdown]
 # *Parity.* Hand checks of three rows do not find a wrong order of updates. So a test holds the whole update to the
@@ -354,19 +375,26 @@ def panel(axis, value):
 
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 4))
-shown = pd.concat([panel(axis, value) for axis, value in zip(axes, ("score", "data_value"), strict=True)])
+shown = pd.concat(
+    [panel(axis, value) for axis, value in zip(axes, ("score", "data_value"), strict=True)]
+)
 axes[0].set_title("What the policy scores")
 axes[1].set_title("What the critic thinks of the data")
 for axis in axes:
     axis.set_xlabel("updates (thousands)")
 figures.legend(figure)
-text = "Offline pre-training on Hopper: greedy score, and mean of the smaller critic at the data's actions."
+text = (
+    "Offline pre-training on Hopper: greedy score, and mean of the smaller critic at the data's actions."
+)
 saved = save_figure(figure, "04_pretraining", shown, figures.caption(text, offline, metadata), profile)
 
 # %%
 summary = {}
 for name, measure in {"score": score, "over-estimation (rewards)": excess}.items():
-    found = {arm: statistics.interval([measure[measure.index.get_level_values("arm") == arm].to_numpy()]) for arm in arms}
+    found = {
+        arm: statistics.interval([measure[measure.index.get_level_values("arm") == arm].to_numpy()])
+        for arm in arms
+    }
     summary[name] = {figures.look(arm).label: figures.words(found[arm]) for arm in arms}
 summary["seeds"] = {figures.look(arm).label: counts.get(arm, 0) for arm in arms}
 pd.DataFrame(summary)
@@ -376,10 +404,11 @@ lives = offline.groupby(["arm", "seed"])["score"]
 fallen = (lives.max() - lives.last()).mean()
 Markdown(
     f"""
-*Read.* Look at how restless the scores are. A run's best evaluation lies, on average, {fallen:.0f} points above its last
-one, and nobody without an environment could have stopped there. So this project reports the last, never the best.
-Compare the two panels: does the value of the data move when the score does? Even if it did, nobody knows what it should
-be; only the next section has something to hold values against.
+*Read.* Look at how restless the scores are. A run's best evaluation lies, on average, {fallen:.0f}
+points above its last one, and nobody without an environment could have stopped there. So this project
+reports the last, never the best. Compare the two panels: does the value of the data move when the score
+does? Even if it did, nobody knows what it should be; only the next section has something to hold values
+against.
 """
     if len(lives)
     else "*Read.* Nothing is recorded yet."
@@ -411,7 +440,10 @@ show(measures.values)
 size = studies.profile(profile).transitions or settings.Pretraining().transitions
 drawn, _ = transitions.draw(read.load("hopper-medium-replay"), size, seed=0)
 bound = drawn.reward.max() / (1 - learner.discount)
-Markdown(f"Largest reward of seed 0's draw: {drawn.reward.max():.2f}. For ever, that is worth {bound:.0f} discounted rewards.")
+Markdown(
+    f"Largest reward of seed 0's draw: {drawn.reward.max():.2f}. "
+    f"For ever, that is worth {bound:.0f} discounted rewards."
+)
 
 
 # %%
@@ -419,7 +451,9 @@ def promises(axis, arm):
     """Draws what an arm's critic predicts and what its policy earns; returns what is drawn."""
     own, parts, colours = offline[offline["arm"] == arm], [], (figures.look(arm).colour, "#333333")
     for value, line, colour in zip(("predicted_value", "discounted_return"), "-:", colours, strict=True):
-        rows = statistics.summarise(own, ["arm", "steps"], value).astype({value: float, "low": float, "high": float})
+        rows = statistics.summarise(own, ["arm", "steps"], value).astype(
+            {value: float, "low": float, "high": float}
+        )
         steps = rows["steps"].astype(float) / 1000
         axis.plot(steps, rows[value], line, color=colour, label=value.replace("_", " "))
         axis.fill_between(steps, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
@@ -438,7 +472,8 @@ for axis, arm in zip(axes, arms, strict=True):
         axis.axhline(bound, color="#D55E00", linewidth=0.8, label="largest reward, for ever")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 axes[0].set_ylabel("discounted rewards from the first state")
-text = "What the critic predicts at the first state and what the policy then earns, over pre-training on Hopper."
+text = "What the critic predicts at the first state and what the policy then earns, "
+text += "over pre-training on Hopper."
 if shown["value"].abs().max() > 2 * bound:
     axes[0].set_yscale("symlog", linthresh=100)
     text += " Linear within ±100, logarithmic beyond."
@@ -448,9 +483,11 @@ saved = save_figure(figure, "04_overestimation", shown, caption, profile)
 
 # %% tags=["nbval-check-output"]
 def lasting(arm):
-    """Returns in words what an arm's critic predicts at the end and what the policy earns, over its seeds."""
+    """Returns in words what an arm's critic predicts at the end and what the policy earns."""
     last = offline[offline["arm"] == arm].groupby("seed").last()
-    found = [statistics.interval([last[name].to_numpy()]) for name in ("predicted_value", "discounted_return")]
+    found = [
+        statistics.interval([last[name].to_numpy()]) for name in ("predicted_value", "discounted_return")
+    ]
     promised, earned = map(figures.words, found)
     return f"{figures.look(arm).label}: predicts {promised}, earns {earned}"
 
@@ -490,7 +527,7 @@ for other in ("vanilla", "noise"):
 # | $\delta$ | `error` | `population` | discounted rewards |
 # | $\mathcal R$ | `trained`, `new` | batches | – |
 # | $y$ | `critic_target` without target noise | `population batch` | discounted rewards |
-# | $\sigma$ | `width` | scalar | of an action in [−1, 1]; standard deviations of a state |
+# | $\sigma$ | `width` | scalar | of an action in [−1, 1], or standard deviations of a state |
 # | $n$ | `normal` | as what is moved | – |
 # | $\min_i Q_{\phi_i}$ | `values` | `population batch` | discounted rewards |
 
@@ -543,21 +580,31 @@ if critics.empty:
 def side_by_side(axis, line, *names):
     """Draws quantities side by side: a dot a seed, arms a little apart, joined by `line`."""
     for place, arm in enumerate(arms):
-        wide = critics[critics["arm"] == arm].pivot(index="seed", columns="quantity", values="value").reindex(columns=names)
+        wide = (
+            critics[critics["arm"] == arm]
+            .pivot(index="seed", columns="quantity", values="value")
+            .reindex(columns=names)
+        )
         at = np.arange(len(names)) + 0.08 * (place - 1)
         axis.plot(at, wide.T, "o", linestyle=line, color=figures.look(arm).colour, alpha=0.8)
-    axis.set(xticks=range(len(names)), xticklabels=[name.split(", ")[1] for name in names], xlim=(-0.4, len(names) - 0.6))
+    axis.set(
+        xticks=range(len(names)),
+        xticklabels=[name.split(", ")[1] for name in names],
+        xlim=(-0.4, len(names) - 0.6),
+    )
     if critics.empty:
         axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
 
 
 def spread(axis, arm, kind, height):
-    """Draws 5 to 95 % of an arm's values thin, 25 to 75 % thick, the median as a dot; means over seeds."""
+    """Draws 5 to 95 % of an arm's values thin, 25 to 75 % thick, the median as a dot."""
     own = critics[critics["arm"] == arm].groupby("quantity")["value"].mean()
     colour = figures.look(arm).colour
     at = {share: own.get(f"values, {kind}, {share} %", np.nan) for share in measures.PERCENTILES}
     for low, high, width in ((5, 95, 1.5), (25, 75, 5)):
-        axis.plot([at[low], at[high]], [height, height], color=colour, linewidth=width, solid_capstyle="butt")
+        axis.plot(
+            [at[low], at[high]], [height, height], color=colour, linewidth=width, solid_capstyle="butt"
+        )
     axis.plot(at[50], height, "o", color=colour, markeredgecolor="white", label=figures.look(arm).label)
 
 
@@ -574,8 +621,9 @@ axes[1].set(title=f"Values, moved by {measures.WIDTHS[-1]}", xlabel="discounted 
 axes[1].set(yticks=[-line - 0.2 for line in range(len(kinds))], yticklabels=kinds.values())
 axes[2].set(title=f"Change, moved by {measures.WIDTHS[0]}", ylabel="discounted rewards")
 figures.legend(figure)
-text = "Critics at the end of pre-training: error on trained and on new rows and change of value, a dot a seed; values of "
-text += "trained rows, thin from 5 to 95 %, thick from 25 to 75 %, dot the median, means over seeds."
+text = "Critics at the end of pre-training: error on trained and on new rows and change of value, a dot "
+text += "a seed. Values of trained rows: thin from 5 to 95 %, thick from 25 to 75 %, dot the median, "
+text += "means over seeds."
 seen = offline.dropna(subset="overfitting")
 saved = save_figure(figure, "04_critics", critics, figures.caption(text, seen, metadata), profile)
 
@@ -635,18 +683,22 @@ for line, t in zip(axes, tested, strict=True):
         for arm in [arm for own, arm in shipped if own == t]:
             one = rough[(rough["task"] == t) & (rough["arm"] == arm) & (rough["moved"] == part)]
             label, colour, dashes = figures.look(arm)
-            axis.plot(one["width"], one["roughness"], marker="o", color=colour, linestyle=dashes, label=label)
+            axis.plot(
+                one["width"], one["roughness"], marker="o", color=colour, linestyle=dashes, label=label
+            )
         axis.set_title(f"{t}: {part}s moved")
     line[0].set_ylabel("mean change of value (rewards)")
 axes[-1, 0].set_xlabel("noise on actions in [−1, 1]")
 axes[-1, 1].set_xlabel("noise on states (standard deviations)")
 figures.legend(figure)
-text = f"How much the values of trained critics change when actions or states of {len(q_values)} drawn rows are moved. "
-text += "After 200,000 updates, seed 0."
+text = "How much the values of trained critics change when actions or states of "
+text += f"{len(q_values)} drawn rows are moved. After 200,000 updates, seed 0."
 saved = save_figure(figure, "04_roughness", rough, text, profile)
 
 # %%
-last = rough[rough["width"] == widths[-1]].pivot(index=["task", "moved"], columns="arm", values="roughness")
+last = rough[rough["width"] == widths[-1]].pivot(
+    index=["task", "moved"], columns="arm", values="roughness"
+)
 last["augmented / vanilla"] = last["augmented"] / last["vanilla"] if "augmented" in last else np.nan
 last.round(2)
 
@@ -654,17 +706,21 @@ last.round(2)
 factors = last["augmented / vanilla"].dropna()
 parts = [f"{factor:.2f} times on {t} if {part}s are moved" for (t, part), factor in factors.items()]
 Markdown(f"""
-*Read.* At the largest width the values of the critic trained with imagined next states change, beside those of the vanilla
-one, {", ".join(parts) or "not yet recorded"}. Below 1 is smoother. That is one seed, and a smooth critic can still
-promise what its policy cannot earn.""")
+*Read.* At the largest width the values of the critic trained with imagined next states change, beside
+those of the vanilla one, {", ".join(parts) or "not yet recorded"}. Below 1 is smoother. That is one
+seed, and a smooth critic can still promise what its policy cannot earn.""")
 
 # %%
-both = [np.concatenate([np.zeros(0), *statistics.differences(each, "augmented", "vanilla")]) for each in (excess, ratio)]
+both = [
+    np.concatenate([np.zeros(0), *statistics.differences(each, "augmented", "vanilla")])
+    for each in (excess, ratio)
+]
 Markdown(f"""
-*What this says about the claim.* The README's verdict is computed from the recorded runs, from two comparisons that must
-both hold: less over-estimation (section 6), and less over-fitting (section 7). Pairs of seeds recorded so far: {len(both[0])}
-and {len(both[1])}; with imagined next states {(both[0] < 0).sum()} of the first had less over-estimation, and
-{(both[1] < 0).sum()} of the second less over-fitting. The critics of the first look and of section 8 are of one seed.
+*What this says about the claim.* The README's verdict is computed from the recorded runs, from two
+comparisons that must both hold: less over-estimation (section 6), and less over-fitting (section 7).
+Pairs of seeds recorded so far: {len(both[0])} and {len(both[1])}. With imagined next states
+{(both[0] < 0).sum()} of the first had less over-estimation, and {(both[1] < 0).sum()} of the second
+less over-fitting. The critics of the first look and of section 8 are of one seed.
 """)
 
 # %% [markdown]

@@ -6,12 +6,12 @@
 # <!-- answer -->
 # Hopper, 3 to 5 seeds: offline pre-training may or may not pay. Over the first 100,000 interactions its mean score is 34 [3.0,
 # 65], where TD3 from scratch has 9.1 [6.5, 12]. Pre-trained with imagined next states an agent scores 27 [14, 41], with noise
-# of the same size 32 [23, 42]; it takes 5 seeds to tell whether imagination is better than these two.
+# of the same size 32 [23, 42]. It takes 5 seeds to tell whether imagination is better than these two.
 # <!-- /answer -->
 #
 # | | |
 # |---|---|
-# | needs | the recorded runs in `data/runs`; with `retrain = True` the pool `hopper-medium-replay` |
+# | needs | the recorded runs in `data/runs`, and with `retrain = True` the pool `hopper-medium-replay` |
 # | gives | figures `05_online_curves`, `05_score_drop`, `05_overestimation`, `05_baselines`, and tables |
 # | minutes on one core | paper: below 1, it reads records · smoke: about 1, it trains five tiny agents · quick: up to 30 |
 #
@@ -304,7 +304,7 @@ print("critics kept, actor kept, target is a copy:", *checks)
 # %% [markdown]
 # *Read.* One consequence is easy to miss. The critics arrive trained on 10,000 rows of *other* policies, and their
 # first online updates see only the 25,000 newest transitions of *this* policy. Nothing reminds them of the old data.
-# What carrying the actor or the critics alone does is a question of chapter 07.
+# What carrying the actor or the critics alone does is a question of [chapter 07](07_controls.ipynb).
 #
 # *The actor.* Offline a behaviour-cloning term held it near the recorded actions
 # ([TD3+BC](https://arxiv.org/abs/2106.06860)). Online that term goes, and the actor climbs the first critic alone, as in
@@ -317,7 +317,7 @@ print("critics kept, actor kept, target is a copy:", *checks)
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $s_b$ | `batch.state` | `[P, B, S]`: agents, batch, state | standard deviations of the data |
-# | $\pi_\theta$, $Q_{\phi_1}$ | `actor`, `critics.first` | networks | full torque is 1; discounted rewards |
+# | $\pi_\theta$, $Q_{\phi_1}$ | `actor`, `critics.first` | networks | full torque is 1, discounted rewards |
 # | $L$ | returned | `[P]` | discounted rewards |
 # | $\sigma$ | `settings.exploration_noise` | number | full torque is 1 |
 
@@ -420,7 +420,9 @@ for axis in axes[1]:
     axis.set_xlabel("environment interactions (thousands)")
 figure.supylabel(figures.QUANTITIES["overestimation"], fontsize=10)
 figures.legend(figure)
-text = "What the critics promise at the first state, minus what came. Grey is the warm-up without updates."
+text = (
+    "What the critics promise at the first state, minus what came. Grey is the warm-up without updates."
+)
 some = online[online["arm"].isin(shown)]
 caption = figures.caption(text, some, metadata, "Lines are means over seeds")
 path = figures.save_figure(figure, "05_overestimation", drawn, caption, profile)
@@ -622,7 +624,7 @@ for claim in claims.CLAIMS[:3]:
 # | task | D4RL's `-v2` data and simulator | Gymnasium's v5, data collected there | D4RL's simulator no longer installs |
 # | $x$ axis | [C] leaves out the warm-up | every interaction counts | an interaction is what is to be saved |
 # | first states | after a later reset not standardised [C] | standardised | the networks have seen no other |
-# | from scratch | TD3 [C], SAC [S]; their warm-up is not known | both, 5,000 uniform steps | a baseline without idle steps |
+# | from scratch | TD3 [C], SAC [S], with a warm-up that is not known | both, 5,000 uniform steps | a baseline without idle steps |
 # | length | 500,000 steps in the last version [C] | 100,000 | where the claim is made |
 # | statistics | mean and SD over 5 repeats [C] | mean, t interval, seeds shown | an SD is not how sure a mean is |
 #

@@ -36,7 +36,7 @@ from IPython.display import Markdown
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import records, studies, trained
-from mbaug.method import augmentation, imagination, td3, transitions
+from mbaug.method import augmentation, imagination, transitions
 from mbaug.reporting import claims, figures, statistics
 from mbaug.reporting.figures import show
 from mbaug.reporting.stored import stored
@@ -117,8 +117,9 @@ for row_of_axes, name in zip(axes, shown, strict=True):
 for axis in axes[1]:
     axis.set_xlabel("time since the last true state (s)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-text = "One second of Hopper from one true state and the recorded actions: what happened, the network, and 20 "
-text += "roll-outs of the VAE, in latent space and encoded anew at every step. Some leave the picture. Seed 0."
+text = "One second of Hopper from one true state and the recorded actions: what happened, the network, "
+text += "and 20 roll-outs of the VAE, in latent space and encoded anew at every step. Some leave the "
+text += "picture. Seed 0."
 path = figures.save_figure(figure, "06_fan", fan, text, profile)
 
 # %% [markdown]
@@ -190,9 +191,12 @@ pd.DataFrame({"steps": found.length, "rewards": found.reward, "share cut": found
 # | $s_m$ | `next_state` of the window's last row | `[rows, state]` | the environment's |
 
 # %%
-show(transitions.windows, td3.critic_target)
+show(transitions.windows)
 
 # %% [markdown]
+# The critic's target is the function of [chapter 04](04_offline_pretraining.ipynb), which sees the discounted sum as its
+# reward and `cut` as its terminal.
+#
 # *Check by hand.* Say that every state is worth 10. The two forms of the target must agree on all five rows.
 
 # %% tags=["nbval-check-output"]
@@ -204,7 +208,7 @@ print("targets of the five rows:", *target)
 # %% [markdown]
 # *Read.* TD3 learns from windows without a change to its code: the cut travels in the column `terminal`. The
 # augmentation rule of [chapter 03](03_augmentation.ipynb) stays as well. It replaces $s_m$ by the end of an imagined
-# roll-out of $m$ steps that follows the recorded actions; rewards and cut stay as recorded. Such a target is not quite
+# roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a target is not quite
 # the policy's: the recorded actions inside the window are those of whoever collected the data.
 #
 # ## 4. Rolling a model forward
@@ -373,12 +377,14 @@ for axis in axes[:, 0]:
 for axis in axes[1]:
     axis.set_xlabel("steps since the last true state")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-text = f"Open-loop error by horizon on episodes of <task>-medium, mean of {count} windows. 1 (grey) is the "
+text = (
+    f"Open-loop error by horizon on episodes of <task>-medium, mean of {count} windows. 1 (grey) is the "
+)
 text += "error of always predicting the mean state. Networks of seed 0, fitted on <task>-medium-replay."
 path = figures.save_figure(figure, "06_open_loop", errors, text, profile)
 
 # %% [markdown]
-# *Look.* Where do the lines cross? First, the horizon from which a predictor errs less than persistence; then the
+# *Look.* Where do the lines cross? First, the horizon from which a predictor errs less than persistence. Then the
 # horizon from which it errs more than the mean state would.
 
 # %%
@@ -416,7 +422,8 @@ growth.T.rename_axis(f"growth from 1 step to {len(horizons)}").round(1)
 wins = (wide["latent"] < wide["encoded"]).groupby("task")
 Markdown(f"""
 Staying in latent space is the better of the VAE's two ways at {wins.mean().min():.0%} to
-{wins.mean().max():.0%} of a task's horizons, and after {len(horizons)} steps on {wins.last().sum()} of {len(names)} tasks.""")
+{wins.mean().max():.0%} of a task's horizons, and after {len(horizons)} steps on {wins.last().sum()} of
+{len(names)} tasks.""")
 
 # %% [markdown]
 # Two things to keep in mind. Steps are not seconds: one of HalfCheetah lasts several times one of Hopper (the table of

@@ -5,7 +5,7 @@
 #
 # <!-- answer -->
 # Hopper, 3 seeds: pre-trained with the model's next states an agent scores 27 [14, 41] over the first 100,000 interactions,
-# with noise as large as the model's error 32 [23, 42], with recorded next states 34 [3.0, 65]; it takes 5 seeds to tell whether
+# with noise as large as the model's error 32 [23, 42], with recorded next states 34 [3.0, 65]. It takes 5 seeds to tell whether
 # the model beats noise. A perfect model would change nothing, so whatever differs is the work of an error. Of 5 predictions
 # that follow from it, 0 came true, 0 failed, the others are open.
 # <!-- /answer -->
@@ -103,9 +103,6 @@ saved = save_figure(figure, "07_target_shift", shift.assign(place=place), captio
 # *Check.* Three rows, through the functions that training calls: a table of predictions, a pick from it, the replacement. The
 # batch must be equal in every bit, at every rate.
 
-# %%
-show(augmentation.augment)
-
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(0)
 state, action, next_state = (torch.randn(3, size, generator=generator) for size in (11, 3, 11))
@@ -130,7 +127,7 @@ print("With a perfect model the batch is the recorded one, bit for bit, at every
 #
 # *Ask.* The critics minimise a mean squared error, so in the long run they follow the *mean* of the targets that a row shows
 # them. How far does an error move that mean? Write the imagined next state as $\hat s' = s' + e$ with $e = b + j$. The *bias*
-# $b$ is the same whenever the row is imagined; the *jitter* $j$ is new each time, with mean zero and covariance $C$. With
+# $b$ is the same whenever the row is imagined. The *jitter* $j$ is new each time, with mean zero and covariance $C$. With
 # $V(s) = \min_i Q_i(s, \pi(s))$ the mean target of a row at rate $\rho$ is
 #
 # $$\bar y = (1-\rho)\,y(s') + \rho\ \mathbb E\,y(s' + e)
@@ -168,7 +165,7 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 # %% [markdown]
 # *Read.* Three things follow.
 #
-# - **Jitter averages out**, except for half the trace. Where $V$ is straight it only slows learning down; where $V$ bends it
+# - **Jitter averages out**, except for half the trace. Where $V$ is straight it only slows learning down. Where $V$ bends it
 #   smooths, down on a ridge and up in a trough. Noise of the same size does the same.
 # - **Bias stays.** Its first term is of first order, and no number of samples removes it. A model that
 #   is blurred pulls each state to the middle of the data, so bad states look better than they are.
@@ -358,7 +355,7 @@ for name in asked:
 # scores should fall with the bias and not with the jitter. A last arm leaves next states alone and doubles the noise on the
 # target *action* (`target_noise`): smoothing without any model.
 #
-# First the evidence of this and the coming sections. A seed is one observation; an interval needs two.
+# First the evidence of this and the coming sections. A seed is one observation, and an interval needs two.
 
 # %%
 folder = runner.runs_folder(profile, retrain)
@@ -457,7 +454,7 @@ for (name, part), panel in zip(panels, drawn, strict=True):
 # ## 6. Rates
 #
 # *Ask.* Is 50 % the best rate, as the paper says [S]? The formula has $\rho$ as a factor. If the shift harms, the best rate
-# is 0 %; if smoothing helps, it may lie in between. The study runs on HalfCheetah, where falls do not decide.
+# is 0 %. If smoothing helps, it may lie in between. The study runs on HalfCheetah, where falls do not decide.
 
 # %%
 arms = studies.find("rates").arms
@@ -482,7 +479,7 @@ for arm, rate in rates.items():
 # %% [markdown]
 # *Read.* Two shapes would mean something: a fall from left to right (every imagined next state costs), or a hill in the
 # middle (some help). A line that is flat within its intervals says that the rate does not matter here, and then "50 % is
-# best" is not a finding but a choice. Claim (d) asks for the strongest form, 50 % above the mean of the others; section 8 has
+# best" is not a finding but a choice. Claim (d) asks for the strongest form, 50 % above the mean of the others. Section 8 has
 # its verdict.
 #
 # ## 7. What is carried online
@@ -588,7 +585,7 @@ pd.DataFrame({name: [minus(*pair, name) for pair in pairs] for name in studies.T
 # ## 8. Verdicts
 #
 # *The predictions of section 3*, held to what is recorded now. An interval decides when it lies wholly inside the predicted
-# range, or wholly outside, with five seeds in every task; the study `sources` has three, so its line stays open.
+# range, or wholly outside, with five seeds in every task. The study `sources` has three, so its line stays open.
 
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
@@ -611,7 +608,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 
 # %% [markdown]
 # What this chapter cannot show, whatever the numbers are: the expansion is local, and a blurred model's errors are not small
-# at a cliff; one world model a task was asked, that of seed 0; and a score mixes what an error does to the values with what
+# at a cliff. One world model a task was asked, that of seed 0. And a score mixes what an error does to the values with what
 # it does to the speed of learning. [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of another
 # method with imagined transitions to the *model's* training targets, and finds that predicting changes inflates its variance:
 # the arm `augmented_next_latent` of the study `models` asks something close to it here.
@@ -622,7 +619,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 # |---|---|---|---|
 # | noise as a control | standard deviation 0.1 [C] | as large as the model's held-out error | equal size is the point |
 # | bias and jitter alone | not there | `shrink`, `mean`, `jitter` | to say which part does what |
-# | carried critics | warm-up not known [A] | 5,000 uniform steps; the agent's own for seed 0 | a fresh actor stands still |
+# | carried critics | warm-up not known [A] | 5,000 uniform steps, the agent's own for seed 0 | a fresh actor stands still |
 # | carried actor | not known whether critics learn first | with and without 5,000 such updates | fresh critics may ruin it |
 # | rates | tasks not known [S] | HalfCheetah | falls do not decide there |
 #

@@ -385,7 +385,7 @@ pd.DataFrame(by_arm).T
 
 # %%
 def known_of(arm, task):
-    """Returns the gap, spread and relative roughness of an arm's critics, and how many seeds these are of."""
+    """Returns gap, spread and relative roughness of an arm's critics, and the number of seeds."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
     found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
     rows = [(gap, fit["value_std"], fit["roughness"]["action"][0]) for gap, fit in found]

@@ -86,7 +86,11 @@ def critic_target(agent: Agent, batch: Batch, settings: IQL, noise: Actions) -> 
 
 
 def actor_loss(
-    mean: Actions, log_std: Float[Tensor, "population 1 action"], action: Actions, advantage: Values, settings: IQL
+    mean: Actions,
+    log_std: Float[Tensor, "population 1 action"],
+    action: Actions,
+    advantage: Values,
+    settings: IQL,
 ) -> Losses:
     """L = -mean min(exp(beta (Q - V)), 100) log pi(a|s). Source: Kostrikov et al. 2021, equation 7, the clip in the code."""
     weight = (settings.inverse_temperature * advantage).exp().clamp(max=settings.largest_weight)

@@ -13,7 +13,9 @@ from mbaug.method.td3 import TD3
 def normalised(agent):
     """Returns the agents with critics and target critics whose hidden layers are h = relu(LN(h W + b))."""
     names = "critics", "target_critics"
-    return replace(agent, **{name: Critics(replace(getattr(agent, name).network, normalised=True)) for name in names})
+    networks = {name: getattr(agent, name).network for name in names}
+    critics = {name: Critics(replace(each, normalised=True)) for name, each in networks.items()}
+    return replace(agent, **critics)
 
 
 def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> td3.Agent:

@@ -34,7 +34,13 @@ def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[T
     return torch.cat([old * offline, offline + new * (size - offline)], dim=-1).long()
 
 
-def actor_loss(actor: GaussianActor, critics: Critics, batch: Batch, alpha: Losses, noise: Actions) -> tuple[Losses, Losses]:
+def actor_loss(
+    actor: GaussianActor,
+    critics: Critics,
+    batch: Batch,
+    alpha: Losses,
+    noise: Actions,
+) -> tuple[Losses, Losses]:
     """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC has their least.
 
     Source: Ball et al. 2023, Algorithm 1.

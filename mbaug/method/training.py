@@ -168,9 +168,8 @@ def pretrain(
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _on_grid(plan, "updates", "evaluation_interval")
     given = "None" if doubt is None else "given"
-    require(
-        (rule.picks == "random") == (doubt is None), f"picks is {rule.picks!r}, but doubt is {given}: all but 'random' need it"
-    )
+    sentence = f"picks is {rule.picks!r}, but doubt is {given}: all but 'random' need it"
+    require((rule.picks == "random") == (doubt is None), sentence)
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
     while learner.gradient_steps < plan.updates:
@@ -254,7 +253,8 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             buffer.extend(torch.from_numpy(row).unsqueeze(1))
             learner.environment_steps += 1
             if not warming:
-                index = rows(places[number : number + 1], buffer.size - learner.environment_steps, buffer.size)
+                offline = buffer.size - learner.environment_steps  # rows that came before the first step
+                index = rows(places[number : number + 1], offline, buffer.size)
                 batches = transitions.unpack(transitions.gather(buffer.rows, index), *learner.sizes)
                 learn(batches, noise[number : number + 1])
         if not learner.check_divergence():

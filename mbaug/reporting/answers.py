@@ -1,4 +1,4 @@
-"""The answer of a chapter in a few plain sentences, written from the recorded runs: each chapter and the README begin with it."""
+"""The answer of a chapter in a few plain sentences, written from what is recorded: each chapter and the README begin with it."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from mbaug import tasks
+from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
+from mbaug.reporting.chapters import committed_figures
 from mbaug.reporting.figures import LOOKS, count, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
@@ -24,6 +26,11 @@ def joined(names: Sequence[str]) -> str:
 def titled(task: str) -> str:
     """Returns a task's name as prose has it: "HalfCheetah"."""
     return tasks.find(task).title
+
+
+def begun(words: str) -> str:
+    """Returns words as the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def reached(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
@@ -69,6 +76,23 @@ def overview(frame: pd.DataFrame) -> str:
     return f"{sentence(frame)} So far {told if said else told[:-2]}. That takes {ENOUGH_SEEDS} seeds."
 
 
+def small_datasets(frame: pd.DataFrame, folder: Path | None = None) -> str:
+    """Returns the answer of 01_small_datasets: how long 10,000 transitions are, how good, and how near to a new state."""
+    path = (folder or committed_figures()) / "01_neighbours.csv"
+    if not path.is_file():
+        return "The distances between states are not yet computed."
+    card, expert = read.read_card(read.FOLDER / "hopper-medium-replay.hdf5"), tasks.find("hopper").return_expert
+    table = pd.read_csv(path).set_index(["way", "rows"])
+    new, beside = (table["steps"].xs(way, level="way") for way in ("whole episodes", "single rows"))
+    return (
+        f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of a hopper's life. They are "
+        f"drawn from {card['transitions']:,} of {card['episodes']} episodes, half of which return less than "
+        f"{card['return_quantiles']['50']:.0f}, where an expert returns {expert:,.0f}. A state amid the drawn episodes has its "
+        f"nearest known state {beside[10_000]:.1f} steps of the simulator away, a state of an episode that was not drawn "
+        f"{new[10_000]:.1f}. With 1,000 transitions these would be {beside[1_000]:.1f} and {new[1_000]:.1f}."
+    )
+
+
 def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     """Returns the answer of 02_world_model: the error of one step, beside what is free or cheap."""
     path = folder / "02_errors.csv"
@@ -77,13 +101,31 @@ def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     mean = pd.read_csv(path).groupby("task", sort=False).mean(numeric_only=True)
     where = joined([titled(str(name)) for name in mean.index])
     kinds = ("sample", "persistence", "linear", "deterministic")
-    vae, still, line, network = (", ".join(f"{error:.2g}" for error in mean[kind]) for kind in kinds)
+    vae, still, line, network = (joined([f"{error:.2g}" for error in mean[kind]]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
     return (
         f"On {where} the paper's VAE errs by {vae} in one step (variances of the states, held-out rows; 1 is the error of "
         f"always predicting the mean state). The guess that nothing moves errs by {still}, a linear regression by {line}, and "
         f"a deterministic network by {network}. The VAE beats the guess on {better[0]} of "
         f"{count('task', [len(mean)])}, the regression on {better[1]} and the network on {better[2]}."
+    )
+
+
+def augmentation(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+    """Returns the answer of 03_augmentation: how far next states move, and the targets of a trained critic."""
+    paths = [folder / f"03_{name}.csv" for name in ("outside", "targets")]
+    if not all(path.is_file() for path in paths):
+        return "What imagined next states do to a batch is not yet computed."
+    states, targets = (pd.read_csv(path).set_index("source") for path in paths)
+    model, noise = targets.loc["sample"], targets.loc["noise"]
+    rise, fall = (number(float(each["mean"]), signed=True) for each in (model, noise))
+    return (
+        f"Half of a batch's next states become imagined, and nothing else changes. On HalfCheetah they move by "
+        f"{states.loc['sample', 'error']:.2f} standard deviations a dimension, where a step of the simulator moves a state by "
+        f"{states.loc['sample', 'step']:.2f}. The targets of a trained critic, with a standard deviation of "
+        f"{model['spread']:.0f} rewards, move by {rise} on average. In a row {model['stays']:.0f} rewards of the movement stay, "
+        f"and {model['averages out']:.0f} average out over the model's samples. Noise of the same size moves targets by "
+        f"{fall}, of which {noise['stays']:.0f} stay and {noise['averages out']:.0f} average out."
     )
 
 
@@ -99,9 +141,9 @@ def offline(frame: pd.DataFrame) -> str:
     score, promised = (statistics.difference(measure, "augmented", "vanilla") for measure in (scores, excess))
     return (
         f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
-        f"were imagined; {tell(score, 'imagination helps', 'imagination harms')}. The critic over-estimates its policy by "
-        f"{plain} and by {imagined} discounted rewards; "
-        f"{tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation')}."
+        f"were imagined. {begun(tell(score, 'imagination helps', 'imagination harms'))}. The critic over-estimates its policy by "
+        f"{plain} and by {imagined} discounted rewards. "
+        f"{begun(tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation'))}."
     )
 
 
@@ -117,7 +159,7 @@ def online(frame: pd.DataFrame) -> str:
     return (
         f"{where}: offline pre-training {pays}. Over the first 100,000 interactions its mean score is {vanilla}, where TD3 from "
         f"scratch has {td3}. Pre-trained with imagined next states an agent scores {augmented}, with noise of the same size "
-        f"{noise}; {tell(more, 'imagination is better than these two', 'imagination is worse than these two')}."
+        f"{noise}. {begun(tell(more, 'imagination is better than these two', 'imagination is worse than these two'))}."
     )
 
 
@@ -155,9 +197,27 @@ def controls(frame: pd.DataFrame) -> str:
     fates = Counter(judged(each, held(each, table)) for each in PREDICTIONS)
     return (
         f"{where}: pre-trained with the model's next states an agent scores {augmented} over the first 100,000 interactions, "
-        f"with noise as large as the model's error {noise}, with recorded next states {vanilla}; {model}. A perfect model would "
-        f"change nothing, so whatever differs is the work of an error. Of {len(PREDICTIONS)} predictions that follow from it, "
-        f"{fates['as predicted']} came true, {fates['contradicted']} failed, the others are open."
+        f"with noise as large as the model's error {noise}, with recorded next states {vanilla}. {begun(model)}. A perfect model "
+        f"would change nothing, so whatever differs is the work of an error. Of {len(PREDICTIONS)} predictions that follow from "
+        f"it, {fates['as predicted']} came true, {fates['contradicted']} failed, the others are open."
+    )
+
+
+def engine(frame: pd.DataFrame, folder: Path | None = None) -> str:
+    """Returns the answer of 90_engine: updates a second, beside a peer and beside what the products alone allow."""
+    path = (folder or committed_figures()) / "90_updates.csv"
+    if not path.is_file():
+        return "Updates a second are not yet measured."
+    table = pd.read_csv(path)
+    hopper = table[(table["task"] == "hopper") & (table["population"] == 1)].set_index("precision")
+    said = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
+    shares = joined([f"{row['fraction_of_limit']:.0%}" for _, row in hopper.iterrows()])
+    peers = table[(table["algorithm"] == "TD3") & (table["precision"] == "float32")].set_index("by")["updates_per_second"]
+    others = [f"{who.partition(' ')[0]} makes {pace:.0f}" for who, pace in peers.items() if who != "mbaug"]
+    beside = f" With TD3 alone {joined(others)}, where we make {peers['mbaug']:.0f} in float32." if others else ""
+    return (
+        f"On one core of the fastest processor measured ({table['cpu'].iloc[0]}), an agent on Hopper makes {joined(said)} "
+        f"updates of TD3+BC a second. That is {shares} of what the matrix products alone allow.{beside}"
     )
 
 
@@ -209,11 +269,14 @@ def methods(frame: pd.DataFrame) -> str:
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter
     "README": sentence,
     "00_overview": overview,
+    "01_small_datasets": small_datasets,
     "02_world_model": world_model,
+    "03_augmentation": augmentation,
     "04_offline_pretraining": offline,
     "05_online_finetuning": online,
     "06_multi_step": multi_step,
     "07_controls": controls,
     "08_reliability": reliability,
     "11_other_methods": methods,
+    "90_engine": engine,
 }

@@ -20,10 +20,15 @@ def histories(pool: Dataset) -> pd.DataFrame:
     """Returns of each row of a pool the steps until its episode's fall (NaN if it ends otherwise) and that episode's return."""
     episodes = pd.DataFrame({"reward": pool.reward, "fell": pool.terminal}).groupby(pool.episode)
     fell, left = episodes["fell"].transform("any"), episodes.cumcount(ascending=False)
-    return pd.DataFrame({"steps to a fall": left.where(fell), "return": episodes["reward"].transform("sum")})
+    returns = episodes["reward"].transform("sum")
+    return pd.DataFrame({"steps to a fall": left.where(fell), "return": returns})
 
 
-def distance(state: Float[np.ndarray, "rows state"], known: Float[np.ndarray, "known state"], skipped: int = 0) -> np.ndarray:
+def distance(
+    state: Float[np.ndarray, "rows state"],
+    known: Float[np.ndarray, "known state"],
+    skipped: int = 0,
+) -> np.ndarray:
     """Returns each state's Euclidean distance to its tenth neighbour among the known states; `skipped`: 1 if it is one itself."""
     return KDTree(known).query(state, [NEIGHBOUR + skipped])[0][:, 0]
 
@@ -44,7 +49,8 @@ def bodies(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> pd.Data
         tasks.set_state(environment, state)
         angle, gap = data.qpos[place], data.contact.dist
         bent = np.maximum(low - angle, angle - high).max(initial=0)
-        found.append([not getattr(simulator, "is_healthy", True), len(gap) > 0, max(0.0, -gap.min(initial=0)), bent])
+        fell, deep = not getattr(simulator, "is_healthy", True), max(0.0, -gap.min(initial=0))
+        found.append([fell, len(gap) > 0, deep, bent])
     environment.close()
     return pd.DataFrame(found, columns=["fallen", "contact", "depth", "bent"])
 
@@ -73,7 +79,10 @@ def parts(value: Float[np.ndarray, " rows"], count: int = 5) -> Int[np.ndarray, 
     return ((rankdata(value, method="ordinal") - 1) * count // len(value)).astype(int)
 
 
-def slope(predicted: Float[np.ndarray, "rows *size"], truth: Float[np.ndarray, "rows *size"]) -> Float[np.ndarray, "*size"]:
+def slope(
+    predicted: Float[np.ndarray, "rows *size"],
+    truth: Float[np.ndarray, "rows *size"],
+) -> Float[np.ndarray, "*size"]:
     """Returns cov(predicted, truth) / var(truth) of each dimension: 1 keeps differences as they are, below 1 shrinks them."""
     centred = truth - truth.mean(axis=0)
     return (centred * predicted).mean(axis=0) / centred.var(axis=0)
