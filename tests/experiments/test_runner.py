@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +127,29 @@ def test_two_workers_disturbed_leave_no_process_and_end_as_if_they_were_not(dist
     process.join(timeout=60)
     assert process.exitcode not in (None, 0), "nothing was disturbed"
     wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
+    goes_on(tmp_path, undisturbed)
+
+
+@slow
+def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path):
+    """SIGKILL and SIGTERM of the command or of a worker, at random moments; each time all are gone within ten seconds."""
+    moments, met = random.Random(0), 0
+    for number in range(20):
+        process = FORK.Process(target=record_pair, args=(tmp_path,))
+        process.start()
+        parent = psutil.Process(process.pid)
+        wait_until("two workers", lambda p=process, parent=parent: not p.is_alive() or len(parent.children()) >= 2)
+        process.join(timeout=moments.uniform(0, 4))
+        begun = parent.children(recursive=True) if process.is_alive() else []
+        met += bool(begun)
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            workers = [child for child in begun if "LokyProcess" in str(child.cmdline())]  # not what cleans up after them
+            victim = parent if number % 2 or not workers else moments.choice(workers)
+            victim.send_signal(signal.SIGKILL if number % 4 < 2 else signal.SIGTERM)
+        process.join(timeout=300)
+        assert process.exitcode is not None
+        wait_until("the end of all", lambda begun=begun: not any(map(psutil.Process.is_running, begun)), seconds=10)
+    assert met >= 5, "too few of the kills met a command that was still training"
     goes_on(tmp_path, undisturbed)
 
 
