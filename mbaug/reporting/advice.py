@@ -6,7 +6,6 @@ it right in 45 of 63 cases). Its one number, how far apart two scores must be to
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ import pandas as pd
 from mbaug import engine, tasks
 from mbaug.checks import choose, require
 from mbaug.datasets import check, read
+from mbaug.datasets.cards import read_card
 from mbaug.experiments import measures, studies
 from mbaug.experiments.models import FAST
 from mbaug.method import imagination, training, transitions
@@ -39,11 +39,9 @@ def regime(data: float, policy: float, margin: float) -> str:
     return "comparable" if abs(gap) <= margin else "superior" if gap > 0 else "inferior"
 
 
-@cache
 def data_score(name: str) -> float:
-    """Returns the mean score of a dataset's whole episodes, or of all where none is whole."""
-    pool = read.load(name)
-    return _score(tasks.find(name.partition("-")[0]), pool)
+    """Returns the mean score of a bundled pool's episodes, as its card says."""
+    return read_card(read.bundled()[name])["mean_score"]
 
 
 def _score(task: tasks.Task, pool: Dataset) -> float:
