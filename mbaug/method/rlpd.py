@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mbaug.method import sac
 from mbaug.method.layernorm import normalised
-from mbaug.method.networks import PLAIN, TWIN, Actions, Critics, Generators, Losses, Values
-from mbaug.method.sac import SAC, GaussianActor, sample
+from mbaug.method.networks import PLAIN, Actions, Critics, Generators, Losses
+from mbaug.method.sac import SAC, GaussianActor
 from mbaug.method.transitions import Batch
 
 
@@ -45,9 +45,7 @@ def actor_loss(
 
     Source: Ball et al. 2023, Algorithm 1.
     """
-    action, log_density = sample(actor, batch.state, noise)
-    value: Values = critics.frozen(batch.state, action).mean(dim=TWIN)
-    return (alpha.unsqueeze(-1) * log_density - value).mean(dim=-1), log_density.detach().mean(dim=-1)
+    return sac.actor_loss(actor, critics, batch, alpha, noise, torch.mean)
 
 
 ALGORITHM = replace(sac.ALGORITHM, create=create, online_loss=actor_loss, rows=rows)

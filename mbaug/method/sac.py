@@ -115,13 +115,14 @@ def actor_loss(
     batch: Batch,
     alpha: Losses,
     noise: Actions,
+    over_critics: Callable[..., Tensor] = torch.amin,
 ) -> tuple[Losses, Losses]:
-    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi.
+    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi; `over_critics` is the minimum.
 
     Source: Haarnoja et al. 2018b, equation 9.
     """
     action, log_density = sample(actor, batch.state, noise)
-    value = critics.frozen(batch.state, action).amin(dim=TWIN)
+    value = over_critics(critics.frozen(batch.state, action), dim=TWIN)
     return (alpha.unsqueeze(-1) * log_density - value).mean(dim=-1), log_density.detach().mean(dim=-1)
 
 
