@@ -269,7 +269,7 @@ def films(arguments: argparse.Namespace) -> None:
     folder = chapters.committed_figures()
     for path in films.make(folder / "films", records.root()):
         say(str(path))
-    figures.gallery(folder)
+    figures.write_gallery(folder)
 
 
 def figures(arguments: argparse.Namespace) -> None:
@@ -290,7 +290,7 @@ def figures(arguments: argparse.Namespace) -> None:
         say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
         return
     folder = chapters.committed_figures()
-    figures.gallery(folder)
+    figures.write_gallery(folder)
     say(f"found: {answers.sentence(frame)}")
     say(f"look:  README.md has the paper's claims, {os.path.relpath(folder / 'README.md')} every figure")
     say("next:  read on with .venv/bin/jupyter lab notebooks/00_overview.ipynb, or train what is missing with make record")

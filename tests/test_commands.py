@@ -275,7 +275,7 @@ def test_what_cannot_train_is_refused_also_in_a_dry_run(given, repository, monke
 def test_after_the_figures_three_lines_say_what_was_found_where_to_look_and_what_next(monkeypatch, capsys):
     monkeypatch.setattr(chapters, "run", lambda *given, **named: None)
     monkeypatch.setattr(tables, "update", lambda frame: None)
-    monkeypatch.setattr(figures, "gallery", lambda folder: "")
+    monkeypatch.setattr(figures, "write_gallery", lambda folder: None)
     monkeypatch.setattr(answers, "sentence", lambda frame: "Imagination helps.")
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("MBAUG_FIGURES", raising=False)

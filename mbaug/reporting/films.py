@@ -5,7 +5,6 @@ one of each task whose three actors are in data/models. The same actors and the 
 """
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mbaug import files, tasks
+from mbaug.checks import require
 from mbaug.datasets import render
 from mbaug.datasets.render import Frames
 from mbaug.experiments import records, run, trained
@@ -44,10 +44,16 @@ def possible(folder: Path = trained.FOLDER) -> list[str]:
 
 
 def about(task: str, root: Path, folder: Path = trained.FOLDER) -> dict[str, Any]:
-    """Returns what the JSON beside a film says: caption and provenance, the run, its scores, and the actors' checksums."""
+    """Returns what the JSON beside a film says: caption and provenance, the run, its scores, and the actors' checksums.
+
+    Raises:
+        ValueError: the run, or a part of it, is not recorded.
+    """
     which = Run(task, f"{task}-medium-replay", ARM, 0)
     evaluations = statistics.evaluations(records.load_runs(root, [which]))
     online = evaluations[evaluations["phase"] == "finetune"].set_index("steps")["score"]
+    absent = [f"{steps:,}" for steps in MOMENTS.values() if steps not in online]
+    require(not absent, f"{root} has no evaluation of {which} after {', '.join(absent)} interactions, which its film would show")
     scores = [float(online[steps]) for steps in MOMENTS.values()]
     name = tasks.find(task).title
     return {
@@ -107,8 +113,8 @@ def make(folder: Path, root: Path, trained_in: Path = trained.FOLDER) -> Iterato
     """Writes a film and its JSON for each task that is `possible` and has none of these actors, and yields the film's path."""
     for task in possible(trained_in):
         path, told = folder / f"{task}.gif", about(task, root, trained_in)
-        text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
-        if path.is_file() and path.with_suffix(".json").is_file() and path.with_suffix(".json").read_text("utf-8") == text:
+        text = files.sealed(told)
+        if path.is_file() and path.with_suffix(".json").is_file() and path.with_suffix(".json").read_bytes() == text:
             continue
         panels, words, frames_per_second = [], [], 0
         for (moment, steps), score in zip(MOMENTS.items(), told["scores"], strict=True):
@@ -118,5 +124,5 @@ def make(folder: Path, root: Path, trained_in: Path = trained.FOLDER) -> Iterato
             environment.close()
             panels.append(images)
             words.append(f"{f'after {steps:,}' if steps else 'at the switch'}\nscore {number(score)}")
-        files.write_together({path: film(panels, words, frames_per_second), path.with_suffix(".json"): text.encode()})
+        files.write_together({path: film(panels, words, frames_per_second), path.with_suffix(".json"): text})
         yield path

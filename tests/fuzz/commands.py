@@ -109,7 +109,7 @@ def clone() -> Iterator[None]:
             export: ("create",),
             chapters: ("execute",),
             tables: ("update",),
-            figures: ("gallery",),
+            figures: ("write_gallery",),
             pools: ("write_readme",),
             probes: ("write",),
         }

@@ -272,7 +272,8 @@ def read_benchmarks(folder: Path) -> list:
 
 def captions(folder: Path) -> None:
     for path in sorted((files.repository() / "figures").glob("0[01]_*.json")):
-        (folder / path.name).write_bytes(path.read_bytes())
+        for suffix in (".json", ".csv"):
+            (folder / path.name).with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
 
 
 def read_captions(folder: Path) -> list:
@@ -307,7 +308,7 @@ SUBJECTS = [
     Subject("fixed states", 60, states, read_states, bytes_of()),
     Subject("benchmarks, bytes", 60, benchmark, read_benchmarks, bytes_of()),
     Subject("benchmarks, edited", 60, benchmark, read_benchmarks, json_of()),
-    Subject("captions", 60, captions, read_captions, bytes_of(), bound=False),
-    Subject("captions, edited", 60, captions, read_captions, json_of("*.json"), bound=False),
+    Subject("captions", 60, captions, read_captions, bytes_of()),
+    Subject("captions, edited", 60, captions, read_captions, json_of("*.json")),
     Subject("tables", 40, table, read_table, bytes_of()),
 ]

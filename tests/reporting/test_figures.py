@@ -273,8 +273,9 @@ def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
     assert path == tmp_path / "once" / "05_online_curves.png"
     assert list(found) == [f"05_online_curves.{suffix}" for suffix in ("csv", "json", "png", "svg")]
     assert found == draw(folder=tmp_path / "again")[1]
-    about = {"caption": "What it shows.", "provenance": "From there.", "mark": "", "profile": "paper"}
-    assert json.loads(found["05_online_curves.json"]) == about
+    about = {"caption": "What it shows.", "csv_sha256": files.sha256(found["05_online_curves.csv"])}
+    about |= {"provenance": "From there.", "mark": "", "profile": "paper"}
+    assert found["05_online_curves.json"] == files.sealed(about)
     assert b"Date" not in found["05_online_curves.svg"]
     table = pd.read_csv(path.with_suffix(".csv"))
     assert list(table) == ["arm", "steps", "score", "low", "high", "n_seeds"]
@@ -350,8 +351,9 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     for name, profile in (("05_online_curves", "paper"), ("05_returns", "paper"), ("01_returns", "quick")):
         text = f"About {name}.\n\nCode 0123456."
         figures.save_figure(plt.figure(), name, pd.DataFrame({"n_seeds": [2]}), text, profile, folder)
-    text = figures.gallery(folder)
-    assert (folder / "README.md").read_text() == text
+    figures.write_gallery(folder)
+    text = (folder / "README.md").read_text()
+    assert text == figures.gallery(folder)
     titles = [
         "# Figures",
         "## 01",
@@ -372,16 +374,26 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "05_a.json is not JSON"),
-        ('{"caption": "a", "mark": ""}', "05_a.json: the content lacks profile"),
-        ('{"caption": "a\\u001b", "mark": "", "profile": "paper"}', "05_a.json: caption is .*, but it must be printable"),
+        ("{", "05_online_curves.json is not JSON"),
+        ('{"caption": "a", "mark": ""}', "05_online_curves.json: the content lacks csv_sha256, provenance, profile, sha256"),
+        ({"caption": "a\x1b"}, "05_online_curves.json: caption is .*, but it must be printable"),
+        ({"caption": "What it does not show."}, "05_online_curves.json: its SHA-256 is not the one in it: `make figures`"),
     ],
 )
-def test_a_damaged_caption_is_named(tmp_path, content, sentence):
-    (tmp_path / "05_a.json").write_text(content)
+def test_a_changed_caption_is_named(tmp_path, content, sentence):
+    path = draw(folder=tmp_path)[0].with_suffix(".json")
+    path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content, indent=2) + "\n")
     with pytest.raises(ValueError, match=sentence):
-        figures.gallery(tmp_path)
+        figures.write_gallery(tmp_path)
     assert not (tmp_path / "README.md").exists()
+
+
+def test_changed_numbers_are_named(tmp_path):
+    """Those beside a picture, which its caption counts."""
+    path = draw(folder=tmp_path)[0].with_suffix(".csv")
+    path.write_bytes(path.read_bytes().replace(b"30", b"31"))
+    with pytest.raises(ValueError, match=r"05_online_curves\.csv: its SHA-256 is not the one in 05_online_curves\.json"):
+        figures.gallery(tmp_path)
 
 
 def test_dots_at_their_places_draw_what_they_return():

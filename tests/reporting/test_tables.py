@@ -10,7 +10,7 @@ from evaluated import runs
 from mbaug.datasets import pools
 from mbaug.experiments import records, studies
 from mbaug.method import training
-from mbaug.reporting import answers, claims, tables
+from mbaug.reporting import answers, claims, figures, tables
 
 TEXT = (ROOT / "README.md").read_text()
 
@@ -26,7 +26,9 @@ def test_every_link_leads_somewhere(target):
 
 
 def test_the_gallery_has_every_figure():
+    """With the caption that was written with it: no word and no number of either was changed since."""
     text = (ROOT / "figures" / "README.md").read_text()
+    assert text == figures.gallery(ROOT / "figures")
     names = sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
     assert names
     assert re.findall(r"\]\((\w+)\.png\)", text) == names
