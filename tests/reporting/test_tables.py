@@ -48,6 +48,8 @@ def test_badges_say_what_the_project_says():
     told = dict(re.findall(r"\[!\[(\w+):? (.+?)\]\(docs/badges", TEXT))
     first, end = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
     assert told["Python"] == f"3.{first} to 3.{int(end) - 1}"
+    ran = re.search(r"What we ran,.*?\n\n", TEXT, re.S)[0]
+    assert {f"3.{minor}" for minor in range(int(first), int(end))} == {*re.findall(r"\b3\.\d+", ran)}, "each version is told"
     assert told["Code"] == project["license"]
     assert told["Data"] == pools.LICENCE
     for path in (ROOT / "docs" / "badges").glob("*.svg"):
@@ -56,6 +58,19 @@ def test_badges_say_what_the_project_says():
             f"![{label}](docs/badges/{path.name})".lower().replace("arxiv: ", "arxiv ").replace("python: ", "python ")
             in TEXT.lower()
         )
+
+
+def test_no_example_lets_everybody_in():
+    """A Dask scheduler, or a Jupyter server, runs the code of whoever reaches it; a plain one of Dask listens everywhere."""
+    texts = [path.read_text() for part in ("*.md", "docs/*.*", "notebooks/*.py", "mbaug/*/*.py") for path in ROOT.glob(part)]
+    schedulers = [line for text in texts for line in text.splitlines() if "dask scheduler" in line]
+    assert schedulers
+    assert all(re.search(r"dask scheduler --host (HOST|127\.0\.0\.1)\b", line) for line in schedulers)
+    assert not any(re.search(r"0\.0\.0\.0|--ip|--allow-root", text) for text in texts)
+    before = re.sub(r"\s+", " ", TEXT.partition("dask scheduler")[0])[-700:]
+    assert "HOST must be an address of a private network, or 127.0.0.1 on a single machine" in before
+    assert "Otherwise the cluster needs [TLS]" in before
+    assert "status pages listen on every address" in before
 
 
 def test_what_was_found_is_a_row_an_arm_and_a_column_a_task(tmp_path):
