@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+CLONE = Path(__file__).resolve().parents[1]  # or where the package is installed without it
+
 
 class CannotWrite(OSError):
     """The output folder is full or read-only; what was there before is untouched."""
@@ -39,10 +41,10 @@ def in_one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise CannotWrite(
-            f"Cannot write {path}: {reason}. Nothing there was changed; make room or choose another folder."
-        ) from error
+        reason, inside = error.strerror or type(error).__name__, Path(path).absolute().is_relative_to(CLONE)
+        remedy = "work in a clone that you may write to" if inside else "choose another folder"
+        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else remedy
+        raise CannotWrite(f"Cannot write {path}: {reason}. Nothing there was changed: {remedy}.") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """The clone's folder is found; what can be written in JSON comes back."""
 
+import errno
 import json
 import math
 import os
@@ -78,6 +79,24 @@ def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
     with pytest.raises(files.CannotWrite, match=r"Cannot write .*b: No space left"):
         files.write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("code", "folder", "remedy"),
+    [
+        (errno.ENOSPC, "clone", "make room"),
+        (errno.EROFS, "clone", "work in a clone that you may write to"),  # as `figures` does, which takes no folder
+        (errno.EACCES, "other", "choose another folder"),
+    ],
+)
+def test_what_cannot_be_written_says_what_helps(tmp_path, monkeypatch, code, folder, remedy):
+    def refused(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "CLONE", tmp_path / "clone")
+    monkeypatch.setattr(files.os, "fsync", refused)
+    with pytest.raises(files.CannotWrite, match=rf"a: {os.strerror(code)}\. Nothing there was changed: {remedy}\.$"):
+        files.write_atomically(tmp_path / folder / "a", b"1")
 
 
 def test_what_a_killed_process_left_is_removed_later(tmp_path):
