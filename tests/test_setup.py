@@ -8,6 +8,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ GOOD = """case "$*" in
     -V) echo Python 3.12.1 && exit ;;
     "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     *--editable*) mkdir -p .venv/lib/python3.12/site-packages && pwd >.venv/lib/python3.12/site-packages/mbaug.pth ;;
+    *others) [ ! -e offline ] && echo "$*" >how && cp .venv/tmp/others others ;;
     *) [ ! -e offline ] ;;
 esac && echo "${*##* }" >>log"""
 
@@ -75,6 +77,17 @@ def test_steps(setup):
     Path("requirements.txt").touch()
     assert setup() == [*cpu, *cpu[1:]]
     assert setup("default")[7:] == [".venv", ".venv/tmp/torch", ".venv/tmp/others", "."]
+
+
+def test_every_set_up_brings_the_extras_and_none_asks_for_torch_again(setup):
+    """Its CPU-only file has another hash than the locked one, and Stable-Baselines3 needs torch."""
+    setup("cpu", programs={"flock": "exit 1"})  # nor do file systems without locks matter
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {Requirement(one).name.replace("_", "-") for one in chain(*extras.values())}
+    found = {*re.findall(r"^([\w-]+)==", Path("others").read_text(), re.M)}
+    assert {*names, "huggingface-hub"} <= found  # the last is what `minari download` needs
+    assert "torch" not in found
+    assert {"--no-deps", "--require-hashes"} <= {*Path("how").read_text().split()}
 
 
 def test_a_clone_may_lie_where_ascii_does_not_reach(setup, tmp_path):
