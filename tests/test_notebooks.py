@@ -2,12 +2,15 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 
 import nbformat
 import pytest
 from conftest import ROOT
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from mbaug.reporting import chapters
 
@@ -43,6 +46,18 @@ def test_parameters_are_profile_and_retrain(source):
 @NAMES
 def test_the_reading_copy_is_its_sources(source):
     assert chapters.stale(source) is None
+
+
+def test_a_save_in_jupyterlab_writes_that_file_alone(tmp_path):
+    """A pairing in pyproject.toml writes source and copy, and cannot open a copy that is newer than its source."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    pair = [tmp_path / shutil.copy(NOTEBOOKS[0].with_suffix(suffix), tmp_path) for suffix in (".py", ".ipynb")]
+    os.utime(pair[0], (0, 0))
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    for saved, other in (pair[::-1], pair):
+        before, name = other.read_bytes(), saved.name
+        manager.save(manager.get(name, type="notebook"), name)
+        assert other.read_bytes() == before
 
 
 @NAMES
