@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from conftest import no_space, wait_until
-from small import BRIEF, FORK, RUN, SCRATCH, SECOND, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
+from small import BRIEF, FORK, RUN, SCRATCH, SECOND, SHORT, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
 
 from mbaug import __main__ as commands
 from mbaug import engine, files, provenance
@@ -186,6 +186,34 @@ def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
     goes_on(tmp_path, undisturbed)
 
 
+@slow
+def test_whichever_write_finds_the_disk_full_the_same_command_goes_on(tmp_path, monkeypatch):
+    """One sentence, and every checkpoint is whole; at the end the rows are those of a run that had room."""
+    which, fsync, room, refused = on_data("small_imagining"), os.fsync, 0, set()
+    record(tmp_path / "whole", [which], SHORT)
+
+    def full(*given):
+        nonlocal room
+        room -= 1
+        return fsync(*given) if room >= 0 else no_space()
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    for number in (0, 1, 2, 1, 1, 1, 2, 4, 3, 3):  # of files that find room: then the next kind of file is the first without
+        room = number
+        with pytest.raises(RuntimeError) as ended:
+            record(tmp_path / "full", [which], SHORT)
+        pattern = rf"{which}: Cannot write [^\n]*/([^/\n]+): No space left on device\. Nothing there was changed: make room\."
+        refused.add(re.fullmatch(pattern, str(ended.value))[1])
+        assert not records.recorded(tmp_path / "full" / "runs")
+        for path in tmp_path.glob(f"full/work/*/{checkpoint.NAME}"):
+            checkpoint.load(path.parent)
+    assert refused == {checkpoint.NAME, "switch.safetensors", "models.safetensors", "seed0.csv", "seed0.json"}
+    monkeypatch.undo()
+    record(tmp_path / "full", [which], SHORT)
+    assert rows(tmp_path / "full", which).equals(rows(tmp_path / "whole", which))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=slow)])
 def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(workers, monkeypatch, tmp_path):
     """Also where the user's shell says otherwise; and a command whose shell has gone goes on."""
@@ -291,7 +319,7 @@ def test_the_code_of_a_worker_is_named_where_it_is_another(recorded, tmp_path, m
 def test_a_read_only_folder_is_said_in_one_sentence(tmp_path):
     """Not even root can write where the way leads through a file."""
     (tmp_path / "work").touch()
-    with pytest.raises(RuntimeError, match=f"^{RUN}: Cannot write {tmp_path / 'work'}.*; make room or choose another folder.$"):
+    with pytest.raises(RuntimeError, match=f"^{RUN}: Cannot write {tmp_path / 'work'}.*: choose another folder.$"):
         record(tmp_path, [RUN])
 
 
