@@ -157,6 +157,8 @@ def collect(arguments: argparse.Namespace) -> None:
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
     run.prepare_for(arm)
+    if runner.is_training(which, arm, work):
+        say(f"another process is at {which}: this one waits until it ends")
     with runner.held([which], arm, work):
         recorded = runner.recorded(which, root)
         train = partial(run.collected, which, arm, root, work, to)

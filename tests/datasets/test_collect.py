@@ -414,6 +414,23 @@ def test_the_command_stops_where_it_is_told(clone, tmp_path):
 
 
 @pytest.mark.slow
+def test_of_two_commands_at_once_the_second_waits_and_both_end_well(tmp_path, capfd):
+    """It says so, and finds the pool that the first one made."""
+    with runner.held([WHICH], TINY, tmp_path / "build" / "checkpoints" / "paper"):
+        both = [multiprocessing.get_context("fork").Process(target=command, args=(tmp_path, "--to", "0")) for _ in range(2)]
+        for process in both:
+            process.start()
+        said, waits = [], f"another process is at {RUN}: this one waits until it ends\n"
+        wait_until("both to wait", lambda: said.append(capfd.readouterr().out) or "".join(said).count(waits) == 2)
+    for process in both:
+        process.join(timeout=120)
+    assert [process.exitcode for process in both] == [0, 0]
+    made = capfd.readouterr().out
+    assert made.count("hopper-random is made") == made.count("hopper-random is in") == 1
+    assert len(load(tmp_path / "pools", "random")) >= 150
+
+
+@pytest.mark.slow
 def test_what_is_recorded_is_not_trained_again(clone, tmp_path, monkeypatch):
     """Nor recorded: what `record` trained, `collect` makes the pools of without another step."""
     root, work = tmp_path / "data" / "runs", tmp_path / "build" / "checkpoints" / "paper"
