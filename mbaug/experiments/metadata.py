@@ -8,11 +8,12 @@ from mbaug.datasets.cards import Sha256
 from mbaug.method import arms
 from mbaug.provenance import Provenance
 
-FORMAT = 6
+FORMAT = 7
 LATER = {  # names that came with a format after 3, the oldest
     **dict.fromkeys(("calibration", "overfitting", "value_std", "probe_steps", "critic_updates", "standardise", "dynamics"), 4),
     "sha256": 5,
     "picks": 6,
+    "branch": 7,
 }
 OPTIONAL = {"error_elsewhere", "policies_sha256"} | provenance.OPTIONAL  # in every format
 STATUSES = ("finished", "diverged")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,7 +41,7 @@ STEPS_KEPT = 50_000, 100_000  # environment steps after which a pre-trained agen
 LONG = 100_000  # environment steps; a longer training keeps its actors and its replay, for the pools that are made from them
 CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
 NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # what flock says on a file system without it
-BEFORE = {"picks": "random"}  # settings that came when there were checkpoints, with what was done before
+BEFORE = {"picks": "random", "branch": 0}  # settings that came when there were checkpoints, with what was done before
 SAVED = "rows", "outside", "switch"  # of a population, in a checkpoint, beside its learner
 
 
@@ -291,6 +291,36 @@ def imagined(population: Population, number: int) -> Tensor:
     return torch.stack(tables).to(population.table)
 
 
+def branched(population: Population, number: int) -> Float[Tensor, "population rows width"]:
+    """Returns the table with that number of whole transitions that the simulator gives at the policies' own actions, packed.
+
+    They start in drawn states, where no velocity is clipped, and act with TD3's noise of exploration, as the agents will.
+    """
+    learner, tables = population.learner, []
+    task, branch = learner.task, given(population.arm.augmentation, "an arm without augmentation imagines nothing").branch
+    for k, drawn in enumerate(population.drawn):
+        random = streams.numpy_generator(learner.seeds[k], "imagination", number)
+        whole = drawn.state[(np.abs(drawn.state[:, -len(task.velocities) :]) < task.velocity_limit).all(axis=1)]
+        start = random.permutation(whole)[: max(len(drawn) // branch, 1)]
+        rows = augmentation.branches(partial(check.replay, task), partial(explore, learner, k, random), start, branch, len(drawn))
+        next_state = torch.from_numpy(rows.next_state).unsqueeze(1)
+        population.outside[k] = augmentation.outside(next_state, torch.from_numpy(drawn.next_state))
+        tables.append(transitions.table([rows], learner.standardiser.of(k), population.table.dtype))
+    return torch.cat(tables).to(population.table)
+
+
+def explore(learner: training.Learner, k: int, random: np.random.Generator, state: np.ndarray) -> np.ndarray:
+    """Returns the actions of agent k in some states, with its noise of exploration."""
+    greedy = learner.policy(np.stack([state.astype(np.float32)] * len(learner.seeds)))[k]
+    return np.clip(greedy + learner.arm.learner.exploration_noise * random.standard_normal(greedy.shape), -1, 1)
+
+
+def imaginer(population: Population) -> Callable[[int], Tensor] | None:
+    """Returns what makes the arm's table of a number, None where it imagines nothing."""
+    rule = population.arm.augmentation
+    return None if rule is None else partial(branched if rule.branch else imagined, population)
+
+
 def doubt(population: Population) -> Float[Tensor, "population rows"] | None:
     """Returns each drawn row's doubt (`imagination.doubt`) where the augmentation picks by it, None where it does not."""
     rule = population.arm.augmentation
@@ -311,8 +341,7 @@ def pretrain(population: Population) -> Iterator[None]:
         if checkpoint.exists(where):
             load(where, population)
         if learner.gradient_steps < plan.updates and population.learning:
-            imagine = partial(imagined, population) if population.fits else None
-            for _ in training.pretrain(learner, population.table, imagine, doubt(population)):
+            for _ in training.pretrain(learner, population.table, imaginer(population), doubt(population)):
                 evaluate(population, "pretrain")
                 save(where, population)
                 yield

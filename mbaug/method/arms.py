@@ -8,7 +8,7 @@ from mbaug import checks
 from mbaug.checks import choose, given, require, settings
 from mbaug.method import bc, iql, layernorm, rlpd, sac, td3
 from mbaug.method.algorithm import Algorithm
-from mbaug.method.imagination import SOURCES
+from mbaug.method.imagination import SIMULATOR, SOURCES
 from mbaug.method.settings import PRECISIONS, Augmentation, Evaluation, Finetuning, Pretraining, WorldModel
 from mbaug.tasks import CALM, Dynamics
 
@@ -49,10 +49,16 @@ class Arm:
         require(plan is None or plan.updates == 0 or algorithm.offline_loss is not None, unable)
         never = "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline"
         require(rule is None or plan is not None, never)
-        source = None if rule is None else choose("augmentation source", rule.source, SOURCES)
+        source = None if rule is None else choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
+        (picks, branch), simulated = ("random", 0) if rule is None else (rule.picks, rule.branch), source == SIMULATOR
+        sentence = f"the augmentation's source is {source!r} and branch is {branch}, but a branch is what {SIMULATOR!r} needs"
+        require(simulated == (branch > 0), f"{sentence}, and it alone: give both or neither")
+        alone = "an augmentation with a branch needs picks='random' and the horizon 1"
+        require(not branch or plan is None or (picks, plan.horizon) == ("random", 1), alone)
         needs = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
-        require(source is None or self.model is not None, needs)
-        require(self.model is None or rule is not None, "a model is given, but augmentation is None: nothing would ask the model")
+        require(source is None or simulated or self.model is not None, needs)
+        asked = "a model is given, but augmentation is None or asks the simulator: nothing would ask the model"
+        require(self.model is None or (rule is not None and not simulated), asked)
         extra = 0 if online is None else online.critic_updates
         bound = f"critic_updates is {extra}, but the algorithm {self.algorithm!r} cannot move its critics alone"
         require(extra == 0 or algorithm.critics_alone, bound)

@@ -4,14 +4,15 @@ What imagines is an argument, so the idea depends on no model. Its inputs are th
 imagined next states a row, redrawn now and then, gives what calling the model on every batch gives, for a 26th of the cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mbaug.checks import require
-from mbaug.method.transitions import Action, Batch, Predict, State, gather
+from mbaug.method.transitions import Action, Batch, Dataset, Predict, State, gather
 
 
 def replaced(rate: float, batch_size: int) -> int:
@@ -90,6 +91,47 @@ def rollout(
         return last
 
     return predict_window
+
+
+def branches(step: Callable, act: Callable, state: Float[np.ndarray, "starts state"], steps: int, size: int) -> Dataset:
+    """Returns `size` transitions of a policy's own actions: from each start `steps` of them, or fewer to a terminal one.
+
+    Not the paper's augmentation, which keeps the recorded actions, but its ceiling. The transitions are spread evenly over those
+    that were imagined, some twice where terminal ones left too few.
+
+    Args:
+        step: (state, action) -> next state, reward and whether it is terminal, of each row.
+        act: (state) -> the policy's action, of each row.
+        state: where the branches start, as the environment gives it.
+        steps: of a branch.
+        size: how many transitions to return.
+    Source: Janner et al. 2019, arXiv 1906.08253, branched roll-outs.
+    """
+    columns = []
+    for _ in range(steps):
+        action = act(state)
+        next_state, reward, terminal = step(state, action)
+        columns.append((state, action, reward, next_state, terminal))
+        state = next_state[~terminal]
+    rows = np.linspace(0, sum(len(state) for state, *_ in columns) - 1, size).astype(int)
+    met = [np.concatenate(column)[rows] for column in zip(*columns, strict=True)]
+    none = np.zeros(size, dtype=int)
+    return Dataset("branches", *met, truncated=none.astype(bool), episode=none, part=none)
+
+
+def mix(batches: Batch, imagined: Batch) -> Batch:
+    """Returns the batches with their first rows replaced by whole imagined transitions, n of each batch."""
+    count = imagined.reward.shape[2]
+    return Batch(*(torch.cat([new, old[:, :, count:]], dim=2) for new, old in zip(imagined, batches, strict=True)))
+
+
+def recorded_only(loss: Callable, count: int) -> Callable:
+    """Returns an actor's loss on the recorded rows of a batch whose first `count` are imagined for the critics alone."""
+
+    def of_recorded(actor, critics, batch: Batch, settings):
+        return loss(actor, critics, Batch(*(part[:, count:] for part in batch)), settings)
+
+    return of_recorded
 
 
 def outside(imagined: Float[Tensor, "rows samples state"], next_state: State) -> float:

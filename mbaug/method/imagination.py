@@ -234,6 +234,7 @@ def _of_model(model: Model) -> dict[str, Predict]:
     }
 
 
+SIMULATOR = "simulator"  # the source that is no model: the task itself, at the policy's own actions (`augmentation.branches`)
 SOURCES = ("sample", "mean", "reconstruction", "jitter", "shrink", "noise", "deterministic")
 
 

@@ -35,6 +35,7 @@ class Augmentation:
     picks: str = "random"  # the batch's rows that are imagined; S, A, C. "trusted", "distrusted": of least, most doubt; ours
     table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
     redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
+    branch: Whole = 0  # steps at the policy's own actions, imagined as whole transitions; 0: as the paper; ours: a ceiling
 
     def __post_init__(self) -> None:
         choose("picking rule", self.picks, PICKS)

@@ -162,7 +162,8 @@ def pretrain(
     """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
 
     The learner goes on from where it is. `table` holds packed, standardised rows (transitions.table), each agent its own;
-    `imagine` returns the imagined next states [P, rows, K, state], standardised, for a table's number. None: no augmentation.
+    `imagine` returns the imagined next states [P, rows, K, state], standardised, for a table's number; or packed transitions
+    [P, rows, width], for an augmentation with a branch (`augmentation.branches`). None: no augmentation.
     `doubt` is of each row, for an augmentation that picks by it (`augmentation.by_doubt`); None where it picks at random.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
@@ -171,13 +172,18 @@ def pretrain(
     sentence = f"picks is {rule.picks!r}, but doubt is {given}: all but 'random' need it"
     require((rule.picks == "random") == (doubt is None), sentence)
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
-    imagined, learn = None, updater(learner, learner.algorithm.offline_loss)
+    loss = learner.algorithm.offline_loss
+    imagined, learn = None, updater(learner, augmentation.recorded_only(loss, count) if loss and rule.branch else loss)
     while learner.gradient_steps < plan.updates:
         number, since = divmod(learner.gradient_steps, rule.redraw_interval)
         if imagine is not None and (imagined is None or since == 0):
             imagined = imagine(number).to(learner.arithmetic.device)
         index, batches, noise = block(learner, table, doubt=doubt)
-        if imagined is not None:
+        if imagined is not None and rule.branch:
+            rows = partial(torch.randint, imagined.shape[1], device=imagined.device)
+            index = learner.drawn("imagined samples", rows, len(noise), count)
+            batches = augmentation.mix(batches, transitions.unpack(transitions.gather(imagined, index), *learner.sizes))
+        elif imagined is not None:
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
             batches = augmentation.augment(batches, picked, rule.rate)
         learn(batches, noise)
@@ -185,6 +191,8 @@ def pretrain(
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
+            if rule.branch:  # whoever goes on from here has the policy of this moment, not that of the last table
+                imagined = None
 
 
 def carry(learner: Learner, plan: Finetuning) -> None:

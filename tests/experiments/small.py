@@ -21,12 +21,14 @@ SCRATCH = replace(ARMS["td3"], learner=TD3(hidden=(16, 16)), evaluation=Evaluati
 OFFLINE = replace(SCRATCH, pretraining=Pretraining())
 IMAGINING = replace(OFFLINE, model=WorldModel((16,), (16,), latent_size=4), augmentation=Augmentation(table_samples=2))
 NOISE = replace(IMAGINING, augmentation=replace(IMAGINING.augmentation, source="noise"))
+BRANCH = replace(OFFLINE, augmentation=Augmentation(source="simulator", branch=2, redraw_interval=100))
 ARMS_HERE = {
     "small": SCRATCH,
     "small_offline": OFFLINE,
     "small_imagining": IMAGINING,
     "small_with_data": studies.online(IMAGINING, keep_data=True),
     "small_noise": NOISE,
+    "small_branch": BRANCH,
 }
 RUN, SECOND, THIRD = (Run("hopper", "none", "small", seed) for seed in (0, 1, 2))
 FORK = multiprocessing.get_context("fork")  # no imports again: a restart takes milliseconds, and it knows these arms

@@ -4,15 +4,17 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, TINY, arms, on_data, record, rows  # noqa: F401
 
 from mbaug import engine, files
+from mbaug.datasets import check
 from mbaug.experiments import models, records, run, runner
 from mbaug.experiments.studies import ARMS
-from mbaug.method import imagination, training
+from mbaug.method import imagination, training, transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -37,9 +39,9 @@ def begun(monkeypatch):
 
 
 def test_a_setting_that_came_later_renames_nothing_where_it_is_what_was_done_before():
-    """Checkpoints from before `picks` keep their place; an arm that picks by doubt has its own."""
+    """Checkpoints from before `picks` and `branch` keep their place; an arm that picks by doubt has its own."""
     before = files.plain(ARMS["augmented"])
-    assert before["augmentation"].pop("picks") == "random"
+    assert [before["augmentation"].pop(name) for name in ("picks", "branch")] == ["random", 0]
     assert run.key("pretraining", ARMS["augmented"]) == run.key("pretraining", before)
     trusted = ARMS["augmented_trusted_offline"]
     assert run.key("pretraining", trusted) != run.key("pretraining", replace(ARMS["augmented"], finetuning=None))
@@ -55,6 +57,28 @@ def test_the_doubt_that_an_arm_picks_by_is_its_own_model_s(tmp_path, monkeypatch
     blurred = model.decoder.alone(model.encoder.alone(known)[:, :4])
     torch.testing.assert_close(run.doubt(population), (blurred - known).square().mean(dim=1)[None])
     assert run.doubt(trained(on_data("small_imagining"), tmp_path)) is None
+
+
+def test_branches_are_what_the_simulator_answers_each_agent_from_its_own_whole_states(tmp_path):
+    """Two agents' tables; those of one alone are the same. Steps start in drawn states, or go on from the first ones."""
+    arm, runs = TINY.apply(ARMS["small_branch"]), [on_data("small_branch", seed) for seed in (0, 1)]
+    both, alone = (run.begin(some, arm, tmp_path) for some in (runs, runs[1:]))
+    table = run.branched(both, 3)
+    assert table.shape == both.table.shape
+    assert torch.equal(table[1:], run.branched(alone, 3))
+    batch, task = transitions.unpack(table, 11, 3), both.learner.task
+    state, next_state = (both.learner.standardiser.invert(part)[0].numpy() for part in (batch.state, batch.next_state))
+    drawn, half = both.drawn[0], len(state) // 2
+    apart = np.abs(state[:half, None] - drawn.state).max(axis=2).min(axis=1)
+    assert apart.max() < 1e-4
+    assert np.abs(state[:, -6:]).max() < task.velocity_limit
+    found = check.replay(task, state, batch.action[0].numpy())
+    np.testing.assert_allclose(found.next_state, next_state, atol=0.05)
+    np.testing.assert_array_equal(found.terminal, batch.terminal[0].numpy() > 0)
+    greedy = both.learner.policy(np.stack([state, state]))[0]
+    noise = batch.action[0].numpy() - greedy
+    assert 0.08 < noise.std() < 0.12
+    assert 0 <= both.outside[0] < 0.1
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------------
@@ -74,8 +98,8 @@ def test_a_stage_that_arms_share_is_trained_once(begun, tmp_path, monkeypatch):
     assert not first.equals(other)
 
 
-def record_and_die(folder):
-    """Records a run that imagines, and dies once its pre-training has left a checkpoint."""
+def record_and_die(folder, which):
+    """Records a run, and dies once its pre-training has left a checkpoint."""
     save = run.save
 
     def last(*given):
@@ -83,15 +107,16 @@ def record_and_die(folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
     run.save = last
-    record(folder, [on_data("small_imagining")], SHORT)
+    record(folder, [which], SHORT)
 
 
 @pytest.mark.slow
-def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(begun, tmp_path):
-    """It goes on with the imagined next states that it had: every row is equal bit for bit."""
-    which, whole, killed = on_data("small_imagining"), tmp_path / "whole", tmp_path / "killed"
+@pytest.mark.parametrize("arm", ["small_imagining", "small_branch"])
+def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(arm, begun, tmp_path):
+    """It goes on with what it had imagined, or with what its policy does now: every row is equal bit for bit."""
+    which, whole, killed = on_data(arm), tmp_path / "whole", tmp_path / "killed"
     record(whole, [which], SHORT)
-    process = FORK.Process(target=record_and_die, args=(killed,))
+    process = FORK.Process(target=record_and_die, args=(killed, which))
     process.start()
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL

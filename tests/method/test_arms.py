@@ -12,6 +12,7 @@ from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldMo
 from mbaug.method.td3 import TD3
 
 OFFLINE = {"model": WorldModel(), "augmentation": Augmentation(), "pretraining": Pretraining()}
+SIMULATED = Augmentation(source="simulator", branch=1)
 PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
 
 
@@ -41,6 +42,19 @@ PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
         (
             OFFLINE | {"augmentation": Augmentation(source="sampel")},
             "unknown augmentation source 'sampel': did you mean 'sample'? allowed are 'sample', 'mean',",
+        ),
+        (
+            OFFLINE | {"augmentation": Augmentation(branch=1)},
+            "the augmentation's source is 'sample' and branch is 1, but a branch is what 'simulator' needs, and it alone",
+        ),
+        (
+            OFFLINE | {"model": None, "augmentation": Augmentation(source="simulator")},
+            "the augmentation's source is 'simulator' and",
+        ),
+        (OFFLINE | {"augmentation": SIMULATED}, "a model is given, but augmentation is None or asks the simulator"),
+        (
+            {"augmentation": SIMULATED, "pretraining": Pretraining(whole_episodes=True, horizon=3)},
+            "an augmentation with a branch needs picks='random' and the horizon 1",
         ),
     ],
     ids=lambda part: part[:40] if isinstance(part, str) else "",

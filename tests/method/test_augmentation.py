@@ -67,6 +67,30 @@ def test_rows_by_doubt_by_hand():
     assert augmentation.by_doubt(index, doubt, "distrusted").tolist() == [[[0, 2, 1, 1], [2, 1, 1, 0]]]
 
 
+def test_branches_by_hand():
+    """The policy adds its action 1 to a state, until it is 3 or more: from 0 two steps are taken, from 2 one."""
+    step = lambda state, action: (state + action, state[:, 0], (state + action)[:, 0] >= 3)  # noqa: E731
+    rows = augmentation.branches(step, np.ones_like, np.array([[0.0], [2.0]]), steps=2, size=3)
+    assert rows.state.ravel().tolist() == [0, 2, 1]
+    assert rows.next_state.ravel().tolist() == [1, 3, 2]
+    assert rows.reward.tolist() == [0, 2, 1]
+    assert rows.terminal.tolist() == [False, True, False]
+    assert not rows.truncated.any()
+    assert len(augmentation.branches(step, np.ones_like, np.array([[2.0]]), steps=2, size=3)) == 3, "one, three times"
+
+
+def test_whole_transitions_take_the_first_places_and_the_actor_never_sees_them():
+    """In every field of a block of batches; of one batch the actor's loss gets the rest."""
+    batches, imagined = (random_batch(size, seed, 4, 2) for size, seed in ((5, 0), (2, 1)))
+    mixed = augmentation.mix(batches, imagined)
+    for part, new, old in zip(mixed, imagined, batches, strict=True):
+        assert torch.equal(part[:, :, :2], new)
+        assert torch.equal(part[:, :, 2:], old[:, :, 2:])
+    loss = augmentation.recorded_only(lambda actor, critics, batch, settings: batch, count=2)
+    for part, old in zip(loss(None, None, Batch(*(part[0] for part in mixed)), None), batches, strict=True):
+        assert torch.equal(part, old[0, :, 2:])
+
+
 def test_every_sample_of_a_row_is_equally_likely():
     imagined, index = torch.arange(4.0).view(1, 1, 4, 1), torch.zeros(50, 1, 200, dtype=torch.long)
     counts = torch.bincount(augmentation.pick(imagined, index, generators(0)).long().flatten(), minlength=4)

@@ -157,6 +157,29 @@ def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
                 assert (imagined[k, row] == batch.next_state[k, place]).all(dim=1).any()
 
 
+def test_with_a_branch_the_critics_learn_from_whole_imagined_transitions_and_the_actor_from_recorded_ones(seen):
+    """Imagined rows are of another draw; the recorded ones and the noise are those of vanilla pre-training."""
+    rule = replace(PLAN["augmentation"], source="simulator", branch=1)
+    learner, table, _ = offline([1, 3], replace(VANILLA, model=None, augmentation=rule))
+    others, numbers = offline([2, 4])[1], []
+    list(training.pretrain(learner, table, lambda number: numbers.append(number) or others))
+    list(training.pretrain(offline([1, 3])[0], table))
+    assert numbers == [0, 1]
+    for (_, batch, noise, *_), (_, recorded, recorded_noise, *_) in zip(seen[:100], seen[100:], strict=True):
+        assert torch.equal(noise, recorded_noise)
+        for part, old in zip(batch, recorded, strict=True):
+            assert torch.equal(part[:, 16:], old[:, 16:])
+        for k in range(2):
+            states = transitions.unpack(others[k : k + 1], 11, 3).state[0]
+            assert all((states == each).all(dim=1).any() for each in batch.state[k, :16])
+    own, loss = (learner.agent, learner.arm.learner), seen[99][5]
+    for rows, alike in ((slice(16), True), (slice(16, 32), False)):
+        elsewhere = batch.action.clone()
+        elsewhere[:, rows] += 1
+        found = [loss(own[0].actor, own[0].critics, batch._replace(action=each), own[1]) for each in (batch.action, elsewhere)]
+        assert torch.equal(*found) == alike
+
+
 def test_by_doubt_the_same_rows_are_drawn_and_the_trusted_ones_are_imagined(seen):
     """Row r of the table has the doubt r: in every batch the 16 lowest rows are imagined, the others as recorded."""
     rule = replace(PLAN["augmentation"], picks="trusted")
