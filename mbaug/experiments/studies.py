@@ -28,6 +28,7 @@ TD3_SCRATCH, SAC_SCRATCH = Arm(finetuning=SCRATCH), Arm("sac", SAC(), finetuning
 TD3_DATA = Arm(pretraining=Pretraining(updates=0), finetuning=replace(SCRATCH, keep_data=True))
 VANILLA = Arm(pretraining=Pretraining())
 LAYERNORM = replace(VANILLA, algorithm="layernorm")
+CLONING = {"weak": 0.1, "free": 1e-6}  # strengths of the cloning term; Adam divides by the loss's scale, so a millionth is none
 
 
 def augmented(source: str = "sample", rate: float = 0.5, **model: int | float) -> Arm:
@@ -43,6 +44,16 @@ def online(arm: Arm, **changes: bool | int) -> Arm:
 def ahead(arm: Arm, horizon: int) -> Arm:
     """Returns `arm` with an n-step target on whole episodes."""
     return replace(arm, pretraining=replace(arm.offline, whole_episodes=True, horizon=horizon))
+
+
+def ceiling(rate: float = 0.0, branch: int = 1, cloning: float = 1.0) -> Arm:
+    """Returns LayerNorm's arm after half the updates, the simulator itself in the model's place for a share `rate` of the batch.
+
+    `cloning` is the strength of the actor's cloning term, in TD3+BC's.
+    """
+    rule = Augmentation(rate, "simulator", redraw_interval=5_000, branch=branch) if rate else None
+    learner = TD3(behaviour_weight=TD3().behaviour_weight / cloning)
+    return replace(LAYERNORM, learner=learner, augmentation=rule, pretraining=Pretraining(updates=100_000), finetuning=KEPT)
 
 
 def carried(name: str, arm: Arm) -> dict[str, Arm]:
@@ -98,6 +109,11 @@ ARMS: dict[str, Arm] = {
     "augmented_layernorm_data": replace(augmented(), algorithm="layernorm", finetuning=KEPT),
     "rlpd": replace(TD3_DATA, algorithm="rlpd", learner=SAC(learning_rate=3e-4, target_entropy_per_action=-0.5)),
     "iql": Arm("iql", IQL(), pretraining=Pretraining(), finetuning=KEPT),
+    "ceiling": ceiling(),
+    **{f"ceiling_{percent}": ceiling(percent / 100) for percent in (10, 50)},
+    **{f"ceiling_50_branch{n}": ceiling(0.5, n) for n in (3, 5)},
+    **{f"ceiling_{name}": ceiling(cloning=strength) for name, strength in CLONING.items()},
+    **{f"ceiling_50_{name}": ceiling(0.5, cloning=strength) for name, strength in CLONING.items()},
     "bc": Arm("bc", pretraining=Pretraining(updates=50_000), finetuning=KEPT),
 }
 
@@ -144,6 +160,7 @@ _TRUSTED = ("augmented_trusted_offline", "augmented_distrusted_offline")
 _OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None and name not in _TRUSTED)
 _PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform"))
 _ALGORITHMS = ("layernorm", "augmented_layernorm_data", "iql", "bc")
+_CEILING = tuple(name for name in ARMS if name.startswith("ceiling"))
 _MODELS = tuple(f"augmented_{name}" for name in ("latent4", "latent32", "kl0.1", "kl10", "next_latent"))
 _HORIZONS = (*(f"augmented_horizon{n}" for n in (1, 2, 3, 5)), *(f"vanilla_horizon{n}" for n in (1, 3)))
 _SWEEP = ("td3", "td3_fast", "td3_late", "sac", "sac_slow", "sac_late")
@@ -187,6 +204,7 @@ STUDIES = {
         Study("models", "Which world model?", ("augmented", *_MODELS)),
         Study("layernorm", "Does LayerNorm in the critics keep the promise?", ("layernorm_data",), FOUR),
         Study("methods", "What else can be done with the same data?", ("layernorm_data", "td3_layernorm_data", "rlpd"), FOUR),
+        Study("ceiling", "Would a perfect model help?", _CEILING, TWO, seeds=(100, 101, 102)),
         Study("algorithms", "And with other losses, or imagination?", _ALGORITHMS, TWO),
     )
 }
@@ -200,6 +218,7 @@ PROGRAMME = (
     ("horizons",),
     ("states",),
     ("methods", "algorithms"),
+    ("ceiling",),
     ("baselines", "long", "sweep"),
 )
 ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
