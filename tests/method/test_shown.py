@@ -3,19 +3,24 @@
 import importlib
 import inspect
 import re
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from made import dataset
 
 from mbaug import streams, tasks
+from mbaug.datasets import check
 from mbaug.method import arms, augmentation, bc, iql, rlpd, sac, td3, training, transitions, world_model
 from mbaug.method import imagination as sources
 from mbaug.method.arms import Arm
 from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
 from mbaug.method.transitions import Standardiser
 
+ONE_STEP = Pretraining(updates=50, transitions=50, evaluation_interval=50)
 CELLS = "".join(path.read_text() for path in sorted((ROOT / "notebooks").glob("*.py")))
 SHOWN = set(re.findall(r"\b(\w+)\.(\w+)\b", " ".join(re.findall(r"\bshow\(([^)]*)\)", CELLS))))
 METHOD = {
@@ -26,7 +31,7 @@ METHOD = {
     "rlpd": ("rows", "actor_loss"),
     "iql": ("value_loss", "critic_target", "actor_loss"),
     "bc": ("cloning_loss",),
-    "augmentation": ("replaced", "augment", "imagined_table", "pick", "by_doubt", "outside"),
+    "augmentation": ("replaced", "augment", "imagined_table", "pick", "by_doubt", "branches", "recorded_only", "outside"),
     "world_model": ("posterior", "sample", "step", "kl_divergence", "loss"),
     "imagination": ("imagine", "reconstruct", "held_out_error", "doubt"),
     "training": ("pretrain", "finetune", "carry"),
@@ -70,7 +75,7 @@ def train_a_little():
     hopper, rule, small = tasks.find("hopper"), Augmentation(table_samples=1, picks="trusted"), {"hidden": (8,), "batch_size": 8}
     pool, model = dataset(100, hopper.state_size, hopper.action_size), WorldModel((8,), (8,), latent_size=2, epochs=1)
     online = Finetuning(steps=100, warmup_steps=50, keep_data=True, critic_updates=0, evaluation_interval=100)
-    plan = Pretraining(updates=50, transitions=50, evaluation_interval=50, whole_episodes=True, horizon=2)
+    plan = replace(ONE_STEP, whole_episodes=True, horizon=2)
     transitions.draw(pool, 50, 0)
     drawn, rest = transitions.draw_episodes(pool, plan.transitions, 0)
     standardiser = Standardiser.fit([drawn.state], plan.standardiser_epsilon)
@@ -84,6 +89,10 @@ def train_a_little():
         generator = streams.torch_generator(0, "imagination")
         imagined = augmentation.imagined_table(predict, state, action, next_state, rule.table_samples, generator)
     augmentation.imagined_table(augmentation.rollout(predict, *recorded), state, action, next_state, 1, generator)
+    branches = augmentation.branches(partial(check.replay, hopper), lambda s: np.zeros((len(s), 3)), drawn.state[:1], 1, 50)
+    simulated = Arm(learner=td3.TD3(**small), augmentation=Augmentation(source="simulator", branch=1), pretraining=ONE_STEP)
+    learner, rows = training.learner(simulated, hopper, [0], standardiser), transitions.table([branches], standardiser)
+    list(training.pretrain(learner, rows, lambda number: rows))
     for name, algorithm in arms.ALGORITHMS.items():
         offline = {"model": model, "augmentation": rule, "pretraining": plan} if algorithm.offline_loss else {}
         arm = Arm(name, algorithm.settings(**small), **offline, finetuning=online)
