@@ -22,7 +22,7 @@ from mbaug.datasets import read
 from mbaug.experiments import checkpoint, models, records, run
 from mbaug.experiments.models import FAST
 from mbaug.experiments.records import Run
-from mbaug.experiments.studies import ARMS, augmented
+from mbaug.experiments.studies import ARMS, TWO, augmented
 from mbaug.method import training, transitions
 from mbaug.method.imagination import Fit
 from mbaug.method.settings import WorldModel
@@ -39,7 +39,7 @@ WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hop
 # Deterministic models of 50 units a layer: a second or two each, and they err 1.3 to 1.5 times as much as that of full size.
 SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
 ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # and the seeds of their fits
-AGENTS = [(task, "augmented") for task in TASKS] + [(t, arm) for t in ("hopper", "halfcheetah") for arm in ("vanilla", "noise")]
+AGENTS = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
 
 
 def names() -> list[tuple[str, str]]:
@@ -83,14 +83,15 @@ def ensemble(task: str, folder: Path = FOLDER) -> list[Deterministic]:
 def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) -> Learner:
     """Returns a learner whose actor and critics are an arm's at the switch, with what `load` raises.
 
-    Its targets and moments are fresh: it acts and values, and is not trained on. At another `moment`, "50000" or "100000"
-    environment steps, the actor alone is that of the moment.
+    Its targets and moments are fresh: it acts and values, and is not trained on. Of Walker2d and Ant, whose critics are not kept,
+    every value is NaN. At another `moment`, "50000" or "100000" environment steps, the actor alone is that of the moment.
     """
     tensors, about = load(task, arm, folder)
     standardiser = Standardiser(*(tensors[f"standardiser.{part}"].view(1, -1) for part in ("mean", "std")))
     learner = training.learner(ARMS[arm], tasks.find(task), [about["seed"]], standardiser, arithmetic=FAST)
     for part in ("actor", "critics"):
-        getattr(learner.agent, part).network.flat.detach().copy_(models.network(part, tensors).flat.detach())
+        own = getattr(learner.agent, part).network.flat.detach()
+        own.copy_(models.network(part, tensors).flat.detach()) if f"{part}.0.weight" in tensors else own.fill_(torch.nan)
     if moment != "switch":
         training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
     return learner
@@ -172,4 +173,7 @@ def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tenso
     if metadata is None or not path.exists():
         return None
     about = {name: metadata[name] for name in ("settings", "draw_sha256", "provenance")}
-    return safetensors.torch.load_file(path), about | {"run": str(which), "seed": which.seed, "moment": steps or "switch"}
+    tensors = safetensors.torch.load_file(path)
+    if task not in TWO:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("critics.")}
+    return tensors, about | {"run": str(which), "seed": which.seed, "moment": steps or "switch"}

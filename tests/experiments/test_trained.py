@@ -70,6 +70,13 @@ def test_an_agent_comes_back_from_what_its_run_kept(tmp_path, monkeypatch):
     assert all("waits for" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
 
 
+def test_an_agent_whose_critics_are_not_kept_acts_and_values_nothing():
+    found, state = trained.agent("walker2d", "augmented"), torch.zeros(1, 5, 17)
+    action = torch.from_numpy(found.policy(state.numpy()))
+    assert action.abs().max() <= 1
+    assert found.agent.critics(state, action).isnan().all()
+
+
 def test_what_is_missing_or_damaged_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="`python -m mbaug models` makes it"):
         trained.agent("hopper", "vanilla", folder=tmp_path)
