@@ -452,7 +452,7 @@ found["online"] = statistics.mean_score(evaluated)
 
 
 def named(arm):
-    """Returns what sets an arm of this study apart: share and steps of the simulator, strength of the cloning term."""
+    """Returns what sets an arm apart: the simulator's share and steps, the cloning term."""
     rule, cloning = studies.ARMS[arm].augmentation, studies.ARMS[arm].learner.behaviour_weight
     steps = f"simulator {100 * rule.rate:.0f} %, k = {rule.branch}" if rule else "no simulator"
     strength = round(td3.TD3().behaviour_weight / cloning, 3)

@@ -50,10 +50,10 @@ def test_every_evaluation_is_there():
         assert set(found) == {arm.evaluation.episodes}, run
 
 
-# Mean reward a step of an episode, lowest and highest: speed along the track in m/s, 1 for health where a task has it, minus the
-# actions' cost. Forward, one or two legs reach 6 m/s at most. Backward, a hopper or walker is out when it has sunk from 1.25 m to
-# 0.7 or 0.8 m: that fall gives it sqrt(2 g 0.55 m) = 3.3 m/s at its end, and so no more on average. The actions cost at most 0.006
-# a step there, 0.6 for HalfCheetah and 4 for Ant, which may thrash on its back to the time limit.
+# Mean reward a step of an episode, lowest and highest: speed along the track in m/s, 1 for health where a task has it, minus
+# the actions' cost. Forward, one or two legs reach 6 m/s at most. Backward, a hopper or walker is out when it has sunk from
+# 1.25 m to 0.7 or 0.8 m: that fall gives it sqrt(2 g 0.55 m) = 3.3 m/s at its end, and so no more on average. The actions cost
+# at most 0.006 a step there, 0.6 for HalfCheetah and 4 for Ant, which may thrash on its back to the time limit.
 POSSIBLE = {"hopper": (-2.3, 4.2), "walker2d": (-2.3, 7.0), "halfcheetah": (-2.0, 14.0), "ant": (-4.0, 7.0)}
 
 

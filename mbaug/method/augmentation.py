@@ -93,7 +93,13 @@ def rollout(
     return predict_window
 
 
-def branches(step: Callable, act: Callable, state: Float[np.ndarray, "starts state"], steps: int, size: int) -> Dataset:
+def branches(
+    step: Callable,
+    act: Callable,
+    state: Float[np.ndarray, "starts state"],
+    steps: int,
+    size: int,
+) -> Dataset:
     """Returns `size` transitions of a policy's own actions: from each start `steps` of them, or fewer to a terminal one.
 
     Not the paper's augmentation, which keeps the recorded actions, but its ceiling. The transitions are spread evenly over those

@@ -173,7 +173,9 @@ def pretrain(
     require((rule.picks == "random") == (doubt is None), sentence)
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     loss = learner.algorithm.offline_loss
-    imagined, learn = None, updater(learner, augmentation.recorded_only(loss, count) if loss and rule.branch else loss)
+    if loss and rule.branch:
+        loss = augmentation.recorded_only(loss, count)
+    imagined, learn = None, updater(learner, loss)
     while learner.gradient_steps < plan.updates:
         number, since = divmod(learner.gradient_steps, rule.redraw_interval)
         if imagine is not None and (imagined is None or since == 0):
@@ -182,7 +184,8 @@ def pretrain(
         if imagined is not None and rule.branch:
             rows = partial(torch.randint, imagined.shape[1], device=imagined.device)
             index = learner.drawn("imagined samples", rows, len(noise), count)
-            batches = augmentation.mix(batches, transitions.unpack(transitions.gather(imagined, index), *learner.sizes))
+            met = transitions.unpack(transitions.gather(imagined, index), *learner.sizes)
+            batches = augmentation.mix(batches, met)
         elif imagined is not None:
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
             batches = augmentation.augment(batches, picked, rule.rate)
@@ -191,7 +194,7 @@ def pretrain(
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
-            if rule.branch:  # whoever goes on from here has the policy of this moment, not that of the last table
+            if rule.branch:  # who goes on from here has the policy of now, not that of the last table
                 imagined = None
 
 
