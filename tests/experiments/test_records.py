@@ -17,6 +17,7 @@ from made import PROVENANCE, metadata
 
 from mbaug import files
 from mbaug.experiments import records
+from mbaug.experiments.metadata import FORMAT
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS
 from mbaug.files import CannotWrite, sealed
@@ -24,6 +25,7 @@ from mbaug.tasks import Dynamics
 
 RUN = Run("hopper", "hopper-medium-replay", "augmented", 0)
 METADATA, SCRATCH = metadata(ARMS["augmented"]), metadata(ARMS["td3"])
+NOW = b'"format": %d' % FORMAT
 ACTOR = {"final": torch.tensor([1.0, 2.0])}
 
 
@@ -100,7 +102,7 @@ def test_metadata_come_back_and_name_the_run(tmp_path):
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     files_of = {"csv_sha256": ".csv", "policies_sha256": ".safetensors"}
     hashes = {name: files.sha256(RUN.path(tmp_path).with_suffix(suffix).read_bytes()) for name, suffix in files_of.items()}
-    identity = {"format": 6, "task": "hopper", "dataset": "hopper-medium-replay", "arm": "augmented", "seed": 0}
+    identity = {"format": FORMAT, "task": "hopper", "dataset": "hopper-medium-replay", "arm": "augmented", "seed": 0}
     found = records.read_metadata(tmp_path, RUN)
     assert found == identity | METADATA | hashes | {"sha256": found["sha256"]}
     assert records.load_metadata(tmp_path) == {RUN: found}
@@ -134,7 +136,7 @@ def change(path, **changed):
     """Changes a record's JSON, also its digest, which is absent in a format below 5; what is changed to `...` goes away."""
     path, text = path.with_suffix(".json"), path.with_suffix(".json").read_text()
     document = {name: value for name, value in (json.loads(text) | changed).items() if value is not ...}
-    new = document.get("format", 6) >= 5
+    new = document.get("format", FORMAT) >= 5
     path.write_bytes(sealed(document) if new else json.dumps({k: v for k, v in document.items() if k != "sha256"}).encode())
 
 
@@ -163,7 +165,7 @@ def test_an_old_record_of_a_pretrained_agent_is_read_and_replaced(tmp_path):
     assert records.load_runs(tmp_path)["return"].tolist() == [100.1, 101.1, 102.1]
     assert records.missing(tmp_path, [RUN]) == [RUN]
     records.write(tmp_path, RUN, rows(1), METADATA)
-    assert (records.read_metadata(tmp_path, RUN)["format"], len(records.read(tmp_path, RUN).rows)) == (6, 1)
+    assert (records.read_metadata(tmp_path, RUN)["format"], len(records.read(tmp_path, RUN).rows)) == (FORMAT, 1)
     assert (records.missing(tmp_path, [RUN]), records.policies(tmp_path, RUN)) == ([], {})
 
 
@@ -191,10 +193,10 @@ DAMAGES = [
     (replaced(".csv", b"100.1", b"900.1"), r"the SHA-256 of .*seed0\.csv is not the one in its \.json"),
     (lambda path: path.with_suffix(".csv").unlink(), r"seed0\.csv is missing"),
     (other_columns, "its CSV has the columns phase,.*,score,"),
-    (replaced(".json", b'"format": 6', b'"format": 7'), "has the format 7; this version of mbaug reads formats 3 to 6"),
-    (replaced(".json", b'"format": 6,', b""), "has the format None"),
+    (replaced(".json", NOW, NOW + b"1"), f"has the format {FORMAT}1; this version of mbaug reads formats 3 to {FORMAT}"),
+    (replaced(".json", NOW + b",", b""), "has the format None"),
     (replaced(".json", b'"wall_seconds": 12.5', b'"wall_seconds": 12.6'), r"the SHA-256 of .*seed0\.json is not the one in it"),
-    (replaced(".json", b'"format": 6', b'"format": 4'), "has the unknown|is not the one in it"),
+    (replaced(".json", NOW, b'"format": 4'), "has the unknown|is not the one in it"),
     (replaced(".json", b'"seed": 0', b'"seed": 1'), "written for another run"),
     (replaced(".json", b'"status"', b'"state"'), "lacks status"),
     (replaced(".json", b'"calibration"', b'"calibrated"'), "lacks calibration"),
@@ -388,11 +390,11 @@ def test_a_thousand_runs_load_quickly(tmp_path):
 
 def test_the_first_difference_is_named():
     arm, recorded = ARMS["td3"], json.loads(files.json_text(ARMS["td3"]))
-    assert records.difference({"format": 6, "settings": recorded}, arm) is None
+    assert records.difference({"format": FORMAT, "settings": recorded}, arm) is None
     recorded["learner"] |= {"discount": 0.98, "policy_delay": 3}
-    found = records.difference({"format": 6, "settings": recorded}, arm)
+    found = records.difference({"format": FORMAT, "settings": recorded}, arm)
     assert found == "settings.learner.discount is 0.98 in the record and 0.99 in today's code."
-    found = records.difference({"format": 6, "settings": recorded}, ARMS["sac"])
+    found = records.difference({"format": FORMAT, "settings": recorded}, ARMS["sac"])
     assert found == "settings.algorithm is 'td3' in the record and 'sac' in today's code."
 
 
