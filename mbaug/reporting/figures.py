@@ -376,7 +376,7 @@ def gallery(folder: Path) -> str:
     copies = {path.stem[:2]: path for path in (files.repository() / "notebooks").glob("*.ipynb")}
     for path in sorted(Path(folder).glob("*.json")):
         about, name, data = told(Caption, path, "make figures"), path.stem, path.with_suffix(".csv")
-        same = files.sha256(data) == about.csv_sha256
+        same = files.sha256(files.content(data)) == about.csv_sha256
         checks.require(same, f"{data}: its SHA-256 is not the one in {path.name}: `make figures` writes both anew")
         if name[:2] != chapter:
             chapter = name[:2]
