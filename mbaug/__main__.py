@@ -17,7 +17,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
 
 
-SEEDS = 1_000  # at most, of a command
+SEEDS = 100  # at most, of a command: of the whole programme these are 10,000 runs
 WORKERS = 4  # at most, a core
 
 

@@ -158,7 +158,7 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
         ("record tiny --seeds a-b", "seeds are 'a-b', but they must be a range such as 0-4 or a list such as 0,2,5"),
         ("record tiny --seeds 4-0", "seeds are '4-0'"),
         ("record tiny --seeds ²", "seeds are '²', but they must be a range"),
-        ("record tiny --seeds 0-20000000", "seeds are '0-20000000', but they must be 1,000 at most"),
+        ("record tiny --seeds 0-20000000", "seeds are '0-20000000', but they must be 100 at most"),
         ("record tiny --seeds 1-" + 5000 * "9", "but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"),
         ("record tiny --population " + 5000 * "9", "was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --workers 0", "'0' was given, but it must be a whole number from 1 to 999,999,999"),

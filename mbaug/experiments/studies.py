@@ -241,9 +241,8 @@ def programme() -> list[Run]:
 
 def with_seeds(runs: Iterable[Run], seeds: Iterable[int]) -> list[Run]:
     """Returns the same runs with these seeds in place of their own, seed by seed."""
-    return list(
-        dict.fromkeys(replace(run, seed=seed) for seed in seeds for run in dict.fromkeys(replace(run, seed=0) for run in runs))
-    )
+    first = dict.fromkeys(replace(run, seed=0) for run in runs)
+    return list(dict.fromkeys(replace(run, seed=seed) for seed in seeds for run in first))
 
 
 # --- budgets --------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ RUNS = ["hopper/none/td3/seed0", "hopper/none/td3/seed7", "ant/none/sac/seed0", 
 KNOWN = {
     "study": [*studies.STUDIES],
     "--only": ["*", "td3/*", "*/seed1", "00", "90_engine"],
-    "--seeds": ["0-4", "0,2", "7", "0-999"],
+    "--seeds": ["0-4", "0,2", "7", "0-99"],
     "--workers": ["1", "2"],
     "--population": ["1", "4"],
     "--cluster": ["tcp://127.0.0.1:1"],
