@@ -52,7 +52,7 @@ def tell(difference: Interval, positive: str, negative: str) -> str:
 
 
 def sentence(frame: pd.DataFrame) -> str:
-    """Returns the README's answer: one sentence."""
+    """Returns the README's answer, in two sentences."""
     scores = mean_score(claims.main_runs(frame))
     where, found = reached(scores, "td3", "vanilla", "augmented")
     if not where:
@@ -60,8 +60,8 @@ def sentence(frame: pd.DataFrame) -> str:
     td3, vanilla, augmented = (number(each.value) for each in found)
     helps = tell(statistics.difference(scores, "augmented", "vanilla"), "imagination helps", "imagination harms")
     return (
-        f"{where}: offline pre-training takes the mean score over the first 100,000 interactions from {td3} to {vanilla}, "
-        f"pre-training with imagined next states to {augmented}; {helps}."
+        f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
+        f"pre-training, and {augmented} after pre-training with imagined next states. {begun(helps)}."
     )
 
 
@@ -85,11 +85,11 @@ def small_datasets(frame: pd.DataFrame, folder: Path | None = None) -> str:
     table = pd.read_csv(path).set_index(["way", "rows"])
     new, beside = (table["steps"].xs(way, level="way") for way in ("whole episodes", "single rows"))
     return (
-        f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of a hopper's life. They are "
-        f"drawn from {card['transitions']:,} of {card['episodes']} episodes, half of which return less than "
-        f"{card['return_quantiles']['50']:.0f}, where an expert returns {expert:,.0f}. A state amid the drawn episodes has its "
-        f"nearest known state {beside[10_000]:.1f} steps of the simulator away, a state of an episode that was not drawn "
-        f"{new[10_000]:.1f}. With 1,000 transitions these would be {beside[1_000]:.1f} and {new[1_000]:.1f}."
+        f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of a hopper's life. We draw "
+        f"them from {card['transitions']:,} of {card['episodes']} episodes. Half of these episodes return less than "
+        f"{card['return_quantiles']['50']:.0f}, where an expert returns {expert:,.0f}. From a new state of the same episodes, "
+        f"the nearest drawn state is {beside[10_000]:.1f} steps of the simulator away, and from a state of an episode that was "
+        f"not drawn {new[10_000]:.1f}. With 1,000 transitions it would be {beside[1_000]:.1f} and {new[1_000]:.1f} steps."
     )
 
 
@@ -104,8 +104,8 @@ def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     vae, still, line, network = (joined([f"{error:.2g}" for error in mean[kind]]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
     return (
-        f"On {where} the paper's VAE errs by {vae} in one step (variances of the states, held-out rows; 1 is the error of "
-        f"always predicting the mean state). The guess that nothing moves errs by {still}, a linear regression by {line}, and "
+        f"On held-out rows of {where} the paper's VAE errs by {vae} in one step, where 1 is the error of always predicting the "
+        f"mean state. The guess that nothing moves errs by {still}, a linear regression by {line}, and "
         f"a deterministic network by {network}. The VAE beats the guess on {better[0]} of "
         f"{count('task', [len(mean)])}, the regression on {better[1]} and the network on {better[2]}."
     )
@@ -122,10 +122,10 @@ def augmentation(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     return (
         f"Half of a batch's next states become imagined, and nothing else changes. On HalfCheetah they move by "
         f"{states.loc['sample', 'error']:.2f} standard deviations a dimension, where a step of the simulator moves a state by "
-        f"{states.loc['sample', 'step']:.2f}. The targets of a trained critic, with a standard deviation of "
-        f"{model['spread']:.0f} rewards, move by {rise} on average. In a row {model['stays']:.0f} rewards of the movement stay, "
-        f"and {model['averages out']:.0f} average out over the model's samples. Noise of the same size moves targets by "
-        f"{fall}, of which {noise['stays']:.0f} stay and {noise['averages out']:.0f} average out."
+        f"{states.loc['sample', 'step']:.2f}. The targets of a trained critic have a standard deviation of "
+        f"{model['spread']:.0f} rewards, and they move by {rise} on average. A single target moves by {model['stays']:.0f} "
+        f"rewards that stay and by {model['averages out']:.0f} that average out over the model's samples. With noise of the same "
+        f"size it is {fall} on average, {noise['stays']:.0f} that stay and {noise['averages out']:.0f} that average out."
     )
 
 
@@ -142,7 +142,7 @@ def offline(frame: pd.DataFrame) -> str:
     return (
         f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
         f"were imagined. {begun(tell(score, 'imagination helps', 'imagination harms'))}. The critic over-estimates its policy by "
-        f"{plain} and by {imagined} discounted rewards. "
+        f"{plain} discounted rewards in the first case and by {imagined} in the second. "
         f"{begun(tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation'))}."
     )
 
@@ -195,11 +195,12 @@ def controls(frame: pd.DataFrame) -> str:
     augmented, noise, vanilla = map(words, found)
     model = tell(statistics.difference(scores, "augmented", "noise"), "the model beats noise", "noise beats the model")
     fates = Counter(judged(each, held(each, table)) for each in PREDICTIONS)
+    came, failed = fates["as predicted"], fates["contradicted"]
     return (
         f"{where}: pre-trained with the model's next states an agent scores {augmented} over the first 100,000 interactions, "
         f"with noise as large as the model's error {noise}, with recorded next states {vanilla}. {begun(model)}. A perfect model "
         f"would change nothing, so whatever differs is the work of an error. Of {len(PREDICTIONS)} predictions that follow from "
-        f"it, {fates['as predicted']} came true, {fates['contradicted']} failed, the others are open."
+        f"it, {came} came true, {failed} failed, and {len(PREDICTIONS) - came - failed} are open."
     )
 
 
@@ -214,10 +215,10 @@ def engine(frame: pd.DataFrame, folder: Path | None = None) -> str:
     shares = joined([f"{row['fraction_of_limit']:.0%}" for _, row in hopper.iterrows()])
     peers = table[(table["algorithm"] == "TD3") & (table["precision"] == "float32")].set_index("by")["updates_per_second"]
     others = [f"{who.partition(' ')[0]} makes {pace:.0f}" for who, pace in peers.items() if who != "mbaug"]
-    beside = f" With TD3 alone {joined(others)}, where we make {peers['mbaug']:.0f} in float32." if others else ""
+    beside = f" Of TD3 without BC we make {peers['mbaug']:.0f} in float32, and {joined(others)}." if others else ""
     return (
-        f"On one core of the fastest processor measured ({table['cpu'].iloc[0]}), an agent on Hopper makes {joined(said)} "
-        f"updates of TD3+BC a second. That is {shares} of what the matrix products alone allow.{beside}"
+        f"On one core of the fastest processor measured ({table['cpu'].iloc[0]}), an agent on Hopper makes this many "
+        f"updates of TD3+BC a second: {joined(said)}. That is {shares} of what the matrix products alone allow.{beside}"
     )
 
 
@@ -234,11 +235,11 @@ def reliability(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
         own, most = area.loc["spread of the samples"], area.loc[best]
         told = (
             f"The paper's model errs {thin.min():.1f} to {thin.max():.1f} times as much in the fifth of the rows that lie "
-            f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(thin)])}). Its errors point to the middle: "
-            f"of the steps that end in a fall, it imagines {stands.min():.0f} to {stands.max():.0f} % standing. One can tell "
-            f"beforehand, but not by the spread of its samples, whose area under the ROC curve for the worst tenth is "
-            f"{own.min():.2f} to {own.max():.2f} (0.5 is chance). The best of {len(area)} signals is the {best}, how badly the "
-            f"model reconstructs the state that it starts from: {most.min():.2f} to {most.max():.2f}."
+            f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(thin)])}). Its errors pull states to the "
+            f"middle of the data: of the steps that end in a fall, it imagines {stands.min():.0f} to {stands.max():.0f} % as "
+            f"standing. Some signals tell beforehand which rows are the worst tenth. The best of {len(area)} is the {best}, with "
+            f"an area under the ROC curve of {most.min():.2f} to {most.max():.2f} (0.5 is chance). The spread of the model's "
+            f"samples has {own.min():.2f} to {own.max():.2f}."
         )
     offline, (trusted, distrusted) = statistics.mean_offline(claims.main_runs(frame)), find("trusted").arms
     if not statistics.by_task(offline, trusted, distrusted):
@@ -256,14 +257,14 @@ def methods(frame: pd.DataFrame) -> str:
     means = means[[arm for arm in LOOKS if arm in means]]
     if means.empty:
         return NOTHING
-    best = [
-        f"{tasks.find(str(task)).gym_id.partition('-')[0]} {look(str(arm)).label} ({number(means[arm][task])})"
-        for task, arm in means.dropna(how="all").idxmax(axis=1).items()
-    ]
+    best: dict[str, list[str]] = {}
+    for task, arm in means.dropna(how="all").idxmax(axis=1).items():
+        best.setdefault(look(str(arm)).label, []).append(f"{titled(str(task))} ({number(means[arm][task])})")
+    highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
     family = [f"{words(each.interval, signed=True)} against {look(each.comparison.others[0]).label}" for each in found]
     ours = f"{look('layernorm_data').label}: {joined(family)}." if family else "The methods of this chapter are not yet recorded."
-    return f"The highest mean score over the first 100,000 interactions, of arms with two seeds or more: {joined(best)}. {ours}"
+    return f"The highest mean scores over the first 100,000 interactions, of arms with two seeds or more: {highest}. {ours}"
 
 
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter

@@ -53,13 +53,14 @@ def test_controls_weighs_the_model_against_noise_and_counts_predictions():
     found = answers.controls(runs({"noise": 48, "vanilla": 40, "augmented": 20}, seeds=5, tasks=FOUR))
     assert found.startswith("All four tasks, 5 seeds: pre-trained with the model's next states an agent scores 20 [")
     assert "Noise beats the model (−28 [" in found
-    assert found.endswith("1 came true, 0 failed, the others are open."), "the same loss everywhere: only the first is decided"
+    assert found.endswith("1 came true, 0 failed, and 4 are open."), "the same loss everywhere: only the first is decided"
 
 
 def test_readme_and_overview():
     less = runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=2)
-    text = "Hopper, 2 seeds: offline pre-training takes the mean score over the first 100,000 interactions from 10 to 40, "
-    text += "pre-training with imagined next states to 20; it takes 5 seeds to tell whether imagination helps."
+    text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 from scratch, 40 after offline "
+    text += "pre-training, and 20 after pre-training with imagined next states. "
+    text += "It takes 5 seeds to tell whether imagination helps."
     assert answers.sentence(less) == text
     assert answers.overview(less) == text + " So far none of the paper's 6 claims can be judged. That takes 5 seeds."
     more = pd.concat([less, runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=5, tasks=FOUR)])
@@ -96,9 +97,9 @@ def test_reliability_tells_of_the_drawn_tables_and_then_of_the_records(tmp_path)
     arms = {"augmented_trusted_offline": 30, "augmented_distrusted_offline": 10}
     found = answers.reliability(runs(arms, seeds=5), tmp_path)
     assert found.startswith("The paper's model errs 5.0 to 25.0 times as much in the fifth of the rows")
-    assert "it imagines 90 to 100 % standing. " in found
-    assert "worst tenth is 0.50 to 0.60 (0.5 is chance). The best of 3 signals is the blur of the state, " in found
-    assert "starts from: 0.70 to 0.90. " in found
+    assert "it imagines 90 to 100 % as standing. " in found
+    assert "The best of 3 is the blur of the state, with an area under the ROC curve of 0.70 to 0.90 (0.5 is" in found
+    assert "The spread of the model's samples has 0.50 to 0.60. " in found
     assert "Offline, beside imagining what is distrusted, imagining what is trusted scores higher (+20 [" in found
     assert answers.reliability(runs(arms).iloc[:0], tmp_path / "nowhere") == (
         "Where the world model errs is not yet computed. Whether it helps to imagine only what is trusted is not recorded yet."
@@ -110,7 +111,7 @@ def test_world_model_tells_of_the_drawn_errors(tmp_path):
     rows = [["hopper", "a", 0.1, 0.2, 0.04, 0.01], ["hopper", "b", 0.3, 0.1, 0.02, 0.03], ["ant", "a", 0.5, 2, 0.6, 0.7]]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "02_errors.csv", index=False)
     found = answers.world_model(runs({"td3": 10}).iloc[:0], tmp_path)
-    assert found.startswith("On Hopper and Ant the paper's VAE errs by 0.2 and 0.5 in one step (variances of the states, ")
+    assert found.startswith("On held-out rows of Hopper and Ant the paper's VAE errs by 0.2 and 0.5 in one step, where 1 is ")
     assert (
         "nothing moves errs by 0.15 and 2, a linear regression by 0.03 and 0.6, and a deterministic network by 0.02 and 0.7."
         in found
@@ -122,10 +123,10 @@ def test_world_model_tells_of_the_drawn_errors(tmp_path):
 def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
     arms = {"td3_data": 30, "vanilla_data": 40, "sac": 20}
     found = answers.methods(runs(arms, seeds=5, tasks=FOUR))
-    assert "HalfCheetah vanilla, data kept (40), Hopper vanilla, data kept (40)" in found
+    assert "seeds or more: *vanilla, data kept* on Ant (40), HalfCheetah (40), Hopper (40) and Walker2d (40). " in found
     assert found.endswith("The methods of this chapter are not yet recorded.")
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=5, tasks=FOUR))
-    assert "Ant LayerNorm critics, data kept (60)" in found
+    assert "*LayerNorm critics, data kept* on Ant (60), " in found
     assert "LayerNorm critics, data kept: +30 [" in found
     assert "against TD3 with the data, no pre-training, +20 [" in found
 
@@ -139,9 +140,9 @@ def test_small_datasets_tells_of_the_drawn_distances_and_the_pool_s_card(tmp_pat
     columns = ["way", "rows", "mean", "steps", "seconds"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "01_neighbours.csv", index=False)
     found = answers.small_datasets(runs({"td3": 10}), tmp_path)
-    assert found.startswith("10,000 transitions are 80 seconds of a hopper's life. They are drawn from 45,044 of 318 episodes, ")
+    assert found.startswith("10,000 transitions are 80 seconds of a hopper's life. We draw them from 45,044 of 318 episodes. ")
     assert "steps of the simulator away" not in found.replace("0.1 steps of the simulator away", "")
-    assert found.endswith("that was not drawn 0.2. With 1,000 transitions these would be 1.0 and 2.0.")
+    assert found.endswith("that was not drawn 0.2. With 1,000 transitions it would be 1.0 and 2.0 steps.")
     assert answers.small_datasets(runs({"td3": 10}), tmp_path / "nowhere") == "The distances between states are not yet computed."
 
 
@@ -154,10 +155,10 @@ def test_augmentation_tells_of_the_drawn_states_and_targets(tmp_path):
     found = answers.augmentation(runs({"td3": 10}), tmp_path)
     assert "move by 0.40 standard deviations a dimension, where a step of the simulator moves a state by 1.20. " in found
     assert (
-        "standard deviation of 148 rewards, move by +15 on average. In a row 41 rewards of the movement stay, and 27 aver"
+        "standard deviation of 148 rewards, and they move by +15 on average. A single target moves by 41 rewards that stay and"
         in found
     )
-    assert found.endswith("moves targets by −26, of which 31 stay and 47 average out.")
+    assert found.endswith(" is −26 on average, 31 that stay and 47 that average out.")
     assert answers.augmentation(runs({"td3": 10}), tmp_path / "nowhere").endswith("is not yet computed.")
 
 
@@ -174,10 +175,10 @@ def test_engine_tells_of_the_drawn_updates(tmp_path):
     peer = [["TD3", None, "float32", None, 133, None, "Stable-Baselines3 2.9.2", "A CPU"]]
     pd.DataFrame(rows + peer, columns=columns).to_csv(tmp_path / "90_updates.csv", index=False)
     found = answers.engine(runs({"td3": 10}), tmp_path)
-    assert "measured (A CPU), an agent on Hopper makes 255 in float32 and 373 in bfloat16 updates of TD3+BC a second. " in found
+    assert "an agent on Hopper makes this many updates of TD3+BC a second: 255 in float32 and 373 in bfloat16. " in found
     assert found.endswith(
-        "That is 66% and 16% of what the matrix products alone allow. With TD3 alone Stable-Baselines3 makes 133, "
-        "where we make 247 in float32."
+        "That is 66% and 16% of what the matrix products alone allow. Of TD3 without BC we make 247 in float32, "
+        "and Stable-Baselines3 makes 133."
     )
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "90_updates.csv", index=False)
     assert answers.engine(runs({"td3": 10}), tmp_path).endswith("products alone allow.")
