@@ -31,7 +31,12 @@ def test_the_gallery_has_every_figure():
     assert text == figures.gallery(ROOT / "figures")
     names = sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
     assert names
-    assert re.findall(r"\]\((\w+)\.png\)", text) == names
+    shown = re.findall(r"\]\((\w+)\.png\)", text)
+    assert sorted(shown) == names
+    drawn = "".join(path.read_text() for path in sorted((ROOT / "notebooks").glob("*.py")))
+    places = [drawn.index(f'"{name}"') for name in shown]
+    assert places == sorted(places), "a figure stands where its chapter draws it"
+    assert not re.search(r"<(?!/?(details|summary)>)", text), "GitHub would take it for a tag, and show nothing"
     films = sorted(path.stem for path in (ROOT / "figures" / "films").glob("*.gif"))
     assert re.findall(r"\]\(films/(\w+)\.gif\)", text) == films
 
