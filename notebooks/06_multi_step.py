@@ -420,10 +420,8 @@ growth.T.rename_axis(f"growth from 1 step to {len(horizons)}").round(1)
 
 # %%
 wins = (wide["latent"] < wide["encoded"]).groupby("task")
-Markdown(f"""
-Staying in latent space is the better of the VAE's two ways at {wins.mean().min():.0%} to
-{wins.mean().max():.0%} of a task's horizons, and after {len(horizons)} steps on {wins.last().sum()} of
-{len(names)} tasks.""")
+better = {"part of the horizons": wins.mean(), f"after {len(horizons)} steps": wins.last()}
+pd.DataFrame(better).loc[names].T.rename_axis("latent space beats encoding anew")
 
 # %% [markdown]
 # Two things to keep in mind. Steps are not seconds: one of HalfCheetah lasts several times one of Hopper (the table of
@@ -496,7 +494,8 @@ for axis, quantity in zip(axes, quantities, strict=True):
 figures.legend(figure)
 text = "HalfCheetah, targets of n steps on whole episodes, with and without imagined next states: score "
 text += "online, and what the critics promise minus what their policy earns when pre-training ends."
-path = figures.save_figure(figure, "06_horizons", found, figures.caption(text, table, metadata), profile)
+caption = figures.caption(text, table, metadata, figures.DOTS.split(", small")[0])
+path = figures.save_figure(figure, "06_horizons", found, caption, profile)
 
 # %% [markdown]
 # *Read.* The two lines of a panel tell the two changes apart. Where both rise with $n$, the recorded rewards help.

@@ -7,7 +7,7 @@
 # Hopper, 3 seeds: pre-trained with the model's next states an agent scores 27 [14, 41] over the first 100,000 interactions,
 # with noise as large as the model's error 31 [23, 39], with recorded next states 34 [3.0, 65]. It takes 5 seeds to tell whether
 # the model beats noise. A perfect model would change nothing, so whatever differs is the work of an error. Of 5 predictions
-# that follow from it, 0 came true, 0 failed, the others are open.
+# that follow from it, 0 came true, 0 failed, and 5 are open.
 # <!-- /answer -->
 #
 # | | |
@@ -422,7 +422,7 @@ for axis in axes[1]:
 figures.legend(figure)
 text = "Offline score, second half of pre-training, against the errors of half of the next states."
 shown = table[table["arm"].isin(rows.values()) & table["task"].isin(studies.TWO)]
-caption = figures.caption(text, shown[shown["phase"] == "pretrain"])
+caption = figures.caption(text, shown[shown["phase"] == "pretrain"], drawn=figures.DOTS)
 saved = save_figure(figure, "07_sources", pd.concat(drawn), caption, profile)
 
 # %% [markdown]
@@ -468,7 +468,8 @@ for axis, (title, measure) in zip(axes, phases.items(), strict=True):
     say_if_empty(axis, drawn[-1])
 axes[0].set(ylabel="D4RL-normalised mean score", ylim=(0, 1.1 * axes[0].get_ylim()[1]))
 text = "HalfCheetah by rate: offline the second half of pre-training, online all interactions."
-caption = figures.caption(text, table[table["arm"].isin(rates) & (table["task"] == "halfcheetah")])
+shown = table[table["arm"].isin(rates) & (table["task"] == "halfcheetah")]
+caption = figures.caption(text, shown, drawn=figures.DOTS)
 saved = save_figure(figure, "07_rates", pd.concat(drawn), caption, profile)
 
 # %% tags=["nbval-check-output"]
@@ -551,9 +552,9 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 7.2), sharey=True)
 drawn = figures.dots(axes, online, carried, studies.TWO)
 for axis in axes:
     axis.set_xlabel("mean online score")
-text = f"Mean online score, 0 to {end:,} interactions, by what is carried. No dot: not yet recorded."
+text = f"Mean online score, 0 to {end:,} interactions, by what is carried."
 shown = table[table["arm"].isin(carried) & table["task"].isin(studies.TWO)]
-caption = figures.caption(text, shown[shown["phase"] == "finetune"])
+caption = figures.caption(text, shown[shown["phase"] == "finetune"], drawn=figures.DOTS)
 saved = save_figure(figure, "07_carried", drawn, caption, profile)
 
 # %% [markdown]

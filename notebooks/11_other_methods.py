@@ -4,9 +4,9 @@
 # **What else can be done with the same 10,000 transitions?**
 #
 # <!-- answer -->
-# The highest mean score over the first 100,000 interactions, of arms with two seeds or more: Ant TD3 with the data, no
-# pre-training (51), HalfCheetah TD3 with the data, no pre-training (35), Hopper vanilla pre-training (34) and Walker2d TD3 with
-# the data, no pre-training (20). The methods of this chapter are not yet recorded.
+# The highest mean scores over the first 100,000 interactions, of arms with two seeds or more: *TD3 with the data, no
+# pre-training* on Ant (51), HalfCheetah (35) and Walker2d (20) and *vanilla pre-training* on Hopper (34). The methods of this
+# chapter are not yet recorded.
 # <!-- /answer -->
 #
 # | | |

@@ -1,5 +1,6 @@
 """How the chapters read: the answer first, a picture soon, plain sentences, a link at each name, nothing shown twice."""
 
+import ast
 import re
 from collections import Counter
 from itertools import chain
@@ -15,6 +16,7 @@ FENCE = re.compile(r"```python\n(.*?)```", re.S)  # what `show` displays of a fu
 SHOWN = re.compile(r"^`(?:mbaug|benchmarks)[\w.]*`\n")  # and what it begins with
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\](?:\(([^)\s]*)\)|\[\w+\])")
 CITED = re.compile(r"[A-Z][\w’-]+(?: et al\.| & [A-Z][\w’-]+)\s+\(?(?:19|20)\d\d|arXiv[ :]\d{4}\.\d{4,5}")
+PRINTING = ("Markdown", "print")
 CHAPTER = re.compile(r"[Cc]hapters?\s\[?(\d\d)\b")
 
 
@@ -109,6 +111,19 @@ def test_no_line_of_code_scrolls(name):
     code = [cell.source for cell in read(name) if cell.cell_type == "code"]
     code += [shown for cell in read(name) for text in texts(cell) if text for shown in FENCE.findall(text)]
     assert not [line for text in code for line in text.splitlines() if len(line) > 105]
+
+
+@NAMES
+def test_prose_stands_in_markdown_and_not_in_code_that_prints_it(name):
+    """A template is read twice, as code and as text: a computed line may have 20 words of its own."""
+    long = []
+    for cell in read(name):
+        calls = ast.walk(ast.parse(cell.source if cell.cell_type == "code" else ""))
+        for call in (node for node in calls if isinstance(node, ast.Call) and getattr(node.func, "id", "") in PRINTING):
+            parts = [each.value for each in ast.walk(call) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            if (count := words(" ".join(parts))) > 20:
+                long.append(f"{count} words: {' '.join(parts)[:60]}")
+    assert not long
 
 
 def test_no_function_is_shown_twice():
