@@ -56,6 +56,17 @@ def test_controls_weighs_the_model_against_noise_and_counts_predictions():
     assert found.endswith("1 came true, 0 failed, and 4 are open."), "the same loss everywhere: only the first is decided"
 
 
+def test_what_we_would_do_today_needs_an_arm_on_every_task():
+    """The best comes first; an arm of three tasks, or of one seed, is not among them."""
+    few = runs({"noise": 90}, seeds=2, tasks=FOUR[1:])
+    frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
+    said = answers.sentence(frame)
+    assert said.startswith("With 10,000 transitions we would today take “vanilla pre-training”: over four tasks its mean score")
+    assert "interactions is 40 [40, 40], 2 seeds a task. The next best of the 3 arms" in said
+    assert "recorded on all four is “augmented 50 %” with 20 [" in said
+    assert answers.sentence(frame[frame["task"] != "ant"]).startswith("HalfCheetah, Hopper and Walker2d")
+
+
 def test_readme_and_overview():
     less = runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=2)
     text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 from scratch, 40 after offline "
