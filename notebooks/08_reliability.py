@@ -155,7 +155,7 @@ def coloured(axis, own, value, **look):
     """Draws one value a cell as a map of coloured squares."""
     table = own.assign(value=value).pivot(index="y", columns="x", values="value")
     y, x = (np.arange(edges.min(), edges.max() + 0.75, 0.5) for edges in (table.index, table.columns))
-    return axis.pcolormesh(x, y, table.reindex(index=y[:-1], columns=x[:-1]), **look)
+    return axis.pcolormesh(x, y, table.reindex(index=y[:-1], columns=x[:-1]), **look, rasterized=True)
 
 
 # %%

@@ -58,7 +58,7 @@ def bodies(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> pd.Data
 def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"], pixels: int = 144) -> render.Frames:
     """Returns an image of each state, which need not be one that a body can be in; it needs OpenGL, and no screen."""
     os.environ["MUJOCO_GL"] = render.opengl()
-    environment = tasks.make(task, render_mode="rgb_array", width=pixels, height=pixels, **render.CLOSE)
+    environment = render.plain(tasks.make(task, render_mode="rgb_array", width=pixels, height=pixels, **render.CLOSE))
     images = render.stills(environment, states)
     environment.close()
     return images
