@@ -13,7 +13,7 @@
 # | | |
 # |---|---|
 # | needs | the trained agents in `data/models`, the pools `<task>-medium-replay`, the records of the study `hopper` |
-# | gives | figures `04_q_values`, `04_pretraining`, `04_overestimation`, `04_critics`, `04_roughness`, and tables |
+# | gives | figures `04_q_values`, `04_pretraining`, `04_overestimation`, `04_runaway`, `04_critics`, `04_roughness`, and tables |
 # | minutes on one core | paper: below 1 · quick: that, and the runs · smoke: below 1 |
 
 # %% tags=["parameters"]
@@ -35,7 +35,7 @@ from mbaug.experiments import measures, probes, records, runner, studies, traine
 from mbaug.method import networks, settings, td3, training, transitions
 from mbaug.method.arms import Arm
 from mbaug.method.transitions import Batch
-from mbaug.reporting import figures, statistics
+from mbaug.reporting import claims, figures, statistics
 from mbaug.reporting.figures import save_figure, show
 from mbaug.reporting.stored import stored
 
@@ -493,6 +493,59 @@ for other in ("vanilla", "noise"):
 # wrong first goes wrong elsewhere. And a small gap is not praise by itself: a policy that earns little under a critic
 # that expects little has one too. Chance is how often random signs would give as much. $n$ pairs of seeds can never
 # bring it below $2^{-n}$, whatever happened.
+#
+# *Does it run away?* A critic's target holds its own opinion of the next state. Where it asks about an action that the data do
+# not hold, nothing corrects it, and each update can raise what the next one starts from. We draw what the critics of all four
+# tasks promise at the first state. The thin line is the bound from above, of each task's own draw: no policy can earn more. We
+# expect a critic that is trained on few data to cross it, and any blur of its targets to hold it back.
+
+# %%
+names = ("hopper",) if retrain else ("core", "carried", "layernorm")
+everywhere = claims.main_runs(pd.concat([runner.evidence(name, profile, retrain) for name in names]))
+blurred = [*arms, "deterministic", "layernorm_data"]
+everywhere = everywhere[everywhere["arm"].isin(blurred) & (everywhere["phase"] == "pretrain")]
+rewards = {
+    t: transitions.draw(read.load(f"{t}-medium-replay"), size, seed=0)[0].reward for t in tasks.TASKS
+}
+limits = {t: reward.max() / (1 - learner.discount) for t, reward in rewards.items()}
+
+# %%
+figure, axes = plt.subplots(2, 2, figsize=(8, 5.8), sharex=True, sharey=True)
+shown = figures.multiples(axes.flat, everywhere, "pretrain", "predicted_value")
+for axis, limit in zip(axes.flat, limits.values(), strict=True):
+    axis.axhline(limit, color="#333333", linewidth=0.8)
+    axis.set_ylabel("")
+figures.wide_values(axes[0, 0], shown["predicted_value"].max())
+for axis in axes[1]:
+    axis.set_xlabel("updates (thousands)")
+figure.supylabel(figures.QUANTITIES["predicted_value"], fontsize=10)
+figures.legend(figure)
+text = "What critics promise at the first state while they learn offline. The thin line is the largest "
+text += "reward of a draw, for ever. Linear within ±1,000, logarithmic beyond."
+origins = [records.Run(*run) for run in everywhere.groupby(statistics.RUN).groups]
+text = figures.caption(
+    text, everywhere, records.load_metadata(folder, origins), "Lines are means over seeds"
+)
+saved = save_figure(figure, "04_runaway", shown, text, profile)
+
+# %% [markdown]
+# When pre-training ends, the promise divided by that bound. Above 1 no policy can keep it.
+
+# %%
+promise = (
+    statistics.last_offline(everywhere, "predicted_value")
+    .groupby(["arm", "task"])
+    .mean()
+    .unstack("task")
+)
+promise = promise.reindex(index=figures.in_order(promise.index), columns=[*tasks.TASKS])
+share = (promise / pd.Series(limits)).rename(index=lambda arm: figures.look(arm).label)
+share.map(lambda value: "not yet recorded" if np.isnan(value) else f"{value:,.2f}").rename_axis(None)
+
+# %% [markdown]
+# *Read.* Where vanilla's line leaves the bound behind, look at the arms beside it. If the model's imagined states hold values
+# back, and noise of the same size does so too, then it is the blur that helps, not what the model knows. LayerNorm bounds values
+# without any blur of the data ([chapter 11](11_other_methods.ipynb)).
 #
 # ## 7. The recorded runs: new rows and neighbours
 #

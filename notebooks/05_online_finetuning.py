@@ -416,12 +416,14 @@ for axis in axes.flat:
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.axvspan(0, warmup / 1000, color="#EBEBEB", zorder=0)
     axis.set_ylabel("")
+figures.wide_values(axes[0, 0], drawn["overestimation"].max())
 for axis in axes[1]:
     axis.set_xlabel("environment interactions (thousands)")
 figure.supylabel(figures.QUANTITIES["overestimation"], fontsize=10)
 figures.legend(figure)
 text = (
-    "What the critics promise at the first state, minus what came. Grey is the warm-up without updates."
+    "What the critics promise at the first state, minus what came. Grey is the warm-up without updates. "
+    "Linear within ±1,000, logarithmic beyond."
 )
 some = online[online["arm"].isin(shown)]
 caption = figures.caption(text, some, metadata, "Lines are means over seeds")

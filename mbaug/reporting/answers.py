@@ -1,5 +1,6 @@
 """The answer of a chapter in a few plain sentences, written from what is recorded: each chapter and the README begin with it."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -228,7 +229,7 @@ def engine(frame: pd.DataFrame, folder: Path | None = None) -> str:
     said = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
     shares = joined([f"{row['fraction_of_limit']:.0%}" for _, row in hopper.iterrows()])
     peers = table[(table["algorithm"] == "TD3") & (table["precision"] == "float32")].set_index("by")["updates_per_second"]
-    others = [f"{who.partition(' ')[0]} makes {pace:.0f}" for who, pace in peers.items() if who != "mbaug"]
+    others = [f"{re.sub(r' [0-9.]+$', '', str(who))} makes {pace:.0f}" for who, pace in peers.items() if who != "mbaug"]
     beside = f" Of TD3 without BC we make {peers['mbaug']:.0f} in float32, and {joined(others)}." if others else ""
     return (
         f"On one core of the fastest processor measured ({table['cpu'].iloc[0]}), an agent on Hopper makes this many "

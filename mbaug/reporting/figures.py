@@ -173,6 +173,13 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune"
     return pd.concat(parts)
 
 
+def wide_values(axis: Axes, highest: float) -> None:
+    """Makes a y axis of values linear within ±1,000 rewards and logarithmic beyond: critics that run away promise millions."""
+    axis.set_yscale("symlog", linthresh=1_000, linscale=2)
+    axis.set_yticks([-500, 0, 500, 1_000, 1e5, 1e7], ["−500", "0", "500", "1,000", "100,000", "10 million"])
+    axis.set_ylim(-1_000, 3 * max(1_000, highest))
+
+
 def dots(
     axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str], names: Iterable[str] = tuple(tasks.TASKS)
 ) -> pd.DataFrame:
