@@ -12,7 +12,7 @@ from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.chapters import committed_figures
-from mbaug.reporting.figures import LOOKS, count, look, number, words
+from mbaug.reporting.figures import LOOKS, count, in_order, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
@@ -144,7 +144,22 @@ def augmentation(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     )
 
 
-def offline(frame: pd.DataFrame) -> str:
+def runaways(path: Path) -> str:
+    """Returns on which tasks each arm's critics end above the value of the largest reward for ever; "" where none was drawn."""
+    if not path.is_file():
+        return ""
+    last = pd.read_csv(path).groupby(["arm", "task"], sort=False)[["predicted_value", "limit"]].last().reset_index()
+    over, told = last["predicted_value"] > last["limit"], []
+    for arm in in_order(last["arm"]):
+        own = last["arm"] == arm
+        where = joined([titled(task) for task in last["task"][own & over]])
+        told.append(f"with “{look(arm).label}” on {where or 'none'} (of {count('task', [int(own.sum())])})")
+    return (
+        f" A critic has run away where it promises more than the largest reward, for ever, is worth. That happens {joined(told)}."
+    )
+
+
+def offline(frame: pd.DataFrame, folder: Path | None = None) -> str:
     """Returns the answer of 04_offline_pretraining: what imagination makes of the policy, and of its critic."""
     table = claims.main_runs(frame)
     scores, excess = last_offline(table), last_offline(table, "overestimation")
@@ -159,6 +174,7 @@ def offline(frame: pd.DataFrame) -> str:
         f"were imagined. {begun(tell(score, 'imagination helps', 'imagination harms'))}. The critic over-estimates its policy by "
         f"{plain} discounted rewards in the first case and by {imagined} in the second. "
         f"{begun(tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation'))}."
+        f"{runaways((folder or committed_figures()) / '04_runaway.csv')}"
     )
 
 

@@ -42,6 +42,16 @@ def test_online_weighs_imagination_against_vanilla_and_noise():
     assert "5 seeds do not tell whether imagination is better than these two (0.0 [" in poor
 
 
+def test_offline_tells_whose_critics_run_away(tmp_path):
+    """By the last row of each arm and task: vanilla crosses its limit on one of two tasks, noise not at its end."""
+    rows = [("vanilla", "ant", 9, 5), ("vanilla", "hopper", 4, 5), ("noise", "ant", 9, 5), ("noise", "ant", 3, 5)]
+    pd.DataFrame(rows, columns=["arm", "task", "predicted_value", "limit"]).to_csv(tmp_path / "04_runaway.csv", index=False)
+    found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5), tmp_path)
+    said = "That happens with “vanilla pre-training” on Ant (of 2 tasks) and with “matched noise 50 %” on none (of 1 task)."
+    assert found.endswith(said)
+    assert "for ever" not in answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5), tmp_path / "nowhere")
+
+
 def test_offline_tells_of_policy_and_critic():
     found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5, tasks=FOUR[1:3]))
     assert found.startswith("HalfCheetah and Hopper, 5 seeds: when pre-training ends, the policy scores 40 [")
