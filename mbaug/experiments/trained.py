@@ -91,7 +91,9 @@ def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) ->
     learner = training.learner(ARMS[arm], tasks.find(task), [about["seed"]], standardiser, arithmetic=FAST)
     for part in ("actor", "critics"):
         own = getattr(learner.agent, part).network.flat.detach()
-        own.copy_(models.network(part, tensors).flat.detach()) if f"{part}.0.weight" in tensors else own.fill_(torch.nan)
+        own.fill_(torch.nan)
+        if f"{part}.0.weight" in tensors:
+            own.copy_(models.network(part, tensors).flat.detach())
     if moment != "switch":
         training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
     return learner
