@@ -69,10 +69,9 @@ for axis in axes:
     axis.axvspan(0, warmup / 1000, color="#EBEBEB", zorder=0)
 below.supxlabel(figures.STEPS["finetune"], fontsize=10)
 figures.legend(figure)
-marks = "Dots are means over seeds, bars 95 % t intervals, small dots seeds; a hollow dot is one seed"
 text = "Above, the mean score of a run. Below, the score along the way, means over seeds; grey is the "
 text += "warm-up of the pre-trained arms, without updates."
-caption = figures.caption(text, online[online["arm"].isin(arms)], metadata, marks)
+caption = figures.caption(text, online[online["arm"].isin(arms)], metadata, figures.DOTS)
 path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), caption, profile)
 
 # %% [markdown]
@@ -378,7 +377,7 @@ for axis in axes:
 figure.supxlabel("drop with updates − drop without (points)", fontsize=10)
 text = f"What the first updates cost: the drop from {warmup:,} to {2 * warmup:,} interactions, minus "
 text += "the drop of the same agents before. Right of zero, updates harmed."
-caption = figures.caption(text, online[online["arm"].isin(pretrained)], drawn=marks)
+caption = figures.caption(text, online[online["arm"].isin(pretrained)], drawn=figures.DOTS)
 path = figures.save_figure(figure, "05_score_drop", drawn, caption, profile)
 
 # %%
@@ -528,7 +527,7 @@ figure.supxlabel(f"score after {end:,} interactions; in the lowest row after a m
 text = "Baselines without pre-training; diamonds are published scores of ten seeds. The lowest row is "
 text += "the mean of SAC's last 100,000 of a million interactions."
 few = table[table["arm"].isin(["sac_million", *baselines])]
-caption = figures.caption(text, few, drawn=marks)
+caption = figures.caption(text, few, drawn=figures.DOTS)
 path = figures.save_figure(figure, "05_baselines", drawn, caption, profile)
 
 # %%

@@ -67,11 +67,10 @@ score = statistics.mean_score(table, end)
 figure, axes = plt.subplots(1, 4, figsize=(8, 6.4))
 drawn = figures.dots(axes, score, arms)
 figure.supxlabel(f"mean score over the first {end:,} interactions", fontsize=10)
-marks = "Dots are means over seeds, bars 95 % t intervals, small dots seeds; a hollow dot is one seed"
 shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune")]
 text = "Mean online score of every way to use the same transitions. "
 text += "The first five arms do not pre-train."
-caption = figures.caption(text, shown, metadata, marks)
+caption = figures.caption(text, shown, metadata, figures.DOTS)
 path = save_figure(figure, "11_methods", drawn, caption, profile)
 
 # %% [markdown]
