@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
 import dask
 import distributed
@@ -34,15 +35,35 @@ def scheduler(tmp_path):
         process.kill()
 
 
-def test_a_scheduler_without_workers_is_told_and_given_up(scheduler, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies
+@pytest.mark.parametrize("workers", ["none came", "all died"])
+def test_a_scheduler_without_workers_is_told_and_given_up(workers, scheduler, tmp_path, monkeypatch):
     """It would be waited for in silence."""
     for name, seconds in {"TELL": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
         monkeypatch.setattr(runner, name, seconds)
-    (_, address), said = scheduler, []
-    sentence = f"{address} had no workers for 0 minutes, and 1 cells wait: look at what `dask worker`"
-    with pytest.raises(RuntimeError, match=sentence):
-        list(runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path, address, report=said.append))
+    (_, address), said, thread = scheduler, [], ThreadPoolExecutor(1)
+    trains = nullcontext() if workers == "none came" else worker(address)
+    with trains as process:
+        home = runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path / "work", address, report=said.append)
+        recorded = thread.submit(list, home)
+        if process is not None:
+            wait_until("a checkpoint", lambda: recorded.done() or progress(tmp_path))
+            process.kill()
+        sentence = f"{address} had no workers for 0 minutes, and 1 cells wait: look at what `dask worker`"
+        with pytest.raises(RuntimeError, match=sentence):
+            recorded.result(timeout=60)
     assert said == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]
+
+
+@contextmanager
+def worker(address):
+    """A worker that nobody restarts, in a process of its own, once the scheduler knows it."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+        yield process
+        process.kill()
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask's own, while its scheduler dies
