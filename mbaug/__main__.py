@@ -348,7 +348,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     },
     advise: {
         "dataset": {"help": "a pool's name, the path of a D4RL v2 file, or minari:ID"},
-        "--task": {"help": "of the dataset (default: the task that its name begins with)"},
+        "--task": {"help": "of the dataset (default: the task in its name)"},
     },
     watch: {
         "task": TASK,

@@ -4,6 +4,7 @@ The rule keeps what scores more, the data or the policy that was pre-trained on 
 it right in 45 of 63 cases). Its one number, how far apart two scores must be to differ, is chosen on recorded tasks.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mbaug import engine, tasks
-from mbaug.checks import choose, require
+from mbaug.checks import given, require
 from mbaug.datasets import check, read
 from mbaug.datasets.cards import read_card
 from mbaug.experiments import measures, studies
@@ -106,7 +107,7 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
 
     Args:
         name: what `read.load` takes.
-        task_name: of the task; None: the dataset's name begins with it.
+        task_name: of the task; None: the dataset's name has it as a word.
         frame: what `records.load_runs` returns: the evidence for the rule.
         updates, epochs: of the short training, and of the short fit of the world model.
 
@@ -114,8 +115,7 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
         ValueError: the task is unknown, or the dataset is not the task's. Further what `read.load` raises.
     """
     pool = read.load(name)
-    guess = next((each for each in tasks.TASKS if pool.name.startswith(each)), pool.name)
-    task = tasks.find(choose("task", task_name or guess, tasks.TASKS))
+    task = tasks.find(task_name or _named(pool.name))
     checked = check.check_dataset(task, pool)
     size = min(studies.VANILLA.offline.transitions, int((1 - NEW_SHARE) * len(pool)))
     require(size >= 1_000, f"{pool.name} has {len(pool)} transitions, but a training of any use needs 1,112 or more")
@@ -137,6 +137,13 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     yield f"regime    {found} (a difference of {number(margin)} points or less counts as none)"
     yield f"advice    keep {why}. The arm is {arm!r}: {look(arm).label}"
     yield f"record    {track_record(rows)}"
+
+
+def _named(name: str) -> str:
+    """Returns the task that a dataset's name has as a word, as "mujoco-hopper-medium-v0" and "walker2d_medium-v2" do."""
+    words = re.split("[^a-z0-9]+", name.lower())
+    found = next((task for task in tasks.TASKS if task in words), None)
+    return given(found, f"the name {name!r} has no task in it: add --task with one of {', '.join(tasks.TASKS)}")
 
 
 def _model(drawn: Dataset, rest: Dataset, epochs: int) -> str:

@@ -73,6 +73,17 @@ def test_a_datasets_score_is_the_mean_of_whole_episodes():
     assert advice._score(tasks.find("hopper"), cut) == pytest.approx(score(cut.reward.sum())), "none is whole"
 
 
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("mujoco-hopper-medium-v0", "hopper"), ("walker2d_medium_replay-v2", "walker2d"), ("My-HalfCheetah", "halfcheetah")],
+)
+def test_the_task_is_a_word_of_the_dataset_s_name(name, task):
+    """Where Minari's names and D4RL's have it; a part of a word is none."""
+    assert advice._named(name) == task
+    with pytest.raises(ValueError, match="^the name 'antmaze-umaze-v2' has no task in it: add --task with one of hopper"):
+        advice._named("antmaze-umaze-v2")
+
+
 def test_a_dataset_is_told_of_line_by_line():
     frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
     told = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
