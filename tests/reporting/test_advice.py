@@ -80,7 +80,7 @@ def test_a_datasets_score_is_the_mean_of_whole_episodes():
 def test_the_task_is_a_word_of_the_dataset_s_name(name, task):
     """Where Minari's names and D4RL's have it; a part of a word is none."""
     assert advice._named(name) == task
-    with pytest.raises(ValueError, match="^the name 'antmaze-umaze-v2' has no task in it: add --task with one of hopper"):
+    with pytest.raises(ValueError, match=r"^the name 'antmaze-umaze-v2' has no task in it: add --task with one of hopper"):
         advice._named("antmaze-umaze-v2")
 
 
