@@ -76,9 +76,13 @@ path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]),
 
 # %% [markdown]
 # <!-- films -->
+# ![Ant: one agent at three moments](../figures/films/ant.gif)
+#
 # ![HalfCheetah: one agent at three moments](../figures/films/halfcheetah.gif)
 #
 # ![Hopper: one agent at three moments](../figures/films/hopper.gif)
+#
+# ![Walker2d: one agent at three moments](../figures/films/walker2d.gif)
 #
 # One agent of the arm *augmented 50 %*, seed 0: at the switch, after 50,000 and after 100,000 interactions.
 # Its score is the recorded evaluation at that moment. Nothing is learned before 25,000.
