@@ -16,6 +16,7 @@ from mbaug.reporting.figures import LOOKS, count, in_order, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
+OURS = claims.METHODS[0].arm  # what chapter 11 holds against the others
 NOTHING = "Not yet recorded: on no task has every arm two seeds."
 
 
@@ -52,17 +53,27 @@ def tell(difference: Interval, positive: str, negative: str) -> str:
     return f"{positive if difference.value > 0 else negative} ({size})"
 
 
+def everywhere(scores: pd.Series, least: int) -> dict[str, Interval]:
+    """Returns the mean over tasks of every arm that has so many seeds on each of the four."""
+    groups = {arm: [own for (own,) in statistics.by_task(scores, arm, least=least).values()] for arm in LOOKS}
+    return {arm: statistics.interval(each) for arm, each in groups.items() if len(each) == len(claims.FOUR)}
+
+
 def today(scores: pd.Series) -> str:
-    """Returns what we would do with 10,000 transitions: the best arm of those that ran twice on every task, beside the next."""
-    groups = {arm: [own for (own,) in statistics.by_task(scores, arm).values()] for arm in LOOKS}
-    found = {arm: statistics.interval(each) for arm, each in groups.items() if len(each) == len(claims.FOUR)}
+    """Returns what we would do with 10,000 transitions: the best arm of those that ran twice on every task, beside the next.
+
+    An arm that scored more, but with a single seed somewhere, is named as the one to try next.
+    """
+    found, tried = everywhere(scores, least=2), everywhere(scores, least=1)
     if len(found) < 2:
         return ""
     (best, its), (second, other), *_ = sorted(found.items(), key=lambda each: -each[1].value)
+    highest = max(tried, key=lambda arm: tried[arm].value)
+    more = f"“{look(highest).label}” has {number(tried[highest].value)}, too few seeds to recommend it: some tasks have one. "
     return (
         f"With 10,000 transitions we would today take “{look(best).label}”: over four tasks its mean score in the first 100,000 "
         f"interactions is {words(its)}, {count('seed', [its.n_seeds])} a task. The next best of the {len(found)} arms that are "
-        f"recorded on all four is “{look(second).label}” with {words(other)}. "
+        f"recorded on all four is “{look(second).label}” with {words(other)}. {more if highest != best else ''}"
     )
 
 
@@ -294,7 +305,12 @@ def methods(frame: pd.DataFrame) -> str:
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
     family = [f"{words(each.interval, signed=True)} against {look(each.comparison.others[0]).label}" for each in found]
-    ours = f"{look('layernorm_data').label}: {joined(family)}." if family else "The methods of this chapter are not yet recorded."
+    lone = statistics.by_task(scores, OURS, least=1)
+    ours = "The methods of this chapter are not yet recorded."
+    if family or lone:
+        each = [f"{number(lone[task][0].mean())} on {titled(task)}" for task in tasks.TASKS if task in lone]
+        told = joined(family) if family else f"{joined(each)}, with too few seeds to compare"
+        ours = f"{look(OURS).label}: {told}."
     return f"The highest mean scores over the first 100,000 interactions, of arms with two seeds or more: {highest}. {ours}"
 
 

@@ -67,7 +67,7 @@ def test_controls_weighs_the_model_against_noise_and_counts_predictions():
 
 
 def test_what_we_would_do_today_needs_an_arm_on_every_task():
-    """The best comes first; an arm of three tasks, or of one seed, is not among them."""
+    """The best comes first; an arm of three tasks is not among them, and one of a single seed is named without advice."""
     few = runs({"noise": 90}, seeds=2, tasks=FOUR[1:])
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
     said = answers.sentence(frame)
@@ -75,6 +75,9 @@ def test_what_we_would_do_today_needs_an_arm_on_every_task():
     assert "interactions is 40 [40, 40], 2 seeds a task. The next best of the 3 arms" in said
     assert "recorded on all four is “augmented 50 %” with 20 [" in said
     assert answers.sentence(frame[frame["task"] != "ant"]).startswith("HalfCheetah, Hopper and Walker2d")
+    assert "too few seeds to recommend it" not in said
+    single = pd.concat([frame, runs({"layernorm_data": 60}, seeds=1, tasks=FOUR)])
+    assert "“LayerNorm critics, data kept” has 60, too few seeds to recommend it" in answers.sentence(single)
 
 
 def test_readme_and_overview():
@@ -146,6 +149,9 @@ def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
     found = answers.methods(runs(arms, seeds=5, tasks=FOUR))
     assert "seeds or more: *vanilla, data kept* on Ant (40), HalfCheetah (40), Hopper (40) and Walker2d (40). " in found
     assert found.endswith("The methods of this chapter are not yet recorded.")
+    single = runs({"layernorm_data": 60}, seeds=1, tasks=("hopper", "ant"))
+    found = answers.methods(pd.concat([runs(arms, seeds=5, tasks=FOUR), single]))
+    assert found.endswith("LayerNorm critics, data kept: 60 on Hopper and 60 on Ant, with too few seeds to compare.")
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=5, tasks=FOUR))
     assert "*LayerNorm critics, data kept* on Ant (60), " in found
     assert "LayerNorm critics, data kept: +30 [" in found
