@@ -200,9 +200,9 @@ path = save_figure(figure, "11_off_the_data", off, text, profile)
 
 # %% [markdown]
 # *Read.* At 1 the two bands lie on each other: LayerNorm takes nothing from what a critic can learn about the data. Beyond,
-# they part. This shows that LayerNorm bounds extrapolation. It does not show that extrapolation was the problem: our
-# plain critics *under*-estimate more often than they promise too much
-# ([chapter 04](04_offline_pretraining.ipynb)). Section 5 therefore looks at trained agents.
+# they part. This shows that LayerNorm bounds extrapolation. It does not show that extrapolation was the problem.
+# [Chapter 04](04_offline_pretraining.ipynb) tells on which tasks the critics of trained agents run away, and section 6 looks at
+# what they know.
 #
 # ## 3. RLPD: old and new rows in equal parts
 #
@@ -394,10 +394,14 @@ def known_of(arm, task):
 
 
 own = ["vanilla", "augmented", "layernorm_data", "augmented_layernorm_data", "iql", "bc"]
-asked = {(task, figures.look(arm).label): known_of(arm, task) for task in studies.TWO for arm in own}
+asked = {
+    (tasks.find(task).title, figures.look(arm).label): known_of(arm, task)
+    for task in tasks.TASKS
+    for arm in own
+}
 columns = ["gap (rewards)", "spread (rewards)", "roughness / spread", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
-inside.round(2) if len(inside) else Markdown("Not yet recorded.")
+inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 
 # %% [markdown]
 # *Read.* Only arms that are recorded stand here. A gap near zero is an honest critic, one below it a timid one.
