@@ -23,7 +23,7 @@ LEARNERS = {  # that find the best action of one step in 400 updates
     "sac": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
     "layernorm": TD3(**ABLE | {"hidden": (32, 32)}),  # of 16 normalised units little is left
     "rlpd": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
-    "iql": IQL(**ABLE, inverse_temperature=30.0),
+    "iql": IQL(**ABLE, inverse_temperature=30.0, reward_scale=1.0),
 }
 
 

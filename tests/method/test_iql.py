@@ -11,7 +11,7 @@ from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
 from mbaug.method.settings import Finetuning
 
-SMALL = IQL(hidden=(4,), inverse_temperature=30.0, log_std_max=0.1)
+SMALL = IQL(hidden=(4,), inverse_temperature=60.0, reward_scale=0.5, log_std_max=0.1)
 PARTS = "actor", "critics", "value", "target_critics"
 
 
