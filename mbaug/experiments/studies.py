@@ -73,6 +73,7 @@ ARMS: dict[str, Arm] = {
     "td3": TD3_SCRATCH,
     "td3_fast": replace(TD3_SCRATCH, learner=TD3(learning_rate=1e-3)),
     "td3_late": online(TD3_SCRATCH, warmup_steps=25_000),
+    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by the drawn rows, which it does not keep
     "td3_bfloat16": replace(TD3_SCRATCH, precision="bfloat16"),
     "td3_data": TD3_DATA,
     "td3_data_raw": replace(TD3_DATA, pretraining=Pretraining(updates=0, standardise=False)),
@@ -198,7 +199,7 @@ STUDIES = {
             ("halfcheetah",),
         ),
         Study("horizons", "Do more steps help?", _HORIZONS, ("halfcheetah",)),
-        Study("states", "Does TD3 with the data gain by standardised states?", ("td3_data", "td3_data_raw"), TWO),
+        Study("states", "Does TD3 gain by standardised states?", ("td3_data", "td3_data_raw", "td3_standardised"), TWO),
         Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
         Study("transfer", "What else of the way online matters?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
         Study("models", "Which world model?", ("augmented", *_MODELS)),
