@@ -283,7 +283,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     drawn = f"{drawn}. " * bool(drawn) + (f"Seeds of {each}" if least < most else f"{count('seed', seeds).capitalize()} an arm")
     lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
-    diverged = f" Diverged, and counted with score 0 from there: {lost}." if lost else ""
+    diverged = f" Diverged, and counted with score 0 from there, or their lowest if below: {lost}." if lost else ""
     facts = []
     for phase, noun in {"pretrain": "update", "finetune": "interaction"}.items():
         last = table[table["phase"] == phase].groupby(statistics.RUN)["steps"].max()

@@ -1,10 +1,11 @@
 """Statistics over seeds that hold at five of them: means with t intervals, differences, contrasts and what they can see.
 
-The seed is the unit: ten episodes of one agent are one score, never ten. Two arms are compared by Welch's t: that they share a
-seed, and so the same 10,000 transitions, hardly correlates their scores (0.08). Over tasks, which are fixed and not sampled, each
-mean counts the same, and Satterthwaite gives the degrees of freedom. For normal scores such an interval holds the truth in 95 of
-100 cases with three seeds as with ten: with three it is wide. An interquartile mean drops whole tasks, and its bootstrap holds
-the truth in 76 of 100 cases with three seeds (Agarwal et al. 2021, arXiv 2108.13264, recommend both for many runs).
+The seed is the unit: ten episodes of one agent are one score, never ten. Two arms are compared by Welch's t, as if their seeds
+were independent. Arms that share a seed share draws or a whole pre-training, and where that correlates their scores, the interval
+is too wide. Over tasks, which are fixed and not sampled, each mean counts the same, and Satterthwaite gives the degrees of
+freedom. For normal scores such an interval holds the truth in 95 of 100 cases with three seeds as with ten: with three it is
+wide. An interquartile mean drops whole tasks, and its bootstrap holds the truth in 76 of 100 cases with three seeds (Agarwal et
+al. 2021, arXiv 2108.13264, recommend both for a few runs of many tasks).
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,9 +36,10 @@ class Interval(NamedTuple):
 def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per evaluation of an agent: the means over its episodes, which are the seed's numbers.
 
-    An agent that diverged scores 0, as a random policy does, at every later evaluation: left out, it would make its arm look
-    better. `frame` is what `records.load_runs` returns; here, steps are updates in the phase "pretrain" and interactions with the
-    environment in "finetune", and overestimation = predicted_value - discounted_return.
+    An agent that diverged scores 0, as a random policy does, at every later evaluation, or as little as it ever did if that is
+    less: left out, it would make its arm look better. `frame` is what `records.load_runs` returns. Here, steps are updates in
+    the phase "pretrain" and interactions with the environment in "finetune"; overestimation is predicted_value minus
+    discounted_return.
     """
     steps = frame["environment_steps"].where(frame["phase"] == "finetune", frame["gradient_steps"])
     episodes = frame.assign(steps=steps).drop(columns=["episode", "gradient_steps", "environment_steps"])
@@ -50,12 +52,13 @@ def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _expected(run: Any, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a diverged agent's missing evaluations, with score 0: those that others of its arm or task had."""
+    """Returns a diverged agent's missing evaluations, those that others of its arm or task had, with 0 or its lowest score."""
     others = table[table["task"] == run.task]
     alike = others[(others["arm"] == run.arm) & (others["status"] == "finished")]
     points = (others if alike.empty else alike)[["phase", "steps"]].drop_duplicates()
     points = points[points["phase"] == "finetune"] if run.dataset == "none" else points
-    return points.assign(**run._asdict(), score=0.0)
+    own = table.merge(pd.DataFrame([run._asdict()])[RUN])
+    return points.assign(**run._asdict(), score=min([0.0, *own["score"]]))
 
 
 def contrast(groups: Strata, weights: Sequence[int | float] | np.ndarray, minus: float = 0.0) -> Interval:
@@ -127,13 +130,14 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, "_"]:
     return found.clip(max=1)
 
 
-def detectable(n_seeds: int, n_tasks: int = 1, power: float = 0.8) -> float:
+def detectable(n_seeds: int, n_tasks: int = 1, power: float = 0.8, tests: int = 1) -> float:
     """Returns the difference of two arms that is told from zero with this probability, in standard deviations of a task's seeds.
 
-    That of equal-weight means over `n_tasks`, all seeds normal with one standard deviation; by the noncentral t distribution.
+    That of equal-weight means over `n_tasks`, all seeds normal with one standard deviation; by the noncentral t distribution. Of
+    several `tests` it is the first that `holm` rejects.
     """
     freedom, scale = 2 * n_tasks * (n_seeds - 1), np.sqrt(n_tasks * n_seeds / 2)
-    beyond = stats.t.isf(LEVEL / 2, freedom)
+    beyond = stats.t.isf(LEVEL / 2 / tests, freedom)
     return float(optimize.brentq(lambda shift: stats.nct.sf(beyond, freedom, shift * scale) - power, 0, 100))
 
 

@@ -90,6 +90,13 @@ def test_a_diverged_agent_scores_zero_from_then_on():
     assert statistics.final_score(found, 50_000)[:, :, "td3"].tolist() == [30.0, 0.0]
 
 
+def test_a_diverged_agent_never_gains_by_it():
+    """One that scored below a random policy keeps its lowest score."""
+    table = episodes(curve([10.0, 20.0, 30.0], seed=0) + curve([-60.0, -40.0], seed=1))
+    table.loc[table["seed"] == 1, "status"] = "diverged"
+    assert statistics.evaluations(table).query("seed == 1")["score"].tolist() == [-60.0, -40.0, -60.0]
+
+
 def test_an_agent_from_scratch_is_not_given_a_pretraining():
     table = episodes([*curve([10.0, 20.0], arm="vanilla"), ("vanilla", 0, "pretrain", 10_000, 5.0), *curve([3.0])])
     table.loc[table["arm"] == "td3", ["dataset", "status"]] = ["none", "diverged"]
@@ -192,6 +199,7 @@ def test_holms_correction_by_hand():
 def test_what_five_seeds_can_see():
     """Two standard deviations on one task, less than one over four; simulated, a difference as large is seen in 80 %."""
     assert [round(statistics.detectable(5, n_tasks), 1) for n_tasks in (1, 4)] == [2.0, 0.9]
+    assert [round(statistics.detectable(5, n_tasks, tests=3), 1) for n_tasks in (1, 4)] == [2.5, 1.1]
     assert statistics.detectable(5, power=0.05) < statistics.detectable(5) < statistics.detectable(3)
     ours, theirs = np.random.default_rng(0).normal(size=(2, 4000, 5))
     found = scipy.stats.ttest_ind(ours + statistics.detectable(5), theirs, axis=1)
