@@ -43,13 +43,18 @@ def reached(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     return f"{where}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
 
 
-def tell(difference: Interval, positive: str, negative: str) -> str:
-    """Returns which of two statements a difference supports, with its size; or that these seeds do not tell."""
-    if difference.n_seeds < ENOUGH_SEEDS:
-        return f"it takes {ENOUGH_SEEDS} seeds to tell whether {positive}"
+def shared(measure: pd.Series, *arms: str) -> pd.Series:
+    """Returns the measure on those tasks alone in which all arms ran twice, so that one sentence is about the same tasks."""
+    return measure[measure.index.get_level_values("task").isin([*statistics.by_task(measure, *arms)])]
+
+
+def tell(difference: Interval, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
+    """Returns which of two statements a difference supports, with its size; or that the `planned` seeds do not tell."""
+    if difference.n_seeds < planned:
+        return f"it takes {planned} seeds to tell whether {positive}"
     size = words(difference, signed=True)
     if difference.low <= 0 <= difference.high:
-        return f"{ENOUGH_SEEDS} seeds do not tell whether {positive} ({size})"
+        return f"{planned} seeds do not tell whether {positive} ({size})"
     return f"{positive if difference.value > 0 else negative} ({size})"
 
 
@@ -84,7 +89,8 @@ def sentence(frame: pd.DataFrame) -> str:
     if not where:
         return NOTHING
     td3, vanilla, augmented = (number(each.value) for each in found)
-    helps = tell(statistics.difference(scores, "augmented", "vanilla"), "imagination helps", "imagination harms")
+    more = statistics.difference(shared(scores, "td3", "vanilla", "augmented"), "augmented", "vanilla")
+    helps = tell(more, "imagination helps", "imagination harms")
     return today(scores) + (
         f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, and {augmented} after pre-training with imagined next states. {begun(helps)}."
@@ -191,16 +197,17 @@ def offline(frame: pd.DataFrame, folder: Path | None = None) -> str:
 
 def online(frame: pd.DataFrame) -> str:
     """Returns the answer of 05_online_finetuning: does pre-training pay, and does imagination add to it?"""
-    scores = mean_score(claims.main_runs(frame))
-    where, found = reached(scores, "td3", "vanilla", "augmented", "noise")
+    arms = "td3", "vanilla", "augmented", "noise"
+    scores = shared(mean_score(claims.main_runs(frame)), *arms)
+    where, found = reached(scores, *arms)
     if not where:
         return NOTHING
     td3, vanilla, augmented, noise = map(words, found)
     gain, more = statistics.difference(scores, "vanilla", "td3"), statistics.difference(scores, "augmented", "vanilla", "noise")
-    pays = "pays" if gain.low > 0 else "costs" if gain.high < 0 else "may or may not pay"
+    pays = tell(gain, "offline pre-training pays", "offline pre-training costs")
     return (
-        f"{where}: offline pre-training {pays}. Over the first 100,000 interactions its mean score is {vanilla}, where TD3 from "
-        f"scratch has {td3}. Pre-trained with imagined next states an agent scores {augmented}, with noise of the same size "
+        f"{where}: {pays}. Over the first 100,000 interactions its mean score is {vanilla}, where TD3 from scratch has {td3}. "
+        f"Pre-trained with imagined next states an agent scores {augmented}, with noise of the same size "
         f"{noise}. {begun(tell(more, 'imagination is better than these two', 'imagination is worse than these two'))}."
     )
 
@@ -230,8 +237,9 @@ def multi_step(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
 def controls(frame: pd.DataFrame) -> str:
     """Returns the answer of 07_controls: is it the model, or its error, and what of the agent is worth carrying?"""
     table = claims.main_runs(frame)
-    scores = mean_score(table)
-    where, found = reached(scores, "augmented", "noise", "vanilla")
+    arms = "augmented", "noise", "vanilla"
+    scores = shared(mean_score(table), *arms)
+    where, found = reached(scores, *arms)
     if not where:
         return NOTHING
     augmented, noise, vanilla = map(words, found)
@@ -283,11 +291,13 @@ def reliability(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
             f"an area under the ROC curve of {most.min():.2f} to {most.max():.2f} (0.5 is chance). The spread of the model's "
             f"samples has {own.min():.2f} to {own.max():.2f}."
         )
-    offline, (trusted, distrusted) = statistics.mean_offline(claims.main_runs(frame)), find("trusted").arms
+    study, offline = find("trusted"), statistics.mean_offline(claims.main_runs(frame))
+    trusted, distrusted = study.arms
     if not statistics.by_task(offline, trusted, distrusted):
         return f"{told} Whether it helps to imagine only what is trusted is not recorded yet."
     difference = statistics.difference(offline, trusted, distrusted)
-    helps = tell(difference, "imagining what is trusted scores higher", "imagining what is trusted scores lower")
+    higher, lower = (f"imagining what is trusted scores {word}" for word in ("higher", "lower"))
+    helps = tell(difference, higher, lower, len(study.seeds))
     return f"{told} Offline, beside imagining what is distrusted, {helps}."
 
 

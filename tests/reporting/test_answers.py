@@ -33,12 +33,19 @@ def test_online_weighs_imagination_against_vanilla_and_noise():
     arms = {"noise": 48, "vanilla": 40, "td3": 10}
     found = answers.online(runs(arms | {"augmented": 20}, seeds=5, tasks=FOUR))
     assert found.startswith(
-        "All four tasks, 5 seeds: offline pre-training pays. Over the first 100,000 interactions its mean score"
+        "All four tasks, 5 seeds: offline pre-training pays (+30 [+29, +31]). Over the first 100,000 interactions its mean score"
     )
     assert "score is 40 [40, 40], where TD3 from scratch has 10 [9.6, 10]. " in found
     assert "Imagination is worse than these two (−24 [" in found
     poor = answers.online(runs({"noise": 8, "vanilla": 5, "td3": 10, "augmented": 6.5}, seeds=5))
-    assert poor.startswith("Hopper, 5 seeds: offline pre-training costs.")
+    assert poor.startswith("Hopper, 5 seeds: offline pre-training costs (−5.0 [")
+    other = runs({"vanilla": -60, "td3": 30}, seeds=5, tasks=("ant",))
+    assert answers.online(pd.concat([runs(arms | {"augmented": 20}, seeds=5), other])).startswith(
+        "Hopper, 5 seeds: offline pre-training pays (+30 ["
+    ), "a task on which two of the arms are missing has no say"
+    assert answers.online(runs(arms | {"augmented": 20}, seeds=2)).startswith(
+        "Hopper, 2 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over"
+    )
     assert "5 seeds do not tell whether imagination is better than these two (0.0 [" in poor
 
 

@@ -1,5 +1,7 @@
 """Predictions: how they fare, by hand, and that they ask for arms, tasks and studies that there are."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from evaluated import runs
@@ -47,6 +49,7 @@ def test_what_is_missing_is_named_and_keeps_the_verdict_back():
     ("prediction", "low", "high", "fate"),
     [
         (BELOW, -9.0, -1.0, "as predicted"),
+        (replace(BELOW, planned=6), -9.0, -1.0, "too few seeds"),
         (BELOW, -9.0, 1.0, "undecided"),
         (BELOW, 1.0, 9.0, "contradicted"),
         (ALIKE, -9.0, 9.0, "as predicted"),
