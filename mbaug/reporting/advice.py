@@ -52,11 +52,15 @@ def _score(task: tasks.Task, pool: Dataset) -> float:
     return float(tasks.normalised_score(task, (whole if len(whole) else episodes["total"]).mean()))
 
 
-def cases(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row for each task and seed in which every arm of KEEPS is recorded: both scores, and each arm's mean score."""
+def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
+    """Returns a row for each task and seed in which every arm of KEEPS is recorded: both scores, and each arm's mean score.
+
+    The policy's score is that after so many updates of its pre-training; None: at their end.
+    """
     table, arms = claims.main_runs(frame), [arm for arm, _ in KEEPS.values()]
     online = statistics.mean_score(table).reset_index().pivot_table("mean_score", ["task", "seed"], "arm")
-    policy = statistics.last_offline(table).reset_index()
+    known = table if updates is None else table[(table["phase"] == "finetune") | (table["steps"] <= updates)]
+    policy = statistics.last_offline(known).reset_index()
     policy = policy[policy["arm"] == "vanilla"].set_index(["task", "seed"])["score"].rename("policy")
     found = online.reindex(columns=arms).join(policy, how="inner").dropna().reset_index()
     return found.assign(data=[data_score(f"{task}-medium-replay") for task in found["task"]])
@@ -72,7 +76,8 @@ def lost(rows: pd.DataFrame, margin: float) -> pd.Series:
 def best_margin(rows: pd.DataFrame) -> float:
     """Returns the margin at which the rule loses least, the middle one of several; without cases that of no difference."""
     losses = [lost(rows, float(margin)).mean() for margin in MARGINS] if len(rows) else [0.0]
-    return float(np.median(MARGINS[: len(losses)][np.isclose(losses, min(losses))]))
+    best = MARGINS[: len(losses)][np.isclose(losses, min(losses))]
+    return float(best[len(best) // 2])
 
 
 def left_out(rows: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +135,7 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     evaluate = tasks.Evaluator(task, [0], EPISODES, learner.arm.learner.discount)
     policy = float(tasks.normalised_score(task, evaluate(learner.policy, "advise", 0).undiscounted_return.mean()))
     yield f"policy    {number(policy)}: its score after {updates:,} updates of TD3+BC, {EPISODES} episodes"
-    rows = cases(frame)
+    rows = cases(frame, updates)
     margin = best_margin(rows)
     found = regime(data, policy, margin)
     arm, why = KEEPS[found]
