@@ -185,7 +185,8 @@ pd.DataFrame(rows).T.replace({"–": "not yet recorded", "nan%": "–"})
 
 # %% [markdown]
 # *Read.* A bracket that holds zero leaves the sign open. The primary comparisons are the first three rows of each window,
-# and they were named before they were run. The [README](../README.md) has them with p values, corrected for their number.
+# and they were named when three seeds of Hopper and one of HalfCheetah were recorded. The [README](../README.md) has them with p
+# values, corrected for their number, and without these seeds.
 # With fewer than five seeds an interval indicates and decides nothing.
 #
 # ## 3. How early: the classical jump-start
@@ -496,7 +497,8 @@ print("log pi is the Gaussian's, minus the log of tanh's slope; the soft target 
 # usual in the field. Idle steps like those of the warm-up would only handicap it, and a weak baseline makes any method look good.
 #
 # TD3 with the data costs nothing but a setting, and a practitioner would try it first. Its states are standardised by the
-# data, like those of every agent that has data. An agent from scratch has none, and sees its states raw.
+# data, like those of every agent that has data. An agent from scratch has none, and sees its states raw. So a pre-trained agent
+# that beats it may owe something to the standardisation. The study `states` asks how much.
 
 # %%
 baselines = {arm: studies.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
@@ -548,9 +550,8 @@ tables.beside_published(table)
 # batches of 256, 3e-4. Our SAC has Tianshou's learning rates, but learns the temperature, which their script keeps at 0.2
 # unless told otherwise. Its axis begins after 10,000 uniform steps, which we add.
 #
-# The score at one evaluation is a poor summary of a seed: Hopper's curves leap and fall. Ten published seeds of SAC lie
-# between 12 and 104 there, and their mean rises from 55 to 81 within the next 10,000 interactions. So on Hopper a
-# good SAC is half way to the expert after 100K, and has seen no data. The claim must be held against *that*, not against TD3.
+# The score at one evaluation is a poor summary of a seed: Hopper's curves leap and fall. By the table, SAC is half way to the
+# expert there after 100,000 interactions and has seen no data. The claim must be held against *that*, not against TD3.
 #
 # *Are they handicapped?* Each baseline runs once more with another choice that is common in the field: another learning
 # rate, a longer start. The table has the mean scores, and seed by seed what a choice gains over ours.

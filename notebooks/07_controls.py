@@ -194,9 +194,9 @@ print(f"E min = {mean_of_least:.1f}, min E = {least_of_means:.1f}: lower by {low
 # ## 3. Predictions, before the results
 #
 # *Ask.* The formula is only worth something if it can be wrong. These predictions were written before the runs that judge
-# them, with what would contradict each. One warning: three seeds of Hopper (vanilla, augmented, noise) were recorded by then
-# and suggested the first prediction. For Walker2d, Ant and the other seeds it is a prediction, for those three it is a
-# description.
+# them, with what would contradict each. One warning: three seeds of Hopper (vanilla, augmented, noise) and the first of
+# HalfCheetah (vanilla, augmented) were recorded by then, and suggested the first two predictions. For Walker2d, Ant and the other
+# seeds they are predictions, for those they are descriptions.
 
 # %%
 Markdown(predictions.listed())
@@ -539,7 +539,7 @@ pd.DataFrame({"actions (root mean square)": force, "spread of states (of the dat
 # | arm | carried | warm-up | data in the replay |
 # |---|---|---|---|
 # | `vanilla`, `augmented` | actor, critics, moments | 25,000 steps of its own policy | no |
-# | `*_data` | actor, critics, moments | 5,000 uniform | yes |
+# | `*_data` | actor, critics, moments | 5,000 steps of its own policy | yes |
 # | `*_actor` | actor | 25,000 of its own policy, then the critics learn alone for 5,000 updates | no |
 # | `*_actor_cold` | actor | 25,000 of its own policy | no |
 # | `*_critics_uniform` | critics | 5,000 uniform | no |
@@ -578,15 +578,16 @@ index = [" − ".join(pair) for pair in pairs]
 pd.DataFrame({name: [minus(*pair, name) for pair in pairs] for name in studies.TWO}, index)
 
 # %% [markdown]
-# *Read.* Compare `*_data` with `td3_data` before any other pair: both have the data and the same warm-up, so the difference
-# is what pre-training adds beyond the data themselves. [The Three Regimes](https://arxiv.org/abs/2510.01460) puts the
+# *Read.* Compare `*_data` with `td3_data` before any other pair: both have the data and begin to learn after 5,000 steps, so the
+# difference is what pre-training adds beyond the data themselves. (Who acts in these steps differs, too: the pre-trained policy
+# here, uniform actions there.) [The Three Regimes](https://arxiv.org/abs/2510.01460) puts the
 # question in general: online, keep what is better, the pre-trained policy or the offline data. `*_actor` against
 # `*_actor_cold` says whether fresh critics ruin a carried actor before they know anything.
 #
 # ## 8. Verdicts
 #
 # *The predictions of section 3*, held to what is recorded now. An interval decides when it lies wholly inside the predicted
-# range, or wholly outside, with five seeds in every task. The study `sources` has three, so its line stays open.
+# range, or wholly outside, with all planned seeds in every task: five, or three in the study `sources`.
 
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):

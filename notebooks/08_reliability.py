@@ -578,8 +578,8 @@ told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 # *Read.* The best states lose value and the others gain it: the pull to the middle, seen by a critic. The last table says
 # which part of their spread the values lose to it, as one straight line. The row `a fall within 20 steps`, where there
 # is one, says how much better the bodies look that are about to fall. The deterministic network moves values
-# hardly at all. Noise of the same size lowers nearly all of them, which is the twins' penalty of
-# [chapter 07](07_controls.ipynb). A task that is missing has no vanilla agent in `data/models` yet.
+# hardly at all. Noise of the same size lowers nearly all of them. A part of that is the twins' penalty, and the larger part the
+# curvature of the value: [chapter 07](07_controls.ipynb) has both. A task that is missing has no vanilla agent in `data/models` yet.
 #
 # ## 5. Can we tell beforehand?
 #
