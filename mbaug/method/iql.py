@@ -96,7 +96,8 @@ def actor_loss(
     settings: IQL,
 ) -> Losses:
     """L = -mean min(exp(beta c (Q - V)), 100) log pi(a|s). Source: Kostrikov et al. 2021, equation 7, the clip in the code."""
-    weight = (settings.inverse_temperature * settings.reward_scale * advantage).exp().clamp(max=settings.largest_weight)
+    scaled = settings.inverse_temperature * settings.reward_scale * advantage
+    weight = scaled.exp().clamp(max=settings.largest_weight)
     density = -0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
     return -(weight * density.sum(dim=-1)).mean(dim=-1)
 

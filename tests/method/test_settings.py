@@ -22,7 +22,7 @@ def test_the_numbers_are_those_of_the_sources():
     """The algorithms as published; world model, augmentation and protocol as in the authors' development repository."""
     assert TD3() == TD3((256, 256), 0.99, 0.005, 3e-4, 256, 2, 0.2, 0.5, 0.1, 2.5)
     assert SAC() == SAC((256, 256), 0.99, 0.005, 1e-3, 3e-4, 256, 1, 1.0, -1.0, -20.0, 2.0)
-    assert IQL() == IQL((256, 256), 0.99, 0.005, 3e-4, 256, 1, 0.7, 3.0, 100.0, -5.0, 2.0)
+    assert IQL() == IQL((256, 256), 0.99, 0.005, 3e-4, 256, 1, 0.7, 3.0, 0.25, 100.0, -5.0, 2.0)
     assert WorldModel() == WorldModel((500, 500, 500), (300, 600, 300), 12, True, 1.0, 10.0, 1.0, 1e-4, 4096, 300)
     assert (Augmentation().rate, Augmentation().source) == (0.5, "sample")
     assert (Pretraining().updates, Pretraining().transitions, Pretraining().standardiser_epsilon) == (200_000, 10_000, 1e-3)

@@ -144,7 +144,7 @@ def test_an_answer_is_a_comment_in_a_chapter_s_source_and_nothing_else_changes(t
     assert "one agent at three moments](../figures/films/" in films
     lines = text.splitlines()
     assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
-    assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays. Over the first")
+    assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays (+30 [+29, +31]). Over the first")
     assert all(line.startswith("# ") and len(line) <= 130 for line in lines[4:-3])
     assert tables.outdated(path, frame) is None
 
