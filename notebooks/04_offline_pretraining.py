@@ -9,7 +9,7 @@
 # 175] discounted rewards in the first case and by 86 [−52, 224] in the second. It takes 5 seeds to tell whether imagination
 # adds over-estimation. A critic has run away where it promises more than the largest reward, for ever, is worth. That happens
 # with “vanilla pre-training” on Walker2d and Ant (of 4 tasks), with “augmented 50 %” on Ant (of 4 tasks), with “matched noise
-# 50 %” on none (of 3 tasks), with “deterministic model 50 %” on none (of 2 tasks) and with “LayerNorm critics, data kept” on
+# 50 %” on Ant (of 4 tasks), with “deterministic model 50 %” on none (of 2 tasks) and with “LayerNorm critics, data kept” on
 # none (of 3 tasks).
 # <!-- /answer -->
 #
