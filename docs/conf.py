@@ -95,7 +95,13 @@ def escape(app: Sphinx, what: str, name: str, described: object, options: object
 def shorten(app: Sphinx, what: str, name: str, described: object, options: object, signature: str | None, returned: str | None):
     """Returns a signature with bare types and names: what is allowed as a setting is said in its source."""
     bound = r"~?(?:typing\.)?Annotated\[(.+?), ~?mbaug\.checks\.Bound\(.*?\)\]"
-    return signature and re.sub(r"<function (\w+)>", r"\1", re.sub(bound, r"\1", signature)), returned
+    plain = re.sub(r"<function [\w.]*<lambda>>", "...", re.sub(bound, r"\1", signature or ""))
+    return signature and re.sub(r"<function (\w+)>", r"\1", plain), returned
+
+
+def repeated(app: Sphinx, what: str, name: str, member: object, skipped: bool, options: object) -> bool | None:
+    """Leaves out the fields of a named tuple, which its signature has already."""
+    return str(getattr(member, "__doc__", "")).startswith("Alias for field number") or None
 
 
 def setup(app: Sphinx) -> None:
@@ -103,5 +109,6 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", bind)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", shorten)
+    app.connect("autodoc-skip-member", repeated)
     app.connect("html-page-context", open_the_copy_in_colab, priority=900)
     app.connect("build-finished", finish)
