@@ -126,8 +126,8 @@ README = f"""# Offline data
 numbers. How the pools are made and read: [data/README.md](../README.md).
 
 | pool | transitions | episodes | mean return | score | return: least, quartiles, most | falls | time limits | state coverage \
-| D4RL v2 | MB | SHA-256 |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| D4RL v2 |
+|---|---|---|---|---|---|---|---|---|---|
 {{described}}
 
 *Score*: D4RL-normalised mean return. *State coverage*: cells of {CELL[0]} m of height by {CELL[1]} m/s forward velocity that
@@ -138,8 +138,8 @@ is from `medium`, half from `expert`. `<task>-replay`, the whole replay until th
 
 {{strips}}## How they were made
 
-| pool | command | commit | processor |
-|---|---|---|---|
+| pool | command | commit | processor | MB | SHA-256 |
+|---|---|---|---|---|---|
 {{origins}}
 
 {{versions}}
@@ -156,10 +156,11 @@ Eight moments, within a second, of each pool's episode with the median return.
 """
 DESCRIBED = (  # a pool's row in the first table
     "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
-    "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} "
-    "| {megabytes:.2f} | `{sha256:.12}` |"
+    "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} |"
 )
-ORIGIN = "| {name} | `{command}` | `{provenance[commit]:.7}` | {provenance[cpu]} |"  # and in the last
+ORIGIN = (  # and in the last
+    "| {name} | `{command}` | `{provenance[commit]:.7}` | {provenance[cpu]} | {megabytes:.2f} | `{sha256:.12}` |"
+)
 VERSIONS = (
     "Python {provenance[python]}, torch {provenance[torch]}, NumPy {provenance[numpy]}, Gymnasium {provenance[gymnasium]}, "
     "MuJoCo {provenance[mujoco]}. Licence: {licence}."

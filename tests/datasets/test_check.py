@@ -204,10 +204,11 @@ def test_each_table_has_a_line_for_each_pool(tmp_path):
     card = read.read_card(made(tmp_path))
     lines = [line for line in pools.readme(tmp_path / "pools").splitlines() if "hopper-d4rl" in line]
     cells, origin = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    assert origin == ["hopper-d4rl", f"`{card['command']}`", f"`{card['provenance']['commit'][:7]}`", card["provenance"]["cpu"]]
+    assert origin[:2] == ["hopper-d4rl", f"`{card['command']}`"]
+    assert origin[2:4] == [f"`{card['provenance']['commit'][:7]}`", card["provenance"]["cpu"]]
+    assert origin[-1] == f"`{card['sha256'][:12]}`"
     assert cells[:3] == ["[hopper-d4rl](hopper-d4rl.json)", str(ROWS), "4"]
     assert cells[3] == f"{card['mean_return']:.1f}"
-    assert cells[-1] == f"`{card['sha256'][:12]}`"
 
 
 def test_versions_that_all_pools_share_are_one_line_and_a_strip_is_shown(tmp_path):
