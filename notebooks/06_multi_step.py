@@ -216,8 +216,13 @@ print("targets of the five rows:", *target)
 # *Ask.* There are two ways to take several steps with a VAE. We can stay in the latent space and decode at the end, or
 # we can decode every step and encode it again. Which one is better depends on where the error comes from.
 #
-# $$\text{in latent space: } z_{k+1} = z_k + f(z_k, a_k), \quad z_0 \sim q(z \mid s_0), \quad \hat s_n = D(z_n)
-# \qquad \text{encoded anew: } \hat s_{k+1} = D\big(z + f(z, a_k)\big), \quad z \sim q(z \mid \hat s_k)$$
+# In latent space:
+#
+# $$z_{k+1} = z_k + f(z_k, a_k), \quad z_0 \sim q(z \mid s_0), \quad \hat s_n = D(z_n)$$
+#
+# Encoded anew:
+#
+# $$\hat s_{k+1} = D\big(z + f(z, a_k)\big), \quad z \sim q(z \mid \hat s_k)$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -441,7 +446,7 @@ study = studies.find("horizons")
 table = claims.main_runs(records.load_runs(records.root(), study.runs()))
 metadata = records.load_metadata(records.root(), study.runs())
 score, gap = statistics.mean_score(table), statistics.calibration(metadata)
-label = {arm: figures.look(arm).label for arm in study.arms}
+label = {arm: arm.replace("_horizon", ", n = ") for arm in study.arms}
 
 # %%
 done, wanted = len(metadata), len(study.runs())
@@ -458,7 +463,7 @@ for found in compared:
     seeds, verdict = found.interval.n_seeds, claims.decided(found)
     rows.append([f"{label[arm]} minus {label[other]}", *numbers, seeds, verdict])
 columns = ["", "mean score, 0 to 100K", "gap of the critics", "seeds", "the first arm scores higher"]
-pd.DataFrame(rows, columns=columns).set_index("")
+pd.DataFrame(rows, columns=columns).set_index("").rename_axis(None)
 
 # %% [markdown]
 # The *gap* is what the critics promise minus what their policy earns, in the fixed states of `data/probes`, when
