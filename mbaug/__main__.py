@@ -46,14 +46,15 @@ def seeds(text: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not all(re.fullmatch("[0-9]{1,9}", end) for end in (first, last or first)) or int(last or first) < int(first):
+        first, hyphen, last = part.partition("-")
+        last = last if hyphen else first
+        if not all(re.fullmatch("[0-9]{1,9}", end) for end in (first, last)) or int(last) < int(first):
             raise argparse.ArgumentTypeError(
                 f"seeds are {text!r:.40}, but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"
             )
-        if len(found) + int(last or first) - int(first) >= SEEDS:
+        if len(found) + int(last) - int(first) >= SEEDS:
             raise argparse.ArgumentTypeError(f"seeds are {text!r:.40}, but they must be {SEEDS:,} at most")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), int(last) + 1)
     return found
 
 
@@ -66,6 +67,17 @@ def count(text: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
         raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a whole number from 1 to 999,999,999")
     return int(text)
+
+
+def address(text: str) -> str:
+    """Returns the address of a Dask scheduler.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none; an empty one, as of a variable that is not set, would train here.
+    """
+    if not re.fullmatch(r"([a-z]+://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be an address such as tcp://HOST:8786")
+    return text
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -319,7 +331,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--seeds": {"type": seeds, "metavar": "0-4", "help": "in place of the study's own"},
         "--workers": {"type": count, "help": "processes (default: one per core)"},
         "--population": {"type": count, "default": 1, "help": "agents that one process trains side by side (default: 1)"},
-        "--cluster": {"metavar": "tcp://HOST:8786", "help": "train on the workers of a Dask cluster"},
+        "--cluster": {"type": address, "metavar": "tcp://HOST:8786", "help": "train on the workers of a Dask cluster"},
         "--device": {"default": "cpu", "help": "what trains: cpu or cuda (default: cpu)"},
         "--profile": PROFILE,
         "--dry-run": {"action": "store_true", "help": "list what is missing and stop"},

@@ -28,7 +28,8 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     if given in allowed:
         return given
-    near = difflib.get_close_matches(str(given), allowed)
+    alike = {name.lower(): name for name in allowed}
+    near = [alike[name] for name in difflib.get_close_matches(str(given).lower(), alike)]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"unknown {kind} {given!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
 

@@ -124,6 +124,8 @@ def test_status_counts_the_programme(repository, capsys):
     [
         ("record tny", "unknown study 'tny': did you mean 'tiny'"),
         ("record tiny --profile papr", "unknown profile 'papr': did you mean 'paper'"),
+        ("record TINY", "unknown study 'TINY': did you mean 'tiny'"),
+        ("record tiny --only= --dry-run", "no run matches ''"),
         ("record tiny --only */sac/*", "no run matches '*/sac/*'; a run's name is, for example, hopper/none/small/seed0"),
         ("record tiny --workers 1 --device cdua", "unknown device 'cdua': allowed are 'cpu'"),
         ("record tiny --workers 100000", "workers is 100000, but on 2 cores it must be at most 8"),
@@ -157,6 +159,9 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
         ("recrod tiny", "invalid choice: 'recrod'"),
         ("record tiny --seeds a-b", "seeds are 'a-b', but they must be a range such as 0-4 or a list such as 0,2,5"),
         ("record tiny --seeds 4-0", "seeds are '4-0'"),
+        ("record tiny --seeds 0-", "seeds are '0-'"),
+        ("record tiny --cluster=", "'' was given, but it must be an address such as tcp://HOST:8786"),
+        ("record tiny --cluster nowhere", "'nowhere' was given, but it must be an address"),
         ("record tiny --seeds ²", "seeds are '²', but they must be a range"),
         ("record tiny --seeds 0-20000000", "seeds are '0-20000000', but they must be 100 at most"),
         ("record tiny --seeds 1-" + 5000 * "9", "but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"),

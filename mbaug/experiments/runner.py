@@ -44,7 +44,7 @@ POLL = 0.5  # seconds between two looks at a cluster
 def select(runs: Iterable[Run], only: str = "*") -> list[Run]:
     """Returns the runs whose name matches a pattern, as in a shell; raises ValueError if none does."""
     runs = list(runs)
-    found = [each for each in runs if fnmatch.fnmatch(str(each), f"*{only}*")]
+    found = [each for each in runs if only and fnmatch.fnmatch(str(each), f"*{only}*")]  # "" may be a variable that is not set
     require(bool(found), f"no run matches {only!r}; a run's name is, for example, {runs[0]}")
     return found
 
