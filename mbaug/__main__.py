@@ -58,15 +58,30 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def count(text: str) -> int:
-    """Returns a number of processes or agents.
+def whole(text: str, least: int = 0) -> int:
+    """Returns a whole number: of steps, of a seed.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or is out of bounds.
+    """
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a whole number from {least} to 999,999,999")
+    return int(text)
+
+
+count = partial(whole, least=1)  # of processes, of agents, of updates
+
+
+def seconds(text: str) -> float:
+    """Returns a number of seconds.
 
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a whole number from 1 to 999,999,999")
-    return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a number of seconds, e.g. 5") from None
 
 
 def address(text: str) -> str:
@@ -164,7 +179,7 @@ def collect(arguments: argparse.Namespace) -> None:
 
     task, to, arm = tasks.find(arguments.task), arguments.to, studies.ARMS["sac_million"]
     steps = arm.online.steps
-    checks.require(to is None or 0 <= to <= steps, f"to is {to}, but it must be from 0 to {steps}, the steps of the training")
+    checks.require(to is None or to <= steps, f"to is {to:,}, but it must be from 0 to {steps:,}, the steps of the training")
     work = files.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
@@ -187,6 +202,8 @@ def data(arguments: argparse.Namespace) -> None:
     from mbaug.experiments import probes
 
     imports = arguments.source is not None or arguments.name is not None
+    unused = "--output names the folder of what is imported or exported: add PATH.hdf5 --as NAME, or --export minari"
+    require(imports or arguments.export or arguments.output is None, unused)
     # Without a clone there are no pools, and no place for what is imported but one that is named.
     into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
     if arguments.export:
@@ -322,7 +339,7 @@ def notebooks(arguments: argparse.Namespace) -> None:
 
 TASK = {"help": "a task of the paper, e.g. hopper; a name that is none of them lists them all"}
 PROFILE = {"default": "paper", "help": "budgets: smoke, quick or paper"}
-CHAPTERS = {"help": "chapters whose name begins so, e.g. 02"}
+CHAPTERS = {"metavar": "NN", "help": "one chapter: its number or its name, e.g. 02 or 02_world_model"}
 # Of each command its arguments, as argparse takes them.
 COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] = {
     record: {
@@ -346,8 +363,8 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     },
     collect: {
         "task": TASK,
-        "--to": {"type": int, "metavar": "STEPS", "help": "stop there: 0 makes only the random dataset, at once"},
-        "--seed": {"type": int, "default": 0, "help": "of the training (default: 0)"},
+        "--to": {"type": whole, "metavar": "STEPS", "help": "stop there: 0 makes only the random dataset, at once"},
+        "--seed": {"type": whole, "default": 0, "help": "of the training (default: 0)"},
         "--output": {"type": Path, "help": "folder (default: data/offline; the whole replay: build/offline)"},
     },
     data: {
@@ -366,7 +383,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "task": TASK,
         "--run": {"required": True, "help": "task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0"},
         "--policy": {"default": "final", "help": "final or medium (default: final)"},
-        "--seconds": {"type": float, "default": 5.0, "help": "of simulated time (default: 5)"},
+        "--seconds": {"type": seconds, "default": 5.0, "help": "of simulated time (default: 5)"},
         "--output": {"type": Path, "help": "folder (default: build/watch)"},
     },
     strips: {},

@@ -28,10 +28,14 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     if given in allowed:
         return given
+    raise ValueError(f"unknown {kind} {given!r}: {meant(given, allowed)}allowed are {', '.join(map(repr, allowed))}")
+
+
+def meant(given: str, allowed: Iterable[str], most: int = 3) -> str:
+    """Returns a question for the names that are nearest to what was given, in small letters or capitals; "" if none is near."""
     alike = {name.lower(): name for name in allowed}
-    near = [alike[name] for name in difflib.get_close_matches(str(given).lower(), alike)]
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(f"unknown {kind} {given!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
+    near = [repr(alike[name]) for name in difflib.get_close_matches(str(given).lower(), alike, most)]
+    return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 def require(holds: object, sentence: str) -> None:

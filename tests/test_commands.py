@@ -138,6 +138,13 @@ def test_status_counts_the_programme(repository, capsys):
         ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup` installs it"),
         ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),
         ("data absent.hdf5", "--as names the dataset"),
+        ("data --output elsewhere", "--output names the folder of what is imported or exported"),
+        (
+            "data hopper-medium --as hopper-again",
+            "hopper-medium is a pool that is here already, but what is imported must be PATH",
+        ),
+        ("data minari: --as hopper-minari", "'minari:' names no dataset: an id follows"),
+        ("advise hopper-medium --task=", "unknown task ''"),
         ("data --as hopper-absent", "names what to import"),
         ("figures --profile papr", "unknown profile 'papr'"),
         ("figures --only 99", "'99'"),
@@ -168,6 +175,9 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
         ("record tiny --population " + 5000 * "9", "was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --workers 0", "'0' was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --population two", "'two' was given"),
+        ("collect hopper --to many", "'many' was given, but it must be a whole number from 0 to 999,999,999"),
+        ("collect hopper --seed -1", "'-1' was given, but it must be a whole number from 0"),
+        ("watch hopper --run a --seconds long", "'long' was given, but it must be a number of seconds"),
     ],
 )
 def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys):

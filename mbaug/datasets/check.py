@@ -173,6 +173,8 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
     )
     own = f"{name} is a name of this project's own pools: choose another one, e.g. {name}-imported"
     require(quality not in (*QUALITIES, *COMPOSED), own)
+    here = source in read.bundled() and not Path(source).is_file()
+    require(not here, f"{source} is a pool that is here already, but what is imported must be PATH.hdf5 or minari:ID")
     if pools.exists(path):
         raise FileExistsError(f"{name} is in {folder} already: a pool is never overwritten")
     task, (title, arrays) = tasks.find(task_name), read.arrays(source)

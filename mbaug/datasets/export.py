@@ -49,10 +49,13 @@ def minari_datasets(folder: Path) -> Iterator[str]:
 
     Raises:
         ModuleNotFoundError: Minari is not installed.
+        files.CannotWrite: the folder is none, or cannot be made.
     """
     if importlib.util.find_spec("minari") is None:
         raise ModuleNotFoundError("--export minari needs Minari: `make setup` installs it")
     folder = folder.absolute()
+    with files.in_one_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     os.environ["MINARI_DATASETS_PATH"] = str(folder)  # where Minari reads and writes
     project, lines = tomllib.loads((files.repository() / "pyproject.toml").read_text())["project"], []
     for name, path in read.bundled([read.FOLDER]).items():

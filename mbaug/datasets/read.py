@@ -186,6 +186,7 @@ def _check_succession(name: str, state: np.ndarray, next_state: np.ndarray, ende
 def read_minari(name: str) -> Columns:
     """Returns the columns, as D4RL v2 names them, of a Minari dataset that is on this machine; nothing is downloaded."""
     identifier = name.removeprefix(MINARI)
+    require(identifier, f"{name!r} names no dataset: an id follows, as in {MINARI}mujoco/hopper/medium-v0")
     try:
         import minari  # pyright: ignore[reportMissingImports] -- optional
     except ModuleNotFoundError as error:

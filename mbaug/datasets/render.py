@@ -18,6 +18,7 @@ from mbaug.method.transitions import Dataset
 
 BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL in the order in which they are tried; the last needs a screen
 FRAMES_PER_SECOND = 30  # at most: a GIF's viewer shows no more
+LONGEST = 60  # seconds of a film, all images of which are in memory
 SIZE = 320  # pixels across and down
 FOLLOWED: dict[str, Any] = {"render_mode": "rgb_array", "camera_name": "track"}  # Gymnasium's default camera stays where it is
 STRIP = 8, 96  # frames of a strip; pixels of each, across and down
@@ -60,7 +61,7 @@ def opengl() -> str:
 
 def check_seconds(seconds: float) -> None:
     """Raises ValueError unless so many seconds can be rendered."""
-    require(0 < seconds < math.inf, f"{seconds} seconds asked for, but it must be a number above 0, and finite")
+    require(0 < seconds <= LONGEST, f"{seconds:g} seconds asked for, but it must be a number above 0, and {LONGEST} at most")
 
 
 def frames(

@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from mbaug import files, tasks
-from mbaug.checks import NAME
+from mbaug.checks import NAME, meant
 from mbaug.experiments import metadata as about
 from mbaug.method.arms import Arm
 
@@ -173,7 +173,8 @@ def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
     """Returns a run's CSV and its metadata."""
     path = run.path(root)
     if not path.with_suffix(".json").exists():
-        raise FileNotFoundError(f"{run} is not recorded in {root}.")
+        nearest = meant(str(run), map(str, recorded(root)), most=1)
+        raise FileNotFoundError(f"{run} is not recorded in {root}: {nearest}`python -m mbaug status` counts what is")
     metadata = _metadata(path.with_suffix(".json"), run)
     content = _content(root, run, ".csv", metadata)
     header = content.partition(b"\n")[0].decode(errors="replace")

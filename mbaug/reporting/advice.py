@@ -120,7 +120,7 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
         ValueError: the task is unknown, or the dataset is not the task's. Further what `read.load` raises.
     """
     pool = read.load(name)
-    task = tasks.find(task_name or _named(pool.name))
+    task = tasks.find(_named(pool.name) if task_name is None else task_name)
     checked = check.check_dataset(task, pool)
     size = min(studies.VANILLA.offline.transitions, int((1 - NEW_SHARE) * len(pool)))
     require(size >= 1_000, f"{pool.name} has {len(pool)} transitions, but a training of any use needs 1,112 or more")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbaug import tasks
+from mbaug import files, tasks
 from mbaug.datasets import export, read
 
 
@@ -44,6 +44,14 @@ def test_what_is_there_stays_and_the_card_names_all(exported):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")}
     assert [*export.minari_datasets(folder)] == [*identifiers.values()]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")} == before != {}
+
+
+def test_a_file_is_no_folder_to_export_into(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # and put back after the test
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: True)
+    (tmp_path / "file").touch()
+    with pytest.raises(files.CannotWrite, match=r"^Cannot write .*/file: File exists"):
+        next(export.minari_datasets(tmp_path / "file"))
 
 
 def test_without_minari_one_sentence(monkeypatch, tmp_path):

@@ -338,6 +338,14 @@ def test_recorded_and_missing_runs_are_in_order(tmp_path):
     assert records.missing(tmp_path, grid[::-1]) == [grid[15], grid[3]]
 
 
+def test_of_a_run_that_is_not_recorded_the_nearest_is_named(tmp_path):
+    records.write(tmp_path, Run("hopper", "none", "td3", 3), [], metadata(ARMS["td3"]))
+    with pytest.raises(
+        FileNotFoundError, match=r"^Hopper/none/td3/seed3 is not recorded in .*: did you mean 'hopper/none/td3/seed3'"
+    ):
+        records.read(tmp_path, Run("Hopper", "none", "td3", 3))
+
+
 def test_runs_load_as_one_tidy_frame(tmp_path):
     first, second, empty = Run("hopper", "none", "td3", 10), Run("ant", "none", "sac", 2), Run("hopper", "none", "td3", 9)
 
