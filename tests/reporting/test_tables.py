@@ -20,9 +20,31 @@ def test_the_numbers_are_those_of_the_records(path):
     assert tables.outdated(path, records.load_runs(records.root())) is None
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", TEXT))))
-def test_every_link_leads_somewhere(target):
-    assert (ROOT / target).exists()
+def prose(path):
+    """Returns the text of a Markdown file, or of the Markdown cells of a chapter's source or copy, without code blocks."""
+    text = path.with_suffix(".py" if path.suffix == ".ipynb" else path.suffix).read_text()
+    if path.suffix != ".md":
+        text = re.sub("^# ?", "", "\n".join(re.findall(r"# %% \[markdown\]\n((?:#.*\n?)*)", text)), flags=re.M)
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def anchors(path):
+    """Returns the names that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", prose(path), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+PAGES = [
+    path for part in ("*.md", "data/**/*.md", "figures/*.md", "docs/*.md", "notebooks/*.py") for path in sorted(ROOT.glob(part))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!http|mailto)([^)#\s]*)#?([^)\s]*)\)", prose(page)):
+        to = page.parent / target if target else page
+        assert to.exists(), target
+        assert not anchor or anchor in anchors(to), f"{target}#{anchor}"
 
 
 def test_the_gallery_has_every_figure():
