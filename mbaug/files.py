@@ -170,11 +170,6 @@ def parse_json(text: bytes, where: str) -> Any:
         raise ValueError(f"{where} is not JSON: {error}") from None
 
 
-def read_json(path: Path) -> Any:
-    """Returns what a JSON file holds; raises as `content` and `parse_json`, with the file's name."""
-    return parse_json(content(path), str(path))
-
-
 def sha256(content: bytes | Path) -> str:
     """Returns the SHA-256 of `content`, or of a file, in hexadecimal digits."""
     if isinstance(content, bytes):

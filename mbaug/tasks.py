@@ -117,6 +117,11 @@ def find(name: str) -> Task:
     return TASKS[checks.choose("task", name, TASKS)]
 
 
+def whole(task: Task, state: Float[np.ndarray, "rows state"]) -> Bool[np.ndarray, " rows"]:
+    """Returns which states are all of the simulator's but the position: those of which no velocity is clipped."""
+    return np.abs(state[:, -len(task.velocities) :]).max(axis=1) < task.velocity_limit
+
+
 def normalised_score(task: Task, undiscounted_return):
     """Returns 100 (R - R_random) / (R_expert - R_random): D4RL's normalised score, of a number or an array."""
     return 100 * (undiscounted_return - task.return_random) / (task.return_expert - task.return_random)

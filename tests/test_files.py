@@ -127,7 +127,6 @@ def test_json_is_standard_and_holds_plain_numbers():
         (b"1" * 5000, "Exceeds the limit"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_file(tmp_path, content, sentence):
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"a.json is not JSON: .*{sentence}"):
-        files.read_json(tmp_path / "a.json")
+def test_what_is_no_json_is_refused_with_its_file(content, sentence):
+    with pytest.raises(ValueError, match=f"^a.json is not JSON: .*{sentence}"):
+        files.parse_json(content, "a.json")

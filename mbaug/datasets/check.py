@@ -93,8 +93,7 @@ def check_dataset(task: Task, dataset: Dataset) -> str:
     beyond = (np.abs(dataset.action) > ACTION_LIMIT).any(axis=1)
     sentence = f"{dataset.name}: {beyond.sum()} actions are beyond [-1, 1] (first: row {beyond.argmax()})"
     require(not beyond.any(), f"{sentence}, but {task.gym_id} allows no such action: record those that the environment got")
-    # A state whose velocity is clipped is not all of the simulator's.
-    whole = (np.abs(dataset.state[:, -len(task.velocities) :]) < task.velocity_limit).all(axis=1)
+    whole = tasks.whole(task, dataset.state)
     clipped = f"{dataset.name}: every state has a velocity of {task.velocity_limit:g} or more, but in {task.gym_id} few have"
     require(whole.any(), clipped)
     ended = dataset.terminal | dataset.truncated

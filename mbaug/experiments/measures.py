@@ -143,7 +143,7 @@ def calibration(
 
     Keys within a group: `states`, how many; `value` and `return`, the means of min_i Q_i(s, pi(s)) and of what the policy got
     from there; `gap`, their difference, and `gap_std`; `value_std` and `return_std`; `twin_gap`, mean |Q_1 - Q_2|;
-    `rank_correlation` of value and return, None where one of them is the same everywhere. All but counts and the correlation
+    `rank_correlation` of value and return, NaN where one of them is the same everywhere. All but counts and the correlation
     are in discounted rewards.
 
     `values` are Q_i(s, pi(s)), `returns` what the policy got from each state, `groups` the names of the groups by number.

@@ -300,7 +300,7 @@ def branched(population: Population, number: int) -> Float[Tensor, "population r
     task, branch = learner.task, given(population.arm.augmentation, "an arm without augmentation imagines nothing").branch
     for k, drawn in enumerate(population.drawn):
         random = streams.numpy_generator(learner.seeds[k], "imagination", number)
-        whole = drawn.state[(np.abs(drawn.state[:, -len(task.velocities) :]) < task.velocity_limit).all(axis=1)]
+        whole = drawn.state[tasks.whole(task, drawn.state)]
         start = random.permutation(whole)[: max(len(drawn) // branch, 1)]
         rows = augmentation.branches(partial(check.replay, task), partial(explore, learner, k, random), start, branch, len(drawn))
         next_state = torch.from_numpy(rows.next_state).unsqueeze(1)
