@@ -267,14 +267,14 @@ reward = pool.reward[picked]
 by_hand = reward + 0.99 * np.array([1, 0, 1]) * 100
 assert np.allclose(target, by_hand), "only the fall cuts the future off"
 names = ["amid an episode", "terminal: a fall", "truncated: time limit"]
-pd.DataFrame({"reward": reward, "target": target[0]}, index=names).round(2)
+pd.DataFrame({"reward": reward, "target": target[0]}, index=names).astype(float).round(2)
 
 # %%
 lives = pd.Series(pool.reward).groupby(pool.episode).sum()
 limited = lives[pool.episode[limits]]
 ends = {"a fall": lives.drop(limited.index), "the time limit": limited}
 ends = {f"end with {end}": [len(some), some.mean()] for end, some in ends.items()}
-pd.DataFrame(ends, index=["episodes", "mean return"]).T.round()
+pd.DataFrame(ends, index=["episodes", "mean return"]).T.round().astype(int)
 
 # %% [markdown]
 # *Read.* The rows at the time limit are few, but they are the most precious. They belong to the episodes in which the
@@ -351,7 +351,7 @@ about_data = {
 comparison = pd.DataFrame(about_data, index=["transitions", "episodes", "mean return"]).T
 comparison["mean score"] = tasks.normalised_score(task, comparison["mean return"])
 comparison["mean length"] = comparison["transitions"] / comparison["episodes"]
-comparison.round(1)
+comparison.round(1).astype({"transitions": int, "episodes": int})
 
 # %%
 edges = np.arange(0, 3_400, 100)
@@ -500,7 +500,7 @@ names = [f"{body}-{quality}" for body in tasks.TASKS for quality in qualities]
 datasets = {name: read.load(name) for name in names}
 files = {name: read.FOLDER / f"{name}.hdf5" for name in datasets}
 cards = {name: read.read_card(file) for name, file in files.items()}
-KEYS = "transitions", "episodes", "mean_return", "mean_score", "terminals", "timeouts"
+KEYS = "transitions", "episodes", "mean_return", "mean_score", "terminals"
 
 
 def summary(card):
@@ -530,7 +530,7 @@ rows.round(1).astype(object).fillna("–")
 def origin_of(card):
     """Returns what a card says of how its pool was made, in a row of a table."""
     made = card["provenance"]
-    row = {"command": card["command"], "seed": card["seed"], "commit": made["commit"][:7]}
+    row = {"command": card["command"], "commit": made["commit"][:7]}
     row |= {"processor": made["cpu"], "mujoco": made["mujoco"], "torch": made["torch"]}
     return row | {"licence": card["licence"], "SHA-256": card["sha256"][:12]}
 
