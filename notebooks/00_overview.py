@@ -324,7 +324,7 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # 1. In the parameters cell, set `retrain = True` and `profile = "smoke"`. The whole method runs before your eyes.
 # 2. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of `statistics.mean_score`. Would
 #    you have drawn another conclusion from this one seed?
-# 3. In the picture of the method, put `rate = 0.25` in place of `arm.augmentation.rate`. How much blue is left?
+# 3. In the picture of the method, put `0.25` in place of `arm.augmentation.rate`, twice. How much blue is left?
 #
 # ## Questions
 #

@@ -627,10 +627,11 @@ pd.DataFrame(rows).T
 #
 # ## Try it
 #
-# - In section 5, `transitions.draw(pool, 1_000, seed=0)`: how many falls are left to learn from?
+# - In section 5, `transitions.draw(pool, 1_000, seed)` in `draws`: how many falls are left to learn from?
 # - In section 7, give `forward` the value `"foot velocity (rad/s)"`, and its grid `np.linspace(-10, 10, 41)`: what piles up
 #   at the ends?
-# - In section 4, set `d` to 1 for the third row by hand: by how much does its target fall?
+# - In section 4, `np.array([1, 0, 0])` in `by_hand`, as if the time limit were a fall: what does the assert say, and by how
+#   much would the target of the third row fall?
 #
 # ## Questions
 #

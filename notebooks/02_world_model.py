@@ -679,7 +679,9 @@ print("        is the VAE, as in the paper, worse than that?", error["sample"] >
 # ## Try it
 #
 # - `replace(plan, residual=False)` in the live fit of section 4: is $z' = f(z, a)$, the authors' code, behind at first?
-# - In section 1, `transitions.draw_episodes` in place of `draw`: how much larger are errors in unseen episodes?
+# - In section 1, `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of `rest.rows(...)`: how wrong is each predictor
+#   in episodes of another policy? (Set `profile = "quick"` first: in the paper's profile what you compute is held to the
+#   committed tables.)
 # - `replace(plan, latent_size=4)` in the live fit: does the loss come down as fast?
 #
 # ## Questions

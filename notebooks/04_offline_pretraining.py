@@ -777,10 +777,11 @@ pd.DataFrame(found, ["pairs with less", "of pairs of seeds"]).T
 #
 # ## Try it
 #
-# 1. `probes.load(tasks.find(t))` in the first look has groups of states: what do histograms of one group show?
-# 2. `learner = td3.TD3(target_noise=0)` in section 4: with TD3's own smoothing off, is there more left
-# for augmentation to do?
-# 3. `one.agent.critics.first` in place of `critics`: how far apart are the two critics of an agent?
+# 1. In the first look, `["high return"]` in place of `["all"]` beside `axis.axvline`: where do the dotted lines go if a policy
+#    starts in states of the best episodes?
+# 2. In section 4, `learner = td3.TD3(target_rate=0.05)`: after how many gradient steps is half left?
+# 3. In section 8, `one.agent.critics.first` in place of `one.agent.critics`: is one critic rougher than the smaller of two? (Set
+#    `profile = "quick"` first: in the paper's profile what you compute is held to the committed tables.)
 #
 # ## Questions
 #

@@ -524,12 +524,13 @@ print(claims.verdict(compared).replace("parts", "comparisons"))
 #
 # ## Try it
 #
-# Each is one line. Say what will happen before you run it.
+# Each is one line. Say what will happen before you run it. Set `profile = "quick"` first: in the paper's profile what you
+# compute is held to the committed tables.
 #
-# 1. In section 1, `repeat(20, 1)` and `repeat(20, 1, 1)` start all roll-outs in one state. Start them in the middle of
-#    a fall with `row = np.flatnonzero(pool.terminal)[0] - 124`. Which quantity goes wrong first?
-# 2. In section 4, `A = np.array([[1.0, 0.2], [-0.2, 1.0]])`: nothing is damped. Which of the two columns still settles?
-# 3. In section 5, `scale = drawn[task].state.std(axis=0)`: errors in variances of the rows that the models were fitted
+# 1. In section 1, `row = np.flatnonzero(pool.terminal)[0] - 124` starts all roll-outs a second before a fall. Which of the two
+#    quantities goes wrong first?
+# 2. In section 4, `1.1` in place of `0.95` in `A`, so that $|\lambda|$ is above 1: does a wrong start still fade?
+# 3. In section 5, `drawn[task].state.std(axis=0)` for `scale`: errors in variances of the rows that the models were fitted
 #    on. Which task changes most, and what does that say about its two datasets?
 #
 # ## Questions

@@ -629,10 +629,11 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In the first picture, `spread = 0.6`: twice the jitter, four times the trace. Where does the expansion no longer hold?
-# 2. In section 1, `lambda s, a, s_, g: s_ + 1e-9` as the predictor. At which rate does the first assert fail, and why not at
-#    0?
-# 3. In section 7, `collected("vanilla_actor")`: a fresh learner has no pre-training, so what must the first row show?
+# 1. In the first picture, `0.6` for `spread`: twice the jitter, four times the trace. Is the curve of the jitter four times as
+#    high, as the expansion of section 2 says?
+# 2. In section 1, `lambda s, a, s_, g: s_ + 0.001` as the predictor. At which `rate` does the assert fail, and why not at 0?
+# 3. In section 7, `"vanilla_actor"` in place of `"vanilla_critics"` in `warmups`: the learner made there has no pre-training, so
+#    what must the first row show?
 #
 # ## Questions
 #

@@ -626,9 +626,10 @@ print(
 #
 # ## Try it
 #
-# - `td3.TD3(hidden=(512, 512))` in the last print of section 1: four times the wide products. And the time?
-# - In section 2, `speed.product_rate("float32", 256, 256, batch=64)`: do smaller batches run at the same rate?
-# - In a shell, `OMP_NUM_THREADS=2 python -m mbaug record hopper --workers 1 --profile smoke`: what does it tell you?
+# - `td3.TD3(hidden=(512, 512))` in the last cell of section 1: how many times as many operations are it, and why not quite four?
+# - In a new cell, `[speed.product_rate("float32", 256, 256, batch=rows) / 1e9 for rows in (64, 256)]`, in GFLOP/s: do smaller
+#   batches run at the same rate?
+# - In a shell, `OMP_NUM_THREADS=2 .venv/bin/python -m mbaug record hopper --workers 1 --profile smoke`: what does it tell you?
 #
 # ## Questions
 #
