@@ -508,7 +508,7 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 # Each is one line. Set `profile = "quick"` first: in the paper's profile what you compute is held to the committed tables.
 #
 # 1. `settings.Augmentation(rate=0.25)` for the rule: how much blue is left in the first picture?
-# 2. `tasks.find("hopper")` in place of `halfcheetah`: is the first picture the same? (Section 4 needs an agent that is not
+# 2. `"hopper"` in place of `"halfcheetah"`: is the first picture the same? (Section 4 needs an agent that is not
 #    shipped for every task.)
 # 3. In section 4, `"augmented"` in place of `"vanilla"`: does a critic that learned from imagined states move as far?
 #

@@ -792,7 +792,8 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 # compute is held to the committed tables.
 #
 # 1. In `components`, `[:, :-3:-1]` takes the two largest. Take the two smallest, `[:, :2]`: what is left of the map?
-# 2. In section 5, `errors[name, place]["deterministic"]` in place of `["sample"]`: which signal is now the best?
+# 2. In section 5, `errors[name, place]["deterministic"]` in place of `errors[name, place]["sample"]`: which signal is now the
+#    best?
 # 3. `reliability.NEIGHBOUR = 1` before section 2: is the nearest neighbour a better signal than the tenth?
 #
 # ## Questions

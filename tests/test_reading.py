@@ -106,6 +106,23 @@ def test_every_paper_and_every_chapter_is_a_link_where_it_is_first_named(name):
     assert not {*named_without_link(text)} - {name[:2]}
 
 
+def tries(name):
+    """Returns the edits that "Try it" of a chapter proposes: what is there, and what takes its place."""
+    part = re.sub(r"\s*\n\s*", " ", written(name).partition("## Try it")[2].partition("## Questions")[0])
+    found = [pair[::-1] for pair in re.findall("`([^`]+)` in place of `([^`]+)`", part)]
+    return found + re.findall("replace `([^`]+)` by `([^`]+)`", part)
+
+
+@NAMES
+def test_what_is_to_be_tried_replaces_code_that_is_there_by_code(name):
+    cells = [cell.source for cell in read(name) if cell.cell_type == "code"]
+    for there, new in tries(name):
+        edited = [source.replace(there, new) for source in cells if there.partition("...")[0] in source]
+        assert edited, there
+        for source in edited:
+            ast.parse(source)
+
+
 @NAMES
 def test_no_line_of_code_scrolls(name):
     code = [cell.source for cell in read(name) if cell.cell_type == "code"]
