@@ -228,8 +228,8 @@ show(rlpd.rows, rlpd.actor_loss)
 # %% tags=["nbval-check-output"]
 places = torch.tensor([0.0, 0.5, 0.999, 0.0, 0.5, 0.999], dtype=torch.float64)
 found = rlpd.rows(places, offline=10, size=14).tolist()
-assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and every row can be drawn"
 print("rows of a batch:", found)
+assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and every row can be drawn"
 
 # %% [markdown]
 # ## 4. IQL and cloning: other losses
@@ -266,8 +266,8 @@ for expectile, expected in ((0.5, 2.0), (0.7, 3.8 / 1.3)):
     grid = torch.linspace(0, 5, 5_001)
     losses = iql.value_loss(grid[:, None].expand(-1, 3), target.expand(len(grid), -1), expectile)
     best = grid[losses.argmin()].item()
-    assert abs(best - expected) < 1e-3, "the loss is least where both pulls are equal"
     print(f"expectile {expectile}: V = {best:.2f}")
+    assert abs(best - expected) < 1e-3, "the loss is least where both pulls are equal"
 
 # %% [markdown]
 # ## 5. What was found
@@ -524,9 +524,9 @@ print(advice.track_record(known_cases) if len(known_cases) else "no case is reco
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In section 2, `far = 1e6 * ...`: what happens to the two numbers?
+# 1. In section 2, `far = 1e6 * ...`, and `reach` as the last line of the cell: which of the two numbers has grown?
 # 2. In section 3, `offline=1`: which rows can the first half of a batch hold now?
-# 3. In section 4, an expectile of 0.9: does the best action's value bound it?
+# 3. In section 4, `0.9` in place of `0.7`: which value do equal pulls give now? Does the best action's bound it?
 #
 # ## Questions
 #
