@@ -103,7 +103,7 @@ def branches(
     """Returns `size` transitions of a policy's own actions: from each start `steps` of them, or fewer to a terminal one.
 
     Not the paper's augmentation, which keeps the recorded actions, but its ceiling. The transitions are spread evenly over those
-    that were imagined, some twice where terminal ones left too few.
+    that were imagined, some twice where terminal ones left too few. Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:
         step: (state, action) -> next state, reward and whether it is terminal, of each row.
@@ -111,7 +111,6 @@ def branches(
         state: where the branches start, as the environment gives it.
         steps: of a branch.
         size: how many transitions to return.
-    Source: Janner et al. 2019, arXiv 1906.08253, branched roll-outs.
     """
     columns = []
     for _ in range(steps):

@@ -91,7 +91,7 @@ def left_out(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def track_record(rows: pd.DataFrame) -> str:
-    """Returns in a sentence how often the rule was right about tasks on which its margin was not chosen."""
+    """Returns in words how often the rule was right about tasks on which its margin was not chosen."""
     if rows["task"].nunique() < 2:
         return "the rule is not tested: it takes two tasks on which all three arms are recorded"
     judged = left_out(rows)
@@ -99,8 +99,8 @@ def track_record(rows: pd.DataFrame) -> str:
     where = f"{count('case', [len(judged)])} of {count('task', [judged['task'].nunique()])}"
     chance = f"{len(judged) / len(KEEPS):.1f}"
     return (
-        f"with its margin chosen on other tasks the rule named the best of {len(KEEPS)} arms in {right} of {where}, where chance "
-        f"is right in {chance}; it lost {number(judged['lost'].mean())} points of mean score on average"
+        f"with its margin chosen on the other tasks, the rule named the best of {len(KEEPS)} arms in {right} of {where}. "
+        f"A random choice is right in {chance}. On average the rule lost {number(judged['lost'].mean())} points of mean score"
     )
 
 

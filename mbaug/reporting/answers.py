@@ -321,7 +321,8 @@ def methods(frame: pd.DataFrame) -> str:
         each = [f"{number(lone[task][0].mean())} on {titled(task)}" for task in tasks.TASKS if task in lone]
         told = joined(family) if family else f"{joined(each)}, with too few seeds to compare"
         ours = f"{look(OURS).label}: {told}."
-    return f"The highest mean scores over the first 100,000 interactions, of arms with two seeds or more: {highest}. {ours}"
+    best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
+    return f"{best_of}: {highest}. {ours}"
 
 
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by the name of the README or of a chapter

@@ -238,15 +238,15 @@ def legend(figure: Figure) -> None:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Returns a score as a reader wants it: one digit below 10, none above, a true minus."""
+    """Returns a score as a reader wants it: one digit below 10, none above, a comma after thousands, a true minus."""
     digits = 1 if abs(value) < 9.95 else 0
-    text = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    text = f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
     return re.sub(r"^[+−](?=0(\.0)?$)", "", text)
 
 
 def words(found: statistics.Interval, signed: bool = False) -> str:
     """Returns an interval as "+21 [5.0, 38]", without brackets where one seed gives no interval."""
-    if found.n_seeds == 0:
+    if np.isnan(found.value):
         return "–"
     ends = "" if np.isnan(found.low) else f" [{number(found.low, signed)}, {number(found.high, signed)}]"
     return number(found.value, signed) + ends

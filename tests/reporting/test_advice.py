@@ -51,7 +51,8 @@ def test_a_task_is_judged_by_a_margin_of_the_others():
     assert judged["margin"].to_dict() == {"hopper": 35, "ant": 5}
     assert judged["named"].to_dict() == {"hopper": "vanilla_data", "ant": "vanilla"}
     assert judged["lost"].to_dict() == {"hopper": 10, "ant": 10}
-    assert "in 0 of 2 cases of 2 tasks, where chance is right in 0.7; it lost 10 points" in advice.track_record(found)
+    assert "in 0 of 2 cases of 2 tasks. A random choice is right in 0.7. " in advice.track_record(found)
+    assert "On average the rule lost 10 points" in advice.track_record(found)
     assert advice.track_record(found[:1]).startswith("the rule is not tested: it takes two tasks")
 
 

@@ -154,7 +154,7 @@ def test_world_model_tells_of_the_drawn_errors(tmp_path):
 def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
     arms = {"td3_data": 30, "vanilla_data": 40, "sac": 20}
     found = answers.methods(runs(arms, seeds=5, tasks=FOUR))
-    assert "seeds or more: *vanilla, data kept* on Ant (40), HalfCheetah (40), Hopper (40) and Walker2d (40). " in found
+    assert "interactions: *vanilla, data kept* on Ant (40), HalfCheetah (40), Hopper (40) and Walker2d (40). " in found
     assert found.endswith("The methods of this chapter are not yet recorded.")
     single = runs({"layernorm_data": 60}, seeds=1, tasks=("hopper", "ant"))
     found = answers.methods(pd.concat([runs(arms, seeds=5, tasks=FOUR), single]))

@@ -209,7 +209,7 @@ def test_one_legend_names_each_arm_once():
 
 
 def test_numbers_are_short():
-    texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0"}
+    texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33,000,000"}
     assert {value: figures.number(value) for value in texts} == texts
     signed = {21.6: "+22", 0.0: "0.0", -0.04: "0.0", 0.05: "+0.1", -0.6: "−0.6"}
     assert {value: figures.number(value, signed=True) for value in signed} == signed
@@ -220,6 +220,7 @@ def test_intervals_in_words():
     assert figures.words(Interval(21.2, -5.0, 38.4, 3)) == "21 [−5.0, 38]"
     assert figures.words(Interval(21.2, np.nan, np.nan, 1)) == "21"
     assert figures.words(Interval(np.nan, np.nan, np.nan, 0)) == "–"
+    assert figures.words(Interval(np.nan, np.nan, np.nan, 1), signed=True) == "–"
 
 
 def test_a_caption_tells_what_is_drawn_then_its_provenance():
