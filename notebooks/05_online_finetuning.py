@@ -456,7 +456,8 @@ pd.concat({stop: by_arm(shown, mean(gap, signed=True)) for stop, gap in gaps.ite
 # L(\log\alpha) = -\log\alpha\,\Big(\tfrac1B\sum_b\log\pi_\theta(a_b|s_b) + \bar H\Big)$$
 #
 # An action is $a = \tanh u$ with $u = \mu(s) + \sigma(s)\,n$, so the density of $a$ carries the slope of tanh:
-# $\log\pi(a|s) = \sum_j \log\mathcal N(u_j;\mu_j,\sigma_j) - \log(1-\tanh^2 u_j)$.
+#
+# $$\log\pi(a|s) = \sum_j \log\mathcal N(u_j;\mu_j,\sigma_j) - \log(1-\tanh^2 u_j)$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
