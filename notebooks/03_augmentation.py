@@ -21,9 +21,7 @@
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = (
-    False  # nothing that is drawn here is trained here: `python -m mbaug models` keeps the networks
-)
+retrain = False  # nothing that is drawn here is trained here: `python -m mbaug models` fits the networks
 
 # %%
 import matplotlib.pyplot as plt
@@ -155,9 +153,8 @@ print(f"Two of three next states are imagined; {', '.join(kept)} stay.")
 
 # %% tags=["nbval-check-output"]
 rates = (0, 0.25, 0.5, 0.75, 1)
-pd.Series(
-    {f"{rate:.0%}": augmentation.replaced(rate, learner.batch_size) for rate in rates}, name="replaced"
-)
+counts = [augmentation.replaced(rate, learner.batch_size) for rate in rates]
+pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 
 # %% [markdown]
 # *Read.* The count is exact in every batch, not only on average. It is always the first $n$ rows. That is as random as any
@@ -444,12 +441,11 @@ def gap(one, other):
     return max(stats.ks_2samp(one[:, i], other[:, i]).statistic for i in range(one.shape[1]))
 
 
-chance = stats.kstwobign.isf(0.05 / task.state_size) * np.sqrt(
-    2 / 2_000
-)  # 5 % for all dimensions together
+# the largest gap that chance gives in 5 % of cases, for all dimensions together
+chance = stats.kstwobign.isf(0.05 / task.state_size) * np.sqrt(2 / 2_000)
 gaps = {"picked from tables": gap(direct, picked), "matched noise": gap(direct, noisy)}
 assert gaps["picked from tables"] < chance < gaps["matched noise"], "a pick is a sample, noise is not"
-pd.Series(gaps | {"what chance gives": chance}, name="largest gap").round(3)
+pd.Series(gaps | {"what chance gives": chance}).to_frame("largest gap").round(3)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
