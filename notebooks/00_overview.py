@@ -184,16 +184,10 @@ def batch_of(axis, x, y):
 
 
 # %%
+vae = f"world model\nVAE, latent size {model.latent_size}\nz′ = z + f(z, a)"
 boxes = [
     (0.2, 1.3, 2.2, 1.5, f"{offline.transitions:,}\ntransitions\n(s, a, r, s′, d)"),
-    (
-        3.0,
-        4.7,
-        2.9,
-        1.5,
-        f"world model\nVAE, latent size {model.latent_size}\nz′ = z + f(z, a)",
-        "#DCE8F5",
-    ),
+    (3.0, 4.7, 2.9, 1.5, vae, "#DCE8F5"),
     (7.4, 1.3, 2.2, 1.5, f"TD3+BC\n{offline.updates:,}\nupdates"),
     (12.6, 1.3, 2.2, 1.5, f"TD3\n{online.steps:,}\nsteps"),
     (12.6, 4.7, 2.2, 1.5, "environment"),
@@ -242,7 +236,7 @@ saved = figures.save_figure(figure, "00_method", data, text, profile)
 # > 2. Repeat 200,000 times:
 # >    1. Draw a batch of 256 rows $(s, a, r, s', d)$.
 # >    2. **Replace the next states of 128 of them by the model's prediction** $\hat s' \sim p(\cdot\,|\,s, a)$.
-# >    3. Move the critics towards $y = r + \gamma(1-d)\min_i Q'_i(s', \pi'(s') + \epsilon)$.
+# >    3. Move the critics towards $r + \gamma(1-d)\, y'$ with $y' = \min_i Q'_i(s', \pi'(s') + \epsilon)$.
 # >    4. Every second time move the actor down $-\lambda Q_1(s, \pi(s)) + (\pi(s)-a)^2$, and the targets a little.
 # > 3. Go online. Carry actor, critics and Adam's states. Start with an empty replay buffer. Collect 25,000 steps without
 # >    updates. Then each step is followed by one update, and the actor's loss is $-Q_1(s, \pi(s))$ alone.
