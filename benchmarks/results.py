@@ -114,15 +114,19 @@ def text(section: str, rows: Sequence[dict]) -> str:
     return f"{section}\n{shown[names].to_string(index=False)}\n"
 
 
-def ratios(rows: Sequence[dict]) -> list[str]:
-    """Returns a sentence for each of our rows on how many times as fast as another's of the same algorithm it is."""
+def pairs(rows: Sequence[dict]) -> pd.DataFrame:
+    """Returns each of our rows beside each of another's of the same algorithm (`by_peer`), and how many `times` as fast it is."""
     found = table(rows)
     ours, others = found[found["by"] == "mbaug"], found[found["by"] != "mbaug"]
-    pairs = ours.merge(others, on="algorithm", suffixes=("", "_peer"))
-    pairs["times"] = pairs["updates_per_second"] / pairs["updates_per_second_peer"]
+    paired = ours.merge(others, on="algorithm", suffixes=("", "_peer"))
+    return paired.assign(times=paired["updates_per_second"] / paired["updates_per_second_peer"])
+
+
+def ratios(rows: Sequence[dict]) -> list[str]:
+    """Returns a sentence for each of our rows on how many times as fast as another's of the same algorithm it is."""
     sentence = "{algorithm}, {precision}: {times:.2f} times {by_peer}"
-    sentences = [sentence.format(**row) for row in pairs.to_dict("records")]
-    here = {str(by).split()[0] for by in others["by"]}
+    sentences = [sentence.format(**row) for row in pairs(rows).to_dict("records")]
+    here = {row["by"].split()[0] for row in rows}
     for library, command in INSTALLED.items():
         if library not in here:
             sentences.append(f"{library} was not measured: after `{command}` it is, in the same run.")

@@ -94,17 +94,23 @@ path = figures.save_figure(figure, "90_updates", frame, text, drawn_as)
 # inside what is timed, with 2 x 256 units and batches of 256.
 
 # %%
-ours = hopper[["updates_per_second", "updates_per_second_low", "fraction_of_limit"]].copy()
-ours["minutes for 200,000 updates"] = 200_000 / ours["updates_per_second"] / 60
+ours = hopper[["updates_per_second", "updates_per_second_low", "fraction_of_limit"]]
+ours = ours.set_axis(["updates a second", "the slowest", "share of the limit"], axis=1)
+ours["minutes for 200,000 updates"] = 200_000 / ours["updates a second"] / 60
 ours.round(2)
 
+# %% [markdown]
+# How many times as fast are we? Each peer is one column.
+
 # %%
-print(*results.ratios(document["sections"]["peers"]), sep="\n")
 turns = {
     True: "They take turns, each in a process of its own, on one core.",
     False: "They ran in one process that our engine had prepared, which flatters our ratios.",
 }
 print(turns[document["format"] > 1])
+faster = results.pairs(document["sections"]["peers"])
+faster = faster.pivot(index=["algorithm", "precision"], columns="by_peer", values="times")
+faster.rename_axis(columns="times as fast as").round(2)
 
 # %% [markdown]
 # The table below has every processor that was measured, one agent on Hopper. Where updates are not replayed, the
@@ -213,7 +219,8 @@ limit = best / work["GFLOP"].sum()
 rates.rename(columns={"gflops": "GFLOP/s", "gflops_low": "lowest", "gflops_high": "highest"}).round(1)
 
 # %%
-pd.DataFrame({"GFLOP/s at 256 by 256": best, "no update on Hopper is faster than (1/s)": limit}).round()
+limits = {"GFLOP/s at 256 by 256": best, "no update on Hopper is faster than (1/s)": limit}
+pd.DataFrame(limits).round().astype(int)
 
 # %% [markdown]
 # *Read.* The thinnest product is limited by memory bandwidth, so it stays far below the wide one. A processor without
@@ -490,8 +497,9 @@ path = figures.save_figure(figure, "90_dataset", sizes, f"{text}{about}.", drawn
 
 # %%
 paces = sizes.set_index("rows")[["gather_microseconds", "updates_per_second"]]
-spent = paces["gather_microseconds"] * paces["updates_per_second"] / 1e6
-paces.assign(gather=spent.map("{:.1%} of an update".format)).round()
+share = paces["gather_microseconds"] * paces["updates_per_second"] / 1e6
+paces = paces.set_axis(["gather (us)", "updates a second"], axis=1).round().astype(int)
+paces.assign(**{"gather, of an update": share.map("{:.1%}".format)})
 
 # %%
 slope, off = straightness(sizes["rows"], sizes["peak_megabytes"])
@@ -510,7 +518,9 @@ print(f"off a straight line by {off:.0%} at most")
 
 # %%
 acting = measured.get("acting", pd.DataFrame())
-acting.reindex(columns=["algorithm", "precision", "steps_per_second"]).round(0)
+acting = acting.reindex(columns=["algorithm", "precision", "steps_per_second"])
+acting = acting.pivot(index="algorithm", columns="precision", values="steps_per_second").round()
+acting.rename_axis(columns="steps a second")
 
 # %%
 full, plan, rule = settings.WorldModel(), settings.Pretraining(), settings.Augmentation()
