@@ -438,8 +438,8 @@ def ranks(rows):
 
 
 panels = [(name, part) for name in studies.TWO for part in ("bias", "jitter")]
-for (name, part), panel in zip(panels, drawn, strict=True):
-    print(f"{name}, {part}: {ranks(panel)} ({len(panel)} arms)")
+rows = [[ranks(panel), len(panel)] for panel in drawn]
+pd.DataFrame(rows, [f"{name}, {part}" for name, part in panels], ["rank correlation", "arms"])
 
 # %% [markdown]
 # *Read.* Left column: is the line of dots falling? Right column: is it flat? `jitter` and `noise` stand at the left edge of
@@ -473,9 +473,8 @@ caption = figures.caption(text, shown, drawn=figures.DOTS)
 saved = save_figure(figure, "07_rates", pd.concat(drawn), caption, profile)
 
 # %% tags=["nbval-check-output"]
-for arm, rate in rates.items():
-    found = [f"{name} {of(measure, arm, 'halfcheetah')}" for name, measure in phases.items()]
-    print(f"{rate:3.0f} %: {'; '.join(found)}")
+found = {name: [of(measure, arm, "halfcheetah") for arm in rates] for name, measure in phases.items()}
+pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 
 # %% [markdown]
 # *Read.* Two shapes would mean something: a fall from left to right (every imagined next state costs), or a hill in the
@@ -500,8 +499,8 @@ def range_of(arm):
 
 
 critics = [f"{name}_critics{warm}" for name in ("vanilla", "augmented") for warm in ("", "_uniform")]
-for arm in (*critics, "td3"):
-    print(f"{figures.look(arm).label}: {range_of(arm)}")
+found = {figures.look(arm).label: range_of(arm) for arm in (*critics, "td3")}
+pd.Series(found).to_frame("lowest to highest")
 
 # %% [markdown]
 # Why? A fresh actor says almost nothing: its last layer is small, so its actions are near zero. With exploration noise of 0.1
