@@ -82,12 +82,12 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-        for variable in (each for each in THREADS if os.environ.get(each, "1") != "1"):
-            warn_once(
-                f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread a "
-                "process: beside any other load several can be many times slower, because threads that "
-                "wait for each other spin (notebook 90_engine); use more cores by more processes"
-            )
+    for variable in (each for each in THREADS if os.environ.get(each, "1") != "1"):  # torch may have heeded another one
+        warn_once(
+            f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread a "
+            "process: beside any other load several can be many times slower, because threads that "
+            "wait for each other spin (notebook 90_engine); use more cores by more processes"
+        )
     if precision == "bfloat16" and not has_bfloat16(device):
         warn_once("this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32")
         precision = "float32"

@@ -79,6 +79,16 @@ def threads(processor, monkeypatch):
     return chosen
 
 
+def test_who_asked_is_told_also_where_torch_heeded_another_variable(processor, monkeypatch):
+    """The commands set those that nobody set to 1, and with MKL's at 1 torch uses one thread."""
+    processor()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.warns(RuntimeWarning, match="^OMP_NUM_THREADS=2 was set, but mbaug trains with one thread"):
+        engine.prepare()
+
+
 @pytest.mark.parametrize("variable", process.THREADS)
 def test_who_asked_for_more_threads_is_told_once_what_they_cost(threads, monkeypatch, variable):
     monkeypatch.setenv(variable, "2")
