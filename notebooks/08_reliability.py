@@ -8,7 +8,7 @@
 # fifth (4 tasks). Its errors pull states to the middle of the data: of the steps that end in a fall, it imagines 90 to 100 % as
 # standing. Some signals tell beforehand which rows are the worst tenth. The best of 5 is the blur of the state, with an area
 # under the ROC curve of 0.83 to 0.96 (0.5 is chance). The spread of the model's samples has 0.59 to 0.69. Whether it helps to
-# imagine only what is trusted is not recorded yet.
+# imagine only the rows that the best signal calls safe is not yet recorded.
 # <!-- /answer -->
 #
 # | | |
@@ -561,7 +561,7 @@ for axis, name in zip(axes[0], panels, strict=True):
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(title=name, xlabel="V(true next state), in tenths (rewards)")
 axes[0, 0].set_ylabel("V(imagined) − V(true) (rewards)")
-axes[0, -1].legend()
+figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 text = "How far imagined next states move values, by the value of the true next state: critics of "
 text += f"vanilla agents, seed 0, {count:,} rows that were not drawn. What is not recorded is missing."
 path = save_figure(figure, "08_values", values, text, profile)

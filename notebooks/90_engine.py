@@ -70,7 +70,8 @@ for number, (precision, some) in enumerate(alone.groupby("precision", sort=False
     bound = middle / some["fraction_of_limit"]
     limits = left.hlines(bound, place - 0.18, place + 0.18, color="black")
 left.set(xticks=np.arange(len(some)), ylabel="updates a second, one agent, one core", title="TD3+BC")
-left.set_xticklabels(some["task"].str.replace(", ", "\n"))
+titles = [[tasks.find(name).title for name in each.split(", ")] for each in some["task"]]
+left.set_xticklabels(map("\n".join, titles))
 limits.set_label("limit of the products")
 figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3)
 peers = measured["peers"].assign(

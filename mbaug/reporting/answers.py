@@ -294,11 +294,11 @@ def reliability(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     study, offline = find("trusted"), statistics.mean_offline(claims.main_runs(frame))
     trusted, distrusted = study.arms
     if not statistics.by_task(offline, trusted, distrusted):
-        return f"{told} Whether it helps to imagine only what is trusted is not recorded yet."
+        return f"{told} Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded."
     difference = statistics.difference(offline, trusted, distrusted)
-    higher, lower = (f"imagining what is trusted scores {word}" for word in ("higher", "lower"))
-    helps = tell(difference, higher, lower, len(study.seeds))
-    return f"{told} Offline, beside imagining what is distrusted, {helps}."
+    safe = "imagining only the rows that the best signal calls safe scores"
+    higher, lower = (f"{safe} {word} than imagining only the others" for word in ("higher", "lower"))
+    return f"{told} Offline, {tell(difference, higher, lower, len(study.seeds))}."
 
 
 def methods(frame: pd.DataFrame) -> str:

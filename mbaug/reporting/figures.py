@@ -23,6 +23,7 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text as Words
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
@@ -299,13 +300,21 @@ def figures_folder(profile: str = "paper") -> Path:
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "build" / profile / "figures")
 
 
+def spell_tasks(figure: Figure) -> None:
+    """Spells a task as prose does, "HalfCheetah", wherever a title or a label of the figure begins with its name."""
+    name = re.compile(rf"^({'|'.join(tasks.TASKS)})(?=$|[:,\s])")
+    for part in figure.findobj(Words):
+        part.set_text(name.sub(lambda found: tasks.find(found[0]).title, part.get_text()))
+
+
 def save_figure(
     figure: Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
 ) -> Path:
     """Writes a figure as PNG, SVG, the CSV of what it draws and its caption; returns the PNG's path.
 
-    The bytes depend on the content alone: no dates, no random identifiers. In any profile but "paper" the figure is marked as no
-    evidence, with the least `n_seeds` in `frame`. None as the folder means `figures_folder(profile)`.
+    Tasks have their proper names (`spell_tasks`). The bytes depend on the content alone: no dates, no random identifiers. In any
+    profile but "paper" the figure is marked as no evidence, with the least `n_seeds` in `frame`. None as the folder means
+    `figures_folder(profile)`.
 
     Raises:
         ValueError: The name is not NN_name, after the notebook that draws it.
@@ -314,6 +323,7 @@ def save_figure(
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"A figure's name is its chapter's number and words, as in 05_online_curves; got {name!r}.")
     folder = figures_folder(profile) if folder is None else Path(folder)
+    spell_tasks(figure)
     mark = ""
     if profile != "paper":  # the mark stays, so that a notebook shows it too
         seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""

@@ -131,9 +131,10 @@ def test_reliability_tells_of_the_drawn_tables_and_then_of_the_records(tmp_path)
     assert "it imagines 90 to 100 % as standing. " in found
     assert "The best of 3 is the blur of the state, with an area under the ROC curve of 0.70 to 0.90 (0.5 is" in found
     assert "The spread of the model's samples has 0.50 to 0.60. " in found
-    assert "Offline, beside imagining what is distrusted, imagining what is trusted scores higher (+20 [" in found
+    assert "calls safe scores higher than imagining only the others (+20 [" in found
     assert answers.reliability(runs(arms).iloc[:0], tmp_path / "nowhere") == (
-        "Where the world model errs is not yet computed. Whether it helps to imagine only what is trusted is not recorded yet."
+        "Where the world model errs is not yet computed. "
+        "Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded."
     )
 
 

@@ -409,3 +409,12 @@ def test_dots_at_their_places_draw_what_they_return():
     assert interval.get_xydata().tolist() == [[0.0, drawn.loc[1, "low"]], [0.0, drawn.loc[1, "high"]]]
     assert (seeds.get_xydata().tolist(), mean.get_xydata().tolist()) == ([[0.0, 1.0], [0.0, 3.0]], [[0.0, 2.0]])
     assert [axis.lines[k].get_fillstyle() for k in (2, 5)] == ["none", "full"]
+
+
+def test_a_task_has_its_proper_name_in_titles_and_labels(tmp_path):
+    figure, (left, right) = plt.subplots(1, 2)
+    left.set(title="halfcheetah:\nrecorded actions", ylabel="ant")
+    right.set(title="hopper-medium", ylabel="ants")
+    figures.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path)
+    assert (left.get_title(loc="left"), left.get_ylabel()) == ("HalfCheetah:\nrecorded actions", "Ant")
+    assert (right.get_title(loc="left"), right.get_ylabel()) == ("hopper-medium", "ants")
