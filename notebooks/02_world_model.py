@@ -166,7 +166,7 @@ assert np.allclose(found, by_hand, rtol=1e-4), "the error is the mean square of 
 # %%
 hopper, error = errors[errors["task"] == "hopper"].set_index("quantity")[[*looks]], mean.loc["hopper"]
 behind = (hopper["sample"] / hopper["persistence"]).rename("sampled / nothing moves")
-hopper.rename(columns=names).join(behind).sort_values(behind.name).round(4)
+hopper.rename(columns=names).join(behind).sort_values(behind.name).map("{:.2g}".format)
 
 # %% [markdown]
 # *Read.* The dimensions stand in the order of the last column. Where it is below 1, Hopper's VAE beats persistence.
@@ -529,7 +529,8 @@ for mode in modes:
     found = [measures.rate_distortion(one, correlation, paper_batches, mode) for one in settled]
     beside[f"{looks[mode][0]}: predicted"] = found
     beside[f"{looks[mode][0]}: measured"] = [measured[mode].get(w, np.nan) for w in weights.values()]
-pd.DataFrame(beside, [*weights]).rename_axis("weight of the KL term").round(4)
+table = pd.DataFrame(beside, [*weights]).rename_axis("weight of the KL term")
+table.map(lambda value: "–" if np.isnan(value) else f"{value:.2g}")
 
 # %% [markdown]
 # *Read.* The first row is the paper's weight. As far as the theory meets what we measured there, the blur is what the loss
