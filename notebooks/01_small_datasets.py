@@ -569,7 +569,11 @@ for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
     for quality, colour in qualities.items():
         own = table[table["pool"] == f"{body}-{quality}"]
         axis.step(own["score"], own["share"], where="post", color=colour, label=quality)
-    axis.set(title=body, xlabel="D4RL-normalised score of the episode", ylabel="share of transitions")
+    axis.set(
+        title=tasks.find(body).title,
+        xlabel="D4RL-normalised score of the episode",
+        ylabel="share of transitions",
+    )
     axis.set_xlim(-10, 150)
     axis.label_outer()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -592,7 +596,7 @@ for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     axis.fill_between(steps, score.min(axis=1), score.max(axis=1), **shade)
     medium = tasks.normalised_score(each, card.get("medium_level", each.return_medium))
     axis.axhline(medium, color="#D55E00", linestyle="--")
-    axis.set(title=each.name, ylim=(-5, 105), ylabel="D4RL-normalised score")
+    axis.set(title=each.title, ylim=(-5, 105), ylabel="D4RL-normalised score")
     axis.set_xlabel("environment interactions (thousands)")
     axis.label_outer()
 curve = [{"pool": name, **point} for name, card in collectors.items() for point in card["curve"]]

@@ -87,14 +87,7 @@ parts = [
 errors = stored("02_errors", pd.concat(parts, ignore_index=True), profile)
 
 # %%
-looks = {
-    "reconstruction": ("VAE, reconstruction of s'", "#CC79A7", "v"),
-    "sample": ("VAE, sampled (the paper's)", "#0072B2", "o"),
-    "mean": ("VAE, mean", "#56B4E9", "o"),
-    "persistence": ("nothing moves", "#000000", "s"),
-    "linear": ("linear regression", "#E69F00", "^"),
-    "deterministic": ("deterministic network", "#D55E00", "D"),
-}
+looks = figures.PREDICTORS
 units = {"m": "height", "quaternion": "orientation", "rad": "angles"}
 units |= {"m/s": "velocities", "rad/s": "angular velocities"}
 kind = errors["quantity"].str.extract(r"\((.*)\)")[0].map(units).rename("kind")
@@ -104,7 +97,7 @@ mean = errors.groupby("task", sort=False)[[*looks]].mean()
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.6), sharex=True)
 for axis, name in zip(axes.flat, tasks.TASKS, strict=True):
-    axis.set_title(name)
+    axis.set_title(tasks.find(name).title)
     if name not in fits:
         axis.text(0.5, 0.5, "not yet fitted", ha="center", transform=axis.transAxes)
         continue

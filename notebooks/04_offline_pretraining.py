@@ -110,7 +110,7 @@ for line, t in zip(axes, tested, strict=True):
             )
             if kind == "fixed states" and (t, arm) in tried:
                 axis.axvline(tried[t, arm]["all"]["return"], color=colour, linestyle=":", linewidth=2)
-        axis.set(title=f"{t}:\n{kind}", xlabel="value (discounted rewards)")
+        axis.set(title=f"{tasks.find(t).title}:\n{kind}", xlabel="value (discounted rewards)")
     line[0].set_ylabel(f"states of {len(q_values)}")
 handles = {
     label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -730,7 +730,7 @@ for line, t in zip(axes, tested, strict=True):
             axis.plot(
                 one["width"], one["roughness"], marker="o", color=colour, linestyle=dashes, label=label
             )
-        axis.set_title(f"{t}: {part}s moved")
+        axis.set_title(f"{tasks.find(t).title}: {part}s moved")
     line[0].set_ylabel("mean change of value (rewards)")
 axes[-1, 0].set_xlabel("noise on actions in [−1, 1]")
 axes[-1, 1].set_xlabel("noise on states (standard deviations)")

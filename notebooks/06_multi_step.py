@@ -113,7 +113,9 @@ for row_of_axes, name in zip(axes, shown, strict=True):
         axis.plot(fan["seconds"], of("deterministic", name), **network)
         axis.set_title(label, color=colour)
     low, high = of("truth", name).min(), of("truth", name).max()
-    row_of_axes[0].set(ylabel=name, ylim=(2 * low - high, 2 * high - low))  # others leave the picture
+    row_of_axes[0].set(
+        ylabel=tasks.find(name).title, ylim=(2 * low - high, 2 * high - low)
+    )  # others leave the picture
 for axis in axes[1]:
     axis.set_xlabel("time since the last true state (s)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -375,7 +377,7 @@ for axis, task in zip(axes.flat, tasks.TASKS, strict=True):
         own = rows[rows["predictor"] == kind]
         if len(own):
             axis.plot(own["horizon"], own["error"], color=colour, linestyle=line, label=label)
-    axis.set(title=task, xscale="log", yscale="log", ylim=(3e-3, 30))
+    axis.set(title=tasks.find(task).title, xscale="log", yscale="log", ylim=(3e-3, 30))
     axis.set(xticks=[1, 2, 5, 10, 20, 50], xticklabels=[1, 2, 5, 10, 20, 50])
 for axis in axes[:, 0]:
     axis.set_ylabel("open-loop error (variances)")

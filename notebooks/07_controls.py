@@ -285,7 +285,7 @@ for axis, name in zip(axes, tasks.TASKS, strict=True):
         colour = figures.look(arm_of[source]).colour
         axis.plot(own["bias"], [place] * len(own), "o", color=colour, markersize=8)
         axis.plot(own["jitter"], [place] * len(own), "|", color=colour, markersize=14, markeredgewidth=3)
-    axis.set_title(name)
+    axis.set_title(tasks.find(name).title)
     axis.margins(x=0.1)
     say_if_empty(axis, errors[errors["task"] == name], "not yet made")
 axes[0].set_yticks(range(len(imagination.SOURCES)), imagination.SOURCES)
@@ -415,7 +415,7 @@ for line, name in zip(axes, studies.TWO, strict=True):
         where = places(name, part)
         drawn.append(figures.dots_at(axis, on(offline, name), where).assign(task=name, part=part))
         say_if_empty(axis, drawn[-1], "not yet recorded" if where else "no world model yet")
-        axis.set_title(f"{name}: {part}")
+        axis.set_title(f"{tasks.find(name).title}: {part}")
     line[0].set(ylabel="offline score", ylim=(0, 1.1 * line[0].get_ylim()[1]))
 for axis in axes[1]:
     axis.set_xlabel("one-step error (standard deviations a dimension)")

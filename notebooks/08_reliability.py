@@ -165,7 +165,7 @@ for (upper, lower), name in zip(axes.T, tasks.TASKS, strict=True):
     relative = own["mean"] / np.average(own["mean"], weights=own["size"])
     many = coloured(upper, own, own["drawn"] + 1, cmap="viridis", norm=LogNorm(1, 300))
     wrong = coloured(lower, own, relative, cmap="RdBu_r", norm=LogNorm(1 / 3, 3))
-    upper.set_title(name)
+    upper.set_title(tasks.find(name).title)
     lower.set_xlabel("component 1")
 for axis, drawing, label, ticks in (
     (axes[0], many, "drawn rows, plus 1", (1, 10, 100)),
@@ -233,14 +233,7 @@ for name in here:
 where = stored("08_where", pd.concat(parts, ignore_index=True), profile, tolerance=0.01)
 
 # %%
-looks = {
-    "reconstruction": ("VAE, reconstruction of s'", "#CC79A7", "v"),
-    "sample": ("VAE, sampled (the paper's)", "#0072B2", "o"),
-    "mean": ("VAE, mean", "#56B4E9", "o"),
-    "persistence": ("nothing moves", "#000000", "s"),
-    "linear": ("linear regression", "#E69F00", "^"),
-    "deterministic": ("deterministic network", "#D55E00", "D"),
-}
+looks = figures.PREDICTORS
 figure, axes = plt.subplots(4, 4, figsize=(8, 8.4), sharex=True, sharey="row")
 for line, name in zip(axes, tasks.TASKS, strict=True):
     for axis, condition in zip(line, where["condition"].unique(), strict=True):
@@ -330,7 +323,7 @@ for axis, name in zip(axes.flat, tasks.TASKS, strict=True):
     axis.axhline(len(order) - 2.5, color="#999999", linewidth=1)
     ticks = [x for x in (0.003, 0.01, 0.03, 0.1, 0.3, 1) if own[[*looks]].min(axis=None) <= 1.2 * x]
     axis.set(
-        title=name,
+        title=tasks.find(name).title,
         xscale="log",
         yticks=range(len(order)),
         yticklabels=order,
@@ -418,7 +411,7 @@ for number, frame in enumerate(frames):  # true and imagined of the furthest, th
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
 for axis, name in zip(axes[0], tasks.TASKS, strict=True):
-    axis.set_title(name)
+    axis.set_title(tasks.find(name).title)
 labels = [f"{which}: {what}" for which in ("furthest", "deepest") for what in ("true", "imagined")]
 for axis, label in zip(axes[:, 0], labels, strict=True):
     axis.set_ylabel(label)
@@ -559,7 +552,10 @@ for axis, name in zip(axes[0], panels, strict=True):
         style = {"color": look.colour, "linestyle": look.line, "marker": "o", "label": label}
         axis.plot(own["value"], own[kind], **style)
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(title=name, xlabel="V(true next state), in tenths (rewards)")
+    axis.set(
+        title=tasks.find(name).title if agents else name,
+        xlabel="V(true next state), in tenths (rewards)",
+    )
 axes[0, 0].set_ylabel("V(imagined) − V(true) (rewards)")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 text = "How far imagined next states move values, by the value of the true next state: critics of "
@@ -665,7 +661,12 @@ for axis, name in zip(axes, tasks.TASKS, strict=True):
         height = own["signal"].map(order.index)
         axis.plot(own["area"], height, marker, color=shades[place], label=label, markersize=7)
     axis.axvline(0.5, color="black", linewidth=0.8)
-    axis.set(title=name, xlim=(0.35, 1.03), xticks=[0.5, 0.75, 1], xticklabels=["0.5", "0.75", "1"])
+    axis.set(
+        title=tasks.find(name).title,
+        xlim=(0.35, 1.03),
+        xticks=[0.5, 0.75, 1],
+        xticklabels=["0.5", "0.75", "1"],
+    )
     axis.set_yticks(range(len(order)), order)
 axes[0].invert_yaxis()
 figure.supxlabel("area under the ROC curve for the worst tenth (1/2 is chance)", fontsize=10)

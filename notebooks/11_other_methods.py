@@ -348,7 +348,7 @@ for axis, task in zip(axes, tasks.TASKS, strict=True):
         look = figures.look(row.arm)
         axis.plot(row.updates / 1000, row.mean_score, "o", color=look.colour, label=look.label)
     axis.margins(0.15)
-    axis.set(title=task, xlim=(0, 350), xlabel="updates (thousands)")
+    axis.set(title=tasks.find(task).title, xlim=(0, 350), xlabel="updates (thousands)")
     axis.set_ylim(min(0, axis.get_ylim()[0]), None)
 axes[0].set_ylabel("mean online score")
 figures.legend(figure)

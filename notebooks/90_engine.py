@@ -589,7 +589,7 @@ for axis, name in zip(axes, (name for name in tasks.TASKS if name in study.tasks
         look, steps = {"color": COLOURS[precision]}, some["steps"] / 1000
         axis.plot(steps, some["score"], label=precision, **look)
         axis.fill_between(steps, some["low"], some["high"], alpha=0.15, linewidth=0, **look)
-    axis.set_title(name)
+    axis.set_title(tasks.find(name).title)
     parts.append(drawn)
 axes[0].set_ylabel(figures.QUANTITIES["score"])
 axes[0].legend(loc="upper left")

@@ -23,7 +23,6 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text as Words
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
@@ -86,6 +85,14 @@ LOOKS = {
     "rlpd": Look("RLPD", "#8C510A", "--"),
     "iql": Look("IQL, data kept", "#4D4D4D", ":"),
     "bc": Look("behaviour cloning, data kept", "#999933", ":"),
+}
+PREDICTORS = {  # of the next state: label, colour, marker
+    "reconstruction": ("VAE, reconstruction of s'", "#CC79A7", "v"),
+    "sample": ("VAE, sampled (the paper's)", "#0072B2", "o"),
+    "mean": ("VAE, mean", "#56B4E9", "o"),
+    "persistence": ("nothing moves", "#000000", "s"),
+    "linear": ("linear regression", "#E69F00", "^"),
+    "deterministic": ("deterministic network", "#D55E00", "D"),
 }
 VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 1, 1, 1))]
 
@@ -169,7 +176,7 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune"
     parts = []
     for axis, task in zip(axes, tasks.TASKS, strict=True):
         parts.append(curves(axis, table[table["task"] == task], phase, value, bands=False).assign(task=task))
-        axis.set(title=task, xlabel="")
+        axis.set(title=tasks.find(task).title, xlabel="")
         axis.label_outer()
     return pd.concat(parts)
 
@@ -204,7 +211,7 @@ def dots(
         if own.empty:
             axis.set_xticks([])
         labels = [",\n".join(look(arm).label.rsplit(", ", 1)) for arm in arms]
-        axis.set(title=task, ylim=(0.6 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
+        axis.set(title=tasks.find(task).title, ylim=(0.6 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
         axis.grid(axis="y", visible=False)
         axis.label_outer()
     every = summary.merge(table[["task", "arm", "seed", measure.name]], on=["task", "arm"], suffixes=("", "_of_seed"))
@@ -300,21 +307,13 @@ def figures_folder(profile: str = "paper") -> Path:
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "build" / profile / "figures")
 
 
-def spell_tasks(figure: Figure) -> None:
-    """Spells a task as prose does, "HalfCheetah", wherever a title or a label of the figure begins with its name."""
-    name = re.compile(rf"^({'|'.join(tasks.TASKS)})(?=$|[:,\s])")
-    for part in figure.findobj(Words):
-        part.set_text(name.sub(lambda found: tasks.find(found[0]).title, part.get_text()))
-
-
 def save_figure(
     figure: Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
 ) -> Path:
     """Writes a figure as PNG, SVG, the CSV of what it draws and its caption; returns the PNG's path.
 
-    Tasks have their proper names (`spell_tasks`). The bytes depend on the content alone: no dates, no random identifiers. In any
-    profile but "paper" the figure is marked as no evidence, with the least `n_seeds` in `frame`. None as the folder means
-    `figures_folder(profile)`.
+    The bytes depend on the content alone: no dates, no random identifiers. In any profile but "paper" the figure is marked as no
+    evidence, with the least `n_seeds` in `frame`. None as the folder means `figures_folder(profile)`.
 
     Raises:
         ValueError: The name is not NN_name, after the notebook that draws it.
@@ -323,7 +322,6 @@ def save_figure(
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"A figure's name is its chapter's number and words, as in 05_online_curves; got {name!r}.")
     folder = figures_folder(profile) if folder is None else Path(folder)
-    spell_tasks(figure)
     mark = ""
     if profile != "paper":  # the mark stays, so that a notebook shows it too
         seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""

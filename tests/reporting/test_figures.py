@@ -168,7 +168,7 @@ def test_one_seed_has_a_line_and_no_band():
 def test_multiples_are_a_panel_a_task_and_have_no_bands():
     _, axes = plt.subplots(1, 4)
     drawn = figures.multiples(axes, evaluations({"augmented": 30.0, "td3": 10.0}, seeds=5, tasks=("hopper", "ant")))
-    assert [axis.get_title(loc="left") for axis in axes] == ["hopper", "walker2d", "halfcheetah", "ant"]
+    assert [axis.get_title(loc="left") for axis in axes] == ["Hopper", "Walker2d", "HalfCheetah", "Ant"]
     assert [len(axis.lines) for axis in axes] == [2, 0, 0, 2]
     assert not any(axis.collections for axis in axes)
     assert axes[3].lines[0].get_ydata().tolist() == drawn.query("task == 'ant' and arm == 'td3'")["score"].tolist()
@@ -409,12 +409,3 @@ def test_dots_at_their_places_draw_what_they_return():
     assert interval.get_xydata().tolist() == [[0.0, drawn.loc[1, "low"]], [0.0, drawn.loc[1, "high"]]]
     assert (seeds.get_xydata().tolist(), mean.get_xydata().tolist()) == ([[0.0, 1.0], [0.0, 3.0]], [[0.0, 2.0]])
     assert [axis.lines[k].get_fillstyle() for k in (2, 5)] == ["none", "full"]
-
-
-def test_a_task_has_its_proper_name_in_titles_and_labels(tmp_path):
-    figure, (left, right) = plt.subplots(1, 2)
-    left.set(title="halfcheetah:\nrecorded actions", ylabel="ant")
-    right.set(title="hopper-medium", ylabel="ants")
-    figures.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path)
-    assert (left.get_title(loc="left"), left.get_ylabel()) == ("HalfCheetah:\nrecorded actions", "Ant")
-    assert (right.get_title(loc="left"), right.get_ylabel()) == ("hopper-medium", "ants")
