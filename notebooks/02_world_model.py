@@ -163,8 +163,8 @@ hopper.rename(columns=names).join(behind).sort_values(behind.name).map("{:.2g}".
 
 # %% [markdown]
 # *Read.* The dimensions stand in the order of the last column. Where it is below 1, Hopper's VAE beats persistence.
-# Held-out rows are neighbours in time of drawn ones ([chapter 01](01_small_datasets.ipynb)). In unseen episodes all errors
-# would be larger.
+# Held-out rows are neighbours in time of drawn ones ([chapter 01](01_small_datasets.ipynb)). The second of the tries below asks
+# about episodes that nobody drew from.
 
 # %% [markdown]
 # These are networks of seed 0, with weights rounded to 16 bits. Here are the fits of Hopper's recorded runs as they were:

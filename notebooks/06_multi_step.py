@@ -113,9 +113,7 @@ for row_of_axes, name in zip(axes, shown, strict=True):
         axis.plot(fan["seconds"], of("deterministic", name), **network)
         axis.set_title(label, color=colour)
     low, high = of("truth", name).min(), of("truth", name).max()
-    row_of_axes[0].set(
-        ylabel=tasks.find(name).title, ylim=(2 * low - high, 2 * high - low)
-    )  # others leave the picture
+    row_of_axes[0].set(ylabel=name, ylim=(2 * low - high, 2 * high - low))  # others leave the picture
 for axis in axes[1]:
     axis.set_xlabel("time since the last true state (s)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -82,9 +82,9 @@ def test_what_we_would_do_today_needs_an_arm_on_every_task():
     assert "interactions is 40 [40, 40], 2 seeds a task. The next best of the 3 arms" in said
     assert "recorded on all four is “augmented 50 %” with 20 [" in said
     assert answers.sentence(frame[frame["task"] != "ant"]).startswith("HalfCheetah, Hopper and Walker2d")
-    assert "too few seeds to recommend it" not in said
+    assert "to recommend" not in said
     single = pd.concat([frame, runs({"layernorm_data": 60}, seeds=1, tasks=FOUR)])
-    assert "“LayerNorm critics, data kept” has 60, too few seeds to recommend it" in answers.sentence(single)
+    assert "“LayerNorm critics, data kept” has 60 with 1 seed a task, too few to recommend. " in answers.sentence(single)
 
 
 def test_readme_and_overview():
