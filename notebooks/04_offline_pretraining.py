@@ -518,7 +518,7 @@ shown = figures.multiples(axes.flat, everywhere, "pretrain", "predicted_value")
 for axis, limit in zip(axes.flat, limits.values(), strict=True):
     axis.axhline(limit, color="#333333", linewidth=0.8)
     axis.set_ylabel("")
-figures.wide_values(axes[0, 0], shown["predicted_value"].max())
+figures.wide_values(axes[0, 0], shown["predicted_value"])
 for axis in axes[1]:
     axis.set_xlabel("updates (thousands)")
 figure.supylabel(figures.QUANTITIES["predicted_value"], fontsize=10)

@@ -420,7 +420,7 @@ for axis in axes.flat:
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.axvspan(0, warmup / 1000, color="#EBEBEB", zorder=0)
     axis.set_ylabel("")
-figures.wide_values(axes[0, 0], drawn["overestimation"].max())
+figures.wide_values(axes[0, 0], drawn["overestimation"])
 for axis in axes[1]:
     axis.set_xlabel("environment interactions (thousands)")
 figure.supylabel(figures.QUANTITIES["overestimation"], fontsize=10)

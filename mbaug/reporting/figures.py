@@ -181,11 +181,14 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune"
     return pd.concat(parts)
 
 
-def wide_values(axis: Axes, highest: float) -> None:
+def wide_values(axis: Axes, values: pd.Series) -> None:
     """Makes a y axis of values linear within ±1,000 rewards and logarithmic beyond: critics that run away promise millions."""
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
-    axis.set_yticks([-500, 0, 500, 1_000, 1e5, 1e7], ["−500", "0", "500", "1,000", "100,000", "10 million"])
-    axis.set_ylim(-1_000, 3 * max(1_000, highest))
+    least, most = min(-1_000.0, 3 * values.min()), 3 * max(1_000.0, values.max())
+    named = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million"}
+    ticks = {sign * size: f"−{text}" if sign * size < 0 else text for sign in (-1, 1) for size, text in named.items()}
+    axis.set_yticks([*ticks], [*ticks.values()])
+    axis.set_ylim(least, most)
 
 
 def dots(

@@ -409,3 +409,12 @@ def test_dots_at_their_places_draw_what_they_return():
     assert interval.get_xydata().tolist() == [[0.0, drawn.loc[1, "low"]], [0.0, drawn.loc[1, "high"]]]
     assert (seeds.get_xydata().tolist(), mean.get_xydata().tolist()) == ([[0.0, 1.0], [0.0, 3.0]], [[0.0, 2.0]])
     assert [axis.lines[k].get_fillstyle() for k in (2, 5)] == ["none", "full"]
+
+
+def test_an_axis_of_wide_values_holds_them_all():
+    """A critic that has run away may end far below zero, too; small values leave the axis as it is for all tasks."""
+    for values, low, high in (([-3e5, 2e7], -3e5, 2e7), ([-10.0, 10.0], -999, 999)):
+        axis = plt.subplots()[1]
+        figures.wide_values(axis, pd.Series(values))
+        assert axis.get_ylim()[0] < low < high < axis.get_ylim()[1]
+    assert {"−1,000", "−500", "0", "10 million"} <= {label.get_text() for label in axis.get_yticklabels()}
