@@ -82,7 +82,9 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-    for variable in (each for each in THREADS if os.environ.get(each, "1") != "1"):  # torch may have heeded another one
+    for variable in THREADS:  # torch heeds one of them, not always that which was set
+        if os.environ.get(variable, "1") == "1":
+            continue
         warn_once(
             f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread a "
             "process: beside any other load several can be many times slower, because threads that "
