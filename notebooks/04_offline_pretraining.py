@@ -10,7 +10,7 @@
 # adds over-estimation. A critic has run away where it promises more than the largest reward, for ever, is worth. That happens
 # with “vanilla pre-training” on Walker2d and Ant (of 4 tasks), with “augmented 50 %” on Ant (of 4 tasks), with “matched noise
 # 50 %” on Ant (of 4 tasks), with “deterministic model 50 %” on none (of 2 tasks) and with “LayerNorm critics, data kept” on
-# none (of 3 tasks).
+# none (of 4 tasks).
 # <!-- /answer -->
 #
 # | | |
