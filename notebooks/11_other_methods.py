@@ -346,14 +346,16 @@ points = points[points["arm"].isin(arms)]
 points["updates"] = [studies.updates(studies.ARMS[arm]) for arm in points["arm"]]
 for axis, task in zip(axes, tasks.TASKS, strict=True):
     for row in points[points["task"] == task].itertuples():
-        look = figures.look(row.arm)
-        axis.plot(row.updates / 1000, row.mean_score, "o", color=look.colour, label=look.label)
+        look, kept = figures.look(row.arm), studies.ARMS[row.arm].online.keep_data
+        marker = "s" if kept else "o"
+        axis.plot(row.updates / 1000, row.mean_score, marker, color=look.colour, label=look.label)
     axis.margins(0.15)
     axis.set(title=tasks.find(task).title, xlim=(0, 350), xlabel="updates (thousands)")
     axis.set_ylim(min(0, axis.get_ylim()[0]), None)
 axes[0].set_ylabel("mean online score")
 figures.legend(figure)
-text = "Mean online score over the updates of a run, offline and online, means over seeds."
+text = "Mean online score over the updates of a run, offline and online, means over seeds. "
+text += "Squares keep the data, circles do not."
 path = save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
 
 # %% [markdown]

@@ -12,17 +12,12 @@ from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.chapters import committed_figures
-from mbaug.reporting.figures import LOOKS, count, in_order, look, number, words
+from mbaug.reporting.figures import LOOKS, count, in_order, joined, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
 OURS = claims.METHODS[0].arm  # what chapter 11 holds against the others
 NOTHING = "Not yet recorded: on no task has every arm two seeds."
-
-
-def joined(names: Sequence[str]) -> str:
-    """Returns names as a reader says them: "Hopper, Walker2d and Ant"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def titled(task: str) -> str:

@@ -274,6 +274,11 @@ def count(noun: str, numbers: Iterable) -> str:
     return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
 
 
+def joined(names: Sequence[str]) -> str:
+    """Returns names as a reader says them: "Hopper, Walker2d and Ant"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 LINES = f"Lines are means over seeds, bands their 95 % t intervals, drawn from {ENOUGH_SEEDS} seeds on"
 
 DOTS = "Dots are means over seeds, bars 95 % t intervals, small dots seeds; a hollow dot is one seed"
@@ -293,7 +298,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     each = "; ".join(f"{label}: {number}" for label, number in by_arm.items())
     drawn = f"{drawn}. " * bool(drawn) + (f"Seeds of {each}" if least < most else f"{count('seed', seeds).capitalize()} an arm")
     lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
-    lost = " and ".join(f"{runs} of {look(arm).label}" for arm, runs in lost.items())
+    lost = joined([f"{runs} of {look(arm).label}" for arm, runs in lost.items()])
     diverged = f" Diverged, and counted with score 0 from there, or their lowest if below: {lost}." if lost else ""
     facts = []
     for phase, noun in {"pretrain": "update", "finetune": "interaction"}.items():
@@ -301,7 +306,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
         facts += [] if last.empty else [count(noun, last)]
     if origins := [record["provenance"] for record in (records or {}).values()]:
         commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
-        facts += [*sorted({origin["precision"] for origin in origins}), f"code {' and '.join(sorted(commits))}"]
+        facts += [*sorted({origin["precision"] for origin in origins}), f"code {joined(sorted(commits))}"]
     return f"{text} {drawn}.{diverged}\n\n{', '.join(facts)}."
 
 

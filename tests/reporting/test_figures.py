@@ -230,7 +230,7 @@ def test_a_caption_tells_what_is_drawn_then_its_provenance():
     records = {k: {"provenance": {"commit": commit, "precision": "float32"}} for k, commit in enumerate(commits)}
     assert figures.caption("Scores.", statistics.evaluations(frame), records) == (
         f"Scores. {figures.LINES}. Seeds of TD3 from scratch: 2; vanilla pre-training: 3.\n\n"
-        "200,000 updates, 100,000 interactions, float32, code 0123456 and 89abcde+dirty and unknown."
+        "200,000 updates, 100,000 interactions, float32, code 0123456, 89abcde+dirty and unknown."
     )
 
 
