@@ -179,7 +179,7 @@ def collect(arguments: argparse.Namespace) -> None:
 
     task, to, arm = tasks.find(arguments.task), arguments.to, studies.ARMS["sac_million"]
     steps = arm.online.steps
-    checks.require(to is None or to <= steps, f"to is {to:,}, but it must be from 0 to {steps:,}, the steps of the training")
+    checks.require(to is None or to <= steps, f"to is {to}, but it must be from 0 to {steps:,}, the steps of the training")
     work = files.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()

@@ -214,6 +214,7 @@ def test_whichever_write_finds_the_disk_full_the_same_command_goes_on(tmp_path, 
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.filterwarnings("ignore:OMP_NUM_THREADS=3 was set")
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=slow)])
 def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(workers, monkeypatch, tmp_path):
     """Also where the user's shell says otherwise; and a command whose shell has gone goes on."""
