@@ -58,7 +58,7 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def whole(text: str, least: int = 0) -> int:
+def integer(text: str, least: int = 0) -> int:
     """Returns a whole number: of steps, of a seed.
 
     Raises:
@@ -69,7 +69,7 @@ def whole(text: str, least: int = 0) -> int:
     return int(text)
 
 
-count = partial(whole, least=1)  # of processes, of agents, of updates
+count = partial(integer, least=1)  # of processes, of agents, of updates
 
 
 def seconds(text: str) -> float:
@@ -363,8 +363,8 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     },
     collect: {
         "task": TASK,
-        "--to": {"type": whole, "metavar": "STEPS", "help": "stop there: 0 makes only the random dataset, at once"},
-        "--seed": {"type": whole, "default": 0, "help": "of the training (default: 0)"},
+        "--to": {"type": integer, "metavar": "STEPS", "help": "stop there: 0 makes only the random dataset, at once"},
+        "--seed": {"type": integer, "default": 0, "help": "of the training (default: 0)"},
         "--output": {"type": Path, "help": "folder (default: data/offline; the whole replay: build/offline)"},
     },
     data: {

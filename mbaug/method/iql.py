@@ -38,7 +38,7 @@ class IQL:
     expectile: Share = 0.7  # of the actions' values, that is a state's value
     inverse_temperature: Positive = 3.0  # beta of the weights exp(beta c A)
     reward_scale: Positive = (
-        0.25  # c; theirs: 1,000 / (range of the returns), 0.32 of our Hopper pool, 0.19 of HalfCheetah's; ours
+        0.25  # c; ours: theirs, 1,000 / (range of returns), is 0.32 on our Hopper pool, 0.19 on HalfCheetah's
     )
     largest_weight: Positive = 100.0  # of a cloned action
     log_std_min: float = -5.0  # of the Gaussian policy, which is the same in every state

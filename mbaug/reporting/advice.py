@@ -59,7 +59,7 @@ def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
     """
     table, arms = claims.main_runs(frame), [arm for arm, _ in KEEPS.values()]
     online = statistics.mean_score(table).reset_index().pivot_table("mean_score", ["task", "seed"], "arm")
-    known = table if updates is None else table[(table["phase"] == "finetune") | (table["steps"] <= updates)]
+    known = table if updates is None else table[table["steps"] <= updates]
     policy = statistics.last_offline(known).reset_index()
     policy = policy[policy["arm"] == "vanilla"].set_index(["task", "seed"])["score"].rename("policy")
     found = online.reindex(columns=arms).join(policy, how="inner").dropna().reset_index()

@@ -69,14 +69,15 @@ def today(scores: pd.Series) -> str:
         return ""
     (best, its), (second, other), *_ = sorted(found.items(), key=lambda each: -each[1].value)
     highest = max(tried, key=lambda arm: tried[arm].value)
-    seeds = [len(own) for (own,) in statistics.by_task(scores, highest, least=1).values()]
-    more = (
-        f"“{look(highest).label}” has {number(tried[highest].value)} with {count('seed', seeds)} a task, too few to recommend. "
-    )
+    more = ""
+    if highest != best:
+        seeds = [len(own) for (own,) in statistics.by_task(scores, highest, least=1).values()]
+        had = f"“{look(highest).label}” has {number(tried[highest].value)}"
+        more = f"{had} with {count('seed', seeds)} a task, too few to recommend. "
     return (
         f"With 10,000 transitions we would today take “{look(best).label}”: over four tasks its mean score in the first 100,000 "
         f"interactions is {words(its)}, {count('seed', [its.n_seeds])} a task. The next best of the {len(found)} arms that are "
-        f"recorded on all four is “{look(second).label}” with {words(other)}. {more if highest != best else ''}"
+        f"recorded on all four is “{look(second).label}” with {words(other)}. {more}"
     )
 
 
