@@ -4,8 +4,8 @@ The seed is the unit: ten episodes of one agent are one score, never ten. Two ar
 were independent. Arms that share a seed share draws or a whole pre-training. Where their scores rise and fall together for that,
 the interval is too wide. Over tasks, which are fixed and not sampled, each mean counts the same, and Satterthwaite gives the
 degrees of freedom. For normal scores such an interval holds the truth in 95 of 100 cases with three seeds as with ten: with three
-it is wide. An interquartile mean drops whole tasks, and its bootstrap holds the truth in 76 of 100 cases with three seeds (Agarwal
-et al. 2021, arXiv 2108.13264, recommend both for a few runs of many tasks).
+it is wide. An interquartile mean drops whole tasks, and its bootstrap holds the truth in 76 of 100 cases with three seeds
+(Agarwal et al. 2021, arXiv 2108.13264, recommend both for a few runs of many tasks).
 """
 
 from collections.abc import Mapping, Sequence
