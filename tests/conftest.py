@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    # A shell's background job ignores Ctrl-C, one under nohup also a closed terminal, and so would the commands that tests end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # joblib's loky takes what torch keeps for a leak (joblib, issue 869), and starts a new worker with a warning. As an error it
     # would end the thread that hands out the work, and the test would wait for ever.
     config.addinivalue_line("filterwarnings", "ignore:A worker stopped while some jobs were given to the executor:UserWarning")
