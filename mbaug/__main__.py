@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 
 SEEDS = 100  # at most, of a command: of the whole programme these are 10,000 runs
+SPAN = "[0-9]{1,9}(-[0-9]{1,9})?"
 WORKERS = 4  # at most, a core
 
 
@@ -39,60 +41,32 @@ class Parser(argparse.ArgumentParser):
 
 
 def seeds(text: str) -> list[int]:
-    """Returns the seeds of "0-4" or "0,2,5".
-
-    Raises:
-        argparse.ArgumentTypeError: it is neither.
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, hyphen, last = part.partition("-")
-        last = last if hyphen else first
-        if not all(re.fullmatch("[0-9]{1,9}", end) for end in (first, last)) or int(last) < int(first):
-            raise argparse.ArgumentTypeError(
-                f"seeds are {text!r:.40}, but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"
-            )
-        if len(found) + int(last) - int(first) >= SEEDS:
-            raise argparse.ArgumentTypeError(f"seeds are {text!r:.40}, but they must be {SEEDS:,} at most")
-        found += range(int(first), int(last) + 1)
-    return found
+    """Returns the seeds of "0-4" or "0,2,5"."""
+    if re.fullmatch(f"{SPAN}(,{SPAN})*", text):
+        ends = [part.split("-") for part in text.split(",")]
+        spans = [range(int(end[0]), int(end[-1]) + 1) for end in ends]
+        if all(spans) and sum(map(len, spans)) <= SEEDS:
+            return list(chain(*spans))
+    allowed = f"a range such as 0-4 or a list such as 0,2,5, of {SEEDS} at most, each below a billion"
+    raise argparse.ArgumentTypeError(f"seeds are {text!r:.40}, but they must be {allowed}")
 
 
-def integer(text: str, least: int = 0) -> int:
-    """Returns a whole number: of steps, of a seed.
+def typed(pattern: str, words: str, kind: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Returns what makes a value of a typed text: of a `kind`, or a sentence with `words` where the pattern does not match."""
 
-    Raises:
-        argparse.ArgumentTypeError: it is none, or is out of bounds.
-    """
-    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a whole number from {least} to 999,999,999")
-    return int(text)
+    def value(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be {words}")
+        return kind(text)
 
-
-count = partial(integer, least=1)  # of processes, of agents, of updates
+    return value
 
 
-def seconds(text: str) -> float:
-    """Returns a number of seconds.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be a number of seconds, e.g. 5") from None
-
-
-def address(text: str) -> str:
-    """Returns the address of a Dask scheduler.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none; an empty one, as of a variable that is not set, would train here.
-    """
-    if not re.fullmatch(r"([a-z]+://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", text):
-        raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be an address such as tcp://HOST:8786")
-    return text
+integer = typed("[0-9]{1,9}", "a whole number from 0 to 999,999,999", int)  # of steps, of a seed
+count = typed("(?!0+$)[0-9]{1,9}", "a whole number from 1 to 999,999,999", int)  # of processes, of agents, of updates
+seconds = typed(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", "a number of seconds, e.g. 5", float)
+# An empty address, as of a variable that is not set, would train here.
+address = typed(r"([a-z]+://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", "an address such as tcp://HOST:8786")
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -290,13 +264,12 @@ def watch(arguments: argparse.Namespace) -> None:
 
 def films(arguments: argparse.Namespace) -> None:
     """Makes figures/films: each agent of data/models at the switch, after 50,000 and after 100,000 interactions, as a GIF."""
-    given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
     from mbaug.datasets import render
+
+    os.environ["MUJOCO_GL"] = render.opengl()  # before MuJoCo is imported: it fails on a library that is not there
     from mbaug.experiments import records
     from mbaug.reporting import chapters, figures, films
 
-    os.environ["MUJOCO_GL"] = given
-    os.environ["MUJOCO_GL"] = render.opengl()
     folder = chapters.committed_figures()
     for path in films.make(folder / "films", records.root()):
         say(str(path))

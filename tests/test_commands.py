@@ -54,7 +54,7 @@ def test_record_trains_and_then_has_nothing_left(repository, capsys):
     [
         ("record", "programme: 2 runs missing in", RUNS),  # of 95,000 updates at 100 a second
         ("record tiny --only */seed1", "tiny: 1 runs missing in", RUNS[1:]),
-        ("record tiny --seeds 7,3", "tiny: 2 runs missing in", [Run("hopper", "none", "small", seed) for seed in (7, 3)]),
+        ("record tiny --seeds 7,3-4", "tiny: 3 runs missing in", [Run("hopper", "none", "small", seed) for seed in (7, 3, 4)]),
         ("record tiny --profile smoke", "tiny: 1 runs missing in", RUNS[:1]),  # the seeds of the profile
     ],
 )
@@ -170,8 +170,11 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
         ("record tiny --cluster=", "'' was given, but it must be an address such as tcp://HOST:8786"),
         ("record tiny --cluster nowhere", "'nowhere' was given, but it must be an address"),
         ("record tiny --seeds ²", "seeds are '²', but they must be a range"),
-        ("record tiny --seeds 0-20000000", "seeds are '0-20000000', but they must be 100 at most"),
-        ("record tiny --seeds 1-" + 5000 * "9", "but they must be a range such as 0-4 or a list such as 0,2,5, below a billion"),
+        (
+            "record tiny --seeds 0-20000000",
+            "seeds are '0-20000000', but they must be a range such as 0-4 or a list such as 0,2,5, of 100 at most",
+        ),
+        ("record tiny --seeds 1-" + 5000 * "9", "of 100 at most, each below a billion"),
         ("record tiny --population " + 5000 * "9", "was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --workers 0", "'0' was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --population two", "'two' was given"),
@@ -243,10 +246,6 @@ def test_whoever_stops_reading_is_told_nothing(lines):
     code += f"m.notebooks.__code__ = (lambda arguments: print('x\\\\n' * {lines})).__code__; m.main(['notebooks'])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | true"
     assert subprocess.run(command, shell=True, capture_output=True, text=True).stderr == ""
-
-
-def test_seeds_are_ranges_and_lists():
-    assert commands.seeds("0-2,5") == [0, 1, 2, 5]
 
 
 def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatch, capsys):
