@@ -350,15 +350,10 @@ def test_an_imported_pool_is_never_overwritten(tmp_path):
     [
         ({"terminals": None}, "terminals is None, but it must be a whole number"),
         ({"terminals": -1}, "terminals is -1, but it must be 0 or above"),
-        ({"terminals": 890}, "terminals and timeouts are 890, but they must be as many as the episodes"),
         ({"mean_return": math.inf}, "mean_return is inf, but it must be a finite number"),
         ({"sha256": "abc"}, "sha256 is 'abc', but it must be 64 hexadecimal digits"),
-        ({"file": "../x.hdf5"}, "file is '../x.hdf5', but it must be the name with .hdf5"),
-        ({"task": "Hoper-v5"}, "unknown task 'Hoper-v5': did you mean 'Hopper-v5'"),
         ({"colour": "red"}, "the content has the unknown 'colour'; allowed are name, task"),
-        ({"source": "x.hdf5"}, "a card has either a seed or a source"),
         ({"settings": {"algorithm": "sca"}}, "settings lacks learner, model"),
-        ({"d4rl": {"return": 3}}, "d4rl is {'return': 3}, but it must be of transitions, episodes, mean_return"),
         ({"state_coverage": {"plane": []}}, "state_coverage lacks cell, visited, effective"),
         ({"provenance": []}, r"provenance is [], but it must be Provenance(...)"),
     ],
@@ -376,18 +371,20 @@ def test_a_card_is_read_strictly(tmp_path, changed, sentence):
     assert pools.listing([tmp_path]).checksum.tolist() == ["NO CARD"]
 
 
-def test_a_number_in_a_card_cannot_change(tmp_path):
-    """The card holds its own digest; those of before digests have none."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'"visited": 74', b'"visited": 75'), (b'"Hopper-v5"', b'"Ant-v5"'), (b'"card_sha256": "', b'"run": "')],
+    ids=["a number", "a text", "the digest itself"],
+)
+def test_nothing_in_a_card_can_change(tmp_path, old, new):
+    """The card holds its own digest."""
     for suffix in ("hdf5", "json"):
         shutil.copy(read.FOLDER / f"hopper-random.{suffix}", tmp_path)
     path = tmp_path / "hopper-random.json"
-    card = json.loads(path.read_text())
-    path.write_bytes(path.read_bytes().replace(b'"visited": 74', b'"visited": 75'))
+    assert path.read_bytes().count(old) == 1
+    path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(read.DatasetDamaged, match=f"the SHA-256 of {path} is not the one in it"):
         read.load("hopper-random", [tmp_path])
-    del card[cards.DIGEST]
-    path.write_text(json.dumps(card))
-    assert len(read.load("hopper-random", [tmp_path])) == card["transitions"]
 
 
 @pytest.mark.parametrize("name", ["hopper-random", "hopper-medium", "hopper-medium-replay"])

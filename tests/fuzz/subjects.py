@@ -16,7 +16,7 @@ from mutations import damaged, edited, rewritten
 from benchmarks import results
 from mbaug import files, tasks
 from mbaug.datasets import check, pools, read
-from mbaug.datasets.cards import DIGEST, read_card
+from mbaug.datasets.cards import read_card
 from mbaug.experiments import checkpoint, probes, records, run, studies, trained
 from mbaug.experiments.records import Run
 from mbaug.method.transitions import Dataset, pack
@@ -118,7 +118,6 @@ def pool(folder: Path) -> None:
 
 def read_pool(folder: Path) -> list:
     card = read_card(folder / "pools" / "hopper-a.hdf5")
-    card.pop(DIGEST, None)  # without this line the card is as before there were digests
     listed = pools.listing([folder / "pools"])
     found = [*arrays(read.load("hopper-a", [folder / "pools"])), json.dumps(card), listed.to_csv()]
     return [*found, pools.readme(folder / "pools")]
