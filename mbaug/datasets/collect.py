@@ -184,18 +184,13 @@ def make_trained(trained: Trained, level: float | None, places: dict[str, Path],
 
 def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Rows]], report: Report) -> None:
     """Writes a pool from its card and the finished episodes of rows; an existing pool stays as it is."""
-    stays = f"{path.stem} is in {path.parent} already and stays as it is: a pool is never overwritten"
     if pools.exists(path):
-        report(stays)
+        report(f"{path.stem} is in {path.parent} already and stays as it is: a pool is never overwritten")
         return
     about, rows = content()
     command = f"python -m mbaug collect {task.name} --seed {seed}"
     card = {"name": path.stem, "task": task.gym_id, "command": command, "licence": pools.LICENCE, "seed": seed}
-    try:
-        pools.write(path, rows, task, card | about)
-    except FileExistsError:  # another process has made it meanwhile
-        report(stays)
-        return
+    pools.write(path, rows, task, card | about)
     report(f"{path.stem} is made: {path}, {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -324,19 +324,6 @@ def test_a_pool_is_never_overwritten(whole):
         pools.write(whole / "hopper-random.hdf5", rows, HOPPER, {})
 
 
-def test_a_pool_that_another_process_has_made_meanwhile_stays(whole, tmp_path):
-    """Two calls at once: the slower one finds the other's, says so, and ends well."""
-    lines, name, (rows, about) = [], "hopper-random", (transitions.pack(load(whole, "random")).numpy(), {})
-
-    def content():
-        copied(whole, tmp_path)
-        return about, rows
-
-    collect.make(tmp_path / f"{name}.hdf5", HOPPER, 0, content, lines.append)
-    assert lines == [f"{name} is in {tmp_path} already and stays as it is: a pool is never overwritten"]
-    assert contents(tmp_path) == contents(whole)
-
-
 # --- the command, from nothing to pools and a record ----------------------------------------------------------------------
 
 WHICH = records.Run.parse(RUN)
