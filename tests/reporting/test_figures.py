@@ -349,6 +349,7 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     folder, notebook = tmp_path / "figures", tmp_path / "notebooks" / "05_online_finetuning.ipynb"
     notebook.parent.mkdir()
     notebook.touch()
+    notebook.with_suffix(".py").write_text("# %% [markdown]\n# # 05 · Online fine-tuning\n")
     for name, profile in (("05_online_curves", "paper"), ("05_returns", "paper"), ("01_returns", "quick")):
         text = f"About {name}.\n\nCode 0123456."
         figures.save_figure(plt.figure(), name, pd.DataFrame({"n_seeds": [2]}), text, profile, folder)
@@ -358,14 +359,12 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     titles = [
         "# Figures",
         "## 01",
-        "### Returns (chapter 01)",
-        "## [05_online_finetuning](../notebooks/05_online_finetuning.ipynb)",
+        "### 01 · Returns",
+        "## [05 · Online fine-tuning](../notebooks/05_online_finetuning.ipynb)",
     ]
-    titles += ["### Online curves (chapter 05)", "### Returns (chapter 05)"]
+    titles += ["### 05 · Online curves", "### 05 · Returns"]
     assert re.findall("(?m)^#+ .*$", text) == titles
-    shown = (
-        "![Online curves (chapter 05)](05_online_curves.png)\n\nAbout 05_online_curves.\n\n<details><summary>Data and provenance"
-    )
+    shown = "![05 · Online curves](05_online_curves.png)\n\nAbout 05_online_curves.\n\n<details><summary>Data and provenance"
     assert f"{shown}</summary>\n\nCode 0123456. [SVG](05_online_curves.svg) · [data](05_online_curves.csv)\n\n</details>" in text
     assert "**quick profile, 2 seeds: not evidence.** About 01_returns." in text
     for link in re.findall(r"\]\(([^)]+)\)", text):
