@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -43,36 +42,21 @@ REWARD = 0.35
 SCALED = 0.04
 
 
-class Replay(NamedTuple):
-    """What the simulator gives where a dataset's states and actions are put into it."""
-
-    next_state: Float[np.ndarray, "rows state"]
-    reward: Float[np.ndarray, " rows"]
-    terminal: Bool[np.ndarray, " rows"]
-
-
-def replay(task: Task, state: Float[np.ndarray, "rows state"], action: Float[np.ndarray, "rows action"]) -> Replay:
-    """Returns one simulated step from each state."""
+def replay(task: Task, state: Float[np.ndarray, "rows state"], action: Float[np.ndarray, "rows action"]) -> list[np.ndarray]:
+    """Returns next state, reward and terminal of one simulated step from each state."""
     environment, steps = tasks.make(task), []
     for before, chosen in zip(state, action, strict=True):
         environment.reset(seed=0)
         tasks.set_state(environment, before)
-        next_state, reward, terminal, *_ = environment.step(chosen)
-        steps.append((next_state, reward, terminal))
+        steps.append(environment.step(chosen)[:3])
     environment.close()
-    return Replay(*map(np.array, zip(*steps, strict=True)))
+    return [np.array(part) for part in zip(*steps, strict=True)]
 
 
 def _spread(chosen: Bool[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " some"]:
     """Returns at most `count` of the chosen rows, evenly spread: no random stream is asked."""
     rows = np.flatnonzero(chosen)
     return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(count, len(rows))).astype(int))]
-
-
-def _reward_errors(dataset: Dataset, rows: np.ndarray, reward: np.ndarray) -> Float[np.ndarray, " rows"]:
-    """Returns how much the rewards of some rows differ from those given, divided by how much the neighbours' do (median)."""
-    before, error, after = (np.abs(reward - dataset.reward[np.clip(rows + offset, 0, len(dataset) - 1)]) for offset in (-1, 0, 1))
-    return error / max(min(_median(before), _median(after)), 1e-3)  # where no reward differs from the next, in its own unit
 
 
 def _median(values: np.ndarray) -> float:
@@ -98,29 +82,29 @@ def check_dataset(task: Task, dataset: Dataset) -> str:
     require(whole.any(), clipped)
     ended = dataset.terminal | dataset.truncated
     inside, ends = _spread(whole & ~ended, INSIDE), _spread(whole & ended, ENDS)
-    rows = np.concatenate([inside, ends])
-    with np.errstate(all="ignore"):  # what is beyond all bounds becomes infinite, and is refused
-        found = replay(task, dataset.state[rows], dataset.action[rows])
-        return _judged(task, dataset, rows, len(inside), found)
+    return _judged(task, dataset, np.concatenate([inside, ends]), len(inside))
 
 
-def _judged(task: Task, dataset: Dataset, rows: np.ndarray, count: int, found: Replay) -> str:
+@np.errstate(all="ignore")  # what is beyond all bounds becomes infinite, and is refused
+def _judged(task: Task, dataset: Dataset, rows: np.ndarray, count: int) -> str:
     """Returns the sentence about the replay of rows, the first `count` of which end no episode; raises ValueError with it."""
+    next_state, reward, terminal = replay(task, dataset.state[rows], dataset.action[rows])
     unit, before = dataset.state.std(axis=0, dtype=np.float64) + 1e-3, dataset.state[rows]
     recorded = dataset.next_state[rows].astype(np.float64)
     apart, *moved = (
-        np.linalg.norm(step / unit, axis=1)
-        for step in (recorded - found.next_state, recorded - before, found.next_state - before)
+        np.linalg.norm(step / unit, axis=1) for step in (recorded - next_state, recorded - before, next_state - before)
     )
     every = np.nan_to_num(apart / np.maximum(np.max(moved, axis=0), 1e-6), nan=np.inf)
-    rewards = _reward_errors(dataset, rows[:count], found.reward[:count])
+    neighbours = (dataset.reward[np.clip(rows + offset, 0, len(dataset) - 1)] for offset in (-1, 0, 1))
+    previous, wrong, following = (np.abs(reward - neighbour)[:count] for neighbour in neighbours)
+    rewards = wrong / max(min(_median(previous), _median(following)), 1e-3)  # where none differs from the next, in its own unit
     # Files without next states give a fall its own state: nothing to compare.
     known = ~(dataset.terminal[rows] & (recorded == before).all(axis=1))
     states, at_ends = every[:count], every[count:][known[count:]]
     place = f"{dataset.name}: replayed {len(rows)} of {len(dataset):,} rows in {task.gym_id}"
     require(known.any(), f"{place}, but no row has a next state to compare")
     exact = np.quantile(every[known], 0.9) < EXACT
-    allowed, far, falls = 0 if exact else NEAR, (states > HALF).sum(), (found.terminal != dataset.terminal[rows]).sum()
+    allowed, far, falls = 0 if exact else NEAR, (states > HALF).sum(), (terminal != dataset.terminal[rows]).sum()
     middle, worst = f"differ by {_median(states):.2g} of a step (median)", rewards.max(initial=0)
     for fault, words in (
         (_median(states) > NEAR, f"next states {middle}: another task's, or rows, columns or units are mixed up"),
@@ -138,14 +122,14 @@ def _judged(task: Task, dataset: Dataset, rows: np.ndarray, count: int, found: R
     ):
         require(not fault, f"{place}, but {words}")
     if not exact:
-        weaker = replay(task, before, np.float32(0.99) * dataset.action[rows]).next_state
-        error, by_action = (recorded - found.next_state)[known] / unit, (found.next_state - weaker)[known] / 0.01 / unit
+        weaker, *_ = replay(task, before, np.float32(0.99) * dataset.action[rows])
+        error, by_action = (recorded - next_state)[known] / unit, (next_state - weaker)[known] / 0.01 / unit
         factors = 1 + (error * by_action).sum(axis=1) / np.maximum((by_action**2).sum(axis=1), 1e-12)
         low, factor, high = np.quantile(factors, (0.25, 0.5, 0.75))
         scaled = abs(factor - 1) > SCALED and high - low < 0.8 * abs(factor - 1)
         require(not scaled, f"{place}, but next states are those of {factor:.3g} times the actions: record what it got")
         return f"{place}: next states {middle}, as in another version of the simulator"
-    within = np.abs(recorded - found.next_state)[known].max(), np.abs(found.reward - dataset.reward[rows])[:count].max(initial=0)
+    within = np.abs(recorded - next_state)[known].max(), np.abs(reward - dataset.reward[rows])[:count].max(initial=0)
     return f"{place}: next states agree within {within[0]:.0e}, rewards within {within[1]:.0e}"
 
 
@@ -164,12 +148,9 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
     """
     path = folder / f"{name}.hdf5"
     task_name, _, quality = name.partition("-")
-    form = f"a pool's name is {name!r}, but it must be a task's, a hyphen and a word of letters, digits and _.+-"
-    require(task_name in tasks.TASKS and bool(re.fullmatch(NAME, name) and quality), form)
-    suffix = Path(name).suffix in read.SUFFIXES
-    require(
-        not suffix, f"a pool's name is {name!r}, but one that ends so would be taken for a file's: leave {Path(name).suffix} out"
-    )
+    form = "it must be a task's, a hyphen and a word of letters, digits and _.+- that ends in neither .hdf5 nor .h5"
+    formed = re.fullmatch(NAME, name) and quality and not name.endswith(read.SUFFIXES)
+    require(task_name in tasks.TASKS and formed, f"a pool's name is {name!r}, but {form}")
     own = f"{name} is a name of this project's own pools: choose another one, e.g. {name}-imported"
     require(quality not in (*QUALITIES, *COMPOSED), own)
     here = source in read.bundled() and not Path(source).is_file()
@@ -178,11 +159,12 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
         raise FileExistsError(f"{name} is in {folder} already: a pool is never overwritten")
     task, (title, arrays) = tasks.find(task_name), read.arrays(source)
     dataset = Dataset(title, **read.columns(source, arrays))
-    falls, limits = read.both_flags(arrays)
-    if falls or limits:
+    both = (arrays["terminals"] > 0) & (arrays["timeouts"] > 0)
+    if both.any():
+        falls = (both & read.ends(title, arrays)[0]).sum()
         report(
-            f"{falls + limits:,} rows are marked terminal and timed out at once: {falls:,} before step {tasks.STEPS:,} are taken "
-            f"as falls, {limits:,} at it as time-outs"
+            f"{both.sum():,} rows are marked terminal and timed out at once: {falls:,} before step {tasks.STEPS:,} are taken "
+            f"as falls, {both.sum() - falls:,} at it as time-outs"
         )
     if lost := len(arrays["observations"]) - len(dataset):
         report(f"{lost:,} rows are left out: there are no next_observations, and no row tells what came after these")

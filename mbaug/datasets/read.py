@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+import pandas as pd
+from jaxtyping import Bool
 
 from mbaug import files, tasks
 from mbaug.checks import choose, require
@@ -134,19 +135,6 @@ def columns(name: str, arrays: Columns) -> Columns:
     return dict(zip(ROWS, (*recorded, last & ~terminal[known], episode, np.zeros_like(episode)), strict=True))
 
 
-def both_flags(arrays: Columns) -> tuple[int, int]:
-    """Returns how many rows are marked terminal and timed out at once, and are taken as falls and as time-outs (`ends`)."""
-    both = (arrays["terminals"] > 0) & (arrays["timeouts"] > 0)
-    fall, limit = ends("these columns", arrays)
-    return int((both & fall).sum()), int((both & limit).sum())
-
-
-def _steps(ended: Bool[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """Returns the number of each row in its episode, from 1 on."""
-    rows = np.arange(1, len(ended) + 1)
-    return rows - np.concatenate([[0], np.maximum.accumulate(np.where(ended, rows, 0))[:-1]])
-
-
 def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
     """Returns which rows are terminal and which only timed out, as the tasks' time limit has it.
 
@@ -161,7 +149,8 @@ def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np
     terminal, timeout = (arrays[key] > 0 for key in ("terminals", "timeouts"))
     ended = terminal | timeout
     require(ended.any(), f"{name}: no row of terminals or timeouts is true, but episodes end in the one or the other way")
-    step, limit = _steps(ended), tasks.STEPS
+    episode, limit = pd.Series(np.append(0, np.cumsum(ended)[:-1])), tasks.STEPS
+    step = episode.groupby(episode).cumcount().to_numpy() + 1
     sentence = f"{name}: an episode has {step.max():,} steps, but the task ends after {limit:,}"
     require(step.max() <= limit, f"{sentence}: its time-outs are not marked, as in D4RL's v0 and v1; take the v2 file")
     early = timeout & ~terminal & (step < limit)

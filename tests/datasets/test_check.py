@@ -324,8 +324,8 @@ def test_a_minari_set_becomes_a_pool(tmp_path, monkeypatch):
         ("hopper", "a pool's name is 'hopper', but"),
         ("hopper-", "a pool's name is 'hopper-', but"),
         ("hopper-../x", "a pool's name is 'hopper-../x', but"),
-        ("hopper-x.hdf5", "a pool's name is 'hopper-x.hdf5', but one that ends so would be taken for a file's: leave .hdf5 out"),
-        ("hopper-x.h5", "leave .h5 out"),
+        ("hopper-x.hdf5", "a pool's name is 'hopper-x.hdf5', but it must be .* that ends in neither .hdf5 nor .h5"),
+        ("hopper-x.h5", "a pool's name is 'hopper-x.h5', but"),
         ("hopper-medium", "hopper-medium is a name of this project's own pools: choose another one, e.g. hopper-medium-imported"),
     ],
 )

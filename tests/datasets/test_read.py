@@ -335,8 +335,7 @@ def test_rows_with_both_flags_are_resolved_by_their_step(tmp_path):
     columns = d4rl(terminals=early, timeouts=early, next_observations=None)
     dataset = read.load(written(tmp_path, columns))
     assert np.flatnonzero(dataset.terminal).tolist() == [1]
-    assert read.both_flags(columns) == (1, 3)
-    assert read.both_flags(d4rl()) == (0, 0)
+    assert np.flatnonzero(read.ends("x", columns)[1]).tolist() == [4, 7, 10]
 
 
 @pytest.mark.parametrize(

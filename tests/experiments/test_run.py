@@ -72,9 +72,9 @@ def test_branches_are_what_the_simulator_answers_each_agent_from_its_own_whole_s
     apart = np.abs(state[:half, None] - drawn.state).max(axis=2).min(axis=1)
     assert apart.max() < 1e-4
     assert np.abs(state[:, -6:]).max() < task.velocity_limit
-    found = check.replay(task, state, batch.action[0].numpy())
-    np.testing.assert_allclose(found.next_state, next_state, atol=0.05)
-    np.testing.assert_array_equal(found.terminal, batch.terminal[0].numpy() > 0)
+    found, _, terminal = check.replay(task, state, batch.action[0].numpy())
+    np.testing.assert_allclose(found, next_state, atol=0.05)
+    np.testing.assert_array_equal(terminal, batch.terminal[0].numpy() > 0)
     greedy = both.learner.policy(np.stack([state, state]))[0]
     noise = batch.action[0].numpy() - greedy
     assert 0.08 < noise.std() < 0.12
