@@ -107,7 +107,6 @@ def exists(path: Path) -> bool:
 
 def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
     """Returns a row for each pool in `folders`: counts, mean return and score from its card, its size, and its checksum."""
-    columns = {"transitions": "transitions", "episodes": "episodes", "mean return": "mean_return", "score": "mean_score"}
     rows = []
     for name, path in bundled(folders).items():
         try:
@@ -115,9 +114,10 @@ def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
             checksum = VERIFIED if files.sha256(path) == card["sha256"] else "DIFFERS"
         except DatasetDamaged:
             card, checksum = {}, "NO CARD"
-        numbers = {column: round(card[key], 1) if key in card else None for column, key in columns.items()}
-        rows.append({"name": name} | numbers | {"MB": round(path.stat().st_size / 1e6, 2), "checksum": checksum})
-    return pd.DataFrame(rows, columns=["name", *columns, "MB", "checksum"]).set_index("name")
+        rows.append(card | {"name": name, "MB": path.stat().st_size / 1e6, "checksum": checksum})
+    columns = ["transitions", "episodes", "mean_return", "mean_score", "MB", "checksum"]
+    table = pd.DataFrame(rows, columns=["name", *columns]).set_index("name").round({"mean_return": 1, "mean_score": 1, "MB": 2})
+    return table.rename(columns={"mean_return": "mean return", "mean_score": "score"})
 
 
 README = f"""# Offline data
@@ -136,7 +136,15 @@ hold a state, and in brackets how many equally frequent cells would be as divers
 is from `medium`, half from `expert`. `<task>-replay`, the whole replay until the medium level, is too large to be committed:
 `python -m mbaug collect <task>` makes it, in `build/offline`.
 
-{{strips}}## How they were made
+## What they look like
+
+Eight moments, within a second, of each pool's episode with the median return.
+
+| pool | |
+|---|---|
+{{strips}}
+
+## How they were made
 
 | pool | command | commit | processor | MB | SHA-256 |
 |---|---|---|---|---|---|
@@ -144,23 +152,12 @@ is from `medium`, half from `expert`. `<task>-replay`, the whole replay until th
 
 {{versions}}
 """
-STRIPS = """\
-## What they look like
-
-Eight moments, within a second, of each pool's episode with the median return.
-
-| pool | |
-|---|---|
-{rows}
-
-"""
-DESCRIBED = (  # a pool's row in the first table
-    "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
-    "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} |"
-)
-ORIGIN = (  # and in the last
-    "| {name} | `{command}` | `{provenance[commit]:.7}` | {provenance[cpu]} | {megabytes:.2f} | `{sha256:.12}` |"
-)
+ROWS = {  # of the page's tables, a pool's in each
+    "described": "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
+    "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} |",
+    "strips": "| {name} | ![{name}, eight moments]({name}.png) |",
+    "origins": "| {name} | `{command}` | `{provenance[commit]:.7}` | {provenance[cpu]} | {megabytes:.2f} | `{sha256:.12}` |",
+}
 VERSIONS = (
     "Python {provenance[python]}, torch {provenance[torch]}, NumPy {provenance[numpy]}, Gymnasium {provenance[gymnasium]}, "
     "MuJoCo {provenance[mujoco]}. Licence: {licence}."
@@ -169,21 +166,17 @@ VERSIONS = (
 
 def readme(folder: Path = FOLDERS[0]) -> str:
     """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
-    described, origins, strips, versions = [], [], [], {}
+    rows, versions = {table: [] for table in ROWS}, {}
     for name, path in bundled([folder]).items():
         card: dict[str, Any] = read_card(path)
         known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
         card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
         card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
-        described.append(DESCRIBED.format(**card))
-        origins.append(ORIGIN.format(**card))
+        for table, row in ROWS.items():
+            rows[table].append(row.format(**card))
         versions.setdefault(VERSIONS.format(**card), []).append(name)
-        if path.with_suffix(".png").is_file():
-            strips.append(f"| {name} | ![{name}, eight moments]({name}.png) |")
     alike = [f"{'All' if len(versions) == 1 else ', '.join(names)}: {text}" for text, names in versions.items()]
-    parts = {"described": described, "origins": origins, "versions": alike}
-    shown = STRIPS.format(rows="\n".join(strips)) if strips else ""
-    return README.format(strips=shown, **{name: "\n".join(lines) for name, lines in parts.items()})
+    return README.format(**{part: "\n".join(lines) for part, lines in (rows | {"versions": alike}).items()})
 
 
 def write_readme(folder: Path = FOLDERS[0]) -> None:
