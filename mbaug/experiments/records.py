@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from mbaug import files, tasks
-from mbaug.checks import NAME, meant
+from mbaug.checks import NAME, meant, require
 from mbaug.experiments import metadata as about
 from mbaug.method.arms import Arm
 
@@ -36,7 +36,6 @@ COLUMNS = {
     "imagined_outside": "float64",  # fraction of imagined components outside the data's range
 }
 OWNER = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
-PHASES = ("pretrain", "finetune")
 HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # in the JSON, of the files beside it
 
 
@@ -57,8 +56,6 @@ class Run:
         for name in (self.task, self.dataset, self.arm):
             if not re.fullmatch(NAME, name):
                 raise ValueError(f"A part of a run's name holds letters, digits and _.+- only; got {name!r}.")
-        if self.seed < 0:
-            raise ValueError(f"A run's seed is 0 or more; got {self.seed}.")
 
     def __str__(self) -> str:
         return f"{self.task}/{self.dataset}/{self.arm}/seed{self.seed}"
@@ -116,27 +113,19 @@ def write(
     contents[".json"] = files.sealed({"format": about.FORMAT, **dataclasses.asdict(run), **metadata, **hashes})
     about.checked(files.parse_json(contents[".json"], f"the record of {run}"), f"the record of {run}")
     files.write_together({path.with_suffix(suffix): content for suffix, content in contents.items()})
-    if not policies:  # of an older format, which told less
-        path.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Returns the rows as CSV; a float has the digits that reading it back needs.
 
     Raises:
-        ValueError: A row has other names, a phase is unknown, a whole number is none, or two rows are the same episode.
+        ValueError: A row has other names, or two rows are the same episode.
     """
     rows = list(rows)
     for row in rows:
-        if different := sorted(COLUMNS.keys() ^ row.keys()):
-            wrong = ", ".join(f"{name} is {'missing' if name in COLUMNS else 'unknown'}" for name in different)
-            raise ValueError(f"A row has exactly the names {', '.join(COLUMNS)}; here {wrong}.")
-        if row["phase"] not in PHASES:
-            raise ValueError(f"A phase is {' or '.join(PHASES)}; got {row['phase']!r}.")
+        different = ", ".join(sorted(COLUMNS.keys() ^ row.keys()))
+        require(not different, f"A row has exactly the names {', '.join(COLUMNS)}; {different} is missing or unknown.")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    whole = [name for name, kind in COLUMNS.items() if kind == "int64"]
-    if odd := [name for name in whole if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
-        raise ValueError(f"{', '.join(odd)} must be whole numbers; got {frame[odd[0]].iloc[0]!r}.")
     names = list(COLUMNS)[:4]
     if frame.duplicated(names).any():  # what a mistake in resuming looks like
         found = " ".join(map(str, frame.loc[frame.duplicated(names).idxmax(), names]))
