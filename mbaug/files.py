@@ -26,13 +26,12 @@ def repository() -> Path:
     Raises:
         FileNotFoundError: The package was installed without its repository.
     """
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder / "pyproject.toml").is_file():
+    if not (CLONE / "pyproject.toml").is_file():
         raise FileNotFoundError(
-            f"mbaug is installed in {folder} without its repository, which holds the data, the recorded runs and the notebooks: "
+            f"mbaug is installed in {CLONE} without its repository, which holds the data, the recorded runs and the notebooks: "
             "work in a clone of it, with `pip install --editable .`, or name the folder yourself."
         )
-    return folder
+    return CLONE
 
 
 @contextmanager
@@ -41,7 +40,7 @@ def in_one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason, inside = error.strerror or type(error).__name__, Path(path).absolute().is_relative_to(CLONE)
+        reason, inside = error.strerror or type(error).__name__, path.absolute().is_relative_to(CLONE)
         remedy = "work in a clone that you may write to" if inside else "choose another folder"
         remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else remedy
         raise CannotWrite(f"Cannot write {path}: {reason}. Nothing there was changed: {remedy}.") from error

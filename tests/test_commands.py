@@ -200,7 +200,7 @@ def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys)
 def test_without_a_clone_a_sentence_says_that_one_is_needed(typed, tmp_path, monkeypatch):
     """As installed from a wheel: nothing is written beside the package."""
     folder = tmp_path / "site-packages"
-    monkeypatch.setattr(files, "__file__", str(folder / "mbaug" / "files.py"))
+    monkeypatch.setattr(files, "CLONE", folder)
     monkeypatch.setattr(render, "opengl", lambda: "")
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setitem(studies.STUDIES, "tiny", studies.Study("tiny", "Does it run?", ("td3",)))
@@ -210,7 +210,7 @@ def test_without_a_clone_a_sentence_says_that_one_is_needed(typed, tmp_path, mon
 
 
 def test_without_a_clone_a_pool_s_name_says_where_data_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "mbaug" / "files.py"))
+    monkeypatch.setattr(files, "CLONE", tmp_path)
     monkeypatch.setattr(read, "bundled", lambda folders: {})
     with pytest.raises(FileNotFoundError, match="without its repository, which holds the data"):
         read.load("hopper-medium-replay")

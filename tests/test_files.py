@@ -1,4 +1,4 @@
-"""The clone's folder is found; what can be written in JSON comes back."""
+"""Files are written whole or not at all, whoever else writes; what can be written in JSON comes back."""
 
 import errno
 import json
@@ -12,19 +12,6 @@ import torch
 from conftest import no_space
 
 from mbaug import files
-
-
-def test_the_repository_is_found():
-    assert (files.repository() / "mbaug" / "files.py").is_file()
-
-
-def test_a_package_without_its_repository_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "site-packages" / "mbaug" / "files.py"))
-    with pytest.raises(FileNotFoundError, match="without its repository"):
-        files.repository()
-
-
-# --- write ----------------------------------------------------------------------------------------------------------------
 
 
 def test_many_writers_of_one_file_do_not_meet(tmp_path):

@@ -69,28 +69,6 @@ def test_only_the_last_checkpoint_is_kept_also_on_a_full_disk(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
 
 
-def flip(path, share):
-    """Changes one bit at a share of a file's length."""
-    content = bytearray(path.read_bytes())
-    content[int(share * len(content))] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *(lambda path, share=share: flip(path, share) for share in (0, 0.1, 0.5, 0.999)),
-        *(lambda path, size=size: os.truncate(path, size) for size in (0, 5, 200, 1200)),
-        *(lambda path, old=old: path.write_bytes(path.read_bytes().replace(old, b"40")) for old in (b"41", b"sha256")),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
-    checkpoint.save(tmp_path, {"weights": torch.zeros(100)}, {"step": 41, "note": "x" * 1000})
-    damage(tmp_path / checkpoint.NAME)
-    with pytest.raises(checkpoint.CheckpointDamaged, match=r"is damaged .*: remove its folder"):
-        checkpoint.load(tmp_path)
-
-
 def mutated(content, random):
     """Returns what a bad disk or a broken copy leaves of a file's content."""
     place, other = random.integers(len(content), size=2)
