@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import engine, files, streams, tasks
-from mbaug.checks import given, require
+from mbaug.checks import require
 from mbaug.datasets import check, collect, read
 from mbaug.engine.process import warn_once
 from mbaug.experiments import checkpoint, measures, models, probes, records
@@ -34,6 +34,7 @@ from mbaug.experiments.records import Run
 from mbaug.method import augmentation, imagination, training, transitions, world_model
 from mbaug.method.arms import Arm
 from mbaug.method.imagination import Fit
+from mbaug.method.settings import Augmentation
 from mbaug.method.transitions import Batch, Dataset, ReplayBuffer, Standardiser
 from mbaug.provenance import commit, provenance
 
@@ -273,15 +274,14 @@ def keep(population: Population, name: str, number: int, tensors: dict[str, Tens
 # --- offline --------------------------------------------------------------------------------------------------------------
 
 
-def imagined(population: Population, number: int) -> Tensor:
+def imagined(population: Population, rule: Augmentation, number: int) -> Tensor:
     """Returns the table of imagined next states with that number, standardised; notes how far outside the data it is."""
-    arm, learner, tables = population.arm, population.learner, []
-    plan, rule = arm.offline, given(arm.augmentation, "an arm without augmentation imagines nothing")
+    plan, learner, tables = population.arm.offline, population.learner, []
     for k, (fitted, drawn) in enumerate(zip(population.fits, population.drawn, strict=True)):
         state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
         predict = imagination.predictor(rule.source, fitted, drawn)
         if plan.horizon > 1:
-            window = transitions.windows(drawn, plan.horizon, arm.learner.discount)
+            window = transitions.windows(drawn, plan.horizon, learner.arm.learner.discount)
             recorded = torch.from_numpy(drawn.action[window.row]), torch.from_numpy(drawn.next_state[window.row])
             predict = augmentation.rollout(predict, *recorded, torch.from_numpy(window.length))
         generator = streams.torch_generator(learner.seeds[k], "imagination", number)
@@ -291,18 +291,18 @@ def imagined(population: Population, number: int) -> Tensor:
     return torch.stack(tables).to(population.table)
 
 
-def branched(population: Population, number: int) -> Float[Tensor, "population rows width"]:
+def branched(population: Population, rule: Augmentation, number: int) -> Float[Tensor, "population rows width"]:
     """Returns the table with that number of whole transitions that the simulator gives at the policies' own actions, packed.
 
     They start in drawn states, where no velocity is clipped, and act with TD3's noise of exploration, as the agents will.
     """
-    learner, tables = population.learner, []
-    task, branch = learner.task, given(population.arm.augmentation, "an arm without augmentation imagines nothing").branch
+    learner, task, tables = population.learner, population.learner.task, []
     for k, drawn in enumerate(population.drawn):
         random = streams.numpy_generator(learner.seeds[k], "imagination", number)
         whole = drawn.state[tasks.whole(task, drawn.state)]
-        start = random.permutation(whole)[: max(len(drawn) // branch, 1)]
-        rows = augmentation.branches(partial(check.replay, task), partial(explore, learner, k, random), start, branch, len(drawn))
+        start = random.permutation(whole)[: max(len(drawn) // rule.branch, 1)]
+        replay, act = partial(check.replay, task), partial(explore, learner, k, random)
+        rows = augmentation.branches(replay, act, start, rule.branch, len(drawn))
         next_state = torch.from_numpy(rows.next_state).unsqueeze(1)
         population.outside[k] = augmentation.outside(next_state, torch.from_numpy(drawn.next_state))
         tables.append(transitions.table([rows], learner.standardiser.of(k), population.table.dtype))
@@ -313,12 +313,6 @@ def explore(learner: training.Learner, k: int, random: np.random.Generator, stat
     """Returns the actions of agent k in some states, with its noise of exploration."""
     greedy = learner.policy(np.stack([state.astype(np.float32)] * len(learner.seeds)))[k]
     return np.clip(greedy + learner.arm.learner.exploration_noise * random.standard_normal(greedy.shape), -1, 1)
-
-
-def imaginer(population: Population) -> Callable[[int], Tensor] | None:
-    """Returns what makes the arm's table of a number, None where it imagines nothing."""
-    rule = population.arm.augmentation
-    return None if rule is None else partial(branched if rule.branch else imagined, population)
 
 
 def doubt(population: Population) -> Float[Tensor, "population rows"] | None:
@@ -333,15 +327,16 @@ def doubt(population: Population) -> Float[Tensor, "population rows"] | None:
 
 def pretrain(population: Population) -> Iterator[None]:
     """Yields at every evaluation of the pre-training, or takes what another arm of the same seeds has pre-trained."""
-    learner, plan = population.learner, population.arm.pretraining
+    learner, plan, rule = population.learner, population.arm.pretraining, population.arm.augmentation
     if plan is None or plan.updates == 0:
         return
+    imagine = None if rule is None else partial(branched if rule.branch else imagined, population, rule)
     where = folder(population, "pretraining", population.arm.offline_part)
     with lock(where):
         if checkpoint.exists(where):
             load(where, population)
         if learner.gradient_steps < plan.updates and population.learning:
-            for _ in training.pretrain(learner, population.table, imaginer(population), doubt(population)):
+            for _ in training.pretrain(learner, population.table, imagine, doubt(population)):
                 evaluate(population, "pretrain")
                 save(where, population)
                 yield
@@ -350,8 +345,6 @@ def pretrain(population: Population) -> Iterator[None]:
             save(where, population)
     for k in range(len(population.runs)):
         keep(population, "switch", k, models.agent(learner, k))
-    for k, fitted in enumerate(population.fits):
-        keep(population, "models", k, models.save(fitted, [])[0])
 
 
 def at_the_switch(population: Population) -> list[dict]:

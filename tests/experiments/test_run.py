@@ -63,9 +63,9 @@ def test_branches_are_what_the_simulator_answers_each_agent_from_its_own_whole_s
     """Two agents' tables; those of one alone are the same. Steps start in drawn states, or go on from the first ones."""
     arm, runs = TINY.apply(ARMS["small_branch"]), [on_data("small_branch", seed) for seed in (0, 1)]
     both, alone = (run.begin(some, arm, tmp_path) for some in (runs, runs[1:]))
-    table = run.branched(both, 3)
+    table = run.branched(both, arm.augmentation, 3)
     assert table.shape == both.table.shape
-    assert torch.equal(table[1:], run.branched(alone, 3))
+    assert torch.equal(table[1:], run.branched(alone, arm.augmentation, 3))
     batch, task = transitions.unpack(table, 11, 3), both.learner.task
     state, next_state = (both.learner.standardiser.invert(part)[0].numpy() for part in (batch.state, batch.next_state))
     drawn, half = both.drawn[0], len(state) // 2
@@ -141,16 +141,15 @@ def test_a_long_training_has_a_checkpoint_at_every_25_000_steps(steps, apart, tm
 
 @pytest.mark.slow
 def test_what_may_be_shipped_is_kept_beside_the_checkpoints(tmp_path, monkeypatch):
-    """The agent at the switch and its world model, and its actor on the way; the checkpoints of the fine-tuning go."""
+    """The agent at the switch, and its actor on the way; the checkpoints of the fine-tuning go."""
     monkeypatch.setattr(run, "STEPS_KEPT", (50, 150))
     which = on_data("small_imagining")
     record(tmp_path, [which], SHORT)
     folder = tmp_path / "work" / "kept" / str(which)
     kept = {path.stem: safetensors.torch.load_file(path) for path in folder.iterdir()}
-    assert set(kept) == {"switch", "models", "50", "150"}
+    assert set(kept) == {"switch", "50", "150"}
     assert len(kept["50"]["actor"]) == 11 * 16 + 16 + 16 * 16 + 16 + 16 * 3 + 3
     assert models.network("critics", kept["switch"]).layers[0][0].shape == (2, 14, 16)
-    assert {"encoder.0.weight", "decoder.0.weight", "transition.0.weight", "losses"} < set(kept["models"])
     assert not run.online_folder(run.begin([which], SHORT.apply(IMAGINING), tmp_path / "work")).exists()
 
 
