@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from mbaug.provenance import commit, processor
 
 Report = Callable[[str], None]
 Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
-Sent = tuple[Run, list[dict], dict, dict]  # what travels home from a cluster's worker: the arguments of records.write
+Sent = tuple[Run, list[dict], dict, dict]  # a record on its way home from a cluster's worker: the arguments of records.write
 TELL, GIVE_UP = 60, 600  # seconds without a worker of a cluster until that is told, and until it is an error
 POLL = 0.5  # seconds between two looks at a cluster
 
@@ -115,49 +116,46 @@ def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
         yield
 
 
-def train(runs: Sequence[Run], arm: Arm, root: Path, work: Path, device: str = "cpu") -> list[Run]:
-    """Records the runs of a population that are missing, and waits for those that another process records; returns all.
-
-    Raises:
-        ValueError: the device does not multiply in the arm's precision.
-    """
+def train(runs: Sequence[Run], profile: Profile, root: Path, work: Path, device: str = "cpu") -> None:
+    """Records the runs of a population that are missing, and waits for those that another process records."""
+    arm = profile.apply(ARMS[runs[0].arm])
     run.prepare_for(arm, device)
     with held(runs, arm, work):
         if left := records.missing(root, runs):
             *_, population = run.train(left, arm, work, device)
             run.record(population, root)
-    return list(runs)
+
+
+def outcome(runs: Sequence[Run], call: Callable[[], None]) -> Outcome:
+    """Returns what came of a call that records runs: a failure is a sentence, or a traceback where the code is at fault."""
+    problem = ""
+    try:
+        call()
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        problem = f"{runs[0]}: {error}"
+    except Exception:
+        problem = f"{runs[0]}: {traceback.format_exc()}"
+    return list(runs), problem
 
 
 def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: Path, device: str = "cpu") -> list[Outcome]:
     """Trains a cell's populations one after the other; returns their outcomes, and a failure is one."""
-    outcomes = []
-    for runs in cell:
-        try:
-            outcomes.append((train(runs, profile.apply(ARMS[runs[0].arm]), root, work, device), ""))
-        except Exception as error:
-            outcomes.append((list(runs), explain(runs, error)))
-    return outcomes
-
-
-def explain(runs: Sequence[Run], error: Exception) -> str:
-    """Returns why runs were not recorded: a sentence, or a traceback where the code itself is at fault."""
-    told = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
-    return f"{runs[0]}: {error if told else ''.join(traceback.format_exception(error))}"
+    return [outcome(runs, partial(train, runs, profile, root, work, device)) for runs in cell]
 
 
 def attempt_on_worker(
     cell: Sequence[Sequence[Run]], profile: Profile, work: Path | None, device: str = "cpu"
-) -> tuple[list[Outcome], list[Sent]]:
-    """Trains a cell on a cluster's worker; returns its outcomes and its records, which are sent back."""
+) -> list[tuple[Outcome, list[Sent]]]:
+    """Trains a cell on a cluster's worker; returns its outcomes, each with its records, which are sent back."""
     work = work or files.repository() / "build" / "checkpoints" / "cluster"
     root = work / "records" / run.key(profile)  # a run of the same name may have been trained with other budgets
-    outcomes, sent = attempt(cell, profile, root, work, device), []
-    for which in (which for runs, problem in outcomes if not problem for which in runs):
+
+    def sent(which: Run) -> Sent:
         rows, metadata = records.read(root, which)
-        kept = {name: metadata[name] for name in OWN}
-        sent.append((which, rows.to_dict("records"), kept, records.policies(root, which)))
-    return outcomes, sent
+        return which, rows.to_dict("records"), {name: metadata[name] for name in OWN}, records.policies(root, which)
+
+    outcomes = attempt(cell, profile, root, work, device)
+    return [((runs, problem), [] if problem else [*map(sent, runs)]) for runs, problem in outcomes]
 
 
 # --- many -----------------------------------------------------------------------------------------------------------------
@@ -299,27 +297,25 @@ def on_a_cluster(
 def came_home(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root: Path) -> Iterator[Outcome]:
     """Yields the outcomes of a cell that a cluster's worker trained, or the failure if all its workers died."""
     try:
-        outcomes, sent = future.result()
+        outcomes = future.result()
     except Exception as error:
-        yield from ((list(runs), explain(runs, RuntimeError(f"no worker finished it: {error}"))) for runs in cell)
+        yield from ((list(runs), f"{runs[0]}: no worker finished it: {error}") for runs in cell)
         return
-    came = {which: (rows, metadata, policies) for which, rows, metadata, policies in sent}
-    for runs, problem in outcomes:
-        yield (runs, problem) if problem else bring_home(runs, came, profile, root)
+    for (runs, problem), sent in outcomes:
+        yield (runs, problem) if problem else outcome(runs, partial(bring_home, sent, profile, root))
 
 
-def bring_home(runs: Sequence[Run], came: dict[Run, tuple], profile: Profile, root: Path) -> Outcome:
-    """Writes a population's records here; returns the outcome."""
-    try:
-        for which in runs:
-            rows, metadata, policies = came[which]
-            difference = records.difference({"format": FORMAT} | metadata, profile.apply(ARMS[which.arm]))
-            require(difference is None, f"it came back with other settings than it was sent with: {difference}")
-            if records.missing(root, [which]):
-                records.write(root, which, rows, metadata, policies)
-    except Exception as error:
-        return list(runs), explain(runs, error)
-    return list(runs), ""
+def bring_home(sent: Iterable[Sent], profile: Profile, root: Path) -> None:
+    """Writes the records that a cluster's worker sent and that are not here by now.
+
+    Raises:
+        ValueError: a run was trained with other settings than were sent.
+    """
+    for which, rows, metadata, policies in sent:
+        difference = records.difference({"format": FORMAT} | metadata, profile.apply(ARMS[which.arm]))
+        require(difference is None, f"it came back with other settings than it was sent with: {difference}")
+        if records.missing(root, [which]):
+            records.write(root, which, rows, metadata, policies)
 
 
 # --- how far, how long ----------------------------------------------------------------------------------------------------

@@ -424,7 +424,8 @@ def test_what_is_recorded_is_not_trained_again(clone, tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "LONG", 100)
         patch.setitem(tasks.TASKS, "hopper", HOPPER)
-        runner.train([WHICH], TINY, root, work)
+        patch.setitem(studies.ARMS, "sac_million", TINY)
+        runner.train([WHICH], studies.PROFILES["paper"], root, work)
     monkeypatch.setattr(training, "finetune", lambda *rest: pytest.fail("it trains again"))
     before = WHICH.path(root).with_suffix(".json").read_bytes()
     command(tmp_path)

@@ -12,7 +12,7 @@ from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, 
 
 from mbaug import engine, files
 from mbaug.datasets import check
-from mbaug.experiments import models, records, run, runner
+from mbaug.experiments import models, records, run, runner, studies
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training, transitions
 
@@ -241,7 +241,7 @@ def test_data_of_another_task_are_refused_before_anything_is_trained(tmp_path):
     """The name of a run says which task and which data; that they fit is checked where they meet."""
     which = records.Run("ant", "hopper-medium-replay", "vanilla", 0)
     with pytest.raises(ValueError, match="hopper-medium-replay: state has 11 dimensions, but in Ant-v5 it has 27"):
-        runner.train([which], ARMS["vanilla"], tmp_path / "runs", tmp_path / "work")
+        runner.train([which], studies.PROFILES["paper"], tmp_path / "runs", tmp_path / "work")
 
 
 def test_bfloat16_is_recorded_only_where_it_is_multiplied(tmp_path, monkeypatch):
