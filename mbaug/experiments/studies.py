@@ -4,7 +4,7 @@ An arm is one way to an online agent. It has one name here, and a run of it is r
 runs; studies that need the same run read the same record.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -226,11 +226,7 @@ ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
 
 
 def find(name: str) -> Study:
-    """Returns the study of that name.
-
-    Raises:
-        ValueError: the name is unknown; the sentence names the nearest.
-    """
+    """Returns the study of that name; raises as `choose`."""
     return STUDIES[choose("study", name, STUDIES)]
 
 
@@ -291,29 +287,22 @@ PROFILES = {
 
 
 def profile(name: str) -> Profile:
-    """Returns the profile of that name.
-
-    Raises:
-        ValueError: the name is unknown; the sentence names the nearest.
-    """
+    """Returns the profile of that name; raises as `choose`."""
     return PROFILES[choose("profile", name, PROFILES)]
 
 
-def cells(runs: Iterable[Run], population: int = 1) -> list[list[list[Run]]]:
+def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
     """Returns the runs as jobs of one process: all that share a pre-training, one population of each arm after the other.
 
     A population is runs that differ only in their seed, at most `population` of them.
     """
-    populations: dict[tuple, list[list[Run]]] = {}
+    alike: dict[tuple, list[Run]] = {}
     for run in runs:
-        groups = populations.setdefault((run.task, run.dataset, run.arm), [[]])
-        if len(groups[-1]) == population:
-            groups.append([])
-        groups[-1].append(run)
+        alike.setdefault((run.task, run.dataset, run.arm), []).append(run)
+    populations = [same[k : k + population] for same in alike.values() for k in range(0, len(same), population)]
     order = {run: place for place, run in enumerate(runs)}
     found: dict[tuple, list[list[Run]]] = {}
-    for group in sorted((group for groups in populations.values() for group in groups), key=lambda group: order[group[0]]):
-        run, arm = group[0], ARMS[group[0].arm]
-        shared = run.task, run.dataset, tuple(each.seed for each in group), arm.offline_part or arm
-        found.setdefault(shared, []).append(group)
+    for group in sorted(populations, key=lambda group: order[group[0]]):
+        arm, seeds = ARMS[group[0].arm], tuple(run.seed for run in group)
+        found.setdefault((group[0].task, group[0].dataset, seeds, arm.offline_part or arm), []).append(group)
     return list(found.values())
