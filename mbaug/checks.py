@@ -113,19 +113,14 @@ def _held(name: str, value: object, hint: Any) -> Any:
     return option
 
 
-def check(record: object) -> None:
-    """Raises ValueError with a sentence unless every field of a dataclass is of its type and within its bounds."""
-    for name, hint in _hints(type(record)).items():
-        _held(name, getattr(record, name), hint)
-
-
 @dataclass_transform(frozen_default=True)
 def settings(cls: Class) -> Class:
     """Makes a class a frozen dataclass whose fields are checked when it is made, before its own `__post_init__`."""
     combinations = cls.__dict__.get("__post_init__", lambda self: None)
 
     def __post_init__(self: object) -> None:
-        check(self)
+        for name, hint in _hints(cls).items():
+            _held(name, getattr(self, name), hint)
         combinations(self)
 
     cls.__post_init__ = __post_init__

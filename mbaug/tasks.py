@@ -109,11 +109,7 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """Returns the task of that name.
-
-    Raises:
-        ValueError: the name is unknown; the sentence names the nearest.
-    """
+    """Returns the task of that name; raises as `checks.choose`."""
     return TASKS[checks.choose("task", name, TASKS)]
 
 

@@ -133,7 +133,7 @@ def test_status_counts_the_programme(repository, capsys):
         ("verify", "nothing is recorded in"),
         ("verify hopper/none/small/seed7", "seed7 is not recorded"),
         ("verify seed7", "'seed7'"),
-        ("collect hoper", "unknown task 'hoper'"),
+        ("collect hoper", "unknown task 'hoper': did you mean 'hopper'? allowed are 'hopper', 'walker2d', "),
         ("watch ant --run hopper/none/small/seed0", "hopper/none/small/seed0 is a run of hopper, but ant was asked for"),
         ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup` installs it"),
         ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),

@@ -75,14 +75,7 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors, on the CPU, and the state of a folder's checkpoint.
-
-    Raises:
-        FileNotFoundError: the folder holds none.
-        CheckpointDamaged: the file is not what was written.
-    """
-    if not exists(folder):
-        raise FileNotFoundError(f"there is no checkpoint in {folder}")
+    """Returns the tensors, on the CPU, and the state of a folder's checkpoint; raises as `unpacked`."""
     return unpacked(folder / NAME, REMEDY)
 
 

@@ -57,8 +57,6 @@ def test_tensors_that_share_memory_are_kept_apart(tmp_path):
 
 def test_only_the_last_checkpoint_is_kept_also_on_a_full_disk(tmp_path, monkeypatch):
     assert not checkpoint.exists(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        checkpoint.load(tmp_path)
     for step in range(3):
         checkpoint.save(tmp_path, {"step": torch.tensor(step)}, {"step": step})
     monkeypatch.setattr(files.os, "fsync", no_space)
