@@ -67,6 +67,7 @@ def test_a_dry_run_lists_what_would_be_trained(typed, first, listed, repository,
     assert runs == list(map(str, listed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", ["status", "status core", "record --dry-run", "record core --dry-run"])
 def test_what_only_asks_trains_nothing_and_takes_seconds(typed, monkeypatch, capsys):
     """Of the whole programme and all that is recorded of it; without the imports."""

@@ -7,6 +7,7 @@ from mbaug import __main__ as commands
 from mbaug.experiments import records
 
 
+@pytest.mark.slow
 def test_it_holds_what_load_runs_returns(tmp_path, capsys):
     pytest.importorskip("pyarrow", reason="pyarrow, which is optional, is not installed")
     path = tmp_path / "new" / "runs.parquet"

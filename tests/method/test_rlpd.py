@@ -45,5 +45,6 @@ def test_actor_loss_by_hand():
     assert mlp(agent.actor.network, 0, THREE["state"]).shape == (3, 4), "the actor is SAC's, without LayerNorm"
 
 
+@pytest.mark.slow
 def test_it_solves_a_one_step_task():
     assert learned_one_step("rlpd")[1] < 0.1

@@ -126,6 +126,7 @@ def test_the_log_std_is_clamped_where_it_learns_and_where_it_explores(pair):
     close(found, sac.greedy(pair, THREES.state)[0, 0], 1e-8)
 
 
+@pytest.mark.slow
 def test_sac_solves_a_one_step_task_and_grows_sure_of_it():
     agent, error = learned_one_step("sac")
     assert error < 0.1

@@ -86,6 +86,7 @@ def same(one, other):
 # --- nothing beside an agent matters --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*OFFLINE, "as recorded"])
 def test_pretraining_with_a_seed_is_the_same_again_alone_and_among_neighbours(case):
     """Also at the sizes and with the arithmetic of the recorded runs."""
@@ -101,6 +102,7 @@ def test_pretraining_with_a_seed_is_the_same_again_alone_and_among_neighbours(ca
     assert not torch.equal(learned(together, 0), learned(together, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ONLINE)
 def test_finetuning_with_a_seed_is_the_same_again_alone_and_among_neighbours(algorithm):
     together, buffer = finetuned([1, 3, 7], ONLINE[algorithm])
@@ -333,6 +335,7 @@ class OneStep(Lockstep):
         return Step(next_state, -np.square(action[:, 0] - 0.3).astype(np.float32), ends, ~ends, self.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", LEARNERS)
 def test_a_one_step_task_is_solved_by_what_the_agent_collects(algorithm):
     kept = ALGORITHMS[algorithm].rows is not None  # it needs old rows

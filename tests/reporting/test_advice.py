@@ -88,6 +88,7 @@ def test_the_task_is_a_word_of_the_dataset_s_name(name, task):
         advice._named("antmaze-umaze-v2")
 
 
+@pytest.mark.slow
 def test_a_dataset_is_told_of_line_by_line():
     frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
     frame.loc[frame["phase"] == "pretrain", "gradient_steps"] = 50

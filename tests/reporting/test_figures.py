@@ -308,6 +308,7 @@ def test_a_small_profile_is_marked_also_in_the_notebook(tmp_path):
     assert [text.get_text() for text in figure.texts] == ["smoke profile: not evidence"]
 
 
+@pytest.mark.slow
 def test_a_matplotlibrc_changes_no_byte(tmp_path):
     """A user's own style, as matplotlib finds it at import."""
     (tmp_path / "matplotlibrc").write_text(

@@ -15,9 +15,14 @@ from mbaug.reporting import answers, claims, figures, tables
 TEXT = (ROOT / "README.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def recorded():
+    return records.load_runs(records.root())
+
+
 @pytest.mark.parametrize("path", tables.generated(), ids=lambda path: path.stem)
-def test_the_numbers_are_those_of_the_records(path):
-    assert tables.outdated(path, records.load_runs(records.root())) is None
+def test_the_numbers_are_those_of_the_records(path, recorded):
+    assert tables.outdated(path, recorded) is None
 
 
 def prose(path):
