@@ -31,12 +31,11 @@ def network(name: str, tensors: Mapping[str, Tensor], arithmetic: Arithmetic = F
     numbers = range(sum(key.startswith(f"{name}.") for key in tensors) // 2)
     pairs = [(tensors[f"{name}.{number}.weight"], tensors[f"{name}.{number}.bias"]) for number in numbers]
     population, sizes = len(pairs[0][0]), (pairs[0][0].shape[1], *(weight.shape[2] for weight, _ in pairs))
-    flat = allocate(population, sizes, pairs[0][0].dtype)
-    for views, values in zip(layer_views(flat, population, sizes), pairs, strict=True):
-        for view, value in zip(views, values, strict=True):
-            view.copy_(value)
-    flat = flat.to(arithmetic.device)
+    flat = allocate(population, sizes, pairs[0][0].dtype).to(arithmetic.device)
     views = layer_views(flat, population, sizes)
+    for layer, values in zip(views, pairs, strict=True):
+        for view, value in zip(layer, values, strict=True):
+            view.copy_(value)
     return Perceptron(flat.requires_grad_(), views, arithmetic)
 
 

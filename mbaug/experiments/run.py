@@ -71,8 +71,7 @@ def together(*lists: Sequence[str]) -> list[str]:
 def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
     """Holds the lock of a folder, which one process at a time can; the lock ends with that process, however it ends.
 
-    Raises:
-        Timeout: another process holds it, and `blocking` is False.
+    Without `blocking` it raises Timeout if another process holds it.
     """
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,8 +106,7 @@ class Population:
     switch: list[dict] = field(default_factory=list)  # what was measured when pre-training ended, an agent; empty before
     replay: list[ReplayBuffer] = field(default_factory=list)  # one, once the fine-tuning has begun
     commits: list[str] = field(default_factory=list)  # of the code that trained what came from checkpoints
-    before: float = 0.0  # wall seconds of the time before this process
-    begin: float = field(default_factory=time.perf_counter)
+    begin: float = field(default_factory=time.perf_counter)  # less the seconds of the time before this process
 
     @property
     def arm(self) -> Arm:
@@ -123,7 +121,7 @@ class Population:
     @property
     def seconds(self) -> float:
         """The wall seconds so far, those before a restart included."""
-        return self.before + time.perf_counter() - self.begin
+        return time.perf_counter() - self.begin
 
     @property
     def learning(self) -> bool:
@@ -141,11 +139,7 @@ class Population:
 
 
 def prepare_for(arm: Arm, device: str = "cpu") -> None:
-    """Prepares this process for training an arm.
-
-    Raises:
-        ValueError: the device does not multiply in the arm's precision: a record holds what its settings say, or nothing.
-    """
+    """Prepares this process for training an arm; raises ValueError where the device does not multiply in its precision."""
     require(
         arm.precision != "bfloat16" or engine.has_bfloat16(device),
         "it trains in bfloat16, which this processor does not multiply (it needs avx512_bf16 or amx_bf16): train it on one that "
@@ -241,8 +235,7 @@ def evaluate(population: Population, phase: str) -> None:
 
 def learned_from(population: Population) -> Batch:
     """Returns the first rows that each agent drew: those in which its values are asked for."""
-    task, rows = population.learner.task, population.table[:, : population.arm.evaluation.probe_rows]
-    return transitions.unpack(rows, task.state_size, task.action_size)
+    return transitions.unpack(population.table[:, : population.arm.evaluation.probe_rows], *population.learner.sizes)
 
 
 def save(where: Path, population: Population, tensors: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:
@@ -261,7 +254,7 @@ def load(where: Path, population: Population) -> tuple[dict[str, Tensor], dict]:
         for name in SAVED:
             setattr(population, name, state[name])
         population.commits = together(population.commits, state["commits"])
-        population.before, population.begin = state["wall_seconds"], time.perf_counter()
+        population.begin = time.perf_counter() - state["wall_seconds"]
         return tensors, state
 
 
@@ -372,7 +365,7 @@ def some(population: Population, datasets: Sequence[Dataset]) -> Batch:
     for k, dataset in enumerate(datasets):
         rows = transitions.table([dataset], learner.standardiser.of(k), dtype, arm.offline.horizon, arm.learner.discount)
         chosen.append(rows[:, torch.linspace(0, len(dataset) - 1, count).long()])
-    return transitions.unpack(torch.cat(chosen).to(learner.arithmetic.device), learner.task.state_size, learner.task.action_size)
+    return transitions.unpack(torch.cat(chosen).to(learner.arithmetic.device), *learner.sizes)
 
 
 # --- online ---------------------------------------------------------------------------------------------------------------

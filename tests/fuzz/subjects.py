@@ -206,7 +206,7 @@ STATE = {"rows": [[]], "outside": [0.0], "switch": [], "wall_seconds": 0.0, "com
 
 def population() -> SimpleNamespace:
     """Returns what `run.load` takes back to a checkpoint."""
-    return SimpleNamespace(learner=LEARNER, commits=[], before=0.0, begin=0.0)
+    return SimpleNamespace(learner=LEARNER, commits=[], begin=0.0)
 
 
 def save_checkpoint(folder: Path) -> None:
