@@ -21,11 +21,7 @@ class CannotWrite(OSError):
 
 
 def repository() -> Path:
-    """Returns the folder of the clone that this package was installed from.
-
-    Raises:
-        FileNotFoundError: The package was installed without its repository.
-    """
+    """Returns the folder of the clone that this package was installed from; raises FileNotFoundError if there is none."""
     if not (CLONE / "pyproject.toml").is_file():
         raise FileNotFoundError(
             f"mbaug is installed in {CLONE} without its repository, which holds the data, the recorded runs and the notebooks: "
@@ -152,11 +148,7 @@ def content(path: Path) -> bytes:
 
 
 def parse_json(text: bytes, where: str) -> Any:
-    """Returns what JSON text holds.
-
-    Raises:
-        ValueError: It is no JSON, or gives a key twice; the sentence begins with `where`.
-    """
+    """Returns what JSON text holds; raises ValueError, beginning with `where`, if it is no JSON or gives a key twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if twice := [key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])]:

@@ -17,7 +17,6 @@ from mbaug.checks import Bound, settings
 COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
 Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
-
 OPTIONAL = {"device", "earlier_commits"}  # of `Provenance`
 
 
@@ -39,12 +38,7 @@ class Provenance:
 
 
 def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
-    """Returns commit, versions, processor and precision as plain data.
-
-    Args:
-        precision: The arithmetic that training used, "float32" or "bfloat16".
-        device: What trained; it is named where it is not the processor.
-    """
+    """Returns commit, versions, processor and precision as plain data, and what trained where it was not the processor."""
     gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "gymnasium", "mujoco")}
     torch_version = str(torch.__version__)  # names its CUDA, where the metadata of the default wheel do not

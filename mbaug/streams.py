@@ -12,12 +12,7 @@ import torch
 
 
 def sequence(seed: int, *name: str | int) -> np.random.SeedSequence:
-    """Returns the seed sequence of the stream `name` under `seed`.
-
-    Args:
-        seed: of the run, 0 or above.
-        name: words and counters, e.g. ("evaluation", "finetune", 5000).
-    """
+    """Returns the seed sequence of a stream under `seed`; its `name` is words and counters: "evaluation", "finetune", 5000."""
     key = tuple(part if isinstance(part, int) else zlib.crc32(part.encode()) for part in name)
     return np.random.SeedSequence(seed, spawn_key=key)
 

@@ -30,10 +30,7 @@ def packed(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
 
     Args:
         tensors: on any device; those that share memory are stored apart.
-        state: what JSON can hold; integers of any size and NaN come back as they were, tuples as lists.
-
-    Raises:
-        TypeError: the state holds something that JSON cannot.
+        state: what `files.plain` takes; integers of any size and NaN come back as they were, tuples as lists.
     """
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(files.plain(state))
@@ -61,11 +58,7 @@ def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a folder in place of its last one: at any moment there is the old one or the new one.
-
-    Raises:
-        files.CannotWrite: the folder is full or read-only; the checkpoint before is still there.
-    """
+    """Writes the checkpoint of a folder in place of its last one: at any moment there is the old one or the new one."""
     files.write_atomically(folder / NAME, packed(tensors, state))
 
 

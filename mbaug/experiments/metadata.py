@@ -103,11 +103,7 @@ def arm(metadata: dict[str, Any], where: str = "a record") -> arms.Arm:
 
 
 def checked(metadata: Any, where: str) -> dict[str, Any]:
-    """Returns metadata as they were given.
-
-    Raises:
-        ValueError: with `where` and the key that is not as it must be.
-    """
+    """Returns metadata as they were given; raises ValueError with `where` and the key that is not as it must be."""
     number = metadata.get("format") if isinstance(metadata, dict) else None
     known = type(number) is int and 3 <= number <= FORMAT
     require(known, f"{where} has the format {number!r}; this version of mbaug reads formats 3 to {FORMAT}")

@@ -26,17 +26,11 @@ NEAR = 20  # steps before a fall
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """States of a task, each in one of GROUPS.
+    """States of a task, each in one of GROUPS."""
 
-    Attributes:
-        state: as the environment tells it.
-        group: number of the state's group.
-        row: of the pool that it is from.
-    """
-
-    state: Float[np.ndarray, "states state"]
-    group: Int[np.ndarray, " states"]
-    row: Int[np.ndarray, " states"]
+    state: Float[np.ndarray, "states state"]  # as the environment tells it
+    group: Int[np.ndarray, " states"]  # its number in GROUPS
+    row: Int[np.ndarray, " states"]  # of the pool that the state is from
 
 
 def choose(task: Task, pool: Dataset) -> Probe:

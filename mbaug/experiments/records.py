@@ -66,11 +66,7 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> "Run":
-        """Returns the run that `str` wrote as `text`.
-
-        Raises:
-            ValueError: The text is not of the form task/dataset/arm/seed<k>.
-        """
+        """Returns the run that `str` wrote as `text`; raises ValueError for other text."""
         match = re.fullmatch(r"([^/]+)/([^/]+)/([^/]+)/seed(0|[1-9][0-9]*)", text)
         if match is None:
             raise ValueError(f"A run reads task/dataset/arm/seed<k>, with k = 0, 1, ...; got {text!r}.")
@@ -261,11 +257,7 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
 
 
 def write_parquet(root: Path | str, path: Path) -> None:
-    """Writes what `load_runs` returns of all recorded runs as one Parquet file.
-
-    Raises:
-        ModuleNotFoundError: pyarrow is not installed.
-    """
+    """Writes what `load_runs` returns of all recorded runs as one Parquet file; raises ModuleNotFoundError without pyarrow."""
     if importlib.util.find_spec("pyarrow") is None:
         raise ModuleNotFoundError("Parquet needs pyarrow: `make setup` installs it")
     content = io.BytesIO()

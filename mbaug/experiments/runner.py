@@ -56,11 +56,7 @@ def missing(runs: Sequence[Run], root: Path, profile: Profile = PROFILES["paper"
 
 
 def current(root: Path, which: Run, arm: Arm) -> dict[str, Any] | None:
-    """Returns the metadata of a run, verified; None if it is not recorded (records.find).
-
-    Raises:
-        ValueError: it is recorded with other settings than these (the sentence names the first difference).
-    """
+    """Returns a run's verified metadata, None if it is not recorded; raises ValueError if it is, but with other settings."""
     metadata, path = records.find(root, which), which.path(root).with_suffix(".json")
     difference = None if metadata is None else records.difference(metadata, arm)
     sentence = f"{which} is recorded with other settings: {difference} To record it anew, remove {path}"
@@ -69,11 +65,7 @@ def current(root: Path, which: Run, arm: Arm) -> dict[str, Any] | None:
 
 
 def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
-    """Returns the runs that need no dataset, or whose dataset is here, after a report of the others.
-
-    Raises:
-        FileNotFoundError: there are runs, and none has its data here.
-    """
+    """Returns the runs that need no data or have them here, and reports the others; raises FileNotFoundError if all lack them."""
     lacking = {}
     for dataset in sorted({each.dataset for each in runs} - {"none"}):
         try:
@@ -215,10 +207,8 @@ def record(
 def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
     """Yields what came of the populations of all cells, trained by processes of one thread on this machine.
 
-    A run that another command trains comes last: two commands share the work without waiting for each other.
-
-    Raises:
-        RuntimeError: processes cannot work side by side here.
+    A run that another command trains comes last: two commands share the work without waiting for each other. RuntimeError says
+    where processes cannot work side by side.
     """
     engine.prepare()  # tells who asked for more threads, since the workers will not
     if workers == 1:  # it is this process
@@ -306,11 +296,7 @@ def came_home(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root
 
 
 def bring_home(sent: Iterable[Sent], profile: Profile, root: Path) -> None:
-    """Writes the records that a cluster's worker sent and that are not here by now.
-
-    Raises:
-        ValueError: a run was trained with other settings than were sent.
-    """
+    """Writes the records that a cluster's worker sent and that are not here by now; raises ValueError for other settings."""
     for which, rows, metadata, policies in sent:
         difference = records.difference({"format": FORMAT} | metadata, profile.apply(ARMS[which.arm]))
         require(difference is None, f"it came back with other settings than it was sent with: {difference}")

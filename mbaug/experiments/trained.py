@@ -113,12 +113,7 @@ def policy(
 def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
     """Writes every file that is missing and can be made, and yields a line for each.
 
-    A world model is fitted, or read if an arm has fitted it; an agent is what its recorded run kept.
-
-    Args:
-        work: folder of the checkpoints, of which `kept` holds what the runs kept.
-        root: folder of the records.
-        folder: where the files go.
+    A world model is fitted, or read if an arm has fitted it; an agent is what its recorded run kept in `work`/kept.
     """
     for task, name in names():
         path = path_of(task, name, folder)

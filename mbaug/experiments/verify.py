@@ -17,8 +17,7 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     It stops after so many gradient steps; `work` is an empty folder for its checkpoints.
 
     Raises:
-        ValueError: today's settings of the arm are not the recorded ones (the sentence names the first difference), or this
-            processor does not multiply in the arm's precision.
+        ValueError: today's settings of the arm are not the recorded ones, or this processor does not multiply in its precision.
     """
     record, arm = records.read(root, which), ARMS[which.arm]
     difference = records.difference(record.metadata, arm)
