@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,8 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
-from mbaug.checks import Bound, settings
-from mbaug.datasets.cards import Sha256
 from mbaug.reporting import statistics
 from mbaug.reporting.statistics import ENOUGH_SEEDS
 
@@ -350,44 +348,16 @@ def save_figure(
     return folder / f"{name}.png"
 
 
-About = TypeVar("About", "Caption", "Filmed")
-Text = Annotated[str, Bound(lambda x: x.replace("\n", "").isprintable(), "printable")]
-
-
-@settings
-class Caption:
-    """What the JSON beside a figure says."""
-
-    caption: Text
-    csv_sha256: Sha256  # of what is drawn
-    provenance: Text
-    mark: Text
-    profile: Text
-    sha256: Sha256  # of this JSON without it
-
-
-@settings
-class Filmed:
-    """What the JSON beside a film says: `films.about`."""
-
-    caption: Text
-    provenance: Text
-    run: Text
-    scores: tuple[float, ...]
-    actors: dict[str, str]  # SHA-256 of each file
-    sha256: Sha256  # of this JSON without it
-
-
-def told(cls: type[About], path: Path, command: str) -> About:
+def told(path: Path, command: str) -> dict[str, Any]:
     """Returns what the JSON beside a figure or a film says.
 
     Raises:
         ValueError: it is not what the command wrote.
     """
     content = files.content(path)
-    plain = files.parse_json(content, str(path))
-    about = checks.read(cls, plain, str(path))
-    checks.require(content == files.sealed(plain), f"{path}: its SHA-256 is not the one in it: `{command}` writes it anew")
+    about = files.parse_json(content, str(path))
+    same = isinstance(about, dict) and content == files.sealed(about)
+    checks.require(same, f"{path}: its SHA-256 is not the one in it: `{command}` writes it anew")
     return about
 
 
@@ -408,8 +378,8 @@ def gallery(folder: Path) -> str:
         return path.stem[:2], sources.get(path.stem[:2], "").find(f'"{path.stem}"'), path.stem
 
     for path in sorted(Path(folder).glob("*.json"), key=place):
-        about, name, data = told(Caption, path, "make figures"), path.stem, path.with_suffix(".csv")
-        same = files.sha256(files.content(data)) == about.csv_sha256
+        about, name, data = told(path, "make figures"), path.stem, path.with_suffix(".csv")
+        same = files.sha256(files.content(data)) == about["csv_sha256"]
         checks.require(same, f"{data}: its SHA-256 is not the one in {path.name}: `make figures` writes both anew")
         if name[:2] != chapter:
             chapter = name[:2]
@@ -417,17 +387,17 @@ def gallery(folder: Path) -> str:
             title = f"[{title}]({os.path.relpath(copies[chapter], folder)})" if chapter in copies else title
             parts.append(f"## {title}\n")
         title = f"{chapter} · {name[3:].replace('_', ' ').capitalize()}"
-        mark = f"**{about.mark}.** " if about.mark else ""
-        shown = about.caption.replace("<", "&lt;")  # as in <task>-medium, which is no tag
-        more = f"{about.provenance} " if about.provenance else ""
+        mark = f"**{about['mark']}.** " if about["mark"] else ""
+        shown = about["caption"].replace("<", "&lt;")  # as in <task>-medium, which is no tag
+        more = f"{about['provenance']} " if about["provenance"] else ""
         more = f"<details><summary>Data and provenance</summary>\n\n{more}[SVG]({name}.svg) · [data]({name}.csv)\n\n</details>"
         parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{shown}\n\n{more}\n")
     parts += ["## Films\n"] * bool(moving := sorted((Path(folder) / "films").glob("*.json")))
     for path in moving:
-        film = told(Filmed, path, "python -m mbaug films")
+        film = told(path, "python -m mbaug films")
         title = f"{tasks.find(path.stem).title}, before and after learning online"
-        more = f"<details><summary>Provenance</summary>\n\n{film.provenance}\n\n</details>"
-        parts.append(f"### {title}\n\n![{title}](films/{path.stem}.gif)\n\n{film.caption}\n\n{more}\n")
+        more = f"<details><summary>Provenance</summary>\n\n{film['provenance']}\n\n</details>"
+        parts.append(f"### {title}\n\n![{title}](films/{path.stem}.gif)\n\n{film['caption']}\n\n{more}\n")
     return "\n".join(parts)
 
 
