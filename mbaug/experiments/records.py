@@ -5,11 +5,12 @@ versions that made it and the CSV's SHA-256 (`metadata`); a `.safetensors`, wher
 JSON is written last, so a run exists if and only if its JSON does. Nothing here is pickled.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,55 +152,48 @@ def read(root: Path | str, run: Run) -> Record:
 def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
     """Returns the parameters of the actors that were kept of a run, by name, none if none were; raises as `read_metadata`."""
     metadata = read_metadata(root, run)
-    return safetensors.torch.load(_content(Path(root), run, ".safetensors", metadata)) if "policies_sha256" in metadata else {}
+    if "policies_sha256" not in metadata:
+        return {}
+    with _whole(run):
+        return safetensors.torch.load(_content(run.path(root), ".safetensors", metadata))
 
 
 def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
     """Returns a run's CSV and its metadata."""
     path = run.path(root)
-    if not path.with_suffix(".json").exists():
+    document, actors = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    if not document.exists():
         nearest = meant(str(run), map(str, recorded(root)), most=1)
         raise FileNotFoundError(f"{run} is not recorded in {root}: {nearest}`python -m mbaug status` counts what is")
-    metadata = _metadata(path.with_suffix(".json"), run)
-    content = _content(root, run, ".csv", metadata)
-    header = content.partition(b"\n")[0].decode(errors="replace")
-    if header != ",".join(COLUMNS):
-        raise _damaged(run, f"its CSV has the columns {header} instead of {','.join(COLUMNS)}")
-    if path.with_suffix(".safetensors").exists() and "policies_sha256" not in metadata:
-        raise _damaged(run, f"{path}.json lacks policies_sha256, the SHA-256 of {path}.safetensors")
+    with _whole(run):
+        text = files.content(document)
+        metadata = about.checked(files.parse_json(text, str(document)), str(document))
+        require(metadata.items() >= dataclasses.asdict(run).items(), f"{document} was written for another run")
+        require("sha256" not in metadata or text == files.sealed(metadata), f"the SHA-256 of {document} is not the one in it")
+        content = _content(path, ".csv", metadata)
+        header = content.partition(b"\n")[0].decode(errors="replace")
+        require(header == ",".join(COLUMNS), f"its CSV has the columns {header} instead of {','.join(COLUMNS)}")
+        told = "policies_sha256" in metadata or not actors.exists()
+        require(told, f"{document} lacks policies_sha256, the SHA-256 of {actors}")
     return content, metadata
 
 
-def _metadata(path: Path, run: Run) -> dict[str, Any]:
-    """Returns the content of a run's JSON if it is whole and names the run that its path does."""
-    try:
-        content = files.content(path)
-        metadata = about.checked(files.parse_json(content, str(path)), str(path))
-    except ValueError as error:
-        raise _damaged(run, str(error)) from None
-    if any(metadata[name] != value for name, value in dataclasses.asdict(run).items()):
-        raise _damaged(run, f"{path} was written for another run")
-    if "sha256" in metadata and content != files.sealed(metadata):
-        raise _damaged(run, f"the SHA-256 of {path} is not the one in it")
-    return metadata
-
-
-def _content(root: Path, run: Run, suffix: str, metadata: Mapping[str, Any]) -> bytes:
-    """Returns one of the files beside a run's JSON."""
-    path = run.path(root).with_suffix(suffix)
-    try:
-        content = files.content(path)
-    except FileNotFoundError:
-        raise _damaged(run, f"{path} is missing") from None
-    except ValueError as error:
-        raise _damaged(run, str(error)) from None
-    if files.sha256(content) != metadata[HASHES[suffix]]:
-        raise _damaged(run, f"the SHA-256 of {path} is not the one in its .json")
+def _content(path: Path, suffix: str, metadata: Mapping[str, Any]) -> bytes:
+    """Returns one of the files beside a run's JSON if it is the one that the JSON was written for."""
+    path = path.with_suffix(suffix)
+    require(path.exists(), f"{path} is missing")
+    content = files.content(path)
+    require(files.sha256(content) == metadata[HASHES[suffix]], f"the SHA-256 of {path} is not the one in its .json")
     return content
 
 
-def _damaged(run: Run, reason: str) -> RecordDamaged:
-    return RecordDamaged(f"{run} is damaged: {reason}; restore it, or remove it and record the run again.")
+@contextlib.contextmanager
+def _whole(run: Run) -> Iterator[None]:
+    """Raises RecordDamaged with what is wrong with a run's files."""
+    try:
+        yield
+    except ValueError as error:
+        raise RecordDamaged(f"{run} is damaged: {error}; restore it, or remove it and record the run again.") from None
 
 
 def _frame(content: bytes) -> pd.DataFrame:
