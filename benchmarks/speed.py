@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from mbaug import engine, streams, tasks
+from mbaug.datasets import read
 from mbaug.engine import perceptron
 from mbaug.experiments.models import FAST
 from mbaug.method import imagination, networks, training, transitions, world_model
@@ -349,16 +350,13 @@ def load(name: str) -> None:
 
 def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
     """Yields what the paper's world model costs on 10,000 rows: an epoch of its fit, and an imagined next state for each."""
-    learner, table, _ = learning("TD3+BC", "hopper", 1, "float32")
-    batch = transitions.unpack(table[0], learner.task.state_size, learner.task.action_size)
-    state, action, reward, next_state, terminal = (part.numpy() for part in batch)
-    none, zero = terminal.astype(bool), terminal.astype(int)
-    drawn = transitions.Dataset("made", state, action, reward, next_state, none, none, np.arange(len(zero)), zero)
+    drawn, _ = transitions.draw(read.load("hopper-medium-replay"), 10_000, seed=0)
+    state, action = torch.from_numpy(drawn.state), torch.from_numpy(drawn.action)
     for precision in precisions(device):
         fit = world_model.epochs(WorldModel(epochs=10**6), drawn, 0, replace(FAST, precision=precision, device=device))
         fitted, _ = next(fit)
         epoch = rate(partial(next, fit), effort.seconds)
-        imagine = partial(imagination.predict, fitted, batch.state, batch.action, streams.torch_generator(0, "benchmark"))
+        imagine = partial(imagination.predict, fitted, state, action, streams.torch_generator(0, "benchmark"))
         yield {"precision": precision, "epoch_seconds": 1 / epoch, "imagine_seconds": 1 / rate(imagine, effort.seconds)}
 
 
