@@ -172,8 +172,6 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
     is_minari = source.startswith(MINARI)
     origin = source if is_minari else Path(source).name
     card = {
-        "name": name,
-        "task": task.gym_id,
         "command": shlex.join(["python", "-m", "mbaug", "data", origin, "--as", name]),
         "licence": pools.LICENCE if origin in D4RL_FILES else "as its source says",
         "source": origin,

@@ -187,8 +187,7 @@ def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Ro
         return
     about, rows = content()
     command = f"python -m mbaug collect {task.name} --seed {seed}"
-    card = {"name": path.stem, "task": task.gym_id, "command": command, "licence": pools.LICENCE, "seed": seed}
-    pools.write(path, rows, task, card | about)
+    pools.write(path, rows, task, {"command": command, "licence": pools.LICENCE, "seed": seed} | about)
     report(f"{path.stem} is made: {path}, {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -127,8 +127,7 @@ def test_flags_may_be_stored_as_numbers(tmp_path):
 # --- the project's own pools ----------------------------------------------------------------------------------------------
 
 
-CARD = {"task": TASK.gym_id, "command": "made", "licence": "ours", "seed": 0, "policy": "made"}
-CARD |= {"provenance": provenance("float32")}
+CARD = {"command": "made", "licence": "ours", "seed": 0, "policy": "made", "provenance": provenance("float32")}
 
 
 def pool(folder, name="hopper-tiny", columns=None):
@@ -137,7 +136,7 @@ def pool(folder, name="hopper-tiny", columns=None):
     flags = (columns[key][:, None] for key in ("rewards", "terminals", "timeouts"))
     parts = *(columns[key] for key in ("observations", "actions", "next_observations")), *flags
     rows = np.concatenate(parts, axis=1, dtype=np.float32)
-    pools.write(folder / f"{name}.hdf5", rows, TASK, CARD | {"name": name})
+    pools.write(folder / f"{name}.hdf5", rows, TASK, CARD)
     return rows[np.concatenate(pools.episodes(rows))]
 
 
