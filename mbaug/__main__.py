@@ -288,11 +288,10 @@ def figures(arguments: argparse.Namespace) -> None:
     if arguments.anew:
         os.environ[stored.ANEW] = "1"
     chapters.run(arguments.profile, only=arguments.only)
-    if frame is not None:
-        tables.update(frame)  # an answer may be of numbers that were just drawn
     if frame is None:
         say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
         return
+    tables.update(frame)  # an answer may be of numbers that were just drawn
     folder = chapters.committed_figures()
     figures.write_gallery(folder)
     say(f"found: {answers.sentence(frame)}")

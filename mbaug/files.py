@@ -8,8 +8,8 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,37 +52,33 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
     If that fails nothing changes; if a file cannot take its place, those that were not there before go away again.
     """
-    temporaries, new = {}, []
-    for path, content in contents.items():
-        with _undone(path, temporaries, new):
-            if path.exists() and not path.is_file():  # a folder; or a device, as /dev/null, which a file would replace
-                raise FileExistsError(errno.EEXIST, "it is there, and is no file")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _tidy(path.parent)
-            temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-            with open(temporary, "xb") as file:  # no other writer's, and nothing that a link leads to
-                temporaries[path] = temporary
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-    for path, temporary in temporaries.items():
-        with _undone(path, temporaries, new):
-            was_there = os.path.lexists(path)
-            os.replace(temporary, path)
-            new += [] if was_there else [path]
+    temporaries = {}
+    with ExitStack() as undo:  # of what was written so far, also by Ctrl-C
+        for path, content in contents.items():
+            with in_one_sentence(path):
+                if path.exists() and not path.is_file():  # a folder; or a device, as /dev/null, which a file would replace
+                    raise FileExistsError(errno.EEXIST, "it is there, and is no file")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _tidy(path.parent)
+                temporaries[path] = temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+                with open(temporary, "xb") as file:  # no other writer's, and nothing that a link leads to
+                    undo.callback(_remove, temporary)
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            with in_one_sentence(path):
+                was_there = os.path.lexists(path)
+                os.replace(temporary, path)
+                if not was_there:
+                    undo.callback(_remove, path)
+        undo.pop_all()
 
 
-@contextmanager
-def _undone(path: Path, temporaries: Mapping[Path, Path], new: Sequence[Path]) -> Iterator[None]:
-    """Removes temporaries and new files where writing `path` fails, also by Ctrl-C."""
-    with in_one_sentence(path):
-        try:
-            yield
-        except BaseException:
-            for left in (*temporaries.values(), *new):
-                with suppress(OSError):  # what cannot be removed must not hide the error that led here
-                    left.unlink()
-            raise
+def _remove(path: Path) -> None:
+    """Removes a file; what cannot be removed must not hide the error that led here."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _tidy(folder: Path) -> None:
