@@ -8,6 +8,7 @@ import sys
 import time
 
 import joblib
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -118,6 +119,18 @@ def test_status_counts_the_programme(repository, capsys):
     assert programme == "programme: 2 runs missing, about 0.3 hours on 2 cores"
     commands.main(["status", "tiny"])
     assert capsys.readouterr().out.splitlines()[-1].split() == ["hopper", "small", "0", "0", "0", "2"]
+
+
+@pytest.mark.slow
+def test_every_recorded_row_is_exported_where_pyarrow_is(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow", reason="pyarrow, which is optional, is not installed")
+    path = tmp_path / "new" / "runs.parquet"
+    commands.main(["status", "--parquet", str(path)])
+    assert capsys.readouterr().out == f"{path}\n"
+    pd.testing.assert_frame_equal(pd.read_parquet(path), records.load_runs(records.root()).reset_index(drop=True))
+    monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^mbaug: Parquet needs pyarrow: `make setup` installs it$"):
+        commands.main(["status", "--parquet", str(path)])
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,8 @@ def overfitting(
     values, as recorded and with actions or states `moved` by the largest of WIDTHS; `roughness` at each of WIDTHS, of actions
     and of states.
 
-    Args:
-        learner: P agents.
-        trained: rows that each agent learned from.
-        new: rows that it never saw, of the episodes that the trained rows are from.
-        generators: one an agent, for the perturbations.
-        elsewhere: rows of whole episodes of another policy; None: there are none, and no error on them.
+    `trained` are rows that each agent learned from, `new` rows that it never saw of the same episodes, and `elsewhere` rows of
+    whole episodes of another policy, if there are any. `generators`, one an agent, are for the perturbations.
     """
     batches = {"trained": trained, "new": new} | ({} if elsewhere is None else {"elsewhere": elsewhere})
     critics = learner.agent.critics

@@ -6,7 +6,6 @@ runs; studies that need the same run read the same record.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 from mbaug.checks import choose
 from mbaug.experiments.records import Run
@@ -264,19 +263,14 @@ class Profile:
 
     def apply(self, arm: Arm) -> Arm:
         """Returns `arm` within this profile's budgets."""
-        return _within(self, arm)
+        budgets = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seeds"}
 
+        def within(part):
+            own = {name: min(getattr(part, name), budget) for name, budget in budgets.items() if hasattr(part, name)}
+            return part if part is None else replace(part, **own)
 
-@cache  # asked once a run, of thousands
-def _within(profile: Profile, arm: Arm) -> Arm:
-    budgets = {name: value for name, value in vars(profile).items() if isinstance(value, int) and name != "seeds"}
-
-    def within(part):
-        own = {name: min(getattr(part, name), budget) for name, budget in budgets.items() if hasattr(part, name)}
-        return part if part is None else replace(part, **own)
-
-    stages = ("model", "augmentation", "pretraining", "finetuning", "evaluation")
-    return replace(arm, **{stage: within(getattr(arm, stage)) for stage in stages})
+        stages = ("model", "augmentation", "pretraining", "finetuning", "evaluation")
+        return replace(arm, **{stage: within(getattr(arm, stage)) for stage in stages})
 
 
 PROFILES = {

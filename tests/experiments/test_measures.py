@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import systems
 import torch
 
 from mbaug import streams, tasks
 from mbaug.experiments import measures
-from mbaug.method import td3, training
+from mbaug.method import imagination, td3, training
 from mbaug.method.arms import Arm
+from mbaug.method.settings import WorldModel
 from mbaug.method.td3 import TD3
-from mbaug.method.transitions import Batch, Standardiser
+from mbaug.method.transitions import Batch, Dataset, Standardiser
 
 LINEAR = TD3(hidden=())
 
@@ -168,3 +170,24 @@ def test_a_perfect_model_moves_no_target():
     next_state = torch.tensor([[0.3], [-2.0]])
     shift = measures.target_shift(linear(), next_state.unsqueeze(1).repeat(1, 4, 1), next_state)
     assert all(part.abs().max() < 1e-6 for part in shift)
+
+
+def test_rate_distortion_of_a_linear_vae():
+    """A VAE of linear layers, on Gaussian rows with s' = s, ends where the estimate says, for the sample and for the mean."""
+    mixing = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
+    state = (np.random.default_rng(0).normal(size=(2_000, 3)) @ mixing.T).astype(np.float32)
+    no, zero, rows = np.zeros(2_000, bool), np.zeros((2_000, 1), np.float32), np.arange(2_000)
+    still = Dataset("still", state, zero, zero[:, 0], state, no, no, rows, 0 * rows)
+    options = replace(systems.LINEAR, kl_weight=6.0, latent_weight=0.0, learning_rate=3e-2, batch_size=1_000, epochs=60)
+    errors = imagination.fit(options, still, still, 0, checks=1).errors
+    for mode in ("sample", "mean"):
+        estimate = measures.rate_distortion(options, np.corrcoef(state.T), batches=2, mode=mode)
+        assert np.mean(errors[mode]) == pytest.approx(estimate, rel=0.05), mode
+
+
+def test_rate_distortion_of_the_paper():
+    paper = WorldModel()
+    assert measures.rate_distortion(paper, np.eye(11), batches=3) == pytest.approx(11 / 66)
+    few = replace(paper, latent_size=10)
+    assert measures.rate_distortion(few, np.eye(11), batches=3) == pytest.approx((10 * 11 / 66 + 1) / 11)
+    assert measures.rate_distortion(replace(paper, kl_weight=1e3), np.eye(11), batches=3) == pytest.approx(1)
