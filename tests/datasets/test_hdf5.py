@@ -33,15 +33,9 @@ def refused(path):
 # --- no HDF5 --------------------------------------------------------------------------------------------------------------
 
 
-def npz():
+def saved(save, *given, **named):
     file = io.BytesIO()
-    np.savez(file, **WHOLE)
-    return file.getvalue()
-
-
-def npy():
-    file = io.BytesIO()
-    np.save(file, WHOLE["actions"])
+    save(file, *given, **named)
     return file.getvalue()
 
 
@@ -54,8 +48,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 269096
         (LFS, "is a Git LFS pointer in place of the data: `git lfs pull` gets them"),
         (b"/annex/objects/SHA256E-s1--0.hdf5\n", "is a git-annex pointer"),
         (gzip.compress(b"x"), "is compressed by gzip: `gunzip` gives the HDF5 file"),
-        (npz(), "is a ZIP archive, as .npz is: unpack it"),
-        (npy(), "is a NumPy array: write the columns into an HDF5 file"),
+        (saved(np.savez, **WHOLE), "is a ZIP archive, as .npz is: unpack it"),
+        (saved(np.save, WHOLE["actions"]), "is a NumPy array: write the columns into an HDF5 file"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html><title>404</title>", "is a web page in place of the data: download the file itself"),
         (b"", r"is no HDF5 file (half a download?): get it again"),
         (bytes(4096), "is no HDF5 file"),
@@ -116,7 +110,7 @@ BAD = {
     "a null dataspace": (lambda file, key: file.create_dataset(key, data=h5py.Empty("f8")), "is empty: it has a type, but no"),
     "a group": (lambda file, key: file.create_group(key), "is a group, but it must be a column of numbers"),
     "a type": (lambda file, key: file.__setitem__(key, np.dtype("f8")), "is a type, but it must be a column of numbers"),
-    "a dangling link": (lambda file, key: file.__setitem__(key, h5py.SoftLink("/nowhere")), None),
+    "a dangling link": (lambda file, key: file.__setitem__(key, h5py.SoftLink("/nowhere")), "is damaged"),
     "never written": (lambda file, key: file.create_dataset(key, (5,), "f4"), "parts of rewards were never written"),
     "half written": (half_written, "parts of rewards were never written"),
     "an unknown filter": (filtered, "is compressed otherwise than by gzip, lzf or szip"),
@@ -139,9 +133,8 @@ def test_a_column_that_is_not_there_whole_is_refused(tmp_path, case, key, monkey
             file[name] = WHOLE[name]
         make(file, key)
     said = refused(tmp_path / "a.hdf5")
-    if key == "rewards" and sentence is not None:
-        assert f": {key} {sentence}" in said or f" of {key} {sentence}" in said or sentence in said
     assert said.startswith(f"{tmp_path / 'a.hdf5'}")
+    assert sentence in said or key != "rewards"
 
 
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
