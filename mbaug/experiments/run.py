@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -75,17 +75,17 @@ def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
     """
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(folder / "lock", blocking=blocking))
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            warn_once(
-                f"the file system of {folder.parent} has no locks ({error.strerror}), so a file, lock.soft, stands for each. If "
-                "a crash of the machine left one behind, remove it; better, put build/ on a disk of this machine"
-            )
-            stack.enter_context(SoftFileLock(folder / "lock.soft", blocking=blocking))
+    try:
+        held = FileLock(folder / "lock", blocking=blocking).acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warn_once(
+            f"the file system of {folder.parent} has no locks ({error.strerror}), so a file, lock.soft, stands for each. If "
+            "a crash of the machine left one behind, remove it; better, put build/ on a disk of this machine"
+        )
+        held = SoftFileLock(folder / "lock.soft", blocking=blocking).acquire()
+    with held:
         yield
 
 

@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,14 @@ POLL = 0.5  # seconds between two looks at a cluster
 # --- which runs -----------------------------------------------------------------------------------------------------------
 
 
-def select(runs: Iterable[Run], only: str = "*") -> list[Run]:
+def select(runs: Sequence[Run], only: str) -> list[Run]:
     """Returns the runs whose name matches a pattern, as in a shell; raises ValueError if none does."""
-    runs = list(runs)
     found = [each for each in runs if only and fnmatch.fnmatch(str(each), f"*{only}*")]  # "" may be a variable that is not set
     require(bool(found), f"no run matches {only!r}; a run's name is, for example, {runs[0]}")
     return found
 
 
-def missing(runs: Sequence[Run], root: Path, profile: Profile = PROFILES["paper"]) -> list[Run]:
+def missing(runs: Sequence[Run], root: Path, profile: Profile) -> list[Run]:
     """Returns the runs that are not recorded, in the order given; raises as `current` of each that is."""
     return [each for each in runs if current(root, each, profile.apply(ARMS[each.arm])) is None]
 
@@ -90,13 +89,12 @@ def claim(which: Run, arm: Arm, work: Path) -> Path:
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
     """Returns whether a process trains the run; leaves no file."""
-    if claim(which, arm, work).exists():
-        try:
-            with run.lock(claim(which, arm, work), blocking=False):
-                return False
-        except Timeout:
-            return True
-    return False
+    folder = claim(which, arm, work)
+    try:
+        with run.lock(folder, blocking=False) if folder.exists() else nullcontext():
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager
