@@ -70,7 +70,7 @@ class Card:
     replay_episodes: Count | None = None
     replay_mean_return: float | None = None
     curve: tuple[Point, ...] | None = None
-    card_sha256: Sha256 | None = None  # of the card without this line: no other is read
+    card_sha256: Sha256 | None = None  # of the card without this line; `read_card` refuses a card without it
 
 
 DIGEST = "card_sha256"

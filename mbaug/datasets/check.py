@@ -134,13 +134,9 @@ def _judged(task: Task, dataset: Dataset, rows: np.ndarray, count: int) -> str:
 
 
 def import_dataset(source: str, name: str, folder: Path, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Returns the path of a new pool that holds the transitions of a D4RL v2 file or a Minari set.
+    """Makes a pool in `folder` from a D4RL v2 file, given by its path, or a Minari set ("minari:" and its id); returns its path.
 
-    Args:
-        source: path of the file, or "minari:" and a Minari id.
-        name: of the pool: a task's name, a hyphen and whatever says what it is, e.g. "hopper-d4rl-medium-replay".
-        folder: to write into.
-        report: takes a line on what was found.
+    Its name is a task's, a hyphen and whatever says what it is: "hopper-d4rl-medium-replay". `report` takes what is found.
 
     Raises:
         ValueError: the name is not of that form or is a bundled pool's, or the data are not the task's.

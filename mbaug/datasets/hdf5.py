@@ -74,10 +74,8 @@ def _declared(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     for key, column in columns.items():
         written = column.id.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED
         _refuse(not written, f"{path}: parts of {key} were never written: get the file again")
-        _refuse(
-            column.compression == "unknown",
-            f"{path}: {key} is compressed otherwise than by gzip, lzf or szip: only they are read",
-        )
+        plugin = f"{path}: {key} is compressed by a plug-in's filter, but only gzip, lzf and szip are read"
+        _refuse(column.compression == "unknown", plugin)
     return columns
 
 

@@ -157,7 +157,7 @@ Eight moments, within a second, of each pool's episode with the median return.
 
 {{versions}}
 """
-ROWS = {  # of the page's tables, a pool's in each
+TABLES = {  # a pool's row in each table of the page
     "described": "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
     "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} |",
     "strips": "| {name} | ![{name}, eight moments]({name}.png) |",
@@ -171,17 +171,17 @@ VERSIONS = (
 
 def readme(folder: Path = FOLDERS[0]) -> str:
     """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
-    rows, versions = {table: [] for table in ROWS}, {}
+    lines, versions = {table: [] for table in TABLES}, {}
     for name, path in bundled([folder]).items():
         card: dict[str, Any] = read_card(path)
         known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
         card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
         card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
-        for table, row in ROWS.items():
-            rows[table].append(row.format(**card))
+        for table, row in TABLES.items():
+            lines[table].append(row.format(**card))
         versions.setdefault(VERSIONS.format(**card), []).append(name)
     alike = [f"{'All' if len(versions) == 1 else ', '.join(names)}: {text}" for text, names in versions.items()]
-    return README.format(**{part: "\n".join(lines) for part, lines in (rows | {"versions": alike}).items()})
+    return README.format(**{part: "\n".join(text) for part, text in (lines | {"versions": alike}).items()})
 
 
 def write_readme(folder: Path = FOLDERS[0]) -> None:

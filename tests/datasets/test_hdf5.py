@@ -113,7 +113,7 @@ BAD = {
     "a dangling link": (lambda file, key: file.__setitem__(key, h5py.SoftLink("/nowhere")), "is damaged"),
     "never written": (lambda file, key: file.create_dataset(key, (5,), "f4"), "parts of rewards were never written"),
     "half written": (half_written, "parts of rewards were never written"),
-    "an unknown filter": (filtered, "is compressed otherwise than by gzip, lzf or szip"),
+    "an unknown filter": (filtered, "is compressed by a plug-in's filter"),
     "a scalar": (lambda file, key: file.create_dataset(key, data=1.0), "it must have 1 axes"),
     "10^12 rows": (lambda file, key: file.create_dataset(key, (10**12,), "f8", chunks=(10**6,)), "has 1000000000000 rows, but"),
     "texts": (lambda file, key: file.create_dataset(key, data=["a"] * 5), "has the type object, but only numbers are allowed"),
