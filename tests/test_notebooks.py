@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import zip_longest
 
 import nbformat
 import pytest
@@ -12,10 +13,10 @@ from conftest import ROOT
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
-from mbaug.reporting import chapters
+from mbaug.reporting import answers, chapters
 
-NOTEBOOKS = [ROOT / "notebooks" / f"{name}.py" for name in chapters.CONTENTS]
-NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=chapters.CONTENTS)
+NOTEBOOKS = chapters.find()
+NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda source: source.stem)
 # Figures that are drawn from the records alone. What the others draw is trained or measured, and each processor gives its own.
 OF_THE_RECORDS = (
     "00_",
@@ -29,9 +30,9 @@ OF_THE_RECORDS = (
 )
 
 
-def test_the_notebooks_are_those_of_the_table_of_contents():
-    assert chapters.find() == NOTEBOOKS
-    assert chapters.LONGEST in chapters.CONTENTS
+def test_every_chapter_is_there_and_has_an_answer():
+    assert ["README", *(source.stem for source in NOTEBOOKS)] == [*answers.ANSWERS]
+    assert chapters.LONGEST in answers.ANSWERS
 
 
 @NAMES
@@ -45,7 +46,10 @@ def test_parameters_are_profile_and_retrain(source):
 
 @NAMES
 def test_the_reading_copy_is_its_sources(source):
-    assert chapters.stale(source) is None
+    copied, written = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells, chapters.convert(source).cells
+    for number, cells in enumerate(zip_longest(copied, written), start=1):
+        found, expected = ([cell and cell[part] for part in ("id", "cell_type", "source", "metadata")] for cell in cells)
+        assert found == expected, f"The reading copy is not its source's from cell {number} on: run `make notebooks`."
 
 
 def test_a_save_in_jupyterlab_writes_that_file_alone(tmp_path):
@@ -63,7 +67,7 @@ def test_a_save_in_jupyterlab_writes_that_file_alone(tmp_path):
 @NAMES
 def test_the_reading_copy_checks_results(source):
     """nbval compares the cells that are tagged so, and passes where there is none or where it stored nothing."""
-    cells = nbformat.read(chapters.reading_copy(source), as_version=4).cells
+    cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
     checked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
     assert checked, f"{source.stem} has no cell tagged nbval-check-output."
     for cell in checked:
@@ -73,7 +77,7 @@ def test_the_reading_copy_checks_results(source):
 @NAMES
 def test_the_reading_copy_shows_no_warning(source):
     """A warning names the file that it comes from, which is another one on each machine and in each run."""
-    cells = nbformat.read(chapters.reading_copy(source), as_version=4).cells
+    cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
     assert not [output.text for cell in cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
 
 
@@ -83,7 +87,7 @@ def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
     """Runs every cell of the reading copy; compares the results of the tagged ones (nbval, lax), and the figures' numbers."""
     figures = tmp_path / "figures"
     command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
-    command += ["-c", os.devnull, "--rootdir", str(source.parent), str(chapters.reading_copy(source))]
+    command += ["-c", os.devnull, "--rootdir", str(source.parent), str(source.with_suffix(".ipynb"))]
     variables = os.environ | chapters.environment() | {"MBAUG_FIGURES": str(figures)}
     result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:]
@@ -97,5 +101,5 @@ def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
 @pytest.mark.slow
 def test_a_chapter_runs_with_papermill_in_the_smoke_profile(tmp_path):
     """One chapter, training included; `make smoke` runs all of them."""
-    chapters.run("smoke", only="02", output=tmp_path)
+    chapters.execute(chapters.find("02"), tmp_path, {"profile": "smoke", "retrain": True})
     assert (tmp_path / "02_world_model.ipynb").exists()

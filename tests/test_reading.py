@@ -11,7 +11,8 @@ from conftest import ROOT
 
 from mbaug.reporting import chapters
 
-NAMES = pytest.mark.parametrize("name", chapters.CONTENTS)
+CONTENTS = [source.stem for source in chapters.find()]
+NAMES = pytest.mark.parametrize("name", CONTENTS)
 FENCE = re.compile(r"```python\n(.*?)```", re.S)  # what `show` displays of a function
 SHOWN = re.compile(r"^`(?:mbaug|benchmarks)[\w.]*`\n")  # and what it begins with
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\](?:\(([^)\s]*)\)|\[\w+\])")
@@ -144,7 +145,7 @@ def test_prose_stands_in_markdown_and_not_in_code_that_prints_it(name):
 
 
 def test_no_function_is_shown_twice():
-    named = [re.findall(r"\bshow\((.*?)\)", cell.source, re.S) for name in chapters.CONTENTS for cell in read(name)]
+    named = [re.findall(r"\bshow\((.*?)\)", cell.source, re.S) for name in CONTENTS for cell in read(name)]
     shown = [each.strip() for call in chain.from_iterable(named) for each in call.split(",") if "plt" not in each]
     assert shown
     assert not [function for function, times in Counter(shown).items() if times > 1]

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from mbaug.reporting import chapters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONTENTS = [source.stem for source in chapters.find()]
 ADDRESS = "https://github.com/someone/mbaug"
 
 
@@ -56,7 +57,7 @@ def site(tmp_path_factory):
 def test_no_link_is_broken_and_nothing_is_fetched_from_elsewhere(site):
     """Links out of the project to where it can be run are there only if its address is known."""
     pages = {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.parts}
-    assert {site / "index.html", *(site / f"notebooks/{name}.html" for name in chapters.CONTENTS)} <= {*pages}
+    assert {site / "index.html", *(site / f"notebooks/{name}.html" for name in CONTENTS)} <= {*pages}
     broken = []
     for path, page in pages.items():
         for link in page.links + page.parts:
@@ -76,7 +77,7 @@ def test_no_link_is_broken_and_nothing_is_fetched_from_elsewhere(site):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium on the PATH")
-@pytest.mark.parametrize("page", ["index", *(f"notebooks/{name}" for name in chapters.CONTENTS)])
+@pytest.mark.parametrize("page", ["index", *(f"notebooks/{name}" for name in CONTENTS)])
 def test_a_browser_has_nothing_to_complain_of(site, page):
     command = ["chromium", "--headless=new", "--no-sandbox", "--enable-logging=stderr", "--virtual-time-budget=5000"]
     command += ["--window-size=390,900", "--dump-dom", f"file://{site}/{page}.html"]
@@ -104,7 +105,7 @@ def test_buttons_lead_elsewhere_where_the_address_is_known(tmp_path):
     assert (site / "colab/90_engine.ipynb").is_file()
 
 
-@pytest.mark.parametrize("name", chapters.CONTENTS)
+@pytest.mark.parametrize("name", CONTENTS)
 def test_the_copy_for_colab_begins_with_its_set_up(name):
     specification = importlib.util.spec_from_file_location("colab", ROOT / "docs/colab.py")
     colab = importlib.util.module_from_spec(specification)

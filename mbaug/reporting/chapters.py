@@ -1,47 +1,36 @@
 """The notebooks, run headless: all of them in one batch, or as the executed reading copies beside their sources.
 
 `notebooks/NN_noun.py` (percent format) is what people edit; everything else is made from it, in one direction. Jupytext turns a
-source into a notebook, Papermill sets its parameters and executes it. Each notebook is one process with one thread, as many at a
-time as asked. What Papermill writes goes to `build/`, never into git.
+source into a notebook, Papermill sets its parameters and executes it. Each notebook has a kernel of one thread, and WORKERS of
+them run at a time. What Papermill writes goes to `build/`, never into git.
 """
 
 import hashlib
-import itertools
 import json
-import multiprocessing
 import os
+import queue
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jupytext
 import nbformat
+import papermill
+from jupyter_core.utils import ensure_event_loop
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from mbaug import checks, ending, files
+from mbaug import checks, files
 
-CONTENTS = (
-    "00_overview",
-    "01_small_datasets",
-    "02_world_model",
-    "03_augmentation",
-    "04_offline_pretraining",
-    "05_online_finetuning",
-    "06_multi_step",
-    "07_controls",
-    "08_reliability",
-    "11_other_methods",
-    "90_engine",
-)
 LONGEST = "02_world_model"  # begun first, so that it does not run alone at the end
+WORKERS = 2  # notebooks executed at a time; each takes one core
 PROFILES = ("smoke", "quick", "paper")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
@@ -51,28 +40,20 @@ class NotebookFailed(RuntimeError):
     """At least one notebook did not run to its end; the message holds each one's failing cell and error."""
 
 
-def run(
-    profile: str = "paper",
-    only: str | Iterable[str] | None = None,
-    output: Path | str | None = None,
-    folder: Path | str | None = None,
-    workers: int = 2,
-) -> None:
-    """Executes the notebooks with a profile, and prints how far they are.
+def run(profile: str = "paper", only: str | None = None) -> None:
+    """Executes the notebooks with a profile, into `build/<profile>`, and prints how far they are.
 
     Args:
         profile: What sets all budgets; "paper" draws from the recorded runs, any other trains.
-        only: Names of notebooks, or the numbers they begin with; None means all of them.
-        output, folder: Of the executed notebooks and of the sources; None means `build/<profile>` and `notebooks`.
-        workers: Notebooks executed at a time; each takes one core.
+        only: The name of one notebook, or its number; None means all of them.
 
     Raises:
-        ValueError: A profile or a notebook is unknown. Further what `find` and `execute` raise.
+        ValueError: A profile or a notebook is unknown. Further what `execute` raises.
     """
     checks.choose("profile", profile, PROFILES)
-    output = Path(output or files.repository() / "build" / profile)
-    variables = {"MBAUG_FIGURES": str(committed_figures())} if profile == "paper" else {}
-    execute(find(only, folder), output, {"profile": profile, "retrain": profile != "paper"}, workers, variables=variables)
+    parameters = {"profile": profile, "retrain": profile != "paper"}
+    with patch.dict(os.environ, {"MBAUG_FIGURES": str(committed_figures())} if profile == "paper" else {}):
+        execute(find(only), files.repository() / "build" / profile, parameters)
 
 
 def committed_figures() -> Path:
@@ -80,48 +61,22 @@ def committed_figures() -> Path:
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "figures")
 
 
-def reading_copies(only: str | Iterable[str] | None = None, folder: Path | str | None = None, workers: int = 2) -> None:
+def reading_copies(only: str | None = None) -> None:
     """Executes the sources as they stand and writes each result beside its source; of one that fails, the copy stays."""
-    execute(find(only, folder), files.repository() / "build" / "reading", {}, workers, copied=True)
+    execute(find(only), files.repository() / "build" / "reading", {}, copied=True)
 
 
-def reading_copy(source: Path) -> Path:
-    """Returns where the reading copy of a source lies."""
-    return source.with_suffix(".ipynb")
-
-
-def stale(source: Path) -> str | None:
-    """Returns a sentence with the first cell of a reading copy that is not its source's; None if all are."""
-    if not reading_copy(source).exists():
-        return f"{source.stem} has no reading copy: make one with `make notebooks`."
-    copied, written = nbformat.read(reading_copy(source), as_version=4).cells, convert(source).cells
-    for number, cells in enumerate(itertools.zip_longest(copied, written), start=1):
-        if None in cells or any(cells[0][part] != cells[1][part] for part in ("id", "cell_type", "source", "metadata")):
-            return f"The reading copy of {source.stem} is not its source's from cell {number} on: run `make notebooks`."
-    return None
-
-
-def find(only: str | Iterable[str] | None = None, folder: Path | str | None = None) -> list[Path]:
-    """Returns the sources of the notebooks `only` (names, or the numbers they begin with), in reading order; of all if None.
-
-    All must then be those of the table of contents: a notebook that is lost, or forgotten in the table, would pass unseen.
+def find(only: str | None = None) -> list[Path]:
+    """Returns the source of the notebook `only` (its name, or the number it begins with); if None, all in reading order.
 
     Raises:
-        ValueError: There is no notebook of a name; the sentence names the nearest.
-        FileNotFoundError: The folder does not hold the notebooks of the table of contents.
+        ValueError: There is no notebook of that name; the sentence names the nearest.
     """
-    folder = Path(folder or files.repository() / "notebooks").resolve()
-    found = {source.stem: source for source in sorted(folder.glob("[0-9][0-9]_*.py"))}
+    found = {source.stem: source for source in sorted((files.repository() / "notebooks").glob("[0-9][0-9]_*.py"))}
     if only is None:
-        if odd := sorted(set(CONTENTS) ^ set(found)):
-            raise FileNotFoundError(
-                f"{', '.join(odd)}: in {folder} or in the table of contents (chapters.CONTENTS), but not in both."
-            )
         return list(found.values())
     numbers = {name[:2]: name for name in found}
-    wanted = [Path(name).stem for name in ([only] if isinstance(only, str) else only)]
-    names = {checks.choose("notebook", numbers.get(name, name), found) for name in wanted}
-    return [source for name, source in found.items() if name in names]
+    return [found[checks.choose("notebook", numbers.get(only, Path(only).stem), found)]]
 
 
 def convert(source: Path) -> NotebookNode:
@@ -142,17 +97,8 @@ def _tags_alone(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def execute(
-    sources: Sequence[Path],
-    output: Path,
-    parameters: Mapping[str, Any],
-    workers: int,
-    copied: bool = False,
-    variables: Mapping[str, str] | None = None,
-) -> None:
-    """Executes notebooks, each in its own process, and prints how far they are.
-
-    `copied`: the results become the reading copies. `variables` are added to the environment.
+def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any], copied: bool = False) -> None:
+    """Executes notebooks, each with its own kernel, and prints how far they are; `copied`: the results become reading copies.
 
     Raises:
         files.CannotWrite: The output folder cannot be written.
@@ -162,47 +108,25 @@ def execute(
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output) as probe:
             probe.write(bytes(1_000_000))  # about a notebook with its figures
-    print(f"{len(sources)} notebooks, {workers} at a time, into {output}", flush=True)
+    print(f"{len(sources)} notebooks, {WORKERS} at a time, into {output}", flush=True)
     started, order = time.monotonic(), sorted(sources, key=lambda source: source.stem != LONGEST)
-    chapter = output, parameters, copied, {**environment(), **(variables or {})}
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # the path of a socket has some hundred characters at most
+    free, done = threading.Semaphore(WORKERS), queue.SimpleQueue()
+
+    def work(source: Path) -> None:
+        with free:
+            problem = _execute(source, Path(sockets), output, parameters, copied)
+            ensure_event_loop().close()  # nbclient leaves that of its thread open
+            done.put((source.stem, problem))
+
     folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
-    with folder as sockets, ThreadPoolExecutor(workers) as threads:
-        futures = {source.stem: threads.submit(_alone, source, sockets, *chapter) for source in order}
-        try:
-            wait(futures.values())
-        except KeyboardInterrupt:
-            threads.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in futures.values()):  # one of them may begin just now
-                for process in multiprocessing.active_children():
-                    process.kill()  # its kernel ends with it
-                time.sleep(0.1)
-            raise
+    with patch.dict(os.environ, environment()), folder as sockets:
+        for source in order:
+            threading.Thread(target=work, args=[source], daemon=True).start()  # Ctrl-C waits for none, and their kernels end, too
+        problems = sorted(done.get() for _ in order)
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
-    if problems := [f"{name}: {future.result()}" for name, future in sorted(futures.items()) if future.result()]:
-        raise NotebookFailed("\n".join(problems))
-
-
-def _alone(*chapter: Any) -> str:
-    """Executes one notebook in a process of its own; returns what went wrong, empty if nothing did."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy the caller's locks
-    receiver, sender = context.Pipe(duplex=False)  # no queue, which needs semaphores and so a writable /dev/shm
-    process = context.Process(target=_send, args=(os.getpid(), sender, *chapter))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        return "its process was killed; is there enough memory?"
-    finally:
-        process.join()
-
-
-def _send(parent: int, sender: Connection, *chapter: Any) -> None:
-    """Executes one notebook, sends what went wrong, and ends with the parent, however that ends."""
-    os.setsid()  # Ctrl-C reaches the parent alone, which ends this one
-    ending.with_parent(parent)  # and its kernel with it, which looks for its parent once a second
-    sender.send(_execute(*chapter))
+    if failed := [f"{name}: {problem}" for name, problem in problems if problem]:
+        raise NotebookFailed("\n".join(failed))
 
 
 def environment() -> dict[str, str]:
@@ -221,25 +145,21 @@ def environment() -> dict[str, str]:
     }
 
 
-def _execute(
-    source: Path, sockets: str, output: Path, parameters: Mapping[str, Any], copied: bool, variables: Mapping[str, str]
-) -> str:
-    """Executes one notebook in a worker process; returns what went wrong, which is no error: it is one notebook among several.
+def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str, Any], copied: bool) -> str:
+    """Executes one notebook; returns what went wrong, which is no error: it is one notebook among several.
 
     Its kernel is reached by sockets in a private folder: TCP ports, the default, are chosen and let go before the kernel binds
     them, so that another kernel, started meanwhile, may have taken one.
     """
-    import papermill  # takes a second, which only the workers need to spend
-
-    os.environ.update(variables)
-    notebook, executed, started, problem = convert(source), output / f"{source.stem}.ipynb", time.monotonic(), ""
+    executed, started, problem = output / f"{source.stem}.ipynb", time.monotonic(), ""
 
     def report(cell: NotebookNode, cell_index: int) -> None:
         if cell_index % 10 == 9:
             print(f"{source.stem}: {cell_index} of {len(notebook.cells)} cells in {time.monotonic() - started:.0f} s", flush=True)
 
-    kernel = {"transport": "ipc" if os.name == "posix" else "tcp", "connection_file": f"{sockets}/{source.stem[:2]}.json"}
+    kernel = {"transport": "ipc" if os.name == "posix" else "tcp", "connection_file": str(sockets / f"{source.stem[:2]}.json")}
     try:
+        notebook = convert(source)
         result = papermill.execute_notebook(
             notebook,
             executed,
@@ -251,7 +171,7 @@ def _execute(
             config=Config(KernelManager=kernel),
         )
         if copied:
-            files.write_atomically(reading_copy(source), (nbformat.writes(_tags_alone(result)) + "\n").encode())
+            files.write_atomically(source.with_suffix(".ipynb"), (nbformat.writes(_tags_alone(result)) + "\n").encode())
     except papermill.PapermillExecutionError as error:
         lines = error.source.splitlines()
         shown = textwrap.indent("\n".join(["..."] * (len(lines) > 8) + lines[-8:]), "    ")
