@@ -1,17 +1,18 @@
-"""The answer of a chapter in a few plain sentences, written from what is recorded: each chapter and the README begin with it."""
+"""The answer of a chapter in a few plain sentences, written from what is recorded: each chapter and the README begin with it.
+
+Some tell numbers that chapters have drawn, and raise FileNotFoundError where that table is not there.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 
-from mbaug import tasks
+from mbaug import files, tasks
 from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
-from mbaug.reporting.chapters import committed_figures
 from mbaug.reporting.figures import LOOKS, count, in_order, joined, look, number, words
 from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
@@ -107,13 +108,15 @@ def overview(frame: pd.DataFrame) -> str:
     return f"{sentence(frame)} So far {told if said else told[:-2]}. That takes {ENOUGH_SEEDS} seeds."
 
 
-def small_datasets(frame: pd.DataFrame, folder: Path | None = None) -> str:
+def drawn(name: str) -> pd.DataFrame:
+    """Returns the numbers of a committed figure."""
+    return pd.read_csv(files.repository() / "figures" / f"{name}.csv")
+
+
+def small_datasets(frame: pd.DataFrame) -> str:
     """Returns the answer of 01_small_datasets: how long 10,000 transitions are, how good, and how near to a new state."""
-    path = (folder or committed_figures()) / "01_neighbours.csv"
-    if not path.is_file():
-        return "The distances between states are not yet computed."
     card, expert = read.read_card(read.FOLDER / "hopper-medium-replay.hdf5"), tasks.find("hopper").return_expert
-    table = pd.read_csv(path).set_index(["way", "rows"])
+    table = drawn("01_neighbours").set_index(["way", "rows"])
     new, beside = (table["steps"].xs(way, level="way") for way in ("whole episodes", "single rows"))
     return (
         f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of a hopper's life. We draw "
@@ -124,12 +127,9 @@ def small_datasets(frame: pd.DataFrame, folder: Path | None = None) -> str:
     )
 
 
-def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+def world_model(frame: pd.DataFrame) -> str:
     """Returns the answer of 02_world_model: the error of one step, beside what is free or cheap."""
-    path = folder / "02_errors.csv"
-    if not path.is_file():
-        return "The errors of one step are not yet computed."
-    mean = pd.read_csv(path).groupby("task", sort=False).mean(numeric_only=True)
+    mean = pd.read_csv(stored.DRAWN / "02_errors.csv").groupby("task", sort=False).mean(numeric_only=True)
     where = joined([titled(str(name)) for name in mean.index])
     kinds = ("sample", "persistence", "linear", "deterministic")
     vae, still, line, network = (joined([f"{error:.2g}" for error in mean[kind]]) for kind in kinds)
@@ -142,11 +142,9 @@ def world_model(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     )
 
 
-def augmentation(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+def augmentation(frame: pd.DataFrame) -> str:
     """Returns the answer of 03_augmentation: how far next states move, and the targets of a trained critic."""
-    paths = [folder / f"03_{name}.csv" for name in ("outside", "targets")]
-    if not all(path.is_file() for path in paths):
-        return "What imagined next states do to a batch is not yet computed."
+    paths = [stored.DRAWN / f"03_{name}.csv" for name in ("outside", "targets")]
     states, targets = (pd.read_csv(path).set_index("source") for path in paths)
     model, noise = targets.loc["sample"], targets.loc["noise"]
     rise, fall = (number(float(each["mean"]), signed=True) for each in (model, noise))
@@ -160,11 +158,9 @@ def augmentation(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
     )
 
 
-def runaways(path: Path) -> str:
-    """Returns on which tasks each arm's critics end above the value of the largest reward for ever; "" where none was drawn."""
-    if not path.is_file():
-        return ""
-    last = pd.read_csv(path).groupby(["arm", "task"], sort=False)[["predicted_value", "limit"]].last().reset_index()
+def runaways() -> str:
+    """Returns on which tasks each arm's critics end above the value of the largest reward for ever."""
+    last = drawn("04_runaway").groupby(["arm", "task"], sort=False)[["predicted_value", "limit"]].last().reset_index()
     over, told = last["predicted_value"] > last["limit"], []
     for arm in in_order(last["arm"]):
         own = last["arm"] == arm
@@ -175,7 +171,7 @@ def runaways(path: Path) -> str:
     )
 
 
-def offline(frame: pd.DataFrame, folder: Path | None = None) -> str:
+def offline(frame: pd.DataFrame) -> str:
     """Returns the answer of 04_offline_pretraining: what imagination makes of the policy, and of its critic."""
     table = claims.main_runs(frame)
     scores, excess = last_offline(table), last_offline(table, "overestimation")
@@ -190,7 +186,7 @@ def offline(frame: pd.DataFrame, folder: Path | None = None) -> str:
         f"were imagined. {begun(tell(score, 'imagination helps', 'imagination harms'))}. The critic over-estimates its policy by "
         f"{plain} discounted rewards in the first case and by {imagined} in the second. "
         f"{begun(tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation'))}."
-        f"{runaways((folder or committed_figures()) / '04_runaway.csv')}"
+        f"{runaways()}"
     )
 
 
@@ -211,21 +207,17 @@ def online(frame: pd.DataFrame) -> str:
     )
 
 
-def multi_step(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+def multi_step(frame: pd.DataFrame) -> str:
     """Returns the answer of 06_multi_step: how errors grow along a roll-out, and whether targets of several steps help."""
-    path = folder / "06_open_loop.csv"
-    grow = "The errors of roll-outs are not yet computed."
-    if path.is_file():
-        table = pd.read_csv(path)
-        table = table[table["horizon"].isin((1, 5, 50))]
-        wide = table.groupby(["predictor", "horizon"])["error"].median().unstack()
-        said = ("{:.2g}, {:.2g} and {:.2g}".format(*wide.loc[kind]) for kind in ("encoded", "deterministic", "persistence"))
-        vae, network, still = said
-        grow = (
-            f"After 1, 5 and 50 steps from the last true state the paper's model errs by {vae}, a deterministic network by "
-            f"{network}, and the guess that nothing moves by {still} (variances of the states, median of "
-            f"{count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
-        )
+    table = pd.read_csv(stored.DRAWN / "06_open_loop.csv").query("horizon in (1, 5, 50)")
+    wide = table.groupby(["predictor", "horizon"])["error"].median().unstack()
+    said = ("{:.2g}, {:.2g} and {:.2g}".format(*wide.loc[kind]) for kind in ("encoded", "deterministic", "persistence"))
+    vae, network, still = said
+    grow = (
+        f"After 1, 5 and 50 steps from the last true state the paper's model errs by {vae}, a deterministic network by "
+        f"{network}, and the guess that nothing moves by {still} (variances of the states, median of "
+        f"{count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
+    )
     score, (arm, other) = mean_score(claims.main_runs(frame)), ("augmented_horizon5", "augmented_horizon1")
     if not statistics.by_task(score, arm, other):
         return f"{grow} Whether targets of several steps help an agent is not yet recorded."
@@ -253,12 +245,9 @@ def controls(frame: pd.DataFrame) -> str:
     )
 
 
-def engine(frame: pd.DataFrame, folder: Path | None = None) -> str:
+def engine(frame: pd.DataFrame) -> str:
     """Returns the answer of 90_engine: updates a second, beside a peer and beside what the products alone allow."""
-    path = (folder or committed_figures()) / "90_updates.csv"
-    if not path.is_file():
-        return "Updates a second are not yet measured."
-    table = pd.read_csv(path)
+    table = drawn("90_updates")
     hopper = table[(table["task"] == "hopper") & (table["population"] == 1)].set_index("precision")
     said = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
     shares = joined([f"{row['fraction_of_limit']:.0%}" for _, row in hopper.iterrows()])
@@ -271,25 +260,22 @@ def engine(frame: pd.DataFrame, folder: Path | None = None) -> str:
     )
 
 
-def reliability(frame: pd.DataFrame, folder: Path = stored.DRAWN) -> str:
+def reliability(frame: pd.DataFrame) -> str:
     """Returns the answer of 08_reliability: where the model errs, what tells it beforehand, and whether it helps to know."""
-    paths = [folder / f"08_{name}.csv" for name in ("where", "strange", "signals")]
-    told = "Where the world model errs is not yet computed."
-    if all(path.is_file() for path in paths):
-        where, strange, signals = map(pd.read_csv, paths)
-        error = where[where["condition"] == "distance to the data"].pivot(index="task", columns="fifth", values="sample")
-        thin, stands = error[5] / error[1], 100 * strange[strange["source"] == "sample"]["standing, of falls"].dropna()
-        area = signals[signals["place"] == "outside"].pivot(index="signal", columns="task", values="area")
-        best = area.mean(axis=1).idxmax()
-        own, most = area.loc["spread of the samples"], area.loc[best]
-        told = (
-            f"The paper's model errs {thin.min():.1f} to {thin.max():.1f} times as much in the fifth of the rows that lie "
-            f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(thin)])}). Its errors pull states to the "
-            f"middle of the data: of the steps that end in a fall, it imagines {stands.min():.0f} to {stands.max():.0f} % as "
-            f"standing. Some signals tell beforehand which rows are the worst tenth. The best of {len(area)} is the {best}, with "
-            f"an area under the ROC curve of {most.min():.2f} to {most.max():.2f} (0.5 is chance). The spread of the model's "
-            f"samples has {own.min():.2f} to {own.max():.2f}."
-        )
+    where, strange, signals = (pd.read_csv(stored.DRAWN / f"08_{name}.csv") for name in ("where", "strange", "signals"))
+    error = where[where["condition"] == "distance to the data"].pivot(index="task", columns="fifth", values="sample")
+    thin, stands = error[5] / error[1], 100 * strange[strange["source"] == "sample"]["standing, of falls"].dropna()
+    area = signals[signals["place"] == "outside"].pivot(index="signal", columns="task", values="area")
+    best = area.mean(axis=1).idxmax()
+    own, most = area.loc["spread of the samples"], area.loc[best]
+    told = (
+        f"The paper's model errs {thin.min():.1f} to {thin.max():.1f} times as much in the fifth of the rows that lie "
+        f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(thin)])}). Its errors pull states to the "
+        f"middle of the data: of the steps that end in a fall, it imagines {stands.min():.0f} to {stands.max():.0f} % as "
+        f"standing. Some signals tell beforehand which rows are the worst tenth. The best of {len(area)} is the {best}, with "
+        f"an area under the ROC curve of {most.min():.2f} to {most.max():.2f} (0.5 is chance). The spread of the model's "
+        f"samples has {own.min():.2f} to {own.max():.2f}."
+    )
     study, offline = find("trusted"), statistics.mean_offline(claims.main_runs(frame))
     trusted, distrusted = study.arms
     if not statistics.by_task(offline, trusted, distrusted):

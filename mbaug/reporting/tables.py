@@ -1,6 +1,5 @@
 """Generated text: tables of what each arm reached, and the generated parts of the README and of the chapters."""
 
-import itertools
 import textwrap
 from pathlib import Path
 
@@ -81,7 +80,11 @@ def written(path: Path, frame: pd.DataFrame) -> str:
         ValueError: A marker is missing, or there twice.
     """
     text, comment = path.read_text(encoding="utf-8"), "# " if path.suffix == ".py" else ""
-    parts = {"answer": textwrap.fill(ANSWERS[path.stem](frame), 126, break_on_hyphens=False)}
+    try:
+        answer = ANSWERS[path.stem](frame)
+    except FileNotFoundError:
+        answer = "Its numbers are not yet drawn."
+    parts = {"answer": textwrap.fill(answer, 126, break_on_hyphens=False)}
     if path.stem == FILMED:
         parts["films"] = films.shown(files.repository() / "figures/films", "../figures/films")
     if not comment:
@@ -101,21 +104,7 @@ def generated() -> list[Path]:
     return [repository / (f"{name}.md" if name == "README" else f"notebooks/{name}.py") for name in ANSWERS]
 
 
-def rewrite(path: Path, frame: pd.DataFrame) -> None:
-    """Makes the generated parts of a README, or of a chapter's source, again from the recorded runs."""
-    files.write_atomically(path, written(path, frame).encode())
-
-
 def update(frame: pd.DataFrame) -> None:
     """Makes all generated parts again from the recorded runs."""
     for path in generated():
-        rewrite(path, frame)
-
-
-def outdated(path: Path, frame: pd.DataFrame) -> str | None:
-    """Returns a sentence with the first line of a README or a chapter that the recorded runs contradict; None if none does."""
-    found, expected = path.read_text(encoding="utf-8").splitlines(), written(path, frame).splitlines()
-    for line, (old, new) in enumerate(itertools.zip_longest(found, expected), start=1):
-        if old != new:
-            return f"{path}, line {line}, reads {old!r} where the records give {new!r}: run `make figures`."
-    return None
+        files.write_atomically(path, written(path, frame).encode())
