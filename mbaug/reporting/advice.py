@@ -29,7 +29,7 @@ KEEPS = {  # by regime: the arm that keeps what is better, and what that is
     "comparable": ("vanilla_data", "both: the policy scores about as much as the data"),
     "inferior": ("td3_data", "the data: the policy scores less than they do"),
 }
-MARGINS = np.arange(0, 51)  # points of score that are tried
+MARGINS = np.arange(51.0)  # points of score that are tried
 UPDATES, EPOCHS, EPISODES = 20_000, 60, 10  # of the short training: a tenth of the paper's updates, a fifth of its epochs
 NEW_SHARE = 0.1  # of a small dataset, at least, that is not trained on
 
@@ -38,11 +38,6 @@ def regime(data: float, policy: float, margin: float) -> str:
     """Returns "superior" or "inferior" where two scores differ by more than `margin`, seen from the policy; or "comparable"."""
     gap = policy - data
     return "comparable" if abs(gap) <= margin else "superior" if gap > 0 else "inferior"
-
-
-def data_score(name: str) -> float:
-    """Returns the mean score of a bundled pool's episodes, as its card says."""
-    return read_card(read.bundled()[name])["mean_score"]
 
 
 def _score(task: tasks.Task, pool: Dataset) -> float:
@@ -63,44 +58,42 @@ def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
     policy = statistics.last_offline(known).reset_index()
     policy = policy[policy["arm"] == "vanilla"].set_index(["task", "seed"])["score"].rename("policy")
     found = online.reindex(columns=arms).join(policy, how="inner").dropna().reset_index()
-    return found.assign(data=[data_score(f"{task}-medium-replay") for task in found["task"]])
+    pools = read.bundled()
+    return found.assign(data=[read_card(pools[f"{task}-medium-replay"])["mean_score"] for task in found["task"]])
 
 
-def lost(rows: pd.DataFrame, margin: float) -> pd.Series:
-    """Returns by how much the best of the three arms scored more than the one that the rule names, for each case."""
+def judged(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """Returns the cases with the arm that the rule names, and by how much the best of the three scored more."""
     named = [KEEPS[regime(row.data, row.policy, margin)][0] for row in rows.itertuples()]
     arms = rows[[arm for arm, _ in KEEPS.values()]]
-    return arms.max(axis=1) - [row[arm] for (_, row), arm in zip(arms.iterrows(), named, strict=True)]
+    own = [row[arm] for (_, row), arm in zip(arms.iterrows(), named, strict=True)]
+    return rows.assign(margin=margin, named=named, lost=arms.max(axis=1) - own)
 
 
 def best_margin(rows: pd.DataFrame) -> float:
     """Returns the margin at which the rule loses least, the middle one of several; without cases that of no difference."""
-    losses = [lost(rows, float(margin)).mean() for margin in MARGINS] if len(rows) else [0.0]
+    losses = [judged(rows, margin)["lost"].mean() for margin in MARGINS] if len(rows) else [0.0]
     best = MARGINS[: len(losses)][np.isclose(losses, min(losses))]
     return float(best[len(best) // 2])
 
 
 def left_out(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns the cases with what the rule names and loses, where a task's margin is chosen on the other tasks."""
-    parts = []
-    for task, own in rows.groupby("task", sort=False):
-        margin = best_margin(rows[rows["task"] != task])
-        named = [KEEPS[regime(row.data, row.policy, margin)][0] for row in own.itertuples()]
-        parts.append(own.assign(margin=margin, named=named, lost=lost(own, margin)))
-    return pd.concat(parts) if parts else rows.assign(margin=[], named=[], lost=[])
+    parts = [judged(own, best_margin(rows[rows["task"] != task])) for task, own in rows.groupby("task", sort=False)]
+    return pd.concat(parts)
 
 
 def track_record(rows: pd.DataFrame) -> str:
     """Returns in words how often the rule was right about tasks on which its margin was not chosen."""
     if rows["task"].nunique() < 2:
         return "the rule is not tested: it takes two tasks on which all three arms are recorded"
-    judged = left_out(rows)
-    right = int((judged["lost"] == 0).sum())
-    where = f"{count('case', [len(judged)])} of {count('task', [judged['task'].nunique()])}"
-    chance = f"{len(judged) / len(KEEPS):.1f}"
+    found = left_out(rows)
+    right = int((found["lost"] == 0).sum())
+    where = f"{count('case', [len(found)])} of {count('task', [found['task'].nunique()])}"
+    chance = f"{len(found) / len(KEEPS):.1f}"
     return (
         f"with its margin chosen on the other tasks, the rule named the best of {len(KEEPS)} arms in {right} of {where}. "
-        f"A random choice is right in {chance}. On average the rule lost {number(judged['lost'].mean())} points of mean score"
+        f"A random choice is right in {chance}. On average the rule lost {number(found['lost'].mean())} points of mean score"
     )
 
 

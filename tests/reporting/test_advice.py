@@ -33,8 +33,8 @@ def test_a_regime_is_the_sign_of_a_difference_beyond_the_margin(data, policy, ex
 
 def test_what_the_rule_loses_is_the_distance_to_the_best_arm():
     found = rows(("hopper", 10, 30, 50, 60, 20), ("ant", 30, 10, 50, 60, 20), ("ant", 10, 11, 50, 60, 20))
-    assert advice.lost(found, 5.0).tolist() == [10, 40, 0]
-    assert advice.lost(found, 20.0).tolist() == [0, 0, 0]
+    assert advice.judged(found, 5.0)["lost"].tolist() == [10, 40, 0]
+    assert advice.judged(found, 20.0)["lost"].tolist() == [0, 0, 0]
 
 
 def test_the_margin_is_the_middle_of_those_that_lose_least():
