@@ -21,11 +21,6 @@ OURS = claims.METHODS[0].arm  # what chapter 11 holds against the others
 NOTHING = "Not yet recorded: on no task has every arm two seeds."
 
 
-def titled(task: str) -> str:
-    """Returns a task's name as prose has it: "HalfCheetah"."""
-    return tasks.find(task).title
-
-
 def begun(words: str) -> str:
     """Returns words as the beginning of a sentence."""
     return words[:1].upper() + words[1:]
@@ -35,7 +30,7 @@ def reached(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     """Returns where all arms ran twice and how often, as "Hopper, 3 seeds", with each one's mean there; "" if nowhere."""
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
-    where = joined([titled(name) for name in groups]) if len(groups) < len(claims.FOUR) else "All four tasks"
+    where = joined([tasks.find(name).title for name in groups]) if len(groups) < len(claims.FOUR) else "All four tasks"
     return f"{where}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
 
 
@@ -130,7 +125,7 @@ def small_datasets(frame: pd.DataFrame) -> str:
 def world_model(frame: pd.DataFrame) -> str:
     """Returns the answer of 02_world_model: the error of one step, beside what is free or cheap."""
     mean = pd.read_csv(stored.DRAWN / "02_errors.csv").groupby("task", sort=False).mean(numeric_only=True)
-    where = joined([titled(str(name)) for name in mean.index])
+    where = joined([tasks.find(str(name)).title for name in mean.index])
     kinds = ("sample", "persistence", "linear", "deterministic")
     vae, still, line, network = (joined([f"{error:.2g}" for error in mean[kind]]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
@@ -164,7 +159,7 @@ def runaways() -> str:
     over, told = last["predicted_value"] > last["limit"], []
     for arm in in_order(last["arm"]):
         own = last["arm"] == arm
-        where = joined([titled(task) for task in last["task"][own & over]])
+        where = joined([tasks.find(task).title for task in last["task"][own & over]])
         told.append(f"with “{look(arm).label}” on {where or 'none'} (of {count('task', [int(own.sum())])})")
     return (
         f" A critic has run away where it promises more than the largest reward, for ever, is worth. That happens {joined(told)}."
@@ -296,14 +291,14 @@ def methods(frame: pd.DataFrame) -> str:
         return NOTHING
     best: dict[str, list[str]] = {}
     for task, arm in means.dropna(how="all").idxmax(axis=1).items():
-        best.setdefault(look(str(arm)).label, []).append(f"{titled(str(task))} ({number(means[arm][task])})")
+        best.setdefault(look(str(arm)).label, []).append(f"{tasks.find(str(task)).title} ({number(means[arm][task])})")
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
     family = [f"{words(each.interval, signed=True)} against {look(each.comparison.others[0]).label}" for each in found]
     lone = statistics.by_task(scores, OURS, least=1)
     ours = "The methods of this chapter are not yet recorded."
     if family or lone:
-        each = [f"{number(lone[task][0].mean())} on {titled(task)}" for task in tasks.TASKS if task in lone]
+        each = [f"{number(lone[task][0].mean())} on {tasks.find(task).title}" for task in tasks.TASKS if task in lone]
         told = joined(family) if family else f"{joined(each)}, with too few seeds to compare"
         ours = f"{look(OURS).label}: {told}."
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"

@@ -183,13 +183,8 @@ def probability_of_improvement(strata: Strata, others: Strata) -> float:
 
     Both arms have an array a task, in the same order. It describes the runs that are there and decides nothing.
 
-    Raises:
-        ValueError: The arms have scores for different numbers of tasks.
-
     Source: Agarwal et al. (2021).
     """
-    if len(strata) != len(others):
-        raise ValueError(f"Both arms need scores for the same tasks; got {len(strata)} and {len(others)} tasks.")
     signs = [np.sign(np.subtract.outer(x, y)).mean() for x, y in zip(strata, others, strict=True)]
     return float(0.5 + 0.5 * np.mean(signs)) if signs else np.nan
 

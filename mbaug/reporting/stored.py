@@ -57,11 +57,9 @@ def stored(
             same = np.isclose(old, new, rtol=0, atol=tolerance * np.nanmax(np.abs(old), initial=1e-12), equal_nan=True)
         else:
             same = old.astype(str) == new.astype(str)
-        row = int(np.argmin(same))
-        sentence = (
-            f"{path} has {old[row]} in row {row} of {column}, but {new[row]} was computed: {command} anew" if len(old) else ""
-        )
-        require(bool(np.all(same)), sentence)
+        if not np.all(same):
+            row = int(np.argmin(same))
+            raise ValueError(f"{path} has {old[row]} in row {row} of {column}, but {new[row]} was computed: {command} anew")
     return kept
 
 
