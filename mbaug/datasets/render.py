@@ -65,21 +65,15 @@ def check_seconds(seconds: float) -> None:
 
 
 def frames(
-    environment: gymnasium.Env,
-    act: Callable[[Float[np.ndarray, " state"]], np.ndarray],
-    seconds: float,
-    seed: int = 0,
-    most: int = FRAMES_PER_SECOND,
+    environment: gymnasium.Env, act: Callable[[np.ndarray], np.ndarray], seconds: float, most: int = FRAMES_PER_SECOND
 ) -> tuple[Frames, int]:
     """Returns the images of a policy, of so many simulated seconds, and how many make a second; after an episode comes another.
 
-    The environment has render_mode="rgb_array"; `act` returns the action in a state; `seed` is of the first episode's start;
-    `most` is of frames a second.
+    The environment has render_mode="rgb_array"; `act` returns the action in a state; `most` is of frames a second.
     """
-    check_seconds(seconds)
     steps_per_second = environment.metadata["render_fps"]
     every = math.ceil(steps_per_second / most)
-    state, images = environment.reset(seed=seed)[0], []
+    state, images = environment.reset(seed=0)[0], []
     for step in range(math.ceil(seconds * steps_per_second)):
         if step % every == 0:
             images.append(environment.render())
