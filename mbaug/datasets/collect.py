@@ -1,11 +1,6 @@
 """The offline data: SAC learns a task from scratch, and the transitions that it sees on the way become pools.
 
-One training, the run `<task>/none/sac_million/seed<k>`, gives all of a task's pools:
-
-- `random`: uniform actions, no agent;
-- `replay`: all finished episodes until the greedy agent first holds the medium level over two consecutive evaluations;
-- `medium-replay`: whole episodes of it, chosen uniformly at random;
-- `medium` and `expert`: the agent of that moment and of the end, acting at random as it does while it learns.
+One training, the run `<task>/none/sac_million/seed<k>`, gives all of a task's pools; data/README.md says what each holds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
