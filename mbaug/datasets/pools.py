@@ -95,14 +95,10 @@ def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
     with h5py.File(content, "w", track_order=True) as file:
         for name, column in columns.items():
             file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
-    document = (
-        {"name": path.stem, "task": task.gym_id}
-        | card
-        | {"file": path.name, "sha256": files.sha256(content.getvalue())}
-        | describe(task, rows)
-    )
-    document = checked(files.plain(document | {"d4rl": D4RL.get(path.stem)}), f"the card of {path.stem}")
-    files.write_together({path: content.getvalue(), path.with_suffix(".json"): sealed(document)})  # the card last
+    about = {"name": path.stem, "task": task.gym_id} | card | {"file": path.name, "sha256": files.sha256(content.getvalue())}
+    document = files.plain(about | describe(task, rows) | {"d4rl": D4RL.get(path.stem)})
+    written = sealed(checked(document, f"the card of {path.stem}"))
+    files.write_together({path: content.getvalue(), path.with_suffix(".json"): written})  # the card last
 
 
 def exists(path: Path) -> bool:
