@@ -28,12 +28,12 @@ MINARI = "minari:"  # what a Minari dataset's name begins with
 # be zero (Farama-Foundation/D4RL, issue 143), and the default of Gymnasium's v5.
 WITHOUT_CONTACT_FORCES = {111: 27, 105: 27}
 
-# Bytes and SHA-256 of D4RL v2's files. Source: tensorflow/datasets, checksums of d4rl.
+# SHA-256 of D4RL v2's files. Source: tensorflow/datasets, checksums of d4rl.
 D4RL_FILES = {
-    "hopper_medium_replay-v2.hdf5": (75_854_457, "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b"),
-    "walker2d_medium_replay-v2.hdf5": (86_323_963, "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db"),
-    "halfcheetah_medium_replay-v2.hdf5": (59_448_533, "48d494a4770c11f48260736dec090b78bdca8375647ed4d24bfa5b6610c7f683"),
-    "ant_medium_replay-v2.hdf5": (136_482_252, "844c4e5743ef51091f2106a3570b257fb149032c4743f8a5f02f40adc3b42a46"),
+    "hopper_medium_replay-v2.hdf5": "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b",
+    "walker2d_medium_replay-v2.hdf5": "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db",
+    "halfcheetah_medium_replay-v2.hdf5": "48d494a4770c11f48260736dec090b78bdca8375647ed4d24bfa5b6610c7f683",
+    "ant_medium_replay-v2.hdf5": "844c4e5743ef51091f2106a3570b257fb149032c4743f8a5f02f40adc3b42a46",
 }
 
 
@@ -62,7 +62,10 @@ def arrays(name: str, folders: Sequence[Path] = FOLDERS) -> tuple[str, Columns]:
     if name.startswith(MINARI):
         return name.removeprefix(MINARI).replace("/", "-"), read_minari(name)
     path = _find(name, folders)
-    return path.stem, read_hdf5(path)
+    found, digest = read_hdf5(path), D4RL_FILES.get(path.name)
+    if digest is not None and files.sha256(path) != digest:
+        raise DatasetDamaged(f"{path} is not D4RL's file of that name (SHA-256 {digest}): download it again or rename it")
+    return path.stem, found
 
 
 def compose(name: str, pools: Sequence[Dataset]) -> Dataset:
@@ -80,16 +83,11 @@ def bundled(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
-    """Returns the path of a pool, or of a file that is named by its path, after comparing its SHA-256 if it should have one."""
+    """Returns the path of a file that is named by it, or of a pool, after comparing its SHA-256 with its card's."""
     found, path, (task, _, quality) = bundled(folders), Path(name), name.partition("-")
     if path.suffix in SUFFIXES or len(path.parts) > 1 or path.is_file():
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}: give the path of a D4RL v2 file or one of {', '.join(found)}")
-        size, digest = D4RL_FILES.get(path.name, (0, None))
-        if (given := path.stat().st_size) < size:
-            raise DatasetDamaged(f"{path} is half a download: it has {given:,} of {size:,} bytes; download it again")
-        if digest is not None and files.sha256(path) != digest:
-            raise DatasetDamaged(f"{path} is not D4RL's file of that name (SHA-256 {digest}): download it again or rename it")
         return path
     if name not in found and folders is FOLDERS:
         files.repository()  # says where data are, where there is none

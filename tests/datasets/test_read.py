@@ -340,14 +340,9 @@ def test_next_states_are_held_to_the_order_of_the_rows(tmp_path, row, like, sent
 
 def test_a_known_d4rl_file_is_checked(tmp_path, monkeypatch):
     path = written(tmp_path, d4rl(), "hopper_medium_replay-v2.hdf5")
-    size = path.stat().st_size
-    with pytest.raises(read.DatasetDamaged, match=f"half a download: it has {size:,} of 75,854,457 bytes"):
-        read.load(path)
-    monkeypatch.setitem(read.D4RL_FILES, path.name, (size, "0" * 64))
     with pytest.raises(read.DatasetDamaged, match="is not D4RL's file of that name"):
         read.load(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(read.D4RL_FILES, path.name, (size, digest))
+    monkeypatch.setitem(read.D4RL_FILES, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     assert read.load(path).name == "hopper_medium_replay-v2"
 
 
