@@ -20,7 +20,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from mbaug.method.networks import PLAIN, Arithmetic
 from mbaug.method.settings import Finetuning, WorldModel
 from mbaug.method.td3 import TD3
 
-Found = TypeVar("Found")
 WRITTEN = Arithmetic(perceptron.forward)  # the engine's networks, but each update runs through Python and autograd
 ALIKE = {"hopper": "hopper", "halfcheetah": "walker2d, halfcheetah", "ant": "ant"}  # a task of each size, and who has it
 LEARNERS = {"TD3+BC": ("td3", "offline_loss"), "TD3": ("td3", "online_loss"), "SAC": ("sac", "online_loss")}
@@ -151,7 +150,7 @@ def alone(seconds: float, device: str, precision: str = "float32", population=1,
     }
 
 
-def fresh(call: Callable[..., Found], *arguments, **options) -> Found:
+def fresh(call: Callable, *arguments, **options) -> Any:
     """Returns what a function returns in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(call, *arguments, **options).result()
