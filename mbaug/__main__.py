@@ -97,8 +97,7 @@ def record(arguments: argparse.Namespace) -> None:
         say(*missing, sep="\n")
         return
     work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
-    scale = {name: getattr(arguments, name) for name in ("cluster", "population", "device")}
-    runner.record(runs, root, work, profile, workers, **scale)
+    runner.record(runs, root, work, profile, workers, arguments.cluster, arguments.population, arguments.device)
 
 
 def status(arguments: argparse.Namespace) -> None:

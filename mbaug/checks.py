@@ -134,13 +134,8 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
     """Returns a settings class filled from plain JSON: every field is there, of its type and within its bounds, and none else.
 
     A list becomes a tuple, an object that is declared as a settings class becomes one. What is declared as `Any` stays as it is.
-
-    Args:
-        cls: the settings class.
-        plain: what JSON gave.
-        where: names the file in a sentence.
-        lacking: names, at any depth, of fields that may be missing if they have a default, which they take.
-        parent: of these fields, where the class is a field itself; it stands before their names in a sentence.
+    Fields in `lacking`, at any depth, may be missing if they have a default, which they take. A sentence begins with `where`, the
+    file, and names a field after its `parent`, where the class is a field itself.
 
     Raises:
         ValueError: with the file, the key, what was given and what is allowed.

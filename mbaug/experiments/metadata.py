@@ -16,7 +16,6 @@ LATER = {  # names that came with a format after 3, the oldest
     "branch": 7,
 }
 OPTIONAL = {"error_elsewhere", "policies_sha256"} | provenance.OPTIONAL  # in every format
-STATUSES = ("finished", "diverged")
 
 Number = float | None  # null where it was not finite
 
@@ -71,7 +70,7 @@ class Metadata:
     seed: Whole
     settings: arms.Arm
     draw_sha256: Sha256 | None  # of the transitions that this seed drew from its dataset; None from scratch
-    status: Annotated[str, Bound(lambda x: x in STATUSES, " or ".join(STATUSES))]
+    status: Annotated[str, Bound(lambda x: x in ("finished", "diverged"), "finished or diverged")]
     diverged_at: Annotated[dict[str, Whole], keys("gradient_steps", "environment_steps")] | None
     watch: Signatures
     world_model: Annotated[dict[str, tuple[Number, ...]], PREDICTED] | None  # its held-out errors
