@@ -83,7 +83,7 @@ def bundled(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
-    """Returns the path of a file that is named by it, or of a pool, after comparing its SHA-256 with its card's."""
+    """Returns the path of a pool, after comparing its SHA-256 with its card's, or of a file that is named by its path."""
     found, path, (task, _, quality) = bundled(folders), Path(name), name.partition("-")
     if path.suffix in SUFFIXES or len(path.parts) > 1 or path.is_file():
         if not path.is_file():
