@@ -347,10 +347,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "repository", lambda: tmp_path)
-    folder, notebook = tmp_path / "figures", tmp_path / "notebooks" / "05_online_finetuning.ipynb"
-    notebook.parent.mkdir()
-    notebook.touch()
-    notebook.with_suffix(".py").write_text("# %% [markdown]\n# # 05 · Online fine-tuning\n")
+    folder, notebooks = tmp_path / "figures", tmp_path / "notebooks"
+    notebooks.mkdir()
+    for name, title, calls in (
+        ("01_small_datasets", "01 · Small datasets", ["01_returns", "01_not_yet"]),
+        ("05_online_finetuning", "05 · Online fine-tuning", ["05_returns", "05_online_curves", "05_returns"]),
+    ):
+        code = "".join(f'save_figure(figure, "{call}")\n' for call in calls)
+        (notebooks / f"{name}.py").write_text(f"# %% [markdown]\n# # {title}\n#\n# %%\n{code}")
+        (notebooks / f"{name}.ipynb").touch()
     for name, profile in (("05_online_curves", "paper"), ("05_returns", "paper"), ("01_returns", "quick")):
         text = f"About {name}.\n\nCode 0123456."
         figures.save_figure(plt.figure(), name, pd.DataFrame({"n_seeds": [2]}), text, profile, folder)
@@ -359,11 +364,11 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     assert text == figures.gallery(folder)
     titles = [
         "# Figures",
-        "## 01",
+        "## [01 · Small datasets](../notebooks/01_small_datasets.ipynb)",
         "### 01 · Returns",
         "## [05 · Online fine-tuning](../notebooks/05_online_finetuning.ipynb)",
     ]
-    titles += ["### 05 · Online curves", "### 05 · Returns"]
+    titles += ["### 05 · Returns", "### 05 · Online curves"]
     assert re.findall("(?m)^#+ .*$", text) == titles
     shown = "![05 · Online curves](05_online_curves.png)\n\nAbout 05_online_curves.\n\n<details><summary>Data and provenance"
     assert f"{shown}</summary>\n\nCode 0123456. [SVG](05_online_curves.svg) · [data](05_online_curves.csv)\n\n</details>" in text
