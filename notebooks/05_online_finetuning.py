@@ -77,7 +77,6 @@ caption = figures.caption(text, online[online["arm"].isin(arms)], metadata, figu
 path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), caption, profile)
 
 # %% [markdown]
-# <!-- films -->
 # ![Ant: one agent at three moments](../figures/films/ant.gif)
 #
 # ![HalfCheetah: one agent at three moments](../figures/films/halfcheetah.gif)
@@ -88,7 +87,6 @@ path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]),
 #
 # One agent of the arm *augmented 50 %*, seed 0: at the switch, after 50,000 and after 100,000 interactions.
 # Its score is the recorded evaluation at that moment. Nothing is learned before 25,000.
-# <!-- /films -->
 
 # %% [markdown]
 # ## 1. How to read it

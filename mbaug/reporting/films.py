@@ -67,16 +67,6 @@ def about(task: str, root: Path, folder: Path = trained.FOLDER) -> dict[str, Any
     }
 
 
-def shown(folder: Path, address: str) -> str:
-    """Returns the films of `folder` as Markdown that finds them at `address`, and what they show; or that there is none."""
-    found = {path.stem: f"{address}/{path.name}" for path in sorted(folder.glob("*.gif"))}
-    lines = [f"![{tasks.find(task).title}: one agent at three moments]({link})" for task, link in found.items()]
-    words = f"One agent of the arm *{look(ARM).label}*, seed 0: at the switch, after 50,000 and after 100,000 interactions.\n"
-    words += "Its score is the recorded evaluation at that moment. Nothing is learned before 25,000."
-    none = "No film is made yet: `python -m mbaug films` makes one of each task whose agent is recorded."
-    return "\n\n".join([*lines, words]) if found else none
-
-
 def film(panels: Sequence[Frames], words: Sequence[str], frames_per_second: int) -> bytes:
     """Returns panels of as many frames each, side by side, each under its words, as a GIF that begins again and again.
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from mbaug import files, tasks
-from mbaug.reporting import films, statistics
+from mbaug.reporting import statistics
 from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, fold, main_runs
 from mbaug.reporting.figures import LOOKS, in_order, look, number, words
 
 MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # the arms whose scores everybody sees
-FILMED = "05_online_finetuning"  # the chapter that shows the films
 
 
 def found_table(frame: pd.DataFrame) -> str:
@@ -85,8 +84,6 @@ def written(path: Path, frame: pd.DataFrame) -> str:
     except FileNotFoundError:
         answer = "Its numbers are not yet drawn."
     parts = {"answer": textwrap.fill(answer, 126, break_on_hyphens=False)}
-    if path.stem == FILMED:
-        parts["films"] = films.shown(files.repository() / "figures/films", "../figures/films")
     if not comment:
         parts |= {"claims": claims_table(frame), "found": found_table(frame)}
     for name, part in parts.items():

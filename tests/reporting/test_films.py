@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import mujoco
 import numpy as np
@@ -13,6 +14,7 @@ from mbaug import files, tasks
 from mbaug.datasets import render
 from mbaug.experiments import records, trained
 from mbaug.reporting import films
+from mbaug.reporting.figures import look
 
 FOLDER = ROOT / "figures" / "films"
 HERE = sorted(path.stem for path in FOLDER.glob("*.gif"))
@@ -35,13 +37,10 @@ def test_a_film_is_of_the_actors_and_the_record_that_are_here(task):
     assert abs(seconds - films.SECONDS) < 0.1, "it runs in real time"
 
 
-def test_what_is_shown_are_the_films_that_are_here(tmp_path):
-    assert "No film is made yet" in films.shown(tmp_path, "films")
-    for task in ("hopper", "ant"):
-        (tmp_path / f"{task}.gif").touch()
-    text = films.shown(tmp_path, "films")
-    assert text.startswith("![Ant: one agent at three moments](films/ant.gif)\n\n![Hopper: one")
-    assert "augmented 50 %" in text
+def test_the_chapter_shows_every_film():
+    text = (ROOT / "notebooks/05_online_finetuning.py").read_text()
+    assert re.findall(r"\]\(../figures/films/(\w+)\.gif\)", text) == HERE
+    assert look(films.ARM).label in text
 
 
 def panels(frames=4, noise=0):

@@ -168,12 +168,9 @@ def test_an_answer_whose_numbers_are_not_drawn_says_so(tmp_path, monkeypatch):
 
 def test_an_answer_is_a_comment_in_a_chapter_s_source_and_nothing_else_changes(tmp_path):
     path = tmp_path / "05_online_finetuning.py"
-    films = "# <!-- films -->\n# <!-- /films -->\n"
-    path.write_text(films + "# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
+    path.write_text("# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
     frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10}, seeds=5)
-    films, _, text = tables.written(path, frame).partition("# <!-- /films -->\n")
-    assert "one agent at three moments](../figures/films/" in films
-    lines = text.splitlines()
+    lines = tables.written(path, frame).splitlines()
     assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
     assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays (+30 [+29, +31]). Over the first")
     assert all(line.startswith("# ") and len(line) <= 130 for line in lines[4:-3])
