@@ -197,7 +197,7 @@ DAMAGES = [
     (replaced(".json", NOW, b'"format": 4'), "has the unknown|is not the one in it"),
     (replaced(".json", b'"seed": 0', b'"seed": 1'), "written for another run"),
     (replaced(".json", b'"status"', b'"state"'), "lacks status"),
-    (replaced(".json", b'"calibration"', b'"calibrated"'), "lacks calibration"),
+    (replaced(".json", b'"sha256"', b'"sha"'), "lacks sha256"),
     (replaced(".json", b"{", b""), "is not JSON"),
     (replaced(".safetensors", b"\x00\x00\x80?", b"\x00\x00\x00?"), r"the SHA-256 of .*seed0\.safetensors is not"),
     (lambda path: path.with_suffix(".safetensors").unlink(), r"seed0\.safetensors is missing"),
@@ -238,21 +238,14 @@ def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
         ({"world_model": {"sample": [0.5]}}, "world_model is .*, but it must be of sample, mean, reconstruction"),
         ({"settings": METADATA["settings"] | {"learner": {}}}, "settings.learner lacks hidden"),
         ({"settings": {}}, "settings lacks algorithm"),
-        ({"policies_sha256": ...}, "(lacks policies_sha256|is not the one in it)"),
+        ({"policies_sha256": ...}, "lacks policies_sha256"),
         ({"notes": "fine"}, "has the unknown 'notes'"),
     ],
 )
-@pytest.mark.parametrize("number", [4, 5])
-def test_every_key_is_there_and_as_it_must_be(tmp_path, number, changed, sentence):
+def test_every_key_is_there_and_as_it_must_be(tmp_path, changed, sentence):
     """Also without a digest, which formats below 5 lack; the file and the key are named."""
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
-    path = RUN.path(tmp_path)
-    if number == 4:
-        change(path, format=4, **changed)
-    else:  # whoever changes a value may change the digest with it
-        document = json.loads(path.with_suffix(".json").read_text()) | changed
-        text = json.dumps({name: value for name, value in document.items() if value is not ...}).encode()
-        path.with_suffix(".json").write_bytes(text)
+    change(RUN.path(tmp_path), format=4, **changed)
     with pytest.raises(records.RecordDamaged, match=rf"{RUN} is damaged: .*seed0.*{sentence}"):
         records.read_metadata(tmp_path, RUN)
 
