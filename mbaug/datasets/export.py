@@ -20,7 +20,7 @@ from mbaug.datasets.pools import LICENCE
 from mbaug.method.transitions import Dataset
 
 VERSION = 0  # of the exported datasets: Minari's ids end in it
-REPLAYED = "a learning agent, from its first step on"  # the policy of a medium-replay, whose card names none
+LEARNING = "a learning agent, from its first step on"  # the policy of a medium-replay, whose card names none
 
 CARD = """---
 pretty_name: Small offline datasets of four MuJoCo tasks
@@ -68,7 +68,7 @@ def minari_datasets(folder: Path) -> Iterator[str]:
             except BaseException:  # also Ctrl-C: what is there is whole
                 shutil.rmtree(folder / identifier, ignore_errors=True)
                 raise
-        lines.append(ROW.format(**{"policy": REPLAYED} | card | {"id": identifier}))
+        lines.append(ROW.format(**{"policy": LEARNING} | card | {"id": identifier}))
         yield identifier
     text = CARD.format(version=project["version"], licence=LICENCE, rows="\n".join(lines))
     files.write_atomically(folder / "README.md", text.encode())
@@ -98,7 +98,7 @@ def create(identifier: str, task: tasks.Task, data: Dataset, card: dict, project
             env=environment,
             eval_env=environment,
             observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (task.state_size,), np.float32),
-            algorithm_name=card.get("policy", REPLAYED),
+            algorithm_name=card.get("policy", LEARNING),
             author=project["authors"][0]["name"],
             code_permalink=project.get("urls", {}).get("Repository"),
             ref_min_score=task.return_random,
