@@ -1,7 +1,7 @@
 """Films: one trained agent at the switch, after 50,000 and after 100,000 interactions, side by side, with its recorded scores.
 
 A film is `figures/films/<task>.gif` beside a `.json` with its caption and all that it comes from. `python -m mbaug films` makes
-one of each task whose three actors are in data/models. The same actors and the same OpenGL library give the same bytes.
+one of each task, of its three actors in data/models. The same actors and the same OpenGL library give the same bytes.
 """
 
 import io
@@ -33,17 +33,7 @@ COLOURS = 32, 24, 20, 16, 12, 8, 4  # of a whole film: the first with which it h
 BYTES = 400_000
 
 
-def actors(task: str, folder: Path = trained.FOLDER) -> list[Path]:
-    """Returns the files of a task's actors, one a moment, whether they are there or not."""
-    return [trained.path_of(task, ARM if moment == "switch" else f"{ARM}_{moment}", folder) for moment in MOMENTS]
-
-
-def possible(folder: Path = trained.FOLDER) -> list[str]:
-    """Returns the tasks of which every actor is there."""
-    return [task for task in tasks.TASKS if all(path.is_file() for path in actors(task, folder))]
-
-
-def about(task: str, root: Path, folder: Path = trained.FOLDER) -> dict[str, Any]:
+def about(task: str, root: Path) -> dict[str, Any]:
     """Returns what the JSON beside a film says: caption and provenance, the run, its scores, and the actors' checksums.
 
     Raises:
@@ -55,6 +45,7 @@ def about(task: str, root: Path, folder: Path = trained.FOLDER) -> dict[str, Any
     absent = [f"{steps:,}" for steps in MOMENTS.values() if steps not in online]
     require(not absent, f"{root} has no evaluation of {which} after {', '.join(absent)} interactions, which its film would show")
     scores = [float(online[steps]) for steps in MOMENTS.values()]
+    actors = [trained.path_of(task, ARM if moment == "switch" else f"{ARM}_{moment}") for moment in MOMENTS]
     name = tasks.find(task).title
     return {
         "caption": f"{name}, {look(ARM).label}, seed 0: the agent at the switch, after 50,000 and after 100,000 interactions. "
@@ -63,7 +54,7 @@ def about(task: str, root: Path, folder: Path = trained.FOLDER) -> dict[str, Any
         "provenance": f"{which}, actors rounded to bfloat16, drawn with MuJoCo {mujoco.__version__}.",
         "run": str(which),
         "scores": scores,
-        "actors": {path.stem: files.sha256(path) for path in actors(task, folder)},
+        "actors": {path.stem: files.sha256(path) for path in actors},
     }
 
 
@@ -99,17 +90,17 @@ def _encoded(images: Sequence[Image.Image], colours: int, milliseconds: list[int
         return file.getvalue()
 
 
-def make(folder: Path, root: Path, trained_in: Path = trained.FOLDER) -> Iterator[Path]:
-    """Writes a film and its JSON for each task that is `possible` and has none of these actors, and yields the film's path."""
-    for task in possible(trained_in):
-        path, told = folder / f"{task}.gif", about(task, root, trained_in)
+def make(folder: Path, root: Path) -> Iterator[Path]:
+    """Writes a film and its JSON for each task that has none of these actors, and yields the film's path."""
+    for task in tasks.TASKS:
+        path, told = folder / f"{task}.gif", about(task, root)
         text = files.sealed(told)
         if path.is_file() and path.with_suffix(".json").is_file() and path.with_suffix(".json").read_bytes() == text:
             continue
         panels, words, frames_per_second = [], [], 0
         for (moment, steps), score in zip(MOMENTS.items(), told["scores"], strict=True):
             environment = render.plain(tasks.make(tasks.find(task), width=PANEL[0], height=PANEL[1], **render.FOLLOWED))
-            act = trained.policy(task, ARM, moment, trained_in)
+            act = trained.policy(task, ARM, moment)
             images, frames_per_second = render.frames(environment, act, SECONDS, most=FRAMES_PER_SECOND)
             environment.close()
             panels.append(images)

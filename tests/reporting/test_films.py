@@ -81,7 +81,7 @@ def test_a_film_is_made_of_each_task_that_has_its_actors_and_once(tmp_path, monk
     made, path = [], tmp_path / "halfcheetah.gif"
     acts = lambda *given: made.append(given[:3]) or (lambda state: np.zeros(6))  # noqa: E731
     monkeypatch.setattr(trained, "policy", acts)
-    monkeypatch.setattr(films, "possible", lambda folder: ["halfcheetah"])
+    monkeypatch.setattr(tasks, "TASKS", {"halfcheetah": tasks.find("halfcheetah")})
     monkeypatch.setattr(tasks, "make", lambda task, **options: tasks.gymnasium.make(task.gym_id))
     monkeypatch.setattr(render, "frames", lambda *given, most: (panels(noise=9)[0], 20))
     assert [*films.make(tmp_path, records.root())] == [path]
@@ -94,14 +94,6 @@ def test_a_film_is_made_of_each_task_that_has_its_actors_and_once(tmp_path, monk
     assert [*films.make(tmp_path, records.root())] == [path]
     with pytest.raises(ValueError, match=f"^{tmp_path} has no evaluation of halfcheetah/.*/seed0 after 0, 50,000, 100,000 inter"):
         next(films.make(tmp_path, tmp_path))
-
-
-def test_a_task_is_possible_with_all_its_actors(tmp_path):
-    for path in films.actors("ant", tmp_path):
-        assert "ant" not in films.possible(tmp_path)
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    assert films.possible(tmp_path) == ["ant"]
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
