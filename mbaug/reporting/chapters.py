@@ -29,7 +29,6 @@ from traitlets.config import Config
 
 from mbaug import checks, files
 
-LONGEST = "02_world_model"  # begun first, so that it does not run alone at the end
 WORKERS = 2  # notebooks executed at a time; each takes one core
 PROFILES = ("smoke", "quick", "paper")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -109,7 +108,7 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
         with tempfile.TemporaryFile(dir=output) as probe:
             probe.write(bytes(1_000_000))  # about a notebook with its figures
     print(f"{len(sources)} notebooks, {WORKERS} at a time, into {output}", flush=True)
-    started, order = time.monotonic(), sorted(sources, key=lambda source: source.stem != LONGEST)
+    started = time.monotonic()
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # the path of a socket has some hundred characters at most
     free, done = threading.Semaphore(WORKERS), queue.SimpleQueue()
 
@@ -121,9 +120,9 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
 
     folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
     with patch.dict(os.environ, environment()), folder as sockets:
-        for source in order:
+        for source in sources:
             threading.Thread(target=work, args=[source], daemon=True).start()  # Ctrl-C waits for none, and their kernels end, too
-        problems = sorted(done.get() for _ in order)
+        problems = sorted(done.get() for _ in sources)
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
     if failed := [f"{name}: {problem}" for name, problem in problems if problem]:
         raise NotebookFailed("\n".join(failed))
