@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mbaug import files, tasks
+from mbaug import tasks
 from mbaug.experiments.studies import FOUR, TWO
 from mbaug.reporting import statistics
 from mbaug.reporting.figures import count, look, number, words
@@ -188,10 +188,9 @@ def claims_table(frame: pd.DataFrame) -> str:
     table = main_runs(frame)
     lines = [*_primary(table), "", "| | claim | the paper | we measured | verdict | notebook |", "|---" * 6 + "|"]
     for claim in CLAIMS:
-        found, copy = findings(claim, table), f"notebooks/{claim.notebook}.ipynb"
+        found, link = findings(claim, table), f"[{claim.notebook}](notebooks/{claim.notebook}.ipynb)"
         kind = "primary" if claim.parts[0] in PRIMARY else "exploratory"
         measured = "<br>".join(_measured(each, table) for each in found if each.tasks) or "–"
-        link = f"[{claim.notebook}]({copy})" if (files.repository() / copy).exists() else claim.notebook
         lines.append(f"| {claim.letter} | {claim.text} *({kind})* | {claim.said} | {measured} | {verdict(found)} | {link} |")
     return "\n".join([*lines, "", fold("How a verdict is reached", RULES)])
 

@@ -27,13 +27,9 @@ def found_table(frame: pd.DataFrame) -> str:
     groups = {key: runs.to_numpy() for key, runs in scores.groupby(["task", "arm"])}
     for arm in in_order({arm for _, arm in groups} & {*MAIN}):
         reached = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in found]
-        lines.append(f"| {' | '.join([look(arm).label, *map(_with_seeds, reached)])} |")
+        cells = [f"{words(each)} ({each.n_seeds})" if each.n_seeds else "–" for each in reached]
+        lines.append(f"| {' | '.join([look(arm).label, *cells])} |")
     return "\n".join([*lines, "", fold("Every arm, and more measures", _each_arm(table))])
-
-
-def _with_seeds(found: statistics.Interval) -> str:
-    """Returns an interval in words, and in round brackets how many seeds it is of."""
-    return f"{words(found)} ({found.n_seeds})" if found.n_seeds else "–"
 
 
 def _each_arm(table: pd.DataFrame) -> str:
