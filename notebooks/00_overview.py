@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 · Overview
 #
-# **What does the paper claim, and what of it do we find?**
+# **What does the paper claim, and how much of it do we find?**
 #
 # <!-- answer -->
 # With 10,000 transitions we would today take “TD3 with the data, no pre-training”: over four tasks its mean score in the first
@@ -19,8 +19,8 @@
 # | minutes on 2 cores | paper: below 1, it reads records · smoke: about 1, it trains tiny agents · quick: up to 20 |
 #
 # The paper is *Small Dataset, Big Gains: Enhancing Reinforcement Learning by Offline Pre-Training with Model Based
-# Augmentation* ([Macaluso, Sestini & Bagdanov, arXiv 2312.09844](https://arxiv.org/abs/2312.09844)). We wrote its method
-# anew. These notebooks show each function where they explain it, and draw what came out when we ran it.
+# Augmentation* ([Macaluso, Sestini & Bagdanov, arXiv 2312.09844](https://arxiv.org/abs/2312.09844)). We implemented its
+# method from scratch. These notebooks show each function where they explain it, and draw the results of our own runs.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -70,28 +70,28 @@ caption = figures.caption(text, shown, origins, dots)
 saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 
 # %% [markdown]
-# *Read.* An *arm* is one way to an online agent, and it has the same colour in every figure.
+# *Read.* An *arm* is one way to train an online agent. It has the same colour in every figure.
 #
 # - TD3 and SAC *from scratch* start without any knowledge. *TD3 with the data* starts with the offline data in its
 #   replay buffer.
 # - *Vanilla* is pre-trained on the recorded data alone.
-# - *Augmented* is the paper's method: while it is pre-trained, a world model imagines half of the next states.
-# - *Matched noise* is our control: noise as large as the model's error takes the place of imagination.
+# - *Augmented* is the paper's method: during pre-training a world model imagines half of the next states.
+# - *Matched noise* is our control: instead of imagining, we add noise as large as the model's error.
 #
-# A *seed* numbers a repetition. It fixes which data are drawn and all other chance.
+# A *seed* is the number of a repetition. It fixes which data are drawn and every other random choice.
 #
-# Above, each run is one number: its mean score over the first 100,000 interactions. Below, you see how that came about. Ask
-# three questions. Does pre-training start above TD3 from scratch, and stay there
+# The upper row shows each run as one number, its mean score over the first 100,000 interactions. The lower row shows the
+# curves behind these numbers. Ask three questions. Does pre-training start above TD3 from scratch, and stay there
 # ([chapter 05](05_online_finetuning.ipynb))? Does imagination add anything to vanilla pre-training
 # ([03](03_augmentation.ipynb), [04](04_offline_pretraining.ipynb))? Does it do better than matched noise
-# ([07](07_controls.ipynb))? If not, smoothing is what helps, and no model is needed. Last, look at SAC, which needed no
-# data at all.
+# ([07](07_controls.ipynb))? If it does not, the help comes from smoothing, and no model is needed. Last, look at SAC,
+# which uses no offline data at all.
 #
 # ## 1. What the paper claims
 #
-# Offline data are often few, here 10,000 transitions, and poor. An agent trained on them alone over-fits its critic and
-# collapses when it goes online. The paper's remedy is to fit a world model to the same 10,000 transitions, and to let it
-# imagine half of the next states that the critic learns from.
+# Offline datasets are often small, here 10,000 transitions, and of poor quality. An agent trained on them alone over-fits
+# its critic and collapses when it goes online. The paper's remedy is to fit a world model to the same 10,000 transitions.
+# The model then imagines half of the next states that the critic learns from.
 #
 # | | claim | source |
 # |---|---|---|
@@ -102,21 +102,22 @@ saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 # | e | Pre-trained actor and critic both help online, the actor most when there is no augmentation. | A |
 # | f | Augmentation smooths the critic's over-fitting, which shows in the distributions of Q-values. | S, A |
 #
-# We do not have the paper's full text, so we quote none of its numbers. What we know has three sources, and each
-# statement in these notebooks names its own:
+# We do not have the paper's full text, so we quote none of its numbers. We rely on three sources. Each statement about
+# the paper in these notebooks names its source by a letter:
 #
 # - **S** is a summary of the paper.
 # - **A** is a second summary, written from the full text
 #   ([`taesiri/ArXivQA`](https://github.com/taesiri/ArXivQA), `papers/2312.09844.md`).
 # - **C** is the first author's public development repository of October 2023, two months before the paper appeared
 #   ([`ganjiro/ContrastiveWorldModel`](https://github.com/ganjiro/ContrastiveWorldModel), branch `Pre-Training`, head
-#   `54133b9`). It has no licence, so we took facts and figures from it, and no code.
+#   `54133b9`). It has no licence, so we took facts and numbers from it, but no code.
 #
-# **Nobody outside knows whether the published runs used exactly C.** We say this once. It holds wherever we name C.
+# **Nobody but the authors knows whether the published runs used exactly C.** We say this once, and it holds wherever we
+# name C.
 #
 # ## 2. What we found
 #
-# The table is computed from the recorded runs. *Not attempted* means that nobody has run it here.
+# The table is computed from the recorded runs. *Not attempted* means that we have not run it.
 
 # %%
 Markdown(claims.claims_table(everything).replace("](notebooks/", "]("))
@@ -129,8 +130,8 @@ print(
 )
 
 # %% [markdown]
-# These are the scores behind it. *Offline* is the last evaluation before the first interaction. The *mean score* is the
-# area under the online curve, divided by its length.
+# The next table has the scores behind the verdicts. *Offline* is the last evaluation before the first interaction. The
+# *mean score* is the area under the online curve, divided by its length.
 
 # %%
 Markdown(tables.found_table(everything))
@@ -138,8 +139,8 @@ Markdown(tables.found_table(everything))
 # %% [markdown]
 # ## 3. The method in one picture
 #
-# *Ask.* How little can you change and still have a new method? One column of half a batch. Everything else in the picture
-# is TD3+BC offline and TD3 online, as others published them.
+# *Ask.* How much does the method change? It changes one column in half of each batch. Everything else in the picture is
+# published TD3+BC offline and published TD3 online.
 
 
 # %%
@@ -226,9 +227,9 @@ data = rows.rename_axis("row").reset_index()
 saved = figures.save_figure(figure, "00_method", data, text, profile)
 
 # %% [markdown]
-# *Read.* Blue is all that is new: half of the next states of each batch. State, action, reward and `d` (terminal) stay as
-# recorded. Only the critic's target looks at the next state, so the actor's loss does not change. All numbers in the
-# picture are read from the settings.
+# *Read.* Blue marks what is new: half of the next states of each batch. State, action, reward and `d` (terminal) stay as
+# recorded. Only the critic's target uses the next state, so the actor's loss does not change. All numbers in the picture
+# are read from the settings.
 #
 # > **Algorithm.** Offline pre-training with model-based augmentation
 # >
@@ -238,9 +239,10 @@ saved = figures.save_figure(figure, "00_method", data, text, profile)
 # >    1. Draw a batch of 256 rows $(s, a, r, s', d)$.
 # >    2. **Replace the next states of 128 of them by the model's prediction** $\hat s' \sim p(\cdot\,|\,s, a)$.
 # >    3. Move the critics towards $r + \gamma(1-d)\, y'$ with $y' = \min_i Q'_i(s', \pi'(s') + \epsilon)$.
-# >    4. Every second time move the actor down $-\lambda Q_1(s, \pi(s)) + (\pi(s)-a)^2$, and the targets a little.
-# > 3. Go online. Carry actor, critics and Adam's states. Start with an empty replay buffer. Collect 25,000 steps without
-# >    updates. Then each step is followed by one update, and the actor's loss is $-Q_1(s, \pi(s))$ alone.
+# > 4. Every second time, take a gradient step of the actor on $-\lambda Q_1(s, \pi(s)) + (\pi(s)-a)^2$, and move the
+# >    targets a little.
+# > 3. Go online. Keep actor, critics and Adam's states. Start with an empty replay buffer. Collect 25,000 steps without
+# >    updates. Then make one update after each step. The actor's loss is now $-Q_1(s, \pi(s))$ alone.
 #
 # Lines 1 and 2.2 are the paper's. The rest is TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477)) and TD3+BC
 # ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
@@ -248,30 +250,31 @@ saved = figures.save_figure(figure, "00_method", data, text, profile)
 # $$s'_b \leftarrow \begin{cases}\hat s'_b & b \le n \\ s'_b & b > n\end{cases}
 # \qquad n = \mathrm{round}(\rho B),\quad \rho = 0.5,\quad B = 256 .$$
 #
-# [Chapter 03](03_augmentation.ipynb) shows the function that does it, and checks it by hand.
+# [Chapter 03](03_augmentation.ipynb) shows the function that does this, and checks it by hand.
 #
-# ## 4. How to read it, and how to run it again
+# ## 4. How to read the chapters, and how to run them again
 #
-# Read the chapters in order, or only the ones you doubt. Each section asks, gives the equation with a table of its
-# symbols, shows the function that ran, checks it by hand on a few rows, looks, and says what the look does not show.
+# Read the chapters in order, or only the ones you doubt. Each section follows the same steps. *Ask* poses a question.
+# Then come the equation with a table of its symbols, and the function that ran. *Check by hand* recomputes a few rows.
+# *Look* is a figure or a table, and *Read* says what it shows and what it does not.
 #
 # | chapter | its question |
 # |---|---|
 # | [01 small datasets](01_small_datasets.ipynb) | How little is 10,000 transitions? |
 # | [02 world model](02_world_model.ipynb) | Can a VAE learn to predict one step from so little? |
-# | [03 augmentation](03_augmentation.ipynb) | What does replacing next states do to a batch and to the targets? |
+# | [03 augmentation](03_augmentation.ipynb) | How do imagined next states change a batch and its targets? |
 # | [04 offline pre-training](04_offline_pretraining.ipynb) | What does TD3+BC learn, with and without augmentation? |
 # | [05 online fine-tuning](05_online_finetuning.ipynb) | Does the pre-trained agent jump-start online learning? |
 # | [06 multi-step](06_multi_step.ipynb) | Can the world model look several steps ahead, and does it help? |
-# | [07 controls](07_controls.ipynb) | Is it the model, or just its error? Which part of the agent is worth carrying? |
+# | [07 controls](07_controls.ipynb) | Does the model help, or just its error? Which part of the agent is worth keeping online? |
 # | [08 reliability](08_reliability.ipynb) | Where is the model wrong, can we tell, and does it help to know? |
 # | 09 stochastic dynamics, 10 data size and quality | the paper's open questions |
 # | [11 other methods](11_other_methods.ipynb) | What else can be done with the same 10,000 transitions? |
-# | [90 engine](90_engine.ipynb) | How fast is it, against what, and what is the limit? |
+# | [90 engine](90_engine.ipynb) | How fast is training, compared with what, and what limits it? |
 #
 # Chapters without a link are planned and not yet written.
 #
-# A profile sets budgets, never a hyper-parameter. These are the budgets of the augmented arm:
+# A *profile* sets budgets, never a hyper-parameter. These are the budgets of the augmented arm:
 
 
 # %%
@@ -293,10 +296,10 @@ pd.DataFrame({name: budgets(name) for name in studies.PROFILES}).T
 # | `make test` | runs all tests | a few minutes |
 # | `make smoke` | runs every notebook with tiny budgets, training included, through the same code | a few minutes |
 # | `make quick` | trains Hopper from nothing, one seed, with reduced budgets | up to 20 minutes |
-# | `make record` | records what the programme lacks, and goes on where it was interrupted | hours, see below |
+# | `make record` | trains the planned runs that are not yet recorded, and resumes after an interruption | hours, see below |
 #
-# The [README](../README.md) has measured minutes. This is what a recorded run cost by its own clock, on one core, while
-# another one trained beside it:
+# The [README](../README.md) has measured minutes. The next table has the hours that a recorded run took on one core,
+# while another run trained beside it:
 
 # %%
 seconds = pd.Series({str(run): about["wall_seconds"] for run, about in metadata.items()}, dtype=float)
@@ -307,8 +310,8 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# The main difference is what we count and how much we say of it. Every interaction counts, intervals stand beside points,
-# and a matched-noise control stands beside the method. The task is today's (`Hopper-v5`) and we collected the data on it,
+# The main differences are in how we count and compare. We count every interaction, give an interval with each mean, and
+# run a matched-noise control beside the method. We use today's tasks (`Hopper-v5`) and collected the data on them,
 # because D4RL's simulator no longer installs. The [README](../README.md) has the whole table, and each chapter ends with
 # its own.
 #
@@ -316,29 +319,29 @@ by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In the parameters cell, set `retrain = True` and `profile = "smoke"`. The whole method runs before your eyes.
+# 1. In the parameters cell, set `retrain = True` and `profile = "smoke"`. The whole method then runs in this notebook.
 # 2. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of `statistics.mean_score`. Would
-#    you have drawn another conclusion from this one seed?
+#    you draw another conclusion from this one seed?
 # 3. In the picture of the method, put `0.25` in place of `arm.augmentation.rate`, twice. How much blue is left?
 #
 # ## Questions
 #
-# <details><summary>The rewards are recorded, the next states imagined. Does that fit together?</summary>
+# <details><summary>The rewards are recorded, but the next states are imagined. Is that consistent?</summary>
 #
 # The reward belongs to the step that really happened. The imagined next state is another one that could have followed.
-# While imagination stays close, the target joins an honest reward to the value of a plausible place. Where the model is
-# wrong, the critic learns the value of a place that this reward never led to.
+# While imagination stays close, the target combines a true reward with the value of a plausible state. Where the model is
+# wrong, the critic learns the value of a state that did not follow from this step.
 # </details>
 #
 # <details><summary>Why is a control with noise decisive?</summary>
 #
-# Noise on next states smooths the critic, because near states get near values. A blurred model does that too. If noise of
-# the same size does as well as the model, there is no need for a model, and "imagination" explains nothing.
+# Noise on next states smooths the critic, because it gives similar states similar values. A blurred model does that too.
+# If noise of the same size does as well as the model, we do not need the model, and "imagination" explains nothing.
 # </details>
 #
 # <details><summary>Why does the x axis matter so much?</summary>
 #
-# The claim is about how few interactions are needed. A warm-up of 25,000 steps that is not drawn makes every curve 25,000
+# The claim is about how few interactions are needed. If a warm-up of 25,000 steps is not drawn, every curve looks 25,000
 # interactions cheaper than it was. At 100,000 that is a quarter of the budget.
 # </details>
 #
