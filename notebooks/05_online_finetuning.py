@@ -16,11 +16,11 @@
 # | gives | figures `05_online_curves`, `05_score_drop`, `05_overestimation`, `05_baselines`, and tables |
 # | minutes on one core | paper: below 1, it reads records · smoke: about 1, it trains five tiny agents · quick: up to 30 |
 #
-# An *arm* is one way to an online agent. TD3 and SAC *from scratch* start knowing nothing. *TD3 with the data* starts
-# with the 10,000 transitions in its replay buffer. The others come out of
-# [pre-training](04_offline_pretraining.ipynb): *vanilla* saw recorded next states alone. For *augmented* the world model
-# imagined half of them. *Matched noise* replaces imagination by noise of the same size. A *seed* numbers a repetition: it
-# fixes the drawn data and all other chance.
+# An *arm* is one way to train an online agent. TD3 and SAC *from scratch* start knowing nothing. *TD3 with the data*
+# starts with the 10,000 transitions in its replay buffer. The other arms are [pre-trained](04_offline_pretraining.ipynb).
+# *Vanilla* saw only recorded next states. For *augmented* the world model imagined half of them. *Matched noise* adds
+# noise of the same size instead. A *seed* is the number of a repetition: it fixes the drawn data and every other random
+# choice.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -96,12 +96,13 @@ path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]),
 # their mean is one evaluation. The seed is the unit: one agent gives one number, however many episodes it plays. A bar is
 # the 95 % interval of the mean over seeds. One seed has no interval.
 #
-# The $x$ axis below counts every interaction with the environment, including those in which nothing is learned. Whoever
-# pays for interactions pays for those too. Nothing is smoothed, and no best seed is chosen.
+# The $x$ axis of the curves counts every interaction with the environment, including those in which nothing is learned,
+# because they cost the same. Nothing is smoothed, and no best seed is chosen.
 #
-# Look at three places. At 0: how much did pre-training give before any interaction? In the grey part a pre-trained agent
-# does not change, so whatever moves there is the noise of ten episodes. At its right edge updates begin: does the score
-# rise, or does it fall first? We call the moment when an agent goes from the data to the environment the *switch*.
+# Look at each curve in three places. At 0 you see how much pre-training gave before any interaction. In the grey part a
+# pre-trained agent does not change, so whatever moves there is the noise of ten episodes. At the right edge of the grey
+# part updates begin: does the score rise, or does it fall first? We call the moment when an agent goes from the data to
+# the environment the *switch*.
 #
 # *Measure.* The mean score is the area under a run's curve, divided by its length,
 #
@@ -113,15 +114,17 @@ path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]),
 # | $t_0$, $T$ | `since`, `environment_steps` | numbers | interactions |
 # | $\bar S$ | `mean_score(table, T, t_0)` | one a run | D4RL-normalised score |
 #
-# We read it in two windows. From 0 to 100K every interaction counts, and this is the window of all verdicts. From 25K to
-# 100K all arms learn: it leaves out the warm-up, which a pre-trained arm spends at the score that it came with.
+# We read the mean score in two windows. The window from 0 to 100K counts every interaction, and all verdicts use it. In
+# the window from 25K to 100K all arms learn. It leaves out the warm-up, during which a pre-trained arm stays at its
+# initial score.
 
 # %%
 show(statistics.mean_score)
 
 # %% [markdown]
-# *Check by hand.* A run scores 0, 10 and 20 after 0, 50K and 100K interactions. The triangle's mean is 10. From 25K on, where it
-# scores 5, a quarter of the old area is gone: we expect (25 · 7.5 + 50 · 15) / 75 = 12.5.
+# *Check by hand.* A run scores 0, 10 and 20 after 0, 50K and 100K interactions. The curve rises in a straight line, so
+# its mean is 10. The second window begins at 25K, where the run scores 5. There we expect (25 · 7.5 + 50 · 15) / 75 =
+# 12.5.
 
 # %% tags=["nbval-check-output"]
 name = {"task": "by hand", "dataset": "none", "arm": "td3", "seed": 0, "phase": "finetune"}
@@ -133,9 +136,9 @@ print("mean score, from 0 and from 25K:", *found)
 # %% [markdown]
 # ## 2. How much
 #
-# *Ask.* If imagination helps, the augmented arm must beat vanilla pre-training. It must also beat matched noise,
-# or else what helps is smoothing. And it must beat TD3 with the data, which costs no pre-training at all. Each arm's
-# mean score comes first. *Data kept* means that the 10,000 transitions stay in the replay buffer.
+# *Ask.* If imagination helps, the augmented arm must beat vanilla pre-training. It must also beat matched noise. If it
+# does not, the help comes from smoothing. And it must beat TD3 with the data, which needs no pre-training at all. The
+# first table has each arm's mean score. *Data kept* means that the 10,000 transitions stay in the replay buffer.
 
 
 # %%
@@ -162,8 +165,9 @@ every = [*arms, "vanilla_data", "augmented_data"]
 pd.concat({window: by_arm(every, mean(measure)) for window, measure in windows.items()})
 
 # %% [markdown]
-# *Compare.* The augmented arm minus each other one, with Welch's interval. "Together" gives each task with two seeds of both
-# arms the same weight. "Beats" is how often an augmented run scores more than one of the other arm.
+# *Compare.* The next table has the augmented arm minus each other arm, with Welch's interval. "Together" is the mean over
+# all tasks that have two seeds of both arms, with equal weights. "Beats" is how often an augmented run scores more than a
+# run of the other arm.
 
 
 # %%
@@ -184,16 +188,16 @@ rows = {(w, figures.look(o).label): minus(m, "augmented", o) for w, m in windows
 pd.DataFrame(rows).T.replace({"–": "not yet recorded", "nan%": "–"})
 
 # %% [markdown]
-# *Read.* A bracket that holds zero leaves the sign open. The primary comparisons are the first three rows of each window,
-# and they were named when three seeds of Hopper and one of HalfCheetah were recorded. The [README](../README.md) has them with p
-# values, corrected for their number, and without these seeds.
-# With fewer than five seeds an interval indicates and decides nothing.
+# *Read.* If the interval in brackets contains zero, the sign of the difference is open. The first three rows of each
+# window are the primary comparisons. We named them when three seeds of Hopper and one of HalfCheetah were recorded. The
+# [README](../README.md) has them without these seeds, with p values that are corrected for the number of comparisons.
+# With fewer than five seeds an interval only indicates a direction and decides nothing.
 #
 # ## 3. How early: the classical jump-start
 #
-# *Ask.* The field's own [jump-start](https://jmlr.org/papers/v10/taylor09a.html) is narrower than a mean score. It is what
-# knowledge brings *before* any online learning: the score of the arm before its first online update, minus that of a
-# fresh agent,
+# *Ask.* In the literature a [jump-start](https://jmlr.org/papers/v10/taylor09a.html) is narrower than a mean score. It is
+# the gain *before* any online learning: the score of the arm before its first online update, minus the score of a fresh
+# agent,
 #
 # $$J_{\text{arm}} = S_{\text{arm}}(0) - S_{\text{fresh}}(0) .$$
 #
@@ -202,7 +206,8 @@ pd.DataFrame(rows).T.replace({"–": "not yet recorded", "nan%": "–"})
 # | $S(0)$ | `start` | one a run | D4RL-normalised score |
 # | $S_{\text{fresh}}(0)$ | `start` of the arm `td3` | one a run | D4RL-normalised score |
 #
-# We expect it to be above zero for every pre-trained arm, and to be zero for TD3 with the data, which has learned nothing yet.
+# We expect a jump-start above zero for every pre-trained arm. We expect zero for TD3 with the data, which has learned
+# nothing yet.
 
 # %%
 start = online[online["steps"] == 0].set_index(statistics.RUN)["score"]
@@ -217,13 +222,14 @@ def jump_start(task, arm):
 pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jump_start)})
 
 # %% [markdown]
-# *Read.* A large mean score does not need a large jump-start: an agent may begin low and learn fast. On Ant even a fresh agent
-# has a score well above zero, because an ant that only stands collects a reward for being upright. That is no skill.
+# *Read.* An agent can have a large mean score without a large jump-start: it may begin low and learn fast. On Ant even a
+# fresh agent scores well above zero, because an ant that only stands collects a reward for being upright. Standing takes
+# no skill.
 #
-# The other reading of "early" asks how soon a level is reached. We count the interactions until an evaluation first
-# scores what published SAC scores after 100K (section 7). The table has the median over seeds, and how many of them arrive. A
-# seed that never arrives counts as infinitely late. One lucky evaluation is enough, so an arm that leaps and falls looks
-# faster than it is. On Ant standing reaches that level.
+# "Early" can also mean how soon an agent reaches a level. Our level is the published score of SAC after 100K interactions
+# (section 7). We count the interactions until an evaluation first reaches it. The table has the median over seeds, and
+# how many seeds reach the level. A seed that never reaches it counts as infinitely late. One lucky evaluation is enough,
+# so an arm whose score jumps up and down looks faster than it is. On Ant an agent reaches that level by standing.
 
 
 # %%
@@ -242,18 +248,21 @@ by_arm(arms, soon)
 # %% [markdown]
 # ## 4. The method online
 #
-# *Ask.* "Fine-tune online" hides a dozen choices. Which networks go along? Are the moments of
-# [Adam](https://arxiv.org/abs/1412.6980) kept? Do the offline data stay in the replay buffer? When does learning begin? We
-# follow the authors' development code, which we cite as [C] ([overview](00_overview.ipynb)), and write each choice as a setting.
+# *Ask.* "Fine-tune online" hides a dozen choices. Which networks do we keep? Do we keep the moments of
+# [Adam](https://arxiv.org/abs/1412.6980)? Do the offline data stay in the replay buffer? When does learning begin? We
+# follow the authors' development code, which we cite as [C] ([overview](00_overview.ipynb)), and write each choice as a
+# setting.
 #
 # - *Carried:* actor, critics and the moments of both. The targets are copies of what is carried.
 # - *Empty:* the replay buffer. The 10,000 offline transitions are not in it.
 # - *Warm-up:* for 25,000 interactions the pre-trained policy collects with exploration noise, and nothing is learned. Then
 #   one update follows each interaction.
-# - *Standardisation:* states are standardised by the offline data's mean and deviation, as in pre-training, and these stay
-#   frozen. [C] feeds the first state after each later reset raw. We standardise it: the networks have seen no other.
+# - *Standardisation:* states are standardised by the offline data's mean and deviation, as in pre-training, and these
+#   stay frozen. [C] does not standardise the first state after each later reset. We do, because the networks have only
+#   seen standardised states.
 #
-# With $t$ interactions so far, of which $t_w$ are the warm-up, an agent that came with $k_0$ updates has made
+# An agent starts with $k_0$ updates from pre-training. After $t$ interactions, of which $t_w$ are the warm-up, it has
+# made $k(t)$ updates, and its replay buffer holds $t$ transitions:
 #
 # $$k(t) = k_0 + \max(0,\ t - t_w), \qquad |\mathcal D_t| = t, \qquad \theta'_0 = \theta_0,\quad \phi'_0 = \phi_0 .$$
 #
@@ -270,8 +279,8 @@ by_arm(arms, soon)
 show(training.carry, training.finetune)
 
 # %% [markdown]
-# *Check by hand.* A life of 100 interactions, of which 50 are warm-up. After 50 we expect no update and 50 transitions. After
-# 100 we expect 50 updates, 100 transitions, and an actor that has moved only since then.
+# *Check by hand.* We run 100 interactions, of which 50 are warm-up. After 50 we expect no update, 50 transitions, and an
+# unchanged actor. After 100 we expect 50 updates, 100 transitions, and an actor that has moved.
 
 # %% tags=["nbval-check-output"]
 hopper = tasks.find("hopper")
@@ -288,7 +297,8 @@ print("(interactions, updates, transitions, actor moved):", *stops)
 assert stops == [(50, 0, 50, False), (100, 50, 100, True)], "warm-up collects; then one update a step"
 
 # %% [markdown]
-# And the carrying itself: with `carry_actor=False` the critics must be the old ones, the actor new, its target a copy.
+# We also check what is carried. With `carry_actor=False` the agent must keep the old critics, start with a new actor, and
+# use a copy of the new actor as its target.
 
 
 # %% tags=["nbval-check-output"]
@@ -306,14 +316,14 @@ assert checks == (True, False, True), "what is not carried starts fresh, and tar
 print("critics kept, actor kept, target is a copy:", *checks)
 
 # %% [markdown]
-# *Read.* One consequence is easy to miss. The critics arrive trained on 10,000 rows of *other* policies, and their
-# first online updates see only the 25,000 newest transitions of *this* policy. Nothing reminds them of the old data.
-# What carrying the actor or the critics alone does is a question of [chapter 07](07_controls.ipynb).
+# *Read.* One consequence is easy to miss. The critics were trained on 10,000 rows of *other* policies, and their first
+# online updates see only the 25,000 newest transitions of *this* policy. They never see the old data again. [Chapter
+# 07](07_controls.ipynb) asks what happens when only the actor or only the critics are carried.
 #
-# *The actor.* Offline a behaviour-cloning term held it near the recorded actions
-# ([TD3+BC](https://arxiv.org/abs/2106.06860)). Online that term goes, and the actor climbs the first critic alone, as in
-# [TD3](https://arxiv.org/abs/1802.09477). All else of an update stays as [chapter 04](04_offline_pretraining.ipynb) shows
-# it. To explore, the agent adds noise to its action and clips.
+# *The actor.* Offline, a behaviour-cloning term kept the actor near the recorded actions
+# ([TD3+BC](https://arxiv.org/abs/2106.06860)). Online we drop that term, and the actor maximises the first critic alone,
+# as in [TD3](https://arxiv.org/abs/1802.09477). The rest of an update stays as [chapter 04](04_offline_pretraining.ipynb)
+# shows it. To explore, the agent adds noise to its action and clips the sum.
 #
 # $$L(\theta) = -\frac1B \sum_{b=1}^{B} Q_{\phi_1}\big(s_b,\ \pi_\theta(s_b)\big), \qquad
 # a = \mathrm{clip}\big(\pi_\theta(s) + \sigma n,\ -1,\ 1\big), \quad n \sim \mathcal N(0, I)$$
@@ -329,8 +339,8 @@ print("critics kept, actor kept, target is a copy:", *checks)
 show(td3.actor_loss, td3.explorer)
 
 # %% [markdown]
-# *Check by hand.* Three states and one agent, whose networks we write as plain NumPy, layer by layer. Without noise exploring
-# must be greedy, and with huge noise it must stop at the bounds.
+# *Check by hand.* We take three states and one agent, and compute its networks in plain NumPy, layer by layer. Without
+# noise the explorer must choose the greedy action. With huge noise its action must stop at the bounds.
 
 # %% tags=["nbval-check-output"]
 rng, agent = np.random.default_rng(0), learner.agent
@@ -352,9 +362,9 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 # %% [markdown]
 # ## 5. The drop at the switch
 #
-# *Ask.* A policy trained offline is often worse a moment after it begins to learn online than before. Its critics over-rate
-# actions that the data do not hold, and the actor is now free to choose them. The paper says that augmentation softens
-# this. A drop is what an agent has lost at its lowest evaluation of a window,
+# *Ask.* When a policy trained offline begins to learn online, it often gets worse at first. Its critics over-rate actions
+# that are not in the data, and the actor is now free to choose them. The paper says that augmentation softens this. We
+# measure the *drop*: the last offline score minus the lowest score in a window,
 #
 # $$\mathrm{drop}_{[t_0, T]} = S(\text{last offline evaluation}) - \min_{t_0 \le t \le T} S(t) .$$
 #
@@ -363,10 +373,10 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 # | $S$ | `table["score"]` | one an evaluation | D4RL-normalised score |
 # | $t_0$, $T$ | `first`, `last` of `statistics.score_drop` | numbers | interactions |
 #
-# The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop. We
-# have such an agent: the same one during its warm-up. So we take two windows with equally many evaluations, one before the
-# first update and one after it. If the updates had no effect, both drops would be the same but for luck. We expect the
-# second to be larger, and less so for the augmented arm.
+# The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop. During
+# the warm-up our agents do not change, so we can measure this effect. We take two windows with equally many evaluations,
+# one before the first update and one after it. If the updates had no effect, both drops would be the same apart from
+# luck. We expect the second drop to be larger, but by less for the augmented arm.
 
 # %%
 pretrained = ["vanilla", "augmented", "noise"]
@@ -391,15 +401,15 @@ parts = {"score before": before, "drop, no update": still, "drop, updates": afte
 pd.concat({name: by_arm(pretrained, mean(measure)) for name, measure in parts.items()})
 
 # %% [markdown]
-# *Read.* Right of zero updates cost more than the noise of evaluations does. Left of it an agent gained from them at
-# once. Read the difference beside the score before: an agent that scores 5 cannot fall far. That score and $S(0)$ of
-# section 3 are two evaluations of the same policy. They differ by the luck of ten episodes.
+# *Read.* Right of zero, updates cost more than the noise of evaluations alone. Left of zero, an agent gained from updates
+# at once. Compare the difference with the row "score before": an agent that scores 5 cannot fall far. "Score before" and
+# $S(0)$ of section 3 are two evaluations of the same policy. They differ by the luck of ten episodes.
 #
 # ## 6. Does over-estimation survive the switch?
 #
-# *Ask.* The explanation offered for the whole method is the critic. Trained on few data, it promises returns that do not come, as
-# two summaries of the paper say [S, A]. Online, experience should correct it. For each evaluation episode we have what the
-# critics promise at its first state, and what then comes,
+# *Ask.* Two summaries explain the method by its effect on the critic [S, A]. A critic trained on little data predicts
+# returns that the agent does not reach. Online, experience should correct it. At the first state of each evaluation
+# episode we record the return that the critics predict. We subtract the return that the agent then collects,
 #
 # $$o = \min_i Q_{\phi_i}\big(s_0, \pi(s_0)\big) - \sum_t \gamma^t r_t .$$
 #
@@ -409,8 +419,8 @@ pd.concat({name: by_arm(pretrained, mean(measure)) for name, measure in parts.it
 # | $\sum_t \gamma^t r_t$ | `discounted_return` | one an episode | discounted rewards |
 # | $o$ | `overestimation` | one an evaluation | discounted rewards |
 #
-# [Chapter 04](04_offline_pretraining.ipynb) has its course offline. SAC is left out: its values contain the entropy
-# that it expects to collect, and the return beside them holds only the reward.
+# [Chapter 04](04_offline_pretraining.ipynb) shows over-estimation during pre-training. We leave SAC out: its values
+# include the entropy that it expects to collect, but the returns contain only rewards.
 
 # %%
 shown = [arm for arm in arms if arm != "sac"]
@@ -439,13 +449,14 @@ gaps = {stop: rows.set_index(statistics.RUN)["overestimation"] for stop, rows in
 pd.concat({stop: by_arm(shown, mean(gap, signed=True)) for stop, gap in gaps.items()})
 
 # %% [markdown]
-# *Read.* Zero is an honest critic. Above it the critic promises too much, below it too little. TD3 believes the smaller of two
-# critics, which leans to *below* once the policy is well known. In the grey part the pre-trained agents stand still, while the
-# others learn from 5,000 interactions on. The scale is that of rewards, so a task that pays more shows larger gaps.
+# *Read.* At zero the critic's prediction is right on average. Above zero it predicts too much, below zero too little. TD3
+# uses the smaller of two critics, so it tends to predict too little once the policy is well known. In the grey part the
+# pre-trained agents do not change, while the others learn from 5,000 interactions on. The gap is in rewards, so a task
+# with larger rewards shows larger gaps.
 #
-# *Why does an agent not come back from there?* A critic that has run away pushes every action to its limit. There $\tanh$ is flat,
-# so the actor gets no gradient, whatever the critic learns later. Here is the share of actions beyond 0.99 of the shipped
-# `augmented` agents, seed 0, over recorded states:
+# *Why does an agent not recover from over-estimation?* A critic that has diverged pushes every action to its limit. There
+# $\tanh$ is flat, so the actor gets no gradient, whatever the critic learns later. The table shows how many actions of
+# the shipped `augmented` agents (seed 0) lie beyond 0.99, over recorded states:
 
 
 # %%
@@ -461,14 +472,14 @@ shares = {n: {t.title: at_limit(t.name, at) for t in tasks.TASKS.values()} for n
 pd.DataFrame(shares)
 
 # %% [markdown]
-# *Read.* An agent of 100 % pushes every joint as hard as it can in every state. On Ant a step then costs $0.5 \cdot 8 = 4$ rewards
-# of effort and gains 1 for being upright. That is −3,000 an episode, where seed 0 stays.
+# *Read.* An agent with 100 % pushes every joint as hard as it can in every state. On Ant a step then costs $0.5 \cdot 8 =
+# 4$ rewards of effort and gains 1 for being upright. That makes −3,000 an episode, and seed 0 stays there.
 #
 # ## 7. The baselines
 #
-# *Ask.* A method looks as good as its baselines are bad. "Ten times fewer interactions" needs a comparison, and the
-# paper's is [SAC](https://arxiv.org/abs/1812.05905) [S]. Are ours any good? SAC maximises reward plus entropy, so it explores by
-# itself. Three equations differ from TD3: the target, the actor, the temperature.
+# *Ask.* Weak baselines make any method look good. "Ten times fewer interactions" needs a baseline, and the paper's is
+# [SAC](https://arxiv.org/abs/1812.05905) [S]. Are our baselines good enough? SAC maximises reward plus entropy, so it
+# explores by itself. Three equations differ from TD3: the target, the actor, the temperature.
 #
 # $$y = r + \gamma\,(1-d)\,\Big(\min_i Q_{\phi'_i}(s', a') - \alpha \log\pi_\theta(a'|s')\Big),
 # \qquad a' \sim \pi_\theta(\cdot|s')$$
@@ -493,8 +504,8 @@ pd.DataFrame(shares)
 show(sac.sample, sac.critic_target, sac.critic_loss, sac.actor_loss, sac.temperature_loss, sac.update)
 
 # %% [markdown]
-# *Check by hand.* The density and the target of three rows, in NumPy. In place of a network we give `sample` a Gaussian of our
-# own: it only asks for a mean and a log standard deviation.
+# *Check by hand.* We compute the density and the target of three rows in NumPy. Instead of a network we give `sample` a
+# fixed mean and log standard deviation, which is all that it needs.
 
 # %% tags=["nbval-check-output"]
 draws = rng.normal(size=(3, 1, 3, 3)).astype("f4")
@@ -515,12 +526,12 @@ assert np.allclose(target, expected, atol=1e-4), "the target is r + gamma (min Q
 print("log pi is the Gaussian's, minus the log of tanh's slope; the soft target holds as well")
 
 # %% [markdown]
-# *Settings.* An agent from scratch has no policy worth keeping. It begins with 5,000 uniform actions and then learns, as is
-# usual in the field. Idle steps like those of the warm-up would only handicap it, and a weak baseline makes any method look good.
+# *Settings.* An agent from scratch has no policy worth keeping. It begins with 5,000 uniform actions and then learns, as
+# is usual in the field. A longer warm-up without updates would only handicap it.
 #
-# TD3 with the data costs nothing but a setting, and a practitioner would try it first. Its states are standardised by the
-# data, like those of every agent that has data. An agent from scratch has none, and sees its states raw. So a pre-trained agent
-# that beats it may owe something to the standardisation. The study `states` asks how much.
+# TD3 with the data takes only a change of one setting, so a practitioner would try it first. We standardise its states by
+# the data, as for every agent that has data. An agent from scratch has no data, so its states are not standardised. If a
+# pre-trained agent beats it, a part of the gain may come from the standardisation. The study `states` asks how much.
 
 # %%
 baselines = {arm: studies.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
@@ -529,10 +540,11 @@ chosen = pd.DataFrame({figures.look(arm).label: values for arm, values in own.it
 chosen.filter(regex="^(?!carry)", axis=0).fillna("–").astype(str)  # they have nothing to carry
 
 # %% [markdown]
-# *Look.* Ours stand beside published ones of ten seeds: TD3's from [its authors](https://github.com/sfujim/TD3) and SAC's from
-# [Tianshou's benchmark](https://arxiv.org/abs/2107.14171). They ran older versions of the tasks, so we expect the same magnitude
-# and no equality. The lowest row is one long run of SAC to a million interactions, the number that claim (b) speaks of. The
-# figure has the mean of its last twenty evaluations, and the table below it only the last one.
+# *Look.* We compare our scores with published scores of ten seeds: TD3's from [its
+# authors](https://github.com/sfujim/TD3) and SAC's from [Tianshou's benchmark](https://arxiv.org/abs/2107.14171). They
+# used older versions of the tasks, so we expect similar scores, not equal ones. The lowest row is one long run of SAC to
+# a million interactions, the number in claim (b). The figure has the mean of its last twenty evaluations, and the table
+# below the figure has only the last one.
 
 # %%
 million = table[(table["arm"] == "sac_million") & (table["steps"] > 900_000)]
@@ -562,21 +574,24 @@ path = figures.save_figure(figure, "05_baselines", drawn, caption, profile)
 tables.beside_published(table)
 
 # %% [markdown]
-# *Read.* Beyond luck a row may differ for two reasons.
+# *Read.* Apart from luck, our scores may differ from the published ones for two reasons.
 #
-# *Version.* We run Gymnasium's v5. It gave Walker2d's feet equal friction. Hopper, Walker2d and Ant get no healthy reward in the
-# step in which they fall. Ant pays for contact forces, which MuJoCo 2.0 reported as zero. HalfCheetah is unchanged.
+# *Version.* We use Gymnasium's v5, which gave Walker2d's feet equal friction. Hopper, Walker2d and Ant get no healthy
+# reward in the step in which they fall. Ant pays for contact forces, which MuJoCo 2.0 reported as zero. HalfCheetah is
+# unchanged.
 #
-# *Settings.* The published TD3 has 400 and 300 units, batches of 100 and a learning rate of 1e-3, and learns after 10,000 uniform
-# steps on HalfCheetah and Ant and after 1,000 elsewhere. Ours is that of [C] and of TD3's later code: 2 x 256 units,
-# batches of 256, 3e-4. Our SAC has Tianshou's learning rates, but learns the temperature, which their script keeps at 0.2
-# unless told otherwise. Its axis begins after 10,000 uniform steps, which we add.
+# *Settings.* The published TD3 has 400 and 300 units, batches of 100 and a learning rate of 1e-3, and learns after 10,000
+# uniform steps on HalfCheetah and Ant and after 1,000 elsewhere. Ours follows [C] and TD3's later code: 2 x 256 units,
+# batches of 256 and a learning rate of 3e-4. Our SAC has Tianshou's learning rates, but learns the temperature, which
+# their script keeps at 0.2 unless told otherwise. Tianshou's axis begins after 10,000 uniform steps, and we add them.
 #
-# The score at one evaluation is a poor summary of a seed: Hopper's curves leap and fall. By the table, SAC is half way to the
-# expert there after 100,000 interactions and has seen no data. The claim must be held against *that*, not against TD3.
+# One evaluation is a poor summary of a seed, because Hopper's curves jump up and down. By the table, SAC on Hopper is
+# half way to the expert after 100,000 interactions, without any offline data. The claim must be compared with *this* SAC,
+# not with TD3.
 #
-# *Are they handicapped?* Each baseline runs once more with another choice that is common in the field: another learning
-# rate, a longer start. The table has the mean scores, and seed by seed what a choice gains over ours.
+# *Do our settings handicap the baselines?* We run each baseline again with other choices that are common in the field:
+# another learning rate, or a longer start. The table has the mean scores, and the gain of each choice over ours, seed by
+# seed.
 
 # %%
 sweep = studies.find("sweep")
@@ -598,13 +613,14 @@ def choice(arm):
 pd.DataFrame({figures.look(arm).label: choice(arm) for arm in sweep.arms}).T
 
 # %% [markdown]
-# *Read.* A choice that gains on every seed and every task would make our baseline the weaker one. Two seeds can indicate
-# that, and establish nothing.
+# *Read.* If a choice gains on every seed and every task, our baseline is the weaker one. Two seeds can indicate that, but
+# they cannot establish it.
 #
 # ## 8. The same curves on the authors' axis
 #
 # The plotting script of [C] deletes the five evaluations of the warm-up. Its tick "0" is interaction 25,000, and its
-# "100K" is 125,000. Whether the published figures were drawn so, we do not know. What the choice does, our own curves show.
+# "100K" is 125,000. We do not know whether the published figures were drawn this way. We can show on our own curves what
+# the choice changes.
 
 # %%
 stops = [step for step in sorted(online["steps"].unique()) if warmup <= step <= end]
@@ -616,13 +632,14 @@ curve.insert(0, "authors' tick", curve.index - warmup)
 curve.rename_axis("interactions").round(1)
 
 # %% [markdown]
-# *Read.* These are Hopper's mean scores, a row an evaluation. Whoever believes the tick believes that a row's scores cost
-# 25,000 interactions fewer than they did. That flatters every arm, and the one that rises fastest most.
+# *Read.* These are Hopper's mean scores, one row for each evaluation. On the authors' axis the scores of a row seem to
+# cost 25,000 interactions fewer than they did. That flatters every arm, and it flatters the arm that rises fastest the
+# most.
 #
 # ## 9. Claim by claim
 #
-# What the recorded runs say to the three claims of this chapter, by the rules printed in the [README](../README.md). Where a run
-# does not reach 100,000 interactions, the verdict stays "not attempted".
+# Here are the verdicts of the recorded runs on the three claims of this chapter, by the rules printed in the
+# [README](../README.md). Where a run does not reach 100,000 interactions, the verdict stays "not attempted".
 
 # %% tags=["nbval-check-output"]
 for claim in claims.CLAIMS[:3]:
@@ -636,11 +653,12 @@ for claim in claims.CLAIMS[:3]:
 # %% [markdown]
 # What this chapter cannot show, whatever the numbers are:
 #
-# - **(b)** Our last quarter before 100K is held against SAC published at a million: a mean of ten seeds whose spread we do not
-#   know, on an older version of the task. Our own SAC at a million is one run a task and only stands beside it.
+# - **(b)** We compare our last quarter before 100K with the published score of SAC at a million. That score is a mean of
+#   ten seeds on an older version of the task, and we do not know its spread. Our own SAC at a million is only one run a
+#   task, so it does not enter the verdict.
 # - **Quality.** All pre-trained arms learn from medium-replay data. Other qualities are a chapter of their own.
-# - **Cause.** If matched noise does as well as the world model, then what helps is smoothing, not imagination. The row
-#   "matched noise" of section 2 is the one to look at.
+# - **Cause.** If matched noise does as well as the world model, then smoothing helps, not imagination. Look at the row
+#   "matched noise" of section 2.
 #
 # ## Where we differ from the paper
 #
@@ -650,7 +668,7 @@ for claim in claims.CLAIMS[:3]:
 # | | paper or its code | here | why |
 # |---|---|---|---|
 # | task | D4RL's `-v2` data and simulator | Gymnasium's v5, data collected there | D4RL's simulator no longer installs |
-# | $x$ axis | [C] leaves out the warm-up | every interaction counts | an interaction is what is to be saved |
+# | $x$ axis | [C] leaves out the warm-up | every interaction counts | the claim is about saving interactions |
 # | first states | after a later reset not standardised [C] | standardised | the networks have seen no other |
 # | from scratch | TD3 [C], SAC [S], with a warm-up that is not known | both, 5,000 uniform steps | a baseline without idle steps |
 # | length | 500,000 steps in the last version [C] | 100,000 | where the claim is made |
@@ -660,24 +678,24 @@ for claim in claims.CLAIMS[:3]:
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In the life of 100 interactions (section 4), set `warmup_steps=0`. What do the two stops become?
-# 2. In section 3, replace `"sac"` by `"td3"` in `soon`. Which arm gains most from a lower bar?
-# 3. In section 5, replace `2 * warmup` by `end` in `after`. Why may a drop grow though no agent got worse?
+# 1. In the run of 100 interactions (section 4), set `warmup_steps=0`. What does the check print at its two stops?
+# 2. In section 3, replace `"sac"` by `"td3"` in `soon`. Which arm gains most from a lower level?
+# 3. In section 5, replace `2 * warmup` by `end` in `after`. Why may a drop grow even if no agent got worse?
 #
 # ## Questions
 #
-# <details><summary>Why can the score fall at the switch, though nothing was unlearned on purpose?</summary>
+# <details><summary>Why can the score fall when online learning begins?</summary>
 #
-# The behaviour-cloning term is gone, so the actor may move to actions that the data did not hold. It climbs wherever the
-# critic is too optimistic. At the same time the critic learns from the new transitions alone. It may forget what it knew
-# about states that the policy does not visit now.
+# The behaviour-cloning term is gone, so the actor may move to actions that are not in the data. It moves to actions that
+# the critic over-rates. At the same time the critic learns from the new transitions alone. It may forget what it knew
+# about states that the policy no longer visits.
 # </details>
 #
 # <details><summary>Why two critics, and why does the actor follow only one of them?</summary>
 #
-# The maximum over actions of a noisy estimate is too high on average. The smaller of two independent estimates leans the
-# other way, and a target that is a little low does less harm than one that is too high and feeds itself. The actor only
-# needs a direction, for which one critic does. SAC takes the smaller of the two there as well.
+# The maximum over actions of a noisy estimate is too high on average. The smaller of two independent estimates errs the
+# other way. A target that is a little low does less harm than one that is too high and feeds itself. The actor only needs
+# a direction, and one critic is enough for that. SAC takes the smaller of the two there as well.
 # </details>
 #
 # <details><summary>Why not put the 10,000 transitions into the replay buffer?</summary>
@@ -688,8 +706,9 @@ for claim in claims.CLAIMS[:3]:
 #
 # <details><summary>How can an ant score below zero?</summary>
 #
-# The task ends an episode only when the torso is below 0.2 m or above 1 m. An ant on its back is "healthy", a reward of 1 a
-# step, and legs that thrash cost more than that. An episode may then last to the time limit and lose reward all the while.
+# The task ends an episode only when the torso is below 0.2 m or above 1 m. An ant on its back still counts as "healthy"
+# and gets a reward of 1 a step, but thrashing legs cost more than that. The episode may then last to the time limit and
+# lose reward at every step.
 # </details>
 #
 # **Next:** [06 · Multi-step](06_multi_step.ipynb): can the world model look further ahead than one step?
