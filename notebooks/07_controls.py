@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 07 · Controls
 #
-# **Is it the model, or just its error?** And once an agent is pre-trained, which part of it is worth carrying online?
+# **Does the world model help, or just its error?** And once an agent is pre-trained, which part of it is worth carrying
+# online?
 #
 # <!-- answer -->
 # HalfCheetah and Hopper, 2 seeds: pre-trained with the model's next states an agent scores 27 [19, 34] over the first 100,000
@@ -16,10 +17,10 @@
 # | gives | figures `07_target_shift`, `07_errors`, `07_sources`, `07_rates`, `07_carried`, and tables |
 # | minutes on one core | paper: below 1 · smoke: about 1 · quick: up to 20 (these two train the study `rates`) |
 #
-# Chapter [03](03_augmentation.ipynb) showed what imagined next states do to one batch. Chapter
-# [05](05_online_finetuning.ipynb) showed how agents fare that learned from them. This chapter asks why. The idea is short:
-# with a perfect model the method is vanilla pre-training, so whatever it changes is the work of an error. Errors can be taken
-# apart.
+# Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch. Chapter
+# [05](05_online_finetuning.ipynb) showed the scores of agents that learned from them. This chapter asks why they differ.
+# With a perfect model the method is the same as *vanilla* pre-training, which uses recorded next states alone. So any
+# difference comes from the model's error. We split this error into parts and test each part alone.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -47,8 +48,9 @@ engine.prepare()
 figures.style()
 
 # %% [markdown]
-# A picture first. Suppose a state's value falls off a cliff where the robot falls, and two errors of about the same size. One
-# pulls next states towards the middle of the data, as a blurred model does. The other scatters them around the truth.
+# We start with a picture. Suppose that the value of a state drops like a cliff where the robot falls. We compare two
+# errors of about the same size. One pulls next states towards the middle of the data, as a blurred model does. The other
+# scatters them around the truth.
 
 
 # %%
@@ -87,21 +89,22 @@ caption = "An invented value with a cliff, and how two errors of next states mov
 saved = save_figure(figure, "07_target_shift", shift.assign(place=place), caption, profile)
 
 # %% [markdown]
-# *Read.* The pull makes a fall look harmless: at the cliff the mean value rises by tens of rewards. Scatter moves it up below
-# the cliff, down above it, and hardly at all elsewhere. Two critics that disagree off the data lower it everywhere. The rest
-# of the chapter makes each of these sentences exact, predicts from them, and holds the predictions to recorded runs.
+# *Read.* The pull makes a fall look harmless: at the cliff the mean value rises by tens of rewards. Scatter raises the
+# mean value below the cliff, lowers it above, and hardly changes it elsewhere. With two critics that disagree off the
+# data, it falls everywhere. The rest of the chapter makes each of these sentences exact, derives predictions from them,
+# and tests the predictions on recorded runs.
 #
 # ## 1. A perfect model changes nothing
 #
-# *Ask.* What would the method be with the best possible world model? The simulator is deterministic, so a perfect model
-# returns the recorded next state. The rule of chapter 03 then replaces $s'$ by $s'$:
+# *Ask.* What would the method do with the best possible world model? The simulator is deterministic, so a perfect model
+# returns the recorded next state. Augmentation then replaces $s'$ by $s'$:
 #
 # $$\hat s'_j = s'_j \quad\Rightarrow\quad
 # \big[\,\hat s'_1,\dots,\hat s'_n,\ s'_{n+1},\dots,s'_B\,\big]
 # = \big[\,s'_1,\dots,s'_B\,\big] \quad\text{at every rate } \rho = n/B .$$
 #
-# *Check.* Three rows, through the functions that training calls: a table of predictions, a pick from it, the replacement. The
-# batch must be equal in every bit, at every rate.
+# *Check.* We pass three rows through the functions that training calls: the table of predictions, the pick from it, and
+# the replacement. The batch must stay equal in every bit, at every rate.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(0)
@@ -119,16 +122,17 @@ for rate in (0, 1 / 3, 2 / 3, 1):
 print("With a perfect model the batch is the recorded one, bit for bit, at every rate.")
 
 # %% [markdown]
-# *Read.* Here the method adds no new information about the world. The model is fitted to the same rows, is asked about the
-# same rows and actions, and could at best repeat them. That sets it apart from methods whose model answers what no row
-# answers, such as [MAD-TD](https://arxiv.org/abs/2410.08896), which generates data for actions that were never taken.
+# *Read.* The method adds no new information about the world. The model is fitted to the recorded rows, is asked about the
+# same states and actions, and can at best repeat their next states. Other methods ask their model about something that is
+# not in the data. [MAD-TD](https://arxiv.org/abs/2410.08896), for example, generates data for actions that were never
+# taken.
 #
 # ## 2. What an error does to the mean target
 #
-# *Ask.* The critics minimise a mean squared error, so in the long run they follow the *mean* of the targets that a row shows
-# them. How far does an error move that mean? Write the imagined next state as $\hat s' = s' + e$ with $e = b + j$. The *bias*
-# $b$ is the same whenever the row is imagined. The *jitter* $j$ is new each time, with mean zero and covariance $C$. With
-# $V(s) = \min_i Q_i(s, \pi(s))$ the mean target of a row at rate $\rho$ is
+# *Ask.* The critics minimise a mean squared error, so in the long run they learn the *mean* of a row's targets. How far
+# does an error move that mean? Write the imagined next state as $\hat s' = s' + e$ with $e = b + j$. The *bias* $b$ is
+# the same whenever the row is imagined. The *jitter* $j$ is new each time, with mean zero and covariance $C$. With $V(s)
+# = \min_i Q_i(s, \pi(s))$ the mean target of a row at rate $\rho$ is
 #
 # $$\bar y = (1-\rho)\,y(s') + \rho\ \mathbb E\,y(s' + e)
 # = y(s') + \rho\,\gamma\,(1-d)\ \mathbb E\big[V(s'+e) - V(s')\big].$$
@@ -147,7 +151,8 @@ print("With a perfect model the batch is the recorded one, bit for bit, at every
 # | $V$ | `min Q(s, pi(s))` | one a row | rewards |
 # | $\nabla V, \nabla^2 V$ | its slope, its curvature | a vector, a matrix a row | rewards by one, two units of state |
 #
-# *Check by hand.* For a quadratic $V$ the expansion is exact. Four errors with mean $b$ and covariance $C$ are enough.
+# *Check by hand.* For a quadratic $V$ the expansion is exact. We check it with four errors that have mean $b$ and
+# covariance $C$.
 
 # %% tags=["nbval-check-output"]
 slope, curve = np.array([1.0, -2.0]), np.array([[-3.0, 0.5], [0.5, 1.0]])
@@ -165,21 +170,21 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 # %% [markdown]
 # *Read.* Three things follow.
 #
-# - **Jitter averages out**, except for half the trace. Where $V$ is straight it only slows learning down. Where $V$ bends it
-#   smooths, down on a ridge and up in a trough. Noise of the same size does the same.
-# - **Bias stays.** Its first term is of first order, and no number of samples removes it. A model that
-#   is blurred pulls each state to the middle of the data, so bad states look better than they are.
-# - **It accumulates.** A shift $\delta$ in every row becomes $\delta + \gamma\delta + \gamma^2\delta + \dots =
+# - **Jitter averages out**, except for the trace term. Where $V$ is straight, jitter only slows learning down. Where $V$
+#   bends, jitter smooths it: it lowers ridges and raises troughs. Noise of the same size does the same.
+# - **Bias stays.** Its first term is of first order, and no number of samples removes it. A blurred model pulls each
+#   state to the middle of the data, so bad states look better than they are.
+# - **A shift accumulates.** A shift $\delta$ in every row becomes $\delta + \gamma\delta + \gamma^2\delta + \dots =
 #   \delta/(1-\gamma)$ in the values, a hundred times as much at $\gamma = 0.99$.
 #
-# The minimum over two critics adds a fourth. It has a kink where the two agree, and on the data they agree, because both
-# regress on the same targets. Jensen's inequality for a concave function says
+# The minimum over two critics has a fourth effect. The minimum has a kink where the two critics agree, and on the data
+# they agree, because both are fitted to the same targets. Jensen's inequality for a concave function says
 #
 # $$\mathbb E \min(Q_1, Q_2) \;\le\; \min(\mathbb E\,Q_1, \mathbb E\,Q_2), \qquad
 # \min(Q_1, Q_2) = \tfrac12 (Q_1 + Q_2) - \tfrac12 |Q_1 - Q_2| .$$
 #
-# So where jitter leads off the data to places at which the twins disagree, the target falls by half the mean disagreement.
-# That is a penalty for being uncertain that nobody wrote down.
+# So where jitter leads off the data, to states on which the twin critics disagree, the target falls by half the mean
+# disagreement. This acts as a penalty on uncertainty, although no term of the loss asks for one.
 
 # %% tags=["nbval-check-output"]
 disagreement = 10 * nodes  # of twins that are normal around the same value, 10 rewards apart
@@ -193,30 +198,30 @@ print(f"E min = {mean_of_least:.1f}, min E = {least_of_means:.1f}: lower by {low
 # %% [markdown]
 # ## 3. Predictions, before the results
 #
-# *Ask.* The formula is only worth something if it can be wrong. These predictions were written before the runs that judge
-# them, with what would contradict each. One warning: three seeds of Hopper (vanilla, augmented, noise) and the first of
-# HalfCheetah (vanilla, augmented) were recorded by then, and suggested the first two predictions. For Walker2d, Ant and the other
-# seeds they are predictions, for those they are descriptions.
+# *Ask.* The formula is only useful if it can be wrong. We wrote these predictions before the runs that test them, and for
+# each we wrote what would contradict it. One warning: three seeds of Hopper (vanilla, augmented, noise) and the first of
+# HalfCheetah (vanilla, augmented) were recorded by then, and suggested the first two predictions. For these seeds they
+# are descriptions. For Walker2d, Ant and the other seeds they are predictions.
 
 # %%
 Markdown(predictions.listed())
 
 # %% [markdown]
-# Why we expect it:
+# Why we expect each of them:
 #
-# 1. Near a fall $\nabla V$ is large and the model's bias points away from the fall. Noise has no bias.
+# 1. Near a fall $\nabla V$ is large, and the model's bias points away from the fall. Noise has no bias.
 # 2. On HalfCheetah no episode ends early, so $V$ has no cliff.
-# 3. The deterministic model has no jitter, and on Hopper hardly a bias: section 4 shows how little.
+# 3. The deterministic model has no jitter, and on Hopper hardly any bias, as section 4 shows.
 # 4. This is the first prediction with each part alone.
 # 5. The shift is proportional to $\rho$.
 #
-# None of them says that augmentation helps. The only parts that could are the smoothing and the twins' penalty, and noise has
-# them too.
+# None of these predictions says that augmentation helps. Only two effects could help, the smoothing and the penalty of
+# the twins, and noise has both too.
 #
 # ## 4. Bias and jitter, apart
 #
-# *Ask.* How large are $b$ and $C$ in fact, for each thing that can stand in a next state's place? We ask the trained world
-# models of seed 0 about rows that they were fitted on, because these are the rows that a critic sees imagined.
+# *Ask.* How large are $b$ and $C$ for each *source*, that is, for each way to replace a next state? We ask the trained
+# world models of seed 0 about rows that they were fitted on, because training imagines these same rows.
 
 # %%
 show(imagination.error_parts)
@@ -298,11 +303,12 @@ caption = f"Bias and jitter of each source, on {count} rows that its world model
 saved = save_figure(figure, "07_errors", errors, caption, profile)
 
 # %% [markdown]
-# *Read.* Look at the discs and the bars of one line. `jitter` and `noise` should have a bar and no disc, `mean` and `shrink`
-# a disc and no bar. How much of the disc of `mean` is reached by `shrink` says how much of the model's bias is a mere pull to
-# the middle. A `sample` whose disc is larger than its bar errs mostly in a way that averaging does not cure.
+# *Read.* Compare the disc (bias) and the bar (jitter) on each line. `jitter` and `noise` should have a bar and a disc
+# near zero, `mean` and `shrink` a disc and a bar at zero. If the disc of `shrink` reaches that of `mean`, the model's
+# bias is only a pull to the middle. If the disc of `sample` lies right of its bar, most of the error is bias, which
+# averaging does not remove.
 #
-# *What a trained critic makes of it.* The same imagined states, now as targets. We ask agents that never saw an imagined
+# *How the error moves targets.* We now use the same imagined states in targets. We ask agents that never saw an imagined
 # state: how far would their mean targets move at a rate of 100 %, and which part of the error moves them?
 
 # %%
@@ -331,10 +337,10 @@ wide = shifts.set_index(["task", "source"]).round(1)
 wide if asked else Markdown("Not yet made: `data/models` has no vanilla agent beside a world model.")
 
 # %% [markdown]
-# *Read.* A row is in rewards, on average over transitions: `whole` = `bias` + `jitter`, and `twins` is the part of the whole
-# that comes from the kink of the minimum. (Of a source without bias, ten samples leave a tenth of the jitter's variance in their
-# mean. That is why the `bias` of `noise` is not exactly zero.) The sign matters most. A source that raises targets makes the
-# critic hopeful, one that lowers them makes it careful, and at the same size of error the two may differ in exactly that.
+# *Read.* The entries are rewards, averaged over transitions: `whole` = `bias` + `jitter`, and `twins` is the part of the
+# whole that comes from the kink of the minimum. (The mean of ten samples keeps a tenth of the jitter's variance. That is
+# why the `bias` of `noise` is not exactly zero.) The sign matters most. A source that raises targets makes the critic
+# optimistic, and a source that lowers them makes it pessimistic. Two errors of the same size may differ in this sign.
 
 # %% tags=["nbval-check-output"]
 for name in asked:
@@ -346,16 +352,17 @@ for name in asked:
     print(f"    its bias flatters the poorest tenth {'more' if more else 'less'} than the average row")
 
 # %% [markdown]
-# If the story of the cliff holds for a body, its bias flatters the poorest tenth more. A shift that is the same everywhere would
-# change no policy. One that lifts the poor states above the good ones does.
+# If the picture of the cliff holds for a task, the bias raises the poorest tenth of its states more than the average. A
+# shift that is the same everywhere would change no policy. A shift that lifts the poor states above the good ones does.
 #
 # ## 5. Score against error
 #
-# *Ask.* The study `sources` trains an agent from each source, offline alone, for three seeds. If bias is what does the harm,
-# scores should fall with the bias and not with the jitter. A last arm leaves next states alone and doubles the noise on the
-# target *action* (`target_noise`): smoothing without any model.
+# *Ask.* The study `sources` trains an agent with each source, offline only, for three seeds. An *arm* is one such way to
+# train. If the bias does the harm, scores should fall with the bias and not with the jitter. A last arm leaves next
+# states as they are and doubles the noise on the target *action* (`target_noise`). It smooths without any model.
 #
-# First the evidence of this and the coming sections. A seed is one observation, and an interval needs two.
+# We first count the recorded runs for this and the next sections. A *seed* is the number of a repetition and gives one
+# observation. An interval needs two.
 
 # %%
 folder = runner.runs_folder(profile, retrain)
@@ -426,8 +433,8 @@ caption = figures.caption(text, shown[shown["phase"] == "pretrain"], drawn=figur
 saved = save_figure(figure, "07_sources", pd.concat(drawn), caption, profile)
 
 # %% [markdown]
-# In one number a panel: the rank correlation of error and score over arms. Below zero means that more error goes with less
-# score. With so few arms it describes and does not decide.
+# The next table sums up each panel in one number, the rank correlation of error and score over arms. Below zero, more
+# error goes with a lower score. With so few arms this number describes and decides nothing.
 
 
 # %% tags=["nbval-check-output"]
@@ -442,19 +449,20 @@ rows = [[ranks(panel), len(panel)] for panel in drawn]
 pd.DataFrame(rows, [f"{name}, {part}" for name, part in panels], ["rank correlation", "arms"])
 
 # %% [markdown]
-# *Read.* Left column: is the line of dots falling? Right column: is it flat? `jitter` and `noise` stand at the left edge of
-# the left column. If they score as vanilla does, jitter is harmless. If they score above it, smoothing helps, and it needs no
-# model.
+# *Read.* Do the dots fall in the left column? Are they flat in the right one? `jitter` and `noise` lie at the left edge
+# of the left column. If they score like vanilla, jitter is harmless. If they score above vanilla, smoothing helps, and it
+# needs no model.
 #
 # [S4RL](https://arxiv.org/abs/2103.06326) had a result of this kind: simple augmentations of the states, without a model,
-# made offline agents better. [SEEM](https://arxiv.org/abs/2310.04411) offers another cure for few data, LayerNorm in the
-# critic, and [Sparse-Reg](https://arxiv.org/abs/2506.17155) a third, sparse networks for small data. S4RL and Sparse-Reg
-# speak of over-fitting, as our paper does, SEEM of values that diverge. None of the three needs a model of the world.
+# made offline agents better. [SEEM](https://arxiv.org/abs/2310.04411) puts LayerNorm in the critic, and
+# [Sparse-Reg](https://arxiv.org/abs/2506.17155) uses sparse networks for small data. S4RL and Sparse-Reg address
+# over-fitting, as our paper does. SEEM addresses values that diverge. None of the three needs a model of the world.
 #
 # ## 6. Rates
 #
-# *Ask.* Is 50 % the best rate, as the paper says [S]? The formula has $\rho$ as a factor. If the shift harms, the best rate
-# is 0 %. If smoothing helps, it may lie in between. The study runs on HalfCheetah, where falls do not decide.
+# *Ask.* Is 50 % the best rate, as the paper says [S]? The formula has $\rho$ as a factor. If the shift does harm, the
+# best rate is 0 %. If smoothing helps, the best rate may lie in between. The study runs on HalfCheetah, where no episode
+# ends in a fall.
 
 # %%
 arms = studies.find("rates").arms
@@ -477,17 +485,18 @@ found = {name: [of(measure, arm, "halfcheetah") for arm in rates] for name, meas
 pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 
 # %% [markdown]
-# *Read.* Two shapes would mean something: a fall from left to right (every imagined next state costs), or a hill in the
-# middle (some help). A line that is flat within its intervals says that the rate does not matter here, and then "50 % is
-# best" is not a finding but a choice. Claim (d) asks for the strongest form, 50 % above the mean of the others. Section 8 has
-# its verdict.
+# *Read.* Look for one of two shapes. If scores fall from left to right, every imagined next state does harm. If they peak
+# in the middle, some imagined next states help. If the line is flat within its intervals, we see no effect of the rate,
+# and "50 % is best" would be a choice, not a finding. We test claim (d) in its strongest form: 50 % must lie above the
+# mean of the other rates. Section 8 has the verdict.
 #
 # ## 7. What is carried online
 #
-# *Ask.* Online, the agent of chapter 05 brings an actor, two critics and both Adam states. Which of them helps? The paper
-# says both, the actor most when there was no augmentation [A]. To carry the critics alone means a *fresh* actor. We first
-# gave it the paper's warm-up, 25,000 steps of its own policy. With vanilla's critics the curve of seed 0 stayed flat to the
-# end, and a flat curve asks to be looked at. The lowest and the highest online score of seed 0:
+# *Ask.* The agent of chapter 05 goes online with its actor, its two critics and the Adam states of both. Which of them
+# helps? The paper says that actor and critics both help, the actor most when there was no augmentation [A]. If we carry
+# the critics alone, the agent starts with a *fresh* actor. We first gave this agent the paper's warm-up, 25,000 steps of
+# its own policy. With vanilla's critics the curve of seed 0 stayed flat to the end, so we looked for the reason. The
+# table has the lowest and the highest online score of seed 0:
 
 
 # %% tags=["nbval-check-output"]
@@ -503,9 +512,10 @@ found = {figures.look(arm).label: range_of(arm) for arm in (*critics, "td3")}
 pd.Series(found).to_frame("lowest to highest")
 
 # %% [markdown]
-# Why? A fresh actor says almost nothing: its last layer is small, so its actions are near zero. With exploration noise of 0.1
-# the robot hardly moves. We run the first interactions of both arms, by the function that training calls, and look at what
-# the replay buffer holds: the size of the actions, and how far states spread beside the data's own spread (which is 1).
+# Why? The actions of a fresh actor are near zero, because its last layer is small. With exploration noise of 0.1 the
+# robot hardly moves. We run the first interactions of both arms with the function that training calls. Then we look at
+# the replay buffer: how large are the actions, and how far do the states spread, relative to the spread of the data
+# (which is 1)?
 
 
 # %%
@@ -529,20 +539,20 @@ reach = {name: float(rows.state.var(dim=0).mean().sqrt()) for name, rows in begu
 pd.DataFrame({"actions (root mean square)": force, "spread of states (of the data's)": reach}).round(2)
 
 # %% [markdown]
-# *Read.* A buffer of such states says little about motion, and the critics that arrived with knowledge of it are trained on
-# standing still. `td3` from scratch has no such handicap, so the comparison would judge the warm-up. (It is not the whole
-# story: the augmented critics of seed 0 met the same warm-up and did learn, late. One seed of each does not say why.) The
-# programme therefore records carried critics with 5,000 uniform steps, the way `td3` from scratch begins
-# (`*_critics_uniform`), and keeps seed 0 of the first attempt for everyone to see (`*_critics`). All arms:
+# *Read.* Such a buffer holds little motion, so the carried critics are trained on a robot that stands still. `td3` from
+# scratch has no such handicap, so the comparison would measure the warm-up instead of the critics. (This does not explain
+# everything: the augmented critics of seed 0 had the same warm-up and did learn, late. With one seed of each we cannot
+# say why.) We therefore record carried critics with 5,000 uniform steps, as `td3` from scratch has (`*_critics_uniform`).
+# We keep seed 0 of the first attempt for everyone to see (`*_critics`). These are all arms:
 #
 # | arm | carried | warm-up | data in the replay |
 # |---|---|---|---|
 # | `vanilla`, `augmented` | actor, critics, moments | 25,000 steps of its own policy | no |
 # | `*_data` | actor, critics, moments | 5,000 steps of its own policy | yes |
-# | `*_actor` | actor | 25,000 of its own policy, then the critics learn alone for 5,000 updates | no |
-# | `*_actor_cold` | actor | 25,000 of its own policy | no |
-# | `*_critics_uniform` | critics | 5,000 uniform | no |
-# | `td3`, `td3_data` | nothing | 5,000 uniform | no, yes |
+# | `*_actor` | actor | 25,000 steps of its own policy, then the critics learn alone for 5,000 updates | no |
+# | `*_actor_cold` | actor | 25,000 steps of its own policy | no |
+# | `*_critics_uniform` | critics | 5,000 uniform steps | no |
+# | `td3`, `td3_data` | nothing | 5,000 uniform steps | no, yes |
 
 # %%
 kinds = ("", "_data", "_actor", "_actor_cold", "_critics", "_critics_uniform")
@@ -557,8 +567,8 @@ caption = figures.caption(text, shown[shown["phase"] == "finetune"], drawn=figur
 saved = save_figure(figure, "07_carried", drawn, caption, profile)
 
 # %% [markdown]
-# The differences that matter, arm minus arm. A number without brackets is one seed. Not every arm is planned on both tasks:
-# `*_actor_cold` runs on Hopper alone, `*_critics` on HalfCheetah alone.
+# The next table has the differences that matter, one arm minus another. A number without brackets comes from one seed.
+# Not every arm is planned on both tasks: `*_actor_cold` runs on Hopper alone, `*_critics` on HalfCheetah alone.
 
 
 # %%
@@ -577,16 +587,17 @@ index = [" − ".join(pair) for pair in pairs]
 pd.DataFrame({name: [minus(*pair, name) for pair in pairs] for name in studies.TWO}, index)
 
 # %% [markdown]
-# *Read.* Compare `*_data` with `td3_data` before any other pair: both have the data and begin to learn after 5,000 steps, so the
-# difference is what pre-training adds beyond the data themselves. (Who acts in these steps differs, too: the pre-trained policy
-# here, uniform actions there.) [The Three Regimes](https://arxiv.org/abs/2510.01460) puts the
-# question in general: online, keep what is better, the pre-trained policy or the offline data. `*_actor` against
-# `*_actor_cold` says whether fresh critics ruin a carried actor before they know anything.
+# *Read.* Compare `*_data` with `td3_data` first. Both have the data and begin to learn after 5,000 steps, so the
+# difference shows what pre-training adds to the data. (The first 5,000 actions differ too: `*_data` acts with its
+# pre-trained policy, `td3_data` at random.) [The Three Regimes](https://arxiv.org/abs/2510.01460) state a general rule:
+# online, keep the better one of the pre-trained policy and the offline data. The difference of `*_actor` and
+# `*_actor_cold` shows whether untrained critics ruin a carried actor.
 #
 # ## 8. Verdicts
 #
-# *The predictions of section 3*, held to what is recorded now. An interval decides when it lies wholly inside the predicted
-# range, or wholly outside, with all planned seeds in every task: five, or three in the study `sources`.
+# Here we test *the predictions of section 3* on what is recorded now. An interval decides a prediction when it lies
+# wholly inside the predicted range, or wholly outside, with all planned seeds in every task: five, or three in the study
+# `sources`.
 
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
@@ -596,7 +607,8 @@ for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
     print(f"    {prediction.text}.")
 
 # %% [markdown]
-# *The paper's claims* of this chapter, by the rules printed in the [overview](00_overview.ipynb):
+# Here are the verdicts on *the paper's claims* of this chapter, by the rules printed in the
+# [overview](00_overview.ipynb):
 
 # %% tags=["nbval-check-output"]
 for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls"):
@@ -608,59 +620,61 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
         print(f"    {arm} − {others}: {size} {each.comparison.unit}")
 
 # %% [markdown]
-# What this chapter cannot show, whatever the numbers are: the expansion is local, and a blurred model's errors are not small
-# at a cliff. One world model a task was asked, that of seed 0. And a score mixes what an error does to the values with what
-# it does to the speed of learning. [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of another
-# method with imagined transitions to the *model's* training targets, and finds that predicting changes inflates its variance:
-# the arm `augmented_next_latent` of the study `models` asks something close to it here.
+# This chapter has three limits, whatever its numbers are. The expansion is local, and a blurred model's errors are not
+# small at a cliff. We measured one world model a task, that of seed 0. And a score mixes two effects of an error, on the
+# values and on the speed of learning. [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of
+# another method with imagined transitions to the *model's* training targets. It finds that predicting changes inflates
+# the model's variance. The arm `augmented_next_latent` of the study `models` asks a similar question here.
 #
 # ## Where we differ from the paper
 #
 # | | paper or its code | here | why |
 # |---|---|---|---|
-# | noise as a control | standard deviation 0.1 [C] | as large as the model's held-out error | equal size is the point |
-# | bias and jitter alone | not there | `shrink`, `mean`, `jitter` | to say which part does what |
+# | noise as a control | standard deviation 0.1 [C] | as large as the model's held-out error | a control needs the same size |
+# | bias and jitter alone | not tested | `shrink`, `mean`, `jitter` | to separate their effects |
 # | carried critics | warm-up not known [A] | 5,000 uniform steps, the agent's own for seed 0 | a fresh actor stands still |
 # | carried actor | not known whether critics learn first | with and without 5,000 such updates | fresh critics may ruin it |
-# | rates | tasks not known [S] | HalfCheetah | falls do not decide there |
+# | rates | tasks not known [S] | HalfCheetah | no episode ends in a fall there |
 #
 # ## Try it
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In the first picture, `0.6` for `spread`: twice the jitter, four times the trace. Is the curve of the jitter four times as
-#    high, as the expansion of section 2 says?
-# 2. In section 1, `lambda s, a, s_, g: s_ + 0.001` as the predictor. At which `rate` does the assert fail, and why not at 0?
-# 3. In section 7, `"vanilla_actor"` in place of `"vanilla_critics"` in `warmups`: the learner made there has no pre-training, so
-#    what must the first row show?
+# 1. In the first picture, set `spread` to `0.6`. That is twice the jitter and four times the trace. Is the curve of the
+#    jitter four times as high, as the expansion of section 2 says?
+# 2. In section 1, use `lambda s, a, s_, g: s_ + 0.001` as the predictor. At which `rate` does the assert fail, and why
+#    not at 0?
+# 3. In section 7, put `"vanilla_actor"` in place of `"vanilla_critics"` in `warmups`. The learner made there has no
+#    pre-training. What must the first row show?
 #
 # ## Questions
 #
 # <details><summary>If a perfect model changes nothing, why fit a model at all?</summary>
 #
-# For this method the model is a way to make an error of a certain kind. A model earns its keep elsewhere: where it answers
-# what no row answers, as for other actions or several steps ahead. The next-state prediction of a recorded action is the one
-# question to which the answer is already in the data.
+# In this method the model only contributes an error of a certain kind. A model is useful where it answers questions that
+# no row answers, such as other actions or several steps ahead. The next state after a recorded action is already in the
+# data.
 # </details>
 #
 # <details><summary>Could a bias help?</summary>
 #
-# Yes, if it points down where the critic is too hopeful. A pull to the middle lowers the best states and lifts the poorest,
-# so it flattens the values. An over-fitted critic whose values spread too far may gain by that. Section 5 asks whether it
-# does.
+# Yes, if it lowers values where the critic is too optimistic. A pull to the middle lowers the best states and lifts the
+# poorest, so it flattens the values. This may help an over-fitted critic whose values spread too far. Section 5 asks
+# whether it does.
 # </details>
 #
 # <details><summary>Is noise of the same size as the model a fair control?</summary>
 #
-# Of size, yes, dimension by dimension. Of direction, no: noise errs in each dimension by itself and leaves the set of
-# possible postures, where twins disagree more. `jitter` has the model's own directions and closes that gap.
+# In size it is, dimension by dimension. In direction it is not: noise errs in each dimension independently, so it leads
+# to impossible postures, where the twin critics disagree more. `jitter` errs in the model's own directions and closes
+# that gap.
 # </details>
 #
 # <details><summary>Why is an expansion to second order allowed, when the critic is piecewise linear?</summary>
 #
-# A network of ReLUs has kinks and no curvature in between, so its Hessian is zero almost everywhere. On the scale of an error
-# that crosses many kinks it still bends, and that is the curvature meant. The tables use no expansion: they ask the critics
-# themselves, at the imagined states.
+# A network of ReLUs has kinks and no curvature in between, so its Hessian is zero almost everywhere. On the scale of an
+# error that crosses many kinks it still bends, and that is the curvature that we mean. The tables use no expansion: they
+# evaluate the critics at the imagined states.
 # </details>
 #
 # **Next:** [08 · Reliability](08_reliability.ipynb): where is the world model wrong, and can we tell before it hurts?
