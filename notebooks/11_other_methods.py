@@ -16,10 +16,10 @@
 # | gives | figures `11_methods`, `11_off_the_data`, `11_compute`, and tables |
 # | minutes on one core | paper: below 1 · smoke: about 1, it trains tiny agents · quick: up to 20 (the study `hopper`) |
 #
-# [Chapter 05](05_online_finetuning.ipynb) compared the paper's way with its own ablations. Here it meets other answers to the
-# same question. Each one gets the same 10,000 transitions and the same 100,000 interactions. An *arm* is one way from the
-# data to an online agent. *Data kept* means that the transitions stay in the replay buffer and that learning begins after
-# 5,000 interactions instead of 25,000. A *seed* numbers a repetition.
+# [Chapter 05](05_online_finetuning.ipynb) compared the paper's method with its own ablations. Here we compare it with
+# other methods. Each one gets the same 10,000 transitions and the same 100,000 interactions. An *arm* is one way to train
+# an online agent from the data. *Data kept* means that the transitions stay in the replay buffer and that learning begins
+# after 5,000 interactions instead of 25,000. A *seed* is the number of a repetition.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -77,8 +77,9 @@ path = save_figure(figure, "11_methods", drawn, caption, profile)
 # %% [markdown]
 # ## 1. The candidates
 #
-# *Ask.* The paper's remedy for a critic that is trained on few data is to imagine some of the data. Others change the
-# critic, the loss, or what is done online. If imagination is worth its world model, it should beat these.
+# *Ask.* A critic that is trained on little data over-fits. The paper's remedy is to imagine some of the data. Other
+# methods change the critic, the loss, or the online phase. If imagination is worth the cost of its world model, it should
+# beat them.
 #
 # | arm | offline | online | its paper |
 # |---|---|---|---|
@@ -95,14 +96,15 @@ path = save_figure(figure, "11_methods", drawn, caption, profile)
 # [seem]: https://arxiv.org/abs/2310.04411
 # [alvinn]: https://proceedings.neurips.cc/paper/1988/hash/812b4ba287f5ee0bc9d43bbf5bbe87fb-Abstract.html
 #
-# The name of an arm ends in `_data` where it exists both ways. Why these? `layernorm` changes one line of the critic and needs
-# no model. `td3_layernorm_data` and `rlpd` ask whether pre-training is needed at all. `iql` never asks about an action that
-# the data do not hold, so there is nothing to over-estimate. `bc` asks how much of a jump-start is just a good first policy.
+# An arm that keeps the data and also exists without them ends in `_data`. Why these methods? `layernorm` changes one line
+# of the critic and needs no model. `td3_layernorm_data` and `rlpd` ask whether pre-training is needed at all. `iql` never
+# asks about an action that the data do not hold, so there is nothing to over-estimate. `bc` asks how much of a jump-start
+# is just a good first policy.
 #
 # ## 2. LayerNorm: one line in the critic
 #
-# *Ask.* A critic is trained at the recorded actions, but its targets ask about the policy's. Where the two differ it
-# extrapolates, and a plain network extrapolates linearly, without bound.
+# *Ask.* A critic is trained at the recorded actions, but its targets use the policy's actions. Where the two differ, the
+# critic extrapolates, and a plain network extrapolates linearly, without bound.
 # [LayerNorm](https://arxiv.org/abs/1607.06450) puts each hidden layer on a sphere before the ReLU:
 #
 # $$h_l = \mathrm{relu}\big(\mathrm{LN}(W_l h_{l-1} + b_l)\big), \qquad
@@ -126,8 +128,9 @@ path = save_figure(figure, "11_methods", drawn, caption, profile)
 show(networks.layer_norm, layernorm.normalised)
 
 # %% [markdown]
-# *Check by hand.* Three rows of four units in NumPy. Then a critic far off all data: a thousand standard deviations away its
-# value must be within the bound, and that of the same weights without LayerNorm far outside.
+# *Check by hand.* We first compute LayerNorm of three rows of four units in NumPy. Then we ask a critic about inputs a
+# thousand standard deviations away from the data. Its value must be within the bound. Without LayerNorm the same weights
+# must give a value far outside.
 
 # %% tags=["nbval-check-output"]
 rows = np.array([[1.0, 2.0, 3.0, 4.0], [-1.0, 1.0, -1.0, 1.0], [0.0, 0.0, 0.0, 8.0]])
@@ -148,10 +151,10 @@ assert reach["LayerNorm"] <= bound < reach["plain"], "LayerNorm bounds a value, 
 print("far off all data: LayerNorm within its bound, the plain network outside")
 
 # %% [markdown]
-# *Does it matter on real states?* Both kinds of critic learn the same numbers: the values that the trained `vanilla` critic of
-# HalfCheetah gives to recorded rows, in standard deviations. Then we leave the data. We stretch each standardised state by a
-# factor: at 1 it is recorded, at 4 it lies four times as far from the mean. We expect both to agree at 1, and the plain one to
-# run away.
+# *Does it matter on real states?* Both kinds of critic learn the same numbers: the values that the trained `vanilla`
+# critic of HalfCheetah gives to recorded rows, in standard deviations. Then we ask about states off the data. We stretch
+# each standardised state by a factor: at 1 it is the recorded state, at 4 it lies four times as far from the mean. We
+# expect both critics to agree at 1, and the values of the plain one to grow without bound.
 
 # %%
 known = trained.path_of("halfcheetah", "vanilla").is_file()
@@ -200,15 +203,16 @@ text += "stretched states. Lines are medians over the rows, bands hold 80 % of t
 path = save_figure(figure, "11_off_the_data", off, text, profile)
 
 # %% [markdown]
-# *Read.* At 1 the two bands lie on each other: LayerNorm takes nothing from what a critic can learn about the data. Beyond,
-# they part. This shows that LayerNorm bounds extrapolation. It does not show that extrapolation was the problem.
-# [Chapter 04](04_offline_pretraining.ipynb) tells on which tasks the critics of trained agents run away, and section 6 looks at
-# what they know.
+# *Read.* At 1 the two bands coincide: with LayerNorm a critic learns the data just as well. Beyond 1 they separate. This
+# shows that LayerNorm bounds extrapolation. It does not show that extrapolation was the problem. [Chapter
+# 04](04_offline_pretraining.ipynb) shows on which tasks the critics of trained agents diverge, and section 6 measures how
+# well critics are calibrated.
 #
 # ## 3. RLPD: old and new rows in equal parts
 #
-# *Ask.* [RLPD](https://arxiv.org/abs/2302.02948) drops pre-training. It is SAC that draws half of each online batch from the
-# offline rows, however many new ones there are, with LayerNorm in its critics. Its actor climbs the mean of the critics:
+# *Ask.* [RLPD](https://arxiv.org/abs/2302.02948) drops pre-training. It is SAC with LayerNorm in its critics. It draws
+# half of each online batch from the offline rows, however many new rows there are. Its actor maximises the mean of the
+# critics:
 #
 # $$\text{batch} = \tfrac B2 \text{ rows of } \mathcal D_{\text{offline}} \,\cup\, \tfrac B2 \text{ rows of }
 # \mathcal D_{\text{online}}, \qquad
@@ -224,7 +228,7 @@ path = save_figure(figure, "11_off_the_data", off, text, profile)
 show(rlpd.rows, rlpd.actor_loss)
 
 # %% [markdown]
-# *Check by hand.* A replay of 10 old and 4 new rows, and six places in it: three of each kind must come out.
+# *Check by hand.* The replay holds 10 old and 4 new rows. We draw six of them, and three must be old and three new.
 
 # %% tags=["nbval-check-output"]
 places = torch.tensor([0.0, 0.5, 0.999, 0.0, 0.5, 0.999], dtype=torch.float64)
@@ -243,8 +247,9 @@ assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and e
 #
 # $$L_\pi = -\frac1B\sum_b \min\big(e^{\beta c (Q - V)(s_b, a_b)},\, 100\big) \log \pi(a_b|s_b) .$$
 #
-# Behaviour cloning keeps the second half of that thought: $L_\pi = \frac1B \sum_b \lVert \pi(s_b) - a_b \rVert^2 / A$ with
-# $A$ the dimensions of an action. Its critics learn by TD3's target what the clone is worth, so that TD3 can go on from there.
+# Behaviour cloning also clones the recorded actions, but all with the same weight: $L_\pi = \frac1B \sum_b \lVert
+# \pi(s_b) - a_b \rVert^2 / A$, where $A$ is the number of dimensions of an action. Its critics learn the values of the
+# clone with TD3's target, so that TD3 can continue online.
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -258,8 +263,9 @@ assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and e
 show(iql.value_loss, iql.critic_target, iql.actor_loss, bc.cloning_loss)
 
 # %% [markdown]
-# *Check by hand.* Three actions of one state are worth 0, 1 and 5. An expectile of 0.5 is their mean, 2. We expect that of
-# 0.7 above it, where weighted pulls from both sides are equal: 0.7 (5 − V) = 0.3 (V − 0) + 0.3 (V − 1) gives V = 2.92.
+# *Check by hand.* Three actions of one state are worth 0, 1 and 5. The expectile of 0.5 is their mean, 2. The expectile
+# of 0.7 must lie higher, where the weighted errors on both sides balance: 0.7 (5 − V) = 0.3 (V − 0) + 0.3 (V − 1) gives V
+# = 2.92.
 
 # %% tags=["nbval-check-output"]
 value, target = torch.zeros(1, 3, requires_grad=True), torch.tensor([[0.0, 1.0, 5.0]])
@@ -273,10 +279,11 @@ for expectile, expected in ((0.5, 2.0), (0.7, 3.8 / 1.3)):
 # %% [markdown]
 # ## 5. What was found
 #
-# *Ask.* Before any run of these arms was recorded, three comparisons were named as the second primary family:
-# `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch, over
-# four tasks, with p corrected for their number. Everything else here is exploratory. Every arm that keeps the data begins to learn
-# after 5,000 steps. A pre-trained agent takes them with its own policy, the others at random.
+# *Ask.* Before any run of these arms was recorded, we named three comparisons as the second primary family. They are
+# `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each is
+# over four tasks, with p values corrected for their number. Everything else here is exploratory. Every arm that keeps the
+# data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own policy, the other agents
+# act at random.
 
 
 # %%
@@ -293,8 +300,9 @@ second = pd.DataFrame({name: family(measure) for name, measure in windows.items(
 second.assign(verdict=verdicts).rename_axis(f"{figures.look('layernorm_data').label}, minus")
 
 # %% [markdown]
-# Every arm, in both windows, with the minutes of one core that a run took. They are those of the processors that recorded the
-# runs, some of them busy with other work, so read them as a rough guide. The picture below counts updates instead.
+# The next table has every arm in both windows, with the minutes of one core that a run took. Different processors
+# recorded the runs, and some were busy with other work, so the minutes are only a rough guide. The picture below counts
+# updates instead.
 
 
 # %%
@@ -317,8 +325,8 @@ words = {
 pd.DataFrame(words).T
 
 # %% [markdown]
-# Which arm beats which? The share of pairs of runs in which the row's arm scores more than the column's, mean over the tasks in
-# which both ran twice. Above one half the row is better.
+# Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's,
+# averaged over the tasks on which both arms have two runs. Above one half the row's arm is better.
 
 
 # %%
@@ -336,8 +344,9 @@ for arm, other in combinations(twice, 2):
 square.replace("nan%", "–").rename(index=lambda arm: figures.look(arm).label)
 
 # %% [markdown]
-# *Is it worth its compute?* What a run costs is nearly proportional to its updates, offline and online together, and these do not
-# depend on the processor. (Imagination adds the fit of its world model.) To the right is more compute, higher is better.
+# *Is an arm worth its compute?* The cost of a run is nearly proportional to its number of updates, offline and online
+# together. This number does not depend on the processor. (Imagination also needs the fit of its world model.) Points
+# further right used more compute, and higher points score better.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
@@ -359,8 +368,9 @@ text += "Squares keep the data, circles do not."
 path = save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
 
 # %% [markdown]
-# *How long until nearly as good as SAC after a million?* The interactions until an evaluation first reaches 90 % of SAC's
-# published score at a million interactions: median over seeds, and how many arrive within 100,000.
+# *How long until an arm is nearly as good as SAC after a million?* We count the interactions until an evaluation first
+# reaches 90 % of SAC's published score at a million interactions. The table has the median over seeds, and how many seeds
+# get there within 100,000.
 
 
 # %%
@@ -379,12 +389,12 @@ by_arm = {figures.look(arm).label: {task: soon(task, arm) for task in tasks.TASK
 pd.DataFrame(by_arm).T
 
 # %% [markdown]
-# ## 6. Why: what the critics know when pre-training ends
+# ## 6. Why: how good the critics are when pre-training ends
 #
-# *Ask.* If LayerNorm works because values stop running away, its critics must be better calibrated: the gap between what they
-# promise and what their policy earns from 400 fixed states must be nearer to zero, and values must change less when an action
-# moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains these measures. Rough values divided by their spread,
-# because small values are smooth for free.
+# *Ask.* If LayerNorm works because values no longer diverge, its critics must be better calibrated. We compare the values
+# that they predict for 400 fixed states with the returns of their policy from there. This gap must be nearer to zero.
+# Values must also change less when an action moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains these
+# measures. We divide the roughness by the spread of the values, because small values change little anyway.
 
 
 # %%
@@ -408,13 +418,15 @@ inside = pd.DataFrame({key: found for key, found in asked.items() if found}, col
 inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 
 # %% [markdown]
-# *Read.* Only arms that are recorded stand here. A gap near zero is an honest critic, one below it a timid one.
+# *Read.* The table holds only arms that are recorded. With a gap near zero, a critic predicts well on average. With a gap
+# below zero, it predicts too little.
 #
 # ## 7. Is imagination over? The simulator in the model's place
 #
-# *Ask.* The paper's model errs, and it is asked about recorded actions alone. What if it never erred, and told the critics what
-# the *policy* would meet? No fitted model can do better, and we need not fit one: the simulator is that model. From drawn states
-# the policy acts for $k$ steps, a *branch* as in [MBPO](https://arxiv.org/abs/1906.08253), and critics learn from what it met:
+# *Ask.* The paper's model makes errors, and it only predicts what follows recorded actions. What if it made no errors,
+# and predicted what follows the *policy's* actions? No fitted model can do better, and we need not fit one: the simulator
+# is that model. From drawn states the policy acts for $k$ steps, a *branch* as in
+# [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the branch:
 #
 # $$a_t = \mathrm{clip}(\pi(s_t) + \sigma \varepsilon_t), \quad (s_{t+1}, r_t, d_t) = \mathrm{simulator}(s_t, a_t), \qquad
 # t = 0, \dots, k - 1,$$
@@ -428,16 +440,17 @@ inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 # | $n / B$ | `rate` | number | share of a batch |
 # | $\sigma$ | `exploration_noise` | number, 0.1 | of an action in [-1, 1] |
 #
-# A policy that is held to the recorded actions meets little that is new. So we also loosen the cloning term of TD3+BC, to a
-# tenth and to nothing. We expect the truth to add little with the cloning term and more without it.
-# [Edge-of-Reach](https://arxiv.org/abs/2402.12527) made the same experiment with roll-outs and found that they fail even with
-# true dynamics. Where the truth does not help, no model will.
+# The cloning term of TD3+BC keeps the policy near the recorded actions, where it sees little that is new. So we also
+# reduce this term to a tenth and to zero. We expect the simulator to add little with the cloning term and more without
+# it. [Edge-of-Reach](https://arxiv.org/abs/2402.12527) made the same experiment with roll-outs and found that they fail
+# even with true dynamics. Where true dynamics do not help, no model will.
 
 # %%
 show(augmentation.branches, augmentation.recorded_only)
 
 # %% [markdown]
-# *Check by hand.* The policy adds 1 to the state, and 3 is terminal. From 0 two steps are taken, from 2 only one.
+# *Check by hand.* In this toy task the policy adds 1 to the state, and state 3 is terminal. A branch from 0 must take two
+# steps, a branch from 2 only one.
 
 # %% tags=["nbval-check-output"]
 add = lambda state, action: (state + action, state[:, 0], (state + action)[:, 0] >= 3)  # noqa: E731
@@ -446,9 +459,10 @@ assert met.next_state.ravel().tolist() == [1, 3, 2], "no branch goes on after a 
 print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 
 # %% [markdown]
-# All that was screened, the poor arms among it: two tasks, seeds that no other table uses, half of the updates of the other arms
-# offline. *Offline* is the mean score over the second half of pre-training, *gap* how far critics over-rate their policy when it
-# ends (rewards), *online* the mean score over the first 100,000 interactions.
+# The table has every arm that we screened, also the poor ones. It covers two tasks, with seeds that no other table uses
+# and half of the offline updates of the other arms. *Offline* is the mean score over the second half of pre-training.
+# *Gap* is how far critics over-rate their policy when pre-training ends (rewards). *Online* is the mean score over the
+# first 100,000 interactions.
 
 # %%
 ceiling = studies.find("ceiling")
@@ -472,13 +486,14 @@ words = {named(arm): {pair: of(found[pair[1]], pair[0], arm) for pair in pairs} 
 pd.DataFrame(words).T if len(evaluated) else Markdown("Not yet recorded.")
 
 # %% [markdown]
-# *Read.* Compare rows with the same cloning term: what differs is the truth. If the rows with the simulator are no better, the
-# model was never the bottleneck of these arms, and a better world model would not help them.
+# *Read.* Compare rows with the same cloning term: they differ only in the simulator. If the rows with the simulator are
+# no better, the model was never the bottleneck of these arms, and a better world model would not help them.
 #
 # ## 8. A rule before going online
 #
-# *Ask.* Can we tell in advance what to keep? [The Three Regimes](https://arxiv.org/abs/2510.01460) compare two scores: that
-# of the data, $J(\mathcal D)$, and that of the policy that was pre-trained on them, $J(\pi_0)$. Keep what is better:
+# *Ask.* Can we tell in advance whether to keep the data, the pre-trained policy, or both? [The Three
+# Regimes](https://arxiv.org/abs/2510.01460) compare two scores: the score of the data, $J(\mathcal D)$, and the score of
+# the policy that was pre-trained on them, $J(\pi_0)$. Their rule keeps the better one:
 #
 # $$J(\pi_0) - J(\mathcal D) \; \begin{cases} > m & \text{superior: keep the policy} \\
 # \text{in } [-m, m] & \text{comparable: keep both} \\ < -m & \text{inferior: keep the data} \end{cases}$$
@@ -489,10 +504,10 @@ pd.DataFrame(words).T if len(evaluated) else Markdown("Not yet recorded.")
 # | $J(\pi_0)$ | `policy` | number | score at the switch |
 # | $m$ | `margin` | number | points of score |
 #
-# Three arms stand for the three: `vanilla` (the policy, empty replay), `vanilla_data` (both), `td3_data` (the data, a fresh
-# agent). The first has the paper's long warm-up, so the comparison also holds its cost. The margin $m$ is chosen on the other
-# tasks, so each task is a test that the rule has not seen. We expect it to be
-# right more often than one time in three.
+# One arm stands for each choice: `vanilla` keeps the policy (its replay is empty), `vanilla_data` keeps both, and
+# `td3_data` keeps the data (its agent is fresh). `vanilla` has the paper's long warm-up, so the comparison also includes
+# the cost of that warm-up. We choose the margin $m$ on the other tasks, so that each task tests the rule on data that it
+# has not seen. We expect the rule to be right more often than one time in three.
 
 # %%
 show(advice.regime)
@@ -506,19 +521,19 @@ judged.round(1) if len(judged) else Markdown("Not yet recorded.")
 print(advice.track_record(known_cases) if len(known_cases) else "no case is recorded with these budgets")
 
 # %% [markdown]
-# *Read.* `lost` is by how much the best of the three arms beat the one that the rule named. For your own data,
-# `python -m mbaug advise DATASET` computes all of this in minutes: both scores, whether a world model of your rows beats the
-# guess that nothing changes, how far a critic over-fits them, and what the rule says. Its policy has a tenth of the updates, and
-# so have the recorded policies that its margin is chosen on.
+# *Read.* `lost` is the score of the best of the three arms minus the score of the arm that the rule named. For your own
+# data, `python -m mbaug advise DATASET` computes all of this in minutes: both scores, whether a world model of your rows
+# beats the guess that nothing changes, how far a critic over-fits them, and what the rule says. It trains its policy for
+# a tenth of the updates. The recorded policies on which it chooses its margin have the same number.
 #
 # ## Where we differ from the papers
 #
 # | | the paper | here | why |
 # |---|---|---|---|
-# | LayerNorm | learned gain and offset | neither | the same parameters with and without it |
+# | LayerNorm | learned gain and offset | neither | equally many parameters with and without it |
 # | RLPD | ten critics, up to 20 updates a step | two, one update a step | the compute of every other arm |
 # | RLPD | learning begins after 10,000 steps | 5,000 | as every arm that keeps the data |
-# | IQL | learning rate of the actor decays | constant | online it goes on |
+# | IQL | learning rate of the actor decays | constant | training continues online |
 # | IQL | rewards times 1,000 / (range of the returns) | advantages times 0.25 | values in the same unit in every arm |
 # | TD3+BC | a million rows | 10,000 | the question of this project |
 #
@@ -526,28 +541,32 @@ print(advice.track_record(known_cases) if len(known_cases) else "no case is reco
 #
 # Each is one line. Say what will happen before you run it.
 #
-# 1. In section 2, `far = 1e6 * ...`, and `reach` as the last line of the cell: which of the two numbers has grown?
-# 2. In section 3, `offline=1`: which rows can the first half of a batch hold now?
-# 3. In section 4, `0.9` in place of `0.7`: which value do equal pulls give now? Does the best action's bound it?
+# 1. In section 2, set `far = 1e6 * ...`, and add `reach` as the last line of the cell. Which of the two numbers has
+#    grown?
+# 2. In section 3, set `offline=1`. Which rows can the first half of a batch hold now?
+# 3. In section 4, put `0.9` in place of `0.7`. At which value do the errors balance now? Can it exceed the value of the
+#    best action?
 #
 # ## Questions
 #
-# <details><summary>Why does a bound on values not hurt what a critic can represent?</summary>
+# <details><summary>Why does a bound on values not limit what a critic can represent?</summary>
 #
-# The bound grows with the last layer's weights, which learn. What is lost is the *scale* of the input: LayerNorm forgets how
-# long a pre-activation is and keeps its direction. On the data directions are enough, as the picture of section 2 shows.
+# The bound grows with the last layer's weights, which are learned. Only the *scale* of the input is lost: LayerNorm drops
+# the length of a pre-activation and keeps its direction. On the data the directions are enough, as the picture of section
+# 2 shows.
 # </details>
 #
 # <details><summary>Is the comparison with RLPD fair?</summary>
 #
-# To its idea, yes: SAC, LayerNorm, half of each batch old. To its numbers, no: the paper's many updates a step would cost
-# twenty times the compute of any arm here. What holds of "RLPD with one update a step" is all that is said.
+# It is fair to RLPD's idea: we use SAC, LayerNorm and batches whose half is old. It is not fair to RLPD's published
+# numbers: the many updates a step of that paper would cost twenty times the compute of any arm here. Our results only
+# hold for RLPD with one update a step.
 # </details>
 #
 # <details><summary>Why these algorithms and not Cal-QL, PEX or another?</summary>
 #
-# Each stands for one idea: change the critic, change the mixture of data, change the loss, or only clone. An algorithm is one
-# file here, and the [README](../README.md) says where to add the next.
+# Each algorithm stands for one idea: change the critic, change the mixture of data, change the loss, or only clone. Each
+# algorithm is one file here, and the [README](../README.md) says where to add the next.
 # </details>
 #
 # **Next:** [90 · Engine](90_engine.ipynb): how fast all of this is. The [overview](00_overview.ipynb) lists all chapters.
