@@ -17,9 +17,9 @@
 # | gives | figures `08_map`, `08_where`, `08_moments`, `08_strangest`, `08_values`, `08_signals`, `08_trusted`, tables |
 # | minutes on one core | paper: about 1 · smoke and quick: below 1 |
 #
-# Chapter [02](02_world_model.ipynb) has one error a task, and chapter [07](07_controls.ipynb) says that whatever the method
-# does is the work of that error. An average hides where it falls. All rows of this chapter are from outside the 10,000 that
-# the models were fitted on, unless it says otherwise.
+# Chapter [02](02_world_model.ipynb) measures one error a task. Chapter [07](07_controls.ipynb) shows that every effect of
+# the method comes from this error. One average hides where the model is wrong. Here we ask about rows outside the 10,000
+# that the models were fitted on, unless we say otherwise.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -50,9 +50,9 @@ figures.style()
 # %% [markdown]
 # ## 1. A map of states
 #
-# *Ask.* Are errors the same everywhere? We lay the states of each task out on their first two principal components. One map
-# shows how many of the 10,000 rows are in a cell, the other how much the paper's model errs there. If it has learned what
-# it saw often, the second map should be the first one's negative.
+# *Ask.* Are errors the same everywhere? We plot the states of each task along their first two principal components. One
+# map shows how many of the 10,000 rows are in a cell, the other how much the paper's model errs there. If the model has
+# learned best what it saw often, the second map should be the negative of the first.
 
 # %%
 size, samples = settings.Pretraining().transitions, settings.Augmentation().table_samples
@@ -179,8 +179,9 @@ text += "are in a cell; below, the error of the VAE's samples on other rows, ove
 path = save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
-# *Read.* Blue cells are better than the task's average, red cells worse. If the guess is right, cells that are bright above
-# are blue below. As a number, the rank correlation of the two maps over cells with at least five rows:
+# *Read.* In blue cells the model errs less than on the task's average, in red cells more. If our guess is right, cells
+# that are bright in the upper map are blue in the lower one. We sum this up in the rank correlation of the two maps, over
+# cells with at least five rows:
 
 # %%
 enough = grid[grid["size"] >= (5 if profile != "smoke" else 1)].groupby("task")[["drawn", "mean"]]
@@ -188,13 +189,13 @@ alike = enough.apply(lambda own: spearmanr(own["drawn"], own["mean"]).statistic)
 alike.round(2).to_frame("rank correlation of density and error")
 
 # %% [markdown]
-# The model errs less where it has seen more, but not by much: two components hide most dimensions. So we now ask along other
-# lines.
+# The model errs less where it has seen more, but not by much, because two components hide most dimensions. So we now sort
+# the rows by other quantities.
 #
 # ## 2. Where is it wrong?
 #
-# *Ask.* The error of row $j$ is the one of chapter 02, for one row, averaged over the samples of a predictor that draws
-# random numbers:
+# *Ask.* We compute the error of chapter 02 for a single row $j$. If a predictor draws random numbers, we average over its
+# samples:
 #
 # $$e_j = \operatorname{mean}_{k,\,i} \big( (s'_{j,i} - \hat s'_{j,k,i}) / \sigma_i \big)^2$$
 #
@@ -205,9 +206,10 @@ alike.round(2).to_frame("rank correlation of density and error")
 # | $\sigma_i$ | `std[task]` | `[state]` | the environment's, of the drawn rows |
 # | $d_j$ | `reliability.distance` | one a row | standard deviations |
 #
-# Four things may matter: how thin the data are around a state ($d_j$, the distance to its tenth neighbour among the
-# 10,000), how far the body moves in the step, how high it is, and how good the episode was. We sort the rows by each, in
-# fifths. If the model has learned dynamics, its error should grow less with the step than persistence does.
+# Four conditions may matter: how thin the data are around a state ($d_j$, the distance to its tenth neighbour among the
+# 10,000), how far the body moves in the step, how high it is, and how good the episode was. We sort the rows by each
+# condition, in fifths. *Persistence* is the guess that nothing moves. If the model has learned dynamics, its error should
+# grow less with the length of the step than the error of persistence.
 
 # %%
 show(reliability.distance, reliability.parts)
@@ -264,15 +266,16 @@ grown = {
 pd.DataFrame(grown).loc[here].T.rename_axis("ratio of errors").round(2)
 
 # %% [markdown]
-# *Read.* The first row says how much the sampled error grows from the densest fifth to the thinnest. The next two compare
-# the shortest steps with the longest. There the error of "nothing moves" grows far more than the VAE's, whose blur
-# is there even where the body hardly moves. In the last two rows the VAE wins where the ratio is below 1.
+# *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. The next two rows
+# compare the shortest steps with the longest. There the error of "nothing moves" grows far more than the VAE's error,
+# because the VAE is blurred even where the body hardly moves. In the last two rows the VAE is better where the ratio is
+# below 1.
 #
 # ### Contact, falls, other policies
 #
-# *Ask.* Impacts are where dynamics are hardest: a foot touches down, and velocities jump within milliseconds. We ask the
-# simulator whether a body touches anything before and after the step. And we ask in the data of other policies: those of
-# `medium` and `random` were collected by agents that the draw has not seen, so their states lie further off.
+# *Ask.* Dynamics are hardest at impacts: a foot touches down, and velocities jump within milliseconds. We ask the
+# simulator whether a body touches anything before and after the step. We also test on the data of other policies. Other
+# agents collected the pools `medium` and `random`, so their states lie further from the 10,000.
 
 # %%
 show(reliability.histories, reliability.bodies)
@@ -345,15 +348,15 @@ ratio = wide.div(wide["all rows"], axis=0)[order[1:]].loc[here].T
 ratio.round(2)
 
 # %% [markdown]
-# *Read.* The table has the sampled error over that of all rows. Where a foot touches down the deterministic network errs
-# more than elsewhere, as we expected. For the VAE contact matters less, because its blur comes first. Before a fall it errs
-# more than on average, just where a target matters most. And other policies' data can be far worse or no worse: what counts
-# is where the states lie.
+# *Read.* The table has the sampled error of each group, divided by that of all rows. Where a foot touches down the
+# deterministic network errs more than elsewhere, as we expected. For the VAE contact matters less, because its blur is
+# larger. Before a fall the VAE errs more than on average, just where a target matters most. On other policies' data its
+# error can be far larger or no larger, depending on where the states lie.
 #
 # ### By quantity
 #
-# *Ask.* Which quantities are wrong? Here are the three with the largest error of a sample, by task, beside the guess that
-# nothing moves and the deterministic network.
+# *Ask.* Which quantities does the model predict worst? For each task the table has the three with the largest error of a
+# sample, beside the errors of two others: the guess that nothing moves, and the deterministic network.
 
 # %%
 parts = []
@@ -372,8 +375,8 @@ three.loc[here, ["sample", "mean", "persistence", "linear", "deterministic"]].ro
 # %% [markdown]
 # ## 3. The strangest imagined states
 #
-# *Ask.* What does a large error look like? We set the simulator to imagined states and photograph them beside the true
-# ones: the sample that is furthest off, and the one that is deepest in the ground.
+# *Ask.* What does a large error look like? We set the simulator to imagined states and draw them beside the true ones. We
+# choose the sample that is furthest off, and the sample that is deepest in the ground.
 
 # %%
 first = {name: {kind: each[:, 0] for kind, each in said[name, "outside"].items()} for name in here}
@@ -421,10 +424,11 @@ text += f"off of {count:,} samples, and the deepest in the ground. Seed 0."
 path = save_figure(figure, "08_strangest", table, text, profile)
 
 # %% [markdown]
-# How many are impossible? A state is *impossible* if its body is deeper in the ground, or a joint further beyond its range,
-# than in any true state of the same rows. It is *fallen* if the task would end the episode there. A row of these goes on,
-# so a fallen imagined state is one from which no episode would go on. The reverse are rows that do end in a fall, of which
-# the model imagines that the body stands. They do no harm: their target is cut and never looks at $\hat s'$.
+# How many are impossible? A state is *impossible* if its body is deeper in the ground, or a joint further beyond its
+# range, than in any true state of the same rows. It is *fallen* if the task would end the episode there. In these rows
+# the true episode goes on, so a fallen imagined state is an error. We also count the reverse error: rows that do end in a
+# fall, for which the model imagines a body that stands. This error does no harm, because the target of a terminal row
+# does not use $\hat s'$.
 
 # %%
 ended = {name: pools[name].rows(numbered(name)[1]) for name in here}
@@ -450,22 +454,23 @@ shares = stored("08_strange", shares, profile, tolerance=0.02).set_index(["task"
 shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 
 # %% [markdown]
-# *Read.* Row by row, read the VAE's `sample` beside the deterministic network, which has seen the same rows. The last
-# column is the worst: what the VAE imagines of a body that falls in this very step is, nearly always, a body that stands.
-# Falls are rare and at the rim, and the blur pulls them back inside. Neither model was fitted on rows that end an episode, so
-# that is not the reason. Noise of the same size breaks the bodies more often, but it starts at $s'$, and so it leaves many of
-# the fallen where they lie.
+# *Read.* Compare the VAE's `sample` with the deterministic network, which was fitted on the same rows. The last column is
+# the worst: when a body falls in this step, the VAE nearly always imagines a body that stands. Falls are rare and lie at
+# the rim of the data, and the blur pulls them back inside. Neither model was fitted on rows that end an episode, so that
+# does not explain the difference. Noise of the same size makes impossible states more often. But it starts at $s'$, so
+# many of the fallen bodies stay fallen.
 #
 # ## 4. Which way is it wrong?
 #
-# *Ask.* An error that points nowhere averages out, one with a direction stays ([chapter 07](07_controls.ipynb)). Chapter 02
-# explained the VAE's blur as shrinking towards the mean. So the slope of prediction on truth should be below 1,
+# *Ask.* An error without a direction averages out, but an error with a direction stays ([chapter 07](07_controls.ipynb)).
+# Chapter 02 explained the VAE's blur as shrinking towards the mean. If that is so, the regression of the prediction on
+# the true next state should have a slope below 1,
 #
 # $$ b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \qquad
 # \hat s' \approx m + b\,(s' - m) \quad\Rightarrow\quad V(\hat s') - V(s') \approx -(1 - b)\,\big(V(s') - V(m)\big) . $$
 #
-# The right side is exact where $V$ is linear and all slopes are the same: good states look worse than they are, poor ones
-# look better, and values are compressed by $1 - b$.
+# The right side is exact if $V$ is linear and all slopes are the same. Good states then look worse than they are, poor
+# states look better, and values are compressed by $1 - b$.
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -477,8 +482,8 @@ shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 show(reliability.slope)
 
 # %% [markdown]
-# *Check by hand.* A linear system $s' = A s$ with a model that shrinks by 0.8, and the value of a linear critic. Then three
-# rows of one dimension, in plain numbers.
+# *Check by hand.* First we take a linear system $s' = A s$, a model that shrinks by 0.8, and the value of a linear
+# critic. Then we compute the slope of three rows of one dimension.
 
 # %% tags=["nbval-check-output"]
 A, weight = np.array([[1.0, 0.1], [-0.1, 0.9]]), np.array([2.0, -1.0])
@@ -498,9 +503,9 @@ slopes.columns = [looks[name.removeprefix("slope of ")][0] for name, _ in slopes
 slopes.loc[here].round(2)
 
 # %% [markdown]
-# *Read.* The table has the median over quantities. Samples shrink as much as the mean prediction: the noise has no
-# direction. Now the values. We ask agents that never learned from an imagined state (`vanilla`) what the imagined states
-# are worth.
+# *Read.* The table has the median slope over quantities. Samples shrink as much as the mean prediction, because the noise
+# has no direction. Next we look at values. We ask agents that never learned from an imagined state (`vanilla`) for the
+# values of imagined states.
 
 
 # %%
@@ -571,16 +576,17 @@ told = values.groupby("task", sort=False).first() if agents else values
 told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 
 # %% [markdown]
-# *Read.* The best states lose value and the others gain it: the pull to the middle, seen by a critic. The last table says
-# which part of their spread the values lose to it, as one straight line. The row `a fall within 20 steps`, where there
-# is one, says how much better the bodies look that are about to fall. The deterministic network moves values
-# hardly at all. Noise of the same size lowers nearly all of them. A part of that is the twins' penalty, and the larger part the
-# curvature of the value: [chapter 07](07_controls.ipynb) has both. A task that is missing has no vanilla agent in `data/models` yet.
+# *Read.* The best states lose value and the others gain it. This is the effect of the pull to the middle on a critic. We
+# fit a straight line to it, and the last table shows which part of their spread the values lose. The row `a fall within
+# 20 steps`, where there is one, shows how much value the model adds to bodies that are about to fall. The deterministic
+# network hardly moves values. Noise of the same size lowers nearly all of them. A part of that is the twins' penalty, and
+# the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains both. A task that is missing has
+# no vanilla agent in `data/models` yet.
 #
 # ## 5. Can we tell beforehand?
 #
-# *Ask.* The error needs the true next state. Which signal, known without it, says where the error is large? Five
-# candidates. If the VAE knew what it does not know, the first would do.
+# *Ask.* We can compute the error only if we know the true next state. Which signal tells us without it where the error is
+# large? We compare five candidates. If the VAE expressed its own uncertainty well, the first would be enough.
 #
 # | signal | in code | needs |
 # |---|---|---|
@@ -590,8 +596,8 @@ told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 # | spread over five fits | variance of `small[task]` over seeds | five more fits, of two seconds each |
 # | blur of the state | `imagination.doubt`: how badly the VAE reconstructs $s$ itself | the VAE |
 #
-# The measure is the area under the ROC curve for the *worst tenth* of rows: how likely a row of the worst tenth has a
-# larger signal than a row that is not. 1/2 is chance, 1 is perfect.
+# We measure each signal by the area under the ROC curve for the *worst tenth* of rows. That is the probability that a row
+# of the worst tenth has a larger signal than another row. 1/2 is chance, 1 is perfect.
 #
 # $$ \text{area} = \Pr\big(u_j > u_l \mid j \text{ worst}, l \text{ not}\big)
 # = \frac{\sum_{j\ \text{worst}} \operatorname{rank}(u_j) - n(n+1)/2}{n\,m} $$
@@ -605,8 +611,8 @@ told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 show(reliability.area, imagination.doubt)
 
 # %% [markdown]
-# *Check by hand.* Three rows, of which the second is the worst. Two pairs count: it lies above one other row and below one,
-# so the area is a half. And a VAE that returns what it is shown, plus 1 in every dimension, has a doubt of 1.
+# *Check by hand.* We take three rows, of which the second is the worst. Its signal lies above one other row and below the
+# other, so the area is a half. And a VAE that returns its input, plus 1 in every dimension, must have a doubt of 1.
 
 # %% tags=["nbval-check-output"]
 worst = np.array([False, True, False])
@@ -682,19 +688,20 @@ wide["area", "mean"] = wide["area"].mean(axis=1)
 wide.sort_values(("area", "mean"), ascending=False).round(2)
 
 # %% [markdown]
-# *Read.* The signals stand in the order of their mean area over the tasks. The blur of the state costs one pass through a
-# model that is there anyway. The spread of the samples, which is what a VAE is said to be good for, hardly knows where the
-# VAE errs. Its noise has about the same size everywhere, because the KL term sets it. The five fits err elsewhere than the
-# VAE, since they do not blur.
+# *Read.* The signals are in the order of their mean area over the tasks. The blur of the state costs only one pass
+# through a model that we have anyway. One would expect the spread of a VAE's samples to show its uncertainty, but it
+# hardly tells where the VAE errs. Its noise has about the same size everywhere, because the KL term sets it. The five
+# fits err on other rows than the VAE, since they do not blur.
 #
-# The reason is chapter 02's: the encoder is the bottleneck. A state that it cannot encode it cannot predict from, and
-# whether it can encode the state may be seen without the next one.
+# Chapter 02 has the reason: the encoder is the bottleneck. If the VAE cannot encode a state, it cannot predict from it.
+# And we can see how well it encodes a state without knowing the next one.
 #
 # ## 6. Does it help to know?
 #
-# *Ask.* The method imagines a random half of each batch. With the signal in hand we can choose the half: the rows that it
-# trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`). All else is the arm `augmented`: the
-# rows that are drawn, their number, the table of imagined states. How much does the choice change the error?
+# *Ask.* The method imagines a random half of each batch. With a signal we can choose the half: the rows that the signal
+# trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`). Everything else is as in the arm
+# `augmented` (an *arm* is one way to train): the drawn rows, their number, the table of imagined states. How much does
+# the choice change the error?
 
 # %%
 halves = []
@@ -708,18 +715,18 @@ halves = stored("08_halves", pd.concat(halves, ignore_index=True), profile, tole
 halves.set_index(["rows", "task"]).unstack("task").reindex(columns=here, level="task").round(3)
 
 # %% [markdown]
-# In a batch of 256 rows a row's place among the others is nearly its place among all. So the same half of the data is
-# nearly always imagined, and the other half never. The signal was chosen by its area before anything was trained.
+# In a batch of 256 rows the rank of a row is nearly its rank among all rows. So nearly always the same half of the data
+# is imagined, and the other half hardly ever. We chose the signal by its area before we trained anything.
 #
-# What we expect, by the formula of chapter 07: the harm is an error's, so the trusted half should cost less than a random
-# one, and the distrusted half more. It can fail: if augmentation works as a regulariser, the distrusted half has more of
-# it. That would show as trusted *below* distrusted.
+# By the formula of chapter 07, errors do the harm. So we expect the trusted half to do less harm than a random half, and
+# the distrusted half to do more. This can fail: if augmentation works as a regulariser, the distrusted half regularises
+# more. Then trusted would score *below* distrusted.
 
 # %%
 show(augmentation.by_doubt)
 
 # %% [markdown]
-# *Check by hand.* A batch of four rows with doubts 3, 1, 2 and 1 again, half of it imagined.
+# *Check by hand.* We imagine half of a batch of four rows, whose doubts are 3, 1, 2 and 1 again.
 
 # %% tags=["nbval-check-output"]
 index, doubt = torch.tensor([[[0, 1, 2, 1]]]), torch.tensor([[3.0, 1.0, 2.0]])
@@ -763,9 +770,9 @@ columns = {name: [minus(*pair, name) for pair in pairs] for name in study.tasks}
 pd.DataFrame(columns, [" − ".join(pair) for pair in pairs])
 
 # %% [markdown]
-# *Read.* The first line decides between the two stories. Three seeds show a direction and no verdict.
+# *Read.* The first line decides between the two explanations. Three seeds show a direction, but give no verdict.
 #
-# The signs of this chapter, as far as the networks at hand tell them:
+# Four questions sum up this chapter, as far as the networks at hand answer them:
 
 # %% tags=["nbval-check-output"]
 area = known[known["place"] == "outside"].pivot(index="signal", columns="task", values="area")
@@ -782,45 +789,48 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #
 # - **Which rows are imagined.** In the paper and its code they are chosen at random [S, A, C]. The two arms of section 6
 #   are ours.
-# - **Trust.** The paper does not ask where its model is reliable. Methods that do, as
-#   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951), use the spread over an ensemble and
-#   change the reward or end the episode. We only choose rows.
+# - **Trust.** The paper does not ask where its model is reliable. Methods such as
+#   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951) do ask. They use the spread
+#   over an ensemble and change the reward or end the episode. We only choose rows.
 # - **One draw.** All networks here are of seed 0 and one quality, medium-replay.
 #
 # ## Try it
 #
-# Each is one line. Say what will happen before you run it. Set `profile = "quick"` first: in the paper's profile what you
-# compute is held to the committed tables.
+# Each is one line. Say what will happen before you run it. Set `profile = "quick"` first, because the profile "paper"
+# compares what you compute with the committed tables.
 #
-# 1. In `components`, `[:, :-3:-1]` takes the two largest. Take the two smallest, `[:, :2]`: what is left of the map?
-# 2. In section 5, `errors[name, place]["deterministic"]` in place of `errors[name, place]["sample"]`: which signal is now the
-#    best?
-# 3. `reliability.NEIGHBOUR = 1` before section 2: is the nearest neighbour a better signal than the tenth?
+# 1. In `components`, `[:, :-3:-1]` takes the two largest components. Take the two smallest, `[:, :2]`. What is left of
+#    the map?
+# 2. In section 5, put `errors[name, place]["deterministic"]` in place of `errors[name, place]["sample"]`. Which signal is
+#    now the best?
+# 3. Set `reliability.NEIGHBOUR = 1` before section 2. Is the nearest neighbour a better signal than the tenth?
 #
 # ## Questions
 #
-# <details><summary>Why not weigh the error of each row by its signal, rather than choose half?</summary>
+# <details><summary>Why not weight each row by its signal, rather than choose half?</summary>
 #
-# One could, as one could mix true and imagined states. Choosing keeps everything else equal: the same share of imagined
-# states, the same table, the same random numbers. Then a difference is one of *where*.
+# You could, just as you could mix true and imagined states. Choosing half keeps everything else equal: the same share of
+# imagined states, the same table, the same random numbers. A difference in score then comes only from *which* rows are
+# imagined.
 # </details>
 #
 # <details><summary>Is the blur of s not simply the distance to the data?</summary>
 #
-# They agree a lot: both are large at the rim. But the blur also sees dimensions that the VAE has no latent for, however
-# dense the data are there.
+# The two often agree: both are large at the rim of the data. But the blur is also large where the VAE has no latent
+# dimension for a quantity, however dense the data are there.
 # </details>
 #
-# <details><summary>Why does the ensemble do worse, if everyone uses one?</summary>
+# <details><summary>Why does the ensemble do worse, although it is so widely used?</summary>
 #
-# It finds its own errors. Those of the VAE are made by its loss and not by a lack of data: the KL term prices detail out.
-# The five small networks have no such term. Try 2 turns the question around.
+# The spread of an ensemble shows its own errors. The VAE's errors come from its loss and not from a lack of data, because
+# the KL term makes detail expensive. The five small networks have no such term. The second edit of "Try it" turns the
+# question around.
 # </details>
 #
 # <details><summary>The model imagines falls as standing. Does that harm the agent?</summary>
 #
-# Not in the row of the fall itself: its target is cut. In the rows just before it does. There the next state is about to
-# fall, and what the critic is shown stands more upright than it is.
+# It does no harm in the row of the fall itself, whose target does not use the next state. It can do harm in the rows just
+# before. There the next state is about to fall, but the imagined state stands more upright.
 # </details>
 #
 # **Next:** [11 · Other methods](11_other_methods.ipynb): what else can be done with the same 10,000 transitions?
