@@ -124,7 +124,7 @@ def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
 README = f"""# Offline data
 
 `python -m mbaug collect` and `data --readme` write this page from the cards, the `.json` beside each pool; nobody typed these
-numbers. How the pools are made and read: [data/README.md](../README.md).
+numbers. How the pools are made and read, and which of them have no file here: [data/README.md](../README.md).
 
 | pool | transitions | episodes | mean return | score | return: least, quartiles, most | falls | time limits | state coverage \
 | D4RL v2 |
@@ -133,9 +133,7 @@ numbers. How the pools are made and read: [data/README.md](../README.md).
 
 *Score*: D4RL-normalised mean return. *State coverage*: cells of {CELL[0]} m of height by {CELL[1]} m/s forward velocity that
 hold a state, and in brackets how many equally frequent cells would be as diverse (the exponential of the shares' entropy).
-*D4RL v2*: what is published of the dataset of that name, transitions and mean return. `medium-expert` has no file: half of a draw
-is from `medium`, half from `expert`. `<task>-replay`, the whole replay until the medium level, is too large to be committed:
-`python -m mbaug collect <task>` makes it, in `build/offline`.
+*D4RL v2*: what is published of the dataset of that name, transitions and mean return.
 
 ## What they look like
 
