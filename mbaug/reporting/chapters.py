@@ -35,10 +35,6 @@ KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
-class NotebookFailed(RuntimeError):
-    """At least one notebook did not run to its end; the message holds each one's failing cell and error."""
-
-
 def run(profile: str = "paper", only: str | None = None) -> None:
     """Executes the notebooks with a profile, into `build/<profile>`, and prints how far they are.
 
@@ -101,7 +97,7 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
 
     Raises:
         files.CannotWrite: The output folder cannot be written.
-        NotebookFailed: A notebook did not run to its end, or its reading copy cannot be written; all others were executed.
+        RuntimeError: A notebook did not run to its end, or its reading copy cannot be written; all others were executed.
     """
     with files.in_one_sentence(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -125,7 +121,7 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
         problems = sorted(done.get() for _ in sources)
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
     if failed := [f"{name}: {problem}" for name, problem in problems if problem]:
-        raise NotebookFailed("\n".join(failed))
+        raise RuntimeError("\n".join(failed))
 
 
 def environment() -> dict[str, str]:

@@ -130,15 +130,15 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, "_"]:
     return found.clip(max=1)
 
 
-def detectable(n_seeds: int, n_tasks: int = 1, power: float = 0.8, tests: int = 1) -> float:
-    """Returns the difference of two arms that is told from zero with this probability, in standard deviations of a task's seeds.
+def detectable(n_seeds: int, n_tasks: int = 1, tests: int = 1) -> float:
+    """Returns the difference of two arms that is told from zero in 80 of 100 cases, in standard deviations of a task's seeds.
 
     That of equal-weight means over `n_tasks`, all seeds normal with one standard deviation; by the noncentral t distribution. Of
     several `tests` it is the first that `holm` rejects.
     """
     freedom, scale = 2 * n_tasks * (n_seeds - 1), np.sqrt(n_tasks * n_seeds / 2)
     beyond = stats.t.isf(LEVEL / 2 / tests, freedom)
-    return float(optimize.brentq(lambda shift: stats.nct.sf(beyond, freedom, shift * scale) - power, 0, 100))
+    return float(optimize.brentq(lambda shift: stats.nct.sf(beyond, freedom, shift * scale) - 0.8, 0, 100))
 
 
 def summarise(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:
@@ -233,14 +233,14 @@ def steps_to_threshold(table: pd.DataFrame, threshold: float) -> pd.Series:
     return rows.assign(reached=reached).groupby(RUN)["reached"].min().rename("steps_to_threshold")
 
 
-def calibration(metadata: Mapping[Any, Mapping], value: str = "gap") -> pd.Series:
-    """Returns a number of each run's critics in all fixed states, when pre-training ends (`measures.calibration`).
+def calibration(metadata: Mapping[Any, Mapping]) -> pd.Series:
+    """Returns the gap of each run's critics in all fixed states, when pre-training ends (`measures.calibration`).
 
     `metadata` is what `records.load_metadata` returns; runs whose critics were not asked are left out.
     """
-    asked = {run: about["calibration"]["all"][value] for run, about in metadata.items() if about["calibration"]}
+    asked = {run: about["calibration"]["all"]["gap"] for run, about in metadata.items() if about["calibration"]}
     index = pd.MultiIndex.from_tuples([(run.task, run.dataset, run.arm, run.seed) for run in asked], names=RUN)
-    return pd.Series([*asked.values()], index, dtype=float, name=value)
+    return pd.Series([*asked.values()], index, dtype=float, name="gap")
 
 
 def last_offline(table: pd.DataFrame, value: str = "score") -> pd.Series:

@@ -157,14 +157,6 @@ def test_curves_before_going_online_count_updates():
     assert "(rewards)" in axis.get_ylabel()
 
 
-def test_one_seed_has_a_line_and_no_band():
-    _, axis = plt.subplots()
-    summary = figures.curves(axis, evaluations({"td3": 2.0}, seeds=1))
-    assert summary["low"].isna().all()
-    assert not axis.collections
-    assert len(axis.lines) == 1
-
-
 def test_multiples_are_a_panel_a_task_and_have_no_bands():
     _, axes = plt.subplots(1, 4)
     drawn = figures.multiples(axes, evaluations({"augmented": 30.0, "td3": 10.0}, seeds=5, tasks=("hopper", "ant")))

@@ -200,7 +200,7 @@ def test_what_five_seeds_can_see():
     """Two standard deviations on one task, less than one over four; simulated, a difference as large is seen in 80 %."""
     assert [round(statistics.detectable(5, n_tasks), 1) for n_tasks in (1, 4)] == [2.0, 0.9]
     assert [round(statistics.detectable(5, n_tasks, tests=3), 1) for n_tasks in (1, 4)] == [2.5, 1.1]
-    assert statistics.detectable(5, power=0.05) < statistics.detectable(5) < statistics.detectable(3)
+    assert statistics.detectable(5) < statistics.detectable(3)
     ours, theirs = np.random.default_rng(0).normal(size=(2, 4000, 5))
     found = scipy.stats.ttest_ind(ours + statistics.detectable(5), theirs, axis=1)
     assert np.mean((found.pvalue < 0.05) & (found.statistic > 0)) == pytest.approx(0.8, abs=0.02)
@@ -349,7 +349,6 @@ def test_the_calibration_is_a_number_a_run_of_those_that_were_asked():
     found = statistics.calibration({name: {"calibration": each} for name, each in zip(names, asked, strict=True)})
     assert found.index.names == RUN
     assert found["hopper", "hopper-medium-replay"].to_dict() == {("vanilla", 0): 5.0, ("augmented", 1): -1.0}
-    assert statistics.calibration({names[0]: {"calibration": asked[0]}}, "value").tolist() == [7.0]
     assert statistics.difference(statistics.calibration({}), "augmented", "vanilla").n_seeds == 0
 
 
