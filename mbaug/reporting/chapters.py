@@ -38,9 +38,7 @@ METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 def run(profile: str = "paper", only: str | None = None) -> None:
     """Executes the notebooks with a profile, into `build/<profile>`, and prints how far they are.
 
-    Args:
-        profile: What sets all budgets; "paper" draws from the recorded runs, any other trains.
-        only: The name of one notebook, or its number; None means all of them.
+    The profile "paper" draws from the recorded runs, any other trains; `only` is the name of one notebook, or its number.
 
     Raises:
         ValueError: A profile or a notebook is unknown. Further what `execute` raises.

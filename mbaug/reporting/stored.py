@@ -24,12 +24,7 @@ def stored(
 ) -> pd.DataFrame:
     """Returns the committed table of that name, after comparing it with the one computed here; in other profiles the latter.
 
-    Args:
-        name: of the figure or table, e.g. "06_open_loop".
-        computed: as it came out here, on this processor.
-        profile: of the notebook; only "paper" has committed tables.
-        tolerance: the largest difference, in units of a column's largest number.
-        folder: of the tables.
+    `tolerance` is the largest difference, in units of a column's largest number.
 
     Raises:
         FileNotFoundError: there is none yet; the sentence names the command that makes it.
