@@ -28,7 +28,7 @@ class Comparison:
     """A difference that a claim says is positive: measure(arm) minus the mean of measure(others), on these tasks together."""
 
     arm: str
-    others: tuple[str, ...]  # none: the published score of SAC after a million interactions, less MARGIN
+    others: tuple[str, ...]  # none: the published score of SAC on its one task after a million interactions, less MARGIN
     tasks: tuple[str, ...] = FOUR
     measure: Measure = mean_score
     unit: str = "in mean score, 0 to 100K"
@@ -149,7 +149,7 @@ def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
         arm, others = comparison.arm, comparison.others
         scores = comparison.measure(table[table["arm"].isin([arm, *others]) & table["task"].isin(comparison.tasks)])
         groups = statistics.by_task(scores, arm, *others)
-        bar = 0.0 if others else sum(published_end(task) - MARGIN for task in groups) / max(1, len(groups))
+        bar = 0.0 if others else published_end(comparison.tasks[0]) - MARGIN
         interval = statistics.difference(scores, arm, *others, minus=bar)
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
@@ -222,11 +222,8 @@ def _p(finding: Finding) -> str:
 
 def _runs(finding: Finding) -> str:
     """Returns the tasks and the seeds that a finding rests on."""
-    return (
-        f"{', '.join(tasks.find(task).title for task in finding.tasks)}, {count('seed', [finding.interval.n_seeds])}"
-        if finding.tasks
-        else "–"
-    )
+    where = ", ".join(tasks.find(task).title for task in finding.tasks)
+    return f"{where}, {count('seed', [finding.interval.n_seeds])}" if where else "–"
 
 
 def _measured(finding: Finding, table: pd.DataFrame) -> str:

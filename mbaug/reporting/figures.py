@@ -43,11 +43,8 @@ def show(*functions: Callable) -> None:
         if prose := ast.get_docstring(node):
             end = node.body[0].end_lineno or 0
             lines[node.body[0].lineno - 1 : end + (lines[end : end + 1] == [""])] = []
-        display(
-            Markdown(
-                "\n".join([f"`{function.__module__}`", "", _prose(prose or ""), "", "```python", *lines[first - 1 :], "```"])
-            )
-        )
+        parts = [f"`{function.__module__}`", "", _prose(prose or ""), "", "```python", *lines[first - 1 :], "```"]
+        display(Markdown("\n".join(parts)))
 
 
 def _prose(docstring: str) -> str:

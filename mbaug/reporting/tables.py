@@ -20,10 +20,8 @@ def found_table(frame: pd.DataFrame) -> str:
     if table.empty:
         return "No runs are recorded yet."
     scores, found = statistics.mean_score(table), [task for task in tasks.TASKS if (table["task"] == task).any()]
-    lines = [
-        f"| mean score, 0 to 100K | {' | '.join(tasks.find(task).title for task in found)} |",
-        "|---" * (1 + len(found)) + "|",
-    ]
+    columns = ["mean score, 0 to 100K", *(tasks.find(task).title for task in found)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     groups = {key: runs.to_numpy() for key, runs in scores.groupby(["task", "arm"])}
     for arm in in_order({arm for _, arm in groups} & {*MAIN}):
         reached = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in found]
