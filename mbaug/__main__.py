@@ -73,7 +73,7 @@ def record(arguments: argparse.Namespace) -> None:
     """Trains and records what is missing of the programme, in its order, or of one study; goes on where it was interrupted."""
     import joblib
 
-    from mbaug import checks, engine, files
+    from mbaug import checks, engine
     from mbaug.experiments import records, runner, studies
 
     profile = studies.profile(arguments.profile)
@@ -87,8 +87,7 @@ def record(arguments: argparse.Namespace) -> None:
     cores = joblib.cpu_count()  # that this process may use
     workers, most = arguments.workers or cores, WORKERS * cores
     checks.require(workers <= most, f"workers is {workers}, but on {cores} cores it must be at most {most}")
-    build = files.repository() / "build"
-    root = records.root() if profile.name == "paper" else build / profile.name / "runs"
+    root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
     hours = runner.seconds(missing, runner.step_seconds(records.root()), profile) / workers / 3600
     name = arguments.study or "programme"
@@ -96,8 +95,7 @@ def record(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         say(*missing, sep="\n")
         return
-    work = None if arguments.cluster else build / "checkpoints" / profile.name  # a cluster's workers have folders of their own
-    runner.record(runs, root, work, profile, workers, arguments.cluster, arguments.population, arguments.device)
+    runner.record(runs, root, None, profile, workers, arguments.cluster, arguments.population, arguments.device)
 
 
 def status(arguments: argparse.Namespace) -> None:

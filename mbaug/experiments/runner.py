@@ -22,7 +22,7 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from mbaug import ending, engine, files, tasks
-from mbaug.checks import choose, given, require
+from mbaug.checks import choose, require
 from mbaug.datasets import read
 from mbaug.datasets.collect import Recorded, curve
 from mbaug.experiments import records, run, studies
@@ -154,7 +154,7 @@ def attempt_on_worker(
 def record(
     runs: Sequence[Run],
     root: Path,
-    work: Path | None,
+    work: Path | None = None,
     profile: Profile = PROFILES["paper"],
     workers: int = 1,
     cluster: str | None = None,
@@ -165,7 +165,7 @@ def record(
     """Trains and records the runs that are missing, in this order, if their data are here; returns them.
 
     On this machine, as many worker processes train, with one thread each. On a cluster, the workers of the Dask scheduler at
-    that address train; their checkpoints are in `work` or, without it, in build/checkpoints/cluster of their clones. Each
+    that address train. Checkpoints are in `work` or, without it, in build/checkpoints of the clone of whoever trains. Each
     trains up to `population` agents side by side, which gains little on a CPU (chapter 90). `report` is called with a line for
     each finished run, each failed population, and each missing dataset.
 
@@ -183,7 +183,7 @@ def record(
     if cluster:
         outcomes = on_a_cluster(jobs, profile, root, work, cluster, device, report)
     else:
-        folder = given(work, "work is None, but without a cluster it must be a folder for checkpoints")
+        folder = work or files.repository() / "build" / "checkpoints" / profile.name
         outcomes = on_this_machine(jobs, profile, root, folder, workers, device)
     with tqdm(total=sum(steps.values()), unit=" updates", unit_scale=True, disable=None) as bar:
         for some, problem in outcomes:
@@ -388,5 +388,5 @@ def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.Dat
     if retrain:
         seeds = study.seeds[: budget.seeds]
         runs = [each for each in study.runs() if each.seed in seeds]
-        record(runs, root, files.repository() / "build" / "checkpoints" / profile, budget)
+        record(runs, root, profile=budget)
     return records.load_runs(root, study.runs())
