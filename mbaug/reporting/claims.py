@@ -14,7 +14,7 @@ import pandas as pd
 from mbaug import tasks
 from mbaug.experiments.studies import FOUR, TWO
 from mbaug.reporting import statistics
-from mbaug.reporting.figures import count, look, number, words
+from mbaug.reporting.figures import count, fold, look, number, words
 from mbaug.reporting.statistics import ENOUGH_SEEDS, LEVEL, Interval, last_offline, mean_score
 
 Measure = Callable[[pd.DataFrame], pd.Series]  # evaluations to one number a run
@@ -193,11 +193,6 @@ def claims_table(frame: pd.DataFrame) -> str:
         measured = "<br>".join(_measured(each, table) for each in found if each.tasks) or "–"
         lines.append(f"| {claim.letter} | {claim.text} *({kind})* | {claim.said} | {measured} | {verdict(found)} | {link} |")
     return "\n".join([*lines, "", fold("How a verdict is reached", RULES)])
-
-
-def fold(summary: str, text: str) -> str:
-    """Returns Markdown that a reader unfolds by its summary."""
-    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def _primary(table: pd.DataFrame) -> list[str]:

@@ -358,6 +358,11 @@ def told(path: Path, command: str) -> dict[str, Any]:
     return about
 
 
+def fold(summary: str, text: str) -> str:
+    """Returns Markdown that a reader unfolds by its summary."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
 def gallery(folder: Path) -> str:
     """Returns the text of a folder's README.md: every figure under its chapter, in the order drawn, with its caption and data.
 
@@ -380,15 +385,14 @@ def gallery(folder: Path) -> str:
             mark = f"**{about['mark']}.** " if about["mark"] else ""
             shown = about["caption"].replace("<", "&lt;")  # as in <task>-medium, which is no tag
             more = f"{about['provenance']} " if about["provenance"] else ""
-            more += f"[SVG]({name}.svg) · [data]({name}.csv)"
-            more = f"<details><summary>Data and provenance</summary>\n\n{more}\n\n</details>"
+            more = fold("Data and provenance", f"{more}[SVG]({name}.svg) · [data]({name}.csv)")
             parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{shown}\n\n{more}\n")
     parts += ["## Films\n"] * bool(moving := sorted((folder / "films").glob("*.json")))
     for path in moving:
         film = told(path, "python -m mbaug films")
         title = f"{tasks.find(path.stem).title}, before and after learning online"
-        more = f"<details><summary>Provenance</summary>\n\n{film['provenance']}\n\n</details>"
-        parts.append(f"### {title}\n\n![{title}](films/{path.stem}.gif)\n\n{film['caption']}\n\n{more}\n")
+        picture, more = f"![{title}](films/{path.stem}.gif)", fold("Provenance", film["provenance"])
+        parts.append(f"### {title}\n\n{picture}\n\n{film['caption']}\n\n{more}\n")
     return "\n".join(parts)
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 from mbaug import files, tasks
 from mbaug.reporting import statistics
 from mbaug.reporting.answers import ANSWERS
-from mbaug.reporting.claims import LEARNING, claims_table, fold, main_runs
-from mbaug.reporting.figures import LOOKS, in_order, look, number, words
+from mbaug.reporting.claims import LEARNING, claims_table, main_runs
+from mbaug.reporting.figures import LOOKS, fold, in_order, look, number, words
 
 MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # the arms whose scores everybody sees
 
