@@ -16,8 +16,8 @@
 # | gives | figures `02_errors`, `02_losses`, `02_rate_distortion`, `02_steps`, `02_episode`, and tables |
 # | minutes on one core | below 1 in all profiles |
 #
-# The world models of this chapter are fitted with all settings of the paper. One more fit is made while you read, for
-# a few seconds only, so that you see the loop at work (section 4).
+# The world models of this chapter are fitted with all settings of the paper. The notebook makes one more fit of a few
+# seconds, so that you see the loop at work (section 4).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -50,11 +50,11 @@ figures.style()
 # %% [markdown]
 # ## 1. How wrong is one step?
 #
-# *Ask.* How far is the predicted next state from the recorded one? An error means something only beside what is free
-# or cheap. So we compare the VAE with three rivals on the same held-out rows: the guess that nothing moves
-# ("persistence"), a linear regression of the step on state and action, and a deterministic network of the VAE's size.
-# The unit is the variance of a quantity in the drawn states: 1 is the error of always predicting the mean state. If
-# the VAE is worth its price, it should beat all three.
+# *Ask.* How far is the predicted next state from the recorded one? An error is only meaningful beside simple baselines.
+# So we compare the VAE with three baselines on the same held-out rows: the guess that nothing moves ("persistence"), a
+# linear regression of the step on state and action, and a deterministic network of the VAE's size. The unit is the
+# variance of a quantity in the drawn states: 1 is the error of always predicting the mean state. If the VAE is worth its
+# cost, it should beat all three.
 
 # %%
 here = [name for name in tasks.TASKS if trained.path_of(name, "world_model").is_file()]
@@ -127,13 +127,14 @@ ratio = mean[rivals].rdiv(mean["sample"], axis=0)
 ratio.rename(columns=names).T.rename_axis("error of the VAE's sample, over that of").round(2)
 
 # %% [markdown]
-# *Read.* The paper's model is a sample of the VAE. The second table divides its error by that of each rival: where the
-# ratio is below 1, the VAE wins. The deterministic network saw the same rows for as many steps, so the data are not what
-# the VAE lacks. Its last rival is the VAE itself when it only encodes and decodes a next state that it is shown. A ratio
-# near 1 or below says that the VAE loses as much there as in a prediction. The encoder is the bottleneck, not the dynamics.
+# *Read.* The paper predicts with a sample of the VAE. The second table divides the error of a sample by that of each
+# other predictor: where the ratio is below 1, the sample is better. The deterministic network saw the same rows for as
+# many steps, so the VAE does not fail for lack of data. The last row compares with a reconstruction: the VAE is given the
+# true next state, and only encodes and decodes it. A ratio near 1 or below means that encoding and decoding alone lose as
+# much as a prediction does. The encoder is the bottleneck, not the dynamics.
 
 # %% [markdown]
-# How the numbers come about: with $j$ for the held-out rows,
+# We compute the error of each dimension $i$ over the held-out rows $j$:
 #
 # $$e_i = \operatorname{mean}_j \big((s'_{j,i} - \hat s'_{j,i}) / \sigma_i\big)^2$$
 #
@@ -146,7 +147,8 @@ ratio.rename(columns=names).T.rename_axis("error of the VAE's sample, over that 
 show(imagination.held_out_error, imagination.persistence, imagination.linear_regression)
 
 # %% [markdown]
-# *Check by hand.* Persistence on three held-out rows of Hopper, which the rest of the chapter looks at:
+# *Check by hand.* We compute the error of persistence on three held-out rows of Hopper, the task of the rest of this
+# chapter:
 
 # %%
 task, fitted, drawn = tasks.find("hopper"), fits["hopper"], draws["hopper"][0]
@@ -162,12 +164,13 @@ behind = (hopper["sample"] / hopper["persistence"]).rename("sampled / nothing mo
 hopper.rename(columns=names).join(behind).sort_values(behind.name).map("{:.2g}".format)
 
 # %% [markdown]
-# *Read.* The dimensions stand in the order of the last column. Where it is below 1, Hopper's VAE beats persistence.
-# Held-out rows are neighbours in time of drawn ones ([chapter 01](01_small_datasets.ipynb)). The second of the tries below asks
-# about episodes that nobody drew from.
+# *Read.* The dimensions are in the order of the last column. Where it is below 1, Hopper's VAE beats persistence.
+# Held-out rows are neighbours in time of drawn rows ([chapter 01](01_small_datasets.ipynb)). The second edit of "Try it"
+# tests whole episodes without any drawn row.
 
 # %% [markdown]
-# These are networks of seed 0, with weights rounded to 16 bits. Here are the fits of Hopper's recorded runs as they were:
+# These networks are of *seed* 0, the number of a repetition, and their weights are rounded to 16 bits. The next table has
+# the unrounded fits of Hopper's recorded runs:
 
 # %%
 metadata = records.load_metadata(records.root(), studies.find("hopper").runs())
@@ -179,10 +182,10 @@ recorded.T.round(4) if kept else Markdown("No run with a world model is recorded
 # %% [markdown]
 # ## 2. The model
 #
-# *Ask.* How does one predict $s'$ from $s$ and $a$, and say how sure one is? The answer of
-# [the paper](https://arxiv.org/abs/2312.09844) is a [variational auto-encoder](https://arxiv.org/abs/1312.6114) with a
-# step inside [S, A]. It encodes the state as a Gaussian over a latent $z$, draws one $z$, lets the action move it, and
-# decodes the result.
+# *Ask.* How can a model predict $s'$ from $s$ and $a$, and express its uncertainty? [The
+# paper](https://arxiv.org/abs/2312.09844) uses a [variational auto-encoder](https://arxiv.org/abs/1312.6114) with a
+# transition in its latent space [S, A]. It encodes the state as a Gaussian over a latent $z$, draws one $z$, moves it by
+# a function of $z$ and the action, and decodes the result.
 #
 # $$q(z \mid s) = \mathcal N\big(\mu(s), \operatorname{diag} \sigma^2(s)\big), \qquad z = \mu(s) + \sigma(s)\,n, \qquad
 # z' = z + f(z, a), \qquad \hat s = D(z), \quad \hat s' = D(z')$$
@@ -202,8 +205,9 @@ show(world_model.posterior, world_model.sample, world_model.step, imagination.im
 # %% [markdown]
 # > The latent transition predicts the *change* of $z$. [S, A]
 #
-# In the authors' code it returns $z'$ itself [C], which is `residual=False`. Encoder and decoder have three layers of 500
-# units, the transition 300, 600 and 300, the latent 12 dimensions for every task [C]: one more than Hopper's state.
+# In the authors' code the transition returns $z'$ itself [C], which is `residual=False` here. Encoder and decoder have
+# three layers of 500 units, and the transition has layers of 300, 600 and 300. The latent has 12 dimensions for every
+# task [C], one more than Hopper's state.
 
 # %%
 show(world_model.sizes)
@@ -224,9 +228,9 @@ print(f"{sum(counted.values()):,} parameters, {drawn.state.size:,} numbers in th
 # %% [markdown]
 # ## 3. The loss
 #
-# Four terms [C]. The first reconstructs the state, the second keeps the encoding near a standard normal, the third
-# predicts the next state, and the fourth makes the step land where the next state would be encoded. There
-# $\operatorname{sg}$ lets no gradient through.
+# The loss has four terms [C]. The first reconstructs the state. The second, the KL divergence, keeps the encoding near a
+# standard normal. The third predicts the next state. The fourth pulls $z'$ to the encoding of the next state, and
+# $\operatorname{sg}$ lets no gradient through there.
 #
 # $$L = \overline{(D(z) - s)^2} \;+\; w_\text{KL}\,\mathrm{KL}\big(q(z \mid s)\,\|\,\mathcal N(0, 1)\big)
 # \;+\; w_p\;\overline{(D(z') - s')^2} \;+\; \overline{(z' - \operatorname{sg}\mu(s'))^2}$$
@@ -245,11 +249,11 @@ print(f"{sum(counted.values()):,} parameters, {drawn.state.size:,} numbers in th
 show(world_model.loss, world_model.kl_divergence, world_model.squared_error)
 
 # %% [markdown]
-# The KL is summed over the twelve latents and averaged over the batch, while the errors are averaged over the dimensions as
-# well. The authors' code does so, too [C]. Averaged over the latents, the KL would weigh a
-# twelfth. Section 5 says what that would change.
+# The KL is summed over the twelve latents and averaged over the batch, while the errors are averaged over the dimensions
+# as well. The authors' code does the same [C]. If the KL were averaged over the latents, its weight would be a twelfth.
+# Section 5 shows what that would change.
 #
-# *Check by hand.* Three real rows, a tiny model fresh from its seed, and NumPy.
+# *Check by hand.* We take three real rows and a tiny model with its initial weights, and compute the loss in NumPy.
 
 
 # %%
@@ -305,8 +309,8 @@ assert torch.allclose(closed_form, by_torch, atol=1e-5), "the closed form is tor
 show(world_model.interior, world_model.epochs)
 
 # %% [markdown]
-# What does that cost? A forward pass takes two operations a parameter. Encoder and decoder each run twice. The backward
-# pass doubles it, except for the second encoding, which gets no gradient.
+# How much does the fit cost? A forward pass takes two operations a parameter. Encoder and decoder each run twice. The
+# backward pass takes twice as many operations, but the second encoding gets no gradient.
 
 # %%
 rows = settings.Pretraining().transitions
@@ -318,7 +322,7 @@ minutes = f"{work / 0.2e12 / 60:.0f} to {work / 0.1e12 / 60:.0f} minutes"
 print(f"{work / 1e12:.0f} TFLOP: {minutes} of a core that does 0.1 to 0.2 TFLOP a second")
 
 # %% [markdown]
-# That is too long to wait for in a notebook, so the fits are shipped. This is how Hopper's went.
+# That is too long to wait for in a notebook, so we ship the fits. The figure shows the fit of Hopper.
 
 # %%
 weights = {"reconstruction": 1, "kl": full.kl_weight / paper_batches, "prediction": 10, "latent": 1}
@@ -361,13 +365,13 @@ summary["part of it lost in the last tenth of the fit"] = 1 - ends.iloc[-1] / en
 pd.Series(summary).to_frame("Hopper").round(3)
 
 # %% [markdown]
-# *Read.* The KL is all that the latent may say of a state, and it is a large part of the loss. When the fit ends, the
-# held-out error falls slowly. Persistence was never fitted, and it is the dotted line on the right.
+# *Read.* The KL bounds how much the latent can tell about a state, and it is a large part of the loss. When the fit ends,
+# the held-out error falls slowly. The dotted line on the right is persistence, which needs no fit.
 
 # %% [markdown]
 # *Live.* Now we watch the loop for a few seconds. We take smaller batches, which make a step cheap and its gradient
-# noisy, and hold the weight of the KL term where the paper has it. What moves a network is the number of steps, so we
-# expect the error to fall nearly as fast by step as in the shipped fit.
+# noisy, and keep the weight of the KL term as in the paper. Progress depends mostly on the number of steps, so we expect
+# the error to fall nearly as fast by step as in the shipped fit.
 
 # %%
 small = replace(full, batch_size=192, epochs=2 if profile == "smoke" else 5)
@@ -405,22 +409,22 @@ columns = ["gradient steps", "rows a batch", "held-out error"]
 pd.DataFrame(compared, columns).T.astype({"gradient steps": int, "rows a batch": int}).round(3)
 
 # %% [markdown]
-# *Read.* Compare the first two rows. A live step reads a small part of the rows that a shipped one does, and brings much of
-# the progress.
+# *Read.* Compare the first two rows. A live step reads a small part of the rows that a step of the shipped fit reads, but
+# makes much of its progress.
 
 # %% [markdown]
-# The deterministic network sees as many steps, but it has no latent, no noise and no KL: $s' = s + f(s, a)$.
+# The deterministic network is trained for as many steps, but it has no latent, no noise and no KL: $s' = s + f(s, a)$.
 
 # %%
 show(world_model.deterministic_sizes, world_model.move, world_model.fit_deterministic)
 
 # %% [markdown]
-# ## 5. Why: what a nat costs
+# ## 5. Why predictions are blurred: the cost of a nat
 #
-# *Ask.* Is the blur a failure of the fit, or what the loss asks for? Suppose states were Gaussian and everything linear.
-# Then each principal component of variance $\lambda_i$ has a latent of its own. To transmit it with an error $D_i$ costs
-# $\tfrac12 \log(\lambda_i / D_i)$ nats. Since $s'$ is close to $s$, both errors of the loss want it small, with weight
-# $1 + 10$:
+# *Ask.* Does the blur come from a poor fit, or does the loss ask for it? Suppose that states are Gaussian and everything
+# is linear. Then each principal component of variance $\lambda_i$ has a latent of its own. Encoding it with an error
+# $D_i$ costs $\tfrac12 \log(\lambda_i / D_i)$ nats of KL. Since $s'$ is close to $s$, both error terms of the loss
+# penalise $D_i$, with weight $1 + 10$ together:
 #
 # $$\min_{D_i \le \lambda_i}\; \frac{1 + w_p}{d}\,D_i + \frac{w_\text{KL}}{2} \log \frac{\lambda_i}{D_i}
 # \quad\Rightarrow\quad D_i = \min(\lambda_i, \theta), \qquad \theta = \frac{w_\text{KL}\,d}{2\,(1 + w_p)}$$
@@ -432,10 +436,11 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 # | $\theta$ | `theta` | one number | variances; $d / 66$ at $w_\text{KL} = 1/3$ |
 # | $w_p$, $d$ | `prediction_weight`, `len(variance)` | one number | none |
 #
-# This is reverse water-filling, known from rate-distortion theory
-# ([Cover and Thomas](https://onlinelibrary.wiley.com/doi/book/10.1002/047174882X), section 10.3.3). $\theta$ is a water
-# level: a component below it is lost, and one above it has an error of $\theta$, however large it is. Applying it to
-# this loss is our idea. We expect it to be right within a tenth or two, not exactly.
+# This is reverse water-filling, known from rate-distortion theory ([Cover and
+# Thomas](https://onlinelibrary.wiley.com/doi/book/10.1002/047174882X), section 10.3.3). $\theta$ is a water level: a
+# component with a variance below $\theta$ is lost, and any other component has an error of $\theta$, however large its
+# variance is. It was our idea to apply this theory to the loss. We expect it to be right within a tenth or two, not
+# exactly.
 
 # %%
 show(measures.rate_distortion)
@@ -451,8 +456,8 @@ cost = 11 / 11 * tried + 1 / 3 / 2 * np.log(variance / tried)
 assert np.isclose(tried[cost.argmin()], 11 / 66, atol=1e-4), "the water level is where the cost is least"
 
 # %% [markdown]
-# Left, we hold the shipped fit against the theory, component by component. Right, the weight of the KL term varies: a
-# line is the theory, and a dot is a shipped fit.
+# On the left we compare the shipped fit with the theory, component by component. On the right we vary the weight of the
+# KL term: a line is the theory, and a dot is a shipped fit.
 
 # %%
 state, action, next_state = map(torch.from_numpy, (probe.state, probe.action, probe.next_state))
@@ -526,19 +531,19 @@ table = pd.DataFrame(beside, [*weights]).rename_axis("weight of the KL term")
 table.map(lambda value: "–" if np.isnan(value) else f"{value:.2g}")
 
 # %% [markdown]
-# *Read.* The first row is the paper's weight. As far as the theory meets what we measured there, the blur is what the loss
-# asks for, and longer training would lift little of it. The theory knows nothing of a fit that ends after 900 steps, and a
-# fit with a light KL term is not done by then. A twelfth is the other reading of the loss (section 3). Where a measured
-# error is missing, we ship no such fit.
+# *Read.* The first row is the paper's weight. As far as the theory agrees with the measured error there, the loss asks
+# for the blur, and longer training would remove little of it. The theory ignores that our fits end after 900 steps, when
+# a fit with a small KL weight has not converged. The row of a twelfth averages the KL over the latents (section 3). Where
+# a measured error is missing, we ship no such fit.
 #
 # Note that $w_\text{KL} = 1 / \text{batches}$: the blur grows as the data shrink. On all rows of D4RL's dataset the same
-# settings would ask for a far smaller error. On a small dataset the world model is blurred by its settings.
+# settings would ask for a far smaller error. On a small dataset it is the settings that blur the world model.
 
 # %% [markdown]
 # ## 6. Sampled against mean
 #
-# *Ask.* The paper's prediction is sampled: asked twice, it gives two answers [A, C]. How much of its error is
-# that noise? For any row, over $K$ samples,
+# *Ask.* The paper samples its predictions, so the model gives two different answers to the same question [A, C]. How much
+# of the error is this noise? For any row, over $K$ samples,
 #
 # $$\overline{(s' - \hat s'_k)^2} = (s' - \bar s')^2 + \overline{(\hat s'_k - \bar s')^2}, \qquad
 # \bar s' = \tfrac1K \textstyle\sum_k \hat s'_k$$
@@ -568,16 +573,16 @@ parts["root (standard deviations)"] = parts["normalised error"] ** 0.5
 parts.round(3)
 
 # %% [markdown]
-# *Read.* The noise is drawn anew each time, and the bias is a blur that stays. An augmented batch therefore holds next
-# states that jitter around a prediction which is itself off. The last column says by how much. If the method helps, it
-# may be by this smoothing rather than by foresight. So a control is recorded beside the method: Gaussian noise of the same
-# size around the *true* next state (chapters [03](03_augmentation.ipynb) to [05](05_online_finetuning.ipynb)).
+# *Read.* The noise is new in each draw, but the bias is a blur that stays. An augmented batch therefore holds next states
+# that scatter around a biased prediction. The last column has the size of this bias. If the method helps, it may help by
+# this smoothing rather than by predicting well. So we also record a control: Gaussian noise of the same size around the
+# *true* next state (chapters [03](03_augmentation.ipynb) to [05](05_online_finetuning.ipynb)).
 
 # %% [markdown]
-# ## 7. When is it better than nothing?
+# ## 7. When is the model better than persistence?
 #
-# *Ask.* Persistence errs by exactly the length of the step. So we sort Hopper's held-out rows by it. For the smallest
-# steps persistence should be hard to beat. For the largest the model should win.
+# *Ask.* The error of persistence is exactly the length of the step. So we sort Hopper's held-out rows by the length of
+# their step. For the smallest steps persistence should be hard to beat. For the largest steps the model should win.
 
 # %%
 length = (wrong["persistence"] ** 2).mean(axis=1)
@@ -605,14 +610,14 @@ summary["part of all rows better than nothing moves"] = pd.Series(better)
 summary.rename(names).round(3)
 
 # %% [markdown]
-# *Read.* From the smallest to the largest steps, persistence grows by far the most. The VAE's blur hardly depends on what
-# happens. In the last tenth the dynamics matter most: compare the second column there.
+# *Read.* From the smallest to the largest steps, the error of persistence grows by far the most. The VAE's blur hardly
+# depends on the step. The dynamics matter most in the last tenth: compare the second column there.
 
 # %% [markdown]
 # ## 8. Along an episode
 #
-# One second of an episode that reached the time limit: what happened, how the VAE reconstructs it, and what each model
-# predicts of it, one step ahead from the true state.
+# We look at one second of an episode that reached the time limit. The figure has the true states, the VAE's
+# reconstruction of them, and the prediction of each model, one step ahead from the true state.
 
 # %%
 pool = read.load("hopper-medium-replay")
@@ -650,11 +655,12 @@ text += "its rows were drawn."
 path = figures.save_figure(figure, "02_episode", episode, text, profile)
 
 # %% [markdown]
-# *Read.* The VAE knows roughly where the hopper is, but not to a step. Heights and angles hardly change in 8 ms, and its
-# predictions of them jitter by far more than they move. The deterministic network lies on the black line.
+# *Read.* The VAE knows roughly where the hopper is, but not to the precision of one step. Heights and angles hardly
+# change in 8 ms, and the VAE's predictions of them jitter by far more than they move. The deterministic network lies on
+# the black line.
 #
-# Does this speak against the method? Not yet. The paper does not ask for a good prediction. It asks whether an agent is
-# better for it. But it changes the question: from *does a world model help?* to *what does this much noise do to a
+# Does this speak against the method? Not yet. The paper does not ask whether predictions are good, but whether they make
+# an agent better. Still, our question changes from *does a world model help?* to *what does this much noise do to a
 # critic?*
 
 # %% tags=["nbval-check-output"]
@@ -672,37 +678,40 @@ print("        is the VAE, as in the paper, worse than that?", error["sample"] >
 #
 # ## Try it
 #
-# - `replace(plan, residual=False)` in the live fit of section 4: is $z' = f(z, a)$, the authors' code, behind at first?
-# - In section 1, `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of `rest.rows(...)`: how wrong is each predictor
-#   in episodes of another policy? (Set `profile = "quick"` first: in the paper's profile what you compute is held to the
-#   committed tables.)
-# - `replace(plan, latent_size=4)` in the live fit: does the loss come down as fast?
+# - Use `replace(plan, residual=False)` in the live fit of section 4. Is $z' = f(z, a)$, as in the authors' code, behind
+#   at first?
+# - In section 1, put `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of `rest.rows(...)`. How wrong is each
+#   predictor in episodes of another policy? (Set `profile = "quick"` first, because the profile "paper" compares what you
+#   compute with the committed tables.)
+# - Use `replace(plan, latent_size=4)` in the live fit. Does the loss fall as fast?
 #
 # ## Questions
 #
 # <details><summary>What is the KL term for?</summary>
 #
-# It prices information. Without it $\sigma$ shrinks to nothing, and the VAE becomes a plain auto-encoder whose latent may
-# have holes. With it each nat of detail must earn its price in squared error. Here nothing is ever generated from
-# $\mathcal N(0, 1)$, so the price buys little. It is paid nevertheless.
+# It makes information cost something. Without it $\sigma$ shrinks to zero, and the VAE becomes a plain auto-encoder whose
+# latent may have holes. With it each nat of detail must reduce the squared error enough to pay its cost. The benefit
+# would be that one can generate states from $\mathcal N(0, 1)$. We never do that here, so the KL term brings little, but
+# the model still pays its cost.
 # </details>
 #
 # <details><summary>Why is the error of the mean smaller than a sample's, and still large?</summary>
 #
-# The mean has no jitter. But the decoder has learned from noisy latents, and the best answer to a noisy question is drawn
-# towards the mean state, by $1 - D_i / \lambda_i$. Nothing undoes this shrinking.
+# The mean has no jitter. But the decoder has learned from noisy latents, and from a noisy latent the best prediction is
+# pulled towards the mean state, by $1 - D_i / \lambda_i$. Nothing reverses this pull.
 # </details>
 #
 # <details><summary>Would more data or longer training help?</summary>
 #
-# Longer training, little: the fit has nearly reached what the loss asks for. More data would, but for an odd reason:
-# more batches an epoch mean a smaller weight of the KL term.
+# Longer training would help little: the fit has nearly reached what the loss asks for. More data would help, but for an
+# odd reason: more batches an epoch mean a smaller weight of the KL term.
 # </details>
 #
 # <details><summary>Why does a linear regression do so well?</summary>
 #
-# Eight milliseconds are short: positions move by velocity times time, which is linear, and torques change velocities
-# nearly so. What is left grows with the step, as section 7 shows. We suppose that impacts cause it.
+# Eight milliseconds are short: positions change by velocity times time, which is linear, and torques change velocities
+# nearly linearly. The remaining error grows with the step, as section 7 shows. We suppose that impacts cause it.
 # </details>
 #
-# **Next:** [03 · Augmentation](03_augmentation.ipynb): what do these predictions do to a batch, a target, a critic?
+# **Next:** [03 · Augmentation](03_augmentation.ipynb): how do these predictions change a batch and the targets of a
+# critic?

@@ -91,8 +91,8 @@ saved = save_figure(figure, "07_target_shift", shift.assign(place=place), captio
 # %% [markdown]
 # *Read.* The pull makes a fall look harmless: at the cliff the mean value rises by tens of rewards. Scatter raises the
 # mean value below the cliff, lowers it above, and hardly changes it elsewhere. With two critics that disagree off the
-# data, it falls everywhere. The rest of the chapter makes each of these sentences exact, derives predictions from them,
-# and tests the predictions on recorded runs.
+# data, the mean value falls everywhere. The rest of the chapter makes each of these sentences exact, derives predictions
+# from them, and tests the predictions on recorded runs.
 #
 # ## 1. A perfect model changes nothing
 #
@@ -631,7 +631,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 # | | paper or its code | here | why |
 # |---|---|---|---|
 # | noise as a control | standard deviation 0.1 [C] | as large as the model's held-out error | a control needs the same size |
-# | bias and jitter alone | not tested | `shrink`, `mean`, `jitter` | to separate their effects |
+# | bias and jitter alone | none | `shrink`, `mean`, `jitter` | to separate their effects |
 # | carried critics | warm-up not known [A] | 5,000 uniform steps, the agent's own for seed 0 | a fresh actor stands still |
 # | carried actor | not known whether critics learn first | with and without 5,000 such updates | fresh critics may ruin it |
 # | rates | tasks not known [S] | HalfCheetah | no episode ends in a fall there |

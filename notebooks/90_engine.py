@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 90 · Engine
 #
-# **How fast is an update, against what, and what is the limit?**
+# **How fast is an update, compared with what, and what limits it?**
 #
 # <!-- answer -->
 # On one core of the fastest processor measured (Intel(R) Xeon(R) Processor, family 6, model 167), an agent on Hopper makes this
@@ -15,12 +15,12 @@
 # | gives | figures `90_updates`, `90_parts`, `90_threads`, `90_population`, `90_dataset`, `90_precision`, and tables |
 # | minutes on one core | paper: below 1 · smoke and quick, which measure live: about 1.5 |
 #
-# Why ask? A study of this paper is tens of millions of updates. At a hundred a second that is days on a laptop, and what
-# takes days nobody repeats.
+# Why does speed matter? A study of this paper takes tens of millions of updates. At a hundred a second it takes days on a
+# laptop, and nobody repeats a study that takes days.
 #
-# Nearly all the arithmetic of an update is a dozen matrix products, so the processor's products are the limit. The rest is
-# hundreds of small calls. Where bfloat16 makes products cheap, these calls take longer than the products do. So the engine
-# does them once and then replays them.
+# Nearly all the arithmetic of an update is a dozen matrix products, so the speed of products sets the limit. The rest is
+# hundreds of small calls. Where bfloat16 makes products cheap, these calls take longer than the products. So the engine
+# makes the calls once and then replays them.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -89,10 +89,10 @@ frame = pd.concat([rows, peers.drop(columns="who")]).assign(cpu=made["cpu"])
 path = figures.save_figure(figure, "90_updates", frame, text, drawn_as)
 
 # %% [markdown]
-# *Read.* Left, one agent on one core. The black line is the limit that its matrix products set (section 2). Right, plain
-# TD3 and SAC beside [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), [SBX](https://github.com/araffin/sbx)
-# (JAX) and the same method on plain torch, as far as they were measured. All draw their batches and noise
-# inside what is timed, with 2 x 256 units and batches of 256.
+# *Read.* The left panel has one agent on one core. The black line is the limit that its matrix products set (section 2).
+# The right panel has plain TD3 and SAC beside [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3),
+# [SBX](https://github.com/araffin/sbx) (JAX) and the same method on plain torch, as far as they were measured. The timed
+# part of each includes drawing batches and noise. All have 2 x 256 units and batches of 256.
 
 # %%
 ours = hopper[["updates_per_second", "updates_per_second_low", "fraction_of_limit"]]
@@ -114,8 +114,8 @@ faster = faster.pivot(index=["algorithm", "precision"], columns="by_peer", value
 faster.rename_axis(columns="times as fast as").round(2)
 
 # %% [markdown]
-# The table below has every processor that was measured, one agent on Hopper. Where updates are not replayed, the
-# measurement is older than the graph of section 3.
+# The table below has every processor that we measured, with one agent on Hopper. Where updates are not replayed, we
+# measured before we added the graph of section 3.
 
 
 # %%
@@ -134,13 +134,13 @@ found.assign(replayed=replays.map({True: "yes", False: "no"})).rename_axis(index
 # %% [markdown]
 # ## 1. What an update computes
 #
-# *Ask.* How much arithmetic is one update of [TD3+BC](https://arxiv.org/abs/2106.06860)? We count the products alone and
-# expect them to be nearly all. A network of 2 x 256 units has one large product a pass, 256 by 256, and everything else is
-# thin.
+# *Ask.* How much arithmetic is one update of [TD3+BC](https://arxiv.org/abs/2106.06860)? We count only the matrix
+# products and expect them to be nearly all of it. A network of 2 x 256 units has one large product a pass, 256 by 256,
+# and all other products are thin.
 #
-# A product of a batch with a weight, $[B, n] \cdot [n, m]$, is $2 B n m$ operations: a multiplication and an addition each.
-# Going back through it takes as much for the gradient of the weight, and as much again for that of its input, where
-# somebody needs them. Of the first layer's input nobody does:
+# A product of a batch with a weight, $[B, n] \cdot [n, m]$, is $2 B n m$ operations: a multiplication and an addition
+# each. The backward pass takes as much for the gradient of the weight, and as much again for the gradient of the input,
+# where they are needed. The gradient of the first layer's input is never needed:
 #
 # $$ C = 2B \Big[ \underbrace{\pi + 2q}_{\text{target}} + \underbrace{2q + 2\,(q + \tilde q)}_{\text{critics}}
 # + \tfrac1d \big( \underbrace{\pi + q + q}_{\text{through } Q_1} + \underbrace{\pi + \tilde \pi}_{\text{actor}} \big) \Big] $$
@@ -156,8 +156,8 @@ found.assign(replayed=replays.map({True: "yes", False: "no"})).rename_axis(index
 show(speed.operations)
 
 # %% [markdown]
-# *Check by hand.* We count on Hopper, product by product. Torch's own counter then watches the networks run as
-# `networks.plain_forward` states them, differentiated by autograd.
+# *Check by hand.* We count the operations on Hopper, product by product. Then we run the networks as
+# `networks.plain_forward` defines them, with autograd, and let torch's own counter count.
 
 # %%
 layers = [11 * 256, 256 * 256, 256 * 3], [14 * 256, 256 * 256, 256 * 1]
@@ -196,13 +196,13 @@ print(f"{wide:.0%} of Hopper's operations are products of 256 by 256")
 pd.Series(each, name="GFLOP an update").round(3).to_frame().T
 
 # %% [markdown]
-# *Read.* The state's dimensions hardly matter. That is why Ant, with 27, costs little more than Hopper, with 11. And what is
-# *not* computed counts: the actor's step goes through the first critic but needs no gradient of its weights. Code that
-# forgets this pays a pass more.
+# *Read.* The number of state dimensions hardly matters. That is why Ant, with 27, costs little more than Hopper, with 11.
+# It also matters what we do *not* compute: the actor's step goes through the first critic but needs no gradient of its
+# weights. Code that computes this gradient pays for one more pass.
 #
 # ## 2. The limit
 #
-# *Ask.* How many operations a second can one core do? We let it multiply, and nothing else, at the shapes of an update
+# *Ask.* How many operations a second can one core do? We time products alone, at the shapes of an update
 # ([`benchmarks/speed.py`](../benchmarks/speed.py), `product_rate`).
 #
 # $$ u_{\max} = \frac{R}{C} $$
@@ -229,8 +229,9 @@ pd.DataFrame(limits).round().astype(int)
 #
 # ## 3. Where the time goes
 #
-# *Ask.* If products are nearly all of the arithmetic, are they nearly all of the time? We take Python's own profiler to the
-# updates as `td3` writes them, draws of batches and noise included, and sort what it saw. We expect two thirds.
+# *Ask.* If products are nearly all of the arithmetic, do they take nearly all of the time? We run Python's profiler on
+# the updates as `td3` writes them, with their draws of batches and noise, and sort the calls. We expect products to take
+# two thirds.
 
 # %%
 parts = measured["parts"].set_index(["precision", "part"])
@@ -259,22 +260,23 @@ share.loc["the profiler itself adds"] = table.sum() / whole - 1
 share.map("{:.1%}".format).rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# *Read.* What is not a product is mostly bias, ReLU and the last layer, which is a weighted sum rather than a product, and
-# the losses as they are written in `td3`. bfloat16 makes the products alone cheaper and adds casts, so there the rest
-# weighs more. The profiler, which charges each call, exaggerates it. Two things can be done about the rest, and neither
-# touches an equation.
+# *Read.* The rest is mostly bias, ReLU, the last layer (a weighted sum rather than a product), and the losses as they are
+# written in `td3`. bfloat16 makes only the products cheaper and adds casts, so there the rest takes a larger share. The
+# profiler adds a cost to each call, so it exaggerates the rest. We can reduce the rest in two ways, and neither changes
+# an equation.
 #
-# **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. What Python, autograd
-# and the allocator do to arrive at that sequence need be done only once. So a stretch of updates, up to where the actor
-# moves, runs once as it is written. Below autograd a recorder writes down what torch was asked to do. From then on the list
-# is played from fixed memory. On a GPU that is a [CUDA graph](https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/).
-# On the CPU torch has none, and ours is a page.
+# **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. Python, autograd and
+# the allocator need to produce that sequence only once. So we run a stretch of updates, up to where the actor moves, once
+# as it is written. Below autograd a recorder lists the operations that torch executes. From then on we replay this list
+# in fixed memory. On a GPU that is a [CUDA graph](https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/). On
+# the CPU torch has no such graph, so we wrote our own, one page of code.
 
 # %%
 show(graphs.captured, graphs.cpu_graph)
 
 # %% [markdown]
-# *Check by hand.* A small one: the mean square of a product, and its gradient, captured and replayed on another vector.
+# *Check by hand.* We capture a small graph, the mean square of a product and its gradient, and replay it on another
+# vector.
 
 # %%
 vector, weight = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0], requires_grad=True)
@@ -305,14 +307,14 @@ gains = pd.DataFrame(
 gains.round(2)
 
 # %% [markdown]
-# *Read.* The numbers that come out are the same to the last bit: the same operations, in the same order. A test holds every
-# algorithm, population and precision to that. Each capture checks it, too, before its first replay is used.
+# *Read.* The results are the same to the last bit, because the graph runs the same operations in the same order. A test
+# checks this for every algorithm, population and precision. Each capture checks it, too, before its first replay is used.
 #
-# **Numbers that nobody needs.** A hidden unit that is never active has no gradient. Its first moment in Adam shrinks by a
-# tenth a step. After some 800 steps it is below $10^{-38}$, where a float32 has no full precision left. There it stays,
-# because the smallest such number times 0.9 rounds to itself. Processors do arithmetic with these *subnormal* numbers by a
-# detour. A weight never notices: its step is such a moment over $10^{-8}$ at least. So `engine.prepare` has them taken for
-# zero.
+# **Numbers that are too small.** A hidden unit that is never active has no gradient. Its first moment in Adam shrinks by
+# a tenth a step. After some 800 steps it is below $10^{-38}$, where a float32 has no full precision left. It stays there,
+# because the smallest such number times 0.9 rounds to itself. Processors are slow at arithmetic with these *subnormal*
+# numbers. For the weights they make no difference: a step is such a moment divided by $10^{-8}$ at least. So
+# `engine.prepare` tells the processor to treat them as zero.
 
 # %%
 size = {False: "of ordinary size", True: "below 1e-38"}
@@ -325,21 +327,22 @@ moments = moments.assign(first=first, then=then).pivot(
 moments[list(way.values())].rename_axis(index="first moments", columns=None).round(0)
 
 # %% [markdown]
-# *Read.* A step of Adam on Hopper's critics is many times slower where all first moments are that small. That is no rare
-# case. After the first 50,000 steps of SAC on Hopper 70 % of the actor's first moments and 46 % of the critics' were below
-# $10^{-38}$ (`python -m mbaug collect hopper --to 50000`, and in its checkpoint the zeros of `actor_moments.first`). No
-# benchmark on random numbers, like the others here, shows it.
+# *Read.* A step of Adam on Hopper's critics is many times slower when all first moments are that small. This is not a
+# rare case. After the first 50,000 steps of SAC on Hopper 70 % of the actor's first moments and 46 % of the critics' were
+# below $10^{-38}$ (`python -m mbaug collect hopper --to 50000`, and in its checkpoint the zeros of
+# `actor_moments.first`). Benchmarks on random numbers, like the others here, do not show this effect.
 #
 # ## 4. The backward pass, by hand
 #
-# *Ask.* Autograd computes gradients that nobody steps along. What if we derive the perceptron's backward pass ourselves,
-# and compute only what is needed? The losses stay as they are written.
+# *Ask.* Autograd computes gradients that no update uses. Can we derive the perceptron's backward pass ourselves, and
+# compute only the gradients that we need? The losses stay as they are written.
 
 # %%
 show(perceptron._Perceptron, networks.descend)
 
 # %% [markdown]
-# *Check by hand.* One critic, three rows: our gradient, autograd's, and NumPy's chain rule.
+# *Check by hand.* For one critic and three rows we compare our gradient with autograd's, and with the chain rule in
+# NumPy.
 
 # %%
 one = networks.perceptron((2, 4, 1), [generator], networks.Arithmetic(precision="float64"))
@@ -357,17 +360,17 @@ assert np.allclose(ours[: by_hand.size].view(2, 4), by_hand), "and the chain rul
 # %% [markdown]
 # ## 5. Why threads hurt
 #
-# *Ask.* torch takes all cores by default. With two, should an update not be nearly twice as fast? Alone, perhaps. But every
-# product that two threads share ends where each waits for the other, and it waits by spinning. If another process holds one
-# of the cores, its thread is not there, and the other spins until the scheduler brings it back:
+# *Ask.* By default torch uses all cores. Is an update nearly twice as fast on two cores? It may be if nothing else runs.
+# But when two threads share a product, each waits at its end for the other, and a waiting thread spins. If another
+# process occupies one of the cores, one thread is suspended. The other spins until the scheduler resumes it:
 #
 # $$ \frac1{u_2} = \frac1{2 u_1} + n\,w $$
 #
 # | symbol | in code | value | unit |
 # |---|---|---|---|
 # | $u_1, u_2$ | `updates_per_second` | measured | updates a second with one and two threads |
-# | $n$ | `products` | at least one wait a product, counted below | waits an update |
-# | $w$ | `wait` | what solves the equation | milliseconds a wait |
+# | $n$ | `products` | at least one wait for each product, counted below | waits an update |
+# | $w$ | `wait` | from the equation | milliseconds a wait |
 
 # %%
 pace = measured["threads"].set_index(["beside", "threads"])
@@ -396,15 +399,16 @@ columns = {"one thread (1/s)": found[1], "two threads (1/s)": found[2], "a wait 
 pd.DataFrame(columns).round(2)
 
 # %% [markdown]
-# *Read.* Beside another process a wait takes several times as long as alone. That is the scheduler's time, not arithmetic.
-# Hence one thread a process, and a process for each core: `engine.prepare` sees to the first, `mbaug record` to the second.
+# *Read.* Beside another process a wait takes several times as long as alone. This is the scheduler's time, not
+# arithmetic. So we use one thread for each process and one process for each core: `engine.prepare` sets the threads, and
+# `mbaug record` starts the processes.
 
 # %%
 show(engine.prepare)
 
 # %% [markdown]
-# How bad the wait is depends on the machine. These are updates a second beside a busy loop, on every processor that was
-# measured:
+# The length of a wait depends on the machine. The table has the updates a second beside a busy loop, on every processor
+# that we measured:
 
 # %%
 found = everywhere("threads").query("beside == 'a busy loop'")
@@ -413,11 +417,12 @@ found = found.rename(columns={1: "one thread", 2: "two threads"}).round(1)
 found.rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# ## 6. What the population axis buys
+# ## 6. What the population axis gains
 #
-# *Ask.* Every network here carries a leading axis P, so that a study's *seeds* (its repetitions) can train side by side, one
-# product for all. On a GPU that fills a device that one agent leaves idle. On a CPU the products bind, and there are P
-# times as many. So we expect nothing gained and nothing lost, and memory on a straight line.
+# *Ask.* Every network here has a leading axis P, so that the *seeds* of a study (its repetitions) can train side by side,
+# with one product for all. A GPU is mostly idle with one agent, and a population fills it. On a CPU the products are the
+# limit, and there are P times as many operations. So we expect neither gain nor loss, and memory that grows in a straight
+# line.
 
 # %%
 crowd = measured["populations"]
@@ -458,24 +463,25 @@ pace = crowd.pivot(index="population", columns="precision", values="updates_per_
 (pace / pace.iloc[0]).round(2).rename_axis(columns="updates, beside those of one agent")
 
 # %% [markdown]
-# *Read.* Where the products bind, the axis buys next to nothing. Where they are cheap, a few agents share what stands
-# between them. With many the gain is gone. Two processes on two cores are the way to twice as many. The memory of one agent
-# is nearly all Python and torch. That of a further one is mostly every intermediate result of a stretch, which are there
-# together once, at its capture.
+# *Read.* Where the products are the limit, the axis gains next to nothing. Where they are cheap, a few agents share the
+# calls between the products. With many agents the gain is gone. To train twice as many agents, use two processes on two
+# cores. The memory of one agent is nearly all Python and torch. Each further agent mostly adds the intermediate results
+# of a stretch, which are all in memory once, during its capture.
 #
-# What it is for, then, is lockstep evaluation in one call, and a GPU. There an update of one agent is hundreds of small
-# kernels, each launched by Python. So the stretch that section 3 captured for the CPU is captured as a CUDA graph there, and
-# launched whole. **Not measured: no GPU was at hand.** The code around the capture is what runs on the CPU. If you have a
-# GPU, `python -m benchmarks --device cuda` measures it, and `--record` keeps it.
+# So the axis is useful for evaluating in lockstep with one call, and for a GPU. On a GPU an update of one agent is
+# hundreds of small kernels, each launched by Python. There we capture the stretch of section 3 as a CUDA graph and launch
+# it as a whole. **Not measured: no GPU was at hand.** The code around the capture is the code that runs on the CPU. If
+# you have a GPU, `python -m benchmarks --device cuda` measures it, and `--record` keeps the result.
 
 # %%
 show(training.updater, graphs.cuda_graph)
 
 # %% [markdown]
-# ## 7. What data cost
+# ## 7. The cost of a larger dataset
 #
-# *Ask.* A million rows instead of a thousand: does an update notice? It draws 256 of them either way, but from 112 MB
-# instead of 112 KB, so they come from memory, not from a cache. That should show in the gather, and hardly in the whole.
+# *Ask.* Is an update slower with a million rows than with a thousand? It draws 256 rows either way, but from 112 MB
+# instead of 112 KB, so they come from memory, not from a cache. Gathering the rows should take longer, but the whole
+# update hardly.
 
 # %%
 sizes = measured["datasets"]
@@ -509,13 +515,13 @@ print(f"memory: {slope * 1e6:.0f} bytes a row, {row_bytes:.0f} packed")
 print(f"off a straight line by {off:.0%} at most")
 
 # %% [markdown]
-# *Read.* The speed is no straight line and need not be one. Rows in a cache come at once, rows in memory do not, and beyond
-# that size no row costs more than another.
+# *Read.* The speed does not fall in a straight line, and it need not. Rows in a cache are fast to read and rows in memory
+# are slower. Once the data exceed the cache, further rows cost no more.
 #
 # ## 8. Acting, and the world model
 #
-# Two costs are left: environment steps online, and the [world model](02_world_model.ipynb). They are measured with the
-# record alone.
+# Two costs are left: environment steps online, and the [world model](02_world_model.ipynb). They are only measured for
+# the record.
 
 # %%
 acting = measured.get("acting", pd.DataFrame())
@@ -538,7 +544,7 @@ seconds = pd.DataFrame(
 seconds.round(1)
 
 # %% [markdown]
-# *Ask.* What bounds the fit? Torch's counter watches its second epoch.
+# *Ask.* What limits the speed of the fit? We let torch's counter count the operations of its second epoch.
 
 # %%
 data = transitions.draw(read.load("hopper-medium-replay"), plan.transitions, seed=0)[0]
@@ -556,13 +562,13 @@ bound.round()
 
 # %% [markdown]
 # *Read.* Nearly all of a fit is products of 500 units by 500. The rest is activations, noise and Adam, on layers of 4,096
-# rows, 8 MB each. The imagined tables cost a small part of pre-training.
+# rows, 8 MB each. The imagined tables are a small part of the cost of pre-training.
 #
 # ## 9. Does an agent learn the same in bfloat16?
 #
-# *Ask.* A cheaper product is worth having only if the agent that comes of it is as good. So TD3 from scratch trains twice
-# with each seed, for 100,000 interactions, once in either precision. No other setting differs. We hold the difference of the
-# scores against zero:
+# *Ask.* A cheaper product is only useful if the trained agent is as good. So we train TD3 from scratch twice with each
+# seed, for 100,000 interactions, once in each precision. No other setting differs. We ask whether the difference of the
+# scores is zero:
 #
 # $$ d_s = S_s^{\text{bfloat16}} - S_s^{\text{float32}} $$
 #
@@ -571,8 +577,8 @@ bound.round()
 # | $S_s$ | `final_score`, `mean_score` | one a run | D4RL-normalised score, after and over 100,000 interactions |
 # | $d_s$ | `differences` | one a seed $s$ and task | score |
 #
-# We expect an interval around zero, and a wide one. A rounding changes the first action a little and the next state a
-# little more. After some hundred steps the two trainings have no more in common than two seeds have.
+# We expect a wide interval that contains zero. Rounding changes the first action a little and the next state a little
+# more. After some hundred steps the two runs have no more in common than two seeds have.
 
 # %%
 show(statistics.differences)
@@ -621,50 +627,53 @@ print(
 )
 
 # %% [markdown]
-# *Read.* An interval without zero would show a difference. An interval with it shows only that a difference is not larger
-# than its ends, and these are wide. The float32 runs are the baselines' own.
+# *Read.* An interval without zero would show a difference. An interval with zero only shows that a difference is not
+# larger than the ends of the interval, and these are far apart. The float32 runs are the runs of the baselines.
 #
-# We wrote the rule down before the runs: bfloat16 may record if every interval holds zero. It is a setting of an *arm* (one
-# way to an agent), `precision`, and each record names its own. The programme records in float32 all the same. Runs of one
-# study are held against each other, most of them were begun in it, and few processors multiply bfloat16 at all.
+# We wrote a rule down before the runs: we may use bfloat16 for recorded runs if every interval contains zero. The setting
+# is `precision`. Each *arm* (one way to train an agent) has it, and each record names it. We still record in float32 for
+# three reasons: we compare runs within a study, most of them were begun in float32, and only few processors can multiply
+# bfloat16.
 #
 # ## Where we differ from the paper
 #
-# The paper says nothing of time, and its authors' code nothing that we know of. Our updates are the same arithmetic as
-# theirs. What differs is the order in which things are drawn: batches and noise of 50 updates at once, each agent from
-# streams of its own, and imagined next states from a table ([chapter 03](03_augmentation.ipynb)). bfloat16 multiplies the
-# wide products alone. Sums, the last layer and Adam stay in float32.
+# As far as we know, neither the paper nor its authors' code says anything about time. Our updates do the same arithmetic
+# as theirs. Only the order of random draws differs: we draw batches and noise of 50 updates at once, each agent has
+# streams of its own, and imagined next states come from a table ([chapter 03](03_augmentation.ipynb)). With bfloat16 only
+# the wide products are in bfloat16. Sums, the last layer and Adam stay in float32.
 #
 # ## Try it
 #
-# - `td3.TD3(hidden=(512, 512))` in the last cell of section 1: how many times as many operations are it, and why not quite four?
-# - In a new cell, `[speed.product_rate("float32", 256, 256, batch=rows) / 1e9 for rows in (64, 256)]`, in GFLOP/s: do smaller
-#   batches run at the same rate?
-# - In a shell, `OMP_NUM_THREADS=2 .venv/bin/python -m mbaug record hopper --workers 1 --profile smoke`: what does it tell you?
+# - Use `td3.TD3(hidden=(512, 512))` in the last cell of section 1. By which factor does the number of operations grow,
+#   and why not quite four?
+# - In a new cell, run `[speed.product_rate("float32", 256, 256, batch=rows) / 1e9 for rows in (64, 256)]`, in GFLOP/s. Do
+#   smaller batches run at the same rate?
+# - In a shell, run `OMP_NUM_THREADS=2 .venv/bin/python -m mbaug record hopper --workers 1 --profile smoke`. What does it
+#   tell you?
 #
 # ## Questions
 #
 # <details><summary>Why does a hand-written backward pass help, if autograd computes the same?</summary>
 #
-# Autograd would compute more: gradients of weights that nobody steps along, buffers for each of them, and a dozen small
-# operations between two products. Each is cheap. Beside products of a few hundred microseconds they add up.
+# Autograd computes more: gradients of weights that no update uses, buffers for each of them, and a dozen small operations
+# between two products. Each is cheap, but beside products of a few hundred microseconds they add up.
 #
 # </details>
 #
 # <details><summary>Why not give the second core to the same agent?</summary>
 #
-# Because a product of 256 by 256 is over in a fraction of a millisecond, and sharing it ends in a wait each time. Two agents
-# on two cores never wait for each other. Only a product that takes much longer than a wait is worth sharing. The world
-# model's batches of 4,096 rows come nearest to that.
+# A product of 256 by 256 takes a fraction of a millisecond, and each shared product ends with a wait. Two agents on two
+# cores never wait for each other. Sharing is only worth it if a product takes much longer than a wait. The world model's
+# batches of 4,096 rows come nearest to that.
 #
 # </details>
 #
 # <details><summary>bfloat16 keeps 8 bits. Why does an agent still learn?</summary>
 #
-# Only factors are rounded. Sums of products are kept in 24 bits, and so are the parameters, to which Adam adds steps that 8
-# bits would swallow. A gradient is then wrong by a percent or two, far less than what the choice of 256 rows does to it.
-# Whether the scores agree is a question for paired runs, not for this argument: section 9.
+# Only the factors of products are rounded to 8 bits. Sums of products are kept in 24 bits, and so are the parameters,
+# because Adam's steps would be lost in 8 bits. A gradient is then wrong by a percent or two. The random choice of 256
+# rows changes it far more. This argument does not show that scores agree: the paired runs of section 9 test that.
 #
 # </details>
 #
-# **Next:** back to [00 · Overview](00_overview.ipynb), or on to what the minutes are spent on.
+# **Next:** back to [00 · Overview](00_overview.ipynb).
