@@ -15,9 +15,9 @@
 # | gives | figures `06_fan`, `06_open_loop`, `06_horizons`, and the tables of this page |
 # | minutes on one core | paper and quick: below 1 · smoke: below 1 |
 #
-# The [paper](https://arxiv.org/abs/2312.09844) imagines one step [A, C]. Two to five are its open question [S, A]. A
-# longer look ahead hands the critic more recorded rewards, but every imagined step starts from the error of the one
-# before. [Chapter 00](00_overview.ipynb) says what [S], [A] and [C] are.
+# The [paper](https://arxiv.org/abs/2312.09844) imagines one step [A, C]. It leaves two to five steps as an open question
+# [S, A]. With more steps the critic's target holds more recorded rewards, but every imagined step starts from the error
+# of the step before. [Chapter 00](00_overview.ipynb) says what [S], [A] and [C] are.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -47,11 +47,11 @@ figures.style()
 # %% [markdown]
 # ## 1. A second of motion
 #
-# *Ask.* We put each model into one state of a Hopper episode and give it the recorded actions of the next second. It
-# never sees another true state. The episode is from `hopper-medium`: no model was fitted on it. The deterministic
+# *Ask.* We start each model in one state of a Hopper episode and give it the recorded actions of the next second. It
+# never sees another true state. The episode is from `hopper-medium`, and no model was fitted on it. The deterministic
 # network has the smallest one-step error ([chapter 02](02_world_model.ipynb)), so we expect it to follow the truth for
-# longest. The VAE draws noise, so its roll-outs should spread like a fan. Section 4 explains its two ways: it can stay
-# in its latent space, or encode its own prediction anew at every step.
+# longest. The VAE draws noise, so its roll-outs should spread like a fan. We roll the VAE out in two ways: it stays in
+# its latent space, or it encodes its own prediction anew at every step. Section 4 explains both.
 
 # %%
 hopper, pool = tasks.find("hopper"), read.load("hopper-medium")
@@ -123,12 +123,12 @@ text += "picture. Seed 0."
 path = figures.save_figure(figure, "06_fan", fan, text, profile)
 
 # %% [markdown]
-# *Read.* The deterministic network follows the first hop and its landing, and it leaves the truth around the second
-# one. In latent space the VAE's lines are smooth. They start apart, because $z$ is drawn once and the encoding is
-# blurred, and then most of them settle at one height: the latent state has forgotten where in its stride the hopper is.
-# Encoded anew, the VAE jitters at every step, and it forgets the stride as well.
+# *Read.* The deterministic network follows the first hop and its landing, and it leaves the truth around the second hop.
+# In latent space the VAE's lines are smooth. They start apart, because $z$ is drawn once and the encoding is blurred.
+# Then most of them settle at one height: the latent state has lost the phase of the stride. When it encodes anew at
+# every step, the VAE jitters at every step, and it loses the phase as well.
 #
-# The table has the distance of a roll-out from the truth, its root mean square over the roll-outs of a kind.
+# The table has the distance of roll-outs from the truth, as a root mean square over the roll-outs of each kind.
 
 # %%
 moments = [round(part / seconds_a_step) - 1 for part in (0.05, 0.2, 1)]
@@ -140,17 +140,17 @@ table = {
 pd.DataFrame(table, index=[f"after {fan['seconds'][k]:.2g} s" for k in moments]).T.round(3)
 
 # %% [markdown]
-# One second of one episode is an example and no evidence. Section 5 measures many of them on four tasks. First we need
-# to say what a critic would do with several steps.
+# One second of one episode is an example and no evidence. Section 5 measures many such windows on four tasks. First we
+# explain how a critic uses several steps.
 #
 # ## 2. A window by hand
 #
 # *Ask.* An $n$-step target needs $n$ recorded steps that follow each other. What happens where the episode ends sooner?
-# It matters how it ends: after a fall there is nothing left to gain, and after a time limit there is.
+# This depends on how it ends: after a fall there are no more rewards, but after a time limit there would be.
 #
 # *Check by hand.* Hopper makes four steps with rewards 1, 2, 3 and 4 and falls in the fourth. In a second episode it
-# makes one step with reward 5, and the recording stops. With $n = 3$ and $\gamma = 0.5$ we write down what we expect,
-# row by row.
+# makes one step with reward 5, and the recording stops. We take $n = 3$ and $\gamma = 0.5$, and write down the expected
+# window of each row.
 
 # %%
 steps = np.arange(5, dtype="f4")[:, None]  # in place of states
@@ -170,14 +170,14 @@ pd.DataFrame({"steps": found.length, "rewards": found.reward, "share cut": found
 
 # %% [markdown]
 # *Read.* Rows 1 to 3 reach the fall, so all of their bootstrap is cut. Row 4 ends with the recording: its next state
-# still has a value. Row 0 has three whole steps and ends at a living state. Why is three quarters of its bootstrap cut?
-# That is a trick of bookkeeping, and the next section explains it.
+# still has a value. Row 0 has three whole steps and ends before the fall. Why are three quarters of its bootstrap cut?
+# The next section explains this trick.
 #
 # ## 3. The target of n steps
 #
-# *Ask.* How must [TD3](https://arxiv.org/abs/1802.09477) change to learn from such windows? We expect not at all, if a
-# window can be packed into a row that looks like a single step. With $m \le n$ steps in the window, $d$ for a fall in
-# the last of them, and $\bar Q = \min_i Q'_i(s_m, \pi'(s_m) + \epsilon)$,
+# *Ask.* How must [TD3](https://arxiv.org/abs/1802.09477) change to learn from such windows? It need not change at all, if
+# we pack a window into a row that looks like a single step. With $m \le n$ steps in the window, $d$ for a fall in the
+# last of them, and $\bar Q = \min_i Q'_i(s_m, \pi'(s_m) + \epsilon)$,
 #
 # $$ y = \underbrace{\sum_{k=0}^{m-1} \gamma^k r_k}_{\texttt{reward}} + \gamma^m (1 - d)\, \bar Q
 # = \texttt{reward} + \gamma\,(1 - \texttt{cut})\, \bar Q, \qquad \texttt{cut} = 1 - \gamma^{m-1} (1 - d). $$
@@ -194,10 +194,10 @@ pd.DataFrame({"steps": found.length, "rewards": found.reward, "share cut": found
 show(transitions.windows)
 
 # %% [markdown]
-# The critic's target is the function of [chapter 04](04_offline_pretraining.ipynb), which sees the discounted sum as its
+# The critic's target is the function of [chapter 04](04_offline_pretraining.ipynb). It takes the discounted sum as its
 # reward and `cut` as its terminal.
 #
-# *Check by hand.* Say that every state is worth 10. The two forms of the target must agree on all five rows.
+# *Check by hand.* Suppose that every state is worth 10. The two forms of the target must agree on all five rows.
 
 # %% tags=["nbval-check-output"]
 bootstrap = [0.5**3 * 10, 0, 0, 0, 0.5 * 10]  # three steps on; after the fall; one step on
@@ -206,21 +206,21 @@ assert np.allclose(target, np.add(reward, bootstrap)), "both forms are the n-ste
 print("targets of the five rows:", *target)
 
 # %% [markdown]
-# *Read.* TD3 learns from windows without a change to its code: the cut travels in the column `terminal`. The
-# augmentation rule of [chapter 03](03_augmentation.ipynb) stays as well. It replaces $s_m$ by the end of an imagined
-# roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a target is not quite
-# the policy's: the recorded actions inside the window are those of whoever collected the data.
+# *Read.* TD3 learns from windows without a change to its code, because the column `terminal` holds the cut. The
+# augmentation rule of [chapter 03](03_augmentation.ipynb) stays the same too. It replaces $s_m$ by the end of an imagined
+# roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a target is not exactly
+# a target for the policy: inside the window the actions are those of the agents that collected the data.
 #
 # ## 4. Rolling a model forward
 #
-# *Ask.* There are two ways to take several steps with a VAE. We can stay in the latent space and decode at the end, or
-# we can decode every step and encode it again. Which one is better depends on where the error comes from.
+# *Ask.* There are two ways to take several steps with a VAE. We can stay in the latent space and decode at the end, or we
+# can decode every step and encode it again. The source of the error decides which way is better.
 #
 # In latent space:
 #
 # $$z_{k+1} = z_k + f(z_k, a_k), \quad z_0 \sim q(z \mid s_0), \quad \hat s_n = D(z_n)$$
 #
-# Encoded anew:
+# Encoded anew at every step:
 #
 # $$\hat s_{k+1} = D\big(z + f(z, a_k)\big), \quad z \sim q(z \mid \hat s_k)$$
 #
@@ -235,11 +235,12 @@ print("targets of the five rows:", *target)
 show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 
 # %% [markdown]
-# `open_loop` returns all steps of a roll-out, for the figures here. `augmentation.rollout` is what the recorded arms
-# used: it returns the last step of each window alone. It calls the model once a step, so these arms *encode anew*.
+# `open_loop` returns all steps of a roll-out, for the figures here. An *arm* is one way to train an agent. The recorded
+# arms used `augmentation.rollout`, which returns only the last step of each window. It calls the model once a step, so
+# these arms *encode anew* at every step.
 #
-# How does an error travel? For a linear system we can say it exactly. Let $s_{k+1} = A s_k + B a_k$, and let a model
-# start with an error $e_0$ and add an error $\delta_k$ in every step. Then
+# How does an error grow from step to step? For a linear system we can compute it exactly. Let $s_{k+1} = A s_k + B a_k$,
+# and let a model start with an error $e_0$ and add an error $\delta_k$ in every step. Then
 #
 # $$ e_{k+1} = A\, e_k + \delta_k \quad\Rightarrow\quad e_n = A^n e_0 + \sum_{k=0}^{n-1} A^{n-1-k}\, \delta_k . $$
 #
@@ -249,14 +250,14 @@ show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 # | $e_n$ | `rolled - truth` | `[rows, state]` | that of the state |
 # | $\delta$ | `slip` | `[state]` | that of the state |
 #
-# The largest eigenvalue $|\lambda|$ of $A$ decides. Below 1 an error dies out and the sum settles. At 1 it grows with
-# $n$, or with $\sqrt n$ if the $\delta_k$ are independent noise. Above 1 it grows like $|\lambda|^n$. In latent space
-# the VAE pays for its blurred encoding once, as $e_0$. Encoded anew, it pays at every step, as $\delta_k$. So we expect
-# the latent way to be better over many steps, unless the latent dynamics are themselves poor: the loss trains $f$ for
-# one step only.
+# The largest eigenvalue $|\lambda|$ of $A$ decides. Below 1 the first error dies out and the sum converges. At 1 the sum
+# grows with $n$, or with $\sqrt n$ if the $\delta_k$ are independent noise. Above 1 it grows like $|\lambda|^n$. In
+# latent space the blurred encoding enters once, as $e_0$. If we encode anew, it enters at every step, as $\delta_k$. So
+# we expect the latent way to be better over many steps, unless the latent dynamics are poor: the loss trains $f$ for one
+# step only.
 #
-# *Check by hand.* A damped oscillator, rolled out by the very function of the recorded arms. First a wrong start, then
-# a small slip at each step.
+# *Check by hand.* We roll out a damped oscillator with the function of the recorded arms. First we give it a wrong start,
+# then a small error $\delta$ at each step.
 
 # %%
 A, B = torch.tensor([[1.0, 0.2], [-0.2, 0.95]]), torch.tensor([[0.0], [0.1]])
@@ -287,8 +288,9 @@ sizes = {f"error from {name}": each.norm(dim=1).numpy() for name, each in found.
 pd.DataFrame(sizes, index=length.numpy()).rename_axis("steps").round(3)
 
 # %% [markdown]
-# *Read.* Here $|\lambda|$ is just below 1: the wrong start fades, and the slips add up. Which of the two are our tasks?
-# A linear regression of $s'$ on $s$ and $a$ is such a system, so we can read $A$ from its predictions.
+# *Read.* Here $|\lambda|$ is just below 1. The wrong start fades, and the errors of the steps add up. How large is
+# $|\lambda|$ for our tasks? A linear regression of $s'$ on $s$ and $a$ is such a system, so we can read $A$ from its
+# predictions.
 
 # %%
 here = [name for name in trained.WORLD_MODELS if trained.path_of(*name).is_file()]
@@ -311,9 +313,9 @@ pd.DataFrame(table).round(3)
 # %% [markdown]
 # ## 5. Open-loop error by horizon
 #
-# *Ask.* How many steps can each predictor be trusted? We take windows of 50 steps from episodes of `<task>-medium`,
-# collected by another policy than the rows that the models were fitted on. The error is in variances of those episodes'
-# states,
+# *Ask.* For how many steps can we trust each predictor? We take windows of 50 steps from episodes of `<task>-medium`,
+# which another policy collected than the rows that the models were fitted on. The error is in variances of these
+# episodes' states,
 #
 # $$ e_n = \operatorname{mean}_{j,\,i} \big( (s_{n,j,i} - \hat s_{n,j,i}) / \sigma_i \big)^2, $$
 #
@@ -325,9 +327,9 @@ pd.DataFrame(table).round(3)
 # | $j$, $i$ | rows and columns of `path` | `count` windows a task | |
 # | $\sigma_i$ | `scale` | `[state]` | the environment's |
 #
-# We expect three things. Persistence starts low and climbs to about 2. The linear regression and the deterministic
-# network start far below it and climb at the rate of the eigenvalues above. The VAE starts high, because of its blur,
-# and so it beats persistence only after a number of steps, if at all.
+# We expect three things. Persistence, the guess that nothing moves, starts low and rises to about 2. The linear
+# regression and the deterministic network start far below it and rise at the rate of the eigenvalues above. The VAE
+# starts high, because of its blur, so it beats persistence only after a number of steps, if at all.
 
 # %%
 horizons, count = range(1, 51), 10 if profile == "smoke" else 250
@@ -389,8 +391,8 @@ text += "error of always predicting the mean state. Networks of seed 0, fitted o
 path = figures.save_figure(figure, "06_open_loop", errors, text, profile)
 
 # %% [markdown]
-# *Look.* Where do the lines cross? First, the horizon from which a predictor errs less than persistence. Then the
-# horizon from which it errs more than the mean state would.
+# *Look.* Where do the lines cross? The first table has the horizon from which a predictor errs less than persistence. The
+# second has the horizon from which it errs more than the mean state.
 
 # %%
 wide = errors.pivot(index=["task", "horizon"], columns="predictor", values="error")
@@ -417,11 +419,12 @@ growth.insert(0, "largest eigenvalue alone", radius ** (2 * (len(horizons) - 1))
 growth.T.rename_axis(f"growth from 1 step to {len(horizons)}").round(1)
 
 # %% [markdown]
-# *Read.* Persistence starts low only where a step is short. The largest eigenvalue fails as a forecast, since it speaks
-# of a wrong start alone. Here the start is true, and each step adds its own $\delta_k$. Slips that point the same way
-# add up to $n$ times one, which is $n^2$ times the squared error. The deterministic network begins with the smallest
-# slips and multiplies them as well. A VAE that is encoded anew levels off: each encoding pulls the state back among
-# those that it knows, so it forgets rather than diverges.
+# *Read.* Persistence starts low only where a step is short. The largest eigenvalue does not predict how the errors grow,
+# because it only describes the effect of a wrong start. Here the start is true, and each step adds its own $\delta_k$. If
+# these errors point the same way, $n$ of them add up to $n$ times one, which is $n^2$ times the squared error. The
+# deterministic network begins with the smallest errors, but they grow as well. The error of a VAE that encodes anew
+# levels off: each encoding pulls the state back to those that it knows, so the VAE forgets the state rather than
+# diverging.
 
 # %%
 wins = (wide["latent"] < wide["encoded"]).groupby("task")
@@ -429,17 +432,18 @@ better = {"part of the horizons": wins.mean(), f"after {len(horizons)} steps": w
 pd.DataFrame(better).loc[names].T.rename_axis("latent space beats encoding anew")
 
 # %% [markdown]
-# Two things to keep in mind. Steps are not seconds: one of HalfCheetah lasts several times one of Hopper (the table of
-# section 4), so the same five steps reach much further into its stride. And these episodes hold fewer kinds of motion
-# than the data that the models were fitted on. Where a dimension hardly varies, a small error counts as many variances.
+# Keep two things in mind. First, steps are not seconds: a step of HalfCheetah lasts several times as long as a step of
+# Hopper (the table of section 4), so five steps cover much more of its stride. Second, these episodes hold fewer kinds of
+# motion than the data that the models were fitted on. Where a dimension hardly varies, a small error counts as many
+# variances.
 #
 # ## 6. Does it help?
 #
-# *Ask.* A longer target brings two changes at once: more recorded rewards before the critic's own guess, and a worse
-# imagined state. So the study `horizons` has both kinds of arms on HalfCheetah: $n$ = 1, 2, 3 and 5 with imagination, 1
-# and 3 without. All learn from whole episodes, since single transitions have no successors. If longer targets help by
-# themselves, `vanilla` gains from $n = 3$ as well. If imagination several steps ahead is what helps, only the augmented
-# arms gain. The comparisons were fixed before anything was run:
+# *Ask.* A longer target changes two things at once: it holds more recorded rewards before the critic's own estimate, and
+# its imagined state is worse. So the study `horizons` has arms with and without imagination on HalfCheetah: $n$ = 1, 2, 3
+# and 5 with imagination, 1 and 3 without. All learn from whole episodes, since single transitions have no successors. If
+# longer targets help by themselves, `vanilla` gains from $n = 3$ as well. If imagination several steps ahead helps, only
+# the augmented arms gain. We fixed the comparisons before we ran anything:
 
 # %%
 study = studies.find("horizons")
@@ -466,9 +470,10 @@ columns = ["", "mean score, 0 to 100K", "gap of the critics", "seeds", "the firs
 pd.DataFrame(rows, columns=columns).set_index("").rename_axis(None)
 
 # %% [markdown]
-# The *gap* is what the critics promise minus what their policy earns, in the fixed states of `data/probes`, when
-# pre-training ends: 0 is calibrated, above it is over-estimation. A verdict is about the score alone: *reproduced* says
-# that the first arm is better, *contradicted* that it is worse, and the [README](../README.md) has the rules.
+# The *gap* is the return that the critics predict minus the return of their policy, from the fixed states of
+# `data/probes`, when pre-training ends. A gap of 0 is calibrated, and above 0 the critics over-estimate. A verdict is
+# about the score alone: *reproduced* means that the first arm is better, *contradicted* that it is worse, and the
+# [README](../README.md) has the rules.
 
 
 # %%
@@ -498,14 +503,14 @@ for axis, quantity in zip(axes, quantities, strict=True):
         axis.set_yticks([])
 figures.legend(figure)
 text = "HalfCheetah, targets of n steps on whole episodes, with and without imagined next states: score "
-text += "online, and what the critics promise minus what their policy earns when pre-training ends."
+text += "online, and the return that critics predict minus that of their policy when pre-training ends."
 caption = figures.caption(text, table, metadata, figures.DOTS.split(", small")[0])
 path = figures.save_figure(figure, "06_horizons", found, caption, profile)
 
 # %% [markdown]
-# *Read.* The two lines of a panel tell the two changes apart. Where both rise with $n$, the recorded rewards help.
-# Where only the augmented one does, imagination does. Where the gap grows with $n$ and the score falls, the critic
-# believes in states that the roll-outs made up. The verdicts on the comparisons so far:
+# *Read.* The two lines of a panel separate the two changes. Where both lines rise with $n$, the recorded rewards help.
+# Where only the augmented line rises, imagination helps. Where the gap grows with $n$ and the score falls, the critic
+# over-rates states that the roll-outs made up. Here are the verdicts on the comparisons so far:
 
 # %% tags=["nbval-check-output"]
 print(claims.verdict(compared).replace("parts", "comparisons"))
@@ -514,52 +519,53 @@ print(claims.verdict(compared).replace("parts", "comparisons"))
 # ## Where we differ from the paper
 #
 # - **More than one step.** The paper's model predicts one step [A, C]. Two to five steps are an open question there [S,
-#   A], so this chapter tests an extension and no claim.
+#   A], so this chapter tests an extension, not a claim.
 # - **Whole episodes.** [C] draws single transitions, which have no successors. All arms of the study `horizons`, also
-#   those with $n = 1$, learn from whole episodes with 10,000 transitions in total. They are comparable with each other
-#   and not with the arms of [chapter 05](05_online_finetuning.ipynb).
-# - **Recorded actions.** Our roll-outs follow the recorded actions. Methods as [MBPO](https://arxiv.org/abs/1906.08253)
-#   let the policy act inside the model and learn the reward too.
-# - **Nothing in between.** The model is trained for one step, as in the paper. It could be trained on whole windows.
+#   those with $n = 1$, learn from whole episodes with 10,000 transitions in total. You can compare them with each other,
+#   but not with the arms of [chapter 05](05_online_finetuning.ipynb).
+# - **Recorded actions.** Our roll-outs follow the recorded actions. Methods such as
+#   [MBPO](https://arxiv.org/abs/1906.08253) let the policy act inside the model and learn the reward too.
+# - **One-step training.** The model is trained for one step, as in the paper. It could be trained on whole windows.
 #
 # ## Try it
 #
-# Each is one line. Say what will happen before you run it. Set `profile = "quick"` first: in the paper's profile what you
-# compute is held to the committed tables.
+# Each is one line. Say what will happen before you run it. Set `profile = "quick"` first, because the profile "paper"
+# compares what you compute with the committed tables.
 #
 # 1. In section 1, `row = np.flatnonzero(pool.terminal)[0] - 124` starts all roll-outs a second before a fall. Which of the two
 #    quantities goes wrong first?
-# 2. In section 4, `1.1` in place of `0.95` in `A`, so that $|\lambda|$ is above 1: does a wrong start still fade?
-# 3. In section 5, `drawn[task].state.std(axis=0)` for `scale`: errors in variances of the rows that the models were fitted
-#    on. Which task changes most, and what does that say about its two datasets?
+# 2. In section 4, put `1.1` in place of `0.95` in `A`, so that $|\lambda|$ is above 1. Does a wrong start still fade?
+# 3. In section 5, use `drawn[task].state.std(axis=0)` for `scale`. Errors are then in variances of the rows that the
+#    models were fitted on. Which task changes most, and what does that tell you about its two datasets?
 #
 # ## Questions
 #
-# <details><summary>Why can a model be worse than predicting the mean, when it was fitted to predict?</summary>
+# <details><summary>Why can a fitted model be worse than predicting the mean?</summary>
 #
-# It was fitted to predict one step from a true state. From its own predictions it may leave the states that it knows,
-# and no term of its loss ever saw that. The mean state never leaves. A model that is sure and wrong loses against one
-# that knows nothing, because squared errors of two unrelated states add up to twice the variance.
+# The model was fitted to predict one step from a true state. From its own predictions it may leave the states that it
+# knows, and no term of its loss penalises that. The mean state stays among the states. A model that predicts some
+# unrelated state is worse than the mean state, because the squared difference of two unrelated states is twice the
+# variance on average.
 # </details>
 #
 # <details><summary>Does a larger horizon make the critic's target better or worse?</summary>
 #
-# Both. The bootstrap is discounted by $\gamma^n$, so the critic's own errors count a little less, and $n$ recorded
-# rewards count in full. But the rewards are those of the recorded actions. If the policy would have acted better, the
+# It does both. The bootstrap is discounted by $\gamma^n$, so the critic's own errors count a little less, and the target
+# holds $n$ recorded rewards. But these rewards belong to the recorded actions. If the policy would have acted better, the
 # target is too low ([Munos et al. 2016](https://arxiv.org/abs/1606.02647) correct for that, and we do not).
 # </details>
 #
 # <details><summary>Why do the imagined arms not use the latent way?</summary>
 #
-# Because the augmentation takes any one-step `predict` ([chapter 03](03_augmentation.ipynb)), noise and controls
-# included, and a roll-out of them is the same function called again. Section 5 shows what the latent way would gain or
-# lose.
+# The augmentation takes any one-step `predict` ([chapter 03](03_augmentation.ipynb)), also noise and the other controls.
+# It makes a roll-out by calling this function again. Only a VAE has a latent space to stay in. Section 5 shows what the
+# latent way would gain or lose.
 # </details>
 #
 # <details><summary>The deterministic network predicts so much better. Is it the better augmentation?</summary>
 #
-# That is a question about agents, and the arm `deterministic` of the study `carried` asks it. A better prediction
-# regularises less.
+# Only agents can tell, and the arm `deterministic` of the study `carried` trains them. A better prediction regularises
+# less.
 # </details>
 #
-# **Next:** [07 · Controls](07_controls.ipynb): is it the model, or just its error?
+# **Next:** [07 · Controls](07_controls.ipynb): does the model help, or just its error?
