@@ -17,8 +17,8 @@
 # | minutes on one core | below 1 in all profiles, because nothing is trained |
 #
 # A *transition* is one step of a simulated body. A *pool* is the dataset that we ship, and a run of this project learns
-# from 10,000 transitions drawn from it. A *seed* numbers a repetition, and each seed draws anew. [S], [A] and [C] are our
-# sources for the paper, see the [overview](00_overview.ipynb).
+# from 10,000 transitions drawn from it. A *seed* is the number of a repetition, and each seed has its own draw. [S], [A]
+# and [C] are our sources for the paper, see the [overview](00_overview.ipynb).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -96,12 +96,14 @@ path = figures.save_figure(figure, "01_neighbours", table, f"{about}{origin}.", 
 # %% [markdown]
 # ## 1. How far is the nearest known state?
 #
-# *Ask.* What counts for a model, or for a critic, is how far a new state is from those it knows. Distance here is Euclidean,
-# after each dimension was divided by its standard deviation. There are two ways to ask, and we expect the second to be
-# harder.
+# *Ask.* How far is a new state from the states that a model or a critic knows? We use the Euclidean distance, after
+# dividing each dimension by its standard deviation. We measure it in two ways, and we expect the second to give larger
+# distances.
 #
-# - *Single rows:* draw $n$ rows, and ask at rows that were left out. Most of them are milliseconds from a drawn one.
-# - *Whole episodes:* draw $n$ rows as whole episodes, and ask in other episodes. This is what an agent online will meet.
+# - *Single rows:* we draw $n$ rows, and take the other rows as new states. Most of these are milliseconds from a drawn
+#   row.
+# - *Whole episodes:* we draw $n$ rows as whole episodes, and take rows of other episodes as new states. An agent online
+#   will meet such states.
 
 # %%
 show(transitions.draw_episodes)
@@ -117,9 +119,9 @@ reach = {"steps to the nearest of 10,000": at, "times as many rows to halve it":
 pd.DataFrame(reach).round(1)
 
 # %% [markdown]
-# *Read.* The lines are shallow, so more rows bring the nearest one closer only slowly. That is how little 10,000 is, and also
-# why ten times as many would not change everything. Keep one warning for [chapter 02](02_world_model.ipynb): an error that
-# is *held out* at single rows is measured close to known rows, and it flatters.
+# *Read.* The lines are shallow, so more rows reduce the distance only slowly. So 10,000 rows are few, but even ten times
+# as many would not change everything. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are
+# *held out*, the error is measured close to known rows, so it is too optimistic.
 #
 # ## 2. Four tasks and one score
 #
@@ -156,15 +158,16 @@ print(f"D4RL's Hopper data score {by_hand[0]:.0f} (medium-replay) and {by_hand[1
 print(f"An ant that only stands returns about 1,000: score {standing_ant:.0f}.")
 
 # %% [markdown]
-# *Read.* 0 is a random policy and 100 an expert of 2020, and more than 100 is possible. The scale is linear in the return,
-# not in skill: the standing ant has learned nothing. Its zero is that of D4RL's tasks. On Ant-v5 uniform actions score more
-# (section 9).
+# *Read.* 0 is a random policy and 100 an expert of 2020, and a score above 100 is possible. The scale is linear in the
+# return, not in skill: an ant that only stands scores well above zero but has learned nothing. The zero comes from D4RL's
+# tasks. On Ant-v5 uniform actions score more (section 9).
 #
-# ## 3. How the data came about
+# ## 3. How we collected the data
 #
 # A *medium-replay* dataset is everything that an agent experienced while it learned, until it was half good. Ours comes
-# from [SAC](https://arxiv.org/abs/1812.05905) on `Hopper-v5`. It stops when the agent, acting greedily, holds D4RL's medium
-# level over two consecutive evaluations. We expect a curve that crawls, leaps and falls back, for which Hopper is known.
+# from [SAC](https://arxiv.org/abs/1812.05905) on `Hopper-v5`. It stops when the agent, acting greedily, holds D4RL's
+# medium level over two consecutive evaluations. On Hopper scores typically rise slowly at first, then jump up and fall
+# back, and we expect such a curve.
 
 # %%
 show(collect.holds)
@@ -192,7 +195,7 @@ axis.set(xlabel="environment interactions (thousands)", ylabel="return (rewards)
 axis.set_title("The agent that collected the data")
 axis.legend()
 about = "Greedy return of the SAC agent whose replay is the data. "
-about += "It stops at two evaluations in a row above the line."
+about += "Training stops after two evaluations in a row above the line."
 path = figures.save_figure(figure, "01_collection", table, f"{about} {origin}.", profile)
 
 # %% tags=["nbval-check-output"]
@@ -204,12 +207,12 @@ print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole epi
 print(f"licence {card['licence']}")
 
 # %% [markdown]
-# *Read.* This is one agent with one seed, and another SAC would have left other data. The ten episodes of an evaluation
-# mostly lie close together. It is the agent that leaps, so the stopping time is partly luck. The replay was collected with
-# exploration noise. The curve was evaluated without it.
+# *Read.* This is one agent with one seed, and another SAC would have collected other data. The ten episodes of an
+# evaluation mostly lie close together. So the jumps come from the agent itself, and the stopping time is partly luck. The
+# replay was collected with exploration noise. The curve was evaluated without it.
 #
-# From the replay we choose whole episodes uniformly at random until there are 45,000 transitions: a pool small enough to
-# ship.
+# From the replay we choose whole episodes uniformly at random until we have 45,000 transitions. This pool is small enough
+# to ship.
 
 # %%
 show(collect.choose_episodes)
@@ -231,12 +234,12 @@ step["change"] = step["next state"] - step["state"]
 step.round(3)
 
 # %% [markdown]
-# The forward position itself is not observed. How far the hopper came does not matter, but how fast it is does. One row is
-# 8 milliseconds.
+# The agent does not observe the forward position. How far the hopper has come does not matter, but its speed does. One
+# row is 8 milliseconds.
 #
-# *Terminal* and *truncated* both end an episode, and they mean different things. **Terminal**: the hopper fell, and nothing
-# follows. **Truncated**: the clock ran out after 1,000 steps, and the hopper hops on unseen. The critic's target must tell
-# them apart:
+# *Terminal* and *truncated* both end an episode, but they mean different things. **Terminal**: the hopper fell, and no
+# reward follows. **Truncated**: the time limit of 1,000 steps was reached, although the hopper could hop on. The critic's
+# target must tell them apart:
 #
 # $$y = r + \gamma\,(1 - d)\,\min_i Q_i'(s', \pi'(s'))$$
 #
@@ -250,8 +253,9 @@ step.round(3)
 #
 # [Chapter 04](04_offline_pretraining.ipynb) shows the function, `td3.critic_target`.
 #
-# *Check by hand.* Three rows of the pool: one amid an episode, a fall, a time limit. To see the rule alone, take a critic
-# that says 100 everywhere. That is what a reward of 1 a step is worth for ever, at $\gamma = 0.99$.
+# *Check by hand.* We take three rows of the pool: one inside an episode, one at a fall, and one at a time limit. To test
+# the rule alone, we take a critic whose value is 100 everywhere. That is the value of a reward of 1 at every step, for
+# ever, at $\gamma = 0.99$.
 
 # %% tags=["nbval-check-output"]
 falls, limits = np.flatnonzero(pool.terminal), np.flatnonzero(pool.truncated)
@@ -277,20 +281,20 @@ ends = {f"end with {end}": [len(some), some.mean()] for end, some in ends.items(
 pd.DataFrame(ends, index=["episodes", "mean return"]).T.round().astype(int)
 
 # %% [markdown]
-# *Read.* The rows at the time limit are few, but they are the most precious. They belong to the episodes in which the
-# hopper never fell. Call them terminal and the critic learns that hopping well ends in nothing. Users of offline data
-# report this confusion more than any other. The usual reader of D4RL's files drops such rows. Ours keeps them, since the
-# file knows the next state.
+# *Read.* The rows at the time limit are few, but they are the most valuable ones. They belong to the episodes in which
+# the hopper never fell. If we called them terminal, the critic would learn that no reward follows good hopping. Users of
+# offline data report this confusion more than any other. The usual reader of D4RL's files drops such rows. Our reader
+# keeps them, since the file has their next state.
 #
 # ## 5. Drawing 10,000
 #
 # > The authors' code draws 10,000 single transitions uniformly at random, without replacement. [C]
 #
-# So do we, anew for each seed. The authors' code means to do that, too. But it sets NumPy's seed to 42 when it builds a
-# dataset, so repeats 2 to 5 get the same rows, and two draws stand behind five repeats [C].
+# We do the same, with a new draw for each seed. The authors' code is meant to do that, too. But it sets NumPy's seed to
+# 42 when it builds a dataset, so repeats 2 to 5 get the same rows, and five repeats use only two draws [C].
 #
-# An *arm* is one way to an agent, such as the paper's or a control. Every arm of a seed gets the same draw. So what differs
-# between arms is the method, and not the luck of the draw. The hash of the rows is part of each run's record.
+# An *arm* is one way to train an agent, such as the paper's method or a control. Every arm of a seed gets the same draw.
+# So arms differ in their method, not in the luck of the draw. The hash of the rows is part of each run's record.
 
 # %%
 show(transitions.draw)
@@ -328,15 +332,16 @@ print(f"{followed:.0%} of the drawn rows are followed by a row that was drawn to
 print(f"two draws of 402,000 rows, as many as D4RL has, would share {10_000 / 402_000:.1%}")
 
 # %% [markdown]
-# *Read.* A draw touches nearly every episode of the pool, but you cannot walk along an episode in it. (Targets several
-# steps long need the whole episodes of section 1.) And two seeds share rows, more than they would if we had D4RL's full
-# replay. So the spread over our seeds tells about other draws and other agents, and less about other data.
+# *Read.* A draw has rows of nearly every episode of the pool, but you cannot follow an episode step by step in it.
+# (Targets several steps long need the whole episodes of section 1.) Two seeds share rows, more than they would if we had
+# D4RL's full replay. So the spread over our seeds shows the effect of other draws and other agents, but less the effect
+# of other data.
 #
 # ## 6. How good are they?
 #
-# *Ask.* We expect many short, poor episodes from early on, and few good ones, which are long and so hold many rows. D4RL's
-# [figures](https://github.com/Farama-Foundation/D4RL) are published. We cannot redraw its distribution here, but we know its
-# mean.
+# *Ask.* How good are the episodes? We expect many short, poor episodes from the beginning of training, and few good ones,
+# which are long and so hold many rows. We cannot draw the distribution of D4RL's episodes here, but we know its mean from
+# D4RL's [published figures](https://github.com/Farama-Foundation/D4RL).
 
 # %%
 about_data = {
@@ -379,15 +384,15 @@ worth = {"episodes": good.mean(), "transitions": good[pool.episode].mean()}
 pd.Series(worth, name="share at the medium level or above").map("{:.0%}".format).to_frame().T
 
 # %% [markdown]
-# *Read.* Few episodes reach the medium level. Being long, they hold a larger share of the transitions. Our SAC needed fewer
-# steps to the medium level than D4RL's, which spent more of them on the way, at returns that we cannot see. The two are
-# alike in kind, and they are not the same data. No number of ours is a reproduction of one on D4RL's.
+# *Read.* Few episodes reach the medium level, but they are long, so they hold a larger share of the transitions. Our SAC
+# reached the medium level in fewer steps than D4RL's, and we cannot see the returns of D4RL's other steps. The two
+# datasets are similar in kind, but they are not the same data. So none of our numbers reproduces a number on D4RL's data.
 #
 # ## 7. Where has the hopper been?
 #
-# *Ask.* Two of the eleven dimensions decide whether it lives. Below a height of 0.7 m, or tilted beyond 0.2 rad, the task
-# ends. With the forward velocity they show most of what a hopper does. We count rows in cells of a grid: the pool, our
-# draw, and another one. We expect the draws to miss some of the cells.
+# *Ask.* Two of the eleven dimensions decide whether an episode goes on: the task ends below a height of 0.7 m or at a
+# tilt beyond 0.2 rad. With the forward velocity they show most of a hopper's motion. We count rows in the cells of a
+# grid, for the pool, our draw, and another draw. We expect the draws to miss some of the cells.
 
 # %%
 tilt, forward = "torso angle (rad)", "forward velocity (m/s)"
@@ -442,13 +447,13 @@ for across in grids:
 pd.DataFrame(missed).T.map("{:.1%}".format)
 
 # %% [markdown]
-# *Read.* In two dimensions 10,000 rows look like plenty. What they miss is the rim, where the hopper seldom was. But a
-# state has eleven dimensions, and section 1 shows what that costs.
+# *Read.* In two dimensions 10,000 rows look like plenty. They only miss cells at the rim, where the hopper seldom was.
+# But a state has eleven dimensions, and section 1 shows how far new states are from the drawn rows there.
 #
 # ## 8. One scale for all dimensions
 #
-# *Ask.* Height moves by centimetres, while a foot turns by radians a second. A squared error would see the foot alone. So
-# we standardise states with the drawn rows' own mean and standard deviation:
+# *Ask.* The height changes by centimetres, while a foot turns at radians a second. In a squared error only the foot would
+# count. So we standardise states with the mean and standard deviation of the drawn rows:
 #
 # $$\tilde s_i = \frac{s_i - \mu_i}{\sigma_i + \varepsilon}$$
 #
@@ -476,23 +481,24 @@ scales["one step / deviation"] = scales["one step"] / scales["standard deviation
 scales.round(3)
 
 # %% [markdown]
-# *Read.* Compare the largest standard deviation with the smallest: without a common scale the latter would not count at
-# all. Even beside the smallest, an epsilon of 0.001 is little. The last column says how far one step moves a dimension. For
-# most it is a small part of the deviation. So *nothing moves* is a good guess, and
-# [chapter 02](02_world_model.ipynb) takes it seriously.
+# *Read.* Compare the largest standard deviation with the smallest: without a common scale the dimension with the smallest
+# would not count at all. An epsilon of 0.001 is small even beside the smallest. The last column shows how far one step
+# moves a dimension. For most dimensions it is a small part of the deviation. So *nothing moves* is a good guess, and
+# [chapter 02](02_world_model.ipynb) uses it as a baseline.
 #
 # ## 9. Four bodies, four qualities
 #
-# *Ask.* So far we saw one body and one kind of data. The paper's claim is about four, and about data that are *poor*. How
-# poor? `random` comes from uniform actions. A task's other pools come from one training. `medium-replay` is drawn from
-# everything until the medium level, `medium` and `expert` from the agent of that moment and of the end. (A fifth,
-# `medium-expert`, is half `medium` and half `expert`.)
+# *Ask.* So far we saw one body and one kind of data. The paper's claim is about four bodies, and about data that are
+# *poor*. How poor are our pools? `random` comes from uniform actions. The other pools of a task come from one training
+# run. `medium-replay` is drawn from all its transitions until the medium level. `medium` comes from the agent at that
+# moment, and `expert` from the agent at the end. (A fifth, `medium-expert`, is half `medium` and half `expert`.)
 #
-# There is one exception. Hopper's `medium-replay` comes from an earlier SAC, trained on another processor. The runs of the
-# following chapters were recorded with it, so it stays. D4RL's medium level of Ant is not known here. Ours is a third of
-# the way from the return that scores 0 to the final one.
+# There is one exception. Hopper's `medium-replay` comes from an earlier SAC, trained on another processor. The runs of
+# the following chapters were recorded with this pool, so we keep it. We do not know D4RL's medium level of Ant. Ours is a
+# third of the way from the return that scores 0 to the final return.
 #
-# We expect random hoppers and walkers to fall at once, and cheetahs, which cannot fall, to fill every episode.
+# We expect random hoppers and walkers to fall at once. Cheetahs cannot fall, so we expect all their episodes to last to
+# the time limit.
 
 # %%
 qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
@@ -516,14 +522,14 @@ rows = pd.DataFrame([summary(card) for card in cards.values()], index=list(cards
 rows.round(1).astype(object).fillna("–")
 
 # %% [markdown]
-# *Diversity* is how many equally frequent cells of height by forward velocity would be as diverse (the exponential of the
-# entropy of the cells' shares).
+# For the *diversity* we count rows in cells of height and forward velocity, and take the exponential of the entropy of
+# their shares. It is the number of equally frequent cells that would be as diverse.
 #
-# *Read.* Random hoppers, walkers and most ants fall at once. Cheetahs fill every episode. `medium` can be better than its
-# name: an agent that leaps may be far above the level when it first holds it. And diversity is not quality: of Ant's
-# heights and speeds `random` holds more than `medium-replay`.
+# *Read.* Random hoppers, walkers and most ants fall at once. All episodes of cheetahs last to the time limit. `medium`
+# can be better than its name: if an agent's score jumps, it may be far above the level when it first holds it. And
+# diversity is not quality: on Ant `random` has more diverse heights and speeds than `medium-replay`.
 #
-# Where each pool comes from:
+# The next table shows where each pool comes from:
 
 
 # %%
@@ -538,8 +544,8 @@ def origin_of(card):
 pd.DataFrame([origin_of(card) for card in cards.values()], index=list(cards))
 
 # %% [markdown]
-# What do such data look like? You see eight moments of the episode with the median return, spread over a second, or over
-# the whole life of a body that falls sooner.
+# What do these data look like? You see eight moments of the episode with the median return. They are spread over one
+# second, or over the whole episode if the body falls sooner.
 
 # %%
 for name, card in cards.items():
@@ -548,8 +554,8 @@ for name, card in cards.items():
     display(Image(files[name].with_suffix(".png").read_bytes()))
 
 # %% [markdown]
-# *Look.* The next picture shows the share of transitions that belong to an episode of at most a given score. A curve far to
-# the right is good data, a step is data that are all alike, a ramp is a mixture.
+# *Look.* The next picture shows the share of transitions that belong to an episode of at most a given score. A curve far
+# to the right means good data, a step means data that are all alike, and a ramp means a mixture.
 
 
 # %%
@@ -578,11 +584,11 @@ for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
     axis.label_outer()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 about = "Share of each pool's transitions in episodes of at most a score. "
-about += "One training a task (Hopper's medium-replay: another)."
+about += "One training run a task (another for Hopper's medium-replay)."
 path = figures.save_figure(figure, "01_qualities", table, about, profile)
 
 # %% [markdown]
-# *Look.* And these are the agents that collected the data. When did each hold the medium level?
+# *Look.* The last figure shows the agents that collected the data. When did each hold the medium level?
 
 # %%
 collectors = {name: card for name, card in cards.items() if name.endswith("-medium-replay")}
@@ -619,42 +625,44 @@ rows = {body: compared(collectors[f"{body}-medium-replay"]) for body in tasks.TA
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# *Read.* All four of our agents were faster than D4RL's, and where D4RL's mean return is known ours is lower. We suppose
-# that a short training has a larger share of beginnings, but D4RL's episodes are not here to be counted. *Medium-replay*
-# says how data came about, not how good they are. A result on ours and one on D4RL's are results on two datasets.
+# *Read.* All four of our agents reached the medium level faster than D4RL's. Where we know D4RL's mean return, ours is
+# lower. We suppose that the early, poor episodes are a larger share of a short training, but we do not have D4RL's
+# episodes to check this. The name *medium-replay* says how data were collected, not how good they are. A result on our
+# pool and a result on D4RL's are results on two different datasets.
 #
 # ## Where we differ from the paper
 #
 # - Data: our own SAC on `Hopper-v5`, not D4RL's on its older Hopper, and a pool of whole episodes, not the full replay.
-# - Time limits are kept as transitions that bootstrap. How the authors' reader treats them we do not know.
+# - Time limits are kept as transitions that bootstrap. We do not know how the authors' reader treats them.
 # - Seeds share rows of the pool, as section 5 shows.
 #
 # ## Try it
 #
-# - In section 5, `transitions.draw(pool, 1_000, seed)` in `draws`: how many falls are left to learn from?
-# - In section 7, give `forward` the value `"foot velocity (rad/s)"`, and its grid `np.linspace(-10, 10, 41)`: what piles up
-#   at the ends?
-# - In section 4, `np.array([1, 0, 0])` in `by_hand`, as if the time limit were a fall: what does the assert say, and by how
-#   much would the target of the third row fall?
+# - In section 5, use `transitions.draw(pool, 1_000, seed)` in `draws`. How many falls are left to learn from?
+# - In section 7, give `forward` the value `"foot velocity (rad/s)"`, and its grid `np.linspace(-10, 10, 41)`. What piles
+#   up at the ends?
+# - In section 4, use `np.array([1, 0, 0])` in `by_hand`, as if the time limit were a fall. What does the assert say, and
+#   by how much would the target of the third row fall?
 #
 # ## Questions
 #
-# <details><summary>Why is a time limit not the end?</summary>
+# <details><summary>Why is a time limit not terminal?</summary>
 #
-# The state has no clock. A hopper at step 999 looks like one at step 10. If the first has no future, the second has none
-# either, and the critic averages both. Since only good hoppers reach the limit, the best states lose most.
+# The state does not contain the time. A hopper at step 999 looks like a hopper at step 10, so the critic cannot tell the
+# two apart. If we give the first no future, the critic learns an average of both values. Since only good hoppers reach
+# the limit, the best states lose the most value.
 # </details>
 #
 # <details><summary>Why the same draw for every arm?</summary>
 #
-# Draws differ in luck. If two arms had different draws, their difference would hold that luck twice. Paired, it cancels, and
-# fewer seeds tell as much.
+# Some draws are luckier than others. If two arms had different draws, their difference would contain this luck twice.
+# With the same draw it cancels, and we need fewer seeds to see a difference.
 # </details>
 #
 # <details><summary>Why divide by the data's standard deviation, and not by the range the task allows?</summary>
 #
-# Most dimensions have no such range, and where they do (velocities are cut at 10) the data rarely fill it. What matters to a
-# network is how its inputs are spread.
+# Most dimensions have no such range. Where they have one (velocities are cut at 10), the data rarely fill it. A network
+# needs inputs whose spread is about one.
 # </details>
 #
 # **Next:** [02 · World model](02_world_model.ipynb): can a VAE predict one step from so little?
