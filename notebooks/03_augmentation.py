@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 · Augmentation
 #
-# **What does replacing next states do to a batch, and to the targets that a critic learns from?**
+# **How do imagined next states change a batch, and the targets that a critic learns from?**
 #
 # <!-- answer -->
 # Half of a batch's next states become imagined, and nothing else changes. On HalfCheetah they move by 0.47 standard deviations
@@ -16,8 +16,9 @@
 # | gives | figures `03_batch`, `03_outside`, `03_targets`, `03_table`, and tables |
 # | minutes on one core | below 1 in all profiles |
 #
-# We follow one imagined next state through the algorithm: into a batch, then into a target. The world model and the critic
-# were trained with all settings of the paper, for seed 0. A *seed* numbers a repetition and fixes its data and its chance.
+# We follow one imagined next state through the algorithm: into a batch, then into a target. The world model and the
+# critic were trained with all settings of the paper, for seed 0. A *seed* is the number of a repetition. It fixes the
+# drawn data and every other random choice.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -101,15 +102,15 @@ caption += "Grey: all drawn rows. HalfCheetah, seed 0."
 path = save_figure(figure, "03_batch", frame.assign(imagined=changed), caption, profile)
 
 # %% [markdown]
-# *Read.* Half of the next states have moved, and nothing else has. (The island on the right are cheetahs on their backs.)
-# The lines point inwards more often than outwards: the model pulls states towards the middle of the cloud, because it is
-# blurred ([chapter 02](02_world_model.ipynb)). Two dimensions of seventeen show no joint angles. A point inside this cloud
-# may still be a posture that cannot be.
+# *Read.* Half of the next states have moved, and nothing else has. (The island on the right is made of cheetahs on their
+# backs.) The lines point inwards more often than outwards: the model pulls states towards the middle of the cloud,
+# because it is blurred ([chapter 02](02_world_model.ipynb)). The picture has only two of seventeen dimensions, and no
+# joint angles. A point inside this cloud may still be an impossible posture.
 #
 # ## 1. The rule
 #
-# *Ask.* What exactly is replaced? The whole method is one line, and it would be easy to do slightly more than it says: to
-# imagine a reward as well, to clear a `terminal`, or to replace a random number of rows. We expect none of that.
+# *Ask.* What exactly does the method replace? It is one line of code, and it would be easy to do slightly more: to
+# imagine a reward as well, to clear a `terminal`, or to replace a random number of rows. The code must do none of that.
 #
 # > While pre-training, replace 50 % of the next states in each batch by the model's predictions. [S, A] Action, reward and
 # > done stay as recorded. Only the critic's target sees the imagined state. [C]
@@ -133,8 +134,9 @@ path = save_figure(figure, "03_batch", frame.assign(imagined=changed), caption, 
 show(augmentation.replaced, augmentation.augment)
 
 # %% [markdown]
-# *Check by hand.* Three rows with states of one dimension. The imagined next states lie half a unit above the recorded
-# ones, and the second row ends its episode. At a rate of two thirds the first two rows must change, in that one column.
+# *Check by hand.* We take three rows with states of one dimension. The imagined next states lie half a unit above the
+# recorded ones, and the second row ends its episode. At a rate of two thirds the first two rows must change, in that one
+# column.
 
 # %% tags=["nbval-check-output"]
 real = torch.tensor([[[10.0], [20.0], [30.0]]])
@@ -149,7 +151,7 @@ assert kept == ["state", "action", "reward", "terminal"], "augmentation must tou
 print(f"Two of three next states are imagined; {', '.join(kept)} stay.")
 
 # %% [markdown]
-# *Look.* How many next states of a batch of 256 are replaced at each rate of this project:
+# *Look.* The table has the number of next states that are replaced in a batch of 256, for each rate of this project:
 
 # %% tags=["nbval-check-output"]
 rates = (0, 0.25, 0.5, 0.75, 1)
@@ -157,33 +159,34 @@ counts = [augmentation.replaced(rate, learner.batch_size) for rate in rates]
 pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 
 # %% [markdown]
-# *Read.* The count is exact in every batch, not only on average. It is always the first $n$ rows. That is as random as any
-# other choice, because the rows of a batch are drawn independently.
+# *Read.* The count is exact in every batch, not only on average. We always replace the first $n$ rows. That is as random
+# as any other choice, because the rows of a batch are drawn independently.
 #
-# The rule leaves a small contradiction behind. The reward of a replaced row was paid for the recorded next state: the
-# cheetah is paid for the distance that it covered in the step. Now the row says that the same action, for the same reward,
-# led somewhere else.
+# The rule makes a row slightly inconsistent. The reward of a replaced row belongs to the recorded next state: the cheetah
+# is paid for the distance that it covered in the step. Now the row says that the same action, with the same reward, led
+# to another state.
 #
 # ## 2. What can replace a next state
 #
-# *Ask.* The rule does not ask where $\hat s'$ comes from. `predict` is an argument. So besides the paper's model we can put
-# in things that are wrong in another way, and each separates one suspicion from the others.
+# *Ask.* Which part of an imagined state has an effect: its dynamics, its blur, or its noise? The function that predicts
+# $\hat s'$ is an argument, `predict`. So we can replace the paper's model by other *sources* of next states, each of
+# which errs in a different way:
 #
 # | source | $\hat s'$ | what it holds |
 # |---|---|---|
 # | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: dynamics, blur and sampling noise |
 # | `mean` | the same with $z = \mu(s)$ | dynamics and blur |
 # | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | blur and sampling noise, no dynamics |
-# | `noise` | $s' + \sigma n$ | matched noise: as wrong as `sample` in each dimension, but it knows nothing |
+# | `noise` | $s' + \sigma n$ | matched noise: errors as large as those of `sample` in each dimension, no dynamics |
 # | `deterministic` | $s + f(s, a)$ | dynamics of a plain network as large as the model |
 
 # %%
 show(imagination.predictor, imagination.add_noise)
 
 # %% [markdown]
-# *Look.* How far is each from the recorded next state, and how far is one step? We take root mean squares over dimensions,
-# in standard deviations of the data. *Kept* is how much of the recorded state's deviation from the mean survives. Below 1
-# a source pulls towards the middle.
+# *Look.* How far is each source from the recorded next state, and how long is one step? We take root mean squares over
+# dimensions, in standard deviations of the data. *Kept* is the share of the recorded state's deviation from the mean that
+# the source keeps. Below 1 a source pulls towards the middle.
 
 
 # %%
@@ -204,14 +207,13 @@ errors |= {"the state before (one step)": [distance(rows.state, rows.next_state)
 pd.DataFrame(errors, index=["distance", "kept"]).T.round(2)
 
 # %% [markdown]
-# *Read.* `noise` is as far from the truth as `sample`, which is what it is for. The plain network is much nearer, so the
-# data would allow a better model than the paper's. [Chapter 07](07_controls.ipynb) asks which kind of error does harm.
+# *Read.* `noise` is as far from the truth as `sample`, as it should be. The plain network is much nearer, so the data
+# allow a better model than the paper's. [Chapter 07](07_controls.ipynb) asks which kind of error does harm.
 #
 # ## 3. Imagined states outside the data
 #
-# *Ask.* A critic that is asked about states far from all data answers with whatever its network happens to hold there. How
-# many imagined states are such? The record of every run holds one cheap sign: the share of components outside the range
-# that the drawn next states span.
+# *Ask.* For states far from all data a critic's values are arbitrary. How many imagined states lie that far? The record
+# of every run has one cheap measure: the share of components outside the range of the drawn next states.
 #
 # $$ o = \frac{1}{N K S} \sum_{j, k, i}
 # \mathbf 1\left[\hat s'_{jki} < \min_j s'_{ji} \ \text{or}\ \hat s'_{jki} > \max_j s'_{ji}\right] $$
@@ -234,8 +236,8 @@ assert np.isclose(augmentation.outside(thought, data), by_hand), "two of six com
 print(f"Two of six components lie outside: {by_hand:.3f}.")
 
 # %% [markdown]
-# A range is a weak fence. A state may lie within it in every dimension and still be like no state that ever was. So we also
-# measure the distance to the nearest recorded next state of *another* row, and hold it against the same distance of
+# The range is a weak test. A state may lie within it in every dimension and still be unlike any recorded state. So we
+# also measure the distance to the nearest recorded next state of *another* row, and compare it with the same distance of
 # recorded states.
 
 
@@ -283,15 +285,15 @@ caption += "HalfCheetah, seed 0."
 path = save_figure(figure, "03_outside", spread.assign(share=share), caption, profile)
 
 # %% [markdown]
-# *Read.* The range catches little, but the distances differ. Compare the lines of `sample` and `noise`, which err equally:
-# equal error does not mean equal strangeness. Noise errs in each dimension by itself, while a decoder errs along the data.
-# So matched noise is a fair control of *size*, and not of *direction*.
+# *Read.* The range shows little difference, but the distances do. `sample` and `noise` have errors of equal size, but
+# their lines differ. Noise errs in each dimension independently, while a decoder errs along the data. So matched noise is
+# a fair control for the *size* of an error, but not for its *direction*.
 #
-# ## 4. What it does to the targets
+# ## 4. How far the targets move
 #
-# *Ask.* The critic regresses on a target $y$, and $\hat s'$ enters it in one place. How far does $y$ move, and does the
-# movement average out over the model's samples, or does it stay? We ask the agent of *vanilla* pre-training, which has
-# never seen an imagined state. So only the question changes, not the one who answers.
+# *Ask.* The critic is fitted to a target $y$, and $\hat s'$ enters it in one place. How far does $y$ move? Does the shift
+# average out over the model's samples, or does it stay? We ask the agent of *vanilla* pre-training, which used recorded
+# next states alone. So we see the effect of the imagined states only, with the same critic for all sources.
 #
 # $$ y = r + \gamma (1 - d) \min_i Q'_i\big(s', \pi'(s') + \epsilon\big), \qquad
 # \Delta y = y(\hat s') - y(s') $$
@@ -340,9 +342,9 @@ assert torch.equal(answer, ending.reward), "the target must be the reward alone"
 print("On rows that end an episode the target is the reward, whatever is imagined.")
 
 # %% [markdown]
-# `stays` is the root mean square over rows of the mean over samples, less the part that $K$ samples leave of their own
-# noise. `averages out` is the root mean square of what is left. `mean` says whether targets rise or fall as a whole. The
-# last column is the standard deviation of the targets themselves.
+# For `stays` we average the shift of a row over its samples, and take the root mean square over rows. We subtract the
+# noise that remains in a mean of $K$ samples. `averages out` is the root mean square of the rest. `mean` shows whether
+# targets rise or fall on average. The last column is the standard deviation of the targets themselves.
 
 
 # %%
@@ -379,7 +381,7 @@ for place, source in enumerate(sources):
         right.barh(place + offset, size, 0.38, color=colour, alpha=alpha)
     frame.append(pd.DataFrame({"source": source, "rate": steps, "rms": rms, **moves.loc[source]}))
 middle.set(xlabel="rate (%)", ylabel="root mean square shift (rewards)", title="How far targets move")
-right.set(xlabel="shift at 100 % (rewards)", title="What becomes of it")
+right.set(xlabel="shift at 100 % (rewards)", title="Which part stays")
 right.set_yticks(range(len(sources)), sources)
 right.invert_yaxis()
 for part, alpha in (("stays", 1), ("averages out", 0.4)):
@@ -391,20 +393,21 @@ caption += f"{count:,} rows of HalfCheetah, seed 0."
 path = save_figure(figure, "03_targets", pd.concat(frame), caption, profile)
 
 # %% [markdown]
-# *Read.* What averages out is gradient noise. It slows the regression down and does not move where it ends. What stays is
-# another regression: the critic learns the value of the model's world. At a rate of 50 % half of the rows are replaced at a
-# time. So in the long run *every* row's target moves by half of what stays, with coin-flip noise on top.
+# *Read.* The part that averages out is gradient noise. It slows the regression down but does not change its result. The
+# part that stays changes the result: the critic learns the values of the model's world. At a rate of 50 % half of the
+# rows are replaced at a time. So in the long run *every* row's target moves by half of the part that stays. The random
+# choice of rows adds noise.
 #
-# This is one critic with one world model, asked after its training. An agent that learns from imagined states all along
-# feeds each shift back into its own targets. [Chapter 04](04_offline_pretraining.ipynb) looks at critics that did, and at
-# whether augmentation smooths them, as the paper says [S, A].
+# This is one critic with one world model, after its training. An agent that is trained with imagined states feeds each
+# shift back into its own targets. [Chapter 04](04_offline_pretraining.ipynb) looks at such critics, and asks whether
+# augmentation smooths them, as the paper says [S, A].
 #
 # ## 5. How the code does it: a table of K imagined next states
 #
-# *Ask.* To call the model on every batch costs about as much as the update itself. But its inputs are always the same rows.
-# So we can make $K$ answers a row beforehand and pick one of them at random. Now and then the table is made anew. Does a
-# batch then see the same distribution? It should: a random pick from independent samples of a distribution is a sample of
-# it.
+# *Ask.* Calling the model on every batch costs about as much as the update itself. But its inputs are always the same
+# rows. So we can draw $K$ samples a row in advance and pick one of them at random. At intervals we draw the table again.
+# Does a batch then see the same distribution? It should: a random pick from independent samples of a distribution is a
+# sample of this distribution.
 #
 # $$ T_{jk} \sim p(\hat s' \mid s_j, a_j), \quad k = 1 \dots K, \qquad \kappa \sim U\{1 \dots K\}
 # \quad\Rightarrow\quad T_{j\kappa} \sim p(\hat s' \mid s_j, a_j) $$
@@ -420,10 +423,11 @@ path = save_figure(figure, "03_targets", pd.concat(frame), caption, profile)
 show(augmentation.imagined_table, augmentation.pick)
 
 # %% [markdown]
-# *Check.* We ask for one row in two ways, 2,000 times each: directly, and by `pick` from tables, a fresh table for every
-# pick. The [Kolmogorov–Smirnov statistic](https://en.wikipedia.org/wiki/Kolmogorov%E2%80%93Smirnov_test) is the largest gap
-# between two cumulative distributions. A test that cannot fail shows nothing. So the same test also compares the model's
-# samples with the matched noise, and these it must tell apart.
+# *Check.* We imagine the next state of one row in two ways, 2,000 times each: directly, and by `pick` from tables, with a
+# fresh table for every pick. The [Kolmogorov–Smirnov
+# statistic](https://en.wikipedia.org/wiki/Kolmogorov%E2%80%93Smirnov_test) is the largest gap between two cumulative
+# distributions. A test that cannot fail shows nothing. So the same test also compares the model's samples with the
+# matched noise, and it must tell these two apart.
 
 # %%
 copies = [part[:1].repeat_interleave(2_000, dim=0) for part in inputs]
@@ -474,9 +478,9 @@ caption = (
 path = save_figure(figure, "03_table", frame, f"{caption}HalfCheetah, seed 0.", profile)
 
 # %% [markdown]
-# *Read.* What is equal is the distribution of *one* pick. Until a table is made anew, a row knows only the ticks in the
-# right-hand picture, and its picks repeat. What the table saves is arithmetic on the settings: how often a row is replaced
-# while a table lives, against how often the model was asked for it.
+# *Read.* Only the distribution of *one* pick is equal. Until the table is drawn again, a row has only the samples marked
+# by ticks in the right-hand picture, and its picks repeat. The settings tell how much the table saves: we compare how
+# often a row is replaced during the life of a table with how often the model is called for it.
 
 # %% tags=["nbval-check-output"]
 per_update, plan = augmentation.replaced(rule.rate, learner.batch_size), settings.Pretraining()
@@ -492,48 +496,51 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - **A table instead of calls.** The authors' code asks the model for each batch [C]. We make $K$ samples a row at a time.
-#   Section 5 shows what is equal (the distribution of a pick) and what is not (picks repeat while a table lives).
+# - **A table instead of calls.** The authors' code asks the model for each batch [C]. We make $K$ samples a row at a
+#   time. Section 5 shows that the distribution of one pick is equal, but that picks repeat until the next table.
 # - **Noise as a control.** The authors' code has a variant that adds Gaussian noise of standard deviation 0.1 to the next
 #   states, whatever the model's error [C]. Our control has the size of the model's held-out error, dimension by dimension.
-# - **The first rows instead of random ones.** This is equal in law, because rows of a batch are drawn independently.
-# - **Rows that end an episode** may be replaced too. There the target does not look at the next state (section 4).
+# - **The first rows instead of random ones.** The distribution is the same, because rows of a batch are drawn
+#   independently.
+# - **Rows that end an episode** may be replaced too. There the target does not use the next state (section 4).
 #
 # ## Try it
 #
-# Each is one line. Set `profile = "quick"` first: in the paper's profile what you compute is held to the committed tables.
+# Each is one line. Set `profile = "quick"` first, because the profile "paper" compares what you compute with the
+# committed tables.
 #
-# 1. `settings.Augmentation(rate=0.25)` for the rule: how much blue is left in the first picture?
-# 2. `"hopper"` in place of `"halfcheetah"`: is the first picture the same? (Section 4 needs an agent that is not
+# 1. Use `settings.Augmentation(rate=0.25)` for the rule. How much blue is left in the first picture?
+# 2. Put `"hopper"` in place of `"halfcheetah"`. Is the first picture the same? (Section 4 needs an agent that is not
 #    shipped for every task.)
-# 3. In section 4, `"augmented"` in place of `"vanilla"`: does a critic that learned from imagined states move as far?
+# 3. In section 4, put `"augmented"` in place of `"vanilla"`. Do the targets of a critic that learned from imagined states
+#    move as far?
 #
 # ## Questions
 #
 # <details><summary>Why is the reward not imagined as well?</summary>
 #
-# The rule leaves it as recorded [C], and the model does not predict one. A replaced row is therefore a mixed statement: the
-# reward of what happened, the value of what was imagined. With a step of the simulator so short the contradiction is small
-# beside the model's error. [MBPO](https://arxiv.org/abs/1906.08253) and its kin learn the reward because they imagine many
-# steps.
+# The rule leaves it as recorded [C], and the model does not predict one. A replaced row therefore combines the reward of
+# the real step with the value of the imagined state. A step of the simulator is short, so this inconsistency is small
+# beside the model's error. [MBPO](https://arxiv.org/abs/1906.08253) and related methods learn the reward because they
+# imagine many steps.
 #
 # </details>
 #
 # <details><summary>Does a sampled prediction regularise more than its mean?</summary>
 #
-# In the long run the critic follows the mean of the targets over samples. For a value that is linear in $s'$ near the
-# prediction the mean target of samples is the target of the mean, and only gradient noise is left of the difference. Where
-# the value bends, as at the edge of falling, the samples average over the bend. That is smoothing. The columns of section 4
-# measure both.
+# In the long run the critic learns the mean of the targets over samples. If the value is linear in $s'$ near the
+# prediction, the mean target of the samples equals the target of the mean. Samples then only add gradient noise. Where
+# the value bends, for example where the robot is about to fall, the samples average over the bend. That is smoothing. The
+# columns of section 4 measure both.
 #
 # </details>
 #
 # <details><summary>Why can 100 % be worse than 50 % even if every imagined state is plausible?</summary>
 #
-# At 100 % no row's target ever sees where its action really led. All that stays of the model's error enters the values,
-# undiluted, and is bootstrapped from state to state. At 50 % half of it does.
+# At 100 % no target ever uses the state to which the action really led. The whole part of the error that stays enters the
+# values and spreads by bootstrapping from state to state. At 50 % only half of it does.
 #
 # </details>
 #
-# **Next:** [04 · Offline pre-training](04_offline_pretraining.ipynb): the losses one by one, and what 200,000 updates make
-# of them.
+# **Next:** [04 · Offline pre-training](04_offline_pretraining.ipynb): the losses one by one, and the critics after
+# 200,000 updates.
