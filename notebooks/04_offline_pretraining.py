@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 · Offline pre-training
 #
-# **What does TD3+BC make of 10,000 transitions, and what changes when half of the next states are imagined?**
+# **What does TD3+BC learn from 10,000 transitions, and what changes when half of the next states are imagined?**
 #
 # <!-- answer -->
 # HalfCheetah and Hopper, 2 seeds: when pre-training ends, the policy scores 14 [7.9, 19] if all next states were recorded, and
@@ -51,10 +51,10 @@ arms = ["vanilla", "augmented", "noise"]
 #
 # > Augmentation smooths the critic's over-fitting, visible in the Q-value distributions. [S, A]
 #
-# *Ask.* This is the picture that the paper's claim is about. We ask trained critics of seed 0, after all 200,000
-# updates, for $\min_i Q_i(s, a)$: of recorded actions, of their policy's actions in the same states, and of their policy's
-# actions in fixed states that are the same for every arm. From these states the policy was also tried out. If values are
-# right, their mean lies on the mean return that the policy really got, a dotted line.
+# *Ask.* The paper's claim is about this picture. We ask the critics of seed 0 for $\min_i Q_i(s, a)$ after all 200,000
+# updates: of recorded actions, of the policy's actions in the same states, and of its actions in fixed states. We also
+# ran the policy from these fixed states. If the values are right, their mean equals the mean return of these runs, the
+# dotted line.
 
 # %%
 shipped = [(t, arm) for t in tasks.TASKS for arm in arms if trained.path_of(t, arm).is_file()]
@@ -138,12 +138,13 @@ table = {
 pd.DataFrame(table).T.round(2)
 
 # %% [markdown]
-# *Read.* Compare two arms of a task. The spread says how far apart a critic puts recorded actions. The gap is its mean value
-# in the fixed states minus the return from there, in rewards. This is one seed. A narrow histogram may belong to a critic
-# that is smooth, or to one that has learned less. Only the returns tell the two apart.
+# *Read.* An *arm* is one way to train, and a *seed* is the number of a repetition. The fixed states are the same for
+# every arm. Compare two arms of a task. The spread is the standard deviation of a critic's values of recorded actions.
+# The gap is its mean value in the fixed states minus the return from there, in rewards. This is one seed. A narrow
+# histogram may belong to a smooth critic, or to a critic that has learned less. Only the returns tell the two apart.
 #
-# The recorded policy was started in groups of states. Where is the critic wrong? A group's gap is the mean value minus
-# the mean return.
+# Where is the critic wrong? We started the recorded policy in several groups of states. The gap of a group is the mean
+# value minus the mean return.
 
 # %%
 gaps = {
@@ -153,8 +154,9 @@ gaps = {
 pd.DataFrame(gaps).T.round(1)
 
 # %% [markdown]
-# One seed is a picture and no evidence. From here on we use all recorded runs of three arms on Hopper. They learn from
-# the same 10,000 transitions a seed, with the same updates. They differ in what stands in half of the next states.
+# One seed gives a picture but no evidence. From here on we use all recorded runs of three arms on Hopper. For each seed
+# they learn from the same 10,000 transitions, with the same number of updates. They differ only in half of the next
+# states, which are recorded, imagined or noisy.
 
 # %%
 runs = runner.evidence("hopper", profile, retrain)
@@ -168,10 +170,10 @@ print("recorded seeds:", ", ".join(f"{figures.look(arm).label} {counts.get(arm, 
 # %% [markdown]
 # ## The evidence in numbers
 #
-# All numbers are from the end of pre-training. Brackets hold the 95 % interval over seeds, where there are two or more. A
-# score is D4RL-normalised (0 a random policy, 100 an expert). Over-estimation is what the critic promises at an
-# episode's start, minus what the policy then earns, in discounted rewards. Over-fitting is the critics' error on new
-# rows, divided by that on rows they were trained on.
+# All numbers are from the end of pre-training. Brackets hold the 95 % interval over seeds, if there are two or more. A
+# score is D4RL-normalised (0 is a random policy, 100 an expert). Over-estimation is the return that the critic predicts
+# at an episode's start, minus the return that the policy then gets, in discounted rewards. Over-fitting is the critics'
+# error on new rows, divided by their error on rows that they were trained on.
 
 
 # %% tags=["nbval-check-output"]
@@ -191,9 +193,9 @@ print("  an over-fitting of", " and ".join(against(ratio, other) for other in ("
 # %% [markdown]
 # ## 1. The critic's target
 #
-# *Ask.* What should a critic say about a recorded pair of state and action? The reward it brought, and the discounted
-# value of going on from the next state with the current policy. Two critics are asked, and the more modest one is believed.
-# A little noise on the next action keeps a narrow peak of the critic from being taken for a good action.
+# *Ask.* Which value should a critic learn for a recorded pair of state and action? It is the recorded reward plus the
+# discounted value of continuing from the next state with the current policy. We ask two critics and use the smaller
+# value. A little noise on the next action keeps the policy from exploiting narrow peaks of the critic.
 #
 # $$ y = r + \gamma (1 - d) \min_{i=1,2} Q_{\phi'_i}\big(s',\ \mathrm{clip}(\pi_{\theta'}(s') + \epsilon, -1, 1)\big), \qquad
 # \epsilon = \mathrm{clip}(\tilde\sigma n, -c, c), \quad n \sim \mathcal N(0, I) $$
@@ -211,8 +213,8 @@ print("  an over-fitting of", " and ".join(against(ratio, other) for other in ("
 show(td3.noise, td3.critic_target)
 
 # %% [markdown]
-# *Check by hand.* An agent whose networks are single lines, for a state and an action of one dimension each:
-# $\pi(s) = \tanh(s/2)$, $Q_1 = s + 2a$, $Q_2 = 2s - a$. Three rows, of which the last one ends the task.
+# *Check by hand.* We take an agent whose networks are one-line formulas, for a state and an action of one dimension each:
+# $\pi(s) = \tanh(s/2)$, $Q_1 = s + 2a$, $Q_2 = 2s - a$. The last of three rows ends the task.
 
 # %%
 plain = td3.TD3(hidden=())
@@ -239,12 +241,11 @@ assert np.allclose(target, y), "the target is the reward and the discounted smal
 print("targets by hand:", y.round(3), "- the last row ended, so its target is its reward")
 
 # %% [markdown]
-# *Read.* This is the only place of the whole algorithm that sees $s'$, and so the only place where augmentation can
-# act.
+# *Read.* The target is the only part of the algorithm that uses $s'$, so augmentation can act only here.
 #
 # ## 2. The critics' loss
 #
-# *Ask.* Both critics regress on the same target. Each has its own first weights, and that is all that keeps them apart.
+# *Ask.* We fit both critics to the same target. They differ only because each starts from its own random weights.
 #
 # $$ L(\phi) = \sum_{i=1,2} \frac1B \sum_{b=1}^{B} \big(Q_{\phi_i}(s_b, a_b) - y_b\big)^2 $$
 #
@@ -267,9 +268,9 @@ print(f"critics' loss by hand: {by_hand:.3f}")
 # %% [markdown]
 # ## 3. The actor's loss, with behaviour cloning
 #
-# *Ask.* An actor that only climbs the critic would leave the data at once: where there are no data, nothing holds the
-# critic down, and the climb finds its errors. TD3+BC adds one term that pulls towards the recorded action. The two
-# terms have different units, rewards and actions. $\lambda$ makes them comparable whatever the rewards of the task are.
+# *Ask.* An actor that only maximises the critic would leave the data at once. Off the data nothing corrects the critic,
+# and the actor finds its errors. TD3+BC adds one term that pulls the actor towards the recorded action. The two terms
+# have different units, rewards and actions. $\lambda$ makes them comparable for any scale of rewards.
 #
 # $$ L(\theta) = -\lambda \frac1B \sum_b Q_{\phi_1}\big(s_b, \pi_\theta(s_b)\big)
 # + \frac{1}{BA} \sum_{b, j} \big(\pi_\theta(s_b)_j - a_{bj}\big)^2, \qquad
@@ -287,8 +288,9 @@ print(f"critics' loss by hand: {by_hand:.3f}")
 show(td3.actor_loss_bc)
 
 # %% [markdown]
-# *Check by hand.* The loss, and its derivative with respect to the actor's one weight $w$, where $\pi = \tanh(ws)$. If
-# $\lambda$ were not held fixed, the derivative of the first term would vanish whenever all values have one sign.
+# *Check by hand.* We compute the loss and its derivative with respect to the actor's one weight $w$, where $\pi =
+# \tanh(ws)$. If $\lambda$ were not held fixed, the derivative of the first term would vanish whenever all values have the
+# same sign.
 
 # %% tags=["nbval-check-output"]
 pi = np.tanh(s / 2)
@@ -303,12 +305,13 @@ assert np.isclose(gradient[0].item(), slope, atol=1e-5), "lambda must be held fi
 print(f"actor's loss by hand: {by_hand:.3f}; its slope: {slope:.3f}; lambda: {scale:.3f}")
 
 # %% [markdown]
-# *Read.* $\lambda$ divides by the mean absolute value: a critic that runs away to ten times the truth does not pull ten
-# times harder. What still matters is how values *differ* between actions, relative to their size.
+# *Read.* $\lambda$ divides by the mean absolute value, so a critic whose values are ten times too large does not pull ten
+# times harder. Only the *differences* of values between actions matter, relative to their size.
 #
 # ## 4. Slow targets, and the whole update
 #
-# *Ask.* The target uses critics of its own that follow slowly. Otherwise a critic would chase itself. How slow is slow?
+# *Ask.* The target uses copies of the networks that follow slowly. Otherwise a critic would chase its own changes. How
+# slowly do they follow?
 #
 # $$ \theta' \leftarrow (1 - \tau)\, \theta' + \tau\, \theta, \qquad
 # \theta'_k - \theta = (1 - \tau)^k (\theta'_0 - \theta) \ \text{ if } \theta \text{ stands still} $$
@@ -337,13 +340,13 @@ print(f"after three steps {by_hand:.4f} of {distance} is left")
 print(f"half is left after {half:.0f} gradient steps")
 
 # %% [markdown]
-# *Parity.* Hand checks of three rows do not find a wrong order of updates. So a test holds the whole update to the
-# authors' published TD3 and TD3+BC: same first weights, same batches, same noise, in 64 bits. After every compared step
+# *Parity.* Hand checks of three rows cannot find a wrong order of updates. So a test compares the whole update with the
+# authors' published TD3 and TD3+BC: same initial weights, same batches, same noise, in 64 bits. After every compared step
 # each weight agrees within $10^{-10}$, for one agent and for a population (`tests/method/test_td3.py`,
 # `test_parity_with_the_reference`).
 #
-# The pre-training around it: draw batches, replace a share of the next states, update. Stop now and then for an
-# evaluation.
+# Pre-training repeats this update: it draws a batch, replaces a share of its next states, and updates. It stops at
+# intervals for an evaluation.
 
 # %%
 show(training.pretrain)
@@ -351,10 +354,10 @@ show(training.pretrain)
 # %% [markdown]
 # ## 5. The recorded runs: score and values
 #
-# *Ask.* What came of it? Offline reinforcement learning has no validation set: the score below needed an environment,
-# which an agent in earnest would not have. What it does have is the critic's own opinion of the data, on the right. If
-# vanilla pre-training over-fits its critic, its values should drift away while the score stalls or falls, and
-# augmentation should hold them.
+# *Ask.* How do scores and values develop? Offline reinforcement learning has no validation set. The scores on the left
+# need an environment, which you do not have when you really train offline. You only have the values that the critic gives
+# to the data, on the right. If vanilla pre-training over-fits its critic, these values should drift away while the score
+# stalls or falls, and augmentation should keep them from drifting.
 
 
 # %%
@@ -370,8 +373,8 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 4))
 shown = pd.concat(
     [panel(axis, value) for axis, value in zip(axes, ("score", "data_value"), strict=True)]
 )
-axes[0].set_title("What the policy scores")
-axes[1].set_title("What the critic thinks of the data")
+axes[0].set_title("Score of the policy")
+axes[1].set_title("Value that the critic gives the data")
 for axis in axes:
     axis.set_xlabel("updates (thousands)")
 figures.legend(figure)
@@ -397,16 +400,16 @@ summary["seeds"] = {figures.look(arm).label: counts.get(arm, 0) for arm in arms}
 pd.DataFrame(summary)
 
 # %% [markdown]
-# *Read.* Look at how restless the scores are. `best score − last` is how far a run's best evaluation lies above its last one,
-# on average, and nobody without an environment could have stopped there. So this project reports the last, never the best.
-# Compare the two panels: does the value of the data move when the score does? Even if it did, nobody knows what it
-# should be. Only the next section has something to hold values against.
+# *Read.* Look at how much the scores fluctuate. `best score − last` is how far a run's best evaluation lies above its
+# last one, on average. Without an environment you could not have stopped at the best one. So this project reports the
+# last evaluation, never the best. Compare the two panels: does the value of the data move when the score does? Even if it
+# does, we do not know the right value. The next section compares values with returns.
 #
-# ## 6. The recorded runs: does the critic keep its promises?
+# ## 6. The recorded runs: does the critic over-estimate?
 #
-# *Ask.* At the first state of an evaluation episode the critic predicts what the policy will earn from there,
-# discounted. Then the policy earns it. The difference is the over-estimation, the plainest sign of a critic that
-# believes in actions it has not seen.
+# *Ask.* At the first state of an evaluation episode the critic predicts the discounted return of the policy. Then the
+# policy acts and gets its true return. The difference is the over-estimation. It is the plainest sign of a critic that
+# over-rates actions it has not seen.
 #
 # $$ \text{over-estimation} = \min_i Q_{\phi_i}\big(s_0, \pi_\theta(s_0)\big) - \sum_{t} \gamma^t r_t $$
 #
@@ -420,8 +423,8 @@ pd.DataFrame(summary)
 show(measures.values)
 
 # %% [markdown]
-# How much could any policy earn? The largest reward of the draw, for ever, is a bound that no true value exceeds by
-# much.
+# How large can a return be? We take the largest reward of the draw and assume that the policy gets it at every step, for
+# ever. No true value exceeds this bound by much.
 
 # %%
 size = studies.profile(profile).transitions or settings.Pretraining().transitions
@@ -490,17 +493,18 @@ for other in ("vanilla", "noise"):
     print(f"over-estimation, augmented minus: {against(excess, other)}; as far below by chance: {odds}")
 
 # %% [markdown]
-# *Read.* A solid line above the dotted one is a critic that promises too much, one below promises too little. At first
-# every critic promises too little: values grow from about zero, one step of bootstrapping at a time. The start
-# state is a mild question: it is near the data in every arm, because every recorded episode began there. What goes
-# wrong first goes wrong elsewhere. And a small gap is not praise by itself: a policy that earns little under a critic
-# that expects little has one too. Chance is how often random signs would give as much. $n$ pairs of seeds can never
-# bring it below $2^{-n}$, whatever happened.
+# *Read.* Where the solid line lies above the dotted one, the critic predicts too much, and where it lies below, too
+# little. At first every critic predicts too little: values grow from about zero, one step of bootstrapping at a time. The
+# start state is an easy test: it is near the data in every arm, because every recorded episode began there. Values go
+# wrong in other states first. A small gap alone does not show a good critic: the gap is also small if a policy gets
+# little and its critic expects little. *Chance* is how often random signs would give as large a difference. With $n$
+# pairs of seeds it can never fall below $2^{-n}$.
 #
-# *Does it run away?* A critic's target holds its own opinion of the next state. Where it asks about an action that the data do
-# not hold, nothing corrects it, and each update can raise what the next one starts from. We draw what the critics of all four
-# tasks promise at the first state. The thin line is the bound from above, of each task's own draw: no policy can earn more. We
-# expect a critic that is trained on few data to cross it, and any blur of its targets to hold it back.
+# *Does the critic run away?* A critic's target contains the critic's own value of the next state. If the policy's action
+# there is not in the data, nothing corrects this value, and each update can raise it further. We say that such a critic
+# *runs away*. We draw the predictions of the critics at the first state, for all four tasks. The thin line is the bound
+# that we computed above, for the draw of each task. We expect that a critic trained on little data crosses it, and that
+# any blur of its targets holds it back.
 
 # %%
 names = ("hopper",) if retrain else ("core", "carried", "layernorm")
@@ -523,7 +527,7 @@ for axis in axes[1]:
     axis.set_xlabel("updates (thousands)")
 figure.supylabel(figures.QUANTITIES["predicted_value"], fontsize=10)
 figures.legend(figure)
-text = "What critics promise at the first state while they learn offline. The thin line is the largest "
+text = "What critics predict at the first state while they learn offline. The thin line is the largest "
 text += "reward of a draw, for ever. Linear within ±1,000, logarithmic beyond."
 origins = [records.Run(*run) for run in everywhere.groupby(statistics.RUN).groups]
 text = figures.caption(
@@ -533,7 +537,7 @@ shown["limit"] = shown["task"].map(limits)
 saved = save_figure(figure, "04_runaway", shown, text, profile)
 
 # %% [markdown]
-# When pre-training ends, the promise divided by that bound. Above 1 no policy can keep it.
+# The table has the prediction at the end of pre-training, divided by that bound. Above 1 no policy can reach it.
 
 # %%
 promise = (
@@ -547,17 +551,16 @@ share = (promise / pd.Series(limits)).rename(index=lambda arm: figures.look(arm)
 share.map(lambda value: "not yet recorded" if np.isnan(value) else f"{value:,.2f}").rename_axis(None)
 
 # %% [markdown]
-# *Read.* Where vanilla's line leaves the bound behind, look at the arms beside it. If the model's imagined states hold values
-# back, and noise of the same size does so too, then it is the blur that helps, not what the model knows. LayerNorm bounds values
+# *Read.* Where the line of vanilla crosses the bound, compare it with the other arms. If imagined states hold values
+# back, and noise of the same size does so too, then the blur helps, not the model's knowledge. LayerNorm bounds values
 # without any blur of the data ([chapter 11](11_other_methods.ipynb)).
 #
 # ## 7. The recorded runs: new rows and neighbours
 #
-# *Ask.* Over-fitting has a plain meaning: an error that is smaller on the rows that were trained on than on rows that were
-# not. And a critic that has learned rows by heart may give a recorded action one value and its neighbours quite others,
-# where a smooth one changes little. So at the end of pre-training every critic is asked about rows that it drew and rows
-# that it left, always with the *real* next states, and about the same rows with their actions, or their states, moved a
-# little.
+# *Ask.* A critic over-fits if its error is smaller on the rows that it was trained on than on new rows. A critic that has
+# memorised its rows may also give a recorded action one value and similar actions quite different values, where a smooth
+# critic changes little. So at the end of pre-training we ask every critic about trained rows and new rows, always with
+# the *real* next states. Then we ask about the same rows with their actions, or their states, moved a little.
 #
 # $$ \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R} \big(Q_{\phi_i}(s, a) - y\big)^2\Big]^{1/2},
 # \qquad \text{over-fitting} = \delta(\text{new rows}) \,/\, \delta(\text{trained rows}) $$
@@ -579,8 +582,8 @@ share.map(lambda value: "not yet recorded" if np.isnan(value) else f"{value:,.2f
 show(measures.error, measures.moved, measures.roughness)
 
 # %% [markdown]
-# *Check by hand.* The three rows again: the error against the noiseless target, and how far the smaller value moves when
-# every action moves by 0.1.
+# *Check by hand.* We take the three rows again. We compute the error against the target without noise, and how far the
+# smaller value moves when every action moves by 0.1.
 
 # %% tags=["nbval-check-output"]
 q1, q2 = s + 2 * a, 2 * s - a
@@ -597,7 +600,7 @@ assert np.isclose(found, change, atol=1e-6), "roughness is the mean change of th
 print(f"error by hand: {by_hand:.3f}; roughness by hand: {change:.3f}")
 
 # %% [markdown]
-# Each record holds the answers of its critics: both errors, percentiles of the values, roughness.
+# Each record holds these measures of its critics: both errors, percentiles of the values, and roughness.
 
 # %%
 asked = {run: about["watch"].get("overfitting") for run, about in metadata.items()}
@@ -695,16 +698,16 @@ for other in ("vanilla", "noise"):
     print(f"over-fitting, augmented minus: {against(ratio, other)}; as far below by chance: {odds}")
 
 # %% [markdown]
-# *Read.* A ratio falls in two ways, by a smaller error on new rows or by a larger one on old ones. Only the first kind is a
-# better critic, and the left panel tells them apart. In the middle, a moved action should cost a little value and no more:
-# a critic that gives it *more* than the recorded one invites the actor to leave the data. On the right, low is smooth. All
-# of it says how consistent a critic is with itself. Whether it is right, only section 6 knows. Runs recorded before the
-# critics were asked have no answers here, so `seeds` may be fewer than above.
+# *Read.* The ratio can fall in two ways, by a smaller error on new rows or by a larger one on trained rows. Only the
+# first makes a better critic, and the left panel tells the two apart. In the middle, a moved action should lose a little
+# value. A critic that gives it *more* value than the recorded action invites the actor to leave the data. On the right,
+# low is smooth. All these measures show how consistent a critic is with itself. Only section 6 shows whether it is right.
+# Older runs were recorded without these measures, so `seeds` may be fewer than above.
 #
 # ## 8. Trained critics: how rough are they?
 #
-# *Ask.* Augmentation blurs states and not actions. Does the critic become smooth in the direction that was blurred? We ask
-# the critics of the first look again, and move the actions or the states of their rows further and further.
+# *Ask.* Augmentation blurs states, not actions. Does the critic become smooth in states only? We take the critics of the
+# first look again, and move the actions or the states of their rows further and further.
 
 # %%
 widths, rough = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5], []
@@ -748,8 +751,8 @@ last.round(2)
 
 # %% [markdown]
 # *Read.* These are the changes of value at the largest width. Where the last column is below 1, the critic trained with
-# imagined next states is smoother than the vanilla one. That is one seed, and a smooth critic can still promise what its
-# policy cannot earn.
+# imagined next states is smoother than the vanilla one. This is one seed, and a smooth critic can still over-estimate its
+# policy.
 
 # %%
 found = {}
@@ -759,56 +762,58 @@ for name, each in {"over-estimation (section 6)": excess, "over-fitting (section
 pd.DataFrame(found, ["pairs with less", "of pairs of seeds"]).T
 
 # %% [markdown]
-# *What this says about the claim.* The README's verdict is computed from the recorded runs, from these two comparisons. Both
-# must hold. A pair is the augmented and the vanilla run of one seed. The critics of the first look and of section 8
-# are of one seed. Where critics run away, both comparisons mislead: one task then decides a mean in rewards, and the error on
-# trained rows, which the ratio divides by, has run away as well. The count in section 6 does not mislead.
+# *What this says about the claim.* The verdict in the README is computed from two comparisons of the recorded runs, and
+# both must hold. A pair is the augmented and the vanilla run of one seed. The first look and section 8 show one seed
+# only. Where critics run away, both comparisons mislead. One task then dominates a mean in rewards, and the error on
+# trained rows, by which we divide, has grown as well. The table of section 6 does not mislead.
 #
 # ## Where we differ from the paper
 #
 # - **Our own data.** They come from pools made with today's simulator ([chapter 01](01_small_datasets.ipynb)) instead of
 # D4RL's. On most tasks one seed is recorded so far, as each caption says.
-# - **Over-estimation is ours.** The paper shows distributions of Q-values [S, A]. We do not know
-# what they held them against. We hold them against returns, new rows and perturbed actions.
-# - **Same draw, same start for every arm of a seed**, so that differences can be paired. A draw is made anew for every seed.
-# In the authors' code a fixed seed gives repeats 2 to 5 the same rows: two draws stand behind five repeats [C].
-# - **The shipped critics** have weights rounded to 16 bits. An assert holds their values to those of the recorded run.
-# - **A step at an episode's end** is a terminal only if the hopper fell. Time-outs are bootstrapped through.
+# - **Over-estimation is our measure.** The paper shows distributions of Q-values [S, A]. We do not know what the authors
+#   compared them with. We compare values with returns, new rows and perturbed actions.
+# - **Same draw, same start for every arm of a seed**, so that differences can be paired. We make a new draw for every
+#   seed. In the authors' code a fixed seed gives repeats 2 to 5 the same rows, so five repeats use only two draws [C].
+# - **The shipped critics** have weights rounded to 16 bits. An assert compares their values with those of the recorded
+#   run.
+# - **A step at an episode's end** is terminal only if the hopper fell. After a time-out the target still bootstraps.
 #
 # ## Try it
 #
-# 1. In the first look, `["high return"]` in place of `["all"]` beside `axis.axvline`: where do the dotted lines go if a policy
-#    starts in states of the best episodes?
-# 2. In section 4, `learner = td3.TD3(target_rate=0.05)`: after how many gradient steps is half left?
-# 3. In section 8, `one.agent.critics.first` in place of `one.agent.critics`: is one critic rougher than the smaller of two? (Set
-#    `profile = "quick"` first: in the paper's profile what you compute is held to the committed tables.)
+# 1. In the first look, put `["high return"]` in place of `["all"]` beside `axis.axvline`. Where do the dotted lines go if
+#    a policy starts in states of the best episodes?
+# 2. In section 4, set `learner = td3.TD3(target_rate=0.05)`. After how many gradient steps is half of the distance left?
+# 3. In section 8, put `one.agent.critics.first` in place of `one.agent.critics`. Is one critic rougher than the smaller
+#    of two? (Set `profile = "quick"` first, because the profile "paper" compares what you compute with the committed
+#    tables.)
 #
 # ## Questions
 #
-# <details><summary>How does distributional shift show as over-estimation?</summary>
+# <details><summary>How does distributional shift lead to over-estimation?</summary>
 #
 # The target asks the critic about the policy's action in $s'$, which nobody recorded. There the critic extrapolates,
-# sometimes up, sometimes down, but the actor seeks the ups. So errors upwards are chosen, copied into targets,
-# bootstrapped to the states before, and no new experience contradicts them offline. The behaviour-cloning term keeps
-# the question near the data, and the smaller of two critics keeps the answer low.
+# sometimes too high, sometimes too low, and the actor chooses actions where it is too high. These errors enter the
+# targets and spread by bootstrapping to earlier states. Offline, no new experience corrects them. The behaviour-cloning
+# term keeps the policy's actions near the data, and the smaller of two critics keeps the targets low.
 #
 # </details>
 #
-# <details><summary>Why two critics, and why the actor climbs only the first?</summary>
+# <details><summary>Why are there two critics, and why does the actor use only the first?</summary>
 #
-# An error that one critic makes by chance the other one rarely makes as well, so the minimum damps errors upwards, at
-# the price of values that lean low. In the target that is worth it, because there errors multiply. The actor only needs
-# a direction, and the gradient of one critic is one. This is how TD3 is published, and parity holds us to it.
+# If one critic makes an error by chance, the other rarely makes the same error. So the minimum reduces errors upwards,
+# but its values tend to be low. In the target this is worth it, because errors there multiply. The actor only needs a
+# direction, and the gradient of one critic gives it. TD3 is published this way, and our parity test requires it.
 #
 # </details>
 #
 # <details><summary>Can imagined next states help if the model is worse than "nothing moves"?</summary>
 #
-# As information about the dynamics, hardly: [chapter 02](02_world_model.ipynb) shows on which tasks the state before is
-# nearer to the truth. As smoothing, perhaps: a target averaged over a neighbourhood of $s'$ changes less from row to
-# row. Matched noise smooths as much and knows nothing. That is why its curve stands beside the other two in every
-# figure from records.
+# They hardly help as information about the dynamics: [chapter 02](02_world_model.ipynb) shows on which tasks the state
+# before the step is nearer to the truth than the model's prediction. They may help as smoothing: a target averaged over a
+# neighbourhood of $s'$ changes less from row to row. Matched noise smooths as much without any knowledge. That is why its
+# curve is beside the other two in every figure from records.
 #
 # </details>
 #
-# **Next:** [05 · Online fine-tuning](05_online_finetuning.ipynb): these agents meet the environment.
+# **Next:** [05 · Online fine-tuning](05_online_finetuning.ipynb): these agents go online.
