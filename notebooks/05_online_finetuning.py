@@ -85,8 +85,8 @@ path = figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]),
 #
 # ![Walker2d: one agent at three moments](../figures/films/walker2d.gif)
 #
-# One agent of the arm *augmented 50 %*, seed 0: at the switch, after 50,000 and after 100,000 interactions.
-# Its score is the recorded evaluation at that moment. Nothing is learned before 25,000.
+# Each film shows the agent of the arm *augmented 50 %*, seed 0, at three moments: when it goes online, after 50,000 and
+# after 100,000 interactions. Its score is the recorded evaluation at that moment. The agent learns nothing before 25,000.
 
 # %% [markdown]
 # ## 1. How to read it
@@ -391,7 +391,7 @@ for axis in axes:
     axis.axvline(0, color="#333333", linewidth=0.8)
 figure.supxlabel("drop with updates − drop without (points)", fontsize=10)
 text = f"What the first updates cost: the drop from {warmup:,} to {2 * warmup:,} interactions, minus "
-text += "the drop of the same agents before. Right of zero, updates harmed."
+text += "the drop of the same agents before. Right of zero, updates did harm."
 caption = figures.caption(text, online[online["arm"].isin(pretrained)], drawn=figures.DOTS)
 path = figures.save_figure(figure, "05_score_drop", drawn, caption, profile)
 
@@ -436,7 +436,7 @@ for axis in axes[1]:
 figure.supylabel(figures.QUANTITIES["overestimation"], fontsize=10)
 figures.legend(figure)
 text = (
-    "What the critics promise at the first state, minus what came. Grey is the warm-up without updates. "
+    "Return that the critics predict at the first state, minus the return that came. Grey: the warm-up. "
     "Linear within ±1,000, logarithmic beyond."
 )
 some = online[online["arm"].isin(shown)]

@@ -349,9 +349,9 @@ ratio.round(2)
 
 # %% [markdown]
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Where a foot touches down the
-# deterministic network errs more than elsewhere, as we expected. For the VAE contact matters less, because its blur is
-# larger. Before a fall the VAE errs more than on average, just where a target matters most. On other policies' data its
-# error can be far larger or no larger, depending on where the states lie.
+# deterministic network errs more than elsewhere, as we expected. For the VAE contact matters less, because its blur
+# outweighs it. Before a fall the VAE errs more than on average, just where a target matters most. On other policies' data
+# its error can be far larger or no larger, depending on where the states lie.
 #
 # ### By quantity
 #
@@ -564,7 +564,7 @@ for axis, name in zip(axes[0], panels, strict=True):
 axes[0, 0].set_ylabel("V(imagined) − V(true) (rewards)")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 text = "How far imagined next states move values, by the value of the true next state: critics of "
-text += f"vanilla agents, seed 0, {count:,} rows that were not drawn. What is not recorded is missing."
+text += f"vanilla agents, seed 0, {count:,} rows outside the draw. Tasks without an agent are missing."
 path = save_figure(figure, "08_values", values, text, profile)
 
 # %%
@@ -750,8 +750,8 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
 shown = figures.dots(axes, offline, arms, study.tasks)
 for axis in axes:
     axis.set(xlabel="offline score, second half of pre-training", xlim=(0, 1.1 * axis.get_xlim()[1]))
-text = "Offline score where no next states are imagined, half of them in any rows, or half in those "
-text += "that are trusted most, or least."
+text = "Offline score with no imagined next states, with half of them in random rows, or with half in "
+text += "the rows that are trusted most or least."
 caption = figures.caption(text, table, drawn=figures.DOTS)
 path = save_figure(figure, "08_trusted", shown, caption, profile)
 
