@@ -16,7 +16,7 @@ def bench(as_json: bool, record: bool, device: str) -> None:
     engine.prepare("float32", device)
     effort, sections = (speed.FULL, speed.SECTIONS) if record else (speed.QUICK, speed.SHORT)
     if record:
-        print("All sections, five times each: about twenty minutes, in which the machine should do nothing else", flush=True)
+        print("All sections, five times each: up to 40 minutes, in which the machine should do nothing else", flush=True)
     document = results.measure(effort, device, [one for one in sections if device == "cpu" or one in speed.ON_GPU])
     if record or as_json:
         print(results.keep(document) if record else files.json_text(document))

@@ -1,7 +1,7 @@
 """Checks what is given against what is allowed: every refusal is one sentence that names both.
 
 A settings class declares its bounds beside its fields, as types (`Count`, `Positive`, `Share`, ...), and is decorated by
-`settings`; one mechanism reads them. It is ours, 40 lines, in place of pydantic: that would be a compiled dependency, and its
+`settings`; one mechanism reads them. It is ours in place of pydantic, which is a compiled dependency and whose
 messages would have to be rewritten one by one to become such sentences.
 """
 

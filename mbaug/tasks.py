@@ -226,7 +226,7 @@ class Lockstep:
             simulator.np_random.bit_generator.state = extra["random"]
 
     def close(self) -> None:
-        """Frees the simulators."""
+        """Closes the environments."""
         for environment in self.environments:
             environment.close()
 

@@ -123,17 +123,17 @@ def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
 
 README = f"""# Offline data
 
-`python -m mbaug collect` and `data --readme` write this page from the cards, the `.json` beside each pool; nobody typed these
-numbers. How the pools are made and read, and which of them have no file here: [data/README.md](../README.md).
+`python -m mbaug collect` and `data --readme` write this page from the cards, the `.json` files beside the pools. Nobody typed
+these numbers. [data/README.md](../README.md) says how the pools are made and read, and which of them have no file here.
 
-| pool | transitions | episodes | mean return | score | return: least, quartiles, most | falls | time limits | state coverage \
-| D4RL v2 |
+| pool | transitions | episodes | mean return | score | returns: minimum, quartiles, maximum | falls | time limits \
+| state coverage | D4RL v2 |
 |---|---|---|---|---|---|---|---|---|---|
 {{described}}
 
-*Score*: D4RL-normalised mean return. *State coverage*: cells of {CELL[0]} m of height by {CELL[1]} m/s forward velocity that
-hold a state, and in brackets how many equally frequent cells would be as diverse (the exponential of the shares' entropy).
-*D4RL v2*: what is published of the dataset of that name, transitions and mean return.
+*Score*: D4RL-normalised mean return. *State coverage*: the number of cells that hold a state. A cell is {CELL[0]} m of
+height by {CELL[1]} m/s of forward velocity. In brackets stands the effective number of cells,
+the exponential of the entropy of their shares. *D4RL v2*: what D4RL publishes about its dataset of the same name.
 
 ## What they look like
 
@@ -157,6 +157,7 @@ TABLES = {  # a pool's row in each table of the page
     "strips": "| {name} | ![{name}, eight moments]({name}.png) |",
     "origins": "| {name} | `{command}` | `{provenance[commit]:.7}` | {provenance[cpu]} | {megabytes:.2f} | `{sha256:.12}` |",
 }
+PUBLISHED = {"transitions": "{:,.0f} transitions", "mean_return": "mean return {:,.0f}"}
 VERSIONS = (
     "Python {provenance[python]}, torch {provenance[torch]}, NumPy {provenance[numpy]}, Gymnasium {provenance[gymnasium]}, "
     "MuJoCo {provenance[mujoco]}. Licence: {licence}."
@@ -168,7 +169,7 @@ def readme(folder: Path = FOLDERS[0]) -> str:
     lines, versions = {table: [] for table in TABLES}, {}
     for name, path in bundled([folder]).items():
         card: dict[str, Any] = read_card(path)
-        known = [f"{value:,.0f}" for key, value in (card["d4rl"] or {}).items() if key != "episodes"]
+        known = [PUBLISHED[key].format(value) for key, value in (card["d4rl"] or {}).items() if key in PUBLISHED]
         card |= {"name": name, "published": ", ".join(known) or "–", "megabytes": path.stat().st_size / 1e6}
         card["quantiles"] = ", ".join(f"{value:,.0f}" for value in card["return_quantiles"].values())
         for table, row in TABLES.items():

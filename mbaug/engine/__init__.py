@@ -1,4 +1,4 @@
-"""The engine makes the method fast and changes no number of it. The method runs without it; whoever trains passes it in.
+"""The engine makes the method fast and changes none of its numbers. The method runs without it; a run passes it in.
 
 - ``process``: one thread a process, the fastest product at a precision.
 - ``perceptron``: a population of perceptrons with a backward pass derived by hand.
