@@ -68,12 +68,12 @@ def today(scores: pd.Series) -> str:
     more = ""
     if highest != best:
         seeds = [len(own) for (own,) in statistics.by_task(scores, highest, least=1).values()]
-        had = f"“{look(highest).label}” has {number(tried[highest].value)}"
-        more = f"{had} with {count('seed', seeds)} a task, too few to recommend. "
+        had = f"“{look(highest).label}” scores {number(tried[highest].value)}"
+        more = f"{had}, but {count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few to recommend it. "
     return (
-        f"With 10,000 transitions we would today take “{look(best).label}”: over four tasks its mean score in the first 100,000 "
-        f"interactions is {words(its)}, {count('seed', [its.n_seeds])} a task. The next best of the {len(found)} arms that are "
-        f"recorded on all four is “{look(second).label}” with {words(other)}. {more}"
+        f"With 10,000 transitions the best choice today is “{look(best).label}”. Over four tasks its mean score in the first "
+        f"100,000 interactions is {words(its)}, with {count('seed', [its.n_seeds])} a task. The next best of the {len(found)} "
+        f"arms that are recorded on all four tasks is “{look(second).label}” with {words(other)}. {more}"
     )
 
 
@@ -100,7 +100,7 @@ def overview(frame: pd.DataFrame) -> str:
         if any(each.interval.n_seeds >= ENOUGH_SEEDS for each in found):
             said.append(f"({claim.letter}) {claims.verdict(found)}")
     told = f"{len(said) or 'none'} of the paper's {len(claims.CLAIMS)} claims can be judged: {'; '.join(said)}"
-    return f"{sentence(frame)} So far {told if said else told[:-2]}. That takes {ENOUGH_SEEDS} seeds."
+    return f"{sentence(frame)} So far {told if said else told[:-2]}. A verdict takes {ENOUGH_SEEDS} seeds."
 
 
 def drawn(name: str) -> pd.DataFrame:
@@ -161,9 +161,8 @@ def runaways() -> str:
         own = last["arm"] == arm
         where = joined([tasks.find(task).title for task in last["task"][own & over]])
         told.append(f"with “{look(arm).label}” on {where or 'none'} (of {count('task', [int(own.sum())])})")
-    return (
-        f" A critic has run away where it promises more than the largest reward, for ever, is worth. That happens {joined(told)}."
-    )
+    meant = "A critic runs away when it promises more than the largest reward in every step would give."
+    return f" {meant} That happens {joined(told)}."
 
 
 def offline(frame: pd.DataFrame) -> str:
@@ -235,7 +234,7 @@ def controls(frame: pd.DataFrame) -> str:
     return (
         f"{where}: pre-trained with the model's next states an agent scores {augmented} over the first 100,000 interactions, "
         f"with noise as large as the model's error {noise}, with recorded next states {vanilla}. {begun(model)}. A perfect model "
-        f"would change nothing, so whatever differs is the work of an error. Of {len(PREDICTIONS)} predictions that follow from "
+        f"would change nothing, so every difference comes from an error. Of {len(PREDICTIONS)} predictions that follow from "
         f"it, {came} came true, {failed} failed, and {len(PREDICTIONS) - came - failed} are open."
     )
 

@@ -114,21 +114,22 @@ comparisons are primary: the table above, and that of [chapter 11](notebooks/11_
 before any of its runs. Holm's method corrects each family by itself. All else is exploratory.
 
 - *Reproduced*: the difference is above zero, as the claim says, on all its tasks together, with p at most {LEVEL} after
-  Holm's correction. *Contradicted*: the same below zero.
+  Holm's correction. *Contradicted*: the difference is below zero, by the same test.
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, a task is missing, or another
   rate has a higher mean.
 - *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} we show an interval and decide
   nothing. *Not attempted*: we have not run it yet.
 
-With {ENOUGH_SEEDS} seeds an arm we see, in 80 of 100 cases, a difference of {statistics.detectable(ENOUGH_SEEDS):.1f} standard \
-deviations of one arm's seeds,
-and over four tasks one of {statistics.detectable(ENOUGH_SEEDS, 4):.1f}. The first of three comparisons, which Holm tests at a \
-third of the level, takes {statistics.detectable(ENOUGH_SEEDS, tests=3):.1f}
-and {statistics.detectable(ENOUGH_SEEDS, 4, tests=3):.1f}. Smaller ones mostly stay undecided.
+How small a difference can we see? With {ENOUGH_SEEDS} seeds an arm we find a difference in 80 of 100 cases if it is \
+{statistics.detectable(ENOUGH_SEEDS):.1f} standard
+deviations of one arm's seeds, or {statistics.detectable(ENOUGH_SEEDS, 4):.1f} over four tasks. Holm tests the first of three \
+comparisons at a third of the level. There it
+takes {statistics.detectable(ENOUGH_SEEDS, tests=3):.1f} and {statistics.detectable(ENOUGH_SEEDS, 4, tests=3):.1f}. Smaller \
+differences mostly stay undecided.
 
-Both measures of claim (f) mislead where critics run away. In rewards, one task then decides the mean of four. And the error on
-trained rows, which the second divides by, has run away as well. We named them before we saw that, so they stand, and
-[chapter 04](notebooks/04_offline_pretraining.ipynb) counts the critics that ran away."""
+Both measures of claim (f) mislead where critics run away. The first is in rewards, so one task can decide the mean of four. The
+second divides by the error on trained rows, which is then huge itself. We keep both because we named them in advance.
+[Chapter 04](notebooks/04_offline_pretraining.ipynb) counts the critics that ran away."""
 
 
 def main_runs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -259,13 +259,13 @@ def words(found: statistics.Interval, signed: bool = False) -> str:
 
 
 def span(numbers: Iterable) -> str:
-    """Returns "2" or, of numbers that differ, "2 to 3"."""
+    """Returns "2" or, of whole numbers that differ, "2 or 3" or "2 to 5"."""
     low, high = min(numbers), max(numbers)
-    return f"{low:,} to {high:,}" if low < high else f"{high:,}"
+    return f"{low:,} {'or' if high == low + 1 else 'to'} {high:,}" if low < high else f"{high:,}"
 
 
 def count(noun: str, numbers: Iterable) -> str:
-    """Returns "1 seed" or, of numbers that differ, "2 to 3 seeds"."""
+    """Returns "1 seed" or, of numbers that differ, "2 to 5 seeds"."""
     return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
 
 

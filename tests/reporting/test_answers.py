@@ -88,13 +88,15 @@ def test_what_we_would_do_today_needs_an_arm_on_every_task():
     few = runs({"noise": 90}, seeds=2, tasks=FOUR[1:])
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
     said = answers.sentence(frame)
-    assert said.startswith("With 10,000 transitions we would today take “vanilla pre-training”: over four tasks its mean score")
-    assert "interactions is 40 [40, 40], 2 seeds a task. The next best of the 3 arms" in said
-    assert "recorded on all four is “augmented 50 %” with 20 [" in said
+    assert said.startswith(
+        "With 10,000 transitions the best choice today is “vanilla pre-training”. Over four tasks its mean score"
+    )
+    assert "interactions is 40 [40, 40], with 2 seeds a task. The next best of the 3 arms" in said
+    assert "recorded on all four tasks is “augmented 50 %” with 20 [" in said
     assert answers.sentence(frame[frame["task"] != "ant"]).startswith("HalfCheetah, Hopper and Walker2d")
     assert "to recommend" not in said
     single = pd.concat([frame, runs({"layernorm_data": 60}, seeds=1, tasks=FOUR)])
-    assert "“LayerNorm critics, data kept” has 60 with 1 seed a task, too few to recommend. " in answers.sentence(single)
+    assert "“LayerNorm critics, data kept” scores 60, but 1 seed a task is too few to recommend it. " in answers.sentence(single)
 
 
 def test_readme_and_overview():
@@ -103,7 +105,7 @@ def test_readme_and_overview():
     text += "pre-training, and 20 after pre-training with imagined next states. "
     text += "It takes 5 seeds to tell whether imagination helps."
     assert answers.sentence(less) == text
-    assert answers.overview(less) == text + " So far none of the paper's 6 claims can be judged. That takes 5 seeds."
+    assert answers.overview(less) == text + " So far none of the paper's 6 claims can be judged. A verdict takes 5 seeds."
     more = pd.concat([less, runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=5, tasks=FOUR)])
     more = more.drop_duplicates(["task", "arm", "seed", "phase", "environment_steps"])
     assert "So far 4 of the paper's 6 claims can be judged: (a) reproduced; (b) contradicted; (c) contr" in answers.overview(more)
