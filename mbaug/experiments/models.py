@@ -31,12 +31,12 @@ def network(name: str, tensors: Mapping[str, Tensor], arithmetic: Arithmetic = F
     numbers = range(sum(key.startswith(f"{name}.") for key in tensors) // 2)
     pairs = [(tensors[f"{name}.{number}.weight"], tensors[f"{name}.{number}.bias"]) for number in numbers]
     population, sizes = len(pairs[0][0]), (pairs[0][0].shape[1], *(weight.shape[2] for weight, _ in pairs))
-    flat = allocate(population, sizes, pairs[0][0].dtype).to(arithmetic.device)
-    views = layer_views(flat, population, sizes)
+    flat = allocate(population, sizes, pairs[0][0].dtype).to(arithmetic.device).requires_grad_()
+    views = layer_views(flat.detach(), population, sizes)
     for layer, values in zip(views, pairs, strict=True):
         for view, value in zip(layer, values, strict=True):
             view.copy_(value)
-    return Perceptron(flat.requires_grad_(), views, arithmetic)
+    return Perceptron(flat, views, arithmetic)
 
 
 def agent(learner: Learner, number: int) -> dict[str, Tensor]:
