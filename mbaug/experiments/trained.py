@@ -53,16 +53,17 @@ def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
     return folder / task / f"{name}.safetensors"
 
 
-def load(task: str, name: str, folder: Path = FOLDER) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns a file's tensors, in float32, and what its header says.
-
-    Raises:
-        FileNotFoundError: there is no such file; the sentence names the command that makes it.
-        CheckpointDamaged: it is not what was written.
-    """
+def existing(task: str, name: str, folder: Path = FOLDER) -> Path:
+    """Returns where a file lies; FileNotFoundError, if it does not lie there, names the command that makes it."""
     path = path_of(task, name, folder)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: `python -m mbaug models` makes it, once its run is recorded")
+    return path
+
+
+def load(task: str, name: str, folder: Path = FOLDER) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns a file's tensors, in float32, and what its header says; raises as `existing`, and CheckpointDamaged."""
+    path = existing(task, name, folder)
     tensors, about = checkpoint.unpacked(path, "restore it with git, or remove it and run `python -m mbaug models`")
     return {name: tensor.float() for name, tensor in tensors.items()}, about
 

@@ -38,6 +38,7 @@ def about(task: str, root: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the run, or a part of it, is not recorded.
+        FileNotFoundError: an actor is not there.
     """
     which = Run(task, f"{task}-medium-replay", ARM, 0)
     evaluations = statistics.evaluations(records.load_runs(root, [which]))
@@ -45,7 +46,7 @@ def about(task: str, root: Path) -> dict[str, Any]:
     absent = [f"{steps:,}" for steps in MOMENTS.values() if steps not in online]
     require(not absent, f"{root} has no evaluation of {which} after {', '.join(absent)} interactions, which its film would show")
     scores = [float(online[steps]) for steps in MOMENTS.values()]
-    actors = [trained.path_of(task, ARM if moment == "switch" else f"{ARM}_{moment}") for moment in MOMENTS]
+    actors = [trained.existing(task, ARM if moment == "switch" else f"{ARM}_{moment}") for moment in MOMENTS]
     name = tasks.find(task).title
     return {
         "caption": f"{name}, {look(ARM).label}, seed 0: the agent at the switch, after 50,000 and after 100,000 interactions. "

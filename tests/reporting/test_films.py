@@ -77,7 +77,7 @@ def test_a_film_has_as_many_colours_as_fit(monkeypatch):
         colours(100)
 
 
-def test_a_film_is_made_of_each_task_that_has_its_actors_and_once(tmp_path, monkeypatch):
+def test_a_film_is_made_of_each_task_and_once(tmp_path, monkeypatch):
     made, path = [], tmp_path / "halfcheetah.gif"
     acts = lambda *given: made.append(given[:3]) or (lambda state: np.zeros(6))  # noqa: E731
     monkeypatch.setattr(trained, "policy", acts)
@@ -94,6 +94,14 @@ def test_a_film_is_made_of_each_task_that_has_its_actors_and_once(tmp_path, monk
     assert [*films.make(tmp_path, records.root())] == [path]
     with pytest.raises(ValueError, match=f"^{tmp_path} has no evaluation of halfcheetah/.*/seed0 after 0, 50,000, 100,000 inter"):
         next(films.make(tmp_path, tmp_path))
+
+
+def test_an_actor_that_is_not_here_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(trained, "path_of", lambda task, name, folder: tmp_path / task / f"{name}.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=r"^there is no .*/hopper/augmented\.safetensors: `python -m mbaug models` makes it"
+    ):
+        next(films.make(tmp_path, records.root()))
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
