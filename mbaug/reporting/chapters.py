@@ -125,7 +125,9 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
 def environment() -> dict[str, str]:
     """Returns what every notebook runs with: one thread, this interpreter, nothing written outside the clone."""
     build = files.repository() / "build"
-    command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+    # What a cell raises is in the notebook. As an error a kernel tells only that it was interrupted, as each is when it ends.
+    options = ["-f", "{connection_file}", "--log-level=CRITICAL"]
+    command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", *options]
     files.write_atomically(build / "jupyter/kernels/python3/kernel.json", json.dumps({**KERNEL, "argv": command}).encode())
     return {
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
