@@ -5,8 +5,8 @@
 #
 # <!-- answer -->
 # HalfCheetah and Hopper, 2 seeds: when pre-training ends, the policy scores 14 [7.9, 19] if all next states were recorded, and
-# 12 [9.1, 15] if half were imagined. It takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy
-# by −68 [−138, 2.4] discounted rewards in the first case and by 103 [35, 171] in the second. It takes 5 seeds to tell whether
+# 13 [7.2, 18] if half were imagined. It takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy
+# by −68 [−138, 2.4] discounted rewards in the first case and by 99 [15, 183] in the second. It takes 5 seeds to tell whether
 # imagination adds over-estimation. A critic runs away when it promises more than the largest reward in every step would give.
 # That happens with “vanilla pre-training” on Walker2d and Ant (of 4 tasks), with “augmented 50 %” on Ant (of 4 tasks), with
 # “matched noise 50 %” on Ant (of 4 tasks), with “deterministic model 50 %” on none (of 2 tasks) and with “LayerNorm critics,

@@ -6,7 +6,7 @@
 # <!-- answer -->
 # HalfCheetah and Hopper, 2 to 5 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over the first 100,000
 # interactions its mean score is 29 [17, 41], where TD3 from scratch has 12 [10, 14]. Pre-trained with imagined next states an
-# agent scores 27 [19, 34], with noise of the same size 33 [29, 37]. It takes 5 seeds to tell whether imagination is better than
+# agent scores 26 [19, 34], with noise of the same size 33 [29, 37]. It takes 5 seeds to tell whether imagination is better than
 # these two.
 # <!-- /answer -->
 #
