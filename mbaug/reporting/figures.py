@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,6 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
+from mbaug.checks import Bound, settings
+from mbaug.datasets.cards import Sha256
 from mbaug.reporting import statistics
 from mbaug.reporting.statistics import ENOUGH_SEEDS
 
@@ -345,16 +347,44 @@ def save_figure(
     return folder / f"{name}.png"
 
 
-def told(path: Path, command: str) -> dict[str, Any]:
+About = TypeVar("About", "Caption", "Filmed")
+Text = Annotated[str, Bound(lambda x: x.replace("\n", "").isprintable(), "printable")]
+
+
+@settings
+class Caption:
+    """What the JSON beside a figure says."""
+
+    caption: Text
+    csv_sha256: Sha256  # of what is drawn
+    provenance: Text
+    mark: Text
+    profile: Text
+    sha256: Sha256  # of this JSON without it
+
+
+@settings
+class Filmed:
+    """What the JSON beside a film says: `films.about`."""
+
+    caption: Text
+    provenance: Text
+    run: Text
+    scores: tuple[float, ...]
+    actors: dict[str, str]  # SHA-256 of each file
+    sha256: Sha256  # of this JSON without it
+
+
+def told(cls: type[About], path: Path, command: str) -> About:
     """Returns what the JSON beside a figure or a film says.
 
     Raises:
         ValueError: it is not what the command wrote.
     """
     content = files.content(path)
-    about = files.parse_json(content, str(path))
-    same = isinstance(about, dict) and content == files.sealed(about)
-    checks.require(same, f"{path}: its SHA-256 is not the one in it: `{command}` writes it anew")
+    plain = files.parse_json(content, str(path))
+    about = checks.read(cls, plain, str(path))
+    checks.require(content == files.sealed(plain), f"{path}: its SHA-256 is not the one in it: `{command}` writes it anew")
     return about
 
 
@@ -378,21 +408,21 @@ def gallery(folder: Path) -> str:
             heading = text.partition("\n# # ")[2].partition("\n")[0]
             parts.append(f"## [{heading}]({os.path.relpath(source.with_suffix('.ipynb'), folder)})\n")
         for name in drawn:
-            about, data = told(folder / f"{name}.json", "make figures"), folder / f"{name}.csv"
-            same = files.sha256(files.content(data)) == about["csv_sha256"]
+            about, data = told(Caption, folder / f"{name}.json", "make figures"), folder / f"{name}.csv"
+            same = files.sha256(files.content(data)) == about.csv_sha256
             checks.require(same, f"{data}: its SHA-256 is not the one in {name}.json: `make figures` writes both anew")
             title = f"{number} · {name[3:].replace('_', ' ').capitalize()}"
-            mark = f"**{about['mark']}.** " if about["mark"] else ""
-            shown = about["caption"].replace("<", "&lt;")  # as in <task>-medium, which is no tag
-            more = f"{about['provenance']} " if about["provenance"] else ""
+            mark = f"**{about.mark}.** " if about.mark else ""
+            shown = about.caption.replace("<", "&lt;")  # as in <task>-medium, which is no tag
+            more = f"{about.provenance} " if about.provenance else ""
             more = fold("Data and provenance", f"{more}[SVG]({name}.svg) · [data]({name}.csv)")
             parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{shown}\n\n{more}\n")
     parts += ["## Films\n"] * bool(moving := sorted((folder / "films").glob("*.json")))
     for path in moving:
-        film = told(path, "python -m mbaug films")
+        film = told(Filmed, path, "python -m mbaug films")
         title = f"{tasks.find(path.stem).title}, before and after learning online"
-        picture, more = f"![{title}](films/{path.stem}.gif)", fold("Provenance", film["provenance"])
-        parts.append(f"### {title}\n\n{picture}\n\n{film['caption']}\n\n{more}\n")
+        picture, more = f"![{title}](films/{path.stem}.gif)", fold("Provenance", film.provenance)
+        parts.append(f"### {title}\n\n{picture}\n\n{film.caption}\n\n{more}\n")
     return "\n".join(parts)
 
 

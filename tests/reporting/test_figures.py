@@ -373,7 +373,8 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     ("content", "sentence"),
     [
         ("{", "05_online_curves.json is not JSON"),
-        ("[]", "05_online_curves.json: its SHA-256 is not the one in it: `make figures`"),
+        ('{"caption": "a", "mark": ""}', "05_online_curves.json: the content lacks csv_sha256, provenance, profile, sha256"),
+        ({"caption": "a\x1b"}, "05_online_curves.json: caption is .*, but it must be printable"),
         ({"caption": "What it does not show."}, "05_online_curves.json: its SHA-256 is not the one in it: `make figures`"),
     ],
 )
