@@ -4,13 +4,17 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from mbaug import checks, files, provenance
+from mbaug import checks, files, provenance, tasks
 from mbaug.checks import Bound, Count, Positive, Whole, require, settings
 from mbaug.method import arms
 from mbaug.provenance import Provenance
 
 LATER = {"critic_updates", "dynamics", "probe_steps"}  # settings that came after the first cards were written
 Sha256 = Annotated[str, Bound(lambda x: len(x) == 64 and set(x) <= set("0123456789abcdef"), "64 hexadecimal digits")]
+PUBLISHED = Bound(
+    lambda x: x is None or {*x} <= {"transitions", "episodes", "mean_return"}, "of transitions, episodes, mean_return"
+)
+Published = Annotated[dict[str, float] | None, PUBLISHED]
 
 
 class DatasetDamaged(ValueError):
@@ -54,7 +58,7 @@ class Card:
     terminals: Whole
     timeouts: Whole
     state_coverage: Coverage
-    d4rl: dict[str, float] | None  # of D4RL's dataset of that name, as far as it is known here
+    d4rl: Published  # of D4RL's dataset of that name, as far as it is known here
     # of an import
     source: str | None = None  # file or Minari id
     source_sha256: str | None = None  # of the file
@@ -71,6 +75,21 @@ class Card:
     replay_mean_return: float | None = None
     curve: tuple[Point, ...] | None = None
     card_sha256: Sha256 | None = None  # of the card without this line; `read_card` refuses a card without it
+
+    def __post_init__(self) -> None:
+        checks.choose("task", self.task, [task.gym_id for task in tasks.TASKS.values()])
+        require(self.file == f"{self.name}.hdf5", f"file is {self.file!r}, but it must be the name with .hdf5")
+        ends = self.terminals + self.timeouts
+        require(ends == self.episodes, f"terminals and timeouts are {ends}, but they must be as many as the episodes")
+        require(self.episodes <= self.transitions, f"episodes is {self.episodes}, but it must be at most the transitions")
+        quantiles = list(self.return_quantiles), list(self.return_quantiles.values())
+        rising = quantiles == (["0", "25", "50", "75", "100"], sorted(quantiles[1]))
+        require(rising, f"return_quantiles is {self.return_quantiles}, but it must be of 0, 25, 50, 75, 100, and rise")
+        require((self.seed is None) != (self.source is None), "a card has either a seed or a source")
+        require(
+            self.seed is None or (self.policy is None) != (self.curve is None),
+            "a card with a seed has either a policy or a curve",
+        )
 
 
 DIGEST = "card_sha256"
