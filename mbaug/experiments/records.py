@@ -37,6 +37,7 @@ COLUMNS = {
     "imagined_outside": "float64",  # fraction of imagined components outside the data's range
 }
 OWNER = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
+PHASES = ("pretrain", "finetune")
 HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # in the JSON, of the files beside it
 
 
@@ -116,13 +117,17 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Returns the rows as CSV; a float has the digits that reading it back needs.
 
     Raises:
-        ValueError: A row has other names, or two rows are the same episode.
+        ValueError: A row has other names, a phase is unknown, a whole number is none, or two rows are the same episode.
     """
     rows = list(rows)
     for row in rows:
-        different = ", ".join(sorted(COLUMNS.keys() ^ row.keys()))
-        require(not different, f"A row has exactly the names {', '.join(COLUMNS)}; {different} is missing or unknown.")
+        different = [f"{name} is {'missing' if name in COLUMNS else 'unknown'}" for name in sorted(COLUMNS.keys() ^ row.keys())]
+        require(not different, f"A row has exactly the names {', '.join(COLUMNS)}; here {', '.join(different)}.")
+        require(row["phase"] in PHASES, f"A phase is {' or '.join(PHASES)}; got {row['phase']!r}.")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    whole = [name for name, kind in COLUMNS.items() if kind == "int64"]
+    if odd := [name for name in whole if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
+        raise ValueError(f"{', '.join(odd)} must be whole numbers; got {frame[odd[0]].iloc[0]!r}.")
     names = list(COLUMNS)[:4]
     if frame.duplicated(names).any():  # what a mistake in resuming looks like
         found = " ".join(map(str, frame.loc[frame.duplicated(names).idxmax(), names]))

@@ -74,7 +74,7 @@ def test_what_is_no_run_is_refused(text):
 floats = st.floats(allow_nan=True, allow_infinity=True)
 row = st.fixed_dictionaries(
     {
-        "phase": st.sampled_from(("pretrain", "finetune")),
+        "phase": st.sampled_from(records.PHASES),
         "gradient_steps": st.integers(0, 10**9),
         "environment_steps": st.integers(0, 10**9),
         "episode": st.integers(0, 9),
@@ -113,7 +113,9 @@ def test_metadata_come_back_and_name_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "changed", "message"),
     [
-        ({"retrun": 1.0}, {}, "retrun is missing or unknown"),
+        ({"phase": "online"}, {}, "pretrain or finetune; got 'online'"),
+        ({"gradient_steps": 1.5}, {}, "gradient_steps must be whole numbers; got .*1.5"),
+        ({"retrun": 1.0}, {}, "retrun is unknown"),
         ({"episode": 0}, {}, "same evaluation episode, finetune 200000 5000 0"),
         ({}, {"status": "ok"}, "the record of .*: status is 'ok', but it must be finished or diverged"),
         ({}, {"wach": {}}, "has the unknown 'wach'"),
