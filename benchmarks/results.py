@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -34,11 +34,18 @@ class Benchmark:
     populations: tuple[Count, ...]
     growth: tuple[Count, ...]
     rows: tuple[Count, ...]
-    sections: dict[str, list[dict[str, str | bool | int | float | list[float | None] | None]]]
+    sections: dict[str, list[dict[str, Any]]]
     sha256: Sha256 | None = None  # of the file without this line; format 1 has none
 
     def __post_init__(self) -> None:
         require((self.sha256 is None) == (self.format == 1), "sha256 is there from format 2 on")
+        for name, rows in self.sections.items():
+            require(rows and all(row.keys() == rows[0].keys() for row in rows), f"section {name} has no rows, or unequal ones")
+            for key, value in (pair for row in rows for pair in row.items()):
+                repeats = not isinstance(value, list) or len(value) == self.repeats
+                found = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+                plain = all(isinstance(number, str | int | float) for number in found)
+                require(repeats and plain, f"section {name} has {key} {value!r:.80}, but it must be a value or one a repeat")
 
 
 def measure(effort: Effort, device: str, sections: Sequence[Callable]) -> dict:
@@ -78,6 +85,9 @@ def load(folder: Path = FOLDER) -> list[dict]:
             content = files.content(path)
             document = files.parse_json(content, str(path))
             found = checks.read(Benchmark, document, str(path), {"sha256", *OPTIONAL})
+            needed = speed.COMPARED if found.provenance.device is None else speed.ON_GPU
+            lacking = sorted({section.__name__ for section in needed} - {*found.sections})
+            require(not lacking, f"{path} has no section {', '.join(lacking)}")
             whole = found.sha256 is None or content == files.sealed(document)
             require(whole, f"{path}: its SHA-256 is not the one in it")
         except ValueError as error:

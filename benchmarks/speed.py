@@ -363,3 +363,4 @@ SECTIONS = (products, updates, acting, peers, parts, moments, populations, datas
 SHORT = (products, updates, acting, peers)  # what is printed in about a minute
 LIVE = (products, updates, peers, parts, moments, populations, datasets, threads)  # by a notebook itself, with TINY effort
 ON_GPU = (products, updates, populations, datasets)
+COMPARED = (products, updates, threads)  # what a processor is held against the others by: no file is without
