@@ -5,8 +5,8 @@
 #
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *TD3 with the
-# data, no pre-training* on Ant (51) and Walker2d (20), *LayerNorm critics, data kept* on HalfCheetah (44) and *vanilla, data
-# kept* on Hopper (44). LayerNorm critics, data kept: +8.3 [+4.4, +12] against TD3 with the data, no pre-training, +7.0 [+5.6,
+# data, no pre-training* on Ant (51) and Walker2d (20), *LayerNorm critics, data kept* on HalfCheetah (44) and *augmented, data
+# kept* on Hopper (50). LayerNorm critics, data kept: +8.3 [+4.4, +12] against TD3 with the data, no pre-training, +7.0 [+5.6,
 # +8.5] against vanilla, data kept and +9.7 [+7.3, +12] against SAC from scratch.
 # <!-- /answer -->
 #
