@@ -51,6 +51,11 @@ def given(value: Value | None, sentence: str) -> Value:
     return value
 
 
+def needs(what: str, package: str) -> str:
+    """Returns what to say where an optional package is not installed."""
+    return f"{what} needs {package}: `make setup` installs it"
+
+
 # --- bounds of settings ---------------------------------------------------------------------------------------------------
 
 

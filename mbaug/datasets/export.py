@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mbaug import files, tasks
+from mbaug.checks import needs
 from mbaug.datasets import read
 from mbaug.datasets.cards import read_card
 from mbaug.datasets.pools import LICENCE
@@ -52,7 +53,7 @@ def minari_datasets(folder: Path) -> Iterator[str]:
         files.CannotWrite: the folder is none, or cannot be made.
     """
     if importlib.util.find_spec("minari") is None:
-        raise ModuleNotFoundError("--export minari needs Minari: `make setup` installs it")
+        raise ModuleNotFoundError(needs("--export minari", "Minari"))
     folder = folder.absolute()
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)

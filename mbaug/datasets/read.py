@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from mbaug import files, tasks
-from mbaug.checks import choose, require
+from mbaug.checks import choose, needs, require
 from mbaug.datasets.cards import DatasetDamaged, read_card
 from mbaug.datasets.hdf5 import Columns, check_columns, read_hdf5
 from mbaug.method.transitions import ROWS, Dataset
@@ -177,7 +177,7 @@ def read_minari(name: str) -> Columns:
     try:
         import minari  # pyright: ignore[reportMissingImports] -- optional
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} needs Minari: `make setup` installs it") from error
+        raise ModuleNotFoundError(needs(name, "Minari")) from error
     try:
         return _minari_columns(list(minari.load_dataset(identifier).iterate_episodes()))
     except FileNotFoundError as error:

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from mbaug import files, tasks
-from mbaug.checks import NAME, meant, require
+from mbaug.checks import NAME, meant, needs, require
 from mbaug.experiments import metadata as about
 from mbaug.method.arms import Arm
 
@@ -258,7 +258,7 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
 def write_parquet(root: Path | str, path: Path) -> None:
     """Writes what `load_runs` returns of all recorded runs as one Parquet file; raises ModuleNotFoundError without pyarrow."""
     if importlib.util.find_spec("pyarrow") is None:
-        raise ModuleNotFoundError("Parquet needs pyarrow: `make setup` installs it")
+        raise ModuleNotFoundError(needs("Parquet", "pyarrow"))
     content = io.BytesIO()
     load_runs(root).to_parquet(content, index=False)
     files.write_atomically(path, content.getvalue())

@@ -22,7 +22,7 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from mbaug import ending, engine, files, tasks
-from mbaug.checks import choose, require
+from mbaug.checks import choose, needs, require
 from mbaug.datasets import read
 from mbaug.datasets.collect import Recorded, curve
 from mbaug.experiments import records, run, studies
@@ -257,7 +257,7 @@ def on_a_cluster(
     try:
         from distributed import Client
     except ImportError:
-        raise RuntimeError("--cluster needs Dask: `make setup` installs it, here and on the workers") from None
+        raise RuntimeError(f"{needs('--cluster', 'Dask')}, here and on the workers") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a lost connection it says pages
     with Client(address, set_as_default=False) as client:
         pending = {client.submit(attempt_on_worker, cell, profile, work, device, pure=False): cell for cell in jobs}
