@@ -15,10 +15,10 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import jupytext
 import nbformat
@@ -45,7 +45,7 @@ def run(profile: str = "paper", only: str | None = None) -> None:
     """
     checks.choose("profile", profile, PROFILES)
     parameters = {"profile": profile, "retrain": profile != "paper"}
-    with patch.dict(os.environ, {"MBAUG_FIGURES": str(committed_figures())} if profile == "paper" else {}):
+    with variables({"MBAUG_FIGURES": str(committed_figures())} if profile == "paper" else {}):
         execute(find(only), files.repository() / "build" / profile, parameters)
 
 
@@ -113,13 +113,28 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
             done.put((source.stem, problem))
 
     folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
-    with patch.dict(os.environ, environment()), folder as sockets:
+    with variables(environment()), folder as sockets:
         for source in sources:
             threading.Thread(target=work, args=[source], daemon=True).start()  # Ctrl-C waits for none, and their kernels end, too
         problems = sorted(done.get() for _ in sources)
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
     if failed := [f"{name}: {problem}" for name, problem in problems if problem]:
         raise RuntimeError("\n".join(failed))
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables, which a kernel inherits, and puts back what they were."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def environment() -> dict[str, str]:
