@@ -73,7 +73,7 @@ def today(scores: pd.Series) -> str:
     return (
         f"With 10,000 transitions the best choice today is “{look(best).label}”. Over four tasks its mean score in the first "
         f"100,000 interactions is {words(its)}, with {count('seed', [its.n_seeds])} a task. The next best of the {len(found)} "
-        f"arms that are recorded on all four tasks is “{look(second).label}” with {words(other)}. {more}"
+        f"arms with two seeds or more on every task is “{look(second).label}” with {words(other)}. {more}"
     )
 
 
@@ -246,11 +246,11 @@ def engine(frame: pd.DataFrame) -> str:
     said = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
     shares = joined([f"{row['fraction_of_limit']:.0%}" for _, row in hopper.iterrows()])
     peers = table[(table["algorithm"] == "TD3") & (table["precision"] == "float32")].set_index("by")["updates_per_second"]
-    others = [f"{re.sub(r' [0-9.]+$', '', str(who))} makes {pace:.0f}" for who, pace in peers.items() if who != "mbaug"]
-    beside = f" Of TD3 without BC we make {peers['mbaug']:.0f} in float32, and {joined(others)}." if others else ""
+    each = [f"{pace:.0f} with {re.sub(r' [0-9.]+$', '', str(who))}" for who, pace in peers.items()]
+    beside = f" TD3 without BC makes, in float32, {joined(each)}." if len(each) > 1 else ""
     return (
-        f"On one core of the fastest processor measured ({table['cpu'].iloc[0]}), an agent on Hopper makes this many "
-        f"updates of TD3+BC a second: {joined(said)}. That is {shares} of what the matrix products alone allow.{beside}"
+        f"On one core ({table['cpu'].iloc[0]}), an agent on Hopper makes this many updates of TD3+BC a second: {joined(said)}. "
+        f"That is {shares} of what the matrix products alone allow.{beside}"
     )
 
 
@@ -293,13 +293,17 @@ def methods(frame: pd.DataFrame) -> str:
         best.setdefault(look(str(arm)).label, []).append(f"{tasks.find(str(task)).title} ({number(means[arm][task])})")
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
-    family = [f"{words(each.interval, signed=True)} against {look(each.comparison.others[0]).label}" for each in found]
+    family = [f"{words(each.interval, signed=True)} against *{look(each.comparison.others[0]).label}*" for each in found]
     lone = statistics.by_task(scores, OURS, least=1)
     ours = "The methods of this chapter are not yet recorded."
     if family or lone:
         each = [f"{number(lone[task][0].mean())} on {tasks.find(task).title}" for task in tasks.TASKS if task in lone]
         told = joined(family) if family else f"{joined(each)}, with too few seeds to compare"
-        ours = f"{look(OURS).label}: {told}."
+        met = [tasks.find(task).title for task in tasks.TASKS if any(task in finding.tasks for finding in found)]
+        seeds = [finding.interval.n_seeds for finding in found]
+        where = f" on {joined(met)} ({count('seed', seeds)})" if found else ""
+        verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
+        ours = f"{look(OURS).label}{where}: {told}.{verdict}"
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
     return f"{best_of}: {highest}. {ours}"
 
