@@ -5,8 +5,8 @@
 #
 # <!-- answer -->
 # With 10,000 transitions the best choice today is “TD3 with the data, no pre-training”. Over four tasks its mean score in the
-# first 100,000 interactions is 33 [31, 34], with 5 seeds a task. The next best of the 3 arms that are recorded on all four
-# tasks is “SAC from scratch” with 25 [23, 27]. “LayerNorm critics, data kept” scores 59, but 1 or 2 seeds a task are too few to
+# first 100,000 interactions is 33 [31, 34], with 5 seeds a task. The next best of the 3 arms with two seeds or more on every
+# task is “SAC from scratch” with 25 [23, 27]. “LayerNorm critics, data kept” scores 59, but 1 or 2 seeds a task are too few to
 # recommend it. HalfCheetah and Hopper, 2 to 5 seeds: the mean score of TD3 over the first 100,000 interactions is 12 from
 # scratch, 29 after offline pre-training, and 26 after pre-training with imagined next states. It takes 5 seeds to tell whether
 # imagination helps. So far none of the paper's 6 claims can be judged. A verdict takes 5 seeds.
@@ -247,8 +247,10 @@ saved = figures.save_figure(figure, "00_method", data, text, profile)
 # Lines 1 and 2.2 are the paper's. The rest is TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477)) and TD3+BC
 # ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
 #
-# $$s'_b \leftarrow \begin{cases}\hat s'_b & b \le n \\ s'_b & b > n\end{cases}
-# \qquad n = \mathrm{round}(\rho B),\quad \rho = 0.5,\quad B = 256 .$$
+# $$\begin{gathered}
+# s'_b \leftarrow \begin{cases}\hat s'_b & b \le n \\ s'_b & b > n\end{cases} \\
+# n = \mathrm{round}(\rho B),\quad \rho = 0.5,\quad B = 256 .
+# \end{gathered}$$
 #
 # [Chapter 03](03_augmentation.ipynb) shows the function that does this, and checks it by hand.
 #

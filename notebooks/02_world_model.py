@@ -187,8 +187,11 @@ recorded.T.round(4) if kept else Markdown("No run with a world model is recorded
 # transition in its latent space [S, A]. It encodes the state as a Gaussian over a latent $z$, draws one $z$, moves it by
 # a function of $z$ and the action, and decodes the result.
 #
-# $$q(z \mid s) = \mathcal N\big(\mu(s), \operatorname{diag} \sigma^2(s)\big), \qquad z = \mu(s) + \sigma(s)\,n, \qquad
-# z' = z + f(z, a), \qquad \hat s = D(z), \quad \hat s' = D(z')$$
+# $$\begin{gathered}
+# q(z \mid s) = \mathcal N\big(\mu(s), \operatorname{diag} \sigma^2(s)\big), \\
+# z = \mu(s) + \sigma(s)\,n, \quad z' = z + f(z, a), \\
+# \hat s = D(z), \quad \hat s' = D(z')
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -232,11 +235,15 @@ print(f"{sum(counted.values()):,} parameters, {drawn.state.size:,} numbers in th
 # standard normal. The third predicts the next state. The fourth pulls $z'$ to the encoding of the next state, and
 # $\operatorname{sg}$ lets no gradient through there.
 #
-# $$L = \overline{(D(z) - s)^2} \;+\; w_\text{KL}\,\mathrm{KL}\big(q(z \mid s)\,\|\,\mathcal N(0, 1)\big)
-# \;+\; w_p\;\overline{(D(z') - s')^2} \;+\; \overline{(z' - \operatorname{sg}\mu(s'))^2}$$
+# $$\begin{gathered}
+# L = \overline{(D(z) - s)^2} \;+\; w_\text{KL}\,\mathrm{KL}\big(q(z \mid s)\,\|\,\mathcal N(0, 1)\big) \\
+# {} + w_p\;\overline{(D(z') - s')^2} \;+\; \overline{(z' - \operatorname{sg}\mu(s'))^2}
+# \end{gathered}$$
 #
-# $$\mathrm{KL} = \tfrac12 \sum_i \big(\mu_i^2 + \sigma_i^2 - 1 - \log \sigma_i^2\big), \qquad
-# w_\text{KL} = 1 / \text{batches an epoch}, \qquad w_p = 10$$
+# $$\begin{gathered}
+# \mathrm{KL} = \tfrac12 \sum_i \big(\mu_i^2 + \sigma_i^2 - 1 - \log \sigma_i^2\big), \\
+# w_\text{KL} = 1 / \text{batches an epoch}, \quad w_p = 10
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -426,8 +433,10 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 # $D_i$ costs $\tfrac12 \log(\lambda_i / D_i)$ nats of KL. Since $s'$ is close to $s$, both error terms of the loss
 # penalise $D_i$, with weight $1 + 10$ together:
 #
-# $$\min_{D_i \le \lambda_i}\; \frac{1 + w_p}{d}\,D_i + \frac{w_\text{KL}}{2} \log \frac{\lambda_i}{D_i}
-# \quad\Rightarrow\quad D_i = \min(\lambda_i, \theta), \qquad \theta = \frac{w_\text{KL}\,d}{2\,(1 + w_p)}$$
+# $$\begin{gathered}
+# \min_{D_i \le \lambda_i}\; \frac{1 + w_p}{d}\,D_i + \frac{w_\text{KL}}{2} \log \frac{\lambda_i}{D_i} \\
+# \Rightarrow\quad D_i = \min(\lambda_i, \theta), \quad \theta = \frac{w_\text{KL}\,d}{2\,(1 + w_p)}
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -545,8 +554,10 @@ table.map(lambda value: "–" if np.isnan(value) else f"{value:.2g}")
 # *Ask.* The paper samples its predictions, so the model gives two different answers to the same question [A, C]. How much
 # of the error is this noise? For any row, over $K$ samples,
 #
-# $$\overline{(s' - \hat s'_k)^2} = (s' - \bar s')^2 + \overline{(\hat s'_k - \bar s')^2}, \qquad
-# \bar s' = \tfrac1K \textstyle\sum_k \hat s'_k$$
+# $$\begin{gathered}
+# \overline{(s' - \hat s'_k)^2} = (s' - \bar s')^2 + \overline{(\hat s'_k - \bar s')^2}, \\
+# \bar s' = \tfrac1K \textstyle\sum_k \hat s'_k
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|

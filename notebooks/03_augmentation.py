@@ -117,9 +117,11 @@ path = save_figure(figure, "03_batch", frame.assign(imagined=changed), caption, 
 #
 # (S, A and C are our sources for the paper, see the [overview](00_overview.ipynb).)
 #
-# $$ n = \operatorname{round}(\rho B), \qquad
-# s'_j \leftarrow \begin{cases} \hat s'_j & j \le n \\ s'_j & j > n \end{cases}, \qquad
-# (s_j, a_j, r_j, d_j) \text{ unchanged} $$
+# $$\begin{gathered}
+# n = \operatorname{round}(\rho B), \\
+# s'_j \leftarrow \begin{cases} \hat s'_j & j \le n \\ s'_j & j > n \end{cases}, \\
+# (s_j, a_j, r_j, d_j) \text{ unchanged}
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
@@ -295,12 +297,16 @@ path = save_figure(figure, "03_outside", spread.assign(share=share), caption, pr
 # average out over the model's samples, or does it stay? We ask the agent of *vanilla* pre-training, which used recorded
 # next states alone. So we see the effect of the imagined states only, with the same critic for all sources.
 #
-# $$ y = r + \gamma (1 - d) \min_i Q'_i\big(s', \pi'(s') + \epsilon\big), \qquad
-# \Delta y = y(\hat s') - y(s') $$
+# $$\begin{gathered}
+# y = r + \gamma (1 - d) \min_i Q'_i\big(s', \pi'(s') + \epsilon\big), \\
+# \Delta y = y(\hat s') - y(s')
+# \end{gathered}$$
 #
-# $$ \underbrace{\overline{\Delta y}^{\,k}}_{\text{stays}} \quad\text{and}\quad
-# \underbrace{\Delta y_k - \overline{\Delta y}^{\,k}}_{\text{averages out}}, \qquad
-# \operatorname{rms}_\rho(\Delta y) = \sqrt{\rho}\; \operatorname{rms}_1(\Delta y) \ \text{ on average over batches} $$
+# $$\begin{gathered}
+# \underbrace{\overline{\Delta y}^{\,k}}_{\text{stays}} \quad\text{and}\quad
+# \underbrace{\Delta y_k - \overline{\Delta y}^{\,k}}_{\text{averages out}}, \\
+# \operatorname{rms}_\rho(\Delta y) = \sqrt{\rho}\; \operatorname{rms}_1(\Delta y) \ \text{ on average over batches}
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
@@ -409,8 +415,10 @@ path = save_figure(figure, "03_targets", pd.concat(frame), caption, profile)
 # Does a batch then see the same distribution? It should: a random pick from independent samples of a distribution is a
 # sample of this distribution.
 #
-# $$ T_{jk} \sim p(\hat s' \mid s_j, a_j), \quad k = 1 \dots K, \qquad \kappa \sim U\{1 \dots K\}
-# \quad\Rightarrow\quad T_{j\kappa} \sim p(\hat s' \mid s_j, a_j) $$
+# $$\begin{gathered}
+# T_{jk} \sim p(\hat s' \mid s_j, a_j), \quad k = 1 \dots K, \\
+# \kappa \sim U\{1 \dots K\} \quad\Rightarrow\quad T_{j\kappa} \sim p(\hat s' \mid s_j, a_j)
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|

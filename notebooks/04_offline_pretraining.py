@@ -197,8 +197,11 @@ print("  an over-fitting of", " and ".join(against(ratio, other) for other in ("
 # discounted value of continuing from the next state with the current policy. We ask two critics and use the smaller
 # value. A little noise on the next action keeps the policy from exploiting narrow peaks of the critic.
 #
-# $$ y = r + \gamma (1 - d) \min_{i=1,2} Q_{\phi'_i}\big(s',\ \mathrm{clip}(\pi_{\theta'}(s') + \epsilon, -1, 1)\big), \qquad
-# \epsilon = \mathrm{clip}(\tilde\sigma n, -c, c), \quad n \sim \mathcal N(0, I) $$
+# $$\begin{gathered}
+# y = r + \gamma (1 - d) \min_{i=1,2}
+# Q_{\phi'_i}\big(s',\ \mathrm{clip}(\pi_{\theta'}(s') + \epsilon, -1, 1)\big), \\
+# \epsilon = \mathrm{clip}(\tilde\sigma n, -c, c), \quad n \sim \mathcal N(0, I)
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
@@ -272,9 +275,11 @@ print(f"critics' loss by hand: {by_hand:.3f}")
 # and the actor finds its errors. TD3+BC adds one term that pulls the actor towards the recorded action. The two terms
 # have different units, rewards and actions. $\lambda$ makes them comparable for any scale of rewards.
 #
-# $$ L(\theta) = -\lambda \frac1B \sum_b Q_{\phi_1}\big(s_b, \pi_\theta(s_b)\big)
-# + \frac{1}{BA} \sum_{b, j} \big(\pi_\theta(s_b)_j - a_{bj}\big)^2, \qquad
-# \lambda = \frac{\alpha}{\frac1B \sum_b \left|Q_{\phi_1}\big(s_b, \pi_\theta(s_b)\big)\right|} $$
+# $$\begin{gathered}
+# L(\theta) = -\lambda \frac1B \sum_b Q_{\phi_1}\big(s_b, \pi_\theta(s_b)\big)
+# + \frac{1}{BA} \sum_{b, j} \big(\pi_\theta(s_b)_j - a_{bj}\big)^2, \\
+# \lambda = \frac{\alpha}{\frac1B \sum_b \left|Q_{\phi_1}\big(s_b, \pi_\theta(s_b)\big)\right|}
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
@@ -313,8 +318,10 @@ print(f"actor's loss by hand: {by_hand:.3f}; its slope: {slope:.3f}; lambda: {sc
 # *Ask.* The target uses copies of the networks that follow slowly. Otherwise a critic would chase its own changes. How
 # slowly do they follow?
 #
-# $$ \theta' \leftarrow (1 - \tau)\, \theta' + \tau\, \theta, \qquad
-# \theta'_k - \theta = (1 - \tau)^k (\theta'_0 - \theta) \ \text{ if } \theta \text{ stands still} $$
+# $$\begin{gathered}
+# \theta' \leftarrow (1 - \tau)\, \theta' + \tau\, \theta, \\
+# \theta'_k - \theta = (1 - \tau)^k (\theta'_0 - \theta) \ \text{ if } \theta \text{ stands still}
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|
@@ -562,12 +569,17 @@ share.map(lambda value: "not yet recorded" if np.isnan(value) else f"{value:,.2f
 # critic changes little. So at the end of pre-training we ask every critic about trained rows and new rows, always with
 # the *real* next states. Then we ask about the same rows with their actions, or their states, moved a little.
 #
-# $$ \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R} \big(Q_{\phi_i}(s, a) - y\big)^2\Big]^{1/2},
-# \qquad \text{over-fitting} = \delta(\text{new rows}) \,/\, \delta(\text{trained rows}) $$
+# $$\begin{gathered}
+# \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R}
+# \big(Q_{\phi_i}(s, a) - y\big)^2\Big]^{1/2}, \\
+# \text{over-fitting} = \delta(\text{new rows}) \,/\, \delta(\text{trained rows})
+# \end{gathered}$$
 #
-# $$ \tilde a = \mathrm{clip}(a + \sigma n, -1, 1) \quad\text{or}\quad \tilde s = s + \sigma n, \qquad
+# $$\begin{gathered}
+# \tilde a = \mathrm{clip}(a + \sigma n, -1, 1) \quad\text{or}\quad \tilde s = s + \sigma n, \\
 # \text{roughness}(\sigma) =
-# \operatorname*{mean}_{s, a}\left|\min_i Q_{\phi_i}(\tilde s, \tilde a) - \min_i Q_{\phi_i}(s, a)\right| $$
+# \operatorname*{mean}_{s, a}\left|\min_i Q_{\phi_i}(\tilde s, \tilde a) - \min_i Q_{\phi_i}(s, a)\right|
+# \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
 # |---|---|---|---|

@@ -264,7 +264,10 @@ by_arm(arms, soon)
 # An agent starts with $k_0$ updates from pre-training. After $t$ interactions, of which $t_w$ are the warm-up, it has
 # made $k(t)$ updates, and its replay buffer holds $t$ transitions:
 #
-# $$k(t) = k_0 + \max(0,\ t - t_w), \qquad |\mathcal D_t| = t, \qquad \theta'_0 = \theta_0,\quad \phi'_0 = \phi_0 .$$
+# $$\begin{gathered}
+# k(t) = k_0 + \max(0,\ t - t_w), \quad |\mathcal D_t| = t, \\
+# \theta'_0 = \theta_0,\quad \phi'_0 = \phi_0 .
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -325,8 +328,10 @@ print("critics kept, actor kept, target is a copy:", *checks)
 # as in [TD3](https://arxiv.org/abs/1802.09477). The rest of an update stays as [chapter 04](04_offline_pretraining.ipynb)
 # shows it. To explore, the agent adds noise to its action and clips the sum.
 #
-# $$L(\theta) = -\frac1B \sum_{b=1}^{B} Q_{\phi_1}\big(s_b,\ \pi_\theta(s_b)\big), \qquad
-# a = \mathrm{clip}\big(\pi_\theta(s) + \sigma n,\ -1,\ 1\big), \quad n \sim \mathcal N(0, I)$$
+# $$\begin{gathered}
+# L(\theta) = -\frac1B \sum_{b=1}^{B} Q_{\phi_1}\big(s_b,\ \pi_\theta(s_b)\big), \\
+# a = \mathrm{clip}\big(\pi_\theta(s) + \sigma n,\ -1,\ 1\big), \quad n \sim \mathcal N(0, I)
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -481,11 +486,15 @@ pd.DataFrame(shares)
 # [SAC](https://arxiv.org/abs/1812.05905) [S]. Are our baselines good enough? SAC maximises reward plus entropy, so it
 # explores by itself. Three equations differ from TD3: the target, the actor, the temperature.
 #
-# $$y = r + \gamma\,(1-d)\,\Big(\min_i Q_{\phi'_i}(s', a') - \alpha \log\pi_\theta(a'|s')\Big),
-# \qquad a' \sim \pi_\theta(\cdot|s')$$
+# $$\begin{gathered}
+# y = r + \gamma\,(1-d)\,\Big(\min_i Q_{\phi'_i}(s', a') - \alpha \log\pi_\theta(a'|s')\Big), \\
+# a' \sim \pi_\theta(\cdot|s')
+# \end{gathered}$$
 #
-# $$L(\theta) = \frac1B\sum_b \Big(\alpha \log\pi_\theta(a_b|s_b) - \min_i Q_{\phi_i}(s_b, a_b)\Big), \qquad
-# L(\log\alpha) = -\log\alpha\,\Big(\tfrac1B\sum_b\log\pi_\theta(a_b|s_b) + \bar H\Big)$$
+# $$\begin{gathered}
+# L(\theta) = \frac1B\sum_b \Big(\alpha \log\pi_\theta(a_b|s_b) - \min_i Q_{\phi_i}(s_b, a_b)\Big), \\
+# L(\log\alpha) = -\log\alpha\,\Big(\tfrac1B\sum_b\log\pi_\theta(a_b|s_b) + \bar H\Big)
+# \end{gathered}$$
 #
 # An action is $a = \tanh u$ with $u = \mu(s) + \sigma(s)\,n$, so the density of $a$ carries the slope of tanh:
 #

@@ -179,8 +179,10 @@ pd.DataFrame({"steps": found.length, "rewards": found.reward, "share cut": found
 # we pack a window into a row that looks like a single step. With $m \le n$ steps in the window, $d$ for a fall in the
 # last of them, and $\bar Q = \min_i Q'_i(s_m, \pi'(s_m) + \epsilon)$,
 #
-# $$ y = \underbrace{\sum_{k=0}^{m-1} \gamma^k r_k}_{\texttt{reward}} + \gamma^m (1 - d)\, \bar Q
-# = \texttt{reward} + \gamma\,(1 - \texttt{cut})\, \bar Q, \qquad \texttt{cut} = 1 - \gamma^{m-1} (1 - d). $$
+# $$\begin{gathered}
+# y = \underbrace{\sum_{k=0}^{m-1} \gamma^k r_k}_{\texttt{reward}} + \gamma^m (1 - d)\, \bar Q \\
+# {} = \texttt{reward} + \gamma\,(1 - \texttt{cut})\, \bar Q, \quad \texttt{cut} = 1 - \gamma^{m-1} (1 - d).
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|

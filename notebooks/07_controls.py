@@ -99,9 +99,10 @@ saved = save_figure(figure, "07_target_shift", shift.assign(place=place), captio
 # *Ask.* What would the method do with the best possible world model? The simulator is deterministic, so a perfect model
 # returns the recorded next state. Augmentation then replaces $s'$ by $s'$:
 #
-# $$\hat s'_j = s'_j \quad\Rightarrow\quad
-# \big[\,\hat s'_1,\dots,\hat s'_n,\ s'_{n+1},\dots,s'_B\,\big]
-# = \big[\,s'_1,\dots,s'_B\,\big] \quad\text{at every rate } \rho = n/B .$$
+# $$\begin{gathered}
+# \hat s'_j = s'_j \quad\Rightarrow\quad \big[\,\hat s'_1,\dots,\hat s'_n,\ s'_{n+1},\dots,s'_B\,\big] \\
+# {} = \big[\,s'_1,\dots,s'_B\,\big] \quad\text{at every rate } \rho = n/B .
+# \end{gathered}$$
 #
 # *Check.* We pass three rows through the functions that training calls: the table of predictions, the pick from it, and
 # the replacement. The batch must stay equal in every bit, at every rate.
@@ -134,8 +135,10 @@ print("With a perfect model the batch is the recorded one, bit for bit, at every
 # the same whenever the row is imagined. The *jitter* $j$ is new each time, with mean zero and covariance $C$. With $V(s)
 # = \min_i Q_i(s, \pi(s))$ the mean target of a row at rate $\rho$ is
 #
-# $$\bar y = (1-\rho)\,y(s') + \rho\ \mathbb E\,y(s' + e)
-# = y(s') + \rho\,\gamma\,(1-d)\ \mathbb E\big[V(s'+e) - V(s')\big].$$
+# $$\begin{gathered}
+# \bar y = (1-\rho)\,y(s') + \rho\ \mathbb E\,y(s' + e) \\
+# {} = y(s') + \rho\,\gamma\,(1-d)\ \mathbb E\big[V(s'+e) - V(s')\big].
+# \end{gathered}$$
 #
 # Expand $V$ to second order. The terms with $j$ alone vanish on average, and $\mathbb E\,e\,e^\top = C + b\,b^\top$:
 #
@@ -180,8 +183,10 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 # The minimum over two critics has a fourth effect. The minimum has a kink where the two critics agree, and on the data
 # they agree, because both are fitted to the same targets. Jensen's inequality for a concave function says
 #
-# $$\mathbb E \min(Q_1, Q_2) \;\le\; \min(\mathbb E\,Q_1, \mathbb E\,Q_2), \qquad
-# \min(Q_1, Q_2) = \tfrac12 (Q_1 + Q_2) - \tfrac12 |Q_1 - Q_2| .$$
+# $$\begin{gathered}
+# \mathbb E \min(Q_1, Q_2) \;\le\; \min(\mathbb E\,Q_1, \mathbb E\,Q_2), \\
+# \min(Q_1, Q_2) = \tfrac12 (Q_1 + Q_2) - \tfrac12 |Q_1 - Q_2| .
+# \end{gathered}$$
 #
 # So where jitter leads off the data, to states on which the twin critics disagree, the target falls by half the mean
 # disagreement. This acts as a penalty on uncertainty, although no term of the loss asks for one.
@@ -423,7 +428,8 @@ for line, name in zip(axes, studies.TWO, strict=True):
         drawn.append(figures.dots_at(axis, on(offline, name), where).assign(task=name, part=part))
         say_if_empty(axis, drawn[-1], "not yet recorded" if where else "no world model yet")
         axis.set_title(f"{tasks.find(name).title}: {part}")
-    line[0].set(ylabel="offline score", ylim=(0, 1.1 * line[0].get_ylim()[1]))
+    low, high = line[0].get_ylim()
+    line[0].set(ylabel="offline score", ylim=(min(0, low), 1.1 * high))
 for axis in axes[1]:
     axis.set_xlabel("one-step error (standard deviations a dimension)")
 figures.legend(figure)
@@ -474,7 +480,8 @@ for axis, (title, measure) in zip(axes, phases.items(), strict=True):
     drawn.append(figures.dots_at(axis, on(measure, "halfcheetah"), rates).assign(phase=title))
     axis.set(title=title, xlabel="next states imagined (%)", xticks=[*rates.values()], xlim=(-8, 108))
     say_if_empty(axis, drawn[-1])
-axes[0].set(ylabel="D4RL-normalised mean score", ylim=(0, 1.1 * axes[0].get_ylim()[1]))
+low, high = axes[0].get_ylim()
+axes[0].set(ylabel="D4RL-normalised mean score", ylim=(min(0, low), 1.1 * high))
 text = "HalfCheetah by rate: offline the second half of pre-training, online all interactions."
 shown = table[table["arm"].isin(rates) & (table["task"] == "halfcheetah")]
 caption = figures.caption(text, shown, drawn=figures.DOTS)
@@ -576,7 +583,7 @@ def minus(arm, other, name):
     """Returns the difference of two arms on a task in words."""
     groups = statistics.by_task(on(online, name), arm, other, least=1)
     found = statistics.contrast(groups.get(name, [[], []]), [1, -1])
-    return figures.words(found, signed=True) if found.n_seeds else "not yet recorded"
+    return figures.words(found, signed=True) if found.n_seeds else "not recorded"
 
 
 families = "vanilla", "augmented"

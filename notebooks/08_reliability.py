@@ -245,7 +245,7 @@ for line, name in zip(axes, tasks.TASKS, strict=True):
             axis.plot(own["fifth"], own[kind], f"{marker}-", **style)
         axis.set(yscale="log", xticks=range(1, 6), title=condition if name == "hopper" else "")
         axis.title.set_fontsize(10)
-    line[0].set_ylabel(f"{name}\nerror (variances)")
+    line[0].set_ylabel(f"{tasks.find(name).title}\nerror (variances)")
 for axis in axes[-1]:
     axis.set_xlabel("fifth, small to large")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -466,8 +466,11 @@ shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 # Chapter 02 explained the VAE's blur as shrinking towards the mean. If that is so, the regression of the prediction on
 # the true next state should have a slope below 1,
 #
-# $$ b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \qquad
-# \hat s' \approx m + b\,(s' - m) \quad\Rightarrow\quad V(\hat s') - V(s') \approx -(1 - b)\,\big(V(s') - V(m)\big) . $$
+# $$\begin{gathered}
+# b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \\
+# \hat s' \approx m + b\,(s' - m) \\
+# \Rightarrow\quad V(\hat s') - V(s') \approx -(1 - b)\,\big(V(s') - V(m)\big) .
+# \end{gathered}$$
 #
 # The right side is exact if $V$ is linear and all slopes are the same. Good states then look worse than they are, poor
 # states look better, and values are compressed by $1 - b$.
@@ -541,21 +544,14 @@ values = pd.DataFrame(parts)
 values = stored("08_values", values, profile, tolerance=0.01) if agents else values
 
 # %%
-arm_of = {
-    "sample": "augmented",
-    "mean": "mean_offline",
-    "deterministic": "deterministic",
-    "noise": "noise",
-}
+looks_here = looks | {"noise": ("matched noise", figures.look("noise").colour, "X")}
 panels, tenths = agents or ["none"], values["group"].str.startswith("value") if agents else None
 figure, axes = plt.subplots(1, len(panels), figsize=(8, 3.8), squeeze=False)
 for axis, name in zip(axes[0], panels, strict=True):
     own = values[tenths & (values["task"] == name)] if agents else values
     for kind in kinds if agents else ():
-        look = figures.look(arm_of[kind])
-        label = "matched noise" if kind == "noise" else looks[kind][0]
-        style = {"color": look.colour, "linestyle": look.line, "marker": "o", "label": label}
-        axis.plot(own["value"], own[kind], **style)
+        label, colour, marker = looks_here[kind]
+        axis.plot(own["value"], own[kind], color=colour, marker=marker, label=label)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(
         title=tasks.find(name).title if agents else name,
@@ -599,8 +595,10 @@ told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 # We measure each signal by the area under the ROC curve for the *worst tenth* of rows. That is the probability that a row
 # of the worst tenth has a larger signal than another row. 1/2 is chance, 1 is perfect.
 #
-# $$ \text{area} = \Pr\big(u_j > u_l \mid j \text{ worst}, l \text{ not}\big)
-# = \frac{\sum_{j\ \text{worst}} \operatorname{rank}(u_j) - n(n+1)/2}{n\,m} $$
+# $$\begin{gathered}
+# \text{area} = \Pr\big(u_j > u_l \mid j \text{ worst}, l \text{ not}\big) \\
+# {} = \frac{\sum_{j\ \text{worst}} \operatorname{rank}(u_j) - n(n+1)/2}{n\,m}
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|

@@ -6,8 +6,9 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *TD3 with the
 # data, no pre-training* on Ant (51) and Walker2d (20), *LayerNorm critics, data kept* on HalfCheetah (44) and *augmented, data
-# kept* on Hopper (50). LayerNorm critics, data kept: +8.3 [+4.4, +12] against TD3 with the data, no pre-training, +7.0 [+5.6,
-# +8.5] against vanilla, data kept and +9.7 [+7.3, +12] against SAC from scratch.
+# kept* on Hopper (50). LayerNorm critics, data kept on HalfCheetah (2 seeds): +8.3 [+4.4, +12] against *TD3 with the data, no
+# pre-training*, +7.0 [+5.6, +8.5] against *vanilla, data kept* and +9.7 [+7.3, +12] against *SAC from scratch*. A verdict takes
+# 5 seeds.
 # <!-- /answer -->
 #
 # | | |
@@ -107,8 +108,10 @@ path = save_figure(figure, "11_methods", drawn, caption, profile)
 # critic extrapolates, and a plain network extrapolates linearly, without bound.
 # [LayerNorm](https://arxiv.org/abs/1607.06450) puts each hidden layer on a sphere before the ReLU:
 #
-# $$h_l = \mathrm{relu}\big(\mathrm{LN}(W_l h_{l-1} + b_l)\big), \qquad
-# \mathrm{LN}(u)_i = \frac{u_i - \bar u}{\sqrt{\tfrac1n \sum_j (u_j - \bar u)^2 + \epsilon}} .$$
+# $$\begin{gathered}
+# h_l = \mathrm{relu}\big(\mathrm{LN}(W_l h_{l-1} + b_l)\big), \\
+# \mathrm{LN}(u)_i = \frac{u_i - \bar u}{\sqrt{\tfrac1n \sum_j (u_j - \bar u)^2 + \epsilon}} .
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -214,9 +217,11 @@ path = save_figure(figure, "11_off_the_data", off, text, profile)
 # half of each online batch from the offline rows, however many new rows there are. Its actor maximises the mean of the
 # critics:
 #
-# $$\text{batch} = \tfrac B2 \text{ rows of } \mathcal D_{\text{offline}} \,\cup\, \tfrac B2 \text{ rows of }
-# \mathcal D_{\text{online}}, \qquad
-# L(\theta) = \frac1B \sum_b \Big(\alpha \log \pi_\theta(a_b|s_b) - \tfrac12 \sum_i Q_{\phi_i}(s_b, a_b)\Big) .$$
+# $$\begin{gathered}
+# \text{batch} =
+# \tfrac B2 \text{ rows of } \mathcal D_{\text{offline}} \,\cup\, \tfrac B2 \text{ rows of } \mathcal D_{\text{online}}, \\
+# L(\theta) = \frac1B \sum_b \Big(\alpha \log \pi_\theta(a_b|s_b) - \tfrac12 \sum_i Q_{\phi_i}(s_b, a_b)\Big) .
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -242,8 +247,10 @@ assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and e
 # *Ask.* [IQL](https://arxiv.org/abs/2110.06169) never asks a critic about an action that the data do not hold. A state's
 # value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, the better ones more:
 #
-# $$L_V = \frac1B\sum_b \big|\tau - 1(u_b < 0)\big|\, u_b^2, \quad u_b = \min_i Q_{\phi'_i}(s_b, a_b) - V(s_b), \qquad
-# y = r + \gamma (1 - d)\, V(s'),$$
+# $$\begin{gathered}
+# L_V = \frac1B\sum_b \big|\tau - 1(u_b < 0)\big|\, u_b^2, \\
+# u_b = \min_i Q_{\phi'_i}(s_b, a_b) - V(s_b), \quad y = r + \gamma (1 - d)\, V(s'),
+# \end{gathered}$$
 #
 # $$L_\pi = -\frac1B\sum_b \min\big(e^{\beta c (Q - V)(s_b, a_b)},\, 100\big) \log \pi(a_b|s_b) .$$
 #
@@ -310,7 +317,7 @@ def of(measure, task, arm):
     """Returns the numbers of an arm's runs on a task, in words."""
     levels = measure.index.to_frame()
     own = measure[(levels["task"] == task) & (levels["arm"] == arm)].to_numpy()
-    return figures.words(statistics.interval([own])).replace("–", "not yet recorded")
+    return figures.words(statistics.interval([own])).replace("–", "not recorded")
 
 
 taken = {(r.task, r.dataset, r.arm, r.seed): about["wall_seconds"] / 60 for r, about in metadata.items()}
@@ -380,7 +387,7 @@ def soon(task, arm):
     levels = reached.index.to_frame()
     own = reached[(levels["task"] == task) & (levels["arm"] == arm)]
     if not len(own):
-        return "not yet recorded"
+        return "not recorded"
     median = f"{own.median():,.0f}" if np.isfinite(own.median()) else "not reached"
     return f"{median} ({np.isfinite(own).sum()} of {len(own)})"
 
@@ -428,11 +435,15 @@ inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 # is that model. From drawn states the policy acts for $k$ steps, a *branch* as in
 # [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the branch:
 #
-# $$a_t = \mathrm{clip}(\pi(s_t) + \sigma \varepsilon_t), \quad (s_{t+1}, r_t, d_t) = \mathrm{simulator}(s_t, a_t), \qquad
-# t = 0, \dots, k - 1,$$
+# $$\begin{gathered}
+# a_t = \mathrm{clip}(\pi(s_t) + \sigma \varepsilon_t), \\
+# (s_{t+1}, r_t, d_t) = \mathrm{simulator}(s_t, a_t), \quad t = 0, \dots, k - 1,
+# \end{gathered}$$
 #
-# $$\text{critics' batch} = n \text{ such transitions} \,\cup\, B - n \text{ recorded ones}, \qquad
-# \text{actor's batch} = \text{the recorded ones} .$$
+# $$\begin{gathered}
+# \text{critics' batch} = n \text{ such transitions} \,\cup\, B - n \text{ recorded ones}, \\
+# \text{actor's batch} = \text{the recorded ones} .
+# \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|

@@ -4,9 +4,9 @@
 # **How fast is an update, compared with what, and what limits it?**
 #
 # <!-- answer -->
-# On one core of the fastest processor measured (Intel(R) Xeon(R) Processor, family 6, model 167), an agent on Hopper makes this
-# many updates of TD3+BC a second: 232 in float32 and 313 in bfloat16. That is 54% and 13% of what the matrix products alone
-# allow. Of TD3 without BC we make 223 in float32, and plain torch makes 153, Stable-Baselines3 makes 114 and SBX makes 214.
+# On one core (Intel(R) Xeon(R) Processor, family 6, model 167), an agent on Hopper makes this many updates of TD3+BC a second:
+# 232 in float32 and 313 in bfloat16. That is 54% and 13% of what the matrix products alone allow. TD3 without BC makes, in
+# float32, 223 with mbaug, 153 with plain torch, 114 with Stable-Baselines3 and 214 with SBX.
 # <!-- /answer -->
 #
 # | | |
@@ -251,7 +251,7 @@ for number, precision in enumerate(table):
 axis.set(yticks=np.arange(len(table)), yticklabels=table.index, xlabel="microseconds of an update")
 axis.invert_yaxis()
 axis.legend(loc="lower right")
-text = "Where the time of an update of TD3+BC on Hopper goes as it is written, by Python's profiler. "
+text = "Where the time of an update goes: TD3+BC on Hopper as it is written, by Python's profiler. "
 path = figures.save_figure(figure, "90_parts", parts.reset_index(), f"{text}{about}.", drawn_as)
 
 # %%
@@ -463,15 +463,15 @@ pace = crowd.pivot(index="population", columns="precision", values="updates_per_
 (pace / pace.iloc[0]).round(2).rename_axis(columns="updates, beside those of one agent")
 
 # %% [markdown]
-# *Read.* Where the products are the limit, the axis gains next to nothing. Where they are cheap, a few agents share the
-# calls between the products. With many agents the gain is gone. To train twice as many agents, use two processes on two
-# cores. The memory of one agent is nearly all Python and torch. Each further agent mostly adds the intermediate results
-# of a stretch, which are all in memory once, during its capture.
+# *Read.* A few agents side by side gain next to nothing. With the graph of section 3, many agents make fewer updates in
+# all than one agent alone. We suppose that their intermediate results no longer fit into the processor's cache. To train
+# twice as many agents, use two processes on two cores. The memory of one agent is nearly all Python and torch. Each
+# further agent mostly adds the intermediate results of a stretch, which are all in memory once, during its capture.
 #
 # So the axis is useful for evaluating in lockstep with one call, and for a GPU. On a GPU an update of one agent is
 # hundreds of small kernels, each launched by Python. There we capture the stretch of section 3 as a CUDA graph and launch
-# it as a whole. **Not measured: no GPU was at hand.** The code around the capture is the code that runs on the CPU. If
-# you have a GPU, `python -m benchmarks --device cuda` measures it, and `--record` keeps the result.
+# it as a whole. **We have not run this on a GPU.** The code around the capture is the code that runs on the CPU. If you
+# have a GPU, `python -m benchmarks --device cuda` measures it, and `--record` keeps the result.
 
 # %%
 show(training.updater, graphs.cuda_graph)
@@ -492,7 +492,7 @@ left.plot(sizes["rows"], sizes["updates_per_second"], "o-", color="#0072B2", lab
 look = {"color": "#E69F00", "label": "gather, microseconds an update"}
 left.plot(sizes["rows"], sizes["gather_microseconds"], "s--", **look)
 left.set(xscale="log", ylim=(0, None), xlabel="rows of the dataset")
-left.set_ylabel("updates a second (●), microseconds (■)")
+left.set_ylabel("updates a second (●), μs (■)")
 millions = sizes["rows"] / 1e6
 right.plot(millions, sizes["peak_megabytes"], "o-", color="#0072B2", label="peak of the process")
 right.plot(millions, sizes["table_bytes"] / 1e6, ":", color="black", label="the packed rows")
