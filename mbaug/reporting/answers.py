@@ -148,8 +148,8 @@ def augmentation(frame: pd.DataFrame) -> str:
         f"{states.loc['sample', 'error']:.2f} standard deviations a dimension, where a step of the simulator moves a state by "
         f"{states.loc['sample', 'step']:.2f}. The targets of a trained critic have a standard deviation of "
         f"{model['spread']:.0f} rewards, and they move by {rise} on average. A single target moves by {model['stays']:.0f} "
-        f"rewards that stay and by {model['averages out']:.0f} that average out over the model's samples. With noise of the same "
-        f"size it is {fall} on average, {noise['stays']:.0f} that stay and {noise['averages out']:.0f} that average out."
+        f"rewards that stay and by {model['averages out']:.0f} that average out over the model's samples. Noise of the same "
+        f"size moves them by {fall} on average, by {noise['stays']:.0f} that stay and {noise['averages out']:.0f} that do not."
     )
 
 
@@ -177,8 +177,8 @@ def offline(frame: pd.DataFrame) -> str:
     score, promised = (statistics.difference(measure, "augmented", "vanilla") for measure in (scores, excess))
     return (
         f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
-        f"were imagined. {begun(tell(score, 'imagination helps', 'imagination harms'))}. The critic over-estimates its policy by "
-        f"{plain} discounted rewards in the first case and by {imagined} in the second. "
+        f"were imagined. {begun(tell(score, 'imagination helps', 'imagination harms'))}. The return that the critic predicts, "
+        f"minus what its policy earns, is {plain} discounted rewards in the first case and {imagined} in the second. "
         f"{begun(tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation'))}."
         f"{runaways()}"
     )

@@ -204,7 +204,7 @@ def test_augmentation_tells_of_the_drawn_states_and_targets(folder):
         "standard deviation of 148 rewards, and they move by +15 on average. A single target moves by 41 rewards that stay and"
         in found
     )
-    assert found.endswith(" is −26 on average, 31 that stay and 47 that average out.")
+    assert found.endswith("moves them by −26 on average, by 31 that stay and 47 that do not.")
 
 
 def test_engine_tells_of_the_drawn_updates(folder):
