@@ -283,7 +283,7 @@ saved = figures.save_figure(figure, "00_method", data, text, profile)
 def budgets(name):
     """Returns what a profile spends on one run of the augmented arm."""
     arm, profile = studies.profile(name).apply(studies.ARMS["augmented"]), studies.profile(name)
-    row = {"seeds": profile.seeds or len(studies.find("hopper").seeds)}
+    row = {"seeds": profile.seeds or len(studies.find("core").seeds)}
     row |= {"transitions": arm.pretraining.transitions, "model epochs": arm.model.epochs}
     row |= {"offline updates": arm.pretraining.updates}
     return row | {"online steps": arm.finetuning.steps, "of them warm-up": arm.finetuning.warmup_steps}

@@ -684,7 +684,7 @@ print("        is the VAE, as in the paper, worse than that?", error["sample"] >
 #
 # - The transition predicts the change of $z$, as the paper says. The authors' code predicts $z'$ itself [C].
 # - The latent error is taken to the *mean* of $q(z \mid s')$. The authors' code takes a sample [C]. The gradient's
-# expectation is the same.
+#   expectation is the same.
 # - The shipped weights are rounded to 16 bits. The recorded runs used 32 bits.
 #
 # ## Try it

@@ -5,12 +5,12 @@
 #
 # <!-- answer -->
 # HalfCheetah and Hopper, 2 seeds: when pre-training ends, the policy scores 14 [7.9, 19] if all next states were recorded, and
-# 13 [7.2, 18] if half were imagined. It takes 5 seeds to tell whether imagination helps. The critic over-estimates its policy
-# by −68 [−138, 2.4] discounted rewards in the first case and by 99 [15, 183] in the second. It takes 5 seeds to tell whether
-# imagination adds over-estimation. A critic runs away when it promises more than the largest reward in every step would give.
-# That happens with “vanilla pre-training” on Walker2d and Ant (of 4 tasks), with “augmented 50 %” on Ant (of 4 tasks), with
-# “matched noise 50 %” on Ant (of 4 tasks), with “deterministic model 50 %” on none (of 2 tasks) and with “LayerNorm critics,
-# data kept” on none (of 4 tasks).
+# 13 [7.2, 18] if half were imagined. It takes 5 seeds to tell whether imagination helps. The return that the critic predicts,
+# minus what its policy earns, is −68 [−138, 2.4] discounted rewards in the first case and 99 [15, 183] in the second. It takes
+# 5 seeds to tell whether imagination adds over-estimation. A critic runs away when it promises more than the largest reward in
+# every step would give. That happens with “vanilla pre-training” on Walker2d and Ant (of 4 tasks), with “augmented 50 %” on Ant
+# (of 4 tasks), with “matched noise 50 %” on Ant (of 4 tasks), with “deterministic model 50 %” on none (of 2 tasks) and with
+# “LayerNorm critics, data kept” on none (of 4 tasks).
 # <!-- /answer -->
 #
 # | | |
@@ -782,7 +782,7 @@ pd.DataFrame(found, ["pairs with less", "of pairs of seeds"]).T
 # ## Where we differ from the paper
 #
 # - **Our own data.** They come from pools made with today's simulator ([chapter 01](01_small_datasets.ipynb)) instead of
-# D4RL's. On most tasks one seed is recorded so far, as each caption says.
+#   D4RL's. Some tasks have only one or two seeds so far, as each caption says.
 # - **Over-estimation is our measure.** The paper shows distributions of Q-values [S, A]. We do not know what the authors
 #   compared them with. We compare values with returns, new rows and perturbed actions.
 # - **Same draw, same start for every arm of a seed**, so that differences can be paired. We make a new draw for every
