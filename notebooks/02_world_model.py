@@ -618,7 +618,7 @@ summary = table[kinds].iloc[[0, -1]].set_axis(["smallest steps", "largest steps"
 better = {kind: ((wrong[kind] ** 2).mean(axis=1) < length).mean() for kind in kinds[1:]}
 summary["largest / smallest"] = summary["largest steps"] / summary["smallest steps"]
 summary["part of all rows better than nothing moves"] = pd.Series(better)
-summary.rename(names).round(3)
+summary.rename(names).round(3).astype(object).fillna("–")
 
 # %% [markdown]
 # *Read.* From the smallest to the largest steps, the error of persistence grows by far the most. The VAE's blur hardly

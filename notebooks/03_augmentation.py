@@ -262,7 +262,7 @@ apart = {name: np.median(distances) for name, distances in lonely.items()}
 far = pd.DataFrame({"outside": beyond, "nearest": apart, "error": {s: errors[s][0] for s in sources}})
 far["step"] = errors["the state before (one step)"][0]
 far = stored("03_outside", far.loc[["recorded", *sources]].rename_axis("source").reset_index(), profile)
-far.set_index("source")[["outside", "nearest"]].round(4)
+far.set_index("source")[["outside", "nearest"]].map("{:.4f}".format).replace("nan", "–")
 
 
 # %%

@@ -418,7 +418,8 @@ first(wide >= 1).T
 growth = wide.groupby("task").last() / wide.groupby("task").first()
 growth = growth.loc[names].rename(columns={kind: label for kind, (label, *_) in looks.items()})
 growth.insert(0, "largest eigenvalue alone", radius ** (2 * (len(horizons) - 1)))
-growth.T.rename_axis(f"growth from 1 step to {len(horizons)}").round(1)
+growth = growth.T.round(1).astype(object).fillna("–")
+growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 
 # %% [markdown]
 # *Read.* Persistence starts low only where a step is short. The largest eigenvalue does not predict how the errors grow,

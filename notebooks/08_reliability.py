@@ -345,7 +345,7 @@ path = save_figure(figure, "08_moments", by_moment, text, profile)
 # %%
 wide = by_moment.set_index(["task", "group"])["sample"].unstack()[order]
 ratio = wide.div(wide["all rows"], axis=0)[order[1:]].loc[here].T
-ratio.round(2)
+ratio.map("{:.2f}".format).replace("nan", "–")
 
 # %% [markdown]
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Where a foot touches down the
@@ -668,11 +668,11 @@ for axis, name in zip(axes, tasks.TASKS, strict=True):
     axis.set(
         title=tasks.find(name).title,
         xlim=(0.35, 1.03),
+        ylim=(len(order) - 0.6, -0.4),
         xticks=[0.5, 0.75, 1],
         xticklabels=["0.5", "0.75", "1"],
     )
     axis.set_yticks(range(len(order)), order)
-axes[0].invert_yaxis()
 figure.supxlabel("area under the ROC curve for the worst tenth (1/2 is chance)", fontsize=10)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 text = "How well five signals find the tenth of rows with the largest sampled error; "

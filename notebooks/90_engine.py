@@ -129,7 +129,8 @@ def everywhere(section):
 found = everywhere("updates").query("population == 1 and task == 'hopper'")
 found = found.pivot(index="cpu", columns="precision", values="updates_per_second").round()
 replays = everywhere("parts").groupby("cpu")["part"].agg(lambda parts: "whole, as a graph" in set(parts))
-found.assign(replayed=replays.map({True: "yes", False: "no"})).rename_axis(index=None)
+found = found.astype(object).fillna("–").rename_axis(index=None)
+found.assign(replayed=replays.map({True: "yes", False: "no"}))
 
 # %% [markdown]
 # ## 1. What an update computes
