@@ -1,4 +1,4 @@
-"""A card: what the JSON beside a pool says of it. It is read as strictly as settings are, and written by `pools.write`."""
+"""Cards: the JSON file beside each pool that describes it. `pools.write` writes them. We check them as strictly as settings."""
 
 import dataclasses
 from pathlib import Path
@@ -9,31 +9,32 @@ from mbaug.checks import Bound, Count, Positive, Whole, require, settings
 from mbaug.method import arms
 from mbaug.provenance import Provenance
 
-LATER = {"critic_updates", "dynamics", "probe_steps"}  # settings that came after the first cards were written
+LATER = {"critic_updates", "dynamics", "probe_steps"}  # settings that did not exist when the first cards were written
 Sha256 = Annotated[str, Bound(lambda x: len(x) == 64 and set(x) <= set("0123456789abcdef"), "64 hexadecimal digits")]
 PUBLISHED = Bound(
-    lambda x: x is None or {*x} <= {"transitions", "episodes", "mean_return"}, "of transitions, episodes, mean_return"
+    lambda x: x is None or {*x} <= {"transitions", "episodes", "mean_return"},
+    "an object with no other keys than transitions, episodes, mean_return",
 )
 Published = Annotated[dict[str, float] | None, PUBLISHED]
 
 
 class DatasetDamaged(ValueError):
-    """A file of offline data is not what it should be: half a download, no HDF5, or other contents than its checksum says."""
+    """A data file is unusable: it is incomplete, is not HDF5, or does not match its checksum."""
 
 
 @settings
 class Coverage:
-    """How much of a plane the states cover: see `pools.coverage`."""
+    """How much of a plane of two state components the states cover: see `pools.coverage`."""
 
-    plane: tuple[str, ...]
-    cell: tuple[float, ...]
-    visited: Count
-    effective: Positive
+    plane: tuple[str, ...]  # names of the two components, with their units
+    cell: tuple[float, ...]  # size of a cell, in the same units
+    visited: Count  # number of cells that hold a state
+    effective: Positive  # exponential of the entropy of the cells' shares
 
 
 @settings
 class Point:
-    """An evaluation of the agent that collected."""
+    """One evaluation of the agent that collected the data."""
 
     environment_steps: Whole
     returns: tuple[float, ...]
@@ -41,15 +42,15 @@ class Point:
 
 @settings
 class Card:
-    """All that a card says. A pool is of our own training (it has a seed) or is imported (it has a source)."""
+    """The contents of a card. We collected the pool ourselves (the card has a seed) or imported it (the card has a source)."""
 
     name: str
-    task: str  # as Gymnasium names it
-    command: str  # that makes the pool
+    task: str  # Gymnasium's id
+    command: str  # shell command that makes the pool
     licence: str
     provenance: Provenance
     file: str
-    sha256: Sha256  # of the file
+    sha256: Sha256  # of the HDF5 file
     transitions: Count
     episodes: Count
     mean_return: float
@@ -58,37 +59,39 @@ class Card:
     terminals: Whole
     timeouts: Whole
     state_coverage: Coverage
-    d4rl: Published  # of D4RL's dataset of that name, as far as it is known here
-    # of an import
-    source: str | None = None  # file or Minari id
-    source_sha256: str | None = None  # of the file
-    # of our own
+    d4rl: Published  # what D4RL published about its dataset of this name, as far as we know it
+    # imported pools only
+    source: str | None = None  # file name or Minari id
+    source_sha256: str | None = None  # of the source file
+    # our own pools only
     seed: Whole | None = None
-    run: str | None = None  # that is recorded; None where this training went otherwise, or there was none
+    run: str | None = None  # recorded training run; None if this training differed from it, or for `random`
     settings: Any = None  # of the training
-    policy: str | None = None  # that was rolled out
-    greedy_return: float | None = None  # mean of the evaluation at that moment
-    stop: str | None = None  # when the replay ends
+    policy: str | None = None  # the policy that was rolled out
+    greedy_return: float | None = None  # mean return of that policy's evaluation
+    stop: str | None = None  # rule that decides where the replay ends
     medium_level: float | None = None
     replay_transitions: Count | None = None
     replay_episodes: Count | None = None
     replay_mean_return: float | None = None
     curve: tuple[Point, ...] | None = None
-    card_sha256: Sha256 | None = None  # of the card without this line; `read_card` refuses a card without it
+    card_sha256: Sha256 | None = None  # of the card without this line; `read_card` requires it
 
     def __post_init__(self) -> None:
         checks.choose("task", self.task, [task.gym_id for task in tasks.TASKS.values()])
-        require(self.file == f"{self.name}.hdf5", f"file is {self.file!r}, but it must be the name with .hdf5")
+        require(self.file == f"{self.name}.hdf5", f"file is {self.file!r}, but it must be '{self.name}.hdf5'")
         ends = self.terminals + self.timeouts
-        require(ends == self.episodes, f"terminals and timeouts are {ends}, but they must be as many as the episodes")
-        require(self.episodes <= self.transitions, f"episodes is {self.episodes}, but it must be at most the transitions")
+        require(ends == self.episodes, f"terminals and timeouts add up to {ends}, but there are {self.episodes} episodes")
+        sentence = f"episodes is {self.episodes}, but there are only {self.transitions} transitions"
+        require(self.episodes <= self.transitions, sentence)
         quantiles = list(self.return_quantiles), list(self.return_quantiles.values())
         rising = quantiles == (["0", "25", "50", "75", "100"], sorted(quantiles[1]))
-        require(rising, f"return_quantiles is {self.return_quantiles}, but it must be of 0, 25, 50, 75, 100, and rise")
-        require((self.seed is None) != (self.source is None), "a card has either a seed or a source")
+        allowed = "its keys must be 0, 25, 50, 75, 100 and its values must not decrease"
+        require(rising, f"return_quantiles is {self.return_quantiles}, but {allowed}")
+        require((self.seed is None) != (self.source is None), "a card must have a seed or a source, but not both")
         require(
             self.seed is None or (self.policy is None) != (self.curve is None),
-            "a card with a seed has either a policy or a curve",
+            "a card with a seed must have a policy or a curve, but not both",
         )
 
 
@@ -97,7 +100,11 @@ OPTIONAL = {field.name for field in dataclasses.fields(Card) if field.default is
 
 
 def checked(plain: Any, where: str) -> dict[str, Any]:
-    """Returns what a card says, as it was given; a sentence that begins with `where` names the key that is not as it must be."""
+    """Returns the contents of a card unchanged after checking them.
+
+    Raises:
+        ValueError: a key is missing, unknown or has a value that is not allowed; the message begins with `where`.
+    """
     card = checks.read(Card, plain, where, OPTIONAL | provenance.OPTIONAL)
     if card.settings is not None:
         arms.read(card.settings, where, LATER)
@@ -105,12 +112,16 @@ def checked(plain: Any, where: str) -> dict[str, Any]:
 
 
 def sealed(card: dict[str, Any]) -> bytes:
-    """Returns the JSON of a card, with its own digest."""
+    """Returns the JSON of a card, including its own SHA-256."""
     return files.sealed(card, DIGEST, indent=1)
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Returns what the card of a pool says, the JSON beside it; DatasetDamaged: there is none, or not such a one."""
+    """Returns the contents of the card of the pool at `path`.
+
+    Raises:
+        DatasetDamaged: the card is missing or invalid.
+    """
     card = path.with_suffix(".json")
     try:
         content = files.content(card)
@@ -118,5 +129,5 @@ def read_card(path: Path) -> dict[str, Any]:
         require(content == sealed(found), f"the SHA-256 of {card} is not the one in it")
         return found
     except (FileNotFoundError, ValueError) as error:
-        why = f"{error}" if isinstance(error, ValueError) else "it is not there"
-        raise DatasetDamaged(f"{path} needs its card, {card.name}, but {why}: restore or make both again") from error
+        why = f"{error}" if isinstance(error, ValueError) else f"{card} does not exist"
+        raise DatasetDamaged(f"{path} has no valid card: {why}; restore the pool and its card or make both again") from error

@@ -1,4 +1,4 @@
-"""Whether a dataset is of a task: rows of it are replayed in the simulator. Datasets of others are checked so and imported."""
+"""Checks that a dataset belongs to a task by replaying rows of it in the simulator, and imports D4RL and Minari datasets."""
 
 import re
 import shlex
@@ -17,153 +17,171 @@ from mbaug.method.transitions import Dataset, pack
 from mbaug.provenance import provenance
 from mbaug.tasks import Task
 
-ACTION_LIMIT = 1 + 1e-4  # of a recorded action: far more than float32 rounds, far less than an environment could not have got
-INSIDE, ENDS = 300, 60  # rows that are replayed: within episodes, and at their ends
+ACTION_LIMIT = 1 + 1e-4  # largest absolute action accepted; the excess over 1 allows for float32 rounding
+INSIDE, ENDS = 300, 60  # number of rows to replay: inside episodes, and at episodes' ends
 
-# Bounds on what a replay differs by. A next state's error is measured in steps: divided by how far the state moves in that
-# step, each component in units of its standard deviation. A reward's error is divided by what a row's reward differs by from the
-# neighbours' (medians of both). Measured with MuJoCo 4.0 on each task's medium-replay, expert and random pool. "As older" are
-# copies whose next states were simulated with friction / 2, x 1.5 and as in Walker2d-v4, with elliptic cones, mass x 1.05,
-# damping x 1.1, and Euler's method in place of RK4 or the reverse:
-#                              own pools   as older    wrong
-#   states, median             < 2e-6      < 0.15      > 0.3 actions / 2; > 0.6 shifted rows, swapped columns, another task's
-#   states, nine of ten below  < 4e-6      < 0.52      (the same)
-#   states, beyond half a step none        < 11 %      3 to 5 %, where a row in 20 is shifted
-#   rewards, median            < 2e-3      < 0.24      > 0.5 rewards x 1.1; > 0.9 rewards x 2, + 1, of the row before or after
-#   rewards, worst             < 0.2
-#   states at ends, median     < 2e-6                  > 0.9, where the next episode's first state stands there
-#   falls that are not the same none       < 7 % of ends
-EXACT = 1e-3  # the simulator of today, where nine of ten states differ by less: then none may by more than HALF
-HALF = 0.5
-NEAR = 0.2  # an older simulator's, at most: the states' median, the share beyond HALF, and the share of other falls
-REWARD = 0.35
-# Where the actions are scaled, one factor explains the error of every row: 1.053 for actions x 0.95. The older copies need
-# factors from 0.92 to 1.02, which scatter more, or 0.962 (mass).
-SCALED = 0.04
+# Limits on the difference between recorded and replayed transitions. The error of a next state is measured in steps: it is the
+# distance to the replayed next state, divided by how far the state moves in that step, where each component is in units of its
+# standard deviation. The error of a reward is divided by the median difference between the rewards of neighbouring rows.
+#
+# We measured these errors with MuJoCo 4.0 on each task's medium-replay, expert and random pools. "Older" stands for copies of
+# these pools from a changed simulator: friction x 0.5, x 1.5 or as in Walker2d-v4, elliptic friction cones, mass x 1.05,
+# damping x 1.1, or Euler's method and RK4 exchanged. "Wrong" stands for copies with a fault that we must find:
+#                               own pools   older       wrong
+#   state error, median         < 2e-6      < 0.15      > 0.3 actions / 2; > 0.6 shifted rows, swapped columns, another task
+#   state error, 90 % quantile  < 4e-6      < 0.52      (the same)
+#   state error > half a step   none        < 11 %      3 to 5 % if one row in 20 is shifted
+#   reward error, median        < 2e-3      < 0.24      > 0.5 rewards x 1.1; > 0.9 rewards x 2, + 1, of the row before or after
+#   reward error, maximum       < 0.2
+#   state error at ends, median < 2e-6                  > 0.9 if the next state is the first state of the next episode
+#   falls that differ           none        < 7 % of ends
+EXACT = 1e-3  # 90 % quantile of the state error below which the simulator is today's; then no error may exceed HALF
+HALF = 0.5  # of a step
+NEAR = 0.2  # limits for an older simulator: median state error, share of rows beyond HALF, share of ends whose fall differs
+REWARD = 0.35  # limit of the median reward error
+# If actions were scaled, one factor on them explains the error of every row: 1.053 for actions x 0.95. The older copies need
+# 0.962 (mass), or factors from 0.92 to 1.02 that vary more from row to row.
+SCALED = 0.04  # largest distance of that factor from 1 that we accept
 
 
 def replay(task: Task, state: Float[np.ndarray, "rows state"], action: Float[np.ndarray, "rows action"]) -> list[np.ndarray]:
-    """Returns next state, reward and terminal of one simulated step from each state."""
+    """Returns the next state, reward and terminal of one simulated step from each state with its action."""
     environment, steps = tasks.make(task), []
-    for before, chosen in zip(state, action, strict=True):
+    for one_state, one_action in zip(state, action, strict=True):
         environment.reset(seed=0)
-        tasks.set_state(environment, before)
-        steps.append(environment.step(chosen)[:3])
+        tasks.set_state(environment, one_state)
+        steps.append(environment.step(one_action)[:3])
     environment.close()
     return [np.array(part) for part in zip(*steps, strict=True)]
 
 
-def _spread(chosen: Bool[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " some"]:
-    """Returns at most `count` of the chosen rows, evenly spread: no random stream is asked."""
-    rows = np.flatnonzero(chosen)
+def _evenly_spaced(allowed: Bool[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " some"]:
+    """Returns the numbers of at most `count` allowed rows, evenly spaced, so that no random stream is needed."""
+    rows = np.flatnonzero(allowed)
     return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(count, len(rows))).astype(int))]
 
 
 def _median(values: np.ndarray) -> float:
-    """Returns the median, 0 where there is none."""
+    """Returns the median, or 0 if there are no values."""
     return float(np.median(values)) if len(values) else 0.0
 
 
 def check_dataset(task: Task, dataset: Dataset) -> str:
-    """Returns in a sentence how well a dataset agrees with its task: some rows are replayed in the simulator.
+    """Returns a sentence that says how well replayed rows of the dataset agree with the task's simulator.
 
     Raises:
-        ValueError: its transitions are not the task's; the sentence says what differs.
+        ValueError: the transitions do not belong to the task; the message says what differs.
     """
     for name, size in (("state", task.state_size), ("action", task.action_size)):
         given = getattr(dataset, name).shape[1]
         sentence = f"{dataset.name}: {name} has {given} dimensions, but in {task.gym_id} it has {size}"
-        require(given == size, f"{sentence}: these are another task's data")
-    beyond = (np.abs(dataset.action) > ACTION_LIMIT).any(axis=1)
-    sentence = f"{dataset.name}: {beyond.sum()} actions are beyond [-1, 1] (first: row {beyond.argmax()})"
-    require(not beyond.any(), f"{sentence}, but {task.gym_id} allows no such action: record those that the environment got")
-    whole = tasks.whole(task, dataset.state)
-    clipped = f"{dataset.name}: every state has a velocity of {task.velocity_limit:g} or more, but in {task.gym_id} few have"
-    require(whole.any(), clipped)
+        require(given == size, f"{sentence}: the data belong to another task")
+    outside = (np.abs(dataset.action) > ACTION_LIMIT).any(axis=1)
+    sentence = f"{dataset.name}: {outside.sum()} actions are outside [-1, 1] (first: row {outside.argmax()})"
+    remedy = "record the actions that the environment received"
+    require(not outside.any(), f"{sentence}, but {task.gym_id} allows no such action: {remedy}")
+    usable = tasks.whole(task, dataset.state)
+    sentence = f"{dataset.name}: every state has a velocity of {task.velocity_limit:g} or more"
+    require(usable.any(), f"{sentence}, but in {task.gym_id} few states do")
     ended = dataset.terminal | dataset.truncated
-    inside, ends = _spread(whole & ~ended, INSIDE), _spread(whole & ended, ENDS)
-    return _judged(task, dataset, np.concatenate([inside, ends]), len(inside))
+    inside, ends = _evenly_spaced(usable & ~ended, INSIDE), _evenly_spaced(usable & ended, ENDS)
+    return _check_replay(task, dataset, np.concatenate([inside, ends]), len(inside))
 
 
-@np.errstate(all="ignore")  # what is beyond all bounds becomes infinite, and is refused
-def _judged(task: Task, dataset: Dataset, rows: np.ndarray, count: int) -> str:
-    """Returns the sentence about the replay of rows, the first `count` of which end no episode; raises ValueError with it."""
+@np.errstate(all="ignore")  # values that overflow become infinite and are then refused
+def _check_replay(task: Task, dataset: Dataset, rows: np.ndarray, count: int) -> str:
+    """Returns a sentence about the replay of these rows, of which only the first `count` are inside an episode.
+
+    Raises:
+        ValueError: the replay differs too much from the recorded transitions.
+    """
     next_state, reward, terminal = replay(task, dataset.state[rows], dataset.action[rows])
-    unit, before = dataset.state.std(axis=0, dtype=np.float64) + 1e-3, dataset.state[rows]
+    unit, state = dataset.state.std(axis=0, dtype=np.float64) + 1e-3, dataset.state[rows]
     recorded = dataset.next_state[rows].astype(np.float64)
-    apart, *moved = (
-        np.linalg.norm(step / unit, axis=1) for step in (recorded - next_state, recorded - before, next_state - before)
+    distance, *moved = (
+        np.linalg.norm(step / unit, axis=1) for step in (recorded - next_state, recorded - state, next_state - state)
     )
-    every = np.nan_to_num(apart / np.maximum(np.max(moved, axis=0), 1e-6), nan=np.inf)
+    errors = np.nan_to_num(distance / np.maximum(np.max(moved, axis=0), 1e-6), nan=np.inf)
     neighbours = (dataset.reward[np.clip(rows + offset, 0, len(dataset) - 1)] for offset in (-1, 0, 1))
-    previous, wrong, following = (np.abs(reward - neighbour)[:count] for neighbour in neighbours)
-    rewards = wrong / max(min(_median(previous), _median(following)), 1e-3)  # where none differs from the next, in its own unit
-    # Files without next states give a fall its own state: nothing to compare.
-    known = ~(dataset.terminal[rows] & (recorded == before).all(axis=1))
-    states, at_ends = every[:count], every[count:][known[count:]]
+    previous, same, following = (np.abs(reward - neighbour)[:count] for neighbour in neighbours)
+    reward_errors = same / max(min(_median(previous), _median(following)), 1e-3)  # 1e-3: in case neighbouring rewards are equal
+    # A file without next states gives a terminal row its own state as next state, so there is nothing to compare.
+    known = ~(dataset.terminal[rows] & (recorded == state).all(axis=1))
+    inside, at_ends = errors[:count], errors[count:][known[count:]]
     place = f"{dataset.name}: replayed {len(rows)} of {len(dataset):,} rows in {task.gym_id}"
     require(known.any(), f"{place}, but no row has a next state to compare")
-    exact = np.quantile(every[known], 0.9) < EXACT
-    allowed, far, falls = 0 if exact else NEAR, (states > HALF).sum(), (terminal != dataset.terminal[rows]).sum()
-    middle, worst = f"differ by {_median(states):.2g} of a step (median)", rewards.max(initial=0)
+    exact = np.quantile(errors[known], 0.9) < EXACT
+    allowed, far, falls = 0 if exact else NEAR, (inside > HALF).sum(), (terminal != dataset.terminal[rows]).sum()
+    typical, worst = f"differ by {_median(inside):.2g} of a step (median)", reward_errors.max(initial=0)
     for fault, words in (
-        (_median(states) > NEAR, f"next states {middle}: another task's, or rows, columns or units are mixed up"),
+        (
+            _median(inside) > NEAR,
+            f"next states {typical}: the data belong to another task, or rows, columns or units are mixed up",
+        ),
         (far > allowed * count, f"{far} next states differ by more than half a step: rows are mixed up"),
         (
             _median(at_ends) > HALF,
-            f"at episodes' ends next states differ by {_median(at_ends):.2g} of a step: they are not where the episode ended",
+            f"next states at episodes' ends differ by {_median(at_ends):.2g} of a step: they are not where the episodes ended",
         ),
         (
-            _median(rewards) > REWARD or (exact and worst > 1),
-            f"rewards differ by {_median(rewards):.2g} (median; at most {worst:.2g}) of the difference from row to row: "
-            "they are other rows', or in another unit",
+            _median(reward_errors) > REWARD or (exact and worst > 1),
+            f"rewards differ by {_median(reward_errors):.2g} (median; at most {worst:.2g}) of the difference between "
+            "neighbouring rows: they belong to other rows or have another unit",
         ),
-        (falls > allowed * max(len(rows) - count, 10), f"in {falls} rows a fall is not marked, or what is marked is none"),
+        (
+            falls > allowed * max(len(rows) - count, 10),
+            f"in {falls} rows a fall is not marked as terminal, or a row is marked as terminal without a fall",
+        ),
     ):
         require(not fault, f"{place}, but {words}")
     if not exact:
-        weaker, *_ = replay(task, before, np.float32(0.99) * dataset.action[rows])
+        weaker, *_ = replay(task, state, np.float32(0.99) * dataset.action[rows])
         error, by_action = (recorded - next_state)[known] / unit, (next_state - weaker)[known] / 0.01 / unit
         factors = 1 + (error * by_action).sum(axis=1) / np.maximum((by_action**2).sum(axis=1), 1e-12)
         low, factor, high = np.quantile(factors, (0.25, 0.5, 0.75))
         scaled = abs(factor - 1) > SCALED and high - low < 0.8 * abs(factor - 1)
-        require(not scaled, f"{place}, but next states are those of {factor:.3g} times the actions: record what it got")
-        return f"{place}: next states {middle}, as in another version of the simulator"
+        cause = f"next states fit {factor:.3g} times the actions: record the actions that the environment received"
+        require(not scaled, f"{place}, but {cause}")
+        return f"{place}: next states {typical}, as in another version of the simulator"
     within = np.abs(recorded - next_state)[known].max(), np.abs(reward - dataset.reward[rows])[:count].max(initial=0)
     return f"{place}: next states agree within {within[0]:.0e}, rewards within {within[1]:.0e}"
 
 
 def import_dataset(source: str, name: str, folder: Path, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Makes a pool in `folder` from a D4RL v2 file, given by its path, or a Minari set ("minari:" and its id); returns its path.
+    """Makes a pool in `folder` from a D4RL v2 file or a Minari dataset and returns its path.
 
-    Its name is a task's, a hyphen and whatever says what it is: "hopper-d4rl-medium-replay". `report` takes what is found.
+    Args:
+        source: path of the file, or "minari:" and the dataset's id.
+        name: task name, a hyphen, and a description, e.g. "hopper-d4rl-medium-replay".
+        folder: where the pool goes.
+        report: receives a line for each finding.
 
     Raises:
-        ValueError: the name is not of that form or is a bundled pool's, or the data are not the task's.
-        FileExistsError: there is such a pool.
+        ValueError: the name does not have this form or is reserved, or the data do not belong to the task.
+        FileExistsError: a pool of this name exists in `folder`.
     """
     path = folder / f"{name}.hdf5"
     task_name, _, quality = name.partition("-")
-    form = "it must be a task's, a hyphen and a word of letters, digits and _.+- that ends in neither .hdf5 nor .h5"
-    formed = re.fullmatch(NAME, name) and quality and not name.endswith(read.SUFFIXES)
-    require(task_name in tasks.TASKS and formed, f"a pool's name is {name!r}, but {form}")
-    own = f"{name} is a name of this project's own pools: choose another one, e.g. {name}-imported"
-    require(quality not in (*QUALITIES, *COMPOSED), own)
-    here = source in read.bundled() and not Path(source).is_file()
-    require(not here, f"{source} is a pool that is here already, but what is imported must be PATH.hdf5 or minari:ID")
+    form = "it must be a task's name, a hyphen, and letters, digits or _.+-, and must not end in .hdf5 or .h5"
+    well_formed = re.fullmatch(NAME, name) and quality and not name.endswith(read.SUFFIXES)
+    require(task_name in tasks.TASKS and well_formed, f"a pool cannot have the name {name!r}: {form}")
+    reserved = f"{name} is reserved for this project's own pools: choose another name, e.g. {name}-imported"
+    require(quality not in (*QUALITIES, *COMPOSED), reserved)
+    is_pool = source in read.bundled() and not Path(source).is_file()
+    require(not is_pool, f"{source} is a pool that already exists here: give PATH.hdf5 or minari:ID of the data to import")
     if pools.exists(path):
-        raise FileExistsError(f"{name} is in {folder} already: a pool is never overwritten")
+        raise FileExistsError(f"{name} already exists in {folder}: pools are never overwritten")
     task, (title, arrays) = tasks.find(task_name), read.arrays(source)
     dataset = Dataset(title, **read.columns(source, arrays))
     both = (arrays["terminals"] > 0) & (arrays["timeouts"] > 0)
     if both.any():
         falls = (both & read.ends(title, arrays)[0]).sum()
         report(
-            f"{both.sum():,} rows are marked terminal and timed out at once: {falls:,} before step {tasks.STEPS:,} are taken "
-            f"as falls, {both.sum() - falls:,} at it as time-outs"
+            f"{both.sum():,} rows are marked as terminal and as timed out: we read {falls:,} before step {tasks.STEPS:,} "
+            f"as falls and {both.sum() - falls:,} at that step as time-outs"
         )
     if lost := len(arrays["observations"]) - len(dataset):
-        report(f"{lost:,} rows are left out: there are no next_observations, and no row tells what came after these")
+        report(f"{lost:,} rows are left out: without next_observations in the file, their next states are unknown")
     report(check_dataset(task, dataset))
     is_minari = source.startswith(MINARI)
     origin = source if is_minari else Path(source).name

@@ -1,6 +1,6 @@
-"""The offline data: SAC learns a task from scratch, and the transitions that it sees on the way become pools.
+"""Collects the offline data: SAC learns a task from scratch, and we turn its replay buffer and its policies into pools.
 
-One training, the run `<task>/none/sac_million/seed<k>`, gives all of a task's pools; data/README.md says what each holds.
+All pools of a task come from one training run, `<task>/none/sac_million/seed<k>`. data/README.md says what each pool holds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +22,9 @@ from mbaug.method.arms import Arm
 from mbaug.provenance import provenance
 from mbaug.tasks import Lockstep, Task
 
-REPLAYED = 45_000  # transitions of a medium-replay pool, at least; ours: small enough to ship
-ROLLED_OUT = 20_000  # transitions of the other pools, at least: whole episodes
-FINAL = 10  # evaluations at the end whose mean is the final return
+REPLAYED = 45_000  # minimum number of transitions in a medium-replay pool; ours: small enough to ship
+ROLLED_OUT = 20_000  # minimum number of transitions in a random, medium or expert pool; ours
+FINAL = 10  # number of last evaluations whose mean is the final return
 
 Report = Callable[[str], None]
 Act = Callable[[Float[np.ndarray, " state"], np.random.Generator], Float[np.ndarray, " action"]]
@@ -40,9 +40,10 @@ def curve(rows: Sequence[dict]) -> list[dict]:
 
 
 def medium_level(task: Task, curve: Sequence[dict], ended: bool) -> float | None:
-    """Returns the greedy return that is half good: D4RL's or, where that is not known, a third of the way to the final return.
+    """Returns the return at which an agent counts as medium: R_medium, or R_random + (R_final - R_random) / 3.
 
-    The way begins at the return that scores 0 and ends at the mean of the last `FINAL` evaluations; None: not known yet.
+    R_medium is the return of D4RL's medium dataset. Where we do not know it, the second formula applies, with R_final the mean of
+    the last `FINAL` evaluations. Returns None if R_final is needed and training has not `ended`.
     """
     if task.return_medium is not None or not ended:
         return task.return_medium
@@ -56,7 +57,7 @@ def holds(curve: Sequence[dict], level: float) -> bool:
 
 
 def medium_steps(curve: Sequence[dict], level: float | None) -> int | None:
-    """Returns the environment steps after which the greedy return first held `level`, None if it never did."""
+    """Returns the number of environment steps after which the curve first holds `level`, or None if it never does."""
     if level is None:
         return None
     parts = (curve[:count] for count in range(len(curve) + 1))
@@ -64,7 +65,7 @@ def medium_steps(curve: Sequence[dict], level: float | None) -> int | None:
 
 
 def choose_episodes(rows: Rows, size: int, seed: int) -> list[np.ndarray]:
-    """Returns whole episodes, uniformly at random without replacement, until they hold at least `size` steps, or all."""
+    """Returns whole episodes, drawn uniformly without replacement until they hold at least `size` steps, or all of them."""
     found = episodes(rows)
     order = streams.numpy_generator(seed, "pool").permutation(len(found))
     counts = np.cumsum([len(found[number]) for number in order])
@@ -72,7 +73,7 @@ def choose_episodes(rows: Rows, size: int, seed: int) -> list[np.ndarray]:
 
 
 def roll_out(task: Task, quality: str, seed: int, act: Act) -> Rows:
-    """Returns whole episodes of `act`, at least `ROLLED_OUT` steps of them; `seed` and `quality` name the random streams."""
+    """Returns whole episodes of the policy `act`, at least `ROLLED_OUT` steps. `seed` and `quality` name the random streams."""
     environments = Lockstep(task, [streams.integer(seed, "pool", quality)])
     random, rows = streams.numpy_generator(seed, "pool", quality), []
     while len(rows) < ROLLED_OUT or not rows[-1][-2:].any():
@@ -86,12 +87,12 @@ def roll_out(task: Task, quality: str, seed: int, act: Act) -> Rows:
 
 
 def uniform(task: Task) -> Act:
-    """Returns the policy of actions that are uniform in [-1, 1]."""
+    """Returns the policy whose actions are uniform in [-1, 1]."""
     return lambda state, random: 2 * random.random(task.action_size, dtype=np.float32) - 1
 
 
 def explorer(task: Task, arm: Arm, actor: Float[Tensor, " parameters"]) -> Act:
-    """Returns the policy of an actor that acts as it does while it learns, with its randomness."""
+    """Returns the policy of an actor that explores as it does in training."""
     learner = training.learner(arm, task, [0])
     training.set_actor(learner, actor)
     explore = learner.algorithm.explorer(learner.agent, 0, arm.learner)
@@ -99,49 +100,57 @@ def explorer(task: Task, arm: Arm, actor: Float[Tensor, " parameters"]) -> Act:
 
 
 class Recorded(NamedTuple):
-    """What data/runs holds of the run that a task's pools come from."""
+    """The training run that a task's pools come from, as far as data/runs holds it."""
 
-    run: str  # its name
-    curve: list[dict]  # its evaluations (`curve`), none if it is not recorded
-    finished: bool  # False: it diverged, or is not recorded
+    run: str  # name of the run
+    curve: list[dict]  # evaluations (`curve`); empty if the run is not recorded
+    finished: bool  # False if the run diverged or is not recorded
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training has given so far: all that pools are made from."""
+    """The results of a training so far, from which we make pools."""
 
     task: Task
-    seed: int  # of the agent; also chooses episodes and rolls out
-    run: str | None  # the name that cards give, None if the recorded training went otherwise
+    seed: int  # of the agent, of the choice of episodes and of the roll-outs
+    run: str | None  # name of the run for the cards; None if this training differs from the recorded one
     arm: Arm
     provenance: dict
-    curve: list[dict]  # its evaluations (`curve`)
-    replay: Rows  # packed, a row for each environment step
-    actor: Callable[[int], Float[Tensor, " parameters"]]  # its parameters at the evaluation after so many environment steps
-    ended: bool  # the agent was trained to the end and did not diverge
+    curve: list[dict]  # evaluations (`curve`)
+    replay: Rows  # packed replay buffer, one row per environment step
+    actor: Callable[[int], Float[Tensor, " parameters"]]  # environment steps of an evaluation -> the actor's parameters then
+    ended: bool  # training reached its end and the agent did not diverge
 
 
 def collect(
     task: Task, seed: int, folders: Sequence[Path], recorded: Recorded, train: Callable[[], Iterator[Trained]], report: Report
 ) -> None:
-    """Makes the pools of a task and seed that are not there, after training as far as they need it.
+    """Makes the missing pools of a task and seed, and trains only as far as they need.
 
-    If the record and `expert` exist, training ends when the medium level is held. If everything exists, it never begins. On a
-    processor other than the record's, training takes another course, so the cards of new pools name no run.
+    If the record and `expert` exist, training ends when the curve holds the medium level. If everything exists, we do not train.
+    On another processor than the record's, training takes another course, so the cards of new pools name no run.
 
-    `folders` are that of the pools and that of the whole replay. `train` yields what a training has given: first before any step
-    from here, then after every evaluation.
+    Args:
+        task: the task.
+        seed: seed of the training run.
+        folders: the folder of the pools, and the folder of the `replay` pool.
+        recorded: the recorded run, if any.
+        train: starts or continues the training. It yields the results before its first step and after every evaluation.
+        report: receives lines about the progress.
+
+    Raises:
+        ValueError: a folder holds a pool of another seed.
     """
-    places = {quality: folders[quality == "replay"] / f"{task.name}-{quality}.hdf5" for quality in read.QUALITIES}
-    for path in filter(pools.exists, places.values()):
+    paths = {quality: folders[quality == "replay"] / f"{task.name}-{quality}.hdf5" for quality in read.QUALITIES}
+    for path in filter(pools.exists, paths.values()):
         found = read.read_card(path).get("seed")
-        other = f"seed {seed} was asked for, but {path.stem} in {path.parent} is of seed {found}"
-        require(found == seed, f"{other}: name another folder with --output, since a folder's pools are of one training")
+        other = f"seed {seed} was requested, but {path.stem} in {path.parent} has seed {found}"
+        require(found == seed, f"{other}: name another folder with --output, since all pools in a folder share one seed")
     about = {"provenance": provenance("float32"), "policy": "uniform in [-1, 1]"}
-    make(places["random"], task, seed, lambda: (about, roll_out(task, "random", seed, uniform(task))), report)
-    absent = [quality for quality, path in places.items() if not pools.exists(path)]
+    make(paths["random"], task, seed, lambda: (about, roll_out(task, "random", seed, uniform(task))), report)
+    absent = [quality for quality, path in paths.items() if not pools.exists(path)]
     if recorded.curve and not absent:
-        report(f"{recorded.run} and all pools of {task.name} are there already and stay as they are")
+        report(f"{recorded.run} and all pools of {task.name} already exist and stay as they are")
         return
     level, to_the_end = medium_level(task, recorded.curve, recorded.finished), not recorded.curve or "expert" in absent
     states = train()
@@ -154,31 +163,31 @@ def collect(
         if not to_the_end and medium_steps(trained.curve, level):
             break
     if recorded.curve and trained.curve != recorded.curve[: len(trained.curve)]:
-        otherwise = "here it learned otherwise, as on another processor: the cards of its pools name no run"
-        report(f"{recorded.run} is recorded, but {otherwise}")
+        consequence = "training took another course here, as on another processor: the cards of its pools name no run"
+        report(f"{recorded.run} is recorded, but {consequence}")
         trained = replace(trained, run=None)
-    make_trained(trained, level, places, report)
+    make_trained(trained, level, paths, report)
 
 
-def make_trained(trained: Trained, level: float | None, places: dict[str, Path], report: Report) -> None:
-    """Makes the pools that the training so far determines, and reports the others; `level` may be known."""
+def make_trained(trained: Trained, level: float | None, paths: dict[str, Path], report: Report) -> None:
+    """Makes the pools that the training has reached and reports the others. `level` is None if it is not known yet."""
     name, curve = trained.task.name, trained.curve
     level = medium_level(trained.task, curve, ended=True) if trained.ended else level
     medium, last = medium_steps(curve, level), curve[-1]["environment_steps"] if trained.ended else None
     for quality, steps in {"replay": medium, "medium-replay": medium, "medium": medium, "expert": last}.items():
         if steps is not None:
-            make(places[quality], trained.task, trained.seed, partial(content, trained, quality, steps, level), report)
+            make(paths[quality], trained.task, trained.seed, partial(content, trained, quality, steps, level), report)
     if medium is None:
-        why = "is known at the end of the training only" if level is None else f"of {level:,.0f} was not held so far"
+        why = "is known only at the end of training" if level is None else f"of {level:,.0f} has not been held yet"
         report(f"{name}-replay, {name}-medium-replay and {name}-medium are not made: the medium level {why}")
     if last is None:
-        report(f"{name}-expert is not made: the training has not reached its end")
+        report(f"{name}-expert is not made: training has not reached its end")
 
 
 def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Rows]], report: Report) -> None:
-    """Writes a pool from its card and the finished episodes of rows; an existing pool stays as it is."""
+    """Writes a pool unless it exists. `content` returns the pool's part of the card and its rows."""
     if pools.exists(path):
-        report(f"{path.stem} is in {path.parent} already and stays as it is: a pool is never overwritten")
+        report(f"{path.stem} already exists in {path.parent} and stays as it is: pools are never overwritten")
         return
     about, rows = content()
     command = f"python -m mbaug collect {task.name} --seed {seed}"
@@ -187,7 +196,7 @@ def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Ro
 
 
 def content(trained: Trained, quality: str, steps: int, level: float | None) -> tuple[dict, Rows]:
-    """Returns what the card of a pool says of the training until so many steps, and the pool's transitions."""
+    """Returns what a pool's card says about the training up to `steps` environment steps, and the pool's transitions."""
     task, seed, curve = trained.task, trained.seed, trained.curve
     run = {} if trained.run is None else {"run": trained.run}
     about = {"provenance": trained.provenance} | run | {"settings": files.plain(trained.arm)}

@@ -1,6 +1,6 @@
-"""The bundled pools as local Minari datasets, for whatever reads those, with a card for a hub beside them.
+"""Exports the bundled pools as local Minari datasets, with a README for a dataset hub.
 
-Each holds its task's reference scores, so that `minari.get_normalized_score` gives our score divided by 100.
+Each dataset holds the reference returns of its task, so `minari.get_normalized_score` returns our score divided by 100.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ from mbaug.datasets.cards import read_card
 from mbaug.datasets.pools import LICENCE
 from mbaug.method.transitions import Dataset
 
-VERSION = 0  # of the exported datasets: Minari's ids end in it
-LEARNING = "a learning agent, from its first step on"  # the policy of a medium-replay, whose card names none
+VERSION = 0  # version of the exported datasets, the last part of a Minari id
+LEARNING = "a learning agent, from its first step on"  # policy of a medium-replay pool, whose card names none
 
 CARD = """---
 pretty_name: Small offline datasets of four MuJoCo tasks
@@ -46,18 +46,18 @@ ROW = (
 
 
 def minari_datasets(folder: Path) -> Iterator[str]:
-    """Yields the id of each bundled pool's Minari dataset in `folder`, made there unless it is there; then writes the card.
+    """Exports each bundled pool to `folder` unless it is there and yields its Minari id, then writes the README.
 
     Raises:
         ModuleNotFoundError: Minari is not installed.
-        files.CannotWrite: the folder is none, or cannot be made.
+        files.CannotWrite: `folder` is a file or cannot be made.
     """
     if importlib.util.find_spec("minari") is None:
         raise ModuleNotFoundError(needs("--export minari", "Minari"))
     folder = folder.absolute()
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)  # where Minari reads and writes
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)  # the folder in which Minari reads and writes
     project, lines = tomllib.loads((files.repository() / "pyproject.toml").read_text())["project"], []
     for name, path in read.bundled([read.FOLDER]).items():
         card, data = read_card(path), read.load(name)
@@ -66,7 +66,7 @@ def minari_datasets(folder: Path) -> Iterator[str]:
         if not (folder / identifier).exists():
             try:
                 create(identifier, task, data, card, project)
-            except BaseException:  # also Ctrl-C: what is there is whole
+            except BaseException:  # including Ctrl-C, so that an existing dataset is always complete
                 shutil.rmtree(folder / identifier, ignore_errors=True)
                 raise
         lines.append(ROW.format(**{"policy": LEARNING} | card | {"id": identifier}))
@@ -76,7 +76,7 @@ def minari_datasets(folder: Path) -> Iterator[str]:
 
 
 def create(identifier: str, task: tasks.Task, data: Dataset, card: dict, project: dict) -> None:
-    """Makes one Minari dataset where Minari has its own."""
+    """Makes one Minari dataset in MINARI_DATASETS_PATH."""
     import gymnasium
     import minari  # pyright: ignore[reportMissingImports] -- optional
     from minari.data_collector import EpisodeBuffer  # pyright: ignore[reportMissingImports]

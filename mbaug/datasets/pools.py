@@ -1,6 +1,6 @@
-"""A pool of offline data: an HDF5 file with D4RL's key names and its card, the JSON beside it; written and listed.
+"""Writes and lists pools. A pool is an HDF5 file with D4RL's key names, and its card, a JSON file beside it.
 
-Observations are stored once: a transition's next observation is in the next row or, after an episode's last step, in
+Each observation is stored once: the next observation of a row is in the following row or, at the end of an episode, in
 `final_observations`. A pool exists if and only if its card does, and is never overwritten.
 """
 
@@ -18,11 +18,11 @@ from mbaug import files, tasks
 from mbaug.datasets.cards import DatasetDamaged, checked, read_card, sealed
 from mbaug.datasets.read import FOLDERS, bundled
 
-LICENCE = "CC BY 4.0"  # of our own pools, and of D4RL's files
-VERIFIED = "verified"  # what `listing` says of a pool that is as its card describes it
-CELL = 0.05, 0.25  # m of height, m/s forward: a cell of the plane on which state coverage is counted
+LICENCE = "CC BY 4.0"  # licence of our own pools and of D4RL's files
+VERIFIED = "verified"  # entry of `listing` for a pool that matches its card
+CELL = 0.05, 0.25  # size of a cell for state coverage: height (m), forward velocity (m/s)
 
-# Published of D4RL v2 (github.com/Farama-Foundation/D4RL): transitions, episodes, mean return; what we do not know is left out.
+# What D4RL published about its v2 datasets (github.com/Farama-Foundation/D4RL), as far as we know it.
 D4RL = {
     "hopper-medium-replay": {"transitions": 402_000, "episodes": 2_041, "mean_return": 467.0},
     "walker2d-medium-replay": {"transitions": 302_000, "episodes": 1_093, "mean_return": 683.0},
@@ -34,16 +34,16 @@ Rows = Float[np.ndarray, "steps width"]  # packed as transitions.pack does
 
 
 def episodes(rows: Rows) -> list[np.ndarray]:
-    """Returns the row numbers of each finished episode; an unfinished last one is left out."""
+    """Returns the row numbers of each finished episode, without an unfinished last one."""
     ends = np.flatnonzero(rows[:, -2:].any(axis=1)) + 1
     return np.split(np.arange(ends[-1]), ends[:-1]) if len(ends) else []
 
 
 def coverage(task: tasks.Task, state: Float[np.ndarray, "rows state"]) -> dict:
-    """Returns how much of the plane of height and forward velocity the states cover, counted in cells of `CELL`.
+    """Returns how much of the plane of height and forward velocity the states cover, in cells of size `CELL`.
 
-    `visited` are cells with a state, `effective` is the exponential of the entropy of the cells' shares: as many cells, equally
-    often visited, would be as diverse. The first grows with the number of states, the second hardly.
+    `visited` is the number of cells that hold a state. `effective` is exp(-sum p log p), with p the share of states in a cell:
+    the number of equally visited cells that would be as diverse. More states increase `visited`, but hardly `effective`.
     """
     plane = state[:, [0, len(task.positions)]]
     _, counts = np.unique(np.floor(plane / CELL).astype(int), axis=0, return_counts=True)
@@ -52,9 +52,9 @@ def coverage(task: tasks.Task, state: Float[np.ndarray, "rows state"]) -> dict:
     return {"plane": names, "cell": list(CELL), "visited": len(counts), "effective": effective}
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is too large becomes infinite, and the card refuses that in a sentence
+@np.errstate(over="ignore", invalid="ignore")  # values that overflow become infinite, which the card refuses
 def describe(task: tasks.Task, rows: Rows) -> dict:
-    """Returns what a card says of finished episodes: counts, returns, score, ends, state coverage."""
+    """Returns a card's description of finished episodes: counts, returns, score, ends, state coverage."""
     returns = [float(rows[episode, -3].sum()) for episode in episodes(rows)]
     return {
         "transitions": len(rows),
@@ -69,13 +69,13 @@ def describe(task: tasks.Task, rows: Rows) -> dict:
 
 
 def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
-    """Writes the finished episodes among `rows` as HDF5, and `card` with their description as JSON beside it.
+    """Writes the finished episodes in `rows` as HDF5, and beside it the card: `card` with a description of the episodes.
 
     Raises:
-        FileExistsError: the pool is there.
+        FileExistsError: the pool exists.
     """
     if exists(path):
-        raise FileExistsError(f"{path.stem} is in {path.parent} already: a pool is never overwritten")
+        raise FileExistsError(f"{path.stem} already exists in {path.parent}: pools are never overwritten")
     index = episodes(rows)
     rows = rows[: index[-1][-1] + 1]
     sizes = task.state_size, task.action_size, task.state_size, 1, 1
@@ -89,25 +89,25 @@ def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
     }
     if all(np.array_equal(next_state[episode[:-1]], state[episode[1:]]) for episode in index):
         columns["final_observations"] = next_state[[episode[-1] for episode in index]]
-    else:  # another recorder's: what it gave as the next state is not what it gave as the state after
+    else:  # imported: a next observation may be rounded differently from the same observation in the following row
         columns["next_observations"] = next_state
-    content = io.BytesIO()  # whole before it is written: a pool is there or it is not
+    content = io.BytesIO()  # in memory first, so that a file on disk is always complete
     with h5py.File(content, "w", track_order=True) as file:
         for name, column in columns.items():
             file.create_dataset(name, data=column, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
     about = {"name": path.stem, "task": task.gym_id} | card | {"file": path.name, "sha256": files.sha256(content.getvalue())}
     document = files.plain(about | describe(task, rows) | {"d4rl": D4RL.get(path.stem)})
     written = sealed(checked(document, f"the card of {path.stem}"))
-    files.write_together({path: content.getvalue(), path.with_suffix(".json"): written})  # the card last
+    files.write_together({path: content.getvalue(), path.with_suffix(".json"): written})  # the card last: see `exists`
 
 
 def exists(path: Path) -> bool:
-    """Returns whether a pool is there: its card is written last."""
+    """Returns whether the pool at `path` has a card, which is written last."""
     return path.with_suffix(".json").exists()
 
 
 def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
-    """Returns a row for each pool in `folders`: counts, mean return and score from its card, its size, and its checksum."""
+    """Returns a table with a row for each pool: counts, mean return and score from its card, its size and its checksum."""
     rows = []
     for name, path in bundled(folders).items():
         try:
@@ -123,21 +123,21 @@ def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
 
 README = f"""# Offline data
 
-`python -m mbaug collect` and `data --readme` write this page from the cards, the `.json` files beside the pools. Nobody typed
-these numbers. [data/README.md](../README.md) says how the pools are made and read, and which of them have no file here.
+`python -m mbaug collect` and `python -m mbaug data --readme` write this page from the cards, the `.json` files beside the
+pools. [data/README.md](../README.md) says how the pools are made and read, and which of them have no file here.
 
 | pool | transitions | episodes | mean return | score | returns: minimum, quartiles, maximum | falls | time limits \
 | state coverage | D4RL v2 |
 |---|---|---|---|---|---|---|---|---|---|
 {{described}}
 
-*Score*: D4RL-normalised mean return. *State coverage*: the number of cells that hold a state. A cell is {CELL[0]} m of
-height by {CELL[1]} m/s of forward velocity. In brackets stands the effective number of cells,
-the exponential of the entropy of their shares. *D4RL v2*: what D4RL publishes about its dataset of the same name.
+*Score*: D4RL-normalised mean return. *State coverage*: the number of cells that hold a state, where a cell is {CELL[0]} m of
+height by {CELL[1]} m/s of forward velocity. The number in brackets is the effective number of cells, the exponential of the
+entropy of their shares. *D4RL v2*: what D4RL published about its dataset of the same name.
 
 ## What they look like
 
-Eight moments, within a second, of each pool's episode with the median return.
+Each strip shows eight moments within one second, from the middle of the pool's episode with the median return.
 
 | pool | |
 |---|---|
@@ -151,7 +151,7 @@ Eight moments, within a second, of each pool's episode with the median return.
 
 {{versions}}
 """
-TABLES = {  # a pool's row in each table of the page
+TABLES = {  # format of a pool's row in each table of the page
     "described": "| [{name}]({name}.json) | {transitions:,} | {episodes:,} | {mean_return:,.1f} | {mean_score:.1f} | {quantiles} "
     "| {terminals:,} | {timeouts:,} | {state_coverage[visited]:,} ({state_coverage[effective]:.0f}) | {published} |",
     "strips": "| {name} | ![{name}, eight moments]({name}.png) |",
@@ -165,7 +165,7 @@ VERSIONS = (
 
 
 def readme(folder: Path = FOLDERS[0]) -> str:
-    """Returns the text of a folder's README.md: what its pools are, and how they were made, from their cards."""
+    """Returns the text of a folder's README.md, which describes the folder's pools from their cards."""
     lines, versions = {table: [] for table in TABLES}, {}
     for name, path in bundled([folder]).items():
         card: dict[str, Any] = read_card(path)
@@ -180,5 +180,5 @@ def readme(folder: Path = FOLDERS[0]) -> str:
 
 
 def write_readme(folder: Path = FOLDERS[0]) -> None:
-    """Writes a folder's README.md anew."""
+    """Writes a folder's README.md."""
     files.write_atomically(folder / "README.md", readme(folder).encode())

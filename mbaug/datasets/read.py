@@ -1,7 +1,7 @@
-"""Datasets from files: a pool of this project, D4RL's HDF5 or Minari.
+"""Reads datasets: our own pools, D4RL's HDF5 files and Minari datasets.
 
-Whatever the source: a time-out ends only the recording and is never a terminal; every row's next state is the one that the
-environment gave, not the first of the next episode; and what is wrong with a file is said in a sentence.
+For every source, a time-out only ends the recording and is never terminal. A next state is always the one that the environment
+returned, never the first state of the next episode.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from mbaug.datasets.cards import DatasetDamaged, read_card
 from mbaug.datasets.hdf5 import Columns, check_columns, read_hdf5
 from mbaug.method.transitions import ROWS, Dataset
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "offline"  # of the bundled pools
-FOLDERS = FOLDER, FOLDER.parents[1] / "build" / "offline"  # the second is for pools too large to be committed, and for imports
-QUALITIES = "random", "medium-replay", "medium", "expert", "replay"  # of our own pools; `replay` is not committed
-COMPOSED = {"medium-expert": ("medium", "expert")}  # half of a draw from each; no file
-SUFFIXES = ".hdf5", ".h5"  # a name that ends so is a file's path
-MINARI = "minari:"  # what a Minari dataset's name begins with
-# Dimensions of Ant's state with contact forces, which come last, and without, as in our task: D4RL's, where they were found to
-# be zero (Farama-Foundation/D4RL, issue 143), and the default of Gymnasium's v5.
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "offline"  # folder of the bundled pools
+FOLDERS = FOLDER, FOLDER.parents[1] / "build" / "offline"  # the second holds imports and pools too large to commit
+QUALITIES = "random", "medium-replay", "medium", "expert", "replay"  # qualities of our own pools; `replay` is not committed
+COMPOSED = {"medium-expert": ("medium", "expert")}  # qualities without a file: a draw takes half from each of these pools
+SUFFIXES = ".hdf5", ".h5"  # endings that mark a name as a file's path
+MINARI = "minari:"  # prefix of a Minari dataset's name
+# Size of Ant's state with contact forces -> size without, as in our task. The forces are the last components. D4RL has 111
+# dimensions, of which the forces are zero (Farama-Foundation/D4RL, issue 143). Gymnasium's v5 has 105 by default.
 WITHOUT_CONTACT_FORCES = {111: 27, 105: 27}
 
-# SHA-256 of D4RL v2's files. Source: tensorflow/datasets, checksums of d4rl.
+# SHA-256 of D4RL v2's files. Source: the checksums of d4rl in tensorflow/datasets.
 D4RL_FILES = {
     "hopper_medium_replay-v2.hdf5": "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b",
     "walker2d_medium_replay-v2.hdf5": "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db",
@@ -41,13 +41,13 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
     """Returns a dataset in the order of its episodes.
 
     Args:
-        name: of a bundled pool ("hopper-medium-replay") or of two ("hopper-medium-expert"), the path of a D4RL v2 file
-            ("hopper_medium_replay-v2.hdf5"), or a Minari id ("minari:mujoco/hopper/medium-v0", with the optional extra).
-        folders: of the bundled pools.
+        name: a pool ("hopper-medium-replay"), a pair of pools ("hopper-medium-expert"), the path of a D4RL v2 file
+            ("hopper_medium_replay-v2.hdf5"), or a Minari id ("minari:mujoco/hopper/medium-v0", which needs Minari).
+        folders: folders of the pools.
 
     Raises:
-        ValueError: The name is unknown, or the file does not hold what it should (DatasetDamaged).
-        OSError: There is no such file, or the system refuses to read it; where a pool can be made, it has the command.
+        ValueError: The name is unknown, or the file is damaged (DatasetDamaged).
+        OSError: The file does not exist or cannot be read. If a command can make the missing pool, the message names it.
     """
     name = str(name)
     task, _, quality = name.partition("-")
@@ -58,7 +58,7 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
 
 
 def arrays(name: str, folders: Sequence[Path] = FOLDERS) -> tuple[str, Columns]:
-    """Returns the name of a dataset that is one file or one Minari set, and its columns as D4RL v2 names them."""
+    """Returns the name and the columns, under D4RL v2's names, of a dataset that is one file or one Minari dataset."""
     if name.startswith(MINARI):
         return name.removeprefix(MINARI).replace("/", "-"), read_minari(name)
     path = _find(name, folders)
@@ -69,7 +69,7 @@ def arrays(name: str, folders: Sequence[Path] = FOLDERS) -> tuple[str, Columns]:
 
 
 def compose(name: str, pools: Sequence[Dataset]) -> Dataset:
-    """Returns one dataset of several pools, of which `transitions.draw` takes as many transitions from each."""
+    """Returns one dataset of several pools, from which `transitions.draw` takes equally many transitions of each."""
     columns = {field: np.concatenate([getattr(pool, field) for pool in pools]) for field in ROWS}
     sizes, episodes = [len(pool) for pool in pools], [pool.episode.max() + 1 for pool in pools]
     columns["episode"] += np.repeat(np.cumsum([0, *episodes[:-1]]), sizes)
@@ -77,40 +77,43 @@ def compose(name: str, pools: Sequence[Dataset]) -> Dataset:
 
 
 def bundled(folders: Sequence[Path] = FOLDERS) -> dict[str, Path]:
-    """Returns the path of each pool that comes with the project or was made here, by name; the first folder's is taken."""
+    """Returns the path of each pool in `folders`, by name. If two folders hold a pool of the same name, the first wins."""
     found = [path for folder in reversed(folders) for path in folder.glob("*.hdf5") if path.is_file()]
     return {path.stem: path for path in sorted(found, key=lambda path: path.name)}
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
-    """Returns the path of a pool, after comparing its SHA-256 with its card's, or of a file that is named by its path."""
+    """Returns the path of a file, or of a named pool after comparing its SHA-256 with its card's."""
     found, path, (task, _, quality) = bundled(folders), Path(name), name.partition("-")
     if path.suffix in SUFFIXES or len(path.parts) > 1 or path.is_file():
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}: give the path of a D4RL v2 file or one of {', '.join(found)}")
         return path
     if name not in found and folders is FOLDERS:
-        files.repository()  # says where data are, where there is none
+        files.repository()  # without a clone, its error explains where the data are
     if name not in found and task in tasks.TASKS and quality in QUALITIES:
         command = f"python -m mbaug collect {task}{' --to 0' if quality == 'random' else ''}"
-        raise FileNotFoundError(f"{name} is not here: `{command}` makes it")
+        raise FileNotFoundError(f"{name} is not here: run `{command}` to make it")
     path = found[choose("dataset", name, [*found, "PATH.hdf5", MINARI + "ID"])]
     if files.sha256(path) != read_card(path)["sha256"]:
-        raise DatasetDamaged(f"{path} has another SHA-256 than its card, {name}.json, promises: restore or make both again")
+        difference = f"the SHA-256 of {path} differs from the one in its card, {name}.json"
+        raise DatasetDamaged(f"{difference}: restore the pool and its card or make both again")
     return path
 
 
 def columns(name: str, arrays: Columns) -> Columns:
     """Returns the columns of a `Dataset` from those of D4RL v2.
 
-    The next states are `next_observations`. Where a file has none, they are the successor's state, and a row whose successor
-    is unknown is dropped: a time-out, or the last row of an episode that is unfinished where the file ends. A terminal row
-    stays, for its reward counts, and gets its own state as next state: no target looks there, and the world model fits no row
-    at an episode's end. The pools of this project have `final_observations` for exactly those rows, so they drop none.
+    The next states are `next_observations` if the file has them. Otherwise a row's next state is the state of the following row,
+    or for the last row of an episode its entry in `final_observations`, which our pools have.
+
+    Files with neither lack the next state at an episode's end. There we drop rows that timed out, and the last row of an
+    unfinished last episode. We keep a terminal row because its reward counts, and set its next state to its own state: no
+    target uses that state, and the world model is not fitted to rows at an episode's end.
     """
     check_columns(name, arrays)
     terminal, timeout = ends(name, arrays)
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and Dataset refuses that in a sentence
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite, which Dataset refuses
         arrays = {key: array.astype(np.float32) for key, array in arrays.items()}
     kept = WITHOUT_CONTACT_FORCES.get(arrays["observations"].shape[1])  # None: all dimensions
     state, ended = arrays["observations"][:, :kept], terminal | timeout
@@ -120,60 +123,61 @@ def columns(name: str, arrays: Columns) -> Columns:
         _check_succession(name, state, next_state, ended)
     elif "final_observations" in arrays:
         final, count = arrays["final_observations"], ended.sum()
-        sentence = f"{name}: {len(final)} final_observations for {count} ends of episodes"
-        require(ended[-1] and len(final) == count, f"{sentence}; a pool has one for each, and ends with one")
+        sentence = f"{name}: there are {len(final)} final_observations for {count} ends of episodes"
+        require(ended[-1] and len(final) == count, f"{sentence}, but each end must have one and the last row must be an end")
         next_state[ended] = final[:, :kept]
     else:
         next_state[terminal] = state[terminal]
         known = terminal | ~timeout & (np.arange(len(state)) < len(state) - 1)
-        require(known.any(), f"{name}: no row's next state is known; without next_observations every time-out is dropped")
+        require(known.any(), f"{name}: no row has a known next state: without next_observations, rows that timed out are dropped")
     recorded = [array[known] for array in (state, arrays["actions"], arrays["rewards"], next_state, terminal)]
     episode = np.append(0, np.cumsum(ended)[:-1])[known]
-    last = np.append(np.diff(episode) > 0, True)  # an episode's recording ends here, whether it or the file was cut
+    last = np.append(np.diff(episode) > 0, True)  # the recording of an episode ends here, perhaps because the file ends
     return dict(zip(ROWS, (*recorded, last & ~terminal[known], episode, np.zeros_like(episode)), strict=True))
 
 
 def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
-    """Returns which rows are terminal and which only timed out, as the tasks' time limit has it.
+    """Returns which rows are terminal and which only timed out, according to the tasks' time limit.
 
-    A row that is marked as both is a time-out at the limit, where old recorders set `done`, too, and a fall before.
+    A row that is marked as both is a time-out if it is at the time limit, where old recorders also set `done`. Before the limit
+    it is a fall.
 
     Raises:
-        ValueError: no episode ends, one goes on after the limit, or one is timed out before it and before the file ends.
+        ValueError: no episode ends, one is longer than the limit, or one times out before the limit and before the file ends.
     """
     for key in ("terminals", "timeouts"):
         flags = bool(np.isin(arrays[key], (0, 1)).all())
-        require(flags, f"{name}: {key} holds other values than 0 and 1, or false and true")
+        require(flags, f"{name}: {key} has values other than 0 and 1 (or false and true)")
     terminal, timeout = (arrays[key] > 0 for key in ("terminals", "timeouts"))
     ended = terminal | timeout
-    require(ended.any(), f"{name}: no row of terminals or timeouts is true, but episodes end in the one or the other way")
+    require(ended.any(), f"{name}: terminals and timeouts are false in every row, but every episode must end in one of the two")
     episode, limit = pd.Series(np.append(0, np.cumsum(ended)[:-1])), tasks.STEPS
     step = episode.groupby(episode).cumcount().to_numpy() + 1
     sentence = f"{name}: an episode has {step.max():,} steps, but the task ends after {limit:,}"
-    require(step.max() <= limit, f"{sentence}: its time-outs are not marked, as in D4RL's v0 and v1; take the v2 file")
+    require(step.max() <= limit, f"{sentence}: time-outs are not marked, as in D4RL v0 and v1; use the v2 file")
     early = timeout & ~terminal & (step < limit)
-    early[-1] = False  # cut with the file
+    early[-1] = False  # the file may end before the episode does
     sentence = f"{name}: {early.sum():,} of {timeout.sum():,} timeouts are before step {limit:,} (first: row {early.argmax()})"
-    require(not early.any(), f"{sentence}, but a task times out only there, or where the file ends")
+    require(not early.any(), f"{sentence}, but a task times out only at that step or where the file ends")
     fall = terminal & (~timeout | (step < limit))
     return fall, timeout & ~fall
 
 
 def _check_succession(name: str, state: np.ndarray, next_state: np.ndarray, ended: np.ndarray) -> None:
-    """Raises ValueError unless each next state is the following row's state within an episode, and is not at its end."""
-    follows = np.isclose(next_state[:-1], state[1:], rtol=1e-3, atol=1e-3).all(axis=1)
+    """Raises ValueError unless each next state equals the following row's state inside an episode and differs at its end."""
+    equal = np.isclose(next_state[:-1], state[1:], rtol=1e-3, atol=1e-3).all(axis=1)
     for wrong, words in (
-        (~follows & ~ended[:-1], "are not the state of the row that follows in the episode"),
-        (follows & ended[:-1], "at an episode's end are the first state of the next one"),
+        (~equal & ~ended[:-1], "inside an episode differ from the observation in the following row"),
+        (equal & ended[:-1], "at an episode's end are the first observation of the next episode"),
     ):
         sentence = f"{name}: {wrong.sum():,} of {len(state):,} next_observations {words} (first: row {wrong.argmax()})"
-        require(not wrong.any(), f"{sentence}: they must be what the environment gave before it was reset")
+        require(not wrong.any(), f"{sentence}, but they must be what the environment returned before it was reset")
 
 
 def read_minari(name: str) -> Columns:
-    """Returns the columns, as D4RL v2 names them, of a Minari dataset that is on this machine; nothing is downloaded."""
+    """Returns the columns, under D4RL v2's names, of a Minari dataset on this machine. Downloads nothing."""
     identifier = name.removeprefix(MINARI)
-    require(identifier, f"{name!r} names no dataset: an id follows, as in {MINARI}mujoco/hopper/medium-v0")
+    require(identifier, f"{name!r} names no dataset: add its id, as in {MINARI}mujoco/hopper/medium-v0")
     try:
         import minari  # pyright: ignore[reportMissingImports] -- optional
     except ModuleNotFoundError as error:
@@ -181,28 +185,28 @@ def read_minari(name: str) -> Columns:
     try:
         return _minari_columns(list(minari.load_dataset(identifier).iterate_episodes()))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name} is not on this machine: `minari download {identifier}` gets it") from error
-    except Exception as error:  # Minari raises all kinds, depending on what is damaged
+        raise FileNotFoundError(f"{name} is not on this machine: run `minari download {identifier}` to get it") from error
+    except Exception as error:  # Minari's errors are of many types, depending on the damage
         reason = f"{error}".partition("\n")[0] or type(error).__name__
-        raise DatasetDamaged(f"{name} cannot be read ({reason}): get or make it again") from error
+        raise DatasetDamaged(f"{name} cannot be read ({reason}): download or make it again") from error
 
 
 def _minari_columns(episodes: Sequence[Any]) -> Columns:
-    """Returns the columns of Minari's episodes, which have one observation more than steps."""
+    """Returns the columns of Minari's episodes, each of which has one observation more than it has steps."""
     plain = all(isinstance(part, np.ndarray) for e in episodes for part in (e.observations, e.actions))
-    require(bool(episodes) and plain, "it holds no episodes of plain arrays, but only those are allowed")
+    require(bool(episodes) and plain, "it must have episodes whose observations and actions are plain arrays")
     for number, e in enumerate(episodes):
         counts = [len(part) for part in (e.observations[1:], e.actions, e.rewards, e.terminations)]
         sentence = f"episode {number} has {counts} observations after the first, actions, rewards and terminations"
-        require(min(counts) > 0 and len({*counts}) == 1, f"{sentence}, but they must be as many")
+        require(min(counts) > 0 and len({*counts}) == 1, f"{sentence}, but the four numbers must be equal and above 0")
     terminals = np.concatenate([e.terminations for e in episodes])
     timeouts = np.zeros_like(terminals)
-    timeouts[np.cumsum([len(e.terminations) for e in episodes]) - 1] = True  # unless terminal, which is never a time limit here
+    timeouts[np.cumsum([len(e.terminations) for e in episodes]) - 1] = True
     return {
         "observations": np.concatenate([e.observations[:-1] for e in episodes]),
         "actions": np.concatenate([e.actions for e in episodes]),
         "rewards": np.concatenate([e.rewards for e in episodes]),
         "terminals": terminals,
-        "timeouts": timeouts & ~terminals,
+        "timeouts": timeouts & ~terminals,  # a Minari episode that ends terminal did not time out
         "final_observations": np.stack([e.observations[-1] for e in episodes]),
     }

@@ -1,4 +1,7 @@
-"""Policies as MP4 and GIF, data as strips of frames, without a screen. Nothing here imports MuJoCo: `opengl` comes first."""
+"""Renders policies as MP4 and GIF, and data as strips of frames, without a screen.
+
+This module does not import MuJoCo, so that `opengl` can choose MUJOCO_GL before the import.
+"""
 
 import math
 import os
@@ -16,60 +19,66 @@ from jaxtyping import Float, UInt8
 from mbaug.checks import require
 from mbaug.method.transitions import Dataset
 
-BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL in the order in which they are tried; the last needs a screen
-FRAMES_PER_SECOND = 30  # at most: a GIF's viewer shows no more
-LONGEST = 60  # seconds of a film, all images of which are in memory
-SIZE = 320  # pixels across and down
-FOLLOWED: dict[str, Any] = {"render_mode": "rgb_array", "camera_name": "track"}  # Gymnasium's default camera stays where it is
-STRIP = 8, 96  # frames of a strip; pixels of each, across and down
+BACKENDS = "egl", "osmesa", "glfw"  # values of MUJOCO_GL, in the order in which we try them; the last needs a screen
+FRAMES_PER_SECOND = 30  # upper limit: GIF viewers show no more
+LONGEST = 60  # upper limit for the seconds of a film, since all its images are in memory
+SIZE = 320  # width and height of a film, in pixels
+FOLLOWED: dict[str, Any] = {"render_mode": "rgb_array", "camera_name": "track"}  # a camera that follows; the default stands still
+STRIP = 8, 96  # number of frames in a strip; width and height of each, in pixels
 CLOSE = {"camera_id": -1, "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90}}
-FLAT, SKY = 0, 2  # kinds of textures: MuJoCo's mjTEXTURE_2D and mjTEXTURE_SKYBOX
-SHADES = 32  # of each colour in a strip: a PNG of all 256 is twice as large
+FLAT, SKY = 0, 2  # types of textures: MuJoCo's mjTEXTURE_2D and mjTEXTURE_SKYBOX
+SHADES = 32  # levels of each colour in a strip; with all 256 a PNG is twice as large
 TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
-TRIAL_SECONDS = 60  # a loaded machine takes ten
+TRIAL_SECONDS = 60  # time limit of a trial, which takes ten seconds on a loaded machine
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
 
 def works(backend: str) -> bool:
-    """Returns whether an image can be drawn with MUJOCO_GL=`backend`, tried in a process of its own: a library may crash it."""
+    """Returns whether MUJOCO_GL=`backend` can draw an image. A separate process tries it, since a bad library may crash."""
     environment = os.environ | {"MUJOCO_GL": backend}
     try:
         trial = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, timeout=TRIAL_SECONDS)
-    except subprocess.TimeoutExpired:  # as a driver may that waits for a screen
+    except subprocess.TimeoutExpired:  # a driver may wait for a screen
         return False
     return trial.returncode == 0
 
 
 def opengl() -> str:
-    """Returns the value of MUJOCO_GL with which MuJoCo draws here: what is set, or the first that works.
+    """Returns a value of MUJOCO_GL that works here: the one that is set, or the first in `BACKENDS` that works.
 
     Raises:
-        RuntimeError: None works, or not the one that is set; the sentence says what to install or to set.
+        RuntimeError: The value that is set does not work, or none does. The message says what to set or to install.
     """
     given = os.environ.get("MUJOCO_GL")
     if given and works(given):
         return given
     found = next((backend for backend in BACKENDS if backend != given and works(backend)), None)
     if found is None:
-        others = f"no OpenGL library draws without a screen here ({', '.join(BACKENDS)})"
-        raise RuntimeError(f"{others}: install EGL or OSMesa (Debian and Ubuntu: apt install libegl1, or libosmesa6)")
+        problem = f"no OpenGL library can draw without a screen here (tried {', '.join(BACKENDS)})"
+        raise RuntimeError(f"{problem}: install EGL or OSMesa (Debian and Ubuntu: apt install libegl1, or libosmesa6)")
     if given:
-        raise RuntimeError(f"MUJOCO_GL={given} draws nothing here, but {found} does: set MUJOCO_GL={found}, or leave it out")
+        raise RuntimeError(f"MUJOCO_GL={given} does not work here, but {found} does: set MUJOCO_GL={found} or unset it")
     return found
 
 
 def check_seconds(seconds: float) -> None:
-    """Raises ValueError unless so many seconds can be rendered."""
-    require(0 < seconds <= LONGEST, f"{seconds:g} seconds asked for, but it must be a number above 0, and {LONGEST} at most")
+    """Raises ValueError unless a film can have this length."""
+    require(0 < seconds <= LONGEST, f"{seconds:g} seconds were requested, but a film must have more than 0 and at most {LONGEST}")
 
 
 def frames(
     environment: gymnasium.Env, act: Callable[[np.ndarray], np.ndarray], seconds: float, most: int = FRAMES_PER_SECOND
 ) -> tuple[Frames, int]:
-    """Returns the images of a policy, of so many simulated seconds, and how many make a second; after an episode comes another.
+    """Returns images of a policy during `seconds` of simulated time, and their number per second.
 
-    The environment has render_mode="rgb_array"; `act` returns the action in a state; `most` is of frames a second.
+    When an episode ends, the next one begins.
+
+    Args:
+        environment: an environment with render_mode="rgb_array".
+        act: returns the action in a state.
+        seconds: length in simulated seconds.
+        most: upper limit for the frames per second.
     """
     steps_per_second = environment.metadata["render_fps"]
     every = math.ceil(steps_per_second / most)
@@ -84,13 +93,13 @@ def frames(
 
 
 def plain(environment: gymnasium.Env) -> gymnasium.Env:
-    """Returns a MuJoCo environment that has drawn nothing yet with a white sky and a pale floor that mirrors nothing.
+    """Returns the MuJoCo environment after giving it a white sky and a pale floor without reflections.
 
-    A GIF has few colours: so they are the agent's.
+    A GIF has few colours, and this leaves most of them for the agent. Call it before the first image is drawn.
     """
     model: Any = environment.unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
     model.mat_reflectance[:] = 0
-    model.mat_texrepeat[model.mat_texrepeat > 1] = 25  # squares of the floor: fewer edges, which cost bytes
+    model.mat_texrepeat[model.mat_texrepeat > 1] = 25  # fewer squares on the floor: their edges make a file larger
     for kind, first, *size in zip(
         model.tex_type, model.tex_adr, model.tex_height, model.tex_width, model.tex_nchannel, strict=True
     ):
@@ -103,8 +112,8 @@ def plain(environment: gymnasium.Env) -> gymnasium.Env:
 
 
 def stills(environment: gymnasium.Env, states: Float[np.ndarray, "frames state"]) -> Frames:
-    """Returns an image of each state that a MuJoCo environment with render_mode="rgb_array" has given."""
-    from mbaug import tasks  # imports MuJoCo, as did whoever made the environment
+    """Returns an image of each state. The MuJoCo environment must have render_mode="rgb_array"."""
+    from mbaug import tasks  # imports MuJoCo, which the caller has already imported to make the environment
 
     environment.reset(seed=0)
     images = []
@@ -115,7 +124,7 @@ def stills(environment: gymnasium.Env, states: Float[np.ndarray, "frames state"]
 
 
 def moments(dataset: Dataset, count: int, most: int) -> Float[np.ndarray, "count state"]:
-    """Returns `count` evenly spaced states from the middle of the episode with the median return, at most `most` steps of it."""
+    """Returns `count` evenly spaced states from the middle `most` steps of the episode with the median return."""
     returns = pd.Series(dataset.reward).groupby(dataset.episode).sum().sort_values(kind="stable")
     rows = np.flatnonzero(dataset.episode == returns.index[len(returns) // 2])
     span = min(most, len(rows))
@@ -124,7 +133,7 @@ def moments(dataset: Dataset, count: int, most: int) -> Float[np.ndarray, "count
 
 
 def strip(images: Frames) -> bytes:
-    """Returns the images side by side as one small PNG."""
+    """Returns the images side by side in one small PNG."""
     coarse = images // (256 // SHADES) * (256 // SHADES)
     return imageio.imwrite("<bytes>", np.concatenate(list(coarse), axis=1), extension=".png", optimize=True)
 
@@ -135,5 +144,5 @@ def mp4(images: Frames, frames_per_second: int) -> bytes:
 
 
 def gif(images: Frames, frames_per_second: int) -> bytes:
-    """Returns the images as a GIF that begins again and again."""
+    """Returns the images as a GIF that loops forever."""
     return imageio.imwrite("<bytes>", images, extension=".gif", duration=1000 / frames_per_second, loop=0)

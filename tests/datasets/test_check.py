@@ -68,15 +68,15 @@ MIXED = "rows, columns or units are mixed up"
 WRONG = {  # what somebody may do to data, and what is said
     "states of another size": (
         lambda d: {name: getattr(d, name)[:, 1:] for name in ("state", "next_state")},
-        "hopper-medium-replay: state has 10 dimensions, but in Hopper-v5 it has 11: these are another task's data",
+        "hopper-medium-replay: state has 10 dimensions, but in Hopper-v5 it has 11: the data belong to another task",
     ),
     "actions of another size": (lambda d: {"action": d.action[:, 1:]}, "action has 2 dimensions, but in Hopper-v5 it has 3"),
     "an action beyond the limit": (
         lambda d: {"action": np.where(np.arange(len(d))[:, None] == 2, np.float32(-1.01), d.action)},
-        "1 actions are beyond [-1, 1] (first: row 2), but Hopper-v5 allows no such action",
+        "1 actions are outside [-1, 1] (first: row 2), but Hopper-v5 allows no such action: record the actions that the",
     ),
     "actions / 2": (lambda d: {"action": d.action / 2}, MIXED),
-    "actions x 0.95": (lambda d: {"action": d.action * np.float32(0.95)}, "next states are those of 1.05 times the actions"),
+    "actions x 0.95": (lambda d: {"action": d.action * np.float32(0.95)}, "next states fit 1.05 times the actions: record the"),
     "actions of the row before": (lambda d: {"action": rolled(d.action, 1)}, MIXED),
     "actions with another sign": (lambda d: {"action": -d.action}, MIXED),
     "actions with other columns": (lambda d: {"action": np.roll(d.action, 1, axis=1)}, MIXED),
@@ -91,15 +91,15 @@ WRONG = {  # what somebody may do to data, and what is said
         lambda d: {"action": one_in(20, d.action, rolled(d.action, 100))},
         "next states differ by more than half a step: rows are mixed up",
     ),
-    "resets for next states": (lambda d: {"next_state": resets(d)}, "they are not where the episode ended"),
-    "rewards of the row before": (lambda d: {"reward": rolled(d.reward, 1)}, "they are other rows', or in another unit"),
-    "rewards x 2": (lambda d: {"reward": 2 * d.reward}, "they are other rows', or in another unit"),
-    "rewards that are scores": (lambda d: {"reward": d.reward / 32}, "they are other rows', or in another unit"),
+    "resets for next states": (lambda d: {"next_state": resets(d)}, "of a step: they are not where the episodes ended"),
+    "rewards of the row before": (lambda d: {"reward": rolled(d.reward, 1)}, "they belong to other rows or have another unit"),
+    "rewards x 2": (lambda d: {"reward": 2 * d.reward}, "they belong to other rows or have another unit"),
+    "rewards that are scores": (lambda d: {"reward": d.reward / 32}, "they belong to other rows or have another unit"),
     "one reward in 10 of another row": (lambda d: {"reward": one_in(10, d.reward, d.reward[::-1])}, "rewards differ by"),
     "all states clipped": (lambda d: {"state": d.state * 0 + 10}, "every state has a velocity of 10 or more, but in Hopper-v5"),
     "states beyond all bounds": (lambda d: {"next_state": d.next_state * np.float32(1e30)}, MIXED),
     "no falls": (lambda d: {"terminal": d.terminal & False, "truncated": d.terminal | d.truncated}, "a fall is not marked"),
-    "time-outs as falls": (lambda d: {"terminal": one_in(99, d.terminal, ~d.terminal)}, "what is marked is none"),
+    "time-outs as falls": (lambda d: {"terminal": one_in(99, d.terminal, ~d.terminal)}, "is marked as terminal without a fall"),
 }
 
 
@@ -132,7 +132,7 @@ def test_data_of_another_version_of_the_simulator_are_taken_and_told(name, frict
     data = real(f"{name}-medium-replay", first=20_000)
     said = check.check_dataset(tasks.find(name), data)
     assert re.search(r"next states differ by .* of a step \(median\), as in another version of the simulator$", said)
-    with pytest.raises(ValueError, match="they are other rows', or in another unit"):
+    with pytest.raises(ValueError, match="they belong to other rows or have another unit"):
         check.check_dataset(tasks.find(name), replace(data, reward=rolled(data.reward, 1)))
 
 
@@ -252,7 +252,9 @@ def test_rows_with_both_flags_are_told(tmp_path):
     lines, columns = [], true()
     columns["timeouts"] = columns["timeouts"] | columns["terminals"]
     path = check.import_dataset(str(written(tmp_path, columns)), "hopper-both", tmp_path / "pools", lines.append)
-    sentence = "3 rows are marked terminal and timed out at once: 3 before step 1,000 are taken as falls, 0 at it as time-outs"
+    sentence = (
+        "3 rows are marked as terminal and as timed out: we read 3 before step 1,000 as falls and 0 at that step as time-outs"
+    )
     assert lines[0] == sentence
     assert read.read_card(path)["terminals"] == 3
 
@@ -263,7 +265,7 @@ def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys, changed):
     path, folder = written(tmp_path, true(**changed)), tmp_path / "pools"
     commands.main(["data", str(path), "--as", "hopper-d4rl", "--output", str(folder)])
     *lost, replayed, counts, where = capsys.readouterr().out.splitlines()
-    told = "1 rows are left out: there are no next_observations, and no row tells what came after these"
+    told = "1 rows are left out: without next_observations in the file, their next states are unknown"
     assert lost == ([told] if changed else [])
     assert re.fullmatch(
         r"tiny-v2: replayed \d+ of \d+ rows in Hopper-v5: next states agree within .*, rewards within .*", replayed
@@ -306,13 +308,16 @@ def test_a_minari_set_becomes_a_pool(tmp_path, monkeypatch):
     ("name", "sentence"),
     [
         ("ant-d4rl", "state has 11 dimensions, but in Ant-v5 it has 27"),
-        ("hoper-d4rl", "a pool's name is 'hoper-d4rl', but it must be a task's, a hyphen and a word"),
-        ("hopper", "a pool's name is 'hopper', but"),
-        ("hopper-", "a pool's name is 'hopper-', but"),
-        ("hopper-../x", "a pool's name is 'hopper-../x', but"),
-        ("hopper-x.hdf5", "a pool's name is 'hopper-x.hdf5', but it must be .* that ends in neither .hdf5 nor .h5"),
-        ("hopper-x.h5", "a pool's name is 'hopper-x.h5', but"),
-        ("hopper-medium", "hopper-medium is a name of this project's own pools: choose another one, e.g. hopper-medium-imported"),
+        ("hoper-d4rl", "a pool cannot have the name 'hoper-d4rl': it must be a task's name, a hyphen, and letters"),
+        ("hopper", "a pool cannot have the name 'hopper': it must"),
+        ("hopper-", "a pool cannot have the name 'hopper-': it must"),
+        ("hopper-../x", "a pool cannot have the name 'hopper-../x': it must"),
+        ("hopper-x.hdf5", "a pool cannot have the name 'hopper-x.hdf5': it must be .*, and must not end in .hdf5 or .h5"),
+        ("hopper-x.h5", "a pool cannot have the name 'hopper-x.h5': it must"),
+        (
+            "hopper-medium",
+            "hopper-medium is reserved for this project's own pools: choose another name, e.g. hopper-medium-imported",
+        ),
     ],
 )
 def test_a_name_or_data_that_do_not_fit_are_refused(tmp_path, name, sentence):
@@ -323,7 +328,7 @@ def test_a_name_or_data_that_do_not_fit_are_refused(tmp_path, name, sentence):
 
 def test_an_imported_pool_is_never_overwritten(tmp_path):
     before = made(tmp_path).read_bytes()
-    with pytest.raises(FileExistsError, match=r"hopper-d4rl is in .* already: a pool is never overwritten"):
+    with pytest.raises(FileExistsError, match=r"hopper-d4rl already exists in .*: pools are never overwritten"):
         made(tmp_path)
     assert made(tmp_path, "hopper-other").read_bytes() == before
 
@@ -336,15 +341,18 @@ def test_an_imported_pool_is_never_overwritten(tmp_path):
     [
         ({"terminals": None}, "terminals is None, but it must be a whole number"),
         ({"terminals": -1}, "terminals is -1, but it must be 0 or above"),
-        ({"terminals": 890}, "terminals and timeouts are 890, but they must be as many as the episodes"),
+        ({"terminals": 890}, "terminals and timeouts add up to 890, but there are 891 episodes"),
         ({"mean_return": math.inf}, "mean_return is inf, but it must be a finite number"),
         ({"sha256": "abc"}, "sha256 is 'abc', but it must be 64 hexadecimal digits"),
-        ({"file": "../x.hdf5"}, "file is '../x.hdf5', but it must be the name with .hdf5"),
+        ({"file": "../x.hdf5"}, "file is '../x.hdf5', but it must be 'hopper-random.hdf5'"),
         ({"task": "Hoper-v5"}, "unknown task 'Hoper-v5': did you mean 'Hopper-v5'"),
         ({"colour": "red"}, "the content has the unknown 'colour'; allowed are name, task"),
-        ({"source": "x.hdf5"}, "a card has either a seed or a source"),
+        ({"source": "x.hdf5"}, "a card must have a seed or a source, but not both"),
         ({"settings": {"algorithm": "sca"}}, "settings lacks learner, model"),
-        ({"d4rl": {"return": 3}}, "d4rl is {'return': 3}, but it must be of transitions, episodes, mean_return"),
+        (
+            {"d4rl": {"return": 3}},
+            "d4rl is {'return': 3}, but it must be an object with no other keys than transitions, episodes, mean_return",
+        ),
         ({"state_coverage": {"plane": []}}, "state_coverage lacks cell, visited, effective"),
         ({"provenance": []}, r"provenance is [], but it must be Provenance(...)"),
     ],

@@ -234,7 +234,7 @@ def test_training_that_stops_on_the_way_leaves_what_is_determined(whole, states,
     lines = collected(tmp_path, states[:1])
     assert set(contents(tmp_path)) == {"hopper-random.hdf5", "hopper-random.json"}
     assert lines[1].startswith("hopper-replay, hopper-medium-replay and hopper-medium are not made: the medium level of 19")
-    assert lines[2] == "hopper-expert is not made: the training has not reached its end"
+    assert lines[2] == "hopper-expert is not made: training has not reached its end"
     stop = card(whole, "medium-replay")["curve"][-1]["environment_steps"] // 50
     lines = collected(tmp_path, states[: stop + 1])
     assert [line.split()[0] for line in lines if "steps: greedy return" in line] == [str(50 * k) for k in range(1, stop + 1)]
@@ -247,7 +247,7 @@ def test_an_agent_that_diverged_is_no_expert(states, tmp_path):
     """It has no state after its last evaluation; then what there is comes again, and is not told twice."""
     lines = collected(tmp_path, [*states[:3], states[2]])
     assert [line.split()[0] for line in lines if "steps: greedy return" in line] == ["50", "100"]
-    assert lines[-1] == "hopper-expert is not made: the training has not reached its end"
+    assert lines[-1] == "hopper-expert is not made: training has not reached its end"
     assert {path.stem for path in tmp_path.iterdir()} == {"hopper-random"}
 
 
@@ -256,10 +256,10 @@ def test_what_is_not_there_is_made_and_all_else_stays(whole, states, recorded, t
     copied(whole, tmp_path, "hopper-medium")
     lines = collected(tmp_path, states[-1:], recorded)
     assert contents(tmp_path) == contents(whole)
-    stays = [line for line in lines if line.endswith("already and stays as it is: a pool is never overwritten")]
+    stays = [line for line in lines if line.endswith("and stays as it is: pools are never overwritten")]
     assert sorted(line.split()[0] for line in stays) == sorted(set(NAMES) - {"hopper-medium"})
     collect.collect(HOPPER, 0, [tmp_path, tmp_path], recorded, never, lines.append)
-    assert lines[-1] == f"{RUN} and all pools of hopper are there already and stay as they are"
+    assert lines[-1] == f"{RUN} and all pools of hopper already exist and stay as they are"
 
 
 def test_what_the_end_is_not_needed_for_is_made_without_it(whole, states, recorded, tmp_path):
@@ -284,7 +284,7 @@ def test_a_medium_level_that_only_the_end_tells_is_taken_from_the_record(states,
     assert len(told) == 8 + card(first, "replay")["replay_transitions"] / 50 < 16
     lines.clear()
     collect.collect(unknown, 0, [tmp_path, tmp_path], NEW, lambda: iter(states[:2]), lines.append)
-    assert lines[2].endswith("are not made: the medium level is known at the end of the training only")
+    assert lines[2].endswith("are not made: the medium level is known only at the end of training")
 
 
 def test_pools_of_another_training_than_the_recorded_one_name_no_run(whole, states, recorded, tmp_path):
@@ -293,7 +293,7 @@ def test_pools_of_another_training_than_the_recorded_one_name_no_run(whole, stat
     nudged = [{"environment_steps": 0, "returns": [0.0, 0.0]}, *recorded.curve[1:]]
     lines = collected(tmp_path, [replace(state, curve=nudged[: len(state.curve)]) for state in states], recorded)
     assert [line for line in lines if "name no run" in line] == [
-        f"{RUN} is recorded, but here it learned otherwise, as on another processor: the cards of its pools name no run"
+        f"{RUN} is recorded, but training took another course here, as on another processor: the cards of its pools name no run"
     ]
     for quality in ("replay", "expert"):
         assert set(card(whole, quality)) - set(card(tmp_path, quality)) == {"run"}
@@ -305,7 +305,7 @@ def test_pools_of_two_seeds_are_not_mixed(whole, tmp_path):
     """Refused before anything is trained or made; in a folder of its own another seed is welcome."""
     copied(whole, tmp_path, *(name for name in NAMES if name != "hopper-medium"))
     before = contents(tmp_path)
-    sentence = "seed 1 was asked for, but hopper-medium in .* is of seed 0: name another folder with --output"
+    sentence = "seed 1 was requested, but hopper-medium in .* has seed 0: name another folder with --output"
     with pytest.raises(ValueError, match=sentence):
         collect.collect(HOPPER, 1, [tmp_path, tmp_path], NEW, never, print)
     assert contents(tmp_path) == before
@@ -320,7 +320,7 @@ def test_the_whole_replay_lies_in_a_folder_of_its_own(whole, states, tmp_path):
 
 def test_a_pool_is_never_overwritten(whole):
     rows = transitions.pack(load(whole, "random")).numpy()
-    with pytest.raises(FileExistsError, match=r"hopper-random is in .* already: a pool is never overwritten"):
+    with pytest.raises(FileExistsError, match=r"hopper-random already exists in .*: pools are never overwritten"):
         pools.write(whole / "hopper-random.hdf5", rows, HOPPER, {})
 
 
@@ -413,7 +413,7 @@ def test_of_two_commands_at_once_the_second_waits_and_both_end_well(tmp_path, ca
         process.join(timeout=120)
     assert [process.exitcode for process in both] == [0, 0]
     made = capfd.readouterr().out
-    assert made.count("hopper-random is made") == made.count("hopper-random is in") == 1
+    assert made.count("hopper-random is made") == made.count("hopper-random already exists in") == 1
     assert len(load(tmp_path / "pools", "random")) >= 150
 
 

@@ -45,14 +45,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 269096
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (LFS, "is a Git LFS pointer in place of the data: `git lfs pull` gets them"),
-        (b"/annex/objects/SHA256E-s1--0.hdf5\n", "is a git-annex pointer"),
-        (gzip.compress(b"x"), "is compressed by gzip: `gunzip` gives the HDF5 file"),
-        (saved(np.savez, **WHOLE), "is a ZIP archive, as .npz is: unpack it"),
+        (LFS, "is a Git LFS pointer instead of the data: run `git lfs pull`"),
+        (b"/annex/objects/SHA256E-s1--0.hdf5\n", "is a git-annex pointer instead of the data: run `git annex get`"),
+        (gzip.compress(b"x"), "is compressed with gzip: unpack it with `gunzip`"),
+        (saved(np.savez, **WHOLE), "is a ZIP archive, such as .npz: unpack it"),
         (saved(np.save, WHOLE["actions"]), "is a NumPy array: write the columns into an HDF5 file"),
-        (b"\xef\xbb\xbf\n<!DOCTYPE html><title>404</title>", "is a web page in place of the data: download the file itself"),
-        (b"", r"is no HDF5 file (half a download?): get it again"),
-        (bytes(4096), "is no HDF5 file"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><title>404</title>", "is a web page instead of the data: download the file itself"),
+        (b"", "is not an HDF5 file (an incomplete download?): download or copy it again"),
+        (bytes(4096), "is not an HDF5 file"),
     ],
     ids=["Git LFS", "git-annex", "gz", "npz", "npy", "web page", "empty", "zeros"],
 )
@@ -105,7 +105,7 @@ def filtered(file, key):
 
 BAD = {
     "a link to another file": (linked, "is a link to another file"),
-    "external storage": (external, "lies in another file (external storage)"),
+    "external storage": (external, "is stored in another file (external storage)"),
     "a virtual column": (virtual, "is a view of other files (a virtual dataset)"),
     "a null dataspace": (lambda file, key: file.create_dataset(key, data=h5py.Empty("f8")), "is empty: it has a type, but no"),
     "a group": (lambda file, key: file.create_group(key), "is a group, but it must be a column of numbers"),
@@ -113,7 +113,7 @@ BAD = {
     "a dangling link": (lambda file, key: file.__setitem__(key, h5py.SoftLink("/nowhere")), "is damaged"),
     "never written": (lambda file, key: file.create_dataset(key, (5,), "f4"), "parts of rewards were never written"),
     "half written": (half_written, "parts of rewards were never written"),
-    "an unknown filter": (filtered, "is compressed by a plug-in's filter"),
+    "an unknown filter": (filtered, "is compressed with a plug-in filter, but only gzip"),
     "a scalar": (lambda file, key: file.create_dataset(key, data=1.0), "it must have 1 axes"),
     "10^12 rows": (lambda file, key: file.create_dataset(key, (10**12,), "f8", chunks=(10**6,)), "has 1000000000000 rows, but"),
     "texts": (lambda file, key: file.create_dataset(key, data=["a"] * 5), "has the type object, but only numbers are allowed"),
@@ -142,7 +142,7 @@ def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         for key, column in WHOLE.items():
             file.create_dataset(key, (10**8, *column.shape[1:]), column.dtype, chunks=(10**4, *column.shape[1:]))
-    assert "declares 12,200,000,000 bytes of columns and their chunks, but at most 2,147,483,648 are read" in refused(
+    assert "declares 12,200,000,000 bytes of columns and their chunks, but at most 2,147,483,648 are allowed" in refused(
         tmp_path / "a.hdf5"
     )
 
@@ -160,9 +160,9 @@ def test_a_part_that_would_fill_the_memory_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("inside", "sentence"),
     [
-        ("data", "the columns lie inside the group data, but they must lie at the top: move them"),
-        ("da\x1bta", r"the columns lie inside the group 'da\x1bta', but"),
-        ("episode_0", "the columns lie inside the group episode_0"),
+        ("data", "the columns are in the group data, but they must be at the top level: move them there"),
+        ("da\x1bta", r"the columns are in the group 'da\x1bta', but"),
+        ("episode_0", "the columns are in the group episode_0"),
     ],
 )
 def test_columns_in_a_group_are_found(tmp_path, inside, sentence):
@@ -176,9 +176,7 @@ def test_the_file_of_a_minari_set_names_the_way(tmp_path):
     with h5py.File(tmp_path / "main_data.hdf5", "w") as file:
         for key in ("observations", "actions", "rewards", "terminations", "truncations"):
             file[f"episode_0/{key}"] = np.zeros(3)
-    assert refused(tmp_path / "main_data.hdf5").endswith(
-        "is a Minari set's file: import it as minari:ID, so that Minari reads it"
-    )
+    assert refused(tmp_path / "main_data.hdf5").endswith("belongs to a Minari dataset: import the dataset as minari:ID")
 
 
 def test_names_are_printed_escaped(tmp_path):
@@ -187,7 +185,7 @@ def test_names_are_printed_escaped(tmp_path):
     with h5py.File(path, "w") as file:
         file["re\x07wards"] = np.zeros(3)
     said = refused(path)
-    assert r"the columns here are 're\x07wards', the groups none" in said
+    assert r"columns in this file: 're\x07wards'; groups: none" in said
     with pytest.raises(SystemExit) as ended:
         commands.main(["data", str(path), "--as", "hopper-x"])
     assert str(ended.value).isprintable()

@@ -156,7 +156,7 @@ def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
     pool(tmp_path)
     with open(tmp_path / "hopper-tiny.hdf5", "ab") as file:
         file.write(b"\0")
-    with pytest.raises(read.DatasetDamaged, match="another SHA-256 than its card"):
+    with pytest.raises(read.DatasetDamaged, match=r"differs from the one in its card, hopper-tiny\.json: restore the pool"):
         read.load("hopper-tiny", [tmp_path])
 
 
@@ -165,7 +165,7 @@ def test_a_pool_without_a_whole_card_is_refused(tmp_path, card):
     pool(tmp_path)
     path = tmp_path / "hopper-tiny.json"
     path.write_text(card) if card is not None else path.unlink()
-    with pytest.raises(read.DatasetDamaged, match=r"needs its card, hopper-tiny.json"):
+    with pytest.raises(read.DatasetDamaged, match=r"hopper-tiny.hdf5 has no valid card: .*/hopper-tiny.json.*; restore the pool"):
         read.load("hopper-tiny", [tmp_path])
 
 
@@ -175,7 +175,7 @@ def test_a_pool_that_lacks_a_final_observation_is_refused(tmp_path):
         final = file["final_observations"][:-1]
         del file["final_observations"]
         file["final_observations"] = final
-    with pytest.raises(ValueError, match="2 final_observations for 3 ends of episodes"):
+    with pytest.raises(ValueError, match="there are 2 final_observations for 3 ends of episodes, but each end must have one"):
         read.load(tmp_path / "hopper-tiny.hdf5")
 
 
@@ -199,7 +199,7 @@ def test_an_unknown_name_names_the_nearest(tmp_path):
     ],
 )
 def test_a_pool_that_is_not_here_names_the_command_that_makes_it(tmp_path, name, lacking, command):
-    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: `{command}` makes it$"):
+    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: run `{command}` to make it$"):
         read.load(name, [tmp_path])
 
 
@@ -235,17 +235,20 @@ def test_a_path_without_a_file_says_so(in_tmp_path, name):
 
 COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
 BAD = {
-    **{f"no {key}": ({key: None}, f"has no {key}: a D4RL v2 file has observations, actions, rewards") for key in COLUMNS},
+    **{f"no {key}": ({key: None}, f"lacks {key}: a D4RL v2 file has observations, actions, rewards") for key in COLUMNS},
     "NaN": ({"rewards": np.full(11, np.nan)}, r"reward holds NaN or infinity in 11 rows \(first: row 0\)"),
     "too large for float32": ({"rewards": np.full(11, 1e300)}, "reward holds NaN or infinity in 11 rows"),
     "rows": ({"actions": np.zeros((10, 3))}, "actions has 10 rows, but observations has 11"),
     "columns of rewards": ({"rewards": np.zeros((11, 1))}, r"rewards has the shape \(11, 1\), but it must have 1 axes"),
     "states of two sizes": (
         {"next_observations": np.zeros((11, 4))},
-        r"next_observations has the shape \(11, 4\), but observations has",
+        r"next_observations has the shape \(11, 4\), but observations has the shape \(11, 11\): the numbers of columns must",
     ),
-    "flags": ({"terminals": np.full(11, 0.5)}, "terminals holds other values than 0 and 1"),
-    "no end": ({"terminals": np.zeros(11, bool), "timeouts": np.zeros(11, bool)}, "no row of terminals or timeouts is true"),
+    "flags": ({"terminals": np.full(11, 0.5)}, "terminals has values other than 0 and 1"),
+    "no end": (
+        {"terminals": np.zeros(11, bool), "timeouts": np.zeros(11, bool)},
+        "terminals and timeouts are false in every row",
+    ),
     "no row": ({key: np.zeros((0, 2)[: hdf5.DIMENSIONS[key]]) for key in COLUMNS}, "observations has no rows"),
 }
 
@@ -259,7 +262,7 @@ def test_columns_that_are_not_d4rls_are_refused_in_a_sentence(tmp_path, case):
 
 def test_a_time_out_alone_without_next_observations_leaves_nothing(tmp_path):
     columns = {key: column[8:9] for key, column in d4rl().items() if key in COLUMNS}
-    with pytest.raises(ValueError, match="no row's next state is known"):
+    with pytest.raises(ValueError, match="no row has a known next state: without next_observations"):
         read.load(written(tmp_path, columns))
 
 
@@ -267,7 +270,7 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path):
     path = written(tmp_path, d4rl())
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    sentence = f"half a download or half a copy: it has {len(content) // 2:,} of {len(content):,} bytes"
+    sentence = f"is incomplete: it has {len(content) // 2:,} of {len(content):,} bytes"
     with pytest.raises(read.DatasetDamaged, match=sentence):
         read.load(path)
 
@@ -279,7 +282,7 @@ def test_a_file_whose_middle_is_overwritten_is_damaged(tmp_path):
     content = bytearray(path.read_bytes())
     content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     path.write_bytes(content)
-    with pytest.raises(read.DatasetDamaged, match="is damaged, parts of it cannot be read"):
+    with pytest.raises(read.DatasetDamaged, match="is damaged, and parts of it cannot be read"):
         read.load(path)
 
 
@@ -299,10 +302,10 @@ def test_a_file_that_the_system_refuses_keeps_its_reason(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"timeouts": TIMEOUTS & False}, "an episode has 5 steps, but the task ends after 3: its time-outs are not marked"),
+        ({"timeouts": TIMEOUTS & False}, "an episode has 5 steps, but the task ends after 3: time-outs are not marked"),
         (
             {"timeouts": np.roll(TIMEOUTS, -1), "next_observations": None},
-            r"1 of 1 timeouts are before step 3 \(first: row 7\), but a task times out only there, or where the file ends",
+            r"1 of 1 timeouts are before step 3 \(first: row 7\), but a task times out only at that step or where the file ends",
         ),
     ],
 )
@@ -323,15 +326,15 @@ def test_rows_with_both_flags_are_resolved_by_their_step(tmp_path):
 @pytest.mark.parametrize(
     ("row", "like", "sentence"),
     [
-        (4, 0, r"1 of 11 next_observations are not the state of the row that follows in the episode \(first: row 4\)"),
-        (5, 6, r"1 of 11 next_observations at an episode's end are the first state of the next one \(first: row 5\)"),
-        (8, 9, r"at an episode's end are the first state of the next one \(first: row 8\)"),
+        (4, 0, r"1 of 11 next_observations inside an episode differ from the observation in the following row \(first: row 4\)"),
+        (5, 6, r"1 of 11 next_observations at an episode's end are the first observation of the next episode \(first: row 5\)"),
+        (8, 9, r"at an episode's end are the first observation of the next episode \(first: row 8\)"),
     ],
 )
 def test_next_states_are_held_to_the_order_of_the_rows(tmp_path, row, like, sentence):
     columns = d4rl()
     columns["next_observations"][row] = columns["observations"][like]
-    with pytest.raises(ValueError, match=f"{sentence}: they must be what the environment gave before it was reset"):
+    with pytest.raises(ValueError, match=f"{sentence}, but they must be what the environment returned before it was reset"):
         read.load(written(tmp_path, columns))
 
 
@@ -387,9 +390,9 @@ def test_a_minari_dataset_is_read(monkeypatch):
 
 def test_what_minari_cannot_give_is_said_in_a_sentence(monkeypatch):
     minari(monkeypatch, [episode({"observation": np.zeros((3, 11))}, [False, False])])
-    with pytest.raises(FileNotFoundError, match="not on this machine: `minari download mujoco/hopper/expert-v0` gets it"):
+    with pytest.raises(FileNotFoundError, match="not on this machine: run `minari download mujoco/hopper/expert-v0` to get it"):
         read.load("minari:mujoco/hopper/expert-v0")
-    with pytest.raises(ValueError, match="holds no episodes of plain arrays"):
+    with pytest.raises(ValueError, match="it must have episodes whose observations and actions are plain arrays"):
         read.load("minari:mujoco/hopper/medium-v0")
     for damage in (
         {"actions": np.zeros((1, 3))},

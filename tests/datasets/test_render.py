@@ -51,7 +51,7 @@ def test_the_first_library_that_works_is_taken(monkeypatch):
 
 def test_without_an_opengl_library_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(render, "works", lambda backend: False)
-    none = r"no OpenGL library draws without a screen here \(egl, osmesa, glfw\)"
+    none = r"no OpenGL library can draw without a screen here \(tried egl, osmesa, glfw\)"
     for given in ("", "osmesa"):
         monkeypatch.setenv("MUJOCO_GL", given)
         with pytest.raises(SystemExit, match=f"^mbaug: {none}: install EGL or OSMesa"):
@@ -61,7 +61,9 @@ def test_without_an_opengl_library_a_sentence_says_what_to_install(monkeypatch):
 def test_where_another_library_works_than_the_one_that_is_set_it_is_named(monkeypatch):
     monkeypatch.setattr(render, "works", lambda backend: backend == "egl")
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    with pytest.raises(SystemExit, match=r"^mbaug: MUJOCO_GL=glfw draws nothing here, but egl does: set MUJOCO_GL=egl, or"):
+    with pytest.raises(
+        SystemExit, match=r"^mbaug: MUJOCO_GL=glfw does not work here, but egl does: set MUJOCO_GL=egl or unset it"
+    ):
         commands.main(["strips"])
 
 
@@ -97,7 +99,9 @@ def test_a_film_has_every_so_many_steps_and_goes_on_after_an_episode():
         assert imageio.imread(content, extension=suffix, plugin=plugin).shape == images.shape
     assert imageio.immeta(render.mp4(images, 25), extension=".mp4", plugin="pyav")["fps"] == 25
     for seconds in (0.0, 61.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"^{seconds:g} seconds asked for, but it must be a number above 0, and 60 at most"):
+        with pytest.raises(
+            ValueError, match=f"^{seconds:g} seconds were requested, but a film must have more than 0 and at most 60"
+        ):
             render.check_seconds(seconds)
 
 
