@@ -1,4 +1,4 @@
-"""The four MuJoCo tasks of the paper: make them, step a population of them in lockstep, evaluate, normalise the score."""
+"""Makes the paper's four MuJoCo tasks, steps a population of them in lockstep, evaluates policies and normalises returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ from mbaug.checks import NotNegative, Share
 
 mujoco.set_mju_user_warning(lambda message: None)  # HalfCheetah's solver warns in C and writes MUJOCO_LOG.TXT
 
-STEPS = 1_000  # time limit of every task
-STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+STEPS = 1_000  # time limit of every task, in steps
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # the parts of the simulator's state that a snapshot holds
 
 
 @checks.settings
 class Dynamics:
-    """What makes a task stochastic; all zero is the task itself. `ours`: the paper leaves it as an open question."""
+    """How stochastic a task is. With all values zero it is the original task. `ours`: the paper leaves this question open."""
 
-    action_noise: NotNegative = 0.0  # standard deviation added to an action in [-1, 1]
-    observation_noise: NotNegative = 0.0  # standard deviation added to every component of an observation, in its own unit
+    action_noise: NotNegative = 0.0  # standard deviation of noise on an action in [-1, 1]
+    observation_noise: NotNegative = 0.0  # standard deviation of noise on every component of an observation, in its unit
     push_probability: Share = 0.0  # per step
-    push_force: NotNegative = 0.0  # newtons along the track, at the torso, for one step, in either direction
+    push_force: NotNegative = 0.0  # newtons on the torso for one step, forwards or backwards along the track
 
 
 CALM = Dynamics()
@@ -33,42 +33,42 @@ CALM = Dynamics()
 
 @dataclass(frozen=True)
 class Task:
-    """One task; its actions are in [-1, 1]. Returns are undiscounted."""
+    """One task. Actions are in [-1, 1], and returns are undiscounted."""
 
-    name: str  # as in the paper
-    gym_id: str  # of Gymnasium
+    name: str  # the paper's name
+    gym_id: str  # Gymnasium's id
     action_size: int
-    return_random: float  # scores 0 (D4RL, d4rl/infos.py)
-    return_expert: float  # scores 100
-    return_medium: float | None  # D4RL's medium level; None where it is not known here
+    return_random: float  # return that scores 0 (D4RL, d4rl/infos.py)
+    return_expert: float  # return that scores 100 (the same)
+    return_medium: float | None  # mean return of D4RL's medium dataset; None if we do not know it
     positions: tuple[str, ...]  # names of the first components of a state, with their units
-    velocities: tuple[str, ...]  # and of the others
-    # Online returns of 10 seeds, by algorithm and environment steps. TD3: the curves of its authors (sfujim/TD3,
+    velocities: tuple[str, ...]  # names of the other components, with their units
+    # Mean online returns of 10 seeds, by algorithm and environment steps. TD3: its authors' curves (sfujim/TD3,
     # learning_curves). SAC: Tianshou's MuJoCo benchmark, whose axis begins after 10,000 steps.
     published: dict[str, dict[int, int]]
-    published_end: int  # SAC's over the last 100,000 of the million steps, mean of twenty evaluations
+    published_end: int  # SAC's mean return in the twenty evaluations of the last 100,000 of a million steps
     authors_td3: int  # score of TD3 from scratch after 100,000 steps in the authors' repository [C]
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of gymnasium.make
-    velocity_limit: float = np.inf  # where the environment clips the velocities that it tells
+    velocity_limit: float = np.inf  # bound to which the environment clips the velocities in an observation
 
     @property
     def title(self) -> str:
-        """Its name in prose, as Gymnasium spells it."""
+        """Name for use in prose, as Gymnasium spells it."""
         return self.gym_id.partition("-")[0]
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """The name of each component of a state, with its unit."""
+        """Names of a state's components, with their units."""
         return self.positions + self.velocities
 
     @property
     def state_size(self) -> int:
-        """Dimensions of a state."""
+        """Number of a state's components."""
         return len(self.state_names)
 
 
 def _body(place: Sequence[str], motion: Sequence[str], joints: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the names of positions and of velocities: of the torso, then of each joint."""
+    """Returns the names of the positions and of the velocities, those of the torso first, then one for each joint."""
     return (*place, *(f"{joint} angle (rad)" for joint in joints)), (*motion, *(f"{joint} velocity (rad/s)" for joint in joints))
 
 
@@ -109,22 +109,22 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """Returns the task of that name; raises as `checks.choose`."""
+    """Returns the task with this name. Raises ValueError if there is none."""
     return TASKS[checks.choose("task", name, TASKS)]
 
 
 def whole(task: Task, state: Float[np.ndarray, "rows state"]) -> Bool[np.ndarray, " rows"]:
-    """Returns which states are all of the simulator's but the position: those of which no velocity is clipped."""
+    """Returns which states have no clipped velocity. Only from these can `set_state` restore the simulator."""
     return np.abs(state[:, -len(task.velocities) :]).max(axis=1) < task.velocity_limit
 
 
 def normalised_score(task: Task, undiscounted_return):
-    """Returns 100 (R - R_random) / (R_expert - R_random): D4RL's normalised score, of a number or an array."""
+    """Returns D4RL's normalised score, 100 (R - R_random) / (R_expert - R_random), of a number or an array."""
     return 100 * (undiscounted_return - task.return_random) / (task.return_expert - task.return_random)
 
 
 def make(task: Task, dynamics: Dynamics = CALM, **options) -> gymnasium.Env:
-    """Returns one environment with its time limit of 1,000 steps, as stochastic as `dynamics`; `options` go to gymnasium.make."""
+    """Returns an environment with a time limit of 1,000 steps and the given `dynamics`. Passes `options` to gymnasium.make."""
     environment = gymnasium.make(task.gym_id, disable_env_checker=True, **task.options, **options)
     return environment if dynamics == CALM else Stochastic(environment, dynamics)
 
@@ -137,7 +137,7 @@ class Stochastic(gymnasium.Wrapper):
         self.dynamics = dynamics
 
     def observed(self, observation: np.ndarray) -> np.ndarray:
-        """Returns the observation with noise."""
+        """Returns an observation plus noise."""
         noise = self.unwrapped.np_random.standard_normal(observation.shape)
         return observation + self.dynamics.observation_noise * noise
 
@@ -157,7 +157,7 @@ class Stochastic(gymnasium.Wrapper):
 
 
 def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) -> None:
-    """Sets a simulator, just reset, to an observed state. What the state leaves out, the place along the track, is zero."""
+    """Sets a simulator that was just reset to an observed state. The position along the track, which no state holds, is zero."""
     simulator: Any = environment.unwrapped
     positions, velocities = simulator.model.nq, simulator.model.nv
     hidden = positions + velocities - len(state)
@@ -169,7 +169,10 @@ def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) ->
 
 
 class Step(NamedTuple):
-    """What one step of P environments gives. `state` follows a reset where an episode ended; `next_state` never does."""
+    """The results of one step of P environments.
+
+    Where an episode ends, `next_state` is its last state and `state` is the first one after the reset. Elsewhere they are equal.
+    """
 
     next_state: Float[np.ndarray, "population state"]
     reward: Float[np.ndarray, " population"]
@@ -179,7 +182,7 @@ class Step(NamedTuple):
 
 
 class Lockstep:
-    """P environments that step together, each reset from its own random stream when its episode ends."""
+    """P environments that step together. Each has its own random stream, from which it is reset when its episode ends."""
 
     def __init__(self, task: Task, seeds: Sequence[int], dynamics: Dynamics = CALM) -> None:
         self.task = task
@@ -189,7 +192,7 @@ class Lockstep:
         self.state = np.asarray(first, dtype=np.float32)
 
     def step(self, action: Float[np.ndarray, "population action"]) -> Step:
-        """Steps every environment once."""
+        """Steps every environment once and resets those whose episode ends."""
         next_state, state, population = np.empty_like(self.state), np.empty_like(self.state), len(self.environments)
         reward, terminal, truncated = (np.zeros(population, dtype=kind) for kind in (np.float32, bool, bool))
         for k, environment in enumerate(self.environments):
@@ -200,27 +203,27 @@ class Lockstep:
         return Step(next_state, reward, terminal, truncated, state)
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], list[dict]]:
-        """Returns all that the next step depends on: arrays, and plain data an environment."""
+        """Returns everything that the next step depends on: arrays, and JSON data for each environment."""
         arrays, plain = {"state": self.state}, []
         for k, environment in enumerate(self.environments):
             simulator: Any = environment.unwrapped
             physics = np.empty(mujoco.mj_stateSize(simulator.model, STATE))
             mujoco.mj_getState(simulator.model, simulator.data, physics, STATE)
-            # Kinematics lag one sub-step behind the state, and Ant's reward reads them: setting the state alone is not enough.
+            # Setting the state alone is not enough: kinematics lag one sub-step behind it, and Ant's reward reads them.
             arrays |= {f"physics{k}": physics, f"xpos{k}": simulator.data.xpos.copy()}
             elapsed, random = environment.get_wrapper_attr("_elapsed_steps"), simulator.np_random.bit_generator.state
             plain.append({"elapsed_steps": elapsed, "random": random})
         return arrays, plain
 
     def restore(self, arrays: dict[str, np.ndarray], plain: list[dict]) -> None:
-        """Sets what `snapshot` returned."""
+        """Restores the environments from the results of `snapshot`."""
         self.state = np.array(arrays["state"], dtype=np.float32)
         for k, (environment, extra) in enumerate(zip(self.environments, plain, strict=True)):
             simulator: Any = environment.unwrapped
             model, data = simulator.model, simulator.data
             mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)
             mujoco.mj_forward(model, data)
-            mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)  # forward moved the warm start
+            mujoco.mj_setState(model, data, np.array(arrays[f"physics{k}"]), STATE)  # mj_forward changed the warm start
             data.xpos[:] = arrays[f"xpos{k}"]
             environment.set_wrapper_attr("_elapsed_steps", extra["elapsed_steps"])
             simulator.np_random.bit_generator.state = extra["random"]
@@ -233,12 +236,12 @@ class Lockstep:
 
 # --- evaluation -----------------------------------------------------------------------------------------------------------
 
-# Actions for the states of all episodes; those of finished episodes are ignored.
+# Maps the current states of all episodes to actions. The actions of finished episodes are ignored.
 Policy = Callable[[Float[np.ndarray, "population episodes state"]], Float[np.ndarray, "population episodes action"]]
 
 
 class Episodes(NamedTuple):
-    """What the evaluation episodes of P agents were."""
+    """The evaluation episodes of P agents."""
 
     undiscounted_return: Float[np.ndarray, "population episodes"]
     discounted_return: Float[np.ndarray, "population episodes"]
@@ -247,24 +250,24 @@ class Episodes(NamedTuple):
 
 
 class Evaluator:
-    """Environments that are used for evaluation only; every evaluation resets them from seeds of its own."""
+    """Environments used only for evaluation. Each evaluation resets them with seeds of its own."""
 
     def __init__(self, task: Task, seeds: Sequence[int], episodes: int, discount: float, dynamics: Dynamics = CALM) -> None:
         self.seeds, self.episodes, self.discount = list(seeds), episodes, discount
         self.environments = [[make(task, dynamics) for _ in range(episodes)] for _ in seeds]
 
     def __call__(self, policy: Policy, *occasion: str | int) -> Episodes:
-        """Returns the episodes of a policy, all of all agents stepped in lockstep.
+        """Returns the evaluation episodes of all agents, stepped in lockstep.
 
-        `occasion` names the random stream, e.g. ("finetune", 5000): evaluating more often shifts no other evaluation.
+        `occasion` names the random stream, e.g. ("finetune", 5000), so that extra evaluations do not change other evaluations.
         """
         rows = zip(self.seeds, self.environments, strict=True)
-        named = [[(streams.integer(seed, "evaluation", *occasion, e), one) for e, one in enumerate(row)] for seed, row in rows]
-        first = [[environment.reset(seed=start)[0] for start, environment in row] for row in named]
+        seeded = [[(streams.integer(seed, "evaluation", *occasion, e), one) for e, one in enumerate(row)] for seed, row in rows]
+        first = [[environment.reset(seed=start)[0] for start, environment in row] for row in seeded]
         return self._play(policy, np.array(first, dtype=np.float32))
 
     def from_states(self, policy: Policy, states: Float[np.ndarray, "starts state"], steps: int) -> Episodes:
-        """Returns what every agent's policy gets from each of these states in at most so many steps."""
+        """Returns an episode of every agent's policy from each of these states, cut after `steps` steps."""
         starts, chunks = np.arange(len(states)), []
         for chunk in np.split(starts, starts[self.episodes :: self.episodes]):
             begin = np.repeat(states[chunk][None].astype(np.float32), len(self.seeds), axis=0)
@@ -276,7 +279,7 @@ class Evaluator:
         return Episodes(*(np.concatenate(part, axis=1) for part in zip(*chunks, strict=True)))
 
     def _play(self, policy: Policy, state: Float[np.ndarray, "population episodes state"], steps: int | None = None) -> Episodes:
-        """Returns the episodes that begin in these states, where the environments are, each cut after `steps`."""
+        """Returns the episodes that begin in `state`, to which the environments are set, each cut after `steps` steps."""
         first_state = state.copy()
         total, discounted, length = (np.zeros(state.shape[:2]) for _ in range(3))
         alive = {(k, e) for k in range(len(self.seeds)) for e in range(state.shape[1])}
