@@ -113,7 +113,7 @@ def find(name: str) -> Task:
     return TASKS[checks.choose("task", name, TASKS)]
 
 
-def whole(task: Task, state: Float[np.ndarray, "rows state"]) -> Bool[np.ndarray, " rows"]:
+def unclipped(task: Task, state: Float[np.ndarray, "rows state"]) -> Bool[np.ndarray, " rows"]:
     """Returns which states have no clipped velocity. Only from these can `set_state` restore the simulator."""
     return np.abs(state[:, -len(task.velocities) :]).max(axis=1) < task.velocity_limit
 

@@ -80,7 +80,7 @@ def check_dataset(task: Task, dataset: Dataset) -> str:
     sentence = f"{dataset.name}: {outside.sum()} actions are outside [-1, 1] (first: row {outside.argmax()})"
     remedy = "record the actions that the environment received"
     require(not outside.any(), f"{sentence}, but {task.gym_id} allows no such action: {remedy}")
-    usable = tasks.whole(task, dataset.state)
+    usable = tasks.unclipped(task, dataset.state)
     sentence = f"{dataset.name}: every state has a velocity of {task.velocity_limit:g} or more"
     require(usable.any(), f"{sentence}, but in {task.gym_id} few states do")
     ended = dataset.terminal | dataset.truncated

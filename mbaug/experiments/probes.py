@@ -37,9 +37,9 @@ def choose(task: Task, pool: Dataset) -> Probe:
     """Returns STATES rows of a pool: as many of each group, those of a task without falls anywhere instead.
 
     "near a fall": at most NEAR steps before the terminal row; "low return", "high return": in the episodes of the lowest and
-    the highest quarter, all of `tasks.whole`.
+    the highest quarter, all of `tasks.unclipped`.
     """
-    whole = tasks.whole(task, pool.state)
+    whole = tasks.unclipped(task, pool.state)
     episodes = pd.DataFrame({"episode": pool.episode, "reward": pool.reward, "terminal": pool.terminal}).groupby("episode")
     returns, ends = episodes["reward"].transform("sum").to_numpy(), episodes["terminal"].transform("any").to_numpy()
     remaining = episodes.cumcount(ascending=False).to_numpy()

@@ -292,7 +292,7 @@ def branched(population: Population, rule: Augmentation, number: int) -> Float[T
     learner, task, tables = population.learner, population.learner.task, []
     for k, drawn in enumerate(population.drawn):
         random = streams.numpy_generator(learner.seeds[k], "imagination", number)
-        whole = drawn.state[tasks.whole(task, drawn.state)]
+        whole = drawn.state[tasks.unclipped(task, drawn.state)]
         start = random.permutation(whole)[: max(len(drawn) // rule.branch, 1)]
         replay, act = partial(check.replay, task), partial(explore, learner, k, random)
         rows = augmentation.branches(replay, act, start, rule.branch, len(drawn))
