@@ -1,4 +1,4 @@
-"""What an algorithm is: one record, at the end of its file. Training and measuring read it and name no algorithm."""
+"""The record that describes an algorithm. It stands at the end of the algorithm's file; no other code names an algorithm."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Algorithm:
     online_loss: Callable[..., Any]  # of the actor, for `update`
     greedy: Callable[..., Tensor]  # (agent, state) -> the actions of an evaluation
     explorer: Callable[..., Explore]  # (agent, number, settings) -> how one agent acts while it learns
-    carried: Mapping[str, tuple[str, ...]]  # the parts that going online carries with the "actor" and with the "critics"
-    offline_loss: Callable[..., Any] | None = None  # of the actor, for `update`; None: it has no offline phase
+    carried: Mapping[str, tuple[str, ...]]  # parts of an agent that are carried online as its "actor" and its "critics"
+    offline_loss: Callable[..., Any] | None = None  # of the actor, for `update`; None: no offline phase
     normals: int = 1  # standard normal vectors of an action's size that an update needs for each transition
-    noise: Callable[..., Tensor] = lambda normals, settings: normals  # what an update takes of them
-    rows: Callable[[Tensor, int, int], Tensor] | None = None  # (places, offline rows, all rows) -> a batch of the replay's rows;
-    # it needs the offline rows there. None: all rows alike
-    critics_alone: bool = False  # whether `update` can move the critics while the actor stays, with loss=None
+    noise: Callable[..., Tensor] = lambda normals, settings: normals  # what `update` makes of them
+    # (places, offline rows, all rows) -> the rows of a batch in a replay buffer that holds the offline rows; None: uniform
+    rows: Callable[[Tensor, int, int], Tensor] | None = None
+    critics_alone: bool = False  # whether `update` with loss=None moves the critics and leaves the actor as it is

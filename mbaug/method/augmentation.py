@@ -1,7 +1,8 @@
 """The paper's one idea: in each batch, replace a fraction of the next states by imagined ones, and nothing else.
 
-What imagines is an argument, so the idea depends on no model. Its inputs are the fixed rows of a dataset. So a table of K
-imagined next states a row, redrawn now and then, gives what calling the model on every batch gives, for a 26th of the cost.
+The predictor is an argument, so the idea works with any model. It predicts from the fixed rows of a dataset alone. So we keep a
+table of K imagined next states a row and redraw it now and then. Its samples have the same distribution as those of a model that
+is called on every batch, at a 26th of the cost.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ def imagined_table(
     samples: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "rows samples state"]:
-    """Returns K = `samples` independent predictions for each row of one agent's dataset, as next states are."""
+    """Returns K = `samples` independent predictions for each row of one agent's dataset."""
     draws = [predict(state, action, next_state, generator) for _ in range(samples)]
     given, wanted = tuple(draws[0].shape), tuple(next_state.shape)
     sentence = f"predict returned shape {given}, but the next states have {wanted}: they must agree"
@@ -65,7 +66,7 @@ def by_doubt(
 ) -> Int[Tensor, "block population batch"]:
     """Returns each batch's rows in the order of their doubt: the least first if `picks` is "trusted", else the most.
 
-    The first n rows are those that `augment` replaces. A loss is a mean over the batch, so their order matters to nothing else.
+    `augment` replaces the first n rows. A loss is a mean over the batch, so nothing else depends on their order.
     """
     doubted = doubt.expand(len(index), -1, -1).gather(-1, index)
     return index.gather(-1, doubted.argsort(dim=-1, descending=picks == "distrusted", stable=True))
@@ -79,8 +80,8 @@ def rollout(
 ) -> Predict:
     """Returns the prediction that follows each row's window of recorded actions and ends after `length` steps.
 
-    Each imagined state is the input of the next step, so errors may compound; sources that start from a recorded next state
-    take that of the window's step. With windows of one step this is `predict`.
+    Each imagined state is the input of the next step, so errors may compound. A source that changes the recorded next state
+    gets the one of the same step. With windows of one step this is `predict`.
     """
 
     def predict_window(state, first_action, last_state, generator):
@@ -102,8 +103,8 @@ def branches(
 ) -> Dataset:
     """Returns `size` transitions of a policy's own actions: from each start `steps` of them, or fewer to a terminal one.
 
-    Not the paper's augmentation, which keeps the recorded actions, but its ceiling. The transitions are spread evenly over those
-    that were imagined, some twice where terminal ones left too few. Source: Janner et al. 2019, arXiv 1906.08253.
+    The paper's augmentation keeps the recorded actions; this is its ceiling. The transitions are chosen evenly from all that were
+    imagined. Some come twice if terminal ones left too few. Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:
         step: (state, action) -> next state, reward and whether it is terminal, of each row.
@@ -131,7 +132,7 @@ def mix(batches: Batch, imagined: Batch) -> Batch:
 
 
 def recorded_only(loss: Callable, count: int) -> Callable:
-    """Returns an actor's loss on the recorded rows of a batch whose first `count` are imagined for the critics alone."""
+    """Returns an actor's loss without the first `count` rows of a batch, which are imagined and for the critics alone."""
 
     def of_recorded(actor, critics, batch: Batch, settings):
         return loss(actor, critics, Batch(*(part[:, count:] for part in batch)), settings)

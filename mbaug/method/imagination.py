@@ -1,6 +1,6 @@
-"""What imagines next states: the world model, and what stands in its place in the controls.
+"""Sources of imagined next states: the world model and, in the controls, what replaces it.
 
-All predictions are in the environment's units, of the rows of one dataset: `predict(state, action, next_state, generator)`.
+A source is a function `predict(state, action, next_state, generator)` of the rows of one dataset, in the environment's units.
 """
 
 import math
@@ -29,12 +29,12 @@ def imagine(model: Model, state: State, action: Action, normal: Latent) -> State
 
 
 @torch.no_grad()
-def _asked(
-    ask: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor
+def _in_units(
+    function: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor
 ) -> Float[Tensor, "rows *steps state"]:
-    """Returns ask(standardised state, others) in the environment's units, computed on the device of `network`."""
+    """Returns function(standardised state, *others) in the environment's units, computed on the device of `network`."""
     inputs = (x.to(network.flat.detach()) for x in (standardiser.apply(state), *others))
-    return standardiser.invert(ask(*inputs).to(state))
+    return standardiser.invert(function(*inputs).to(state))
 
 
 def predict(
@@ -48,7 +48,7 @@ def predict(
     scale = {"sample": 1, "mean": 0}
     normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
     normal = normal * scale[choose("prediction mode", mode, scale)]
-    return _asked(partial(imagine, model), model.standardiser, model.encoder, state, action, normal)
+    return _in_units(partial(imagine, model), model.standardiser, model.encoder, state, action, normal)
 
 
 def reconstruct(model: Model, next_state: State, generator: torch.Generator) -> State:
@@ -58,14 +58,14 @@ def reconstruct(model: Model, next_state: State, generator: torch.Generator) -> 
     def decoded(state: State, normal: Latent) -> State:
         return model.decoder.alone(sample(posterior(model, state), normal))
 
-    return _asked(decoded, model.standardiser, model.encoder, next_state, normal)
+    return _in_units(decoded, model.standardiser, model.encoder, next_state, normal)
 
 
 @torch.no_grad()
 def doubt(model: Model, state: State) -> Float[Tensor, " rows"]:
-    """mean_i ((D(mu(s))_i - s_i) / std_i)^2: how much the VAE blurs a state that it is shown. It needs no next state.
+    """mean_i ((D(mu(s))_i - s_i) / std_i)^2: how much the VAE blurs s. It needs no next state.
 
-    A signal of where the prediction from s is wrong: of those of chapter 08 the one with the largest area under the curve.
+    It signals where the prediction from s is wrong. Of the signals in chapter 08 it has the largest area under the ROC curve.
     """
     known = model.standardiser.apply(state).to(model.encoder.flat.detach())
     return (model.decoder.alone(posterior(model, known).mean) - known).square().mean(dim=-1).to(state)
@@ -73,7 +73,7 @@ def doubt(model: Model, state: State) -> Float[Tensor, " rows"]:
 
 def predict_deterministic(model: Deterministic, state: State, action: Action) -> State:
     """Returns the deterministic model's next state of each row, in the environment's units."""
-    return _asked(partial(world_model.move, model), model.standardiser, model.network, state, action)
+    return _in_units(partial(world_model.move, model), model.standardiser, model.network, state, action)
 
 
 def open_loop(
@@ -81,7 +81,7 @@ def open_loop(
     start: Float[Tensor, "rows size"],
     action: Float[Tensor, "rows horizon action"],
 ) -> Float[Tensor, "rows horizon size"]:
-    """x_1, ..., x_n with x_(k+1) = move(x_k, a_k) and x_0 = start: what is predicted is the input of the next step."""
+    """x_1, ..., x_n with x_(k+1) = move(x_k, a_k) and x_0 = start: each prediction is the input of the next step."""
     path = [start]
     for step_action in action.unbind(dim=1):
         path.append(move(path[-1], step_action))
@@ -101,7 +101,7 @@ def latent_rollout(
         latent = open_loop(partial(step, model), sample(posterior(model, state), normal), action)
         return model.decoder.alone(latent.flatten(0, 1)).unflatten(0, latent.shape[:2])
 
-    return _asked(decoded, model.standardiser, model.encoder, state, action, normal)
+    return _in_units(decoded, model.standardiser, model.encoder, state, action, normal)
 
 
 def add_noise(
@@ -182,7 +182,7 @@ def error_parts(
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted world model, how it came about, and how good it is."""
+    """A fitted world model, the course of its fit, and its held-out errors."""
 
     model: Model  # after the last epoch
     losses: Loss  # each term's mean over the rows of an epoch, [epochs]
@@ -203,7 +203,7 @@ def fit(
 ) -> Fit:
     """Returns a fitted world model with its held-out errors, beside those of persistence and of linear regression.
 
-    The held-out error is measured `checks` times on the way, at even distances; no weight feels it.
+    The held-out error is measured `checks` times during the fit, evenly spaced. It does not affect the weights.
     """
     due = sorted({math.ceil(settings.epochs * k / checks) for k in range(1, checks + 1)})
     losses, history, errors = [], [], {}
@@ -219,14 +219,14 @@ def fit(
 
 
 def with_deterministic(fitted: Fit, model: Deterministic, held_out: Dataset, seed: int) -> Fit:
-    """Returns a fit that holds the deterministic model, too, and its held-out error."""
+    """Returns a fit with the deterministic model and its held-out error added."""
     fitted = replace(fitted, deterministic=model)
     error = held_out_error(predictor("deterministic", fitted, held_out), model.standardiser, held_out, seed)
     return replace(fitted, errors=fitted.errors and fitted.errors | {"deterministic": error.tolist()})
 
 
 def _of_model(model: Model) -> dict[str, Predict]:
-    """Returns the predictions that ask the world model alone, by source. The arguments: s, a, s', generator."""
+    """Returns the sources that need only the world model, by name. Their arguments: s, a, s', generator."""
     return {
         "sample": lambda s, a, s_, g: predict(model, s, a, g),
         "mean": lambda s, a, s_, g: predict(model, s, a, g, "mean"),
@@ -234,16 +234,19 @@ def _of_model(model: Model) -> dict[str, Predict]:
     }
 
 
-SIMULATOR = "simulator"  # the source that is no model: the task itself, at the policy's own actions (`augmentation.branches`)
+SIMULATOR = "simulator"  # not a model: the task itself, at the policy's own actions (`augmentation.branches`)
 SOURCES = ("sample", "mean", "reconstruction", "jitter", "shrink", "noise", "deterministic")
 
 
 def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
-    """Returns what replaces next states, predict(state, action, next_state, generator), given a fit and its rows.
+    """Returns a source of imagined next states, predict(state, action, next_state, generator), for a fit and its rows.
 
     "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s'). "jitter", "shrink":
     the samples' spread alone, the pull to the mean alone. "noise": s' and Gaussian noise as strong as the held-out
-    error. "deterministic": the prediction of the model without latent state. What `fitted` has not is refused.
+    error. "deterministic": the prediction of the model without latent state.
+
+    Raises:
+        ValueError: the source is unknown, or `fitted` lacks what it needs.
     """
     match choose("augmentation source", source, SOURCES):
         case "jitter":

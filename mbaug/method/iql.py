@@ -1,7 +1,7 @@
 """IQL (Kostrikov, Nair & Levine 2021, arXiv 2110.06169) for a population of agents, in the shape of `td3`.
 
-The critics learn from the values of states, and a state's value is an expectile of its recorded actions' values: no action is
-asked about that the data do not hold. The actor clones the recorded actions, the better ones more.
+The critics learn from the values of states, and a state's value is an expectile of its recorded actions' values. So no value is
+asked for at an action outside the data. The actor clones the recorded actions, the better ones more.
 
 Where it differs from the authors' code: 1. the actor's learning rate stays as it is (theirs decays along a cosine, offline).
 2. Parameters start as torch.nn.Linear's do (theirs are orthogonal). 3. Rewards are used as they are recorded, so that values are
@@ -35,11 +35,10 @@ class IQL:
     learning_rate: Positive = 3e-4  # Adam, all three networks
     batch_size: Count = 256  # B, transitions
     policy_delay: Count = 1  # every update moves the actor
-    expectile: Share = 0.7  # of the actions' values, that is a state's value
+    expectile: Share = 0.7  # of the actions' values, which is the value of a state
     inverse_temperature: Positive = 3.0  # beta of the weights exp(beta c A)
-    reward_scale: Positive = (
-        0.25  # c; ours: theirs, 1,000 / (range of returns), is 0.32 on our Hopper pool, 0.19 on HalfCheetah's
-    )
+    # c; ours: theirs, 1,000 / (range of returns), is 0.32 on our Hopper pool and 0.19 on HalfCheetah's
+    reward_scale: Positive = 0.25
     largest_weight: Positive = 100.0  # of a cloned action
     log_std_min: float = -5.0  # of the Gaussian policy, which is the same in every state
     log_std_max: float = 2.0
@@ -84,7 +83,7 @@ def value_loss(value: Values, target: Values, expectile: float) -> Losses:
 
 @torch.no_grad()
 def critic_target(agent: Agent, batch: Batch, settings: IQL, noise: Actions) -> Values:
-    """y = r + gamma (1 - d) V(s'): no action at s' is asked about. Source: Kostrikov et al. 2021, equation 6."""
+    """y = r + gamma (1 - d) V(s'), which needs no action at s'. Source: Kostrikov et al. 2021, equation 6."""
     return batch.reward + settings.discount * (1 - batch.terminal) * agent.value(batch.next_state)[0]
 
 

@@ -42,10 +42,10 @@ def plain_forward(
 ) -> Tensor:
     """Returns the outputs [N, batch, out] of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
 
-    Where `normalised`, h = relu(LN(h W + b)). The gradient goes to `flat`, if it requires one. Plain products are in its dtype,
-    whatever `product_dtype` asks of an engine.
+    Where `normalised`, h = relu(LN(h W + b)). The gradient goes to `flat`, if it requires one. All products are in the dtype of
+    `flat`: `product_dtype` is for an engine.
     """
-    if flat.requires_grad:  # if not, `layers` may be the first networks alone, and their place in `flat` is not known here
+    if flat.requires_grad:  # without a gradient `layers` may hold only the first networks, whose place in `flat` is unknown
         layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
     for weight, bias in layers[:-1]:
         hidden = torch.baddbmm(bias, inputs, weight)
@@ -55,16 +55,16 @@ def plain_forward(
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What computes, how precisely, and where. `PLAIN` is torch as everyone knows it; an engine may be faster."""
+    """How networks compute: by which functions, in which precision, on which device. `PLAIN` is ordinary torch."""
 
     forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None, bool], Tensor] = plain_forward  # a network's outputs
-    captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period  # repeats it: engine.graphs
-    precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": the wide products alone, everything else in float32
+    captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period  # see engine.graphs
+    precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": only the wide products, everything else in float32
     device: str = "cpu"
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters, batches and sums."""
+        """The type of parameters, batches and sums."""
         return torch.float64 if self.precision == "float64" else torch.float32
 
 
@@ -128,7 +128,7 @@ class Perceptron:
         return replace(self, flat=flat, layers=layer_views(flat.detach(), self.population, self.sizes))
 
     def copy(self) -> "Perceptron":
-        """Returns the same networks in memory of their own, held fixed: a target."""
+        """Returns a copy of these networks without gradient: a target."""
         return self.on(self.flat.detach().clone())
 
 
@@ -156,7 +156,7 @@ class Actor:
 
 @dataclass(frozen=True, eq=False)
 class Critics:
-    """Q_i(s, a) = MLP_i([s, a]), or V(s) of states alone: as many independent critics an agent as there are networks."""
+    """Q_i(s, a) = MLP_i([s, a]), or V(s) of states alone. N networks are N / P critics for each of P agents."""
 
     network: Perceptron
 
@@ -167,19 +167,19 @@ class Critics:
 
     @cached_property
     def frozen(self) -> "Critics":
-        """The same critics, in the same memory, held fixed: no gradient of an actor's loss reaches them."""
+        """The same critics, in the same memory, without gradient: an actor's loss does not move them."""
         return Critics(replace(self.network, flat=self.network.flat.detach()))
 
     @cached_property
     def first(self) -> "Critics":
-        """Q_1 of every agent, held fixed: what TD3's actor climbs."""
+        """Q_1 of every agent, without gradient: what TD3's actor maximises."""
         half = self.network.population // 2
         layers = tuple((weight[:half], bias[:half]) for weight, bias in self.network.layers)
         return Critics(replace(self.frozen.network, layers=layers))
 
 
 def act_alone(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns one network as a NumPy function of one vector, in the same memory: 10 microseconds, where torch needs 40."""
+    """Returns one network as a NumPy function of one vector, in the same memory. A call takes 10 microseconds, in torch 40."""
     *hidden, (last_weight, last_bias) = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
 
     def forward(vector: np.ndarray) -> np.ndarray:
@@ -219,7 +219,7 @@ def descend(
 ) -> None:
     """Moves each (parameters, moments) one Adam step down the sum of the population's losses, in place.
 
-    Each loss depends on its own agent's parameters alone, so the sum's gradient holds each agent's own: none feels another.
+    Each loss depends only on its own agent's parameters, so the gradient of the sum holds each agent's own gradient.
     """
     gradients = torch.autograd.grad(losses.sum(), [flat for flat, _ in learned])
     for (flat, moments), gradient in zip(learned, gradients, strict=True):

@@ -94,7 +94,7 @@ def temperature(agent: Agent) -> Losses:
 
 @torch.no_grad()
 def critic_target(agent: Agent, batch: Batch, settings: SAC, noise: Actions) -> Values:
-    """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' from the actor of today.
+    """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' from the current actor.
 
     Source: Haarnoja et al. 2018b, equations 3 and 5.
     """
@@ -117,7 +117,7 @@ def actor_loss(
     noise: Actions,
     over_critics: Callable[..., Tensor] = torch.amin,
 ) -> tuple[Losses, Losses]:
-    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi; `over_critics` is the minimum.
+    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi; `over_critics` reduces the twins, here by their minimum.
 
     Source: Haarnoja et al. 2018b, equation 9.
     """

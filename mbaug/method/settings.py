@@ -31,11 +31,11 @@ class Augmentation:
     """Which share of a batch's next states is replaced, and by what."""
 
     rate: Share = 0.5  # share of a batch; S, A, C
-    source: str = "sample"  # what replaces, a name in imagination.SOURCES; z is sampled at prediction time; C
-    picks: str = "random"  # the batch's rows that are imagined; S, A, C. "trusted", "distrusted": of least, most doubt; ours
+    source: str = "sample"  # of the imagined ones, a name in imagination.SOURCES; z is sampled at prediction time; C
+    picks: str = "random"  # which rows are imagined; S, A, C. "trusted", "distrusted": those of least, most doubt; ours
     table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
     redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
-    branch: Whole = 0  # steps at the policy's own actions, imagined as whole transitions; 0: as the paper; ours: a ceiling
+    branch: Whole = 0  # steps of a branch at the policy's own actions (augmentation.branches); 0: none, as in the paper; ours
 
     def __post_init__(self) -> None:
         choose("picking rule", self.picks, PICKS)
@@ -45,7 +45,7 @@ class Augmentation:
 class Pretraining:
     """Offline: an algorithm's offline loss on the drawn transitions. Values from [C]."""
 
-    updates: Whole = 200_000  # gradient steps; 0: the rows are drawn, no more
+    updates: Whole = 200_000  # gradient steps; 0: only draw the rows
     transitions: Count = 10_000  # rows drawn for a seed
     whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
     horizon: Count = 1  # n, steps of the target; S, A: multi-step prediction, 2 to 5
@@ -69,7 +69,7 @@ class Finetuning:
     carry_actor: bool = True  # C
     carry_critics: bool = True  # C
     carry_moments: bool = True  # the Adam states of what is carried; C
-    critic_updates: Whole = 0  # of the critics alone, when the warm-up ends; ours: for fresh ones that meet a carried actor
+    critic_updates: Whole = 0  # of the critics alone at the end of the warm-up; ours: for fresh critics of a carried actor
     evaluation_interval: Count = 5_000  # environment steps; C
 
     def __post_init__(self) -> None:
@@ -82,8 +82,8 @@ class Finetuning:
 
 @settings
 class Evaluation:
-    """Greedy episodes on environments of their own, and what is asked of the critics when pre-training ends."""
+    """Greedy episodes in separate environments, and what we measure of the critics when pre-training ends."""
 
     episodes: Count = 10  # C
-    probe_rows: Count = 1_000  # dataset rows on which the critic is watched; ours
-    probe_steps: Count = 500  # of a roll-out from a fixed state; ours: what comes later weighs 0.99^500 = 0.7 %
+    probe_rows: Count = 1_000  # dataset rows on which the critics are measured; ours
+    probe_steps: Count = 500  # of a roll-out from a fixed state; ours: later rewards weigh less than 0.99^500 = 0.7 %

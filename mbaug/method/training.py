@@ -1,6 +1,6 @@
 """The algorithms as a reader knows them: offline pre-training and online fine-tuning, as generators.
 
-They log, save and draw nothing; each yields whenever an evaluation is due, and whoever consumes it evaluates, records or stops.
+They log, save and draw nothing. Each yields whenever an evaluation is due, and the caller evaluates, records or stops.
 A `Learner` holds everything that is needed to go on, so that a run killed in the night continues bit for bit.
 """
 
@@ -25,7 +25,7 @@ from mbaug.method.transitions import Batch, ReplayBuffer, Standardiser
 from mbaug.tasks import Lockstep, Task
 
 BLOCK = 50  # updates whose batches and noise are drawn at once
-ACTING = "exploration", "uniform actions"  # streams of who acts, beside the simulators: on the CPU
+ACTING = "exploration", "uniform actions"  # random streams of acting, on the CPU as the simulators are
 
 Table = Float[Tensor, "population rows width"]
 Noise = Float[Tensor, "block normals population batch action"]
@@ -40,8 +40,8 @@ class Learner:
     seeds: list[int]  # one an agent; all random streams of agent k come from seeds[k]
     algorithm: Algorithm
     agent: Any  # the networks, of the algorithm's class
-    standardiser: Standardiser  # of states, frozen once made; like the simulators on the CPU
-    arithmetic: Arithmetic  # what computes, and where
+    standardiser: Standardiser  # of states, never changed; on the CPU, as the simulators are
+    arithmetic: Arithmetic  # how its networks compute
     diverged_at: list[dict | None]  # per agent None, or the counters at which its parameters stopped being finite
     gradient_steps: int = 0
     environment_steps: int = 0
@@ -99,7 +99,7 @@ def learner(
 
 
 def _update_noise(learner: Learner, updates: int) -> Noise:
-    """Returns what the updates of a block draw."""
+    """Returns the noise of a block of updates."""
     settings, device = learner.arm.learner, learner.arithmetic.device
     shape = updates, learner.algorithm.normals, settings.batch_size, learner.task.action_size
     drawn = [torch.randn(shape, generator=g, device=device) for g in learner.stream("update noise")]
@@ -109,7 +109,7 @@ def _update_noise(learner: Learner, updates: int) -> Noise:
 def block(
     learner: Learner, table: Table, updates: int = BLOCK, doubt: Float[Tensor, "population rows"] | None = None
 ) -> tuple[Int[Tensor, "block population batch"], Batch, Noise]:
-    """Returns the rows that a block of updates draws from the table, their batches, and the noise; by `doubt` if it is given."""
+    """Returns the rows that a block of updates draws from the table, by `doubt` if it is given; their batches; the noise."""
     draw = partial(torch.randint, table.shape[1], device=learner.arithmetic.device)
     index = learner.drawn("batches", draw, updates, learner.arm.learner.batch_size)
     if doubt is not None and learner.arm.augmentation is not None:
@@ -121,8 +121,9 @@ def block(
 def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor], None]:
     """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
 
-    It goes in stretches that end where the actor moves. The arithmetic may capture a stretch once and replay it: there is one
-    for each length and each place within the policy delay where it begins. With loss=None the actor stays as it is.
+    It works in stretches that end where the actor moves. The arithmetic may capture a stretch once and replay it. There is a
+    capture for each length of a stretch and each place within the policy delay at which it begins. With loss=None the actor
+    stays as it is.
     """
     settings, stretches = learner.arm.learner, {}
 
@@ -161,10 +162,14 @@ def pretrain(
 ) -> Iterator[None]:
     """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
 
-    The learner goes on from where it is. `table` holds packed, standardised rows (transitions.table), each agent its own;
-    `imagine` returns the imagined next states [P, rows, K, state], standardised, for a table's number; or packed transitions
-    [P, rows, width], for an augmentation with a branch (`augmentation.branches`). None: no augmentation.
-    `doubt` is of each row, for an augmentation that picks by it (`augmentation.by_doubt`); None where it picks at random.
+    The learner goes on from where it is.
+
+    Args:
+        learner: the agents.
+        table: each agent's own packed, standardised rows (`transitions.table`).
+        imagine: number of a table -> imagined next states [P, rows, K, state], standardised; for an augmentation with a branch
+            packed transitions [P, rows, width] (`augmentation.branches`). None: no augmentation.
+        doubt: of each row, for an augmentation that picks by it (`augmentation.by_doubt`). None: it picks at random.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _on_grid(plan, "updates", "evaluation_interval")
@@ -194,7 +199,7 @@ def pretrain(
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
-            if rule.branch:  # who goes on from here has the policy of now, not that of the last table
+            if rule.branch:  # a run that goes on from a checkpoint no longer has the policy of the last table
                 imagined = None
 
 
@@ -224,7 +229,7 @@ def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
 
 
 def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
-    """Updates the critics alone on what the replay holds, so that they get to know an actor trained without them."""
+    """Updates the critics alone on the rows of the replay, so that fresh critics learn the value of a carried actor."""
     learn = updater(learner, None)
     for _ in range(0, updates, BLOCK):
         learn(*block(learner, buffer.rows[:, : buffer.size])[1:])
@@ -275,9 +280,9 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
 
 
 def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Returns how all agents act while they learn: a NumPy function of their states and standard normals, [P, ...] each.
+    """Returns the exploring policy of all agents: a NumPy function of their states and standard normals, [P, ...] each.
 
-    A learner on the CPU acts with its own memory; one on a GPU with a copy, taken anew before each step.
+    On the CPU it reads the learner's own parameters, on a GPU a copy that it takes before each step.
     """
     agent, flats = learner.agent, {name: _flat(getattr(learner.agent, name)) for name in learner.algorithm.carried["actor"]}
     here = {name: flat.cpu() for name, flat in flats.items()}
@@ -286,14 +291,14 @@ def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
     def act(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
         for name, flat in flats.items():
-            here[name].copy_(flat)  # on the CPU the two are one: nothing to copy
+            here[name].copy_(flat)  # on the CPU they share memory, and nothing is copied
         return np.stack([explore(s, n) for explore, s, n in zip(explorers, state, normal, strict=True)])
 
     return act
 
 
 def memory(learner: Learner) -> dict[str, Tensor]:
-    """Returns every tensor that the next update depends on, by name, in the learner's own memory."""
+    """Returns every tensor that the next update depends on, by name, sharing the learner's memory."""
     found = {"standardiser.mean": learner.standardiser.mean, "standardiser.std": learner.standardiser.std}
     found |= {name: _flat(part) for name, part in vars(learner.agent).items() if name != "moments"}
     for name, adam in learner.agent.moments.items():
@@ -302,7 +307,7 @@ def memory(learner: Learner) -> dict[str, Tensor]:
 
 
 def _flat(part: Any) -> Tensor:
-    """Returns the parameters of a part of an agent, a network's or its own, held fixed."""
+    """Returns the parameters of a part of an agent, a network or a tensor, without gradient."""
     return (part if isinstance(part, Tensor) else part.network.flat).detach()
 
 

@@ -56,7 +56,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of all arrays: two draws are the same if and only if this is."""
+        """The SHA-256 of all arrays: the same for equal draws, and only for these."""
         digest = hashlib.sha256()
         for array in (self.state, self.action, self.reward, self.next_state, self.terminal, self.truncated):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -70,8 +70,8 @@ class Dataset:
 def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns `size` single transitions, uniformly at random without replacement, and the rest of the pool.
 
-    The rest is never trained on: it is what held-out errors are measured on. Every arm of a seed gets the same draw. Of a
-    composed dataset each part gives as many transitions, one of each after the other. Raises ValueError if the pool has fewer.
+    We never train on the rest: held-out errors are measured on it. Every arm of a seed gets the same draw. Each part of a
+    composed dataset gives the same number of transitions, in turn. Raises ValueError if the pool has fewer.
     """
     _check_size(pool, size)
     order = streams.numpy_generator(seed, "draw").permutation(len(pool))
@@ -89,7 +89,7 @@ def _check_size(pool: Dataset, size: int) -> None:
 
 
 def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Returns whole episodes in random order, the last one cut, that hold `size` transitions; and the other episodes."""
+    """Returns `size` transitions of whole episodes in random order, the last one cut, and the episodes that are left."""
     _check_size(pool, size)
     sentence = f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone"
     require(not pool.part.any(), sentence)
@@ -153,7 +153,7 @@ def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Ten
 
 
 def unpack(rows: Float[Tensor, "... width"], state_size: int, action_size: int) -> Batch:
-    """Returns the columns of packed rows, each contiguous: any leading axes. No learner looks at `truncated`."""
+    """Returns the columns of packed rows, each contiguous, without `truncated`, which no learner uses. Leading axes stay."""
     sizes = (state_size, action_size, state_size, 1, 1, 1)
     state, action, next_state, reward, terminal = (part.contiguous() for part in rows.split(sizes, dim=-1)[:-1])
     return Batch(state, action, reward.squeeze(-1), next_state, terminal.squeeze(-1))
@@ -169,7 +169,7 @@ def gather(
 
 @dataclass(frozen=True, eq=False)
 class Standardiser:
-    """x -> (x - mean) / std per state dimension, each agent with its own data's; of one agent alone without the first axis."""
+    """x -> (x - mean) / std per state dimension, with the numbers of each agent's own data; one agent needs no first axis."""
 
     mean: Float[Tensor, "*population state"]
     std: Float[Tensor, "*population state"]
@@ -183,7 +183,7 @@ class Standardiser:
 
     @classmethod
     def identity(cls, population: int, state_size: int) -> "Standardiser":
-        """Returns the standardiser that changes nothing: agents that start without data."""
+        """Returns the standardiser that changes nothing, for agents without offline data."""
         return cls(torch.zeros(population, state_size), torch.ones(population, state_size))
 
     def of(self, k: int) -> "Standardiser":

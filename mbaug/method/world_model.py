@@ -134,7 +134,7 @@ def epochs(
     seed: int,
     arithmetic: Arithmetic = PLAIN,
 ) -> Iterator[tuple[Model, Loss]]:
-    """Yields, after every epoch, the model (always the same one, moving) and the mean terms of the loss.
+    """Yields the model and the mean terms of the loss after every epoch. The model is one object, which the fit moves.
 
     An epoch is a random permutation of the rows that end no episode, cut into batches, the last one smaller.
     """
@@ -152,9 +152,9 @@ def epochs(
 def _descent(
     model: Any, loss: Callable, dataset: Dataset, settings: WorldModel, generator: torch.Generator, latent: int
 ) -> Iterator[Float[Tensor, " terms"]]:
-    """Yields the mean terms of every epoch while Adam moves all networks of a model down the last of them.
+    """Minimises the last term of a loss by all networks of a model, with Adam; yields the mean terms of every epoch.
 
-    `loss` returns its terms, of a batch of states, actions, next states and standard normals, `latent` a row.
+    `loss` takes a batch of states, actions, next states and standard normals, `latent` of these a row; it returns its terms.
     """
     rows, parts = interior(dataset), [part for part in vars(model).values() if isinstance(part, Perceptron)]
     learned, like = [(part.flat, Adam.zeros(part.flat)) for part in parts], parts[0].flat.detach()
@@ -191,7 +191,6 @@ class Deterministic:
 
 def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int) -> tuple[int, ...]:
     """Returns the layer sizes of a model as deep as the encoder, with as many parameters as a world model."""
-
     wanted = sum(map(networks.count, sizes(settings, state_size, action_size).values()))
     inputs, layers = state_size + action_size, len(settings.hidden)
     candidates = ((inputs, *[units] * layers, state_size) for units in count(1))
