@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 
@@ -20,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("any", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("any")
     # A shell's background job ignores Ctrl-C, one under nohup also a closed terminal, and so would the commands that tests end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

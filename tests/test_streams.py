@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mbaug import streams
@@ -11,7 +11,6 @@ NAMES = st.lists(st.one_of(st.text(min_size=1, max_size=8), st.integers(0, 2**31
 SEEDS = st.integers(0, 2**31)
 
 
-@settings(deadline=None)
 @given(SEEDS, SEEDS, NAMES, NAMES)
 def test_a_stream_is_the_same_whenever_it_is_asked_for_and_another_name_or_seed_is_another(seed, other_seed, name, other_name):
     first, again = (streams.numpy_generator(seed, *name).integers(2**62, size=4) for _ in range(2))

@@ -33,7 +33,7 @@ tensors = st.dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tensors, st.dictionaries(st.text(), state, max_size=4))
 def test_a_checkpoint_comes_back_exactly(tmp_path_factory, tensors, state):
     folder = tmp_path_factory.mktemp("checkpoint")

@@ -86,7 +86,7 @@ row = st.fixed_dictionaries(
 episodes = st.lists(row, max_size=20, unique_by=lambda row: tuple(row.values())[:4])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(episodes)
 def test_rows_come_back_bit_for_bit(tmp_path_factory, episodes):
     folder = tmp_path_factory.mktemp("runs")

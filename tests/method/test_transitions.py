@@ -12,7 +12,7 @@ from made import dataset, refused
 from mbaug.method import transitions
 from mbaug.method.transitions import ROWS, Dataset, ReplayBuffer, Standardiser
 
-quick = settings(deadline=None, max_examples=20)
+quick = settings(max_examples=20)
 DATASETS = st.builds(dataset, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**31))
 
 
