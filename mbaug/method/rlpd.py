@@ -15,9 +15,8 @@ from torch import Tensor
 
 from mbaug.method import sac
 from mbaug.method.layernorm import normalised
-from mbaug.method.networks import PLAIN, Actions, Critics, Generators, Losses
-from mbaug.method.sac import SAC, GaussianActor
-from mbaug.method.transitions import Batch
+from mbaug.method.networks import PLAIN, Generators, Losses
+from mbaug.method.sac import SAC
 
 
 def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic=PLAIN) -> sac.Agent:
@@ -34,18 +33,12 @@ def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[T
     return torch.cat([old * offline, offline + new * (size - offline)], dim=-1).long()
 
 
-def actor_loss(
-    actor: GaussianActor,
-    critics: Critics,
-    batch: Batch,
-    alpha: Losses,
-    noise: Actions,
-) -> tuple[Losses, Losses]:
+def actor_loss(*given) -> tuple[Losses, Losses]:
     """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC has their least.
 
-    Source: Ball et al. 2023, Algorithm 1.
+    The arguments are those of `sac.actor_loss`. Source: Ball et al. 2023, Algorithm 1.
     """
-    return sac.actor_loss(actor, critics, batch, alpha, noise, torch.mean)
+    return sac.actor_loss(*given, over_critics=torch.mean)
 
 
 ALGORITHM = replace(sac.ALGORITHM, create=create, online_loss=actor_loss, rows=rows)
