@@ -1,4 +1,4 @@
-"""What lets an interrupted run go on: one safetensors file, whose header holds the plain data, replaced as a whole. No pickle."""
+"""Checkpoints, from which an interrupted run resumes: one safetensors file with plain data in its header. No pickle."""
 
 import hashlib
 import json
@@ -17,48 +17,48 @@ from mbaug.method import training
 from mbaug.method.training import Learner
 
 NAME = "checkpoint.safetensors"
-REMEDY = "remove its folder to begin this stage again"
-COUNTERS = ("gradient_steps", "environment_steps", "diverged_at")  # of a learner
+REMEDY = "remove its folder to start this stage again"
+COUNTERS = ("gradient_steps", "environment_steps", "diverged_at")  # counters of a learner that a checkpoint stores
 
 
 class CheckpointDamaged(ValueError):
-    """A checkpoint does not hold what was written."""
+    """A checkpoint's content is not what was written."""
 
 
 def packed(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
-    """Returns tensors and plain data as the content of one safetensors file, with a digest of both.
+    """Returns the content of one safetensors file that holds tensors, plain data, and a digest of both.
 
     Args:
-        tensors: on any device; those that share memory are stored apart.
-        state: what `files.plain` takes; integers of any size and NaN come back as they were, tuples as lists.
+        tensors: on any device; tensors that share memory are stored as separate copies.
+        state: anything that `files.plain` accepts. Integers of any size and NaN are restored exactly; tuples become lists.
     """
-    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(files.plain(state))
-    return safetensors.torch.save(apart, {"state": text, "sha256": _digest(apart, text)})
+    return safetensors.torch.save(copies, {"state": text, "sha256": _digest(copies, text)})
 
 
 def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors, on the CPU, and the plain data of a file that holds what `packed` returned.
+    """Returns the tensors, on the CPU, and the plain data of a file with the content that `packed` returned.
 
     Raises:
-        CheckpointDamaged: the file is not what was written; the sentence ends with the remedy.
+        CheckpointDamaged: the content is not what was written. The sentence ends with `remedy`.
     """
     try:
         if not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         tensors = safetensors.torch.load_file(path)
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
         if {"state", "sha256"} <= {*header} and _digest(tensors, header["state"]) == header["sha256"]:
             return tensors, json.loads(header["state"])
-        reason = "its SHA-256 is not the one that was written"
+        reason = "its content does not match its SHA-256"
     except (SafetensorError, KeyError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
     raise CheckpointDamaged(f"{path} is damaged ({reason}): {remedy}")
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a folder in place of its last one: at any moment there is the old one or the new one."""
+    """Replaces a folder's checkpoint. At any moment the folder holds the old one or the new one."""
     files.write_atomically(folder / NAME, packed(tensors, state))
 
 
@@ -68,17 +68,17 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors, on the CPU, and the state of a folder's checkpoint; raises as `unpacked`."""
+    """Returns the tensors, on the CPU, and the plain data of a folder's checkpoint; raises as `unpacked`."""
     return unpacked(folder / NAME, REMEDY)
 
 
 @contextmanager
-def fitting(folder: Path) -> Iterator[None]:
-    """Raises CheckpointDamaged where a checkpoint does not fit what is restored, as that of another arm would not."""
+def restoring(folder: Path) -> Iterator[None]:
+    """Raises CheckpointDamaged if a checkpoint cannot be restored because it belongs to another stage or arm."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        reason = f"it is not of this stage: {type(error).__name__} {error}".partition("\n")[0]
+        reason = f"it is from another stage: {type(error).__name__} {error}".partition("\n")[0]
         raise CheckpointDamaged(f"{folder / NAME} is damaged ({reason}): {REMEDY}") from error
 
 
@@ -91,7 +91,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict]:
-    """Returns all that a learner needs to go on, as tensors and plain data."""
+    """Returns everything a learner needs to resume, as tensors and plain data."""
     tensors = training.memory(learner)
     for name, generators in learner.generators.items():
         tensors |= {f"random.{name}.{k}": generator.get_state() for k, generator in enumerate(generators)}
@@ -99,11 +99,11 @@ def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict]:
 
 
 def restore_learner(learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Sets a fresh learner to what `learner_state` returned."""
+    """Sets a fresh learner to the state that `learner_state` returned."""
     for name, tensor in training.memory(learner).items():
-        here, there = ((x.dtype, tuple(x.shape)) for x in (tensor, tensors[name]))
-        if here != there:  # a smaller one would fill it, and another type be rounded
-            raise RuntimeError(f"{name} is {there} instead of {here}")
+        expected, found = ((x.dtype, tuple(x.shape)) for x in (tensor, tensors[name]))
+        if found != expected:  # copy_ would broadcast a smaller tensor and round another dtype
+            raise RuntimeError(f"{name} is {found} instead of {expected}")
         tensor.copy_(tensors[name])
     for name in state["streams"]:
         for k, generator in enumerate(learner.stream(name)):

@@ -1,7 +1,7 @@
-"""One population of agents, from the drawing of its data to its record: draw, fit, pre-train, fine-tune.
+"""Trains one population of agents, from drawing its data to recording it: draw, fit, pre-train, fine-tune.
 
-Each stage is a function. It leaves a checkpoint, so that the same command goes on after a kill, and what several arms share is
-trained once: a world model by all arms that use it, a pre-training by all ways online.
+Each stage is a function that leaves a checkpoint, so the same command resumes after a kill. What several arms share is trained
+once: a world model for all arms that use it, a pre-training for all arms that differ only in their fine-tuning.
 """
 
 import errno
@@ -38,40 +38,39 @@ from mbaug.method.settings import Augmentation
 from mbaug.method.transitions import Batch, Dataset, ReplayBuffer, Standardiser
 from mbaug.provenance import commit, provenance
 
-STEPS_KEPT = 50_000, 100_000  # environment steps after which a pre-trained agent leaves its actor in the folder of checkpoints
-LONG = 100_000  # environment steps; a longer training keeps its actors and its replay, for the pools that are made from them
-CHECKPOINTS = 40  # of a fine-tuning, about, at most: a replay of a million rows is a quarter of a gigabyte in each
-NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # what flock says on a file system without it
-BEFORE = {"picks": "random", "branch": 0}  # settings that came when there were checkpoints, with what was done before
-SAVED = "rows", "outside", "switch"  # of a population, in a checkpoint, beside its learner
+STEPS_KEPT = 50_000, 100_000  # environment steps after which we keep the actor of a pre-trained agent
+LONG = 100_000  # environment steps; longer runs keep their actors and replay buffer, from which pools are made
+CHECKPOINTS = 40  # at most about this many per fine-tuning; a replay buffer of a million rows takes 250 MB in each
+NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # errors of flock on file systems without locks
+ADDED_LATER = {"picks": "random", "branch": 0}  # settings newer than the oldest checkpoints, and the values in those
+SAVED = "rows", "outside", "switch"  # attributes of a population that a checkpoint stores beside its learner
 
 
 def key(*parts: object) -> str:
-    """Returns a name for whatever depends on `parts` alone: what has the same name is trained once.
+    """Returns a name for whatever depends only on `parts`; work with the same name is done once.
 
-    A setting that was added later enters the name only where it changes what was done before, so older checkpoints keep their
-    names.
+    A setting that was added later enters the name only if it changes the earlier behaviour, so older checkpoints keep theirs.
     """
-    return hashlib.sha256(json.dumps(_without(BEFORE, files.plain(parts)), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_without(ADDED_LATER, files.plain(parts)), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _without(known: Mapping[str, object], plain: Any) -> Any:
-    """Returns plain data without the items of its objects, at any depth, that are `known`."""
+def _without(items: Mapping[str, object], plain: Any) -> Any:
+    """Returns plain data in which no dictionary, at any depth, has one of `items`."""
     if isinstance(plain, dict):
-        return {name: _without(known, item) for name, item in plain.items() if not (name in known and known[name] == item)}
-    return [_without(known, item) for item in plain] if isinstance(plain, list) else plain
+        return {name: _without(items, item) for name, item in plain.items() if not (name in items and items[name] == item)}
+    return [_without(items, item) for item in plain] if isinstance(plain, list) else plain
 
 
-def together(*lists: Sequence[str]) -> list[str]:
-    """Returns what is in any of some lists, once, in order."""
-    return list(dict.fromkeys(item for some in lists for item in some))
+def union(*lists: Sequence[str]) -> list[str]:
+    """Returns the items of several lists, each once, in order of first appearance."""
+    return list(dict.fromkeys(item for each in lists for item in each))
 
 
 @contextmanager
 def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder, which one process at a time can; the lock ends with that process, however it ends.
+    """Holds the lock of a folder. Only one process can hold it, and it is released when that process ends, even by a kill.
 
-    Without `blocking` it raises Timeout if another process holds it.
+    Without `blocking`, raises Timeout if another process holds the lock.
     """
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,8 +80,8 @@ def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
         if error.errno not in NO_LOCKS:
             raise
         warn_once(
-            f"the file system of {folder.parent} has no locks ({error.strerror}), so a file, lock.soft, stands for each. If "
-            "a crash of the machine left one behind, remove it; better, put build/ on a disk of this machine"
+            f"the file system of {folder.parent} has no locks ({error.strerror}), so files named lock.soft replace them. If a "
+            "crash of the machine leaves one behind, remove it. It is better to put build/ on a local disk"
         )
         held = SoftFileLock(folder / "lock.soft", blocking=blocking).acquire()
     with held:
@@ -91,46 +90,46 @@ def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Population:
-    """Runs that differ in their seed alone, one agent each: their data, their progress, and what will be recorded."""
+    """Runs that differ only in their seed, one agent each: their data, their progress, and what will be recorded."""
 
     runs: Sequence[Run]
     work: Path  # folder of checkpoints
-    drawn: list[Dataset]  # of the dataset, an agent; none from scratch
-    rest: list[Dataset]  # what is left of it
-    table: Float[Tensor, "population rows width"]  # the drawn rows as the learner reads them
+    drawn: list[Dataset]  # each agent's draw from the dataset; empty for runs from scratch
+    rest: list[Dataset]  # the remaining rows, for each agent
+    table: Float[Tensor, "population rows width"]  # the drawn rows in the form that the learner reads
     learner: training.Learner
     evaluator: tasks.Evaluator
-    rows: list[list[dict]]  # of evaluation episodes, an agent
-    outside: list[float]  # fraction of imagined components outside the data's range, an agent
-    fits: list[Fit] = field(default_factory=list)  # an agent's world model; none without augmentation
-    switch: list[dict] = field(default_factory=list)  # what was measured when pre-training ended, an agent; empty before
-    replay: list[ReplayBuffer] = field(default_factory=list)  # one, once the fine-tuning has begun
-    commits: list[str] = field(default_factory=list)  # of the code that trained what came from checkpoints
-    begin: float = field(default_factory=time.perf_counter)  # less the seconds of the time before this process
+    rows: list[list[dict]]  # the evaluation episodes of each agent
+    outside: list[float]  # fraction of imagined components outside the data's range, for each agent
+    fits: list[Fit] = field(default_factory=list)  # each agent's world model; empty without augmentation
+    switch: list[dict] = field(default_factory=list)  # measures of each agent at the end of pre-training; empty before
+    replay: list[ReplayBuffer] = field(default_factory=list)  # one buffer, once fine-tuning has begun
+    commits: list[str] = field(default_factory=list)  # of the code that trained what was loaded from checkpoints
+    started: float = field(default_factory=time.perf_counter)  # moved back by the seconds before a restart
 
     @property
     def arm(self) -> Arm:
-        """The settings that the runs share."""
+        """The settings that all runs share."""
         return self.learner.arm
 
     @property
     def long(self) -> bool:
-        """Whether the actors are kept: of trainings without pre-training, for they need no standardiser beside them."""
+        """Whether the actors are kept: only in long runs without pre-training, whose actors need no standardiser."""
         return self.arm.pretraining is None and self.arm.online.steps > LONG
 
     @property
     def seconds(self) -> float:
-        """The wall seconds so far, those before a restart included."""
-        return time.perf_counter() - self.begin
+        """Wall seconds so far, including those before a restart."""
+        return time.perf_counter() - self.started
 
     @property
     def learning(self) -> bool:
-        """Whether any agent has not diverged."""
+        """Whether at least one agent has not diverged."""
         return None in self.learner.diverged_at
 
     @property
     def ended(self) -> bool:
-        """Whether every agent has been trained to its end, or diverged."""
+        """Whether every agent has been trained to the end or has diverged."""
         plan = self.arm.finetuning
         return self.learner.environment_steps == (plan.steps if plan else 0) or not self.learning
 
@@ -139,18 +138,18 @@ class Population:
 
 
 def prepare_for(arm: Arm, device: str = "cpu") -> None:
-    """Prepares this process for training an arm; raises ValueError where the device does not multiply in its precision."""
+    """Prepares this process for training an arm; raises ValueError if the device cannot multiply in its precision."""
     require(
         arm.precision != "bfloat16" or engine.has_bfloat16(device),
-        "it trains in bfloat16, which this processor does not multiply (it needs avx512_bf16 or amx_bf16): train it on one that "
-        "does, and choose other runs here with --only",
+        "it trains in bfloat16, but this processor cannot multiply bfloat16 (it needs avx512_bf16 or amx_bf16): train it on a "
+        "processor that can, and choose other runs here with --only",
     )
     engine.prepare(arm.precision, device)
-    commit()  # asked now, because the folder may hold other code before the run is recorded
+    commit()  # cached now, because the folder may hold other code by the time the run is recorded
 
 
 def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Population:
-    """Returns agents that have drawn their data, and learned nothing yet."""
+    """Returns a population that has drawn its data but learned nothing yet."""
     task, seeds, plan = tasks.find(runs[0].task), [run.seed for run in runs], arm.pretraining
     drawn, rest, standardiser = [], [], Standardiser.identity(len(seeds), task.state_size)
     arithmetic = replace(FAST, precision=arm.precision, device=device)
@@ -170,33 +169,33 @@ def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Pop
 
 
 def folder(population: Population, *parts: object) -> Path:
-    """Returns the folder of the stage that depends on `parts`, the task, the data, the seeds and the device."""
+    """Returns the folder of the stage that depends on `parts`, the task, the data, the seeds, the precision and the device."""
     learner, pool = population.learner, population.runs[0].dataset
-    device = [] if learner.arithmetic.device == "cpu" else [learner.arithmetic.device]  # its random numbers go on nowhere else
-    drawn = [dataset.sha256 for dataset in population.drawn]  # a pool of the same name may hold other rows
+    device = [] if learner.arithmetic.device == "cpu" else [learner.arithmetic.device]  # only it can continue its random streams
+    drawn = [dataset.sha256 for dataset in population.drawn]  # another pool may have the same name
     return population.work / key(learner.task.name, pool, learner.seeds, population.arm.precision, *device, *drawn, *parts)
 
 
 def fit(population: Population) -> None:
-    """Fits each agent's world model, or takes the one that another arm has fitted."""
+    """Fits each agent's world model, or loads the one that another arm has fitted."""
     arm, arithmetic, device = population.arm, population.learner.arithmetic, population.learner.arithmetic.device
     if arm.model is None or arm.augmentation is None:
         return
     for seed, drawn, rest in zip(population.learner.seeds, population.drawn, population.rest, strict=True):
-        own = population.work / key(drawn.sha256, seed, arm.model, arm.precision, device)
-        with lock(own):
-            if checkpoint.exists(own):
-                with checkpoint.fitting(own):
-                    tensors, state = checkpoint.load(own)
+        where = population.work / key(drawn.sha256, seed, arm.model, arm.precision, device)
+        with lock(where):
+            if checkpoint.exists(where):
+                with checkpoint.restoring(where):
+                    tensors, state = checkpoint.load(where)
                     fitted, commits = models.restore(tensors, state, device), state["commits"]
             else:
                 fitted, commits = imagination.fit(arm.model, drawn, rest, seed, arithmetic), [commit()]
-                checkpoint.save(own, *models.save(fitted, commits))
+                checkpoint.save(where, *models.save(fitted, commits))
             if arm.augmentation.source == "deterministic" and fitted.deterministic is None:
                 model = world_model.fit_deterministic(arm.model, drawn, seed, arithmetic)
-                fitted, commits = imagination.with_deterministic(fitted, model, rest, seed), together(commits, [commit()])
-                checkpoint.save(own, *models.save(fitted, commits))
-        population.commits = together(population.commits, commits)
+                fitted, commits = imagination.with_deterministic(fitted, model, rest, seed), union(commits, [commit()])
+                checkpoint.save(where, *models.save(fitted, commits))
+        population.commits = union(population.commits, commits)
         population.fits.append(fitted)
 
 
@@ -204,7 +203,7 @@ def fit(population: Population) -> None:
 
 
 def evaluate(population: Population, phase: str) -> None:
-    """Appends the rows of one evaluation; evaluating shifts no stream that training draws from."""
+    """Appends the rows of one evaluation. Evaluating draws nothing from the random streams of training."""
     learner, critics = population.learner, population.learner.agent.critics
     steps = learner.gradient_steps if phase == "pretrain" else learner.environment_steps
     episodes = population.evaluator(learner.policy, phase, steps)
@@ -212,7 +211,7 @@ def evaluate(population: Population, phase: str) -> None:
     predicted = measures.values(critics, learner.standardiser.apply(first), action).cpu().numpy()
     data_value = np.full(len(population.runs), np.nan)
     if population.drawn:
-        batch = learned_from(population)
+        batch = training_rows(population)
         data_value = measures.values(critics, batch.state, batch.action).cpu().numpy().mean(axis=1)
     for k, rows in enumerate(population.rows):
         if learner.diverged_at[k] is None:
@@ -233,33 +232,33 @@ def evaluate(population: Population, phase: str) -> None:
             ]
 
 
-def learned_from(population: Population) -> Batch:
-    """Returns the first rows that each agent drew: those in which its values are asked for."""
+def training_rows(population: Population) -> Batch:
+    """Returns the first rows that each agent drew, on which we measure its values."""
     return transitions.unpack(population.table[:, : population.arm.evaluation.probe_rows], *population.learner.sizes)
 
 
 def save(where: Path, population: Population, tensors: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:
-    """Writes a checkpoint of the agents, their rows so far, and what a stage adds."""
+    """Writes a checkpoint of the agents, their rows so far, and what the stage adds."""
     learned, state = checkpoint.learner_state(population.learner)
     state |= {name: getattr(population, name) for name in SAVED} | {"wall_seconds": population.seconds}
-    state |= {"commits": together(population.commits, [commit()])}
+    state |= {"commits": union(population.commits, [commit()])}
     checkpoint.save(where, learned | (tensors or {}), state | (plain or {}))
 
 
 def load(where: Path, population: Population) -> tuple[dict[str, Tensor], dict]:
-    """Takes the agents back to the checkpoint in `where`, and returns all that it holds."""
-    with checkpoint.fitting(where):
+    """Restores the agents from the checkpoint in `where`, and returns all that it holds."""
+    with checkpoint.restoring(where):
         tensors, state = checkpoint.load(where)
         checkpoint.restore_learner(population.learner, tensors, state)
         for name in SAVED:
             setattr(population, name, state[name])
-        population.commits = together(population.commits, state["commits"])
-        population.begin = time.perf_counter() - state["wall_seconds"]
+        population.commits = union(population.commits, state["commits"])
+        population.started = time.perf_counter() - state["wall_seconds"]
         return tensors, state
 
 
 def keep(population: Population, name: str, number: int, tensors: dict[str, Tensor]) -> None:
-    """Writes an agent's tensors into the folder of checkpoints, where they stay: what is worth shipping is chosen later."""
+    """Writes an agent's tensors into the folder of checkpoints, where they stay. `trained` ships some of them later."""
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     files.write_atomically(population.work / "kept" / str(population.runs[number]) / f"{name}.safetensors", content)
 
@@ -268,7 +267,7 @@ def keep(population: Population, name: str, number: int, tensors: dict[str, Tens
 
 
 def imagined(population: Population, rule: Augmentation, number: int) -> Tensor:
-    """Returns the table of imagined next states with that number, standardised; notes how far outside the data it is."""
+    """Returns table `number` of imagined next states, standardised, and stores how much of it lies outside the data."""
     plan, learner, tables = population.arm.offline, population.learner, []
     for k, (fitted, drawn) in enumerate(zip(population.fits, population.drawn, strict=True)):
         state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
@@ -285,15 +284,15 @@ def imagined(population: Population, rule: Augmentation, number: int) -> Tensor:
 
 
 def branched(population: Population, rule: Augmentation, number: int) -> Float[Tensor, "population rows width"]:
-    """Returns the table with that number of whole transitions that the simulator gives at the policies' own actions, packed.
+    """Returns table `number` of whole transitions, packed: the simulator's answers to the policies' own actions.
 
-    They start in drawn states, where no velocity is clipped, and act with TD3's noise of exploration, as the agents will.
+    Branches start in drawn states without clipped velocities. Their actions have TD3's exploration noise, as online.
     """
     learner, task, tables = population.learner, population.learner.task, []
     for k, drawn in enumerate(population.drawn):
         random = streams.numpy_generator(learner.seeds[k], "imagination", number)
-        whole = drawn.state[tasks.unclipped(task, drawn.state)]
-        start = random.permutation(whole)[: max(len(drawn) // rule.branch, 1)]
+        unclipped = drawn.state[tasks.whole(task, drawn.state)]
+        start = random.permutation(unclipped)[: max(len(drawn) // rule.branch, 1)]
         replay, act = partial(check.replay, task), partial(explore, learner, k, random)
         rows = augmentation.branches(replay, act, start, rule.branch, len(drawn))
         next_state = torch.from_numpy(rows.next_state).unsqueeze(1)
@@ -303,13 +302,13 @@ def branched(population: Population, rule: Augmentation, number: int) -> Float[T
 
 
 def explore(learner: training.Learner, k: int, random: np.random.Generator, state: np.ndarray) -> np.ndarray:
-    """Returns the actions of agent k in some states, with its noise of exploration."""
+    """Returns the actions of agent k in a batch of states, with exploration noise."""
     greedy = learner.policy(np.stack([state.astype(np.float32)] * len(learner.seeds)))[k]
     return np.clip(greedy + learner.arm.learner.exploration_noise * random.standard_normal(greedy.shape), -1, 1)
 
 
 def doubt(population: Population) -> Float[Tensor, "population rows"] | None:
-    """Returns each drawn row's doubt (`imagination.doubt`) where the augmentation picks by it, None where it does not."""
+    """Returns each drawn row's doubt (`imagination.doubt`), or None if the augmentation picks at random."""
     rule = population.arm.augmentation
     if rule is None or rule.picks == "random":
         return None
@@ -319,7 +318,7 @@ def doubt(population: Population) -> Float[Tensor, "population rows"] | None:
 
 
 def pretrain(population: Population) -> Iterator[None]:
-    """Yields at every evaluation of the pre-training, or takes what another arm of the same seeds has pre-trained."""
+    """Yields at every evaluation of the pre-training; loads what another arm with the same seeds has pre-trained."""
     learner, plan, rule = population.learner, population.arm.pretraining, population.arm.augmentation
     if plan is None or plan.updates == 0:
         return
@@ -334,18 +333,18 @@ def pretrain(population: Population) -> Iterator[None]:
                 save(where, population)
                 yield
         if not population.switch and population.learning:
-            population.switch = at_the_switch(population)
+            population.switch = measure_at_switch(population)
             save(where, population)
     for k in range(len(population.runs)):
         keep(population, "switch", k, models.agent(learner, k))
 
 
-def at_the_switch(population: Population) -> list[dict]:
-    """Returns what is measured of each agent when pre-training ends: `overfitting` and `calibration` of its critics."""
+def measure_at_switch(population: Population) -> list[dict]:
+    """Returns each agent's measures at the end of pre-training: the `overfitting` and `calibration` of its critics."""
     learner, medium = population.learner, f"{population.learner.task.name}-medium"
-    elsewhere = some(population, [read.load(medium)] * len(population.runs)) if medium in read.bundled() else None
-    generators, new = streams.torch_generators(learner.seeds, "perturbations"), some(population, population.rest)
-    overfitting = measures.overfitting(learner, learned_from(population), new, generators, elsewhere)
+    elsewhere = spaced_rows(population, [read.load(medium)] * len(population.runs)) if medium in read.bundled() else None
+    generators, new = streams.torch_generators(learner.seeds, "perturbations"), spaced_rows(population, population.rest)
+    overfitting = measures.overfitting(learner, training_rows(population), new, generators, elsewhere)
     probe = probes.load(learner.task)
     episodes = population.evaluator.from_states(learner.policy, probe.state, population.arm.evaluation.probe_steps)
     state = learner.standardiser.apply(torch.from_numpy(episodes.first_state)).to(learner.agent.critics.network.flat)
@@ -358,8 +357,8 @@ def at_the_switch(population: Population) -> list[dict]:
     return [{"overfitting": one, "calibration": other} for one, other in zip(overfitting, calibration, strict=True)]
 
 
-def some(population: Population, datasets: Sequence[Dataset]) -> Batch:
-    """Returns rows of a dataset for each agent, evenly chosen, as its critics see them."""
+def spaced_rows(population: Population, datasets: Sequence[Dataset]) -> Batch:
+    """Returns evenly spaced rows of one dataset per agent, as the agent's critics see them."""
     arm, learner, dtype = population.arm, population.learner, population.table.dtype
     count, chosen = min(arm.evaluation.probe_rows, *map(len, datasets)), []
     for k, dataset in enumerate(datasets):
@@ -372,14 +371,14 @@ def some(population: Population, datasets: Sequence[Dataset]) -> Batch:
 
 
 def online_folder(population: Population) -> Path:
-    """Returns the folder of the fine-tuning's checkpoints."""
+    """Returns the folder of the fine-tuning checkpoints."""
     return folder(population, "finetuning", population.arm)
 
 
 def finetune(population: Population, to: int | None = None) -> Iterator[None]:
-    """Yields once before the first step (or the first after the last checkpoint), then after every evaluation.
+    """Yields once at the start, or at the last checkpoint if there is one, then after every evaluation.
 
-    With `to`, the first evaluation from so many environment steps on is the last one.
+    With `to`, stops at the first evaluation after at least that many environment steps.
     """
     learner, plan = population.learner, population.arm.finetuning
     if plan is None or not population.learning:
@@ -390,7 +389,7 @@ def finetune(population: Population, to: int | None = None) -> Iterator[None]:
     where, last = online_folder(population), plan.steps if to is None else min(to, plan.steps)
     if checkpoint.exists(where):
         tensors, state = load(where, population)
-        with checkpoint.fitting(where):
+        with checkpoint.restoring(where):
             environments.restore({name: tensors[name].numpy() for name in state["arrays"]}, state["environments"])
             buffer.size = 0
             buffer.extend(tensors["replay"])
@@ -402,15 +401,15 @@ def finetune(population: Population, to: int | None = None) -> Iterator[None]:
     if learner.environment_steps < last:
         for _ in training.finetune(learner, environments, buffer):
             evaluate(population, "finetune")
-            leave(where, population, environments, last)
+            save_finetuning(where, population, environments, last)
             yield
             if learner.environment_steps >= last:
                 break
     environments.close()
 
 
-def leave(where: Path, population: Population, environments: tasks.Lockstep, last: int) -> None:
-    """Writes a checkpoint, if one is due or this is the `last` step, and the actors that are kept."""
+def save_finetuning(where: Path, population: Population, environments: tasks.Lockstep, last: int) -> None:
+    """Writes the actors that are kept, and a checkpoint if one is due or if this is the `last` step."""
     learner, plan, steps = population.learner, population.arm.online, population.learner.environment_steps
     if steps in STEPS_KEPT and population.arm.pretraining is not None:
         for k, actor in enumerate(training.actors(learner)):
@@ -425,13 +424,13 @@ def leave(where: Path, population: Population, environments: tasks.Lockstep, las
         save(where, population, tensors, {"arrays": list(arrays), "environments": plain})
 
 
-# --- from nothing to a record ---------------------------------------------------------------------------------------------
+# --- whole runs -----------------------------------------------------------------------------------------------------------
 
 
 def train(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu", to: int | None = None) -> Iterator[Population]:
-    """Yields a population before it learns anything, then after every evaluation from wherever the last checkpoint is.
+    """Yields a population before it learns anything, then after every evaluation from the last checkpoint on.
 
-    With `to`, the first evaluation from so many environment steps on is the last one, and leaves a checkpoint.
+    With `to`, stops at the first evaluation after at least that many environment steps, with a checkpoint.
     """
     population = begin(runs, arm, work, device)
     fit(population)
@@ -441,20 +440,20 @@ def train(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu", to: in
 
 
 def origin(population: Population) -> dict:
-    """Returns the runs' provenance; `earlier_commits` is there where other code trained a part of them."""
+    """Returns the runs' provenance, with `earlier_commits` if other code trained a part of them."""
     now = provenance(population.arm.precision, population.learner.arithmetic.device)
     earlier = [commit for commit in population.commits if commit != now["commit"]]
     return now | ({"earlier_commits": earlier} if earlier else {})
 
 
 def actor_at(population: Population, number: int, steps: int) -> Tensor:
-    """Returns the parameters of an agent's actor as they were at the evaluation after so many steps of a long training."""
+    """Returns the parameters of an agent's actor at the evaluation after `steps` environment steps of a long run."""
     content = (online_folder(population) / "actors" / f"{steps}.safetensors").read_bytes()
     return safetensors.torch.load(content)[str(population.learner.seeds[number])]
 
 
 def policies(population: Population, number: int) -> dict[str, Tensor]:
-    """Returns the actors that are kept beside an agent's record: a long training's at the medium level and at its end."""
+    """Returns the actors to keep beside an agent's record: in a long run, those at the medium level and at the end."""
     if not population.long:
         return {}
     curve = collect.curve(population.rows[number])
@@ -464,7 +463,7 @@ def policies(population: Population, number: int) -> dict[str, Tensor]:
 
 
 def record(population: Population, root: Path) -> None:
-    """Records the runs, and removes the checkpoints of their fine-tuning unless pools are made from them."""
+    """Records the runs, and removes their fine-tuning checkpoints unless pools are made from them."""
     for k, run in enumerate(population.runs):
         diverged, switch = population.learner.diverged_at[k], population.switch[k] if population.switch else {}
         metadata = {
@@ -480,16 +479,16 @@ def record(population: Population, root: Path) -> None:
         }
         records.write(root, run, population.rows[k], metadata, policies(population, k))
     if not population.long:
-        shutil.rmtree(online_folder(population), ignore_errors=True)  # the record is what stays
+        shutil.rmtree(online_folder(population), ignore_errors=True)  # the records replace them
 
 
 def collected(which: Run, arm: Arm, root: Path, work: Path, to: int | None = None) -> Iterator[collect.Trained]:
-    """Yields what a task's pools are made from: once what the last checkpoint holds, then after every evaluation.
+    """Yields what a task's pools are made from: first as of the last checkpoint, then after every evaluation.
 
-    At the end of the training its run is recorded, unless it is recorded already.
+    When the training ends, records the run unless it is recorded already.
     """
     states = train([which], arm, work, to=to)
-    population = next(states)  # before the checkpoint is read
+    population = next(states)  # not yet restored from the checkpoint
     for _ in states:
         (buffer,) = population.replay
         yield collect.Trained(

@@ -91,11 +91,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     """Somebody else's safetensors; a pipe, which would be waited for; one of another stage, with its digest."""
     path = tmp_path / checkpoint.NAME
     path.write_bytes(safetensors.torch.save({"weights": torch.zeros(3)}, {"format": "pt"}))
-    with pytest.raises(checkpoint.CheckpointDamaged, match="its SHA-256 is not the one that was written"):
+    with pytest.raises(checkpoint.CheckpointDamaged, match="its content does not match its SHA-256"):
         checkpoint.load(tmp_path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(checkpoint.CheckpointDamaged, match="it is no file"):
+    with pytest.raises(checkpoint.CheckpointDamaged, match="it is not a file"):
         checkpoint.load(tmp_path)
     path.unlink()
     population = run.begin([Run("hopper", "none", "td3", 0)], ARMS["td3"], tmp_path)
@@ -110,7 +110,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         (tensors, whole | {"streams": ["odd"]}),
     ):
         checkpoint.save(tmp_path, *damage)
-        with pytest.raises(checkpoint.CheckpointDamaged, match=rf"^{path} is damaged \(it is not of this stage: .*\): remove"):
+        with pytest.raises(checkpoint.CheckpointDamaged, match=rf"^{path} is damaged \(it is from another stage: .*\): remove"):
             run.load(tmp_path, population)
     checkpoint.save(tmp_path, tensors, whole)
     run.load(tmp_path, population)

@@ -135,7 +135,7 @@ def test_a_long_training_has_a_checkpoint_at_every_25_000_steps(steps, apart, tm
     monkeypatch.setattr(run, "save", lambda *given: saved.append(learner.environment_steps))
     monkeypatch.setattr(run.files, "write_atomically", lambda *given: None)
     for learner.environment_steps in range(5_000, steps + 1, 5_000):
-        run.leave(tmp_path, population, environments, last=steps)
+        run.save_finetuning(tmp_path, population, environments, last=steps)
     assert saved == list(range(apart, steps + 1, apart))
 
 
@@ -248,6 +248,6 @@ def test_bfloat16_is_recorded_only_where_it_is_multiplied(tmp_path, monkeypatch)
     """A run in float32 under the name of a bfloat16 arm would be no evidence: it is refused, and nothing is written."""
     monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": False)
     which = records.Run("hopper", "none", "td3_bfloat16", 0)
-    with pytest.raises(RuntimeError, match=f"{which}: it trains in bfloat16, which this processor does not multiply"):
+    with pytest.raises(RuntimeError, match=f"{which}: it trains in bfloat16, but this processor cannot multiply bfloat16"):
         record(tmp_path, [which])
     assert not list(tmp_path.rglob("*.*"))
