@@ -1,8 +1,8 @@
-"""Evidence: a run is a CSV of evaluations beside a JSON of its provenance, written once and then only read.
+"""Records: a run is a CSV of evaluations beside a JSON of metadata, written once and then only read.
 
-`data/runs/<task>/<dataset>/<arm>/seed<k>.csv` holds one row per evaluation episode; the `.json` beside it holds all settings, the
-versions that made it and the CSV's SHA-256 (`metadata`); a `.safetensors`, where there is one, the actors that were kept. The
-JSON is written last, so a run exists if and only if its JSON does. Nothing here is pickled.
+`data/runs/<task>/<dataset>/<arm>/seed<k>.csv` holds one row per evaluation episode. The `.json` beside it holds all settings,
+the versions of the software and the CSV's SHA-256 (`metadata`). A `.safetensors`, if there is one, holds the actors that were
+kept. The JSON is written last, so a run exists if and only if its JSON does. Nothing here is pickled.
 """
 
 import contextlib
@@ -33,21 +33,21 @@ COLUMNS = {
     "length": "int64",  # steps of this episode
     "discounted_return": "float64",  # sum of discount^t r_t from its first step
     "predicted_value": "float64",  # min_i Q_i(s_0, pi(s_0))
-    "data_value": "float64",  # mean of min_i Q_i(s, a) over a fixed probe of dataset rows
+    "data_value": "float64",  # mean of min_i Q_i(s, a) over fixed dataset rows
     "imagined_outside": "float64",  # fraction of imagined components outside the data's range
 }
-OWNER = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
+RUN_COLUMNS = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
 PHASES = ("pretrain", "finetune")
-HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # in the JSON, of the files beside it
+HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # keys of the JSON, by file suffix
 
 
 class RecordDamaged(ValueError):
-    """A recorded run does not hold what its JSON promises."""
+    """The files of a recorded run are invalid or do not match its JSON."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Run:
-    """One agent, from nothing to the end of its arm, named by where its record is kept: task/dataset/arm/seed."""
+    """One agent, trained to the end of its arm. Its name is the path of its record: task/dataset/arm/seed<k>."""
 
     task: str
     dataset: str  # "none" for arms from scratch
@@ -57,7 +57,7 @@ class Run:
     def __post_init__(self) -> None:
         for name in (self.task, self.dataset, self.arm):
             if not re.fullmatch(NAME, name):
-                raise ValueError(f"A part of a run's name holds letters, digits and _.+- only; got {name!r}.")
+                raise ValueError(f"A part of a run's name has only letters, digits and _.+-; got {name!r}.")
 
     def __str__(self) -> str:
         return f"{self.task}/{self.dataset}/{self.arm}/seed{self.seed}"
@@ -68,15 +68,15 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> "Run":
-        """Returns the run that `str` wrote as `text`; raises ValueError for other text."""
+        """Returns the run with the name `text`; raises ValueError if `text` is not a run's name."""
         match = re.fullmatch(r"([^/]+)/([^/]+)/([^/]+)/seed(0|[1-9][0-9]*)", text)
         if match is None:
-            raise ValueError(f"A run reads task/dataset/arm/seed<k>, with k = 0, 1, ...; got {text!r}.")
+            raise ValueError(f"A run is named task/dataset/arm/seed<k>, with k = 0, 1, ...; got {text!r}.")
         return cls(*match.groups()[:3], seed=int(match[4]))
 
 
 class Record(NamedTuple):
-    """One recorded run: its evaluation episodes, a row each, and its provenance."""
+    """One recorded run: its evaluation episodes, one per row, and its metadata."""
 
     rows: pd.DataFrame
     metadata: dict[str, Any]
@@ -93,14 +93,14 @@ def root() -> Path:
 def write(
     root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Writes a run, its JSON last: all of its files or none.
+    """Writes all files of a run or none, the JSON last.
 
-    A row has exactly the names in `COLUMNS`, the metadata those in `metadata.OWN`; a number that is not finite becomes null.
-    `policies` are the actors to keep, by name, in a file of their own.
+    A row has exactly the columns in `COLUMNS`, and the metadata have exactly the keys in `metadata.OWN`. Numbers that are not
+    finite become null in the JSON. `policies` are the actors to keep, by name; they go into a file of their own.
 
     Raises:
-        FileExistsError: The run is already recorded with all that is measured today; evidence is never overwritten.
-        ValueError: A row or the metadata lack a name, have one that is unknown, or a value that is not as it must be.
+        FileExistsError: The run is already recorded with all of today's measures. Evidence is never overwritten.
+        ValueError: A row or the metadata lack a name, have an unknown one, or have an invalid value.
         files.CannotWrite: The folder is full or read-only.
     """
     path = run.path(root)
@@ -114,22 +114,22 @@ def write(
 
 
 def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Returns the rows as CSV; a float has the digits that reading it back needs.
+    """Returns the rows as CSV, with floats in enough digits to be read back exactly.
 
     Raises:
-        ValueError: A row has other names, a phase is unknown, a whole number is none, or two rows are the same episode.
+        ValueError: A row has other columns, a phase is unknown, a count is not whole, or two rows are the same episode.
     """
     rows = list(rows)
     for row in rows:
-        different = [f"{name} is {'missing' if name in COLUMNS else 'unknown'}" for name in sorted(COLUMNS.keys() ^ row.keys())]
-        require(not different, f"A row has exactly the names {', '.join(COLUMNS)}; here {', '.join(different)}.")
-        require(row["phase"] in PHASES, f"A phase is {' or '.join(PHASES)}; got {row['phase']!r}.")
+        wrong = [f"{name} is {'missing' if name in COLUMNS else 'unknown'}" for name in sorted(COLUMNS.keys() ^ row.keys())]
+        require(not wrong, f"A row must have exactly the columns {', '.join(COLUMNS)}, but {', '.join(wrong)}.")
+        require(row["phase"] in PHASES, f"A phase must be {' or '.join(PHASES)}; got {row['phase']!r}.")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    whole = [name for name, kind in COLUMNS.items() if kind == "int64"]
-    if odd := [name for name in whole if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
+    integers = [name for name, kind in COLUMNS.items() if kind == "int64"]
+    if odd := [name for name in integers if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
         raise ValueError(f"{', '.join(odd)} must be whole numbers; got {frame[odd[0]].iloc[0]!r}.")
     names = list(COLUMNS)[:4]
-    if frame.duplicated(names).any():  # what a mistake in resuming looks like
+    if frame.duplicated(names).any():  # a mistake in resuming would do this
         found = " ".join(map(str, frame.loc[frame.duplicated(names).idxmax(), names]))
         raise ValueError(f"Two rows are the same evaluation episode, {found}.")
     return frame.astype(COLUMNS).to_csv(index=False, lineterminator="\n", na_rep="nan").encode()
@@ -139,7 +139,7 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def read_metadata(root: Path | str, run: Run) -> dict[str, Any]:
-    """Returns a run's metadata after checking that its CSV is the one that the JSON was written for.
+    """Returns a run's metadata after checking that its CSV is the one for which the JSON was written.
 
     Raises:
         FileNotFoundError: The run is not recorded.
@@ -149,28 +149,28 @@ def read_metadata(root: Path | str, run: Run) -> dict[str, Any]:
 
 
 def read(root: Path | str, run: Run) -> Record:
-    """Returns a run's evaluation episodes and metadata, verified; raises as `read_metadata`."""
+    """Returns a run's verified evaluation episodes and metadata; raises as `read_metadata`."""
     content, metadata = _verified(Path(root), run)
     return Record(_frame(content), metadata)
 
 
 def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
-    """Returns the parameters of the actors that were kept of a run, by name, none if none were; raises as `read_metadata`."""
+    """Returns the parameters of a run's kept actors by name, {} if none were kept; raises as `read_metadata`."""
     metadata = read_metadata(root, run)
     if "policies_sha256" not in metadata:
         return {}
-    with _whole(run):
+    with _naming_damage(run):
         return safetensors.torch.load(_content(run.path(root), ".safetensors", metadata))
 
 
 def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
-    """Returns a run's CSV and its metadata."""
+    """Returns a run's CSV and metadata; raises as `read_metadata`."""
     path = run.path(root)
     document, actors = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if not document.exists():
         nearest = meant(str(run), map(str, recorded(root)), most=1)
-        raise FileNotFoundError(f"{run} is not recorded in {root}: {nearest}`python -m mbaug status` counts what is")
-    with _whole(run):
+        raise FileNotFoundError(f"{run} is not recorded in {root}: {nearest}`python -m mbaug status` counts the recorded runs")
+    with _naming_damage(run):
         text = files.content(document)
         metadata = about.checked(files.parse_json(text, str(document)), str(document))
         require(metadata.items() >= dataclasses.asdict(run).items(), f"{document} was written for another run")
@@ -178,13 +178,13 @@ def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
         content = _content(path, ".csv", metadata)
         header = content.partition(b"\n")[0].decode(errors="replace")
         require(header == ",".join(COLUMNS), f"its CSV has the columns {header} instead of {','.join(COLUMNS)}")
-        told = "policies_sha256" in metadata or not actors.exists()
-        require(told, f"{document} lacks policies_sha256, the SHA-256 of {actors}")
+        declared = "policies_sha256" in metadata or not actors.exists()
+        require(declared, f"{document} lacks policies_sha256, the SHA-256 of {actors}")
     return content, metadata
 
 
 def _content(path: Path, suffix: str, metadata: Mapping[str, Any]) -> bytes:
-    """Returns one of the files beside a run's JSON if it is the one that the JSON was written for."""
+    """Returns the content of a file beside a run's JSON after comparing it with its SHA-256 there."""
     path = path.with_suffix(suffix)
     require(path.exists(), f"{path} is missing")
     content = files.content(path)
@@ -193,8 +193,8 @@ def _content(path: Path, suffix: str, metadata: Mapping[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def _whole(run: Run) -> Iterator[None]:
-    """Raises RecordDamaged with what is wrong with a run's files."""
+def _naming_damage(run: Run) -> Iterator[None]:
+    """Turns a ValueError into RecordDamaged, with the run's name and what to do."""
     try:
         yield
     except ValueError as error:
@@ -202,61 +202,61 @@ def _whole(run: Run) -> Iterator[None]:
 
 
 def _frame(content: bytes) -> pd.DataFrame:
-    """Returns the rows of a CSV, each float exactly as it was written."""
-    return pd.read_csv(io.BytesIO(content), dtype=COLUMNS)  # exact from pandas 3.1 on
+    """Returns the rows of a CSV, with floats exactly as they were written."""
+    return pd.read_csv(io.BytesIO(content), dtype=COLUMNS)  # pandas reads floats exactly from 3.1 on
 
 
 def recorded(root: Path | str, runs: Iterable[Run] | None = None) -> list[Run]:
-    """Returns the runs below `root`, or those of `runs` that are there, in order."""
+    """Returns the runs recorded below `root`, or only those in `runs`, sorted."""
     paths = (path.relative_to(root).with_suffix("") for path in Path(root).glob("*/*/*/seed*.json"))
     found = {Run.parse(path.as_posix()) for path in paths}
     return sorted(found if runs is None else found & set(runs))
 
 
 def find(root: Path | str, run: Run) -> dict[str, Any] | None:
-    """Returns a run's verified metadata; None if it is not recorded, or is pre-trained and its format lacks today's measures."""
+    """Returns a run's verified metadata; None if it is not recorded, or pre-trained and recorded without today's measures."""
     if not run.path(root).with_suffix(".json").exists():
         return None
     metadata = read_metadata(root, run)
     plan = metadata["settings"]["pretraining"]
-    outdated = metadata["format"] < about.LATER["calibration"] and plan is not None and plan["updates"] > 0
+    outdated = metadata["format"] < about.ADDED_IN["calibration"] and plan is not None and plan["updates"] > 0
     return None if outdated else metadata
 
 
 def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
-    """Returns those of `runs` that are not recorded below `root` with all that is measured today, in the order given."""
+    """Returns those of `runs` that are not recorded below `root` with all of today's measures, in the given order."""
     return [run for run in runs if find(root, run) is None]
 
 
 def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
-    """Returns the metadata of every recorded run, or of those of `runs` that are recorded, each verified."""
+    """Returns the verified metadata of the recorded runs, or only of those in `runs`."""
     return {run: read_metadata(root, run) for run in recorded(root, runs)}
 
 
 def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFrame:
-    """Returns all evaluation episodes of the recorded runs, or of those of `runs` that are recorded, as one tidy frame, verified.
+    """Returns the verified evaluation episodes of the recorded runs, or only of those in `runs`, as one tidy frame.
 
-    The columns are task, dataset, arm, seed, status, overfitting (at the end of pre-training: the critics' error on new rows
-    divided by that on trained rows; NaN where it was not measured), those of `COLUMNS`, and score: the return, D4RL-normalised.
-    A run that diverged before its first evaluation has one row without phase and returns.
+    The columns are those of `RUN_COLUMNS`, those of `COLUMNS`, and score, the D4RL-normalised return. `overfitting` is the error
+    of the critics on new rows divided by that on trained rows when pre-training ends, NaN if it was not measured. A run that
+    diverged before its first evaluation has one row without phase and returns.
     """
     found = {run: _verified(Path(root), run) for run in recorded(root, runs)}
-    owners = [
+    run_values = [
         dataclasses.asdict(run) | {"status": metadata["status"], "overfitting": _overfitting(metadata)}
         for run, (_, metadata) in found.items()
     ]
     header, bodies = ",".join(COLUMNS).encode(), [content.partition(b"\n")[2] for content, _ in found.values()]
-    rows = _frame(b"\n".join([header, b"".join(bodies)]))  # all at once: a thousand small parses take far longer
+    rows = _frame(b"\n".join([header, b"".join(bodies)]))  # parsed at once: a thousand small parses take far longer
     rows.index = pd.Index(np.repeat(np.arange(len(found)), [body.count(b"\n") for body in bodies]))
-    frame = pd.DataFrame(owners, columns=list(OWNER)).astype(OWNER).join(rows).reset_index(drop=True)
-    whole = [name for name, kind in COLUMNS.items() if kind == "int64"]
-    frame[whole] = frame[whole].fillna(0).astype("int64")  # of a run without rows
+    frame = pd.DataFrame(run_values, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS).join(rows).reset_index(drop=True)
+    integers = [name for name, kind in COLUMNS.items() if kind == "int64"]
+    frame[integers] = frame[integers].fillna(0).astype("int64")  # NaN for a run without rows
     scores = [tasks.normalised_score(tasks.find(task), part["return"]) for task, part in frame.groupby("task")]
     return frame.assign(score=pd.concat(scores) if scores else pd.Series(dtype=float))
 
 
 def write_parquet(root: Path | str, path: Path) -> None:
-    """Writes what `load_runs` returns of all recorded runs as one Parquet file; raises ModuleNotFoundError without pyarrow."""
+    """Writes the frame of all recorded runs (`load_runs`) as one Parquet file; raises ModuleNotFoundError without pyarrow."""
     if importlib.util.find_spec("pyarrow") is None:
         raise ModuleNotFoundError(needs("Parquet", "pyarrow"))
     content = io.BytesIO()
@@ -265,19 +265,19 @@ def write_parquet(root: Path | str, path: Path) -> None:
 
 
 def _overfitting(metadata: Mapping[str, Any]) -> float:
-    """Returns a run's error on new rows divided by that on trained rows, NaN where its record does not have them."""
+    """Returns a run's error on new rows divided by that on trained rows, NaN if its record lacks them."""
     found = metadata["watch"].get("overfitting") or {}
     new, trained = found.get("error_new"), found.get("error_trained")
     return new / trained if new and trained else np.nan
 
 
-# --- settings, then and now -----------------------------------------------------------------------------------------------
+# --- recorded and current settings ----------------------------------------------------------------------------------------
 
 
 def difference(metadata: Mapping[str, Any], arm: Arm) -> str | None:
-    """Returns a sentence that names the first recorded setting that is not today's, None if there is none."""
-    then, today = (files.finite(files.plain(settings)) for settings in (about.arm(dict(metadata)), arm))
-    return _difference(then, today, "settings")
+    """Returns a sentence that names the first setting in which a record differs from `arm`, None if there is none."""
+    recorded, current = (files.finite(files.plain(settings)) for settings in (about.arm(dict(metadata)), arm))
+    return _difference(recorded, current, "settings")
 
 
 def _difference(recorded: Any, current: Any, name: str) -> str | None:

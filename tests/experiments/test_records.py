@@ -65,7 +65,7 @@ def test_a_run_is_named_by_its_path(run):
 
 @pytest.mark.parametrize("text", ["hopper/seed0", "a/b/c/seed", "a/b/c/seed01", "a/b/../seed0", "a/b/c/d/seed0"])
 def test_what_is_no_run_is_refused(text):
-    with pytest.raises(ValueError, match=r"A run reads task/dataset/arm/seed<k>|A part of a run's name holds letters"):
+    with pytest.raises(ValueError, match=r"A run is named task/dataset/arm/seed<k>|A part of a run's name has only letters"):
         Run.parse(text)
 
 
@@ -237,7 +237,10 @@ def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
         ({"calibration": {"all": {}}}, "calibration"),
         ({"provenance": PROVENANCE}, "provenance lacks commit, precision"),
         ({"provenance": METADATA["provenance"] | {"precision": "bfloat16"}}, "it must be that of the settings, 'float32'"),
-        ({"world_model": {"sample": [0.5]}}, "world_model is .*, but it must be of sample, mean, reconstruction"),
+        (
+            {"world_model": {"sample": [0.5]}},
+            "world_model is .*, but it must be an object with the keys sample, mean, reconstruction",
+        ),
         ({"settings": METADATA["settings"] | {"learner": {}}}, "settings.learner lacks hidden"),
         ({"settings": {}}, "settings lacks algorithm"),
         ({"policies_sha256": ...}, "lacks policies_sha256"),
