@@ -1,6 +1,6 @@
-"""What trains the missing runs: one process a core on this machine, or the workers of a Dask cluster.
+"""Trains the missing runs, in one process per core on this machine or on the workers of a Dask cluster.
 
-The same command goes on after a kill; two commands side by side train each run once.
+The same command resumes after a kill. Two commands side by side train each run once.
 """
 
 import fnmatch
@@ -34,37 +34,37 @@ from mbaug.method.arms import Arm
 from mbaug.provenance import commit, processor
 
 Report = Callable[[str], None]
-Outcome = tuple[list[Run], str]  # runs of one population, and the problem if they were not recorded
-Sent = tuple[Run, list[dict], dict, dict]  # a record on its way home from a cluster's worker: the arguments of records.write
-TELL, GIVE_UP = 60, 600  # seconds without a worker of a cluster until that is told, and until it is an error
-POLL = 0.5  # seconds between two looks at a cluster
+Outcome = tuple[list[Run], str]  # runs of one population, and the problem that kept them from being recorded, "" if none
+Returned = tuple[Run, list[dict], dict, dict]  # a record that a cluster's worker returns: arguments of `records.write`
+WARN, GIVE_UP = 60, 600  # seconds without workers on a cluster before a warning, and before an error
+POLL = 0.5  # seconds between two checks of a cluster
 
 # --- which runs -----------------------------------------------------------------------------------------------------------
 
 
 def select(runs: Sequence[Run], only: str) -> list[Run]:
-    """Returns the runs whose name matches a pattern, as in a shell; raises ValueError if none does."""
-    found = [each for each in runs if only and fnmatch.fnmatch(str(each), f"*{only}*")]  # "" may be a variable that is not set
-    require(bool(found), f"no run matches {only!r}; a run's name is, for example, {runs[0]}")
+    """Returns the runs with a name that contains a shell pattern; raises ValueError if there is none."""
+    found = [each for each in runs if only and fnmatch.fnmatch(str(each), f"*{only}*")]  # "" may be an unset shell variable
+    require(bool(found), f"no run matches {only!r}; an example of a run's name is {runs[0]}")
     return found
 
 
 def missing(runs: Sequence[Run], root: Path, profile: Profile) -> list[Run]:
-    """Returns the runs that are not recorded, in the order given; raises as `current` of each that is."""
+    """Returns the runs that are not recorded, in the given order; raises as `current` for those that are."""
     return [each for each in runs if current(root, each, profile.apply(ARMS[each.arm])) is None]
 
 
 def current(root: Path, which: Run, arm: Arm) -> dict[str, Any] | None:
-    """Returns a run's verified metadata, None if it is not recorded; raises ValueError if it is, but with other settings."""
+    """Returns a run's verified metadata, None if it is not recorded; raises ValueError if it has other settings than `arm`."""
     metadata, path = records.find(root, which), which.path(root).with_suffix(".json")
     difference = None if metadata is None else records.difference(metadata, arm)
-    sentence = f"{which} is recorded with other settings: {difference} To record it anew, remove {path}"
+    sentence = f"{which} is recorded with other settings: {difference} To record it again, remove {path}"
     require(difference is None, sentence)
     return metadata
 
 
 def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
-    """Returns the runs that need no data or have them here, and reports the others; raises FileNotFoundError if all lack them."""
+    """Returns the runs that need no data or have them here, and reports the rest; raises FileNotFoundError if none remain."""
     lacking = {}
     for dataset in sorted({each.dataset for each in runs} - {"none"}):
         try:
@@ -75,21 +75,21 @@ def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
     if runs and not found:
         raise next(iter(lacking.values()))
     for dataset, error in lacking.items():
-        report(f"{sum(each.dataset == dataset for each in runs)} runs are left out: {error}")
+        report(f"{sum(each.dataset == dataset for each in runs)} runs are skipped: {error}")
     return found
 
 
 # --- one process ----------------------------------------------------------------------------------------------------------
 
 
-def claim(which: Run, arm: Arm, work: Path) -> Path:
+def lock_folder(which: Run, arm: Arm, work: Path) -> Path:
     """Returns the folder whose lock a process holds while it trains a run."""
     return work / "runs" / run.key(which, arm)
 
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
-    """Returns whether a process trains the run; leaves no file."""
-    folder = claim(which, arm, work)
+    """Returns whether a process is training the run. Creates no file."""
+    folder = lock_folder(which, arm, work)
     try:
         with run.lock(folder, blocking=False) if folder.exists() else nullcontext():
             return False
@@ -99,25 +99,25 @@ def is_training(which: Run, arm: Arm, work: Path) -> bool:
 
 @contextmanager
 def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
-    """Holds the locks of some runs, once others release them; always in the same order, so that nobody waits in a circle."""
+    """Waits for the locks of all runs and holds them. The order is always the same, so there is no deadlock."""
     with ExitStack() as stack:
         for which in sorted(runs):
-            stack.enter_context(run.lock(claim(which, arm, work)))
+            stack.enter_context(run.lock(lock_folder(which, arm, work)))
         yield
 
 
 def train(runs: Sequence[Run], profile: Profile, root: Path, work: Path, device: str = "cpu") -> None:
-    """Records the runs of a population that are missing, and waits for those that another process records."""
+    """Records the missing runs of a population, and waits for those that another process is training."""
     arm = profile.apply(ARMS[runs[0].arm])
     run.prepare_for(arm, device)
     with held(runs, arm, work):
-        if left := records.missing(root, runs):
-            *_, population = run.train(left, arm, work, device)
+        if remaining := records.missing(root, runs):
+            *_, population = run.train(remaining, arm, work, device)
             run.record(population, root)
 
 
 def outcome(runs: Sequence[Run], call: Callable[[], None]) -> Outcome:
-    """Returns what came of a call that records runs: a failure is a sentence, or a traceback where the code is at fault."""
+    """Calls a function that records runs and returns the outcome: a failure is a sentence, or a traceback for a bug."""
     problem = ""
     try:
         call()
@@ -129,26 +129,26 @@ def outcome(runs: Sequence[Run], call: Callable[[], None]) -> Outcome:
 
 
 def attempt(cell: Sequence[Sequence[Run]], profile: Profile, root: Path, work: Path, device: str = "cpu") -> list[Outcome]:
-    """Trains a cell's populations one after the other; returns their outcomes, and a failure is one."""
+    """Trains the populations of a cell one after the other, and returns their outcomes. Does not raise."""
     return [outcome(runs, partial(train, runs, profile, root, work, device)) for runs in cell]
 
 
 def attempt_on_worker(
     cell: Sequence[Sequence[Run]], profile: Profile, work: Path | None, device: str = "cpu"
-) -> list[tuple[Outcome, list[Sent]]]:
-    """Trains a cell on a cluster's worker; returns its outcomes, each with its records, which are sent back."""
+) -> list[tuple[Outcome, list[Returned]]]:
+    """Trains a cell on a worker of a cluster, and returns each outcome with its records."""
     work = work or files.repository() / "build" / "checkpoints" / "cluster"
-    root = work / "records" / run.key(profile)  # a run of the same name may have been trained with other budgets
+    root = work / "records" / run.key(profile)  # other profiles train runs of the same name
 
-    def sent(which: Run) -> Sent:
+    def returned(which: Run) -> Returned:
         rows, metadata = records.read(root, which)
         return which, rows.to_dict("records"), {name: metadata[name] for name in OWN}, records.policies(root, which)
 
     outcomes = attempt(cell, profile, root, work, device)
-    return [((runs, problem), [] if problem else [*map(sent, runs)]) for runs, problem in outcomes]
+    return [((runs, problem), [] if problem else [*map(returned, runs)]) for runs, problem in outcomes]
 
 
-# --- many -----------------------------------------------------------------------------------------------------------------
+# --- many processes -------------------------------------------------------------------------------------------------------
 
 
 def record(
@@ -162,22 +162,22 @@ def record(
     device: str = "cpu",
     report: Report = tqdm.write,
 ) -> list[Run]:
-    """Trains and records the runs that are missing, in this order, if their data are here; returns them.
+    """Trains and records the missing runs whose data are here, in this order, and returns them.
 
-    On this machine, as many worker processes train, with one thread each. On a cluster, the workers of the Dask scheduler at
-    that address train. Checkpoints are in `work` or, without it, in build/checkpoints of the clone of whoever trains. Each
-    trains up to `population` agents side by side, which gains little on a CPU (chapter 90). `report` is called with a line for
-    each finished run, each failed population, and each missing dataset.
+    Without `cluster`, `workers` processes of one thread train on this machine. With it, the workers of the Dask scheduler at that
+    address train. Checkpoints go to `work` or, by default, to build/checkpoints in the clone of each worker. Each worker trains
+    up to `population` agents side by side, which gains little on a CPU (chapter 90). `report` is called with a line for each
+    finished run, each failed population, and each missing dataset.
 
     Raises:
-        FileNotFoundError: no missing run has its data here.
+        FileNotFoundError: none of the missing runs has its data here.
         ValueError: a run is recorded with other settings (`current`).
-        RuntimeError: some runs failed; all others were recorded first.
+        RuntimeError: some runs failed. All others were recorded first.
     """
     wanted = missing(runs, root, profile)
     wanted = wanted if cluster else with_data(wanted, report)
     if wanted and ("+" in commit() or commit() == "unknown"):
-        report(f"the records will name their code {commit()}: train with a clean clone if they are to be kept")
+        report(f"the records will name the commit {commit()}: train in a clean clone if you want to keep them")
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     jobs, problems = studies.cells(wanted, population), []
     if cluster:
@@ -186,16 +186,16 @@ def record(
         folder = work or files.repository() / "build" / "checkpoints" / profile.name
         outcomes = on_this_machine(jobs, profile, root, folder, workers, device)
     with tqdm(total=sum(steps.values()), unit=" updates", unit_scale=True, disable=None) as bar:
-        for some, problem in outcomes:
+        for group, problem in outcomes:
             if problem:
                 problems.append(problem)
                 report(problem)
                 continue
-            for each in some:
-                found = records.read_metadata(root, each)
-                there = found["provenance"]["commit"]
-                other = "" if there == commit() else f", trained by the code {there}, while it is {commit()} here"
-                report(f"{each}: {found['wall_seconds']:.0f} s{other}")
+            for each in group:
+                metadata = records.read_metadata(root, each)
+                trained_by = metadata["provenance"]["commit"]
+                note = "" if trained_by == commit() else f", trained by commit {trained_by}, but this clone is at {commit()}"
+                report(f"{each}: {metadata['wall_seconds']:.0f} s{note}")
                 bar.update(steps[each])
     if problems:
         raise RuntimeError("\n".join(problems))
@@ -203,20 +203,22 @@ def record(
 
 
 def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
-    """Yields what came of the populations of all cells, trained by processes of one thread on this machine.
+    """Yields the outcomes of all cells, trained by processes of one thread on this machine.
 
-    A run that another command trains comes last: two commands share the work without waiting for each other. RuntimeError says
-    where processes cannot work side by side.
+    Runs that another command is training come last, so that two commands share the work without waiting for each other.
+
+    Raises:
+        RuntimeError: several workers are wanted, but this machine has no semaphores.
     """
-    engine.prepare()  # tells who asked for more threads, since the workers will not
-    if workers == 1:  # it is this process
+    engine.prepare()  # warns here if more threads are requested; the workers do not warn
+    if workers == 1:  # train in this process
         for cell in free_first(jobs, profile, work):
             yield from attempt(cell, profile, root, work, device)
         return
     try:
         multiprocessing.Lock()
     except (OSError, ImportError) as error:
-        raise RuntimeError(f"several workers need semaphores, as in /dev/shm: {error}; train with --workers 1") from None
+        raise RuntimeError(f"several workers need semaphores, usually in /dev/shm: {error}; train with --workers 1") from None
     with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=ending.with_parent, initargs=(os.getpid(),)):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
     calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))
@@ -225,7 +227,7 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
 
 
 def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequence[Sequence[Run]]]:
-    """Yields the cells in order, those last that another process trains at that moment."""
+    """Yields the cells in order, but always first those that no other process is training at that moment."""
 
     def is_free(cell: Sequence[Sequence[Run]]) -> bool:
         return not any(is_training(each, profile.apply(ARMS[each.arm]), work) for runs in cell for each in runs)
@@ -246,63 +248,63 @@ def on_a_cluster(
     device: str = "cpu",
     report: Report = tqdm.write,
 ) -> Iterator[Outcome]:
-    """Yields what came of the populations of all cells: trained by the workers of a Dask cluster, recorded here.
+    """Yields the outcomes of all cells, trained by the workers of a Dask cluster and recorded here.
 
-    A cell whose worker dies is given to another one; on the same machine it goes on from the last checkpoint. No record with
-    other settings than were sent, and none that is here by now, is written.
+    If a worker dies, another one takes its cell, and resumes from the last checkpoint if it is on the same machine. A record is
+    written only if its settings match those we sent and it is still missing here.
 
     Raises:
-        RuntimeError: the scheduler is lost, or had no worker for so long (GIVE_UP).
+        RuntimeError: the scheduler is lost, or has had no workers for GIVE_UP seconds.
     """
     try:
         from distributed import Client
     except ImportError:
         raise RuntimeError(f"{needs('--cluster', 'Dask')}, here and on the workers") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a lost connection it says pages
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it logs pages about a lost connection
     with Client(address, set_as_default=False) as client:
         pending = {client.submit(attempt_on_worker, cell, profile, work, device, pure=False): cell for cell in jobs}
-        alone, told = time.monotonic(), False  # since when no worker is known
+        last_seen, warned = time.monotonic(), False  # when there was last a worker
         while pending:
             done = [future for future in pending if future.done()]
-            if client.status in ("closing", "closed") or any(future.cancelled() for future in done):  # nobody else cancels
-                raise RuntimeError(f"the scheduler at {address} is lost: start it and its workers, and the same command goes on")
+            if client.status in ("closing", "closed") or any(future.cancelled() for future in done):  # only its loss cancels
+                raise RuntimeError(f"the scheduler at {address} is lost: start it and its workers, and run the command again")
             for future in done:
-                yield from came_home(future, pending.pop(future), profile, root)
+                yield from returned_outcomes(future, pending.pop(future), profile, root)
             if client.scheduler_info().get("workers"):
-                alone, told = time.monotonic(), False
-            waited = time.monotonic() - alone
-            if waited > TELL and not told:
-                told = True
+                last_seen, warned = time.monotonic(), False
+            waited = time.monotonic() - last_seen
+            if waited > WARN and not warned:
+                warned = True
                 report(f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone")
             if waited > GIVE_UP:
-                looked = f"for {GIVE_UP / 60:.0f} minutes, and {len(pending)} cells wait"
+                unfinished = f"{GIVE_UP / 60:.0f} minutes, and {len(pending)} jobs are unfinished"
                 raise RuntimeError(
-                    f"the scheduler at {address} had no workers {looked}: look at what `dask worker` says on its hosts"
+                    f"the scheduler at {address} had no workers for {unfinished}: check the output of `dask worker` on its hosts"
                 )
             time.sleep(POLL)
 
 
-def came_home(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root: Path) -> Iterator[Outcome]:
-    """Yields the outcomes of a cell that a cluster's worker trained, or the failure if all its workers died."""
+def returned_outcomes(future: Any, cell: Sequence[Sequence[Run]], profile: Profile, root: Path) -> Iterator[Outcome]:
+    """Yields the outcomes of a cell that a cluster's worker trained, or a failure if no worker survived it."""
     try:
         outcomes = future.result()
     except Exception as error:
         yield from ((list(runs), f"{runs[0]}: no worker finished it: {error}") for runs in cell)
         return
-    for (runs, problem), sent in outcomes:
-        yield (runs, problem) if problem else outcome(runs, partial(bring_home, sent, profile, root))
+    for (runs, problem), returned in outcomes:
+        yield (runs, problem) if problem else outcome(runs, partial(write_returned, returned, profile, root))
 
 
-def bring_home(sent: Iterable[Sent], profile: Profile, root: Path) -> None:
-    """Writes the records that a cluster's worker sent and that are not here by now; raises ValueError for other settings."""
-    for which, rows, metadata, policies in sent:
+def write_returned(returned: Iterable[Returned], profile: Profile, root: Path) -> None:
+    """Writes a worker's records that are still missing here; raises ValueError if their settings are not those we sent."""
+    for which, rows, metadata, policies in returned:
         difference = records.difference({"format": FORMAT} | metadata, profile.apply(ARMS[which.arm]))
-        require(difference is None, f"it came back with other settings than it was sent with: {difference}")
+        require(difference is None, f"the worker returned other settings than we sent: {difference}")
         if records.missing(root, [which]):
             records.write(root, which, rows, metadata, policies)
 
 
-# --- how far, how long ----------------------------------------------------------------------------------------------------
+# --- progress and time ----------------------------------------------------------------------------------------------------
 
 
 def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
@@ -320,19 +322,19 @@ def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
 
 
 def step_seconds(root: Path) -> float:
-    """Returns how long a gradient step takes one worker, in seconds: the median over recorded runs, of this processor if any."""
+    """Returns the seconds of a gradient step of one worker: the median over recorded runs, if possible on this processor."""
     found = [
         (metadata["provenance"]["cpu"], metadata["wall_seconds"] / max(studies.updates(ARMS[each.arm]), 1))
         for each, metadata in records.load_metadata(root).items()
         if each.arm in ARMS and "device" not in metadata["provenance"]
     ]
-    here = processor()
-    own = [pace for cpu, pace in found if cpu == here]
-    return float(np.median(own or [pace for _, pace in found] or [0.01]))
+    this_cpu = processor()
+    here = [pace for cpu, pace in found if cpu == this_cpu]
+    return float(np.median(here or [pace for _, pace in found] or [0.01]))
 
 
 def seconds(runs: Sequence[Run], pace: float, profile: Profile = PROFILES["paper"]) -> float:
-    """Returns the seconds that training takes one worker at `pace` seconds a gradient step; what arms share counts once."""
+    """Returns the seconds of training with one worker, at `pace` seconds per gradient step. Shared pre-training counts once."""
     total, shared = 0, set()
     for each in runs:
         arm = profile.apply(ARMS[each.arm])
@@ -346,24 +348,24 @@ def seconds(runs: Sequence[Run], pace: float, profile: Profile = PROFILES["paper
 
 
 def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the greedy action, as a function of a state, of an actor that was kept beside a record: "medium" or "final".
+    """Returns the policy of an actor that was kept beside a record ("medium" or "final"): the greedy action for a state.
 
     Raises:
         FileNotFoundError: the run is not recorded, or was recorded without its actors.
-        ValueError: there is no such actor, or today's settings of the arm are not the recorded ones.
+        ValueError: there is no such actor, or the arm's settings are no longer the recorded ones.
     """
     kept, arm = records.policies(root, which), ARMS[which.arm]
     if not kept:
         raise FileNotFoundError(f"{which} was recorded without its actors: only runs of more than {run.LONG:,} steps keep them")
     difference = records.difference(records.read_metadata(root, which), arm)
-    require(difference is None, f"{which} cannot act today: {difference}")
+    require(difference is None, f"{which} cannot act with the current code: {difference}")
     learner = training.learner(arm, tasks.find(which.task), [which.seed])
     training.set_actor(learner, kept[choose("policy", name, kept)])
     return lambda state: learner.policy(state[None, None])[0, 0]
 
 
 def recorded(which: Run, root: Path) -> Recorded:
-    """Returns what there is of the run that a task's pools come from."""
+    """Returns what is recorded of the run that a task's pools come from."""
     metadata = current(root, which, ARMS[which.arm])
     if metadata is None:
         return Recorded(str(which), [], False)
@@ -375,14 +377,14 @@ def recorded(which: Run, root: Path) -> Recorded:
 
 
 def runs_folder(profile: str = "paper", retrain: bool = False) -> Path:
-    """Returns the folder of the records that a notebook reads: data/runs, or build/<profile>/runs if it trains now."""
+    """Returns the folder of the records that a notebook reads: data/runs, or build/<profile>/runs with `retrain`."""
     return files.repository() / "build" / studies.profile(profile).name / "runs" if retrain else records.root()
 
 
 def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.DataFrame:
-    """Returns the evaluation episodes of a study's runs as one tidy frame (records.load_runs): those that are recorded.
+    """Returns the evaluation episodes of a study's recorded runs as one tidy frame (`records.load_runs`).
 
-    With `retrain`, it first trains what is missing in build/<profile>/runs, with the profile's budgets, and reads that.
+    With `retrain`, first trains the runs that are missing in build/<profile>/runs, with the profile's budgets, and reads those.
     """
     study, budget, root = studies.find(name), studies.profile(profile), runs_folder(profile, retrain)
     if retrain:

@@ -1,4 +1,4 @@
-"""Whether training a recorded run again gives its rows."""
+"""Trains a recorded run again and compares its rows with the record."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from mbaug.experiments.studies import ARMS
 
 
 def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
-    """Returns a sentence on whether training a recorded run again gives its rows: equal, close, or different and where.
+    """Trains a recorded run again and returns a sentence that says whether its rows are equal, close, or where they differ.
 
-    It stops after so many gradient steps; `work` is an empty folder for its checkpoints.
+    Stops after `updates` gradient steps; `work` is an empty folder for checkpoints.
 
     Raises:
-        ValueError: today's settings of the arm are not the recorded ones, or this processor does not multiply in its precision.
+        ValueError: the arm's settings are no longer the recorded ones, or this processor cannot multiply in its precision.
     """
     record, arm = records.read(root, which), ARMS[which.arm]
     difference = records.difference(record.metadata, arm)
@@ -28,7 +28,7 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
             break
     again = pd.DataFrame(population.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
     if len(again) > len(record.rows) or (population.ended and len(again) < len(record.rows)):
-        return f"{which}: different: it has {len(again)} rows now, and {len(record.rows)} in its record"
+        return f"{which}: different: {len(again)} rows now, but {len(record.rows)} in its record"
     recorded = record.rows[: len(again)]
     if again.equals(recorded):
         return f"{which}: {len(again)} rows are equal bit for bit"
@@ -39,4 +39,4 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
         largest = (again[numbers] - recorded[numbers]).abs().max().max()
         return f"{which}: {len(again)} rows are equal within 0.1 %, the largest difference is {largest:.2g}"
     first = again.loc[~close, ["phase", "gradient_steps", "environment_steps", "episode"]].iloc[0].to_dict()
-    return f"{which}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds otherwise"
+    return f"{which}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds differently"

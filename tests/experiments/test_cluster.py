@@ -39,7 +39,7 @@ def scheduler(tmp_path):
 @pytest.mark.parametrize("workers", ["none came", "all died"])
 def test_a_scheduler_without_workers_is_told_and_given_up(workers, scheduler, tmp_path, monkeypatch):
     """It would be waited for in silence."""
-    for name, seconds in {"TELL": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
+    for name, seconds in {"WARN": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
         monkeypatch.setattr(runner, name, seconds)
     (_, address), said, thread = scheduler, [], ThreadPoolExecutor(1)
     trains = nullcontext() if workers == "none came" else worker(address)
@@ -49,7 +49,7 @@ def test_a_scheduler_without_workers_is_told_and_given_up(workers, scheduler, tm
         if process is not None:
             wait_until("a checkpoint", lambda: recorded.done() or progress(tmp_path))
             process.kill()
-        sentence = f"{address} had no workers for 0 minutes, and 1 cells wait: look at what `dask worker`"
+        sentence = f"{address} had no workers for 0 minutes, and 1 jobs are unfinished: check the output of `dask worker`"
         with pytest.raises(RuntimeError, match=sentence):
             recorded.result(timeout=60)
     assert said == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]

@@ -299,7 +299,7 @@ def test_code_without_a_commit_is_told_before_it_trains(tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "on_this_machine", lambda *given: moments.append(len(said)) or [])
         record(tmp_path, [RUN], report=said.append)
     assert said == [
-        f"the records will name their code {x}: train with a clean clone if they are to be kept"
+        f"the records will name the commit {x}: train in a clean clone if you want to keep them"
         for x in ("unknown", "0" * 40 + "+dirty")
     ]
     assert moments == [1, 2, 2]
@@ -314,7 +314,7 @@ def test_the_code_of_a_worker_is_named_where_it_is_another(recorded, tmp_path, m
     monkeypatch.setattr(runner, "missing", lambda *given: [RUN])
     monkeypatch.setattr(runner, "train", lambda *given: None)
     record(tmp_path, [RUN], report=said.append)
-    assert said[0].endswith(f" s, trained by the code {40 * '1'}, while it is {40 * '0'} here")
+    assert said[0].endswith(f" s, trained by commit {40 * '1'}, but this clone is at {40 * '0'}")
 
 
 def test_a_read_only_folder_is_said_in_one_sentence(tmp_path):
@@ -341,7 +341,7 @@ def test_runs_whose_data_are_not_here_are_left_out(monkeypatch):
     here, said = [RUN, on_data()], []
     lacking = [Run("ant", "ant-medium", "vanilla", seed) for seed in (0, 1)]
     assert runner.with_data([lacking[0], *here, lacking[1]], said.append) == here
-    assert said == ["2 runs are left out: ant-medium is not here: `collect` makes it"]
+    assert said == ["2 runs are skipped: ant-medium is not here: `collect` makes it"]
     assert runner.with_data([], said.append) == []
     with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
         runner.with_data(lacking, said.append)
@@ -400,8 +400,8 @@ def test_hours_come_from_this_processor_s_records(tmp_path, monkeypatch):
         (lambda rows: rows.assign(data_value=1.0), "different from row 0 on"),
         (lambda rows: rows.assign(length=rows["length"] + (rows.index == 3)), "different from row 3 on"),
         (lambda rows: rows.assign(discounted_return=rows["discounted_return"] * 1.0001), "equal within 0.1 %"),
-        (lambda rows: rows[:-1], "different: it has 4 rows now, and 3 in its record"),
-        (lambda rows: rows.iloc[[0, 1, 2, 3, 3]].assign(episode=[0, 0, 0, 0, 1]), "4 rows now, and 5 in its record"),
+        (lambda rows: rows[:-1], "different: 4 rows now, but 3 in its record"),
+        (lambda rows: rows.iloc[[0, 1, 2, 3, 3]].assign(episode=[0, 0, 0, 0, 1]), "different: 4 rows now, but 5 in its record"),
         (lambda rows: rows, "4 rows are equal bit for bit"),
     ],
 )
@@ -462,12 +462,12 @@ def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
     table, metadata = records.read(recorded / "runs", RUN)
     kept, actor = {name: metadata[name] for name in OWN}, {"final": torch.tensor([1.0, 2.0])}
     other = kept | {"settings": metadata["settings"] | {"precision": "bfloat16"}}
-    sentence = "other settings than it was sent with: settings.precision is 'bfloat16' in the record"
+    sentence = "the worker returned other settings than we sent: settings.precision is 'bfloat16' in the record"
     with pytest.raises(ValueError, match=sentence):
-        runner.bring_home([(RUN, table.to_dict("records"), other, {})], BRIEF, tmp_path)
+        runner.write_returned([(RUN, table.to_dict("records"), other, {})], BRIEF, tmp_path)
     assert records.missing(tmp_path, [RUN]) == [RUN]
     for change in (lambda rows: rows, lambda rows: rows.assign(data_value=1.0)):
-        runner.bring_home([(RUN, change(table).to_dict("records"), kept, actor)], BRIEF, tmp_path)
+        runner.write_returned([(RUN, change(table).to_dict("records"), kept, actor)], BRIEF, tmp_path)
     assert records.read(tmp_path, RUN).rows.equals(table)
     found = records.read_metadata(tmp_path, RUN)
     assert found == metadata | {name: found[name] for name in ("policies_sha256", "sha256")}
