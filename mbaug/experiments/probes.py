@@ -1,7 +1,7 @@
-"""Fixed states of each task, the same for every arm and seed: critics value a policy in them, and simulators try it out.
+"""Fixed states of each task, the same for every arm and seed: critics predict a policy's return from them, simulators measure it.
 
 `data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. `python -m mbaug data --probes` makes the
-files; a test holds each to its pool.
+files, and a test compares each with its pool.
 """
 
 from dataclasses import dataclass
@@ -21,36 +21,36 @@ from mbaug.tasks import Task
 FOLDER = read.FOLDER.parent / "probes"
 GROUPS = "anywhere", "near a fall", "low return", "high return"
 STATES = 400
-NEAR = 20  # steps before a fall
+NEAR = 20  # last steps of an episode that ends in a fall
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
     """States of a task, each in one of GROUPS."""
 
-    state: Float[np.ndarray, "states state"]  # as the environment tells it
-    group: Int[np.ndarray, " states"]  # its number in GROUPS
-    row: Int[np.ndarray, " states"]  # of the pool that the state is from
+    state: Float[np.ndarray, "states state"]  # in the environment's units
+    group: Int[np.ndarray, " states"]  # index in GROUPS
+    row: Int[np.ndarray, " states"]  # index in the pool
 
 
 def choose(task: Task, pool: Dataset) -> Probe:
-    """Returns STATES rows of a pool: as many of each group, those of a task without falls anywhere instead.
+    """Returns STATES rows of a pool, equally many from each group; the share of an empty group goes to "anywhere".
 
-    "near a fall": at most NEAR steps before the terminal row; "low return", "high return": in the episodes of the lowest and
-    the highest quarter, all of `tasks.unclipped`.
+    The groups "low return" and "high return" are the episodes of the lowest and the highest quarter by return. No row has a
+    clipped velocity (`tasks.whole`).
     """
     whole = tasks.unclipped(task, pool.state)
     episodes = pd.DataFrame({"episode": pool.episode, "reward": pool.reward, "terminal": pool.terminal}).groupby("episode")
     returns, ends = episodes["reward"].transform("sum").to_numpy(), episodes["terminal"].transform("any").to_numpy()
     remaining = episodes.cumcount(ascending=False).to_numpy()
     low, high = np.quantile(episodes["reward"].sum(), (0.25, 0.75))
-    wanted = (np.ones(len(pool), dtype=bool), ends & (remaining < NEAR), returns <= low, returns >= high)
-    each = STATES // len(GROUPS)
-    counts = [each if (allowed & whole).any() else 0 for allowed in wanted]
+    members = (np.ones(len(pool), dtype=bool), ends & (remaining < NEAR), returns <= low, returns >= high)
+    per_group = STATES // len(GROUPS)
+    counts = [per_group if (allowed & whole).any() else 0 for allowed in members]
     counts[0] += STATES - sum(counts)
     rows = [
         streams.numpy_generator(0, "probe", name).choice(np.flatnonzero(allowed & whole), count, replace=False)
-        for name, allowed, count in zip(GROUPS, wanted, counts, strict=True)
+        for name, allowed, count in zip(GROUPS, members, counts, strict=True)
         if count
     ]
     numbers = [np.full(count, number) for number, count in enumerate(counts) if count]
@@ -59,12 +59,12 @@ def choose(task: Task, pool: Dataset) -> Probe:
 
 
 def path_of(task: Task, folder: Path = FOLDER) -> Path:
-    """Returns where a task's states lie."""
+    """Returns the path of a task's file."""
     return folder / f"{task.name}.safetensors"
 
 
 def content(task: Task) -> bytes:
-    """Returns a task's file: the states that `choose` takes of the bundled pool, and which pool that is."""
+    """Returns the content of a task's file: states that `choose` takes from the bundled pool, and the pool's name and digest."""
     name = f"{task.name}-medium-replay"
     pool = read.load(name)
     probe = choose(task, pool)
@@ -76,8 +76,8 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
     """Returns a task's states.
 
     Raises:
-        FileNotFoundError: there is no such file; the sentence has the command.
-        CheckpointDamaged: the file is not what was written.
+        FileNotFoundError: the file is missing. The sentence names the command that makes it.
+        CheckpointDamaged: its content is not what was written.
     """
     path, remedy = path_of(task, folder), "`python -m mbaug data --probes` makes it"
     if not path.exists():
