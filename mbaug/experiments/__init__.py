@@ -1,10 +1,11 @@
 """The evidence. In reading order:
 
-- ``studies``: every arm, every study, the programme and its order, as plain data.
-- ``run``: one population, from the drawing of its data to its record, in stages that go on after a kill.
-- ``runner``: what trains the runs that are missing, on this machine or on a cluster.
-- ``records``: a run is a CSV beside a JSON; written once, then only read. ``metadata``: what the JSON says, key by key.
-- ``checkpoint``: what lets a run go on.
-- ``measures``, ``probes``: what is asked of critics when pre-training ends, and in which states.
-- ``verify``: whether training a recorded run again gives its rows.
+- ``studies``: every arm and every study, and the programme with its order, as plain data.
+- ``run``: trains one population, from drawing its data to recording it, in stages that resume after a kill.
+- ``runner``: trains the missing runs, on this machine or on a cluster.
+- ``records``: writes and reads records, each a CSV beside a JSON. ``metadata``: the keys of the JSON.
+- ``checkpoint``: saves the state from which a run resumes. ``models``: networks and fits as tensors and plain data.
+- ``measures``: what we measure of critics when pre-training ends. ``probes``: the states in which we measure it.
+- ``trained``: the small trained networks that chapters read.
+- ``verify``: trains a recorded run again and compares its rows with the record.
 """

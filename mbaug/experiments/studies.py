@@ -1,7 +1,7 @@
-"""The whole programme as plain data: every arm, every study, every run that there should be, and their order.
+"""The whole programme as plain data: every arm, every study, all planned runs, and their order.
 
-An arm is one way to an online agent. It has one name here, and a run of it is recorded once. A study asks one question of some
-runs; studies that need the same run read the same record.
+An arm is one way to train an online agent. It has one name, and each run of it is recorded once. A study asks one question of a
+set of runs; studies that need the same run read the same record.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,28 +27,28 @@ TD3_SCRATCH, SAC_SCRATCH = Arm(finetuning=SCRATCH), Arm("sac", SAC(), finetuning
 TD3_DATA = Arm(pretraining=Pretraining(updates=0), finetuning=replace(SCRATCH, keep_data=True))
 VANILLA = Arm(pretraining=Pretraining())
 LAYERNORM = replace(VANILLA, algorithm="layernorm")
-CLONING = {"weak": 0.1, "free": 1e-6}  # strengths of the cloning term; Adam divides by the loss's scale, so a millionth is none
+CLONING = {"weak": 0.1, "free": 1e-6}  # strengths of the cloning term; Adam ignores the loss's scale, so 1e-6 acts like 0
 
 
 def augmented(source: str = "sample", rate: float = 0.5, **model: int | float) -> Arm:
-    """Returns the arm whose batches hold a share `rate` of next states from `source`; `model` changes the paper's model."""
+    """Returns the arm whose batches have a share `rate` of next states from `source`; `model` changes the paper's model."""
     return replace(VANILLA, model=replace(WorldModel(), **model), augmentation=Augmentation(rate, source))
 
 
 def online(arm: Arm, **changes: bool | int) -> Arm:
-    """Returns `arm` with a changed way online; its pre-training is shared."""
+    """Returns `arm` with changes to its fine-tuning only, so that it shares the pre-training."""
     return replace(arm, finetuning=replace(arm.online, **changes))
 
 
 def ahead(arm: Arm, horizon: int) -> Arm:
-    """Returns `arm` with an n-step target on whole episodes."""
+    """Returns `arm` with an n-step target, n = `horizon`, on whole episodes."""
     return replace(arm, pretraining=replace(arm.offline, whole_episodes=True, horizon=horizon))
 
 
 def ceiling(rate: float = 0.0, branch: int = 1, cloning: float = 1.0) -> Arm:
-    """Returns LayerNorm's arm after half the updates, the simulator itself in the model's place for a share `rate` of the batch.
+    """Returns the LayerNorm arm with half the updates and a share `rate` of each batch from the simulator, as a perfect model.
 
-    `cloning` is the strength of the actor's cloning term, in TD3+BC's.
+    `cloning` is the strength of the actor's cloning term, relative to TD3+BC.
     """
     rule = Augmentation(rate, "simulator", redraw_interval=5_000, branch=branch) if rate else None
     learner = TD3(behaviour_weight=TD3().behaviour_weight / cloning)
@@ -56,14 +56,14 @@ def ceiling(rate: float = 0.0, branch: int = 1, cloning: float = 1.0) -> Arm:
 
 
 def carried(name: str, arm: Arm) -> dict[str, Arm]:
-    """Returns the arms that share the pre-training of `arm` and go online with a part of it, or with the data."""
+    """Returns the arms that share the pre-training of `arm` and carry a part of its agent online, or keep the data."""
     return {
         name: arm,
         f"{name}_data": replace(arm, finetuning=KEPT),
         f"{name}_actor": online(arm, carry_critics=False, critic_updates=5_000),
         f"{name}_actor_cold": online(arm, carry_critics=False),
         f"{name}_critics": online(arm, carry_actor=False),
-        # A fresh actor hardly moves, so what it collects teaches nothing: this one begins as `td3` does.
+        # A fresh actor hardly moves, so its data teach nothing. This arm therefore warms up with uniform actions, like `td3`.
         f"{name}_critics_uniform": replace(arm, finetuning=replace(SCRATCH, carry_actor=False)),
     }
 
@@ -72,7 +72,7 @@ ARMS: dict[str, Arm] = {
     "td3": TD3_SCRATCH,
     "td3_fast": replace(TD3_SCRATCH, learner=TD3(learning_rate=1e-3)),
     "td3_late": online(TD3_SCRATCH, warmup_steps=25_000),
-    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by the drawn rows, which it does not keep
+    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by the drawn rows, which are not kept
     "td3_bfloat16": replace(TD3_SCRATCH, precision="bfloat16"),
     "td3_data": TD3_DATA,
     "td3_data_raw": replace(TD3_DATA, pretraining=Pretraining(updates=0, standardise=False)),
@@ -124,7 +124,7 @@ def offline_updates(arm: Arm) -> int:
 
 
 def updates(arm: Arm) -> int:
-    """Returns the gradient steps of a whole run of an arm: what its cost is proportional to."""
+    """Returns the gradient steps of a whole run of an arm, to which its cost is proportional."""
     plan = arm.finetuning
     return offline_updates(arm) + (plan.steps - plan.warmup_steps + plan.critic_updates if plan else 0)
 
@@ -134,24 +134,24 @@ def updates(arm: Arm) -> int:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and the runs that answer it: arms x tasks x data qualities x seeds."""
+    """A question and the runs that answer it: arms x tasks x data qualities x seeds."""
 
     name: str
     question: str
     arms: tuple[str, ...]  # names in ARMS
     tasks: tuple[str, ...] = ("hopper",)
     qualities: tuple[str, ...] = ("medium-replay",)  # of the offline data
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # the same seed is the same draw in every arm
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
     def runs(self) -> list[Run]:
-        """Returns the runs, seed by seed, so that comparisons are paired early; from scratch there is one for all qualities."""
+        """Returns the runs seed by seed, so that comparisons are paired early; from scratch, all qualities share one run."""
         places = [(task, quality) for task in self.tasks for quality in self.qualities]
         found = [Run(t, dataset(t, q, arm), arm, seed) for seed in self.seeds for t, q in places for arm in self.arms]
         return list(dict.fromkeys(found))
 
 
 def dataset(task: str, quality: str, arm: str) -> str:
-    """Returns the name of the dataset that an arm learns from, "none" from scratch."""
+    """Returns the name of the dataset that an arm learns from, "none" for arms from scratch."""
     return "none" if ARMS[arm].pretraining is None else f"{task}-{quality}"
 
 
@@ -209,7 +209,7 @@ STUDIES = {
     )
 }
 
-# What is recorded first; the studies of a line together, seed by seed, and within a seed these tasks in this order.
+# The order of recording: line by line. The studies of a line go together, by seed, and within a seed by task as in ORDER.
 PROGRAMME = (
     ("core", "carried", "cold", "layernorm"),
     ("sources",),
@@ -225,20 +225,20 @@ ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
 
 
 def find(name: str) -> Study:
-    """Returns the study of that name; raises as `choose`."""
+    """Returns the study called `name`; raises as `choose`."""
     return STUDIES[choose("study", name, STUDIES)]
 
 
 def programme() -> list[Run]:
-    """Returns the runs of the programme in the order in which they are recorded."""
+    """Returns the runs of the programme in the order of recording."""
     parts = [[run for name in part for run in find(name).runs()] for part in PROGRAMME]
     return list(dict.fromkeys(run for part in parts for run in sorted(part, key=lambda r: (r.seed, ORDER.index(r.task)))))
 
 
 def with_seeds(runs: Iterable[Run], seeds: Iterable[int]) -> list[Run]:
-    """Returns the same runs with these seeds in place of their own, seed by seed."""
-    first = dict.fromkeys(replace(run, seed=0) for run in runs)
-    return list(dict.fromkeys(replace(run, seed=seed) for seed in seeds for run in first))
+    """Returns the same runs with `seeds` in place of their own seeds, seed by seed."""
+    unique = dict.fromkeys(replace(run, seed=0) for run in runs)
+    return list(dict.fromkeys(replace(run, seed=seed) for seed in seeds for run in unique))
 
 
 # --- budgets --------------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def with_seeds(runs: Iterable[Run], seeds: Iterable[int]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Profile:
-    """Budgets: how long, how often, how many. `None` keeps an arm's own number, and no budget raises it."""
+    """Upper limits for the settings of an arm. `None` sets no limit."""
 
     name: str
     updates: int | None = None
@@ -256,18 +256,18 @@ class Profile:
     epochs: int | None = None
     episodes: int | None = None
     probe_steps: int | None = None
-    evaluation_interval: int | None = None  # updates and environment steps alike
+    evaluation_interval: int | None = None  # in updates and in environment steps
     transitions: int | None = None
     redraw_interval: int | None = None
     seeds: int | None = None  # how many of a study's seeds
 
     def apply(self, arm: Arm) -> Arm:
-        """Returns `arm` within this profile's budgets."""
-        budgets = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seeds"}
+        """Returns `arm` with its settings reduced to this profile's limits."""
+        limits = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seeds"}
 
         def within(part):
-            own = {name: min(getattr(part, name), budget) for name, budget in budgets.items() if hasattr(part, name)}
-            return part if part is None else replace(part, **own)
+            reduced = {name: min(getattr(part, name), limit) for name, limit in limits.items() if hasattr(part, name)}
+            return part if part is None else replace(part, **reduced)
 
         stages = ("model", "augmentation", "pretraining", "finetuning", "evaluation")
         return replace(arm, **{stage: within(getattr(arm, stage)) for stage in stages})
@@ -281,19 +281,19 @@ PROFILES = {
 
 
 def profile(name: str) -> Profile:
-    """Returns the profile of that name; raises as `choose`."""
+    """Returns the profile called `name`; raises as `choose`."""
     return PROFILES[choose("profile", name, PROFILES)]
 
 
 def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
-    """Returns the runs as jobs of one process: all that share a pre-training, one population of each arm after the other.
+    """Returns the runs as cells, the jobs of one process: populations that share a pre-training, to be trained one by one.
 
-    A population is runs that differ only in their seed, at most `population` of them.
+    A population is at most `population` runs that differ only in their seed.
     """
-    alike: dict[tuple, list[Run]] = {}
+    by_arm: dict[tuple, list[Run]] = {}
     for run in runs:
-        alike.setdefault((run.task, run.dataset, run.arm), []).append(run)
-    populations = [same[k : k + population] for same in alike.values() for k in range(0, len(same), population)]
+        by_arm.setdefault((run.task, run.dataset, run.arm), []).append(run)
+    populations = [same[k : k + population] for same in by_arm.values() for k in range(0, len(same), population)]
     order = {run: place for place, run in enumerate(runs)}
     found: dict[tuple, list[list[Run]]] = {}
     for group in sorted(populations, key=lambda group: order[group[0]]):

@@ -1,10 +1,12 @@
 """The small trained networks that chapters read: `data/models/<task>/<name>.safetensors`, of seed 0.
 
-`world_model` is a task's fitted world model with its deterministic control, `world_model_kl0.01` one with a hundredth of the KL
-weight, `ensemble` five small deterministic models; a file named after an arm holds its agent at the switch, and `<arm>_50000` its
-actor after so many environment steps. Weights are rounded to bfloat16, which halves the files: what a chapter draws is computed
-from the rounded ones. Each file's header says where it comes from and holds a digest. `python -m mbaug models` makes what is
-missing.
+- `world_model` is a task's fitted world model with its deterministic control.
+- `world_model_kl0.01` is a world model with a hundredth of the KL weight.
+- `ensemble` is five small deterministic models.
+- `<arm>` is an arm's agent at the switch, `<arm>_50000` its actor after 50,000 environment steps.
+
+Weights are rounded to bfloat16, which halves the files; chapters compute with the rounded weights. Each file's header holds its
+provenance and a digest. `python -m mbaug models` makes the missing files.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,28 +35,28 @@ from mbaug.provenance import provenance
 from mbaug.tasks import TASKS
 
 FOLDER = read.FOLDER.parent / "models"
-DETERMINISTIC = ARMS["deterministic"]  # its fit holds the world model, too
+DETERMINISTIC = ARMS["deterministic"]  # its fit also holds the world model
 KL = augmented(kl_weight=0.01)
 WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hopper", "world_model_kl0.01"): KL}
-# Deterministic models of 50 units a layer: a second or two each, and they err 1.3 to 1.5 times as much as that of full size.
+# Deterministic models of 50 units per layer. A fit takes a second or two; the errors are 1.3 to 1.5 times those of full size.
 SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
-ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # and the seeds of their fits
+ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # values are the seeds of the fits
 AGENTS = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
 
 
 def names() -> list[tuple[str, str]]:
-    """Returns task and name of every file that there should be."""
+    """Returns the task and the name of every file that should exist."""
     actors = [(task, f"augmented_{steps}") for task in TASKS for steps in run.STEPS_KEPT]
     return [*WORLD_MODELS, *ENSEMBLES, *AGENTS, *actors]
 
 
 def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
-    """Returns where a file lies."""
+    """Returns the path of a file."""
     return folder / task / f"{name}.safetensors"
 
 
 def existing(task: str, name: str, folder: Path = FOLDER) -> Path:
-    """Returns where a file lies; FileNotFoundError, if it does not lie there, names the command that makes it."""
+    """Returns the path of a file; raises FileNotFoundError, with the command that makes the file, if it is missing."""
     path = path_of(task, name, folder)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: `python -m mbaug models` makes it, once its run is recorded")
@@ -62,39 +64,39 @@ def existing(task: str, name: str, folder: Path = FOLDER) -> Path:
 
 
 def load(task: str, name: str, folder: Path = FOLDER) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns a file's tensors, in float32, and what its header says; raises as `existing`, and CheckpointDamaged."""
+    """Returns a file's tensors, in float32, and the plain data of its header; raises as `existing`, or CheckpointDamaged."""
     path = existing(task, name, folder)
     tensors, about = checkpoint.unpacked(path, "restore it with git, or remove it and run `python -m mbaug models`")
     return {name: tensor.float() for name, tensor in tensors.items()}, about
 
 
 def world_model(task: str, name: str = "world_model", folder: Path = FOLDER) -> Fit:
-    """Returns the fit of a task's medium-replay data, with what `load` raises; its `errors` are those before the rounding."""
+    """Returns the fit on a task's medium-replay data, with its `errors` before the rounding; raises as `load`."""
     tensors, about = load(task, name, folder)
     return models.restore(tensors, about["fit"])
 
 
 def ensemble(task: str, folder: Path = FOLDER) -> list[Deterministic]:
-    """Returns the small models of a task's medium-replay data, which differ in their seeds alone; raises as `load`."""
+    """Returns the small models of a task's medium-replay data, which differ only in their seeds; raises as `load`."""
     tensors, about = load(task, "ensemble", folder)
     standardiser = Standardiser(tensors["mean"], tensors["std"])
     return [Deterministic(models.network(str(seed), tensors), standardiser) for seed in about["seeds"]]
 
 
 def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) -> Learner:
-    """Returns a learner whose actor and critics are an arm's at the switch, with what `load` raises.
+    """Returns a learner with an arm's actor and critics at the switch; raises as `load`.
 
-    Its targets and moments are fresh: it acts and values, and is not trained on. Of Walker2d and Ant, whose critics are not kept,
-    every value is NaN. At another `moment`, "50000" or "100000" environment steps, the actor alone is that of the moment.
+    It can act and value, but not resume training: its targets and moments are fresh. For Walker2d and Ant, whose critics are not
+    kept, all values are NaN. At a later `moment`, "50000" or "100000" environment steps, only the actor is from that moment.
     """
     tensors, about = load(task, arm, folder)
     standardiser = Standardiser(*(tensors[f"standardiser.{part}"].view(1, -1) for part in ("mean", "std")))
     learner = training.learner(ARMS[arm], tasks.find(task), [about["seed"]], standardiser, arithmetic=FAST)
     for part in ("actor", "critics"):
-        own = getattr(learner.agent, part).network.flat.detach()
-        own.fill_(torch.nan)
+        parameters = getattr(learner.agent, part).network.flat.detach()
+        parameters.fill_(torch.nan)
         if f"{part}.0.weight" in tensors:
-            own.copy_(models.network(part, tensors).flat.detach())
+            parameters.copy_(models.network(part, tensors).flat.detach())
     if moment != "switch":
         training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
     return learner
@@ -103,7 +105,7 @@ def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) ->
 def policy(
     task: str, arm: str = "augmented", moment: str = "switch", folder: Path = FOLDER
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the greedy action of an agent, as a function of a state."""
+    """Returns the policy of an agent: its greedy action as a function of a state."""
     learner = agent(task, arm, moment, folder)
     return lambda state: learner.policy(state[None, None])[0, 0]
 
@@ -112,9 +114,9 @@ def policy(
 
 
 def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
-    """Writes every file that is missing and can be made, and yields a line for each.
+    """Writes the missing files that can be made, and yields a line for each missing file.
 
-    A world model is fitted, or read if an arm has fitted it; an agent is what its recorded run kept in `work`/kept.
+    World models are fitted, or loaded if an arm has fitted them. Agents come from what their recorded runs kept in `work`/kept.
     """
     for task, name in names():
         path = path_of(task, name, folder)
@@ -125,7 +127,7 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
         else:
             found = _fitted(task, name, work) if (task, name) in WORLD_MODELS else _kept(task, name, work, root)
         if found is None:
-            yield f"{task}/{name} waits for its run: python -m mbaug record core"
+            yield f"{task}/{name} needs its run: python -m mbaug record core"
             continue
         tensors, about = found
         files.write_atomically(path, checkpoint.packed(rounded(tensors), about))
@@ -133,7 +135,7 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
 
 
 def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors with weights and biases in bfloat16, to the nearest."""
+    """Returns the tensors with weights and biases rounded to the nearest bfloat16."""
     exact = ("mean", "std", "losses", "history")
     return {name: tensor if name.rpartition(".")[2] in exact else tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
 
@@ -144,7 +146,7 @@ def _fitted(task: str, name: str, work: Path) -> tuple[dict[str, Tensor], dict[s
     population = run.begin([which], arm, work)
     run.fit(population)
     (fitted,) = population.fits
-    if arm.augmentation != DETERMINISTIC.augmentation:  # another arm may have fitted the control: it is in the task's own file
+    if arm.augmentation != DETERMINISTIC.augmentation:  # the control is already in `world_model`
         fitted = replace(fitted, deterministic=None)
     tensors, plain = models.save(fitted, population.commits)
     about = {"dataset": which.dataset, "seed": 0, "settings": arm.model, "draw_sha256": population.drawn[0].sha256}
@@ -163,7 +165,7 @@ def _ensemble(task: str, seeds: Iterable[int]) -> tuple[dict[str, Tensor], dict[
 
 
 def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Returns what a recorded run kept of an agent; None if it is not recorded, or kept elsewhere."""
+    """Returns what a recorded run kept of an agent; None if it is not recorded, or was trained elsewhere."""
     arm, _, steps = name.partition("_")
     which = Run(task, f"{task}-medium-replay", arm, 0)
     path = work / "kept" / str(which) / f"{steps or 'switch'}.safetensors"

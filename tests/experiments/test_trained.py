@@ -58,16 +58,16 @@ def test_an_agent_comes_back_from_what_its_run_kept(tmp_path, monkeypatch):
     kept.parent.mkdir(parents=True)
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in models.agent(learner, 0).items()}, kept)
     lines = [*trained.make(tmp_path / "work", records.root(), tmp_path / "models")]
-    assert [line for line in lines if "waits for" not in line] == [
+    assert [line for line in lines if "needs its run" not in line] == [
         str(trained.path_of("halfcheetah", "vanilla", tmp_path / "models"))
     ]
-    assert any(line == "hopper/noise waits for its run: python -m mbaug record core" for line in lines)
+    assert any(line == "hopper/noise needs its run: python -m mbaug record core" for line in lines)
     found, state = trained.agent("halfcheetah", "vanilla", folder=tmp_path / "models"), np.ones((1, 5, 17), np.float32)
     np.testing.assert_allclose(found.policy(state), learner.policy(state), atol=5e-3)
     inputs = torch.ones(1, 5, 17), torch.zeros(1, 5, 6)
     torch.testing.assert_close(found.agent.critics(*inputs), learner.agent.critics(*inputs), atol=5e-3, rtol=0)
     assert trained.policy("halfcheetah", "vanilla", folder=tmp_path / "models")(state[0, 0]).shape == (6,)
-    assert all("waits for" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
+    assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
 
 
 def test_an_agent_whose_critics_are_not_kept_acts_and_values_nothing():
