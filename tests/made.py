@@ -1,4 +1,4 @@
-"""What tests of several rooms are made of: random transitions, three transitions and networks in plain NumPy, updates."""
+"""Builders that several tests share: random transitions, hand computations in NumPy, and short trainings."""
 
 from copy import copy
 
@@ -16,22 +16,21 @@ from mbaug.method.transitions import Batch, Dataset
 SHA256 = 64 * "0"
 PROVENANCE = dict.fromkeys(("python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu"), "1.0")
 DOUBLE = Arithmetic(precision="float64")
-STATE, ACTION, BATCH = 4, 2, 16  # of the updates on random batches
+STATE, ACTION, BATCH = 4, 2, 16  # sizes in the updates on random batches
 ABLE = {"hidden": (16, 16), "batch_size": 64, "learning_rate": 3e-3}
-LEARNERS = {  # that find the best action of one step in 400 updates
+LEARNERS = {  # settings that find the best action of the one-step task in 400 updates
     "td3": TD3(**ABLE),
     "sac": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
-    "layernorm": TD3(**ABLE | {"hidden": (32, 32)}),  # of 16 normalised units little is left
+    "layernorm": TD3(**ABLE | {"hidden": (32, 32)}),  # with LayerNorm, 16 units are too few
     "rlpd": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
     "iql": IQL(**ABLE, inverse_temperature=30.0, reward_scale=1.0),
 }
 
 
 def metadata(arm, **changed):
-    """Returns what a record of an arm says beside its rows."""
-    plain = files.plain(arm)
+    """Returns the metadata of a record of an arm, with some values changed."""
     return {
-        "settings": plain,
+        "settings": files.plain(arm),
         "draw_sha256": None if arm.pretraining is None else SHA256,
         "status": "finished",
         "diverged_at": None,
@@ -50,13 +49,13 @@ def generators(*seeds):
 
 
 def close(one, other, atol=1e-12):
-    """Asserts that two arrays or tensors agree."""
+    """Asserts that two arrays or tensors agree within `atol`."""
     one, other = (x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in (one, other))
     np.testing.assert_allclose(one, other, rtol=0, atol=atol)
 
 
 def dataset(rows, state=3, action=2, seed=0, name="made"):
-    """Returns random transitions in episodes of random lengths, some of which end in a fall."""
+    """Returns a dataset of random transitions in episodes of random lengths, about half of which end in a fall."""
     rng = np.random.default_rng(seed)
     ends, falls = rng.random(rows) < 0.3, rng.random(rows) < 0.5
     ends[-1:] = True
@@ -67,11 +66,14 @@ def dataset(rows, state=3, action=2, seed=0, name="made"):
 
 
 def refused(record, name, value):
-    """Returns the sentence that a record refuses a value with, past the types that these tests check before; None: taken."""
-    made = copy(record)
-    object.__setattr__(made, name, value)
+    """Returns the error sentence with which a settings record refuses a value, or None if it accepts the value.
+
+    The value is set behind the back of __init__, where the type checks of these tests would refuse it first.
+    """
+    changed = copy(record)
+    object.__setattr__(changed, name, value)
     try:
-        made.__post_init__()
+        changed.__post_init__()
     except ValueError as error:
         return str(error)
     return None
@@ -90,7 +92,7 @@ NOISE = np.array([[0.3, -0.5], [0.0, 1.1], [-2.2, 0.5]])
 
 
 def both(array):
-    """Returns an array for each of the two agents."""
+    """Returns a tensor that holds the array twice, once for each of two agents."""
     return torch.as_tensor(np.stack([array, array]))
 
 
@@ -98,7 +100,7 @@ THREES = Batch(**{name: both(array) for name, array in THREE.items()})
 
 
 def mlp(network, k, x):
-    """Returns max(... max(x W_1 + b_1, 0) ...) W_n + b_n of perceptron k, with LayerNorm before each max where it has one."""
+    """Returns max(... max(x W_1 + b_1, 0) ...) W_n + b_n of perceptron k; a normalised one has LayerNorm before each max."""
     for number, (weight, bias) in enumerate(network.layers):
         if number and network.normalised:
             x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
@@ -107,7 +109,7 @@ def mlp(network, k, x):
 
 
 def values(critics, k, state, action):
-    """Returns Q_1 and Q_2 of the first (k = 0) or the second of two agents."""
+    """Returns Q_1(s, a) and Q_2(s, a) of agent k, the first (0) or the second (1) of two."""
     return [mlp(critics.network, k + 2 * twin, np.hstack([state, action]))[:, 0] for twin in range(2)]
 
 
@@ -115,7 +117,7 @@ def values(critics, k, state, action):
 
 
 def learned_one_step(name):
-    """Returns two agents that learned from random actions, paid -(a - 0.3)^2 before the end, and their largest error."""
+    """Returns two agents that learned from random actions with reward -(a - 0.3)^2, and the largest error of their actions."""
     algorithm, settings, g = ALGORITHMS[name], LEARNERS[name], torch.Generator().manual_seed(0)
     agent = algorithm.create(1, 1, settings, generators(0, 1))
     for step in range(1, 401):
@@ -127,7 +129,7 @@ def learned_one_step(name):
 
 
 def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss):
-    """Returns P agents of an algorithm after updates on random batches."""
+    """Returns a population of agents after some updates on random batches."""
     algorithm, g = ALGORITHMS[name], torch.Generator().manual_seed(7)
     agent = algorithm.create(STATE, ACTION, settings, generators(*range(population)), arithmetic)
     dtype, shapes = agent.actor.network.flat.dtype, ((STATE,), (ACTION,), (), (STATE,), ())

@@ -1,4 +1,4 @@
-"""What the tests of the world model and of imagination share: systems with a known answer, and models of known weights."""
+"""Systems with a known answer and small models, for the tests of the world model and of imagination."""
 
 from dataclasses import replace
 
@@ -13,13 +13,13 @@ from mbaug.method.transitions import Dataset, Standardiser
 
 TINY = WorldModel(hidden=(32, 32), transition_hidden=(32,), latent_size=5, learning_rate=3e-3, batch_size=128, epochs=30)
 SHORT = replace(TINY, epochs=2)
-LINEAR = WorldModel(hidden=(), transition_hidden=(), latent_size=4)  # one linear layer each: everything is Gaussian
+LINEAR = WorldModel(hidden=(), transition_hidden=(), latent_size=4)  # one linear layer in each part: every prediction is Gaussian
 TURN = np.array([[0.8, 0.5, 0], [-0.5, 0.8, 0], [0, 0, 0.7]])
 PUSH = np.array([[0.3, 0, 0.4], [0, 0.3, -0.4]])
 
 
 def linear_system(rows: int, seed: int) -> Dataset:
-    """s' = s TURN + a PUSH: a slow rotation with damping, in episodes of 20 rows; states of unequal scale and mean."""
+    """Returns rows of s' = s TURN + a PUSH, a damped rotation, in episodes of 20; components differ in scale and mean."""
     rng = np.random.default_rng(seed)
     scale, mean = np.array([1.0, 10.0, 0.1]), np.array([0.0, 5.0, -1.0])
     state, action = rng.normal(size=(rows, 3)), rng.uniform(-1, 1, (rows, 2))
@@ -33,7 +33,7 @@ DRAWN, REST = linear_system(600, 0), linear_system(400, 2)
 
 
 def random_model(options=TINY):
-    """Returns a model of three states and two actions that has learned nothing."""
+    """Returns an untrained world model of three state and two action components."""
     sizes = world_model.sizes(options, 3, 2)
     parts = {name: perceptron(layers, generators(seed), DOUBLE) for seed, (name, layers) in enumerate(sizes.items())}
     scale = torch.arange(1, 4)
