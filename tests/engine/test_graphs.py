@@ -1,4 +1,4 @@
-"""Graphs: what is replayed is what was written, to the last bit; what cannot be captured runs as it is written."""
+"""Graphs: a replay equals the code as written, to the last bit; code that cannot be captured runs as written."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def period_of(total):
 
 
 def learned(case, population, precision, captured):
-    """Returns agents after 21 updates in blocks of 7, so that stretches begin anywhere within a policy delay."""
+    """Returns a learner after 21 updates in blocks of 7, which begin at different points within a policy delay."""
     arm, arithmetic = Arm(case.split()[0], CASES[case], precision=precision), Arithmetic(perceptron.forward, captured)
     learner = training.learner(arm, tasks.find("hopper"), range(population), arithmetic=arithmetic)
     dtype = learner.arithmetic.dtype
@@ -40,7 +40,7 @@ def learned(case, population, precision, captured):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("population", [1, 5])
 @pytest.mark.parametrize("case", CASES)
-def test_replayed_updates_are_the_written_ones_to_the_last_bit(case, population, precision):
+def test_replayed_updates_equal_the_code_as_written_to_the_last_bit(case, population, precision):
     process.warn_once.cache_clear()  # a capture that fails would warn, which is an error here
     replayed, written = (learned(case, population, precision, how) for how in (graphs.captured, PLAIN.captured))
     for name, tensor in training.memory(written).items():
@@ -50,15 +50,16 @@ def test_replayed_updates_are_the_written_ones_to_the_last_bit(case, population,
 def test_a_capture_is_made_once_for_each_kind_of_stretch():
     made = []
     learned("td3 3", 1, "float32", lambda period, *_: made.append(period) or period)
-    assert len(made) == 5  # of the blocks of 7 cut after every third update, 3+3+1 2+3+2 1+3+3: whole, two first, two last parts
+    # Cut after every third update, the blocks of 7 are 3+3+1, 2+3+2 and 1+3+3: whole periods, two first parts, two last parts.
+    assert len(made) == 5
 
 
-def test_a_captured_period_reads_its_fixed_buffers_and_its_capture_changes_nothing():
+def test_a_replay_reads_new_inputs_through_fixed_buffers_and_the_capture_changes_nothing():
     total, steps = torch.zeros(2), [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]
     play = graphs.captured(period_of(total), 2, [steps[0]], [total])
     assert total.tolist() == [0, 0]
     for step in steps:
-        play(7, step)  # a graph knows the number that it was captured with, 2
+        play(7, step)  # the 7 has no effect: the graph keeps the number of its capture, 2
     assert total.tolist() == [22, 44]
     assert steps[0].tolist() == [1, 2]
 
@@ -99,7 +100,7 @@ def fails(call):
     ],
     ids=["needs a number on the way", "draws by chance", "fails halfway"],
 )
-def test_what_cannot_be_captured_runs_as_it_is_written_and_its_state_is_as_it_was(period, capture, reason):
+def test_code_that_cannot_be_captured_runs_as_written_and_its_state_is_unchanged(period, capture, reason):
     process.warn_once.cache_clear()
     total = torch.tensor([3.0, 4.0])
     written = lambda first, step: period(total, step)  # noqa: E731
@@ -115,6 +116,6 @@ def test_agents_that_diverged_are_captured_too():
     assert total[1] == 2
 
 
-def test_on_a_device_without_a_capture_a_period_runs_as_it_is_written():
+def test_a_period_runs_as_written_on_a_device_without_graphs():
     period = period_of(torch.zeros(2, device="meta"))
     assert graphs.captured(period, 1, [torch.ones(2, device="meta")], []) is period

@@ -1,4 +1,4 @@
-"""The fast perceptron against the plain one, which is torch's own autograd."""
+"""The fast perceptron equals the plain one, which uses torch's autograd."""
 
 from dataclasses import fields, replace
 
@@ -19,7 +19,7 @@ SIZES = (5, 8, 8, 3)
 
 
 def network(population=2, sizes=SIZES, precision="float64", arithmetic=FAST, normalised=False):
-    """Returns N perceptrons and a batch for each."""
+    """Returns a population of perceptrons and a batch of inputs for each."""
     inputs = torch.randn(population, BATCH, sizes[0], generator=torch.Generator().manual_seed(9))
     net = networks.perceptron(sizes, generators(*range(population)), replace(arithmetic, precision=precision))
     return replace(net, normalised=normalised), inputs.to(net.flat.dtype)
@@ -34,18 +34,21 @@ def close(ours, theirs, atol=1e-10):
 @pytest.mark.parametrize("sizes", [SIZES, (5, 8, 1), (5, 3), (5, 1)], ids=str)
 @pytest.mark.parametrize("normalised", [False, True], ids=["", "LayerNorm"])
 def test_outputs_and_gradients_equal_autograds(population, sizes, normalised):
-    """Both gradients together, each alone (an actor's step through frozen critics), and none where none is asked for."""
+    """Compares both gradients together and each alone, as when an actor learns through frozen critics.
+
+    A gradient that nobody needs is not computed.
+    """
     results = []
     for arithmetic in (FAST, DOUBLE):
         net, inputs = network(population, sizes, arithmetic=arithmetic, normalised=normalised)
-        held = replace(net, flat=net.flat.detach())
-        at, before = inputs.clone().requires_grad_(), inputs.clone()
-        both = torch.autograd.grad(net(at).pow(3).sum(), (at, net.flat))
-        (through,) = torch.autograd.grad(held(at).pow(3).sum(), at)
+        frozen = replace(net, flat=net.flat.detach())
+        leaf, before = inputs.clone().requires_grad_(), inputs.clone()
+        both = torch.autograd.grad(net(leaf).pow(3).sum(), (leaf, net.flat))
+        (through,) = torch.autograd.grad(frozen(leaf).pow(3).sum(), leaf)
         (alone,) = torch.autograd.grad(net(inputs).pow(3).sum(), net.flat)
         results.append((net(inputs), *both, through, alone))
         assert torch.equal(inputs, before)
-        assert not held(inputs).requires_grad
+        assert not frozen(inputs).requires_grad
     close(*results)
     close(results[0][1:3], results[0][3:])
 
@@ -69,11 +72,11 @@ def flats(agent):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("population", [1, 5])
 def test_fifty_updates_equal_autograds(case, population):
-    """In float64: every network, target, temperature and spread."""
+    """Compares every network, target, temperature and spread in float64."""
     name, settings, loss = CASES[case]
-    ours, theirs = (flats(learned(name, settings, population, arithmetic=place, **loss)) for place in (FAST, DOUBLE))
+    ours, theirs = (flats(learned(name, settings, population, arithmetic=each, **loss)) for each in (FAST, DOUBLE))
     close(ours, theirs)
-    assert (ours[0] - flats(learned(name, settings, population, updates=0))[0]).abs().mean() > 1e-3, "the actor has learned"
+    assert (ours[0] - flats(learned(name, settings, population, updates=0))[0]).abs().mean() > 1e-3, "the actor must learn"
 
 
 def test_world_models_after_two_epochs_equal_autograds():
@@ -86,7 +89,7 @@ def test_world_models_after_two_epochs_equal_autograds():
 
 
 @pytest.mark.parametrize("normalised", [False, True], ids=["", "LayerNorm"])
-def test_bfloat16_products_are_close_to_float32_where_they_pay(normalised):
+def test_wide_products_in_bfloat16_are_close_to_float32_and_narrow_ones_stay_float32(normalised):
     results = {}
     for precision in ("float32", "bfloat16"):
         net, inputs = network(2, (5, 64, 64, 3), precision, normalised=normalised)
@@ -96,6 +99,6 @@ def test_bfloat16_products_are_close_to_float32_where_they_pay(normalised):
         results[precision] = outputs, *torch.autograd.grad(outputs.square().sum(), (inputs, net.flat))
     for low, full in zip(results["bfloat16"], results["float32"], strict=True):
         error = (low - full).norm() / full.norm()
-        assert 0 < error < 0.03, "bfloat16 keeps 8 bits: a percent or two of a gradient is what it may cost"
+        assert 0 < error < 0.03, "bfloat16 keeps 8 bits, so a gradient may be wrong by one or two percent"
     (narrow, inputs), (same, _) = network(precision="bfloat16"), network(precision="float32")
-    assert torch.equal(narrow(inputs), same(inputs)), "narrow layers are left alone"
+    assert torch.equal(narrow(inputs), same(inputs)), "narrow layers must stay in float32"

@@ -1,4 +1,4 @@
-"""What a process is told before it trains, and what it costs to be told otherwise."""
+"""What `engine.prepare` sets in a process before it trains, and its warnings about settings that cost time."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from mbaug.method.transitions import Batch
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Lets a test choose the processor's flags, in a process that has warned of nothing yet."""
+    """A function that sets the processor's flags, in a process that has not warned yet."""
     process.warn_once.cache_clear()
     return lambda *flags: monkeypatch.setattr(process, "processor_flags", lambda: frozenset(flags))
 
@@ -21,29 +21,29 @@ def processor(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "choice"), [(["avx512f"], "medium"), (["avx512f", "amx_bf16"], "highest"), ([], "highest")], ids=str
 )
-def test_the_fast_road_for_float32_is_taken_only_where_it_keeps_24_bits(processor, flags, choice):
+def test_fast_float32_products_are_allowed_only_where_they_keep_24_bits(processor, flags, choice):
     processor(*flags)
     assert engine.prepare("float32") == "float32"
     assert torch.get_float32_matmul_precision() == choice
 
 
-def test_bfloat16_without_its_products_falls_back_with_a_warning(processor):
+def test_bfloat16_falls_back_to_float32_with_a_warning_on_a_processor_without_it(processor):
     processor("avx512_bf16")
     assert engine.prepare("bfloat16") == "bfloat16"
     processor("avx2")
     with pytest.warns(RuntimeWarning, match="no bfloat16 products .* using float32"):
         assert engine.prepare("bfloat16") == "float32"
-    assert engine.prepare("bfloat16") == "float32"  # what is said once is not said again
+    assert engine.prepare("bfloat16") == "float32"  # a second warning would be an error
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
+def test_an_unavailable_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="unknown device 'cuda': allowed are 'cpu'"):
         engine.prepare("float32", "cuda")
 
 
-def test_no_weight_notices_that_numbers_too_small_for_a_float32_become_zero():
-    """The moments of dead units end below 1e-38. Where a processor keeps such numbers there is nothing to test."""
+def test_flushing_numbers_below_1e_38_to_zero_changes_no_weight():
+    """Moments of dead units fall below 1e-38. On a processor that cannot flush them there is nothing to test."""
     results = []
     for flush in (False, True):
         torch.set_flush_denormal(False)
@@ -70,7 +70,7 @@ def test_no_weight_notices_that_numbers_too_small_for_a_float32_become_zero():
 
 @pytest.fixture
 def threads(processor, monkeypatch):
-    """A process of two threads: the list of those that torch was then told to use."""
+    """The numbers of threads that torch is set to, one after the other, in a process that begins with two."""
     chosen = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: [2, *chosen][-1])
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
@@ -79,8 +79,8 @@ def threads(processor, monkeypatch):
     return chosen
 
 
-def test_who_asked_is_told_also_where_torch_heeded_another_variable(processor, monkeypatch):
-    """The commands set those that nobody set to 1, and with MKL's at 1 torch uses one thread."""
+def test_a_request_for_threads_gets_a_warning_even_if_torch_heeds_another_variable(processor, monkeypatch):
+    """The commands give each unset variable the value 1, and with MKL_NUM_THREADS=1 torch uses one thread."""
     processor()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
@@ -90,25 +90,25 @@ def test_who_asked_is_told_also_where_torch_heeded_another_variable(processor, m
 
 
 @pytest.mark.parametrize("variable", process.THREADS)
-def test_who_asked_for_more_threads_is_told_once_what_they_cost(threads, monkeypatch, variable):
+def test_a_request_for_more_threads_gets_one_warning_that_names_their_cost(threads, monkeypatch, variable):
     monkeypatch.setenv(variable, "2")
     with pytest.warns(RuntimeWarning, match=f"{variable}=2 was set, but mbaug trains with one thread .* many times slower"):
         engine.prepare("float32")
     assert threads == [1]
     threads.clear()
-    engine.prepare("float32")  # a second warning would be an error, and so would one where nobody asked for two
+    engine.prepare("float32")  # a second warning would be an error
     monkeypatch.delenv(variable)
     threads.clear()
     process.warn_once.cache_clear()
-    engine.prepare("float32")
+    engine.prepare("float32")  # nobody asked for more threads, so a warning would be an error
     assert threads == [1]
 
 
-def test_who_trains_with_two_threads_is_told_once_what_they_cost(threads):
+def test_training_with_two_threads_gives_one_warning_that_names_their_cost(threads):
     train = lambda: graphs.captured(lambda first, step: step.add_(1), 1, [torch.ones(2)], [])  # noqa: E731
     with pytest.warns(RuntimeWarning, match="torch uses 2 threads: beside any other load they can train many times slower"):
         train()
     train()
     engine.prepare("float32")
     process.warn_once.cache_clear()
-    train()  # one thread costs nothing
+    train()  # with one thread a warning would be an error
