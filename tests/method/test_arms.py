@@ -1,4 +1,4 @@
-"""An arm: each wrong combination is refused in one sentence that says what was given and what is needed."""
+"""Arms: a wrong combination of settings is refused in one sentence that says what was given and what is needed."""
 
 import re
 
@@ -64,15 +64,15 @@ def test_a_wrong_combination_is_refused_in_one_sentence(arm, sentence):
         Arm(**arm)
 
 
-def test_a_wrong_value_is_refused_before_it_comes_to_an_arm():
+def test_a_wrong_value_is_refused_before_an_arm_is_made():
     assert refused(Finetuning(), "keep_data", "no") == "keep_data is 'no', but it must be True or False"
     assert refused(TD3(), "learning_rate", "fast") == "learning_rate is 'fast', but it must be a number"
 
 
 @pytest.mark.parametrize(("name", "algorithm"), ALGORITHMS.items(), ids=ALGORITHMS)
-def test_every_algorithm_makes_an_arm_that_does_all_it_can(name, algorithm):
+def test_every_algorithm_can_be_used_in_each_phase_that_it_supports(name, algorithm):
     settings = {"algorithm": name, "learner": algorithm.settings(), "finetuning": Finetuning(keep_data=True)}
-    assert Arm(**settings, pretraining=Pretraining(updates=0)), "the rows alone, for the replay, are for every algorithm"
+    assert Arm(**settings, pretraining=Pretraining(updates=0)), "every algorithm may fill its replay buffer with the offline rows"
     if algorithm.offline_loss:
         fresh, carried = (Arm(**settings | OFFLINE | {"finetuning": Finetuning(carry_critics=carry)}) for carry in (False, True))
         assert fresh != carried

@@ -1,4 +1,4 @@
-"""The augmentation: exactly the asked share of next states is replaced, by the right distribution, and nothing else."""
+"""Augmentation replaces exactly the requested share of next states, with the right distribution, and nothing else."""
 
 import numpy as np
 import pytest
@@ -17,20 +17,20 @@ RATES, SIZES, SEEDS = st.floats(0, 1), st.integers(1, 40), st.integers(0, 2**31)
 
 
 def random_batch(size, seed, *axes):
-    """Returns a batch with these leading axes."""
+    """Returns a batch of random transitions with these leading axes."""
     shapes = (size, 3), (size, 2), (size,), (size, 3), (size,)
     generator = torch.Generator().manual_seed(seed)
     return Batch(*(torch.randn((*axes, *shape), generator=generator) for shape in shapes))
 
 
 def random_rows(rows, generator=None):
-    """Returns states, actions and next states of one agent's dataset."""
+    """Returns random states, actions and next states."""
     return [torch.randn(rows, size, generator=generator) for size in (3, 2, 3)]
 
 
 @given(st.sampled_from([0.0, 0.5, 1.0]) | RATES, SIZES, SEEDS)
-def test_exactly_the_asked_share_is_replaced_and_nothing_else(rate, size, seed):
-    batch = random_batch(size, seed, 4, 2)  # a block of four
+def test_exactly_the_requested_share_is_replaced_and_nothing_else(rate, size, seed):
+    batch = random_batch(size, seed, 4, 2)  # a block of four batches for two agents
     imagined = batch.next_state + 1
     augmented = augmentation.augment(batch, imagined, rate)
     changed = (augmented.next_state != batch.next_state).any(dim=-1)
@@ -47,7 +47,7 @@ def test_a_rate_outside_0_and_1_is_refused(rate):
 
 
 @given(SIZES, st.integers(1, 5), SEEDS)
-def test_what_is_picked_are_samples_of_the_same_row_and_agent(count, samples, seed):
+def test_picked_samples_belong_to_their_row_and_agent(count, samples, seed):
     """Sample m of row r of agent k is marked (k, r, m)."""
     rows, block, population = 7, 2, 2
     marks = torch.cartesian_prod(torch.arange(population), torch.arange(rows), torch.arange(samples)).float()
@@ -57,18 +57,18 @@ def test_what_is_picked_are_samples_of_the_same_row_and_agent(count, samples, se
     assert (got[..., 1] == index).all()
     assert ((got[..., 2] >= 0) & (got[..., 2] < samples)).all()
     alone = augmentation.pick(marks.view(population, rows, samples, 3)[1:], index[:, 1:], generators(1))
-    assert torch.equal(got[:, 1:], alone), "whoever is beside it"
+    assert torch.equal(got[:, 1:], alone), "an agent's picks must not depend on the other agents"
 
 
-def test_rows_by_doubt_by_hand():
-    """Doubts 3, 1, 2 of rows 0, 1, 2 for one agent, 1, 2, 3 for the other; a batch may hold a row twice."""
+def test_rows_are_sorted_by_doubt():
+    """Rows 0, 1, 2 have the doubts 3, 1, 2 for one agent and 1, 2, 3 for the other. A batch may hold a row twice."""
     index, doubt = torch.tensor([[[0, 1, 2, 1], [2, 0, 1, 1]]]), torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
     assert augmentation.by_doubt(index, doubt, "trusted").tolist() == [[[1, 1, 2, 0], [0, 1, 1, 2]]]
     assert augmentation.by_doubt(index, doubt, "distrusted").tolist() == [[[0, 2, 1, 1], [2, 1, 1, 0]]]
 
 
 def test_branches_by_hand():
-    """The policy adds its action 1 to a state, until it is 3 or more: from 0 two steps are taken, from 2 one."""
+    """Each action adds 1 to the state, and a branch ends at 3 or after two steps: two steps from 0, one from 2."""
     step = lambda state, action: (state + action, state[:, 0], (state + action)[:, 0] >= 3)  # noqa: E731
     rows = augmentation.branches(step, np.ones_like, np.array([[0.0], [2.0]]), steps=2, size=3)
     assert rows.state.ravel().tolist() == [0, 2, 1]
@@ -76,11 +76,11 @@ def test_branches_by_hand():
     assert rows.reward.tolist() == [0, 2, 1]
     assert rows.terminal.tolist() == [False, True, False]
     assert not rows.truncated.any()
-    assert len(augmentation.branches(step, np.ones_like, np.array([[2.0]]), steps=2, size=3)) == 3, "one, three times"
+    assert len(augmentation.branches(step, np.ones_like, np.array([[2.0]]), steps=2, size=3)) == 3, "one row is repeated"
 
 
-def test_whole_transitions_take_the_first_places_and_the_actor_never_sees_them():
-    """In every field of a block of batches; of one batch the actor's loss gets the rest."""
+def test_imagined_transitions_take_the_first_places_and_the_actor_never_sees_them():
+    """They replace every field of the first rows in each batch; the actor's loss gets only the other rows."""
     batches, imagined = (random_batch(size, seed, 4, 2) for size, seed in ((5, 0), (2, 1)))
     mixed = augmentation.mix(batches, imagined)
     for part, new, old in zip(mixed, imagined, batches, strict=True):
@@ -97,11 +97,11 @@ def test_every_sample_of_a_row_is_equally_likely():
     assert stats.chisquare(counts.numpy()).pvalue > 0.01
 
 
-def test_a_batch_served_from_the_table_has_the_distribution_of_the_model_called_on_it():
-    """Kolmogorov-Smirnov, dimension by dimension.
+def test_next_states_from_the_table_are_distributed_like_direct_predictions():
+    """Compares each dimension with a Kolmogorov-Smirnov test.
 
-    All 4,000 rows hold the same state and action, and each is served once from its K = 3 samples: so these are 4,000 independent
-    draws, as those of the model are. The mean prediction, which has no spread, fails the same test.
+    All 4,000 rows hold the same state and action, and each gives one of its K = 3 samples. So these are 4,000 independent
+    draws, like the direct predictions. The mean prediction, which has no spread, fails the same test.
     """
     rows, options = 4_000, WorldModel(hidden=(16,), transition_hidden=(16,), latent_size=4)
     parts = {name: perceptron(sizes, generators(0)) for name, sizes in world_model.sizes(options, 3, 2).items()}
@@ -131,7 +131,7 @@ def test_a_prediction_of_the_wrong_shape_is_refused():
 
 
 def test_outside_by_hand():
-    """Of four imagined components one is above the data and one is below; then none of the data's own."""
+    """Of four imagined components one lies above the data and one below. No component of the data itself lies outside."""
     next_state = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
     assert augmentation.outside(torch.tensor([[[-0.5, 2.5]], [[0.0, 2.0]]]), next_state) == 0.5
     assert augmentation.outside(next_state[:, None], next_state) == 0

@@ -1,4 +1,4 @@
-"""Behaviour cloning: its loss against plain NumPy, and a clone that does what the data do."""
+"""Behaviour cloning: its loss equals a computation in NumPy, and the clone imitates the data."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_cloning_loss_by_hand():
 
 
 def test_offline_the_clone_follows_the_data_and_not_its_critics():
-    """The data act as a = s / 2, the reward asks for a = -1; the critics come to know what a = s / 2 is worth."""
+    """In the data a = s / 2 and the reward is -a, highest at a = -1. The critics learn the value of a = s / 2."""
     settings, g = TD3(**ABLE), torch.Generator().manual_seed(0)
     agent = bc.ALGORITHM.create(1, 1, settings, generators(0), DOUBLE)
     for step in range(1, 801):

@@ -1,4 +1,4 @@
-"""Imagination: what the model and its stand-ins predict, by hand and in distribution, and how wrong they are."""
+"""Sources of imagination: their predictions by hand and in distribution, and the measures of their errors."""
 
 from dataclasses import replace
 
@@ -24,14 +24,14 @@ def fitted():
     return imagination.with_deterministic(fit, world_model.fit_deterministic(TINY, DRAWN, 0), REST, 0)
 
 
-def test_every_source_beats_persistence_on_a_linear_system_that_regression_solves(fitted):
+def test_on_a_linear_system_the_models_beat_persistence_and_regression_is_exact(fitted):
     mean = {name: np.mean(error) for name, error in fitted.errors.items()}
     assert mean["linear"] < 1e-10
     assert mean["deterministic"] < 0.05 * mean["persistence"]
-    assert mean["mean"] < mean["sample"] < 0.5 * mean["persistence"], "without the sample's noise the error is smaller"
+    assert mean["mean"] < mean["sample"] < 0.5 * mean["persistence"], "the mean lacks a sample's noise, so its error is smaller"
 
 
-def test_history_measures_the_sampled_prediction_and_changes_no_weight(fitted):
+def test_measuring_during_a_fit_uses_the_sampled_prediction_and_changes_no_weight(fitted):
     assert fitted.epochs == [10, 20, 30]
     assert fitted.history[-1].tolist() == fitted.errors["sample"]
     assert fitted.history[-1].mean() < fitted.history[0].mean()
@@ -41,14 +41,14 @@ def test_history_measures_the_sampled_prediction_and_changes_no_weight(fitted):
 
 
 def test_held_out_error_by_hand():
-    """Persistence, in units of the drawn states' standard deviation, over the held-out rows that end no episode."""
+    """The error of persistence on held-out rows that end no episode, in standard deviations of the drawn states."""
     standardiser = Standardiser.fit([DRAWN.state], world_model.EPSILON).of(0)
     error = imagination.held_out_error(imagination.persistence, standardiser, REST, seed=0)
     expected = np.mean((REST.next_state - REST.state)[~REST.terminal] ** 2, axis=0) / DRAWN.state.var(axis=0)
     np.testing.assert_allclose(error, expected, rtol=1e-3)
 
 
-def test_no_held_out_rows_no_errors():
+def test_without_held_out_rows_there_are_no_errors():
     fit = imagination.fit(replace(TINY, epochs=1), DRAWN, REST.rows(np.arange(0)), 0, checks=1)
     assert fit.errors == {}
     assert fit.history.isnan().all()
@@ -58,7 +58,7 @@ def test_no_held_out_rows_no_errors():
 
 @pytest.mark.parametrize("residual", [True, False], ids=["change of z", "next z"])
 def test_distribution_of_the_sampled_prediction(residual):
-    """With linear layers s' is Gaussian: its mean is the mean prediction, its covariance that of the noise of z."""
+    """With linear layers s' is Gaussian: its mean is the mean prediction, its covariance comes from the noise of z."""
     model = random_model(replace(LINEAR, residual=residual))
     state, action = normal(1, 3).expand(REPEATS, 3), normal(1, 2, seed=1).expand(REPEATS, 2)
     sampled = imagination.predict(model, state, action, *generators(0))
@@ -87,7 +87,7 @@ def test_mean_and_deterministic_predictions_by_hand():
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_source_depends_on_its_generator_alone(fitted, source):
-    """The same numbers twice; others from another seed, where the source draws any."""
+    """The same seed gives the same numbers; another seed gives others if the source is random."""
     predict = predictor(source, fitted, DRAWN)
     first, again, other = (predict(*ROWS, *generators(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, again)
@@ -95,7 +95,7 @@ def test_a_source_depends_on_its_generator_alone(fitted, source):
 
 
 def test_noise_is_as_strong_as_the_held_out_error(fitted):
-    """Its standard deviation is the root of the squared error of fresh sampled predictions on the held-out rows."""
+    """Its standard deviation is the root mean squared error of new sampled predictions on the held-out rows."""
     rows = world_model.interior(REST)
     state, action, next_state = (torch.from_numpy(x).repeat(50, 1) for x in (rows.state, rows.action, rows.next_state))
     error = next_state - predictor("sample", fitted, DRAWN)(state, action, next_state, *generators(5))
@@ -104,7 +104,7 @@ def test_noise_is_as_strong_as_the_held_out_error(fitted):
     assert (noise.mean(dim=0).abs() < 5 * noise.std(dim=0) / len(state) ** 0.5).all()
 
 
-def test_reconstruction_looks_at_the_next_state_alone(fitted):
+def test_reconstruction_depends_on_the_next_state_alone(fitted):
     state, action, next_state = ROWS
     predict = predictor("reconstruction", fitted, DRAWN)
     blurred = predict(*ROWS, *generators(0))
@@ -112,8 +112,8 @@ def test_reconstruction_looks_at_the_next_state_alone(fitted):
     assert (((blurred - next_state) / fitted.model.standardiser.std).square().mean(dim=0) < 0.3).all()
 
 
-def test_jitter_is_the_spread_of_the_samples_around_the_recorded_next_state(fitted):
-    """Of one row many times, mean and covariance. With linear layers the mean prediction is the samples' mean exactly."""
+def test_jitter_has_the_spread_of_the_samples_around_the_recorded_next_state(fitted):
+    """Compares mean and covariance over repeats of one row. With linear layers the samples' mean is the mean prediction."""
     gaussian = replace(fitted, model=random_model(LINEAR))
     state, action, next_state = (x[:1].double().expand(REPEATS, -1) for x in ROWS)
     jitter = predictor("jitter", gaussian, DRAWN)(state, action, next_state, *generators(0)) - next_state
@@ -123,7 +123,7 @@ def test_jitter_is_the_spread_of_the_samples_around_the_recorded_next_state(fitt
 
 
 def linear_stand_in(pull: np.ndarray, shift: np.ndarray) -> Model:
-    """A model whose mean prediction is s' pull + shift: its latent is s, its transition the system's, its decoder the pull."""
+    """Returns a model that predicts s' pull + shift: its latent state is s, its transition the system's, its decoder `pull`."""
     weights = {
         "encoder": (np.hstack([np.eye(3), np.zeros((3, 3))]), np.zeros(6)),
         "transition": (np.vstack([TURN - np.eye(3), PUSH]), np.zeros(3)),
@@ -137,7 +137,7 @@ def linear_stand_in(pull: np.ndarray, shift: np.ndarray) -> Model:
 
 
 def test_shrink_is_the_model_s_linear_map_of_the_next_state(fitted):
-    """Also on rows that it never saw; what stands at the end of an episode does not matter."""
+    """The map also holds for new rows, and the rows at episode ends do not affect it."""
     rng = np.random.default_rng(0)
     pull, shift = 0.9 * np.eye(3) + 0.05 * rng.normal(size=(3, 3)), rng.normal(size=3)
     state, action = rng.normal(size=(600, 3)), rng.uniform(-1, 1, (600, 2))
@@ -151,7 +151,7 @@ def test_shrink_is_the_model_s_linear_map_of_the_next_state(fitted):
     torch.testing.assert_close(shrink(*ROWS[:2], new, torch.Generator()), expected, rtol=0, atol=1e-5)
 
 
-def test_what_there_is_not_is_refused_in_a_sentence(fitted):
+def test_a_source_that_does_not_exist_is_refused_in_a_sentence(fitted):
     with pytest.raises(ValueError, match="unknown augmentation source 'sampel': did you mean 'sample'"):
         predictor("sampel", fitted, DRAWN)
     with pytest.raises(ValueError, match="the source 'deterministic' needs a deterministic model, but this fit has none"):
@@ -160,8 +160,8 @@ def test_what_there_is_not_is_refused_in_a_sentence(fitted):
         imagination.predict(random_model(), normal(3, 3), normal(3, 2), torch.Generator(), "means")
 
 
-def test_error_parts_are_those_of_a_known_bias_and_spread_and_add_up_to_the_squared_error():
-    """Rows differ in their bias, which averages out over rows but stays with each of them."""
+def test_error_parts_find_a_known_bias_and_spread_and_add_up_to_the_squared_error():
+    """Half of the rows have the opposite bias: it must not average out over rows."""
     std, spread = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 2.0])
     next_state = torch.randn(4_000, 2, generator=torch.Generator().manual_seed(0))
     bias = torch.tensor([[1.0, 2.0], [-1.0, -2.0]]).repeat(2_000, 1)

@@ -1,4 +1,4 @@
-"""IQL against hand arithmetic on three transitions in plain NumPy, and against a task that it must solve."""
+"""IQL: its losses equal computations in NumPy on three transitions, and it solves a one-step task."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ PARTS = "actor", "critics", "value", "target_critics"
 
 @pytest.fixture
 def pair():
-    """Two agents whose target critics are not copies, with spreads of their own, of which one is clipped."""
+    """Two agents with different spreads, one of which is clipped, whose target critics differ from their critics."""
     agent = iql.create(3, 2, SMALL, generators(0, 1), DOUBLE)
     agent.target_critics.network.flat.mul_(1.5)
     agent.log_std.detach()[:4] = torch.tensor([-0.3, 0.5, -1.0, 0.0], dtype=torch.float64)
@@ -25,17 +25,17 @@ def pair():
 
 
 def least(agent, k):
-    """min_i Q'_i(s, a) of agent k."""
+    """Returns min_i Q'_i(s, a) of agent k."""
     return np.minimum(*values(agent.target_critics, k, THREE["state"], THREE["action"]))
 
 
 def value(agent, k, state="state"):
-    """V(s) of agent k."""
+    """Returns V(s) of agent k."""
     return mlp(agent.value.network, k, THREE[state])[:, 0]
 
 
 def test_value_loss_by_hand(pair):
-    """An expectile of 0.7 weighs what lies above the value 0.7 and what lies below 0.3."""
+    """An expectile of 0.7 weights errors by 0.7 where the target is above the value, and by 0.3 where it is below."""
     target = both(np.array([1.0, -1.0, 0.2]))
     losses = iql.value_loss(pair.value(THREES.state)[0], target, 0.7)
     for k in range(2):
@@ -49,7 +49,7 @@ def test_critic_target_by_hand(pair):
     for k in range(2):
         expected = THREE["reward"] + 0.99 * (1 - THREE["terminal"]) * value(pair, k, "next_state")
         close(target[k], expected)
-        assert target[k, 1] == -2.0  # terminal: the reward and nothing else
+        assert target[k, 1] == -2.0  # a terminal transition: the reward alone
     assert not target.requires_grad
     errors = [q - target[0].numpy() for q in values(pair.critics, 0, THREE["state"], THREE["action"])]
     loss = iql.critic_loss(pair.critics, THREES, target)[0].item()
@@ -58,7 +58,7 @@ def test_critic_target_by_hand(pair):
 
 def test_actor_loss_by_hand(pair):
     advantage = np.stack([least(pair, k) - value(pair, k) for k in range(2)])
-    advantage[:, 0] = 1.0  # exp(30) is more than a weight may be
+    advantage[:, 0] = 1.0  # exp(30) exceeds the largest weight, 100
     spread = iql.log_std(pair, 2, SMALL)
     losses = iql.actor_loss(pair.actor(THREES.state), spread, THREES.action, torch.from_numpy(advantage), SMALL)
     for k, log_std in enumerate(([-0.3, 0.1], [-1.0, 0.0])):
@@ -73,13 +73,13 @@ def test_an_update_moves_all_parts_and_the_target_slowly(pair):
     before, spread = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS}, pair.log_std.detach().clone()
     iql.update(pair, THREES, both(NOISE)[None], SMALL, 1)
     assert not any(torch.equal(getattr(pair, name).network.flat, before[name]) for name in PARTS)
-    assert (pair.log_std != spread)[:4].tolist() == [True, False, True, True], "where it is clipped nothing pulls"
+    assert (pair.log_std != spread)[:4].tolist() == [True, False, True, True], "a clipped spread has no gradient"
     expected = 0.995 * before["target_critics"] + 0.005 * pair.critics.network.flat.detach()
     close(pair.target_critics.network.flat, expected)
 
 
-def test_exploring_is_acting_greedily_with_a_spread_that_learns(pair):
-    """Who explores reads the network and sigma where they are learned, so it need not be made again."""
+def test_exploration_adds_noise_with_the_learned_spread_to_the_greedy_action(pair):
+    """An explorer reads the agent's current network and spread, so one explorer serves the whole training."""
     explorers = [iql.explorer(pair, k, SMALL) for k in range(2)]
     for _ in range(2):
         spread = iql.log_std(pair, 2, SMALL).detach()[:, 0].exp().numpy()
@@ -87,11 +87,11 @@ def test_exploring_is_acting_greedily_with_a_spread_that_learns(pair):
         close([explore(THREE["state"][0], NOISE[0]) for explore in explorers], wanted)
         for step in range(1, 21):
             iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,), learning_rate=0.01), step)
-    assert not np.allclose(spread, np.exp([[-0.3, 0.1], [-1.0, 0.0]]), atol=0.01), "it has learned in between"
+    assert not np.allclose(spread, np.exp([[-0.3, 0.1], [-1.0, 0.0]]), atol=0.01), "the spread must change in between"
 
 
 @pytest.mark.parametrize(("group", "carried"), [("actor", ("actor", "log_std")), ("critics", ("critics", "value"))])
-def test_the_spread_is_carried_with_the_actor_and_the_values_with_the_critics(group, carried):
+def test_the_spread_is_carried_with_the_actor_and_the_value_with_the_critics(group, carried):
     learner = training.learner(Arm("iql", IQL(hidden=(8, 8))), tasks.find("hopper"), [1, 3])
     learner.agent.log_std.detach().add_(-0.5)
     before = learner.agent
@@ -102,7 +102,7 @@ def test_the_spread_is_carried_with_the_actor_and_the_values_with_the_critics(gr
     assert torch.equal(learner.agent.target_critics.network.flat, learner.agent.critics.network.flat)
 
 
-def test_iql_solves_a_one_step_task_and_grows_sure_of_it():
+def test_iql_solves_a_one_step_task_and_its_spread_shrinks():
     agent, error = learned_one_step("iql")
     assert error < 0.1
     assert (iql.log_std(agent, 1, IQL()) < -0.5).all()

@@ -1,4 +1,4 @@
-"""LayerNorm in the critics against plain NumPy, and what it is for: a value cannot run away where there are no data."""
+"""LayerNorm in the critics: they equal a computation in NumPy, and values far from the data stay bounded."""
 
 import numpy as np
 import torch
@@ -11,15 +11,15 @@ from mbaug.method.settings import Finetuning
 from mbaug.method.td3 import TD3
 
 SMALL = TD3(hidden=(6, 5))
-FAR = 1e3  # of the data's spread
+FAR = 1e3  # multiple of the data's spread
 
 
 def pair():
-    """Two agents."""
+    """Returns two agents with LayerNorm in their critics."""
     return layernorm.create(3, 2, SMALL, generators(0, 1), DOUBLE)
 
 
-def test_critics_have_it_and_start_with_the_parameters_of_td3():
+def test_critics_have_layernorm_and_start_with_the_parameters_of_td3():
     agent, plain = pair(), td3.create(3, 2, SMALL, generators(0, 1), DOUBLE)
     assert [part.network.normalised for part in (agent.critics, agent.target_critics)] == [True, True]
     assert [part.network.normalised for part in (agent.actor, agent.target_actor)] == [False, False]
@@ -30,8 +30,8 @@ def test_critics_have_it_and_start_with_the_parameters_of_td3():
         close(agent.critics.first(THREES.state, THREES.action)[0, k], wanted[0])
 
 
-def test_far_from_all_data_a_value_stays_within_its_bound():
-    """|LN(u)| is the root of the number of units at most, and so |Q - b| <= |w| sqrt(units); without it Q grows on and on."""
+def test_a_value_far_from_the_data_stays_within_its_bound():
+    """|LN(u)| <= sqrt(units), so |Q - b| <= |w| sqrt(units). Without LayerNorm, Q grows without bound."""
     agent, plain = pair(), td3.create(3, 2, SMALL, generators(0, 1), DOUBLE)
     weight, bias = agent.critics.network.layers[-1]
     bound = weight.norm(dim=1) * SMALL.hidden[-1] ** 0.5 + bias.abs()[..., 0]
@@ -40,7 +40,7 @@ def test_far_from_all_data_a_value_stays_within_its_bound():
     assert plain.critics(far, THREES.action).abs().max() > bound.max()
 
 
-def test_going_online_keeps_it():
+def test_going_online_keeps_layernorm():
     learner = training.learner(Arm("layernorm"), tasks.find("hopper"), [1, 3])
     for carry in (True, False):
         training.carry(learner, Finetuning(carry_critics=carry))
@@ -48,5 +48,5 @@ def test_going_online_keeps_it():
         assert learner.agent.target_critics.network.normalised
 
 
-def test_it_solves_a_one_step_task():
+def test_td3_with_layernorm_solves_a_one_step_task():
     assert learned_one_step("layernorm")[1] < 0.1

@@ -1,4 +1,4 @@
-"""Several steps ahead: windows of recorded steps, n-step targets, imagined roll-outs; with one step all is as it was."""
+"""Several steps ahead: windows of recorded steps, n-step targets and imagined roll-outs."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ ENDS = st.lists(st.sampled_from(["", "", "", "terminal", "truncated"]), min_size
 
 
 def chain(ends: list[str]) -> Dataset:
-    """A chain 0, 1, 2, ... of states with reward 1, 2, 3, ...; `ends` says "", "terminal" or "truncated" for each step."""
+    """Returns states 0, 1, 2, ... with rewards 1, 2, 3, ...; `ends` has "", "terminal" or "truncated" for each step."""
     rows = np.arange(len(ends), dtype=np.float32)
     terminal, truncated = (np.array([end == kind for end in ends]) for kind in ("terminal", "truncated"))
     episode = np.concatenate([[0], np.cumsum(terminal | truncated)[:-1]])
@@ -29,8 +29,8 @@ def chain(ends: list[str]) -> Dataset:
 
 
 @given(ENDS, st.integers(1, 6))
-def test_a_window_is_what_a_loop_over_its_steps_finds(ends, horizon):
-    """Rewards are summed and the bootstrap is cut exactly as a walk along the chain says; no window leaves its episode."""
+def test_a_window_equals_a_walk_over_its_steps(ends, horizon):
+    """It sums the rewards and cuts the bootstrap as the walk does, and never leaves its episode."""
     data = chain(ends)
     found = transitions.windows(data, horizon, DISCOUNT)
     for row in range(len(data)):
@@ -49,7 +49,7 @@ def test_a_window_is_what_a_loop_over_its_steps_finds(ends, horizon):
 
 
 def test_the_target_is_the_n_step_return():
-    """y = r_0 + g r_1 + g^2 r_2 + g^3 Q(s_3), without a change to TD3."""
+    """TD3 itself, unchanged, gives y = r_0 + g r_1 + g^2 r_2 + g^3 Q(s_3)."""
     rows = transitions.pack(chain(["", "", "", ""]), 3, DISCOUNT)[:1].expand(4, -1).unsqueeze(0)
     batch = Batch(*(part.double() for part in transitions.unpack(rows, 1, 1)))
     settings = TD3(hidden=(8, 8), discount=DISCOUNT)
@@ -62,7 +62,7 @@ def test_the_target_is_the_n_step_return():
 
 @given(ENDS, st.integers(1, 5))
 def test_a_roll_out_follows_the_recorded_actions_to_the_window_s_end(ends, horizon):
-    """A perfect one-step model, rolled out, ends at the recorded last state of each window."""
+    """Rolling out a perfect one-step model ends at the last recorded state of each window."""
     data = chain(ends)
     window = transitions.windows(data, horizon, DISCOUNT)
     parts = map(torch.from_numpy, (data.action[window.row], data.next_state[window.row], window.length))
@@ -71,19 +71,19 @@ def test_a_roll_out_follows_the_recorded_actions_to_the_window_s_end(ends, horiz
     assert torch.equal(imagined, torch.from_numpy(data.next_state[window.row[:, -1]]))
 
 
-def test_a_roll_out_asks_with_each_step_s_own_action_and_next_state_and_with_the_generator():
-    """Of two windows, of one step and of two; what comes out of a step goes into the next."""
+def test_a_roll_out_calls_its_source_with_the_action_and_next_state_of_each_step_and_the_generator():
+    """Of two windows, one has one step and one has two. The prediction of a step is the state of the next."""
     action, next_state, state, generator = torch.randn(2, 2, 3), torch.randn(2, 2, 4), torch.randn(2, 4), torch.Generator()
-    asked = []
-    predict = augmentation.rollout(lambda *given: asked.append(given) or given[0] * 2, action, next_state, torch.tensor([1, 2]))
+    calls = []
+    predict = augmentation.rollout(lambda *given: calls.append(given) or given[0] * 2, action, next_state, torch.tensor([1, 2]))
     assert torch.equal(predict(state, action[:, 0], None, generator), torch.stack([state[0] * 2, state[1] * 4]))
-    for step, (*parts, own) in enumerate(asked):
+    for step, (*parts, passed) in enumerate(calls):
         assert all(map(torch.equal, parts, (state * 2**step, action[:, step], next_state[:, step])))
-        assert own is generator
+        assert passed is generator
 
 
-def test_an_open_loop_of_a_linear_system_is_its_powers():
-    """x_n = A^n x_0 + sum_k A^(n-1-k) B a_k, at every step of the way."""
+def test_an_open_loop_of_a_linear_system_equals_its_closed_form():
+    """x_n = A^n x_0 + sum_k A^(n-1-k) B a_k at every step n."""
     A, B = np.array([[1.0, 0.2], [-0.2, 0.95]]), np.array([[0.0], [0.5]])
     start, action = np.array([[1.0, -1.0], [0.3, 0.2]]), np.random.default_rng(0).normal(size=(2, 6, 1))
     move = lambda x, a: x @ torch.from_numpy(A.T) + a @ torch.from_numpy(B.T)  # noqa: E731
@@ -95,8 +95,8 @@ def test_an_open_loop_of_a_linear_system_is_its_powers():
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_a_latent_roll_out_encodes_once_and_decodes_what_the_transition_made(residual):
-    """One step is `predict`, with the same noise; the second moves the same latent state on."""
+def test_a_latent_roll_out_encodes_once_and_decodes_each_later_latent_state(residual):
+    """One step equals `predict` with the same noise; the second step starts from the latent state of the first."""
     model = random_model(replace(TINY, residual=residual))
     state, action = torch.randn(4, 3).double(), torch.randn(4, 2, 2).double()
     one, two = (imagination.latent_rollout(model, state, action[:, :n], torch.Generator().manual_seed(0)) for n in (1, 2))

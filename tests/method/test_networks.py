@@ -1,4 +1,7 @@
-"""The networks: in one buffer for a population, each drawn from its own stream. What they compute is in test_td3 and test_sac."""
+"""Networks: a population lies in one buffer, and each network starts from its own stream.
+
+What they compute is tested in test_td3 and test_sac.
+"""
 
 import math
 from itertools import pairwise
@@ -15,7 +18,7 @@ SIZES = (5, 8, 8, 3)
 SEEDS = (0, 1, 2)
 
 
-def test_initialisation_is_that_of_torch_linear_from_each_networks_own_stream():
+def test_each_network_is_initialised_as_torch_linear_is_from_its_own_stream():
     together = perceptron(SIZES, generators(*SEEDS), Arithmetic(precision="float64"))
     for k, generator in enumerate(generators(*SEEDS)):
         for weight, bias in together.layers:
@@ -25,7 +28,7 @@ def test_initialisation_is_that_of_torch_linear_from_each_networks_own_stream():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_never_moves(precision):
+def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_stays_zero(precision):
     arithmetic = Arithmetic(precision=precision)
     agent = learned("td3", TD3(hidden=(8, 8)), 1, updates=4, arithmetic=arithmetic)
     for net in (perceptron(SIZES, generators(*SEEDS), arithmetic), agent.actor.network, agent.critics.network):
@@ -39,7 +42,7 @@ def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_never_moves(pr
         assert net.flat[:count].eq(7).all()
 
 
-def test_adam_is_torchs():
+def test_adam_equals_torchs():
     ours = torch.randn(LANES, dtype=torch.float64)
     theirs = torch.nn.Parameter(ours.clone())
     moments, optimiser = Adam.zeros(ours), torch.optim.Adam([theirs], lr=0.01)

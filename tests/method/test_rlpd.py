@@ -1,4 +1,4 @@
-"""RLPD: how a batch is mixed, its actor loss against plain NumPy, and a task that it must solve."""
+"""RLPD: it mixes its batches, its actor loss equals a computation in NumPy, and it solves a one-step task."""
 
 from dataclasses import replace
 
@@ -14,20 +14,20 @@ from mbaug.method.settings import Finetuning
 
 
 @pytest.mark.parametrize(("offline", "size", "expected"), [(10, 14, [0, 5, 9, 10, 12, 13]), (1, 2, [0, 0, 0, 1, 1, 1])])
-def test_half_of_a_batch_is_old(offline, size, expected):
-    """The two halves are as large as each other, however many rows are old and new."""
+def test_half_of_a_batch_is_offline_rows(offline, size, expected):
+    """Offline and online rows share a batch equally, however many there are of each."""
     places = torch.tensor([0.0, 0.5, 0.999, 0.0, 0.5, 0.999], dtype=torch.float64)
     assert rlpd.rows(places, offline, size).tolist() == expected
     assert rlpd.rows(places.expand(2, 3, 6), offline, size).tolist() == [[expected] * 3] * 2
 
 
-def test_old_rows_are_those_that_the_replay_started_with():
-    hopper, asked = tasks.find("hopper"), []
+def test_offline_rows_are_those_that_the_replay_buffer_started_with():
+    hopper, calls = tasks.find("hopper"), []
     plan = Finetuning(100, 50, "uniform", keep_data=True, evaluation_interval=50)
     learner = training.learner(Arm("rlpd", SAC(hidden=(8,), batch_size=8), finetuning=plan), hopper, [0])
-    learner.algorithm = replace(rlpd.ALGORITHM, rows=lambda *given: asked.append(given[1:]) or rlpd.rows(*given))
+    learner.algorithm = replace(rlpd.ALGORITHM, rows=lambda *given: calls.append(given[1:]) or rlpd.rows(*given))
     list(training.finetune(learner, tasks.Lockstep(hopper, [0]), training.replay(learner, torch.zeros(1, 30, 28))))
-    assert asked == [(30, 30 + steps) for steps in range(51, 101)]
+    assert calls == [(30, 30 + steps) for steps in range(51, 101)]
 
 
 def test_actor_loss_by_hand():
@@ -46,5 +46,5 @@ def test_actor_loss_by_hand():
 
 
 @pytest.mark.slow
-def test_it_solves_a_one_step_task():
+def test_rlpd_solves_a_one_step_task():
     assert learned_one_step("rlpd")[1] < 0.1

@@ -1,4 +1,4 @@
-"""SAC against hand arithmetic on three transitions in plain NumPy, and against a task that it must solve."""
+"""SAC: its losses equal computations in NumPy on three transitions, and it solves a one-step task."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from mbaug.method import sac
 from mbaug.method.sac import SAC
 
 SMALL = SAC(hidden=(4,), initial_temperature=0.5)
-ALPHAS = 0.5, 0.2  # of the two agents
+ALPHAS = 0.5, 0.2  # temperatures of the two agents
 
 
 def agents():
@@ -20,7 +20,7 @@ def agents():
 
 @pytest.fixture
 def pair():
-    """Two agents whose target critics are not copies and whose temperatures differ."""
+    """Two agents with different temperatures, whose target critics differ from their critics."""
     agent = agents()
     close(sac.temperature(agent), np.full(2, 0.5))
     agent.target_critics.network.flat.mul_(1.5)
@@ -29,7 +29,7 @@ def pair():
 
 
 def drawn(agent, k, state):
-    """Returns a = tanh(mu + sigma n) of agent k and log pi(a | s), with the plain change of variables."""
+    """Returns a = tanh(mu + sigma n) of agent k and log pi(a | s), by the change of variables."""
     mean, log_std = np.split(mlp(agent.actor.network, k, state), 2, axis=1)
     before = mean + np.exp(log_std) * NOISE
     log_density = -(NOISE**2) / 2 - log_std - np.log(2 * np.pi) / 2 - np.log(1 - np.tanh(before) ** 2)
@@ -49,7 +49,7 @@ def test_critic_target_by_hand(pair):
         soft = np.minimum(*values(pair.target_critics, k, THREE["next_state"], next_action)) - alpha * log_density
         expected = THREE["reward"] + 0.99 * (1 - THREE["terminal"]) * soft
         close(target[k], expected, 1e-10)
-        assert target[k, 1] == -2.0  # terminal: the reward and nothing else
+        assert target[k, 1] == -2.0  # a terminal transition: the reward alone
     assert not target.requires_grad
 
 
@@ -77,7 +77,7 @@ def test_temperature_loss_by_hand():
 
 
 def updated(settings, *noise):
-    """Returns two agents after one update, with noise for the actions at s' and at s."""
+    """Returns two agents after one update with this noise in the actions at s' and at s."""
     agent = agents()
     sac.update(agent, THREES, torch.stack([both(part) for part in noise]), settings, 1)
     return agent
@@ -89,14 +89,14 @@ def test_the_temperature_grows_while_the_entropy_is_below_its_target(target_entr
     assert ((sac.temperature(agent) > sac.temperature(agents())) == grows).all()
 
 
-def test_the_noise_at_the_next_state_moves_the_critics_and_that_at_the_state_the_actor():
+def test_noise_at_the_next_state_affects_the_critics_and_noise_at_the_state_the_actor():
     zero, first, second = updated(SMALL, 0 * NOISE, 0 * NOISE), updated(SMALL, NOISE, 0 * NOISE), updated(SMALL, 0 * NOISE, NOISE)
     assert torch.equal(second.critics.network.flat, zero.critics.network.flat)
     assert not torch.equal(first.critics.network.flat, zero.critics.network.flat)
     assert not torch.equal(second.actor.network.flat, zero.actor.network.flat)
 
 
-def test_an_update_moves_the_actor_only_at_the_policy_delay_and_the_targets_always(pair):
+def test_an_update_moves_the_actor_only_after_the_policy_delay_and_the_targets_always(pair):
     names = {"actor": pair.actor, "critics": pair.critics, "targets": pair.target_critics}
     for step in range(1, 5):
         before = {name: part.network.flat.detach().clone() for name, part in names.items()}
@@ -109,7 +109,7 @@ def test_an_update_moves_the_actor_only_at_the_policy_delay_and_the_targets_alwa
         close(pair.target_critics.network.flat, expected)
 
 
-def test_exploring_is_sampling_and_greedy_is_the_mean(pair):
+def test_exploration_samples_the_policy_and_the_greedy_action_is_its_mean(pair):
     actions, _ = sac.sample(pair.actor, THREES.state, both(NOISE))
     greedy = sac.greedy(pair, THREES.state)
     close(greedy, sac.sample(pair.actor, THREES.state, both(0 * NOISE))[0])
@@ -127,7 +127,7 @@ def test_the_log_std_is_clamped_where_it_learns_and_where_it_explores(pair):
 
 
 @pytest.mark.slow
-def test_sac_solves_a_one_step_task_and_grows_sure_of_it():
+def test_sac_solves_a_one_step_task_and_its_temperature_falls():
     agent, error = learned_one_step("sac")
     assert error < 0.1
     assert (sac.temperature(agent) < 0.05).all()

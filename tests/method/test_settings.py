@@ -1,4 +1,4 @@
-"""Settings: the sources' numbers, and refusals in sentences that say what was given and what is allowed."""
+"""Settings: defaults from the sources, and refusals in sentences that say what was given and what is allowed."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ from mbaug.method.td3 import TD3
 from mbaug.tasks import Dynamics
 
 
-def test_the_numbers_are_those_of_the_sources():
-    """The algorithms as published; world model, augmentation and protocol as in the authors' development repository."""
+def test_the_defaults_are_those_of_the_sources():
+    """Algorithms follow their papers; world model, augmentation and protocol follow the authors' development repository."""
     assert TD3() == TD3((256, 256), 0.99, 0.005, 3e-4, 256, 2, 0.2, 0.5, 0.1, 2.5)
     assert SAC() == SAC((256, 256), 0.99, 0.005, 1e-3, 3e-4, 256, 1, 1.0, -1.0, -20.0, 2.0)
     assert IQL() == IQL((256, 256), 0.99, 0.005, 3e-4, 256, 1, 0.7, 3.0, 0.25, 100.0, -5.0, 2.0)
@@ -73,12 +73,12 @@ def test_an_impossible_value_is_refused_in_a_sentence(record, name, value, allow
         (lambda: choose("task", "xyz", ["hopper"]), "unknown task 'xyz': allowed are 'hopper'"),
     ],
 )
-def test_it_is_refused_when_it_is_made_and_a_name_is_answered_with_the_nearest(make, sentence):
+def test_settings_are_checked_when_they_are_made_and_a_misspelt_name_gets_a_suggestion(make, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
         make()
 
 
-def test_what_is_allowed_is_taken():
+def test_allowed_values_are_accepted():
     assert choose("task", "ant", iter(["hopper", "ant"])) == "ant"
     assert refused(TD3(), "learning_rate", 1) is None, "a whole number is a number"
 
@@ -135,11 +135,11 @@ def test_settings_are_read_from_json():
         ({"odd": 1}, "a.json: the content has the unknown 'odd'; allowed are name, level, inner, pairs, parts, free"),
     ],
 )
-def test_json_that_is_not_the_settings_is_refused_with_its_file_and_key(changed, sentence):
+def test_json_that_does_not_fit_the_settings_is_refused_with_its_file_and_key(changed, sentence):
     with pytest.raises(ValueError, match=f"{re.escape(sentence)}$"):
         checks.read(Outer, WHOLE | changed, "a.json")
 
 
-def test_what_is_no_object_is_refused():
+def test_json_that_is_no_object_is_refused():
     with pytest.raises(ValueError, match=r"^a.json: the content is \[1\], but it must be an object of named values$"):
         checks.read(Outer, [1], "a.json")

@@ -1,4 +1,4 @@
-"""The notebooks show the method as live source, all of it, and what they show is what trains."""
+"""The notebooks show the live source of the whole method, and training calls the functions that they show."""
 
 import importlib
 import inspect
@@ -39,15 +39,15 @@ METHOD = {
     "transitions": ("draw",),
 }
 NOT_TRAINED = {
-    ("augmentation", "outside"): "it is measured of a table and recorded (experiments.run); nothing learns from it",
-    ("imagination", "error_parts"): "it takes a source's error apart, in chapter 07",
-    ("imagination", "latent_rollout"): "chapter 06 asks models for more steps than any arm does",
-    ("imagination", "open_loop"): "the same",
+    ("augmentation", "outside"): "a measure of the table for the record (experiments.run); no agent learns from it",
+    ("imagination", "error_parts"): "chapter 07 uses it to split a source's error",
+    ("imagination", "latent_rollout"): "chapter 06 uses it to predict more steps ahead than any arm does",
+    ("imagination", "open_loop"): "as latent_rollout",
 }
 
 
 def of_the_method(module, name):
-    """Returns whether a notebook shows a function of the method there; not so a class, nor what is another room's."""
+    """Returns whether a module of the method has a function of this name; classes and other rooms do not count."""
     path = ROOT / "mbaug/method" / f"{module}.py"
     return path.is_file() and inspect.isfunction(getattr(importlib.import_module(f"mbaug.method.{module}"), name, None))
 
@@ -56,15 +56,14 @@ FUNCTIONS = sorted(reference for reference in SHOWN if of_the_method(*reference)
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in METHOD.items() for name in names])
-def test_a_function_of_the_method_is_shown(module, name):
+def test_a_notebook_shows_each_function_of_the_method(module, name):
     assert (module, name) in FUNCTIONS
 
 
 @pytest.mark.parametrize("module", [td3, sac, rlpd, iql, bc], ids=lambda module: module.__name__.rpartition(".")[2])
-def test_no_equation_is_forgotten_above(module):
-    """Every loss and target of an algorithm is in the list."""
-    own = [name for name, each in inspect.getmembers(module, inspect.isfunction) if each.__module__ == module.__name__]
-    losses = {name for name in own if name.endswith(("loss", "target", "loss_bc"))}
+def test_every_loss_and_target_is_among_the_functions_to_show(module):
+    functions = [name for name, each in inspect.getmembers(module, inspect.isfunction) if each.__module__ == module.__name__]
+    losses = {name for name in functions if name.endswith(("loss", "target", "loss_bc"))}
     assert losses <= set(METHOD[module.__name__.rpartition(".")[2]])
 
 
@@ -72,7 +71,7 @@ def test_no_equation_is_forgotten_above(module):
 
 
 def train_a_little():
-    """Trains with every algorithm, every source and every way to draw, as few steps as there can be."""
+    """Trains for as few steps as possible with every algorithm, every source and every way to draw."""
     hopper, rule, small = tasks.find("hopper"), Augmentation(table_samples=1, picks="trusted"), {"hidden": (8,), "batch_size": 8}
     pool, model = dataset(100, hopper.state_size, hopper.action_size), WorldModel((8,), (8,), latent_size=2, epochs=1)
     online = Finetuning(steps=100, warmup_steps=50, keep_data=True, critic_updates=0, evaluation_interval=100)
@@ -108,7 +107,7 @@ def train_a_little():
 
 @pytest.fixture(scope="module")
 def called():
-    """The code of every function that a little training calls, under whatever name."""
+    """The code of all functions that `train_a_little` calls, under whatever name it calls them."""
     found = set()
     sys.setprofile(lambda frame, event, _: found.add(frame.f_code))
     try:
@@ -119,6 +118,6 @@ def called():
 
 
 @pytest.mark.parametrize(("module", "name"), FUNCTIONS)
-def test_training_runs_what_is_shown(called, module, name):
+def test_training_calls_the_functions_that_the_notebooks_show(called, module, name):
     function = inspect.unwrap(getattr(importlib.import_module(f"mbaug.method.{module}"), name))
     assert (function.__code__ in called) is ((module, name) not in NOT_TRAINED)

@@ -1,4 +1,4 @@
-"""TD3 and TD3+BC against the published reference implementations, against hand arithmetic, and against themselves."""
+"""TD3 and TD3+BC: they equal the published implementations and computations in NumPy, and solve a one-step task."""
 
 import numpy as np
 import pytest
@@ -10,15 +10,15 @@ from mbaug.method.td3 import TD3
 from mbaug.method.transitions import Batch
 
 LOSSES = {"td3": td3.actor_loss, "td3_bc": td3.actor_loss_bc}
-PLACES = {"actor": "actor", "critic": "critics", "actor_target": "target_actor", "critic_target": "target_critics"}
+PARTS = {"actor": "actor", "critic": "critics", "actor_target": "target_actor", "critic_target": "target_critics"}
 
 
 def pairs(reference, name, agents, agent, step):
-    """Yields each weight and bias of a population beside that of the reference at `step`, as torch.nn.Linear has it."""
-    for kind, place in PLACES.items():
+    """Yields each weight and bias of a population and its reference at `step`, in the layout of torch.nn.Linear."""
+    for kind, part in PARTS.items():
         for k, number in enumerate(agents):
             for layer in range(6 if "critic" in kind else 3):
-                weight, bias = getattr(agent, place).network.layers[layer % 3]
+                weight, bias = getattr(agent, part).network.layers[layer % 3]
                 position, key = k + len(agents) * (layer // 3), f"{name}/agent{number}/step{step}/{kind}.l{layer + 1}"
                 yield weight[position].T, torch.as_tensor(reference[f"{key}.weight"])
                 yield bias[position, 0], torch.as_tensor(reference[f"{key}.bias"])
@@ -53,7 +53,7 @@ SMALL = TD3(hidden=(4,))
 
 @pytest.fixture
 def pair():
-    """Two agents whose targets are not copies."""
+    """Two agents whose target networks differ from their networks."""
     agent = td3.create(3, 2, SMALL, generators(0, 1), DOUBLE)
     for target in (agent.target_actor, agent.target_critics):
         target.network.flat.mul_(1.5)
@@ -67,7 +67,7 @@ def test_critic_target_by_hand(pair):
         next_value = np.minimum(*values(pair.target_critics, k, THREE["next_state"], next_action))
         by_hand = THREE["reward"] + 0.99 * (1 - THREE["terminal"]) * next_value
         close(target[k], by_hand)
-        assert target[k, 1] == -2.0  # terminal: the reward and nothing else
+        assert target[k, 1] == -2.0  # a terminal transition: the reward alone
     assert not target.requires_grad
 
 
@@ -98,16 +98,16 @@ def test_target_noise_is_scaled_and_clipped():
 @pytest.mark.parametrize("loss", [td3.actor_loss, None], ids=["actor", "critics alone"])
 def test_actor_and_targets_wait_for_the_policy_delay(pair, loss):
     for step in range(1, 7):
-        before = {name: getattr(pair, name).network.flat.detach().clone() for name in PLACES.values()}
+        before = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS.values()}
         td3.update(pair, THREES, both(NOISE)[None], TD3(hidden=(4,), policy_delay=3), step, loss)
         moved = {name for name, flat in before.items() if not torch.equal(getattr(pair, name).network.flat, flat)}
-        late = {*before} - ({"actor"} if loss is None else set())
-        assert moved == (late if step % 3 == 0 else {"critics"})
+        delayed = {*before} - ({"actor"} if loss is None else set())
+        assert moved == (delayed if step % 3 == 0 else {"critics"})
         online = pair.critics.network.flat if step % 3 == 0 else before["target_critics"]
         close(pair.target_critics.network.flat, 0.995 * before["target_critics"] + 0.005 * online)
 
 
-def test_exploring_is_acting_greedily_with_clipped_noise(pair):
+def test_exploration_adds_noise_to_the_greedy_action_and_clips_the_sum(pair):
     settings, noise = TD3(exploration_noise=0.5), np.array([1.0, -4.0])
     greedy = td3.greedy(pair, THREES.state)[:, 0].numpy()
     for k in range(2):

@@ -1,4 +1,4 @@
-"""Training: what an agent learns depends on its seed and its data, and on nothing that happens beside it."""
+"""Training: what an agent learns depends on its seed and data alone, not on other agents, evaluations or interruptions."""
 
 from dataclasses import replace
 
@@ -30,12 +30,12 @@ PLAN = {
 }
 OFFLINE = {"td3": Arm(learner=TD3(**TINY), **PLAN), "iql": Arm("iql", IQL(**TINY), **PLAN)}
 UNIFORM = Arm("sac", SAC(**TINY), finetuning=replace(PLAN["finetuning"], warmup_policy="uniform"))
-ONLINE = OFFLINE | {"sac": UNIFORM}  # fine-tuned from scratch here
+ONLINE = OFFLINE | {"sac": UNIFORM}  # the tests fine-tune these from scratch
 VANILLA = OFFLINE["td3"]
 
 
 def offline(seeds, arm=VANILLA, arithmetic=PLAIN):
-    """Returns fresh learners, their tables and what imagines for them: rows that differ between agents and draws."""
+    """Returns new learners, their tables, and a function of imagined next states, which differ between agents and redraws."""
     drawn = [dataset(60, HOPPER.state_size, HOPPER.action_size, seed) for seed in seeds]
     standardiser = Standardiser.fit([part.state for part in drawn], 1e-3)
     table = transitions.table(drawn, standardiser).to(arithmetic.device)
@@ -47,9 +47,9 @@ def offline(seeds, arm=VANILLA, arithmetic=PLAIN):
     return training.learner(arm, HOPPER, seeds, standardiser, arithmetic), table, imagine
 
 
-def pretrained(seeds, arm=VANILLA, **place):
+def pretrained(seeds, arm=VANILLA, **options):
     """Returns learners at the end of pre-training."""
-    learner, *data = offline(seeds, arm, **place)
+    learner, *data = offline(seeds, arm, **options)
     list(training.pretrain(learner, *data))
     return learner
 
@@ -60,7 +60,7 @@ def flat(part):
 
 
 def finetuned(seeds, arm, learner=None):
-    """Returns learners at the end of fine-tuning, from scratch or from where they are, and their replay."""
+    """Returns learners, new or given, at the end of fine-tuning, and their replay buffer."""
     learner = learner or training.learner(arm, HOPPER, seeds)
     learner.arm, buffer = arm, training.replay(learner)
     list(training.finetune(learner, Lockstep(HOPPER, seeds), buffer))
@@ -79,32 +79,32 @@ def learned(learner, k):
 
 
 def same(one, other):
-    """Returns whether the agents of two learners have learned the same, bit for bit."""
+    """Returns whether the agents of two learners have the same parameters, bit for bit."""
     return all(torch.equal(learned(one, k), learned(other, k)) for k in range(len(one.seeds)))
 
 
-# --- nothing beside an agent matters --------------------------------------------------------------------------------------
+# --- agents do not affect each other --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*OFFLINE, "as recorded"])
-def test_pretraining_with_a_seed_is_the_same_again_alone_and_among_neighbours(case):
-    """Also at the sizes and with the arithmetic of the recorded runs."""
-    arm, place = OFFLINE.get(case), {}
+def test_pretraining_gives_the_same_agent_again_alone_and_among_others(case):
+    """This also holds for the sizes and the arithmetic of the recorded runs."""
+    arm, options = OFFLINE.get(case), {}
     if case == "as recorded":
         engine.prepare("float32")
-        place = {"arithmetic": Arithmetic(perceptron.forward, graphs.captured)}
+        options = {"arithmetic": Arithmetic(perceptron.forward, graphs.captured)}
         arm = replace(VANILLA, learner=TD3(), pretraining=Pretraining(updates=50, evaluation_interval=50))
-    together = pretrained([1, 3, 7], arm, **place)
-    assert same(together, pretrained([1, 3, 7], arm, **place))
+    together = pretrained([1, 3, 7], arm, **options)
+    assert same(together, pretrained([1, 3, 7], arm, **options))
     for k, seed in enumerate(together.seeds):
-        assert torch.equal(learned(together, k), learned(pretrained([seed], arm, **place), 0))
+        assert torch.equal(learned(together, k), learned(pretrained([seed], arm, **options), 0))
     assert not torch.equal(learned(together, 0), learned(together, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ONLINE)
-def test_finetuning_with_a_seed_is_the_same_again_alone_and_among_neighbours(algorithm):
+def test_finetuning_gives_the_same_agent_again_alone_and_among_others(algorithm):
     together, buffer = finetuned([1, 3, 7], ONLINE[algorithm])
     assert same(together, finetuned([1, 3, 7], ONLINE[algorithm])[0])
     for k, seed in enumerate(together.seeds):
@@ -115,13 +115,13 @@ def test_finetuning_with_a_seed_is_the_same_again_alone_and_among_neighbours(alg
 
 
 @pytest.mark.parametrize(("episodes", "apart"), [(10, 0), (1, 1e-6), (2, 1e-6), (5, 1e-6)])
-def test_an_evaluation_is_the_same_alone_and_among_neighbours(episodes, apart):
-    """At the recorded sizes and episodes bit for bit; with fewer episodes as README says, which saw 4e-8."""
+def test_an_evaluation_gives_the_same_actions_alone_and_among_others(episodes, apart):
+    """Bit for bit with the recorded sizes and 10 episodes; with fewer episodes up to rounding, about 4e-8 as README says."""
     engine.prepare("float32")
-    seeds, place = [1, 3, 7], {"arithmetic": Arithmetic(perceptron.forward, graphs.captured)}
+    seeds, options = [1, 3, 7], {"arithmetic": Arithmetic(perceptron.forward, graphs.captured)}
     state = np.random.default_rng(0).standard_normal((3, episodes, HOPPER.state_size)).astype(np.float32)
-    together = training.learner(Arm(), HOPPER, seeds, **place).policy(state)
-    alone = [training.learner(Arm(), HOPPER, [seed], **place).policy(one[None]) for seed, one in zip(seeds, state, strict=True)]
+    together = training.learner(Arm(), HOPPER, seeds, **options).policy(state)
+    alone = [training.learner(Arm(), HOPPER, [seed], **options).policy(one[None]) for seed, one in zip(seeds, state, strict=True)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=0, atol=apart)
 
 
@@ -144,7 +144,7 @@ def test_evaluating_more_often_changes_no_weight():
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What TD3's `update` is called with, in place of updates."""
+    """The arguments of each call of TD3's `update`, which is replaced and changes nothing."""
     calls = []
     algorithm = replace(td3.ALGORITHM, update=lambda *arguments: calls.append(arguments))
     monkeypatch.setitem(ALGORITHMS, "td3", algorithm)
@@ -165,13 +165,13 @@ def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
         imagined = imagine(number // VANILLA.augmentation.redraw_interval)
         for k in range(2):
             rows = transitions.unpack(table[k : k + 1], 11, 3).state[0]
-            for place in range(16):  # each is one of its own row's imagined next states, of the table of the day
+            for place in range(16):  # each is an imagined next state of its own row, from the current table
                 (row,) = (rows == batch.state[k, place]).all(dim=1).nonzero()[:, 0]
                 assert (imagined[k, row] == batch.next_state[k, place]).all(dim=1).any()
 
 
 def test_with_a_branch_the_critics_learn_from_whole_imagined_transitions_and_the_actor_from_recorded_ones(seen):
-    """Imagined rows are of another draw; the recorded ones and the noise are those of vanilla pre-training."""
+    """Imagined rows come from another draw; recorded rows and noise are those of a training without augmentation."""
     rule = replace(PLAN["augmentation"], source="simulator", branch=1)
     learner, table, _ = offline([1, 3], replace(VANILLA, model=None, augmentation=rule))
     others, numbers = offline([2, 4])[1], []
@@ -185,16 +185,16 @@ def test_with_a_branch_the_critics_learn_from_whole_imagined_transitions_and_the
         for k in range(2):
             states = transitions.unpack(others[k : k + 1], 11, 3).state[0]
             assert all((states == each).all(dim=1).any() for each in batch.state[k, :16])
-    own, loss = (learner.agent, learner.arm.learner), seen[99][5]
-    for rows, alike in ((slice(16), True), (slice(16, 32), False)):
-        elsewhere = batch.action.clone()
-        elsewhere[:, rows] += 1
-        found = [loss(own[0].actor, own[0].critics, batch._replace(action=each), own[1]) for each in (batch.action, elsewhere)]
-        assert torch.equal(*found) == alike
+    agent, settings, loss = learner.agent, learner.arm.learner, seen[99][5]
+    for rows, ignored in ((slice(16), True), (slice(16, 32), False)):
+        shifted = batch.action.clone()
+        shifted[:, rows] += 1
+        found = [loss(agent.actor, agent.critics, batch._replace(action=each), settings) for each in (batch.action, shifted)]
+        assert torch.equal(*found) == ignored
 
 
-def test_by_doubt_the_same_rows_are_drawn_and_the_trusted_ones_are_imagined(seen):
-    """Row r of the table has the doubt r: in every batch the 16 lowest rows are imagined, the others as recorded."""
+def test_picks_by_doubt_draw_the_same_rows_and_imagine_the_trusted_ones(seen):
+    """Row r of the table has the doubt r, so the 16 lowest rows of each batch are imagined and the others recorded."""
     rule = replace(PLAN["augmentation"], picks="trusted")
     learner, table, imagine = offline([1, 3], replace(VANILLA, augmentation=rule))
     list(training.pretrain(learner, table, imagine, torch.arange(60.0).expand(2, -1)))
@@ -208,7 +208,7 @@ def test_by_doubt_the_same_rows_are_drawn_and_the_trusted_ones_are_imagined(seen
             assert not (batch.next_state[k, :16] == next_state[0, rows[:16]]).any()
 
 
-def test_picks_by_doubt_need_a_doubt_and_random_ones_none():
+def test_picks_by_doubt_need_doubts_and_random_picks_refuse_them():
     doubtful = replace(VANILLA, augmentation=replace(PLAN["augmentation"], picks="distrusted"))
     for arm, doubt in ((doubtful, None), (VANILLA, torch.zeros(1, 60))):
         learner, table, imagine = offline([1], arm)
@@ -227,18 +227,18 @@ def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_ta
 
 
 @pytest.mark.parametrize("name", ["updates", "evaluation_interval"])
-def test_budgets_off_the_grid_are_refused(name):
+def test_a_budget_must_be_a_multiple_of_50(name):
     learner, table, _ = offline([1], replace(VANILLA, pretraining=replace(PLAN["pretraining"], **{name: 120})))
     with pytest.raises(ValueError, match=f"^{name} is 120, but it must be a multiple of 50$"):
         next(training.pretrain(learner, table))
 
 
-# --- the switch -----------------------------------------------------------------------------------------------------------
+# --- from offline to online -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algorithm", OFFLINE)
 @pytest.mark.parametrize("carried", ["actor", "critics", "moments", "all", "nothing"])
-def test_carry_keeps_what_it_should_and_makes_the_rest_anew(carried, algorithm):
+def test_carry_keeps_the_chosen_parts_and_makes_the_others_anew(carried, algorithm):
     names = "carry_actor", "carry_critics", "carry_moments"
     plan = Finetuning(**{name: carried == "all" or name == f"carry_{carried}" for name in names})
     learner = pretrained([1, 3], OFFLINE[algorithm])
@@ -249,7 +249,7 @@ def test_carry_keeps_what_it_should_and_makes_the_rest_anew(carried, algorithm):
             kept, moments = getattr(plan, f"carry_{group}"), learner.agent.moments[name]
             new, old, initial = (flat(getattr(agent, name)) for agent in (learner.agent, before, first))
             assert torch.equal(new, old) == kept
-            assert not torch.equal(new, initial) or name == "log_std", "what is fresh is not the first initialisation again"
+            assert not torch.equal(new, initial) or name == "log_std", "a new part must not repeat the first initialisation"
             assert new.requires_grad
             if kept and plan.carry_moments:
                 assert moments is before.moments[name]
@@ -261,7 +261,7 @@ def test_carry_keeps_what_it_should_and_makes_the_rest_anew(carried, algorithm):
                 assert target.network.flat.data_ptr() != new.data_ptr()
 
 
-def test_the_replay_starts_empty_or_with_the_offline_rows():
+def test_the_replay_buffer_starts_empty_or_with_the_offline_rows():
     learner, table, _ = offline([1, 3])
     empty, full = training.replay(learner), training.replay(learner, table)
     assert (empty.size, empty.rows.shape[1]) == (0, 150)
@@ -283,11 +283,11 @@ def test_the_warm_up_counts_its_steps_and_learns_nothing(policy):
     assert counts == [(50, 0, 50), (100, 0, 100), (150, 50, 150)]
     actions = buffer.rows[:, :100, 11:14]
     assert actions.abs().max() <= 1
-    assert (actions.abs().mean() == pytest.approx(0.5, abs=0.05)) == (policy == "uniform"), "the action space is filled"
+    assert (actions.abs().mean() == pytest.approx(0.5, abs=0.05)) == (policy == "uniform"), "uniform in [-1, 1]: mean |a| is 0.5"
 
 
-def test_what_is_collected_is_what_happened():
-    """Standardised states, the carried actor with noise, real next states across resets, a fall as terminal."""
+def test_the_replay_buffer_holds_what_happened():
+    """Standardised states, actions of the carried actor with noise, the true next states at resets, falls as terminal."""
     arm = replace(VANILLA, finetuning=Finetuning(steps=150, warmup_steps=150, evaluation_interval=150))
     learner, buffer = finetuned([1, 3], arm, offline([1, 3])[0])
     batch = transitions.unpack(buffer.rows, 11, 3)
@@ -301,7 +301,7 @@ def test_what_is_collected_is_what_happened():
     assert difference[inside].std() == pytest.approx(arm.learner.exploration_noise, rel=0.15)
 
 
-def test_updates_see_only_what_is_in_the_replay(seen):
+def test_updates_draw_only_from_the_replay_buffer(seen):
     _, buffer = finetuned([1, 3], VANILLA)
     assert len(seen) == 100
     assert {arguments[5] for arguments in seen} == {td3.actor_loss}
@@ -310,11 +310,11 @@ def test_updates_see_only_what_is_in_the_replay(seen):
             known = transitions.unpack(buffer.rows[k : k + 1, :number], 11, 3).state[0]
             assert (batch.state[k][:, None] == known[None]).all(dim=-1).any(dim=-1).all()
     newest = [(batch.state[0] == buffer.rows[0, n, :11]).all(dim=-1).any() for n, (_, batch, *_) in enumerate(seen, start=50)]
-    assert any(newest), "the transition of this very step can be drawn"
+    assert any(newest), "the transition of the current step can be drawn"
 
 
-def test_critics_alone_move_when_the_warm_up_ends():
-    """With `critic_updates` the critics learn on the replay before the actor moves, and each update counts."""
+def test_only_the_critics_move_right_after_the_warm_up():
+    """With `critic_updates` the critics learn from the replay buffer before the actor moves. Each of these updates counts."""
     (learner, table, _), (before, *_) = offline([1]), offline([1])
     training.settle(learner, training.replay(learner, table), 100)
     names = "actor", "target_actor", "critics", "target_critics"
@@ -325,7 +325,7 @@ def test_critics_alone_move_when_the_warm_up_ends():
 
 
 class OneStep(Lockstep):
-    """Reward -(a - 0.3)^2, then the end; the state says nothing."""
+    """Episodes of one step with reward -(a - 0.3)^2; the state tells nothing."""
 
     def __init__(self):
         self.random, self.state = np.random.default_rng(0), np.zeros((2, 1), np.float32)
@@ -337,8 +337,8 @@ class OneStep(Lockstep):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", LEARNERS)
-def test_a_one_step_task_is_solved_by_what_the_agent_collects(algorithm):
-    kept = ALGORITHMS[algorithm].rows is not None  # it needs old rows
+def test_an_agent_solves_a_one_step_task_from_the_transitions_that_it_collects(algorithm):
+    kept = ALGORITHMS[algorithm].rows is not None  # it also learns from offline rows
     plan = Finetuning(700, 200, "uniform", keep_data=kept, evaluation_interval=700)
     arm, action = Arm(algorithm, LEARNERS[algorithm], finetuning=plan), torch.linspace(-1, 1, 20).view(1, 20, 1).expand(2, -1, -1)
     zero, one = torch.zeros(2, 20, 1), torch.ones(2, 20, 1)
@@ -358,36 +358,36 @@ def test_the_policy_of_an_evaluation_standardises_states():
 # --- divergence -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_agent_that_diverges_offline_stops_and_the_others_go_on():
+def test_an_agent_that_diverges_offline_stops_and_the_others_continue():
     learner, table, imagine = offline([1, 3, 7])
-    table[1, :, -3] = float("inf")  # the rewards of the second
+    table[1, :, -3] = float("inf")  # the rewards of the second agent
     assert len(list(training.pretrain(learner, table, imagine))) == 2
     assert learner.diverged_at == [None, {"gradient_steps": 50, "environment_steps": 0}, None]
     assert learner.gradient_steps == 100
     healthy = pretrained([1, 3, 7])
     assert [torch.equal(learned(learner, k), learned(healthy, k)) for k in range(3)] == [True, False, True]
     actions = learner.policy(np.ones((3, 2, 11), dtype=np.float32))
-    assert np.isfinite(actions).all(), "an evaluation of the others needs actions of all"
+    assert np.isfinite(actions).all(), "evaluating the others needs finite actions of all agents"
     learner, table, _ = offline([1, 3])
     table[:, :, -3] = float("inf")
-    assert list(training.pretrain(learner, table)) == [], "training ends when no agent is left"
+    assert list(training.pretrain(learner, table)) == [], "training must end when no agent is left"
     assert learner.gradient_steps == 50
 
 
 @pytest.mark.parametrize("network", ["actor", "critics"])
-def test_an_agent_that_diverges_online_stops_and_the_others_go_on(network):
+def test_an_agent_that_diverges_online_stops_and_the_others_continue(network):
     poisoned = training.learner(VANILLA, HOPPER, [1, 3, 7])
     weight, _ = getattr(poisoned.agent, network).network.layers[0]
-    weight[1, 0, 0] = float("nan")  # of critics, the first of the second agent's two
+    weight[1, 0, 0] = float("nan")  # of the critics: the first one of the second agent
     _, buffer = finetuned([1, 3, 7], VANILLA, poisoned)
-    assert buffer.rows.isfinite().all(), "no simulator is asked for an action that is no number"
+    assert buffer.rows.isfinite().all(), "no simulator may receive an action that is NaN"
     assert poisoned.diverged_at == [None, {"gradient_steps": 0, "environment_steps": 50}, None]
     healthy, _ = finetuned([1, 3, 7], VANILLA)
     assert [torch.equal(learned(poisoned, k), learned(healthy, k)) for k in range(3)] == [True, False, True]
 
 
 def restored(learner, arm):
-    """Returns a fresh learner to which the state of another is given, while the other's memory goes on being used."""
+    """Returns a new learner with a copy of another's state; the other can go on training."""
     tensors, plain = checkpoint.learner_state(learner)
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     other = training.learner(arm, HOPPER, learner.seeds)
@@ -396,7 +396,7 @@ def restored(learner, arm):
 
 
 @pytest.mark.parametrize("algorithm", OFFLINE)
-def test_a_restored_learner_goes_on_bit_for_bit_offline(algorithm):
+def test_a_restored_learner_continues_bit_for_bit_offline(algorithm):
     learner, *data = offline([1, 3], OFFLINE[algorithm])
     steps = training.pretrain(learner, *data)
     next(steps)
@@ -406,7 +406,7 @@ def test_a_restored_learner_goes_on_bit_for_bit_offline(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ONLINE)
-def test_a_restored_learner_goes_on_bit_for_bit_online(algorithm):
+def test_a_restored_learner_continues_bit_for_bit_online(algorithm):
     arm = ONLINE[algorithm]
     learner, environments = training.learner(arm, HOPPER, [1, 3]), Lockstep(HOPPER, [1, 3])
     buffer = training.replay(learner)
@@ -426,34 +426,34 @@ def test_a_restored_learner_goes_on_bit_for_bit_online(algorithm):
 
 @pytest.fixture
 def without_data(monkeypatch):
-    """A device of shapes without numbers: what mixes devices, or fetches a number in the middle of training, fails there."""
+    """Arithmetic on torch's meta device, which has no data: mixing devices or reading a number while training raises."""
     for_cpu = streams.torch_generators
     monkeypatch.setattr(streams, "torch_generators", lambda seeds, *name, device="cpu": for_cpu(seeds, *name))
-    monkeypatch.setattr(training.Learner, "check_divergence", lambda learner: True)  # once in a block this fetches a number
+    monkeypatch.setattr(training.Learner, "check_divergence", lambda learner: True)  # it reads a number once per block
     return Arithmetic(device="meta")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ONLINE)
-def test_no_number_but_the_actors_leaves_the_device_while_agents_learn(without_data, monkeypatch, algorithm):
-    """Offline none; online who acts reads a copy of the actor on the CPU, taken before each step."""
+def test_only_the_actor_leaves_the_device_while_agents_learn(without_data, monkeypatch, algorithm):
+    """Offline nothing does. Online the agent acts with a copy of its actor on the CPU, renewed before each step."""
     plan = Finetuning(steps=100, warmup_steps=50, evaluation_interval=50, carry_critics=False)
     learner, table, imagine = offline([0, 1], replace(ONLINE[algorithm], finetuning=plan), without_data)
-    here, copies, copy_ = [], [], torch.Tensor.copy_
+    on_cpu, copies, copy_ = [], [], torch.Tensor.copy_
     if algorithm in OFFLINE:
         next(training.pretrain(learner, table, imagine))
     training.carry(learner, plan)
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-        learner.policy(np.zeros((2, 1, 11), np.float32))  # an evaluation does fetch its actions
+        learner.policy(np.zeros((2, 1, 11), np.float32))  # an evaluation does read its actions
 
     def counted(to, tensor):
         return copies.append(id(to)) if to.device.type != tensor.device.type else copy_(to, tensor)
 
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: here.append(torch.zeros(tensor.shape)) or here[-1])
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: on_cpu.append(torch.zeros(tensor.shape)) or on_cpu[-1])
     monkeypatch.setattr(torch.Tensor, "copy_", counted)
     buffer = training.replay(learner, table)
     list(training.finetune(learner, Lockstep(HOPPER, [0, 1]), buffer))
     agent = [tensor for name, tensor in training.memory(learner).items() if "standard" not in name]
     assert {tensor.device.type for tensor in (buffer.rows, *agent)} == {"meta"}
-    assert len(here) == len(learner.algorithm.carried["actor"])
-    assert copies == 100 * [id(tensor) for tensor in here]
+    assert len(on_cpu) == len(learner.algorithm.carried["actor"])
+    assert copies == 100 * [id(tensor) for tensor in on_cpu]

@@ -17,11 +17,11 @@ DATASETS = st.builds(dataset, st.integers(1, 40), st.integers(1, 4), st.integers
 
 
 def row_numbers(part, whole):
-    """Returns where the transitions of `part` are in `whole`, by their states."""
+    """Returns the row numbers in `whole` of the transitions in `part`, found by their states."""
     return [int(np.flatnonzero((whole.state == row).all(axis=1))[0]) for row in part.state]
 
 
-def test_a_dataset_refuses_what_is_not_finite_and_columns_that_do_not_fit():
+def test_a_dataset_refuses_numbers_that_are_not_finite_and_columns_that_do_not_fit():
     made = dataset(5)
     for field in ("state", "action", "reward", "next_state"):
         for value in (np.nan, np.inf):
@@ -33,7 +33,7 @@ def test_a_dataset_refuses_what_is_not_finite_and_columns_that_do_not_fit():
     assert refused(made, "next_state", np.zeros((5, 2))) == "made: next_state has shape (5, 2), but state has (5, 3)"
 
 
-def test_the_hash_of_a_dataset_is_that_of_its_contents():
+def test_the_hash_of_a_dataset_depends_on_its_contents_alone():
     first = dataset(5)
     assert first.sha256 == dataset(5, name="another name").sha256
     for field in ROWS[:6]:
@@ -41,12 +41,12 @@ def test_the_hash_of_a_dataset_is_that_of_its_contents():
         changed[2] = ~changed[2] if changed.dtype == bool else changed[2] + 1
         assert dataclasses.replace(first, **{field: changed}).sha256 != first.sha256
     assert first.rows(np.array([1, 0, 2, 3, 4])).sha256 != first.sha256
-    assert len(first.rows(np.arange(0))) == 0, "what is left when all of a pool is drawn"
+    assert len(first.rows(np.arange(0))) == 0, "a dataset may be empty, as the rest is when a whole pool is drawn"
 
 
 @quick
 @given(DATASETS, st.data(), st.integers(0, 2**31))
-def test_a_draw_and_the_rest_are_the_pool_without_repetition(pool, data, seed):
+def test_a_draw_and_the_rest_make_up_the_pool_without_repetition(pool, data, seed):
     size, before = data.draw(st.integers(1, len(pool))), Dataset.sha256.func(pool)
     drawn, rest = transitions.draw(pool, size, seed)
     assert (len(drawn), len(rest)) == (size, len(pool) - size)
@@ -61,7 +61,7 @@ def test_a_draw_and_the_rest_are_the_pool_without_repetition(pool, data, seed):
 
 @quick
 @given(DATASETS, st.data(), st.integers(0, 2**31))
-def test_drawn_episodes_are_whole_but_the_last(pool, data, seed):
+def test_drawn_episodes_are_whole_except_the_last(pool, data, seed):
     size, before = data.draw(st.integers(1, len(pool))), Dataset.sha256.func(pool)
     drawn, rest = transitions.draw_episodes(pool, size, seed)
     assert len(drawn) == size
@@ -70,24 +70,24 @@ def test_drawn_episodes_are_whole_but_the_last(pool, data, seed):
     for number, part in enumerate(parts):
         whole = np.flatnonzero(pool.episode == drawn.episode[part[0]])
         assert number == len(parts) - 1 or len(part) == len(whole)
-        np.testing.assert_array_equal(drawn.state[part], pool.state[whole[: len(part)]])  # in the order in which they happened
-        assert drawn.terminal[part[-1]] ^ drawn.truncated[part[-1]], "where a recording is cut, it is truncated"
+        np.testing.assert_array_equal(drawn.state[part], pool.state[whole[: len(part)]])  # in their recorded order
+        assert drawn.terminal[part[-1]] ^ drawn.truncated[part[-1]], "an episode that the draw cuts is marked as truncated"
     assert drawn.sha256 == transitions.draw_episodes(pool, size, seed)[0].sha256
     assert Dataset.sha256.func(pool) == before
 
 
 @pytest.mark.parametrize("size", [0, 6])
-def test_more_than_the_pool_has_cannot_be_drawn(size):
+def test_a_draw_of_nothing_or_of_more_than_the_pool_is_refused(size):
     for draw in (transitions.draw, transitions.draw_episodes):
         with pytest.raises(ValueError, match=f"^{size} transitions asked for, but made has 5: allowed are 1 to 5$"):
             draw(dataset(5), size, 0)
 
 
 def test_a_composed_dataset_is_drawn_in_equal_shares():
-    """Of 90 and 40 rows a draw of 40 takes 20 of each, pair by pair; the rest is what is left."""
+    """From parts of 90 and 40 rows, a draw of 40 takes 20 of each, in pairs of one row each."""
     pool = dataclasses.replace(dataset(130), part=np.repeat([0, 1], [90, 40]))
     drawn, rest = transitions.draw(pool, 40, seed=0)
-    assert (drawn.part.reshape(20, 2).sum(axis=1) == 1).all(), "one of each, then the next of each"
+    assert (drawn.part.reshape(20, 2).sum(axis=1) == 1).all(), "each pair of rows has one from each part"
     assert sorted(row_numbers(drawn, pool) + row_numbers(rest, pool)) == list(range(130))
     assert drawn.sha256 != transitions.draw(pool, 40, seed=1)[0].sha256
     with pytest.raises(ValueError, match="made is composed of several pools, but whole episodes are drawn from one alone"):
@@ -97,7 +97,7 @@ def test_a_composed_dataset_is_drawn_in_equal_shares():
 @quick
 @given(DATASETS)
 def test_unpacking_packed_rows_gives_back_the_transitions(pool):
-    """Bit for bit; only a terminal cuts the bootstrap, a truncated row is in the packed row alone."""
+    """Bit for bit. A batch has no `truncated`, since only a terminal cuts the bootstrap; the packed row keeps it."""
     packed = transitions.pack(pool)
     batch = transitions.unpack(packed.unsqueeze(0), pool.state.shape[1], pool.action.shape[1])
     for field in transitions.Batch._fields:
@@ -107,24 +107,24 @@ def test_unpacking_packed_rows_gives_back_the_transitions(pool):
     np.testing.assert_array_equal(packed[:, -1].numpy(), pool.truncated)
 
 
-def test_a_table_holds_standardised_states_and_all_else_as_it_was():
+def test_a_table_standardises_states_and_changes_nothing_else():
     pools = [dataset(6, seed=seed) for seed in range(2)]
     standardiser = Standardiser.fit([pool.state for pool in pools], 1e-3)
     batch = transitions.unpack(transitions.table(pools, standardiser), 3, 2)
     for k, pool in enumerate(pools):
-        for field in ("state", "next_state"):  # both with the state's mean and standard deviation
+        for field in ("state", "next_state"):  # both by the mean and standard deviation of the states
             expected = (getattr(pool, field) - pool.state.mean(axis=0)) / (pool.state.std(axis=0) + 1e-3)
             np.testing.assert_allclose(getattr(batch, field)[k].numpy(), expected, rtol=0, atol=1e-5)
         for field in ("action", "reward", "terminal"):
             np.testing.assert_array_equal(getattr(batch, field)[k].numpy(), getattr(pool, field).astype(np.float32))
     assert transitions.table(pools, standardiser, torch.float64).dtype == torch.float64
-    plainly = transitions.table(pools, Standardiser.identity(2, 3))
-    assert torch.equal(plainly, torch.stack([transitions.pack(pool) for pool in pools]))
+    unscaled = transitions.table(pools, Standardiser.identity(2, 3))
+    assert torch.equal(unscaled, torch.stack([transitions.pack(pool) for pool in pools]))
 
 
 @quick
 @given(st.integers(1, 3), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 5))
-def test_a_replay_buffer_holds_what_it_was_given_in_that_order_and_no_more(population, counts, spare):
+def test_a_replay_buffer_keeps_rows_in_order_and_refuses_more_than_it_can_hold(population, counts, spare):
     buffer = ReplayBuffer(torch.zeros(population, sum(counts) + spare, 11))
     rows = [torch.randn(population, count, 11) for count in counts]
     for part in rows:

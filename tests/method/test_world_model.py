@@ -15,7 +15,7 @@ from mbaug.method.settings import WorldModel
 ROWS = normal(3, 3), normal(3, 2, seed=1), normal(3, 3, seed=2), normal(3, 5, seed=3)  # state, action, next state, n
 
 
-def test_kl_is_that_of_torch_distributions():
+def test_the_kl_divergence_equals_torchs():
     q = world_model.Posterior(normal(5, 4), normal(5, 4, seed=8))
     torch_q = torch.distributions.Normal(q.mean, (q.log_variance / 2).exp())
     expected = torch.distributions.kl_divergence(torch_q, torch.distributions.Normal(0.0, 1.0)).sum(dim=-1)
@@ -24,7 +24,7 @@ def test_kl_is_that_of_torch_distributions():
 
 @pytest.mark.parametrize("residual", [True, False], ids=["change of z", "next z"])
 def test_loss_by_hand(residual):
-    """Three rows, in NumPy with the weights of the authors' code at three batches an epoch."""
+    """Computes the loss of three rows in NumPy, with the weights of the authors' code at three batches per epoch."""
     options = replace(TINY, residual=residual)
     model, (s, a, s_, n) = random_model(options), (part.numpy() for part in ROWS)
     with torch.no_grad():
@@ -41,14 +41,14 @@ def test_loss_by_hand(residual):
     np.testing.assert_allclose([term.item() for term in loss], expected, rtol=1e-12)
 
 
-def test_no_gradient_through_the_latent_target():
+def test_no_gradient_flows_through_the_latent_target():
     model, (state, action, next_state, n) = random_model(), ROWS
     latent = world_model.loss(model, *ROWS, TINY, batches=1).latent
     z = world_model.sample(world_model.posterior(model, state), n)
     target = world_model.posterior(model, next_state).mean.detach()
     expected = world_model.squared_error(world_model.step(model, z, action), target)
-    ours, held = (torch.autograd.grad(term, model.encoder.flat)[0] for term in (latent, expected))
-    torch.testing.assert_close(ours, held)
+    ours, wanted = (torch.autograd.grad(term, model.encoder.flat)[0] for term in (latent, expected))
+    torch.testing.assert_close(ours, wanted)
     assert ours.abs().max() > 0
 
 
@@ -57,14 +57,14 @@ def fitted(dataset=DRAWN, seed=0):
     return parameters(model)
 
 
-def test_same_seed_twice_is_equal_and_another_is_not():
+def test_the_same_seed_gives_the_same_fit_and_another_seed_another():
     first = fitted()
     assert torch.equal(first, fitted())
     assert not torch.equal(first, fitted(seed=1))
 
 
 def test_rows_at_episode_ends_are_not_fitted():
-    """Whatever the next state of a terminal or truncated row: no bit of the models changes."""
+    """The next state of a terminal or truncated row changes no bit of the models."""
     plain = replace(DRAWN, truncated=np.arange(600) % 50 == 7)
     ends = plain.terminal | plain.truncated
     other = replace(plain, next_state=np.where(ends[:, None], np.float32(1e6), plain.next_state))
@@ -74,13 +74,13 @@ def test_rows_at_episode_ends_are_not_fitted():
 
 
 def test_kl_weight_is_one_over_the_batches_of_an_epoch():
-    """570 rows are five batches of 128 at most."""
+    """The 570 rows that end no episode make five batches of at most 128."""
     for _, loss in islice(world_model.epochs(TINY, DRAWN, 0), 3):
         expected = loss.reconstruction + loss.kl / 5 + 10 * loss.prediction + loss.latent
         torch.testing.assert_close(loss.total, expected)
 
 
-def test_deterministic_model_is_as_large_as_the_world_model():
+def test_the_deterministic_model_is_as_large_as_the_world_model():
     layers = [*world_model.sizes(WorldModel(), 11, 3).values(), world_model.deterministic_sizes(WorldModel(), 11, 3)]
     *parts, whole = (sum((inputs + 1) * outputs for inputs, outputs in pairwise(one)) for one in layers)
     assert whole == pytest.approx(sum(parts), rel=5e-3)
