@@ -1,4 +1,4 @@
-"""The benchmarks: their count of operations is torch's, their sections measure what they say, and what is kept is kept whole."""
+"""The benchmarks: they count operations as torch does, measure what their sections say, and store complete results."""
 
 import json
 import math
@@ -23,24 +23,27 @@ from mbaug.method.networks import PLAIN
 from mbaug.method.td3 import TD3
 from mbaug.provenance import provenance
 
-SHORT = Effort(0.01, 1, populations=(1, 2), growth=(1, 4), rows=(1_000, 500_000))  # what is measured, not how fast it is
+# Too short for reliable speeds: these tests check what is measured.
+SHORT = Effort(0.01, 1, populations=(1, 2), growth=(1, 4), rows=(1_000, 500_000))
 
 
 @pytest.fixture(autouse=True)
 def one_precision(monkeypatch):
+    """Pretends that this processor has no bfloat16 products."""
     monkeypatch.setattr(process, "processor_flags", lambda: frozenset(["avx2"]))
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_operations_are_those_that_torch_counts(task):
-    *_, call = speed.learning("TD3+BC", task, 1, "float32", arithmetic=PLAIN)  # the engine makes sums of a few products
+def test_operations_are_counted_as_torch_counts_them(task):
+    # Without the engine, which computes products with one output as sums: torch would not count those.
+    *_, call = speed.learning("TD3+BC", task, 1, "float32", arithmetic=PLAIN)
     with FlopCounterMode(display=False) as counter:
         call()
     sizes = tasks.find(task).state_size, tasks.find(task).action_size
     assert counter.get_total_flops() / speed.UPDATES == speed.operations(*sizes, TD3())
 
 
-def test_a_product_rate_is_of_the_operations_that_torch_counts(monkeypatch):
+def test_the_rate_of_products_counts_operations_as_torch_does(monkeypatch):
     monkeypatch.setattr(speed, "rate", lambda call, seconds: call() or 1.0)
     with FlopCounterMode(display=False) as counter:
         found = speed.product_rate("float32", 11, 256, batch=64)
@@ -49,7 +52,7 @@ def test_a_product_rate_is_of_the_operations_that_torch_counts(monkeypatch):
 
 @pytest.mark.parametrize("arithmetic", [speed.FAST, PLAIN], ids=["fast", "plain"])
 @pytest.mark.parametrize("algorithm", speed.LEARNERS)
-def test_what_is_timed_learns(algorithm, arithmetic):
+def test_the_timed_updates_train_the_agent(algorithm, arithmetic):
     learner, _, call = speed.learning(algorithm, "hopper", 2, "float32", rows=50, arithmetic=arithmetic)
     before = learner.agent.critics.network.flat.clone()
     call()
@@ -57,19 +60,19 @@ def test_what_is_timed_learns(algorithm, arithmetic):
     assert not torch.equal(before, learner.agent.critics.network.flat)
 
 
-def test_only_the_precisions_of_the_processor_are_measured(monkeypatch):
+def test_only_precisions_that_the_processor_supports_are_measured(monkeypatch):
     assert [row["precision"] for row in speed.products(SHORT)] == ["float32"] * 4
     monkeypatch.setattr(process, "processor_flags", lambda: frozenset(["avx512_bf16"]))
     low = [row for row in speed.products(SHORT) if row["precision"] == "bfloat16"]
     assert [(row["inputs"], row["outputs"]) for row in low] == [(256, 256)]
 
 
-def test_updates_have_a_row_for_each_size_and_population_and_their_share_of_the_limit(monkeypatch):
+def test_update_rates_have_a_row_for_each_task_and_population_with_their_fraction_of_the_limit(monkeypatch):
     monkeypatch.setattr(speed, "product_rate", lambda precision, seconds, device: 1e11)
     monkeypatch.setattr(speed, "rate", lambda call, seconds: 20.0)
     rows = list(speed.updates(SHORT))
     assert [(row["task"], row["population"]) for row in rows] == [(t, p) for t in speed.ALIKE.values() for p in (1, 2)]
-    assert [row["updates_per_second"] for row in rows[:2]] == [200, 400]  # of all agents together
+    assert [row["updates_per_second"] for row in rows[:2]] == [200, 400]  # updates of all agents together
     assert rows[1]["fraction_of_limit"] == pytest.approx(400 * speed.operations(11, 3, TD3()) / 1e11)
 
 
@@ -78,30 +81,31 @@ def test_updates_have_a_row_for_each_size_and_population_and_their_share_of_the_
     ("section", "count"),
     [(partial(speed.acting, steps=300), 2), (speed.peers, 4), (speed.parts, 11), (speed.moments, 4), (speed.model, 1)],
 )
-def test_every_number_of_a_section_is_found(section, count, monkeypatch):
+def test_every_number_of_a_section_is_measured(section, count, monkeypatch):
     monkeypatch.setattr(speed, "PEERS", {})
     monkeypatch.setattr(speed, "fresh", lambda call, *given: call(*given) if section is not speed.peers else ("mbaug", 1.0))
     rows = list(section(SHORT))
     assert len(rows) == count
-    assert all(value > 0 for row in rows for value in row.values() if isinstance(value, float)), rows  # a renamed function: 0
+    # A function that `speed.parts` looks for and no longer finds would give 0.
+    assert all(value > 0 for row in rows for value in row.values() if isinstance(value, float)), rows
 
 
 @pytest.mark.slow
-def test_populations_and_datasets_are_measured_in_processes_of_their_own():
-    held = np.ones(150_000_000)  # 1,200 MB, which those processes must not tell as theirs
-    mine = speed.peak_megabytes()
-    del held
-    (one, four), (few, many) = speed.populations(SHORT), speed.datasets(SHORT)
-    assert four["learner_bytes"] == pytest.approx(4 * one["learner_bytes"], rel=1e-3)  # but for the padding
+def test_the_memory_of_populations_and_datasets_is_measured_in_separate_processes():
+    ballast = np.ones(150_000_000)  # 1,200 MB, which the separate processes must not count as theirs
+    own_peak = speed.peak_megabytes()
+    del ballast
+    (one, four), (small, large) = speed.populations(SHORT), speed.datasets(SHORT)
+    assert four["learner_bytes"] == pytest.approx(4 * one["learner_bytes"], rel=1e-3)  # padding makes the difference
     assert four["table_bytes"] == 4 * one["table_bytes"] == 4 * 10_000 * 28 * 4
-    if not math.isnan(mine):  # this system tells the peak of a process
-        assert (four["learner_bytes"] + four["table_bytes"]) / 1e6 < four["peak_megabytes"] < mine - 400
-        grown = many["peak_megabytes"] - few["peak_megabytes"]
-        assert grown == pytest.approx((many["table_bytes"] - few["table_bytes"]) / 1e6, rel=0.3)
+    if not math.isnan(own_peak):  # NaN: this system does not report peak memory
+        assert (four["learner_bytes"] + four["table_bytes"]) / 1e6 < four["peak_megabytes"] < own_peak - 400
+        grown = large["peak_megabytes"] - small["peak_megabytes"]
+        assert grown == pytest.approx((large["table_bytes"] - small["table_bytes"]) / 1e6, rel=0.3)
 
 
-def test_peers_take_turns_each_in_a_process_of_its_own(monkeypatch):
-    """Those that are installed; a round of repeats is one turn of each."""
+def test_installed_peers_take_turns_each_in_its_own_process(monkeypatch):
+    """Each repeat measures every peer once. A peer that is not installed is named at the end."""
     monkeypatch.setattr(speed, "find_spec", lambda module: module == "stable_baselines3" or None)
     monkeypatch.setattr(speed, "fresh", lambda call, name, by, precision, *given: (f"{by} 1", float(len(name))))
     found = results.measure(Effort(0.01, 2), "cpu", [speed.peers])["sections"]["peers"]
@@ -114,7 +118,7 @@ def test_peers_take_turns_each_in_a_process_of_its_own(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["mbaug", "plain torch", "Stable-Baselines3"])
-def test_a_peer_is_measured_on_one_core_and_changes_nothing_here(by):
+def test_measuring_a_peer_on_one_core_leaves_this_process_unchanged(by):
     cores, threads = psutil.Process().cpu_affinity(), torch.get_num_threads()
     label, pace = speed.fresh(speed.peer, "TD3", by, "float32", 0.02, "cpu")
     assert label.startswith(by)
@@ -123,11 +127,11 @@ def test_a_peer_is_measured_on_one_core_and_changes_nothing_here(by):
 
 
 @pytest.mark.slow
-def test_threads_are_measured_while_another_process_is_busy_and_no_longer(monkeypatch):
-    loads, here = [], psutil.Process()
+def test_threads_are_measured_beside_a_busy_process_that_ends_with_the_measurement(monkeypatch):
+    loads, this = [], psutil.Process()
 
     def measured(call, seconds, device, threads):
-        (load,) = [child for child in here.children() if "speed.load" in child.cmdline()[-1]]
+        (load,) = [child for child in this.children() if "speed.load" in child.cmdline()[-1]]
         before = sum(load.cpu_times()[:2])
         time.sleep(0.5)
         loads.append((load, threads, sum(load.cpu_times()[:2]) - before > 0.05))
@@ -142,7 +146,7 @@ def test_threads_are_measured_while_another_process_is_busy_and_no_longer(monkey
 
 
 @pytest.mark.slow
-def test_a_load_ends_with_whoever_started_it_even_if_that_one_is_killed():
+def test_a_busy_process_ends_when_its_parent_is_killed():
     start = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=-1)"
     start += "; p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
     typed = [sys.executable, "-c", start, "from benchmarks import speed; speed.load('a busy loop')"]
@@ -164,7 +168,7 @@ def peers(effort, device="cpu"):
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
-    """An empty folder of benchmarks; and two made-up sections in place of all."""
+    """An empty folder for results, and two invented sections in place of the real ones."""
     products.numbers = iter([50.0, 100.0, 70.0, 1.0, 2.0, 3.0])
     for name in ("SECTIONS", "SHORT", "COMPARED", "ON_GPU"):
         monkeypatch.setattr(speed, name, (products, peers))
@@ -179,7 +183,7 @@ def test_the_recorded_benchmarks_can_be_read():
     assert all((table[f"{name}_low"] <= table[name]).all() for table in tables for name in table if f"{name}_low" in table)
 
 
-def test_what_is_recorded_comes_back_with_its_provenance_and_every_repeat(folder, capsys):
+def test_a_recorded_measurement_is_read_back_with_its_provenance_and_every_repeat(folder, capsys):
     command(["--record"])
     (path,) = folder.iterdir()
     (found,) = results.load(folder)
@@ -192,7 +196,7 @@ def test_what_is_recorded_comes_back_with_its_provenance_and_every_repeat(folder
     assert "NaN" not in path.read_text()
 
 
-def test_a_full_disk_leaves_the_last_measurement_as_it_was(folder, monkeypatch):
+def test_a_full_disk_leaves_the_previous_measurement_intact(folder, monkeypatch):
     command(["--record"])
     before = {path: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(files.os, "fsync", no_space)
@@ -201,7 +205,7 @@ def test_a_full_disk_leaves_the_last_measurement_as_it_was(folder, monkeypatch):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_each_processor_has_a_file_and_the_fastest_comes_first(folder):
+def test_each_processor_has_its_own_file_and_the_fastest_comes_first(folder):
     command(["--record"])
     ((written, document),) = [(path, json.loads(path.read_text())) for path in folder.iterdir()]
     written.unlink()
@@ -224,7 +228,7 @@ def test_each_processor_has_a_file_and_the_fastest_comes_first(folder):
         ("70.0", "71.0", "its SHA-256 is not the one in it"),
     ],
 )
-def test_a_damaged_file_is_named(folder, old, new, sentence):
+def test_a_damaged_file_is_refused_with_its_name_and_what_to_do(folder, old, new, sentence):
     command(["--record"])
     (path,) = folder.iterdir()
     path.write_text(path.read_text().replace(old, new, 1))
@@ -232,7 +236,7 @@ def test_a_damaged_file_is_named(folder, old, new, sentence):
         results.load(folder)
 
 
-def test_the_command_prints_what_it_found_or_one_sentence(folder, capsys, monkeypatch):
+def test_the_command_prints_its_results_or_one_error_sentence(folder, capsys, monkeypatch):
     command([])
     printed = capsys.readouterr().out
     assert "products\nprecision  inputs gflops peak\n  float32     256     50  nan\n" in printed

@@ -1,4 +1,4 @@
-"""The command line: each command does what it says, and what was typed wrongly ends in one sentence."""
+"""The command line: each command does what it says, and a wrong argument ends in one sentence."""
 
 import inspect
 import re
@@ -39,8 +39,8 @@ def repository(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_record_trains_and_then_has_nothing_left(repository, capsys):
-    """A recording leaves its runs where the profile's are; the second has nothing to do."""
+def test_record_trains_the_missing_runs_and_then_has_nothing_to_do(repository, capsys):
+    """The first command writes its run into the folder of the profile; the second finds it there."""
     command = ["record", "tiny", "--profile", "smoke", "--seeds", "1", "--workers", "1"]
     for missing, said in (("1", str(RUNS[1])), ("0", "")):
         commands.main(command)
@@ -53,13 +53,13 @@ def test_record_trains_and_then_has_nothing_left(repository, capsys):
 @pytest.mark.parametrize(
     ("typed", "first", "listed"),
     [
-        ("record", "programme: 2 runs missing in", RUNS),  # of 95,000 updates at 100 a second
+        ("record", "programme: 2 runs missing in", RUNS),  # 95,000 updates each, counted as 100 a second
         ("record tiny --only */seed1", "tiny: 1 runs missing in", RUNS[1:]),
         ("record tiny --seeds 7,3-4", "tiny: 3 runs missing in", [Run("hopper", "none", "small", seed) for seed in (7, 3, 4)]),
-        ("record tiny --profile smoke", "tiny: 1 runs missing in", RUNS[:1]),  # the seeds of the profile
+        ("record tiny --profile smoke", "tiny: 1 runs missing in", RUNS[:1]),  # this profile has one seed
     ],
 )
-def test_a_dry_run_lists_what_would_be_trained(typed, first, listed, repository, capsys):
+def test_a_dry_run_lists_the_runs_that_it_would_train(typed, first, listed, repository, capsys):
     commands.main([*typed.split(), "--dry-run"])
     head, *runs = capsys.readouterr().out.splitlines()
     assert head.startswith(first)
@@ -70,8 +70,8 @@ def test_a_dry_run_lists_what_would_be_trained(typed, first, listed, repository,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("typed", ["status", "status core", "record --dry-run", "record core --dry-run"])
-def test_what_only_asks_trains_nothing_and_takes_seconds(typed, monkeypatch, capsys):
-    """Of the whole programme and all that is recorded of it; without the imports."""
+def test_status_and_dry_runs_train_nothing_and_take_seconds(typed, monkeypatch, capsys):
+    """For the whole programme and all its records; the time of imports does not count."""
     for module, name in ((training, "learner"), (run, "train"), (run, "begin")):
         monkeypatch.setattr(module, name, lambda *given: pytest.fail("it trains"))
     began = time.process_time()
@@ -81,7 +81,7 @@ def test_what_only_asks_trains_nothing_and_takes_seconds(typed, monkeypatch, cap
 
 
 class Called(Exception):
-    """Ends a command where it calls into the package; holds what it gave."""
+    """Ends a command where it calls into the package; holds the arguments of the call."""
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ class Called(Exception):
         ("watch hopper --run hopper/none/small/seed1 --policy medium", runner, "policy", {"which": RUNS[1], "name": "medium"}),
     ],
 )
-def test_what_was_typed_arrives(typed, module, callee, given, repository, monkeypatch):
+def test_typed_options_reach_the_function_that_they_are_for(typed, module, callee, given, repository, monkeypatch):
     signature = inspect.signature(getattr(module, callee))
 
     def called(*positional, **named):
@@ -104,15 +104,15 @@ def test_what_was_typed_arrives(typed, module, callee, given, repository, monkey
     monkeypatch.setattr(module, callee, called)
     monkeypatch.setattr(engine, "devices", lambda: ("cpu", "cuda"))
     monkeypatch.setattr(render, "opengl", lambda: "")
-    monkeypatch.setenv("MUJOCO_GL", "")  # so that what `watch` sets is undone
+    monkeypatch.setenv("MUJOCO_GL", "")  # `watch` sets it; this restores it after the test
     with pytest.raises(Called) as ended:
         commands.main(typed.split())
     (found,) = ended.value.args
     assert {name: found[name] for name in given} == given
 
 
-def test_status_counts_the_programme(repository, capsys):
-    """A line for each study, one for the programme, and a table of one study."""
+def test_status_counts_the_runs_of_the_programme_or_of_one_study(repository, capsys):
+    """`status` prints a line for each study and the sum; `status STUDY` prints a table."""
     commands.main(["status"])
     tiny, programme = capsys.readouterr().out.splitlines()
     assert tiny.startswith("tiny          0 of   2 runs    0.3 hours on 2 cores, 0.3 left")
@@ -122,7 +122,7 @@ def test_status_counts_the_programme(repository, capsys):
 
 
 @pytest.mark.slow
-def test_every_recorded_row_is_exported_where_pyarrow_is(tmp_path, monkeypatch, capsys):
+def test_status_exports_every_recorded_row_if_pyarrow_is_installed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pyarrow", reason="pyarrow, which is optional, is not installed")
     path = tmp_path / "new" / "runs.parquet"
     commands.main(["status", "--parquet", str(path)])
@@ -164,8 +164,8 @@ def test_every_recorded_row_is_exported_where_pyarrow_is(tmp_path, monkeypatch, 
         ("figures --only 99", "'99'"),
     ],
 )
-def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypatch):
-    monkeypatch.setitem(sys.modules, "minari", None)  # an optional extra, here as if it were not installed
+def test_a_wrong_argument_ends_in_one_sentence(typed, sentence, repository, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)  # an optional package, here as if it were not installed
     with pytest.raises(SystemExit) as ended:
         commands.main(typed.split())
     assert str(ended.value).startswith("mbaug: ")
@@ -197,7 +197,7 @@ def test_a_wrong_word_ends_in_one_sentence(typed, sentence, repository, monkeypa
         ("watch hopper --run a --seconds long", "'long' was given, but it must be a number of seconds"),
     ],
 )
-def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys):
+def test_a_command_that_cannot_be_parsed_ends_with_the_usage(typed, sentence, repository, capsys):
     with pytest.raises(SystemExit) as ended:
         commands.main(typed.split())
     assert ended.value.code == 2
@@ -211,8 +211,8 @@ def test_what_is_no_command_shows_the_usage(typed, sentence, repository, capsys)
         *("strips", "status", "verify", "record tiny", "notebooks", "figures", "watch hopper --run hopper/none/small/seed0"),
     ],
 )
-def test_without_a_clone_a_sentence_says_that_one_is_needed(typed, tmp_path, monkeypatch):
-    """As installed from a wheel: nothing is written beside the package."""
+def test_a_command_that_needs_a_clone_says_so_without_one(typed, tmp_path, monkeypatch):
+    """This is the state after installing a wheel. Nothing may be written beside the package."""
     folder = tmp_path / "site-packages"
     monkeypatch.setattr(files, "CLONE", folder)
     monkeypatch.setattr(render, "opengl", lambda: "")
@@ -223,7 +223,7 @@ def test_without_a_clone_a_sentence_says_that_one_is_needed(typed, tmp_path, mon
     assert not folder.exists()
 
 
-def test_without_a_clone_a_pool_s_name_says_where_data_are(tmp_path, monkeypatch):
+def test_loading_a_pool_by_name_without_a_clone_says_where_the_data_are(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CLONE", tmp_path)
     monkeypatch.setattr(read, "bundled", lambda folders: {})
     with pytest.raises(FileNotFoundError, match="without its repository, which holds the data"):
@@ -233,8 +233,8 @@ def test_without_a_clone_a_pool_s_name_says_where_data_are(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "typed", [["status", "\x1b[2J"], ["status", "--parquet", "\x1b[2J"], ["data", "\x1b[2J", "--as", "ant-a"]]
 )
-def test_what_was_typed_is_printed_escaped(typed, repository, in_tmp_path, capsys):
-    """Where it is refused by the parser, by a command, and where it is a file that was written: no code reaches a terminal."""
+def test_typed_control_characters_are_printed_escaped(typed, repository, in_tmp_path, capsys):
+    """Whether the parser refuses the word, a command refuses it, or it names a file that was written."""
     try:
         commands.main(typed)
     except SystemExit as ended:
@@ -244,7 +244,7 @@ def test_what_was_typed_is_printed_escaped(typed, repository, in_tmp_path, capsy
     assert "\x1b" not in printed
 
 
-def test_runs_that_failed_have_a_line_each(repository, monkeypatch):
+def test_each_failed_run_has_its_own_line(repository, monkeypatch):
     def failed(*given):
         raise RuntimeError("one: \x1b\nother: full")
 
@@ -254,8 +254,8 @@ def test_runs_that_failed_have_a_line_each(repository, monkeypatch):
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])
-def test_whoever_stops_reading_is_told_nothing(lines):
-    """As in `mbaug status | head -1`, whether what is written fits into the pipe or not."""
+def test_a_closed_pipe_is_no_error(lines):
+    """As in `mbaug status | head -1`, whether the output fits into the pipe's buffer or not."""
     code = "from mbaug import __main__ as m; m.COMMANDS = {m.notebooks: {}}; "
     code += f"m.notebooks.__code__ = (lambda arguments: print('x\\\\n' * {lines})).__code__; m.main(['notebooks'])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | true"
@@ -263,7 +263,7 @@ def test_whoever_stops_reading_is_told_nothing(lines):
 
 
 def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatch, capsys):
-    """A run in bfloat16 may be cheaper, but not every processor multiplies it."""
+    """A bfloat16 run may be cheaper, but not every processor has bfloat16 products."""
     costs = {"seed0": ("bfloat16", 1.0), "seed1": ("float32", 3.0), "seed2": ("float32", 2.0)}
     found = {name: {"provenance": {"precision": p}, "wall_seconds": s} for name, (p, s) in costs.items()}
     monkeypatch.setattr(records, "load_metadata", lambda root: found)
@@ -279,9 +279,7 @@ def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatc
         ("status", "step_seconds", "mbaug: interrupted"),
     ],
 )
-def test_an_interrupted_command_promises_only_what_it_keeps(typed, callee, said, repository, monkeypatch):
-    """Only training leaves checkpoints."""
-
+def test_an_interrupted_command_mentions_checkpoints_only_if_it_writes_them(typed, callee, said, repository, monkeypatch):
     def interrupted(*rest, **more):
         raise KeyboardInterrupt
 
@@ -292,15 +290,15 @@ def test_an_interrupted_command_promises_only_what_it_keeps(typed, callee, said,
 
 
 @pytest.mark.parametrize("given", ["tpu", "cuda"])
-def test_what_cannot_train_is_refused_also_in_a_dry_run(given, repository, monkeypatch):
-    """On a cluster the workers have devices of their own."""
+def test_an_unavailable_device_is_refused_even_in_a_dry_run(given, repository, monkeypatch):
+    """On a cluster any known device is accepted: the workers have their own."""
     monkeypatch.setattr(engine, "devices", lambda: ("cpu",))
     with pytest.raises(SystemExit, match=f"unknown device '{given}': .*allowed are 'cpu'$"):
         commands.main(["record", "tiny", "--dry-run", "--device", given])
     commands.main(["record", "tiny", "--dry-run", "--device", "cuda", "--cluster", "tcp://nowhere:1"])
 
 
-def test_after_the_figures_three_lines_say_what_was_found_where_to_look_and_what_next(monkeypatch, capsys):
+def test_figures_ends_with_what_was_found_where_to_look_and_what_to_do_next(monkeypatch, capsys):
     monkeypatch.setattr(chapters, "run", lambda *given, **named: None)
     monkeypatch.setattr(tables, "update", lambda frame: None)
     monkeypatch.setattr(figures, "write_gallery", lambda folder: None)

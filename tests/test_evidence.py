@@ -1,4 +1,4 @@
-"""The evidence in data/runs: every record is whole, was made by a clean commit, and by settings that are today's."""
+"""The evidence in data/runs: every record is complete, comes from clean commits, and has today's settings."""
 
 from functools import cache
 
@@ -25,8 +25,8 @@ def draw_sha256(dataset, transitions_drawn, whole_episodes, seed):
 
 
 @pytest.mark.parametrize("run", RUNS, ids=str)
-def test_recorded_run(run):
-    """The hash holds, the settings are those of today's arm, the commits are known and clean, the draw is today's draw."""
+def test_a_record_fits_todays_arm_and_draw_and_comes_from_clean_commits(run):
+    """Reading the metadata also compares the CSV with its hash."""
     metadata, arm = records.read_metadata(ROOT, run), studies.ARMS[run.arm]
     assert records.difference(metadata, arm) is None
     assert run.dataset == studies.dataset(run.task, run.dataset.removeprefix(f"{run.task}-"), run.arm)
@@ -38,8 +38,8 @@ def test_recorded_run(run):
         assert metadata["draw_sha256"] == draw_sha256(run.dataset, plan.transitions, plan.whole_episodes, run.seed)
 
 
-def test_every_evaluation_is_there():
-    """A finished run has an evaluation at every interval of both phases, with all of its episodes."""
+def test_a_finished_run_has_every_evaluation():
+    """There is one at every interval of both phases, with all its episodes."""
     for run in RUNS:
         rows, metadata = records.read(ROOT, run)
         if metadata["status"] == "diverged":
@@ -57,15 +57,16 @@ def test_every_evaluation_is_there():
         assert set(found) == {arm.evaluation.episodes}, run
 
 
-# Mean reward a step of an episode, lowest and highest: speed along the track in m/s, 1 for health where a task has it, minus
-# the actions' cost. Forward, one or two legs reach 6 m/s at most. Backward, a hopper or walker is out when it has sunk from
-# 1.25 m to 0.7 or 0.8 m: that fall gives it sqrt(2 g 0.55 m) = 3.3 m/s at its end, and so no more on average. The actions cost
-# at most 0.006 a step there, 0.6 for HalfCheetah and 4 for Ant, which may thrash on its back to the time limit.
+# Lowest and highest possible mean reward per step of an episode: speed along the track in m/s, plus 1 while healthy (not in
+# HalfCheetah), minus the cost of actions. One or two legs run forwards at 6 m/s at most. Backwards, an episode of Hopper or
+# Walker2d ends when the torso has sunk from 1.25 m to 0.7 or 0.8 m. Falling that far gives a final speed of
+# sqrt(2 g 0.55 m) = 3.3 m/s, which bounds the average. Actions cost at most 0.006 per step there, 0.6 in HalfCheetah, and 4 in
+# Ant, which may thrash on its back until the time limit.
 POSSIBLE = {"hopper": (-2.3, 4.2), "walker2d": (-2.3, 7.0), "halfcheetah": (-2.0, 14.0), "ant": (-4.0, 7.0)}
 
 
 def test_returns_are_plausible():
-    """No recorded episode has a return beyond what its length allows in its task."""
+    """The return of each recorded episode is physically possible in an episode of its length."""
     for name, part in records.load_runs(ROOT).groupby("task"):
         low, high = POSSIBLE[name]
         assert (part["return"] / part["length"]).between(low, high).all(), tasks.find(name)
@@ -76,8 +77,8 @@ TRAININGS = {name: records.Run.parse(card["run"]) for name, card in CARDS.items(
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_pool_is_of_the_training_that_its_card_names(name):
-    """That run is recorded; the card's evaluations are those of the record until the moment that the pool is of."""
+def test_a_pool_comes_from_the_run_that_its_card_names(name):
+    """That run is recorded, and up to the step at which the pool was taken its evaluations are those on the card."""
     card, (rows, _) = CARDS[name], records.read(ROOT, TRAININGS[name])
     task, _, quality = name.partition("-")
     curve = collect.curve(rows.to_dict("records"))
@@ -92,7 +93,7 @@ def test_a_pool_is_of_the_training_that_its_card_names(name):
 
 
 def policy_of(name):
-    """Returns the policy that acted in a pool: uniform or, of the run that its card names, the actor that was kept."""
+    """Returns the policy that collected a pool: uniform, or the stored actor of the run that its card names."""
     card, (task, _, quality) = CARDS[name], name.partition("-")
     if "run" not in card:
         return collect.uniform(tasks.find(task))
@@ -102,9 +103,9 @@ def policy_of(name):
 
 
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if "policy" in card])
-def test_a_roll_out_s_actions_are_those_of_the_policy_that_its_card_names(name):
-    """The first ones, in the recorded states, with the pool's own random numbers; processors differ in the last digits."""
+def test_the_actions_of_a_pool_are_those_of_the_policy_that_its_card_names(name):
+    """Computes the first 300 again, with the pool's own random numbers; processors differ in the last digits."""
     act, pool = policy_of(name), read.load(name)
     random = streams.numpy_generator(CARDS[name]["seed"], "pool", name.partition("-")[2])
-    again = [act(state, random) for state in pool.state[:300]]
-    np.testing.assert_allclose(again, pool.action[:300], rtol=0, atol=1e-4)
+    actions = [act(state, random) for state in pool.state[:300]]
+    np.testing.assert_allclose(actions, pool.action[:300], rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whoever else writes; what can be written in JSON comes back."""
+"""Files are written completely or not at all, even by several writers; JSON is standard JSON."""
 
 import errno
 import json
@@ -14,8 +14,8 @@ from conftest import no_space
 from mbaug import files
 
 
-def test_many_writers_of_one_file_do_not_meet(tmp_path):
-    """Each write succeeds, what is read is always one of them whole, and nothing is left behind."""
+def test_many_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    """Each write succeeds, a reader always sees one complete version, and no temporary file is left."""
     path = tmp_path / "folder" / "a"
 
     def write(number):
@@ -28,8 +28,8 @@ def test_many_writers_of_one_file_do_not_meet(tmp_path):
     assert [left.name for left in path.parent.iterdir()] == ["a"]
 
 
-def test_no_link_is_followed(tmp_path, monkeypatch):
-    """Neither one that lies where the temporary file would, nor the file's own name."""
+def test_writing_follows_no_symbolic_link(tmp_path, monkeypatch):
+    """Neither at the path of the temporary file nor at that of the file itself."""
     other = tmp_path / "other"
     other.write_bytes(b"stays")
     for name in (".a.tmp", "a", ".00.tmp"):
@@ -43,8 +43,8 @@ def test_no_link_is_followed(tmp_path, monkeypatch):
     assert (tmp_path / ".00.tmp").is_symlink()
 
 
-def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
-    """A folder, or a pipe or device such as /dev/null, which root could replace."""
+def test_a_folder_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    """Root could replace even /dev/null."""
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "b")
     for name in "ab":
@@ -55,7 +55,7 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
-    """The disk is full at the second: the first is what it was, which is not there, and no temporary file is left."""
+    """When the disk is full at the second file, the first is not there either, and no temporary file is left."""
     real, calls = getattr(os, call), []
 
     def fails(*given):
@@ -72,11 +72,11 @@ def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
     ("code", "folder", "remedy"),
     [
         (errno.ENOSPC, "clone", "make room"),
-        (errno.EROFS, "clone", "work in a clone that you may write to"),  # as `figures` does, which takes no folder
+        (errno.EROFS, "clone", "work in a clone that you may write to"),  # `figures`, for one, has no option for a folder
         (errno.EACCES, "other", "choose another folder"),
     ],
 )
-def test_what_cannot_be_written_says_what_helps(tmp_path, monkeypatch, code, folder, remedy):
+def test_a_failed_write_says_what_to_do(tmp_path, monkeypatch, code, folder, remedy):
     def refused(*_):
         raise OSError(code, os.strerror(code))
 
@@ -86,13 +86,13 @@ def test_what_cannot_be_written_says_what_helps(tmp_path, monkeypatch, code, fol
         files.write_atomically(tmp_path / folder / "a", b"1")
 
 
-def test_what_a_killed_process_left_is_removed_later(tmp_path):
-    left = [tmp_path / f".{number * 16}.tmp" for number in "01"]
-    for path in left:
+def test_old_temporary_files_of_killed_processes_are_removed(tmp_path):
+    old, new = (tmp_path / f".{number * 16}.tmp" for number in "01")
+    for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(left[0], (0, 0))
+    os.utime(old, (0, 0))
     files.write_atomically(tmp_path / "a", b"whole")
-    assert {path.name for path in tmp_path.iterdir()} == {left[1].name, "a"}
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, "a"}
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------------
@@ -114,6 +114,6 @@ def test_json_is_standard_and_holds_plain_numbers():
         (b"1" * 5000, "Exceeds the limit"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_file(content, sentence):
+def test_invalid_json_is_refused_with_the_name_of_its_file(content, sentence):
     with pytest.raises(ValueError, match=f"^a.json is not JSON: .*{sentence}"):
         files.parse_json(content, "a.json")

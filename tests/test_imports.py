@@ -1,4 +1,4 @@
-"""Imports in mbaug go down only, from room to room; the method runs without the engine, and nothing goes in a circle."""
+"""Imports in mbaug: a room imports only from earlier rooms, the method needs no engine, and there are no cycles."""
 
 import ast
 import subprocess
@@ -13,20 +13,20 @@ ROOMS = (
     *("datasets", "experiments", "reporting", "__main__"),
 )
 FOLDER = ROOT / "mbaug"
-MODULES = {  # by dotted name within mbaug; a room's __init__ has the room's name
+MODULES = {  # by dotted name without `mbaug.`; a package's __init__ has the package's name
     ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__"): path for path in FOLDER.rglob("*.py")
 }
 
 
 def imported(source: str) -> set[str]:
-    """Returns the modules of mbaug that a source imports, wherever in the source it does."""
+    """Returns the modules of mbaug that a source imports, at its top or inside functions."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "in mbaug imports are absolute"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}  # a module, or something in one
+            assert not node.level, "imports in mbaug must be absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}  # a module, or a name in a module
     found = set()
     for name in (name for name in names if name.split(".")[0] == "mbaug"):
         parts = name.split(".")[1:]
@@ -49,23 +49,23 @@ def test_every_import_form_is_found():
     assert imported(source) == {"method.td3", "tasks", "streams", "__init__", "method.sac"}
 
 
-def test_every_module_has_its_room():
+def test_every_module_belongs_to_a_room():
     assert set(map(room, MODULES)) == set(ROOMS)
 
 
 @pytest.mark.parametrize("module", GRAPH)
-def test_imports_go_down_only(module):
-    above = {other for other in GRAPH[module] if ROOMS.index(room(other)) > ROOMS.index(room(module))}
-    assert not above, f"{module} imports {above} from rooms that come later"
+def test_a_module_imports_only_from_its_own_and_earlier_rooms(module):
+    later = {other for other in GRAPH[module] if ROOMS.index(room(other)) > ROOMS.index(room(module))}
+    assert not later, f"{module} imports {later} from later rooms"
     if room(module) == "method":
-        assert "engine" not in map(room, GRAPH[module]), "the method runs without the engine"
+        assert "engine" not in map(room, GRAPH[module]), "the method must run without the engine"
 
 
-def test_no_room_imports_in_a_circle():
+def test_no_modules_import_each_other_in_a_circle():
     TopologicalSorter(GRAPH).prepare()
 
 
-def test_importing_the_package_imports_nothing_heavy():
+def test_importing_the_package_imports_neither_torch_nor_numpy():
     code = "import mbaug, sys; print(mbaug.__version__, {'torch', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "0.1.0 set()"

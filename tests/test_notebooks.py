@@ -1,4 +1,4 @@
-"""The chapters themselves: they are complete, their reading copies are theirs, and these still give what they show."""
+"""The chapters: all are there, their reading copies match the sources, and executing the copies gives the results they show."""
 
 import ast
 import os
@@ -18,8 +18,8 @@ from mbaug.reporting import answers, chapters
 
 NOTEBOOKS = chapters.find()
 NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda source: source.stem)
-# Figures that are drawn from the records alone. What the others draw is trained or measured, and each processor gives its own.
-OF_THE_RECORDS = (
+# Figures drawn from the records alone. The others show what a chapter trains or measures, which depends on the processor.
+FROM_RECORDS = (
     "00_",
     "04_pretraining.",
     "04_overestimation.",
@@ -37,7 +37,7 @@ def test_every_chapter_is_there_and_has_an_answer():
 
 @NAMES
 def test_parameters_are_profile_and_retrain(source):
-    """Literals in one cell: Papermill does not compute again what is derived from a parameter."""
+    """They are literals in one cell: Papermill does not recompute what is derived from a parameter."""
     tagged = [cell for cell in chapters.convert(source).cells if "parameters" in cell.metadata.get("tags", [])]
     statements = [statement for cell in tagged for statement in ast.parse(cell.source).body]
     assert {line.targets[0].id: ast.literal_eval(line.value) for line in statements} == {"profile": "paper", "retrain": False}
@@ -45,20 +45,20 @@ def test_parameters_are_profile_and_retrain(source):
 
 
 @NAMES
-def test_the_reading_copy_is_its_sources(source):
+def test_the_reading_copy_matches_its_source(source):
     copied, written = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells, chapters.convert(source).cells
     for number, cells in enumerate(zip_longest(copied, written), start=1):
         found, expected = ([cell and cell[part] for part in ("id", "cell_type", "source", "metadata")] for cell in cells)
-        assert found == expected, f"The reading copy is not its source's from cell {number} on: run `make notebooks`."
+        assert found == expected, f"The reading copy differs from its source from cell {number} on: run `make notebooks`."
 
 
-def test_a_save_in_jupyterlab_writes_that_file_alone(tmp_path):
-    """A pairing in pyproject.toml writes source and copy, and cannot open a copy that is newer than its source."""
+def test_saving_in_jupyterlab_writes_only_that_file(tmp_path):
+    """Pairing in pyproject.toml would write both source and copy, and refuse to open a copy newer than its source."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     pair = [tmp_path / shutil.copy(NOTEBOOKS[0].with_suffix(suffix), tmp_path) for suffix in (".py", ".ipynb")]
     os.utime(pair[0], (0, 0))
     manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
-    manager.notary = NotebookNotary(store_factory=MemorySignatureStore)  # not the user's own database
+    manager.notary = NotebookNotary(store_factory=MemorySignatureStore)  # spares the user's own database
     for saved, other in (pair[::-1], pair):
         before, name = other.read_bytes(), saved.name
         manager.save(manager.get(name, type="notebook"), name)
@@ -66,8 +66,8 @@ def test_a_save_in_jupyterlab_writes_that_file_alone(tmp_path):
 
 
 @NAMES
-def test_the_reading_copy_checks_results(source):
-    """nbval compares the cells that are tagged so, and passes where there is none or where it stored nothing."""
+def test_the_reading_copy_has_results_to_check(source):
+    """nbval compares only tagged cells, and passes if no cell is tagged or if a tagged one has no stored output."""
     cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
     checked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
     assert checked, f"{source.stem} has no cell tagged nbval-check-output."
@@ -77,15 +77,15 @@ def test_the_reading_copy_checks_results(source):
 
 @NAMES
 def test_the_reading_copy_shows_no_warning(source):
-    """A warning names the file that it comes from, which is another one on each machine and in each run."""
+    """A warning names the file that raised it, by a path that differs between machines and runs."""
     cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
     assert not [output.text for cell in cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
 
 
 @pytest.mark.slow
 @NAMES
-def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
-    """Runs every cell of the reading copy; compares the results of the tagged ones (nbval, lax), and the figures' numbers."""
+def test_executing_the_reading_copy_gives_the_results_that_it_shows(source, tmp_path):
+    """Compares the outputs of tagged cells (nbval, lax) and the numbers of the figures drawn from records."""
     figures = tmp_path / "figures"
     command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull, "--rootdir", str(source.parent), str(source.with_suffix(".ipynb"))]
@@ -95,12 +95,12 @@ def test_the_reading_copy_still_gives_what_it_shows(source, tmp_path):
     committed = (ROOT / "figures").glob(f"{source.stem[:2]}_*")
     assert {path.name for path in figures.glob("*")} == {path.name for path in committed}
     for path in figures.glob("*"):
-        if path.name.startswith(OF_THE_RECORDS) and path.suffix in (".csv", ".json"):
-            assert path.read_bytes() == (ROOT / "figures" / path.name).read_bytes(), f"{path.name} is old: run `make figures`"
+        if path.name.startswith(FROM_RECORDS) and path.suffix in (".csv", ".json"):
+            assert path.read_bytes() == (ROOT / "figures" / path.name).read_bytes(), f"{path.name} is stale: run `make figures`"
 
 
 @pytest.mark.slow
 def test_a_chapter_runs_with_papermill_in_the_smoke_profile(tmp_path):
-    """One chapter, training included; `make smoke` runs all of them."""
+    """One chapter, including its training; `make smoke` runs all of them."""
     chapters.execute(chapters.find("02"), tmp_path, {"profile": "smoke", "retrain": True})
     assert (tmp_path / "02_world_model.ipynb").exists()

@@ -1,4 +1,4 @@
-"""What a number depends on beside its settings is named: code, versions, processor, arithmetic."""
+"""Provenance: what numbers depend on beside their settings, that is code, versions, processor and arithmetic."""
 
 import subprocess
 
@@ -11,7 +11,7 @@ GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBr
 
 
 def committed(folder, *names):
-    """Makes a folder a repository that holds these names, and returns its commit."""
+    """Makes a folder a git repository, commits these files, and returns the commit."""
     for command in (["init", "-q"], ["add", *names], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*GIT, "-C", str(folder), *command], check=True)
     return subprocess.run(
@@ -21,7 +21,7 @@ def committed(folder, *names):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A folder with a package of that name, which runs."""
+    """A folder with a package mbaug, which provenance.py takes for the running code."""
     package = tmp_path / "project" / "mbaug"
     package.mkdir(parents=True)
     for name in ("__init__.py", "provenance.py"):
@@ -37,7 +37,7 @@ def test_provenance_names_code_versions_and_processor(monkeypatch):
     found = provenance.provenance("float32")
     assert list(found) == ["commit", "python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu", "precision"]
     assert all(found.values())
-    assert found["torch"] == "2.13.0+cu130", "with its CUDA, which a wheel's metadata may leave out"
+    assert found["torch"] == "2.13.0+cu130", "the version names the CUDA build, which a wheel's metadata may omit"
     assert found["precision"] == "float32"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the {device}")
     assert provenance.provenance("float32", "cuda")["device"] == "the cuda"
@@ -50,7 +50,7 @@ def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
 
 
 def test_the_commit_is_that_of_the_code_that_was_imported(clone):
-    """Asked once: what is changed while a run trains did not train it. A package that was changed before is marked."""
+    """It is read once, since code that changes during a run did not train it. Earlier uncommitted changes are marked."""
     head = committed(clone, "mbaug")
     assert provenance.commit() == head
     for name in ("provenance.py", "new.py"):
@@ -65,8 +65,8 @@ def test_the_commit_is_that_of_the_code_that_was_imported(clone):
         assert len(head) == 40
 
 
-def test_code_without_its_own_history_has_no_commit(clone, monkeypatch):
-    """A copy in nobody's repository, in a folder of another one, at its top but untracked; and GIT_DIR names another."""
+def test_code_that_no_repository_tracks_has_no_commit(clone, monkeypatch):
+    """Outside any repository, even if GIT_DIR names one; in a folder of another repository; and untracked at its top."""
     assert provenance.commit.__wrapped__() == "unknown"
     other = clone.parent / "other"
     (other / "mbaug").mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_code_without_its_own_history_has_no_commit(clone, monkeypatch):
     assert provenance.commit.__wrapped__() == "unknown"
     monkeypatch.undo()
     monkeypatch.setattr(provenance, "__file__", str(clone / "mbaug" / "provenance.py"))
-    committed(clone.parent)  # as a ZIP that was unpacked in somebody's repository, or a virtual environment there
+    committed(clone.parent)  # as if a ZIP were unpacked in another repository, or a virtual environment lay there
     assert provenance.commit.__wrapped__() == "unknown"
     committed(clone)
     assert provenance.commit.__wrapped__() == "unknown"

@@ -1,4 +1,4 @@
-"""How the chapters read: the answer first, a picture soon, plain sentences, a link at each name, nothing shown twice."""
+"""How the chapters read: answer first, an early picture, short sentences, links to papers and chapters, no repetition."""
 
 import ast
 import re
@@ -13,8 +13,8 @@ from mbaug.reporting import chapters
 
 CONTENTS = [source.stem for source in chapters.find()]
 NAMES = pytest.mark.parametrize("name", CONTENTS)
-FENCE = re.compile(r"```python\n(.*?)```", re.S)  # what `show` displays of a function
-SHOWN = re.compile(r"^`(?:mbaug|benchmarks)[\w.]*`\n")  # and what it begins with
+FENCE = re.compile(r"```python\n(.*?)```", re.S)  # the code of a function, as `show` displays it
+SHOWN = re.compile(r"^`(?:mbaug|benchmarks)[\w.]*`\n")  # how such a display begins
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\](?:\(([^)\s]*)\)|\[\w+\])")
 CITED = re.compile(r"[A-Z][\w’-]+(?: et al\.| & [A-Z][\w’-]+)\s+\(?(?:19|20)\d\d|arXiv[ :]\d{4}\.\d{4,5}")
 PRINTING = ("Markdown", "print")
@@ -27,7 +27,7 @@ def read(name):
 
 
 def texts(cell):
-    """Returns what a cell gives to read, in order: markdown, printed text; None where a picture is."""
+    """Returns the texts that a cell shows the reader, in order, with None in place of a picture."""
     if cell.cell_type == "markdown":
         return [cell.source]
     found = []
@@ -39,25 +39,25 @@ def texts(cell):
 
 
 def prose(text):
-    """Returns the words of a text without code, equations, addresses and the lines that make a table."""
+    """Returns a text without its code, equations, addresses and the separator lines of tables."""
     text = re.sub(r"<[^>]*>|&\w+;", " ", FENCE.sub(" ", text))
     text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", " x ", text, flags=re.S)
     return re.sub(r"(?m)^\|[-| ]+\|$", " ", LINK.sub(r"\1", text))
 
 
 def words(text):
-    """Returns how many words a text has."""
+    """Returns the number of words in a text's prose."""
     return len(re.findall(r"\w[\w’'.,-]*", prose(text)))
 
 
 def written(name):
-    """Returns all prose of a chapter that is the chapter's own: its markdown, and what it prints as markdown."""
-    own = (text for cell in read(name) for text in texts(cell) if text and not SHOWN.match(text))
-    return "\n\n".join(own)
+    """Returns the markdown and printed text of a chapter, without the functions that it shows."""
+    parts = (text for cell in read(name) for text in texts(cell) if text and not SHOWN.match(text))
+    return "\n\n".join(parts)
 
 
 def cited_without_link(text):
-    """Returns the papers that are no link where they are first cited."""
+    """Returns the papers whose first citation is not a link."""
     links, first = [found.span() for found in LINK.finditer(text)], {}
     for found in CITED.finditer(text):
         first.setdefault(found[0], found.start())
@@ -65,7 +65,7 @@ def cited_without_link(text):
 
 
 def named_without_link(text):
-    """Returns the numbers of chapters that are named before they are linked."""
+    """Returns the numbers of the chapters that are named before they are linked."""
     links = [(found.start(), found[2] or "") for found in LINK.finditer(text)]
     named = {found[1]: found.start() for found in reversed([*CHAPTER.finditer(text)])}
     after = {n: place + len("chapters [") for n, place in named.items()}
@@ -73,7 +73,7 @@ def named_without_link(text):
 
 
 @NAMES
-def test_a_chapter_begins_with_its_answer_in_numbers(name):
+def test_a_chapter_begins_with_its_question_and_an_answer_in_numbers(name):
     first = read(name)[0].source
     assert first.startswith(f"# {name[:2]} · ")
     question, _, rest = first.partition("<!-- answer -->\n")
@@ -94,38 +94,38 @@ def test_a_picture_follows_within_300_words(name):
 
 
 @NAMES
-def test_sentences_are_not_strung_together(name):
+def test_chapters_use_few_semicolons(name):
     text = prose(written(name))
     share = 100 * text.count(";") / words(text)
     assert share < 0.5, f"{share:.2f} semicolons in 100 words"
 
 
 @NAMES
-def test_every_paper_and_every_chapter_is_a_link_where_it_is_first_named(name):
+def test_the_first_mention_of_a_paper_or_chapter_is_a_link(name):
     text = written(name)
     assert not cited_without_link(text)
     assert not {*named_without_link(text)} - {name[:2]}
 
 
-def tries(name):
-    """Returns the edits that "Try it" of a chapter proposes: what is there, and what takes its place."""
+def proposed_edits(name):
+    """Returns the edits that "Try it" proposes, as pairs of old and new code."""
     part = re.sub(r"\s*\n\s*", " ", written(name).partition("## Try it")[2].partition("## Questions")[0])
     found = [pair[::-1] for pair in re.findall("`([^`]+)` in place of `([^`]+)`", part)]
     return found + re.findall("replace `([^`]+)` by `([^`]+)`", part)
 
 
 @NAMES
-def test_what_is_to_be_tried_replaces_code_that_is_there_by_code(name):
+def test_the_edits_under_try_it_fit_the_code_and_can_be_parsed(name):
     cells = [cell.source for cell in read(name) if cell.cell_type == "code"]
-    for there, new in tries(name):
-        edited = [source.replace(there, new) for source in cells if there.partition("...")[0] in source]
-        assert edited, there
+    for old, new in proposed_edits(name):
+        edited = [source.replace(old, new) for source in cells if old.partition("...")[0] in source]
+        assert edited, f"no code cell holds {old!r}"
         for source in edited:
             ast.parse(source)
 
 
 @NAMES
-def test_no_line_of_code_scrolls(name):
+def test_code_can_be_read_without_scrolling(name):
     code = [cell.source for cell in read(name) if cell.cell_type == "code"]
     code += [shown for cell in read(name) for text in texts(cell) if text for shown in FENCE.findall(text)]
     assert not [line for text in code for line in text.splitlines() if len(line) > 105]
@@ -133,7 +133,7 @@ def test_no_line_of_code_scrolls(name):
 
 @NAMES
 def test_prose_stands_in_markdown_and_not_in_code_that_prints_it(name):
-    """A template is read twice, as code and as text: a computed line may have 20 words of its own."""
+    """Readers see a template twice, in the code and in its output, so it may have at most 20 words."""
     long = []
     for cell in read(name):
         calls = ast.walk(ast.parse(cell.source if cell.cell_type == "code" else ""))

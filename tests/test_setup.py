@@ -1,4 +1,4 @@
-"""Set-up: one sentence for whatever a machine lacks, and one list of names and bounds for pip, uv and conda."""
+"""Set-up: one sentence says what a machine lacks, and pip, uv and conda share one list of packages and bounds."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 LOCKED = (ROOT / "requirements.txt").read_text()
 LOCK = re.findall(r"^([\w-]+)==([^ ]+)", LOCKED, re.M)
-# Stands in for Python: finds itself suitable, copies itself into .venv, and notes each step in `log`; pip fails when `offline`.
+# Stands in for Python: claims to be suitable, copies itself into .venv and logs each step. Given a file `offline`, pip fails.
 GOOD = """case "$*" in
     -c*) command -v python && exit ;;
     -V) echo Python 3.12.1 && exit ;;
@@ -31,7 +31,10 @@ esac && echo "${*##* }" >>log"""
 
 @pytest.fixture
 def setup(monkeypatch, tmp_path):
-    """Runs scripts/setup in a copy of what it reads, beside `programs` of shell. Returns its steps, or why it failed."""
+    """Returns a function that runs scripts/setup in a copy of the files it reads, with shell scripts in place of programs.
+
+    The function returns the steps that were taken or, after a failure, the error messages.
+    """
     monkeypatch.chdir(tmp_path)
     Path("scripts").mkdir()
     for name in ("pyproject.toml", "requirements.txt", "scripts/setup"):
@@ -57,17 +60,17 @@ def setup(monkeypatch, tmp_path):
         ("python3.12 has no venv module .* apt install python3-venv", {"programs": {"python3.12": "exit 3", "python": "exit 1"}}),
         ("TORCH=rocm is not known", {"torch": "rocm"}),
         (r"has 7\.2 GB of free disk space, and set-up needs 8 GB \(3 GB with TORCH=cpu\)", {"gigabytes": 7}),
-        ("needs 3 GB", {"torch": "cpu", "gigabytes": 2, "named": sys.executable}),  # a real Python is found suitable
+        ("needs 3 GB", {"torch": "cpu", "gigabytes": 2, "named": sys.executable}),  # the check accepts a real Python
     ],
 )
-def test_refused_in_one_sentence_before_anything_is_done(setup, sentence, arguments):
+def test_an_unsuitable_machine_is_refused_in_one_sentence_before_anything_changes(setup, sentence, arguments):
     (line,) = setup(**arguments)
     assert re.match(f"setup: .*{sentence}", line)
     assert not Path(".venv").exists()
 
 
-def test_steps(setup):
-    """An interrupted set-up goes on, one that is ready does nothing, and another torch means another .venv."""
+def test_set_up_takes_only_the_steps_that_are_left(setup):
+    """An interrupted set-up continues, a finished one does nothing, and another torch needs a new .venv."""
     Path("offline").touch()
     assert "failed, as the messages above say" in setup("cpu")[-1]
     Path("offline").unlink()
@@ -79,19 +82,19 @@ def test_steps(setup):
     assert setup("default")[7:] == [".venv", ".venv/tmp/torch", ".venv/tmp/others", "."]
 
 
-def test_every_set_up_brings_the_extras_and_none_asks_for_torch_again(setup):
-    """Its CPU-only file has another hash than the locked one, and Stable-Baselines3 needs torch."""
-    setup("cpu", programs={"flock": "exit 1"})  # nor do file systems without locks matter
+def test_every_set_up_installs_the_extras_and_does_not_ask_for_torch_again(setup):
+    """Stable-Baselines3 requires torch, but the CPU-only torch has another hash than the locked one."""
+    setup("cpu", programs={"flock": "exit 1"})  # set-up also works on file systems without locks
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {Requirement(one).name.replace("_", "-") for one in chain(*extras.values())}
     found = {*re.findall(r"^([\w-]+)==", Path("others").read_text(), re.M)}
-    assert {*names, "huggingface-hub"} <= found  # the last is what `minari download` needs
+    assert {*names, "huggingface-hub"} <= found  # `minari download` needs huggingface-hub
     assert "torch" not in found
     assert {"--no-deps", "--require-hashes"} <= {*Path("how").read_text().split()}
 
 
-def test_a_clone_may_lie_where_ascii_does_not_reach(setup, tmp_path):
-    """What set-up leaves, in a real Python of a folder with another name: LC_ALL=C reads that as ASCII before Python 3.13."""
+def test_a_clone_may_lie_in_a_folder_with_a_non_ascii_name(setup, tmp_path):
+    """Copies the .pth file that set-up writes into a real environment. With LC_ALL=C, Python before 3.13 reads it as ASCII."""
     setup()
     path = next(Path(".venv").glob("lib/python*/site-packages/mbaug.pth"))
     clone = tmp_path / "clöne"
@@ -104,39 +107,39 @@ def test_a_clone_may_lie_where_ascii_does_not_reach(setup, tmp_path):
     assert found.strip() == ascii(str(clone / "mbaug" / "files.py"))
 
 
-def test_another_environment_s_packages_stay_outside(tmp_path):
-    """Those that PYTHONPATH names, as where ROS is set up."""
+def test_make_ignores_the_packages_of_another_environment(tmp_path):
+    """PYTHONPATH names such packages, for example where ROS is set up."""
     (tmp_path / "Makefile").write_text(f'include {ROOT}/Makefile\nshown:\n\t@echo "[$$PYTHONPATH]"\n')
     command = ["make", "--silent", "-C", tmp_path, "shown"]
     shown = subprocess.run(command, env=os.environ | {"PYTHONPATH": "/opt/ros"}, capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
 
 
-def test_one_list_of_names_and_bounds():
+def test_pip_uv_and_conda_have_the_same_packages_and_bounds():
     project, groups = (tomllib.loads((ROOT / "pyproject.toml").read_text())[key] for key in ("project", "dependency-groups"))
     for requirement in map(Requirement, sum(project["optional-dependencies"].values(), project["dependencies"] + groups["test"])):
         versions = [version for name, version in LOCK if name == requirement.name.replace("_", "-")]
         assert [*requirement.specifier.filter(versions)] == versions != [], f"{requirement} is not locked: `make lock`"
-    assert "://" not in LOCKED  # which index a machine uses is its own affair
-    assert [sum(name == one for name, _ in LOCK) for one in ("mujoco", "torch")] == [1, 1]  # else results hang on the Python
+    assert "://" not in LOCKED  # the lock names no package index: each machine uses its own
+    assert [sum(name == one for name, _ in LOCK) for one in ("mujoco", "torch")] == [1, 1]  # one for every Python
     python, _, packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert (python, *packages["pip"]) == (f"python{project['requires-python']}", "--editable .", *project["dependencies"])
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder that the built wheel is installed in."""
+    """A folder in which the built wheel is installed."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "flit_core.wheel", "--outdir", folder, ROOT], check=True)
     zipfile.ZipFile(next(folder.glob("*.whl"))).extractall(folder / "site-packages")
     return folder / "site-packages"
 
 
-def test_wheel_is_marked_as_typed(installed):
+def test_the_wheel_is_marked_as_typed(installed):
     assert {"py.typed", "files.py"} <= {path.name for path in (installed / "mbaug").iterdir()}
 
 
-TYPED = """
+SCRIPT = """
 import sys
 from mbaug import __main__ as commands
 from mbaug.datasets import read
@@ -155,11 +158,11 @@ for typed in ("data FILE --as hopper-a --output out", "data FILE --as hopper-a",
 
 
 @pytest.mark.slow
-def test_what_needs_no_clone_works_from_the_wheel_and_the_rest_says_so(installed, in_tmp_path):
-    """Nothing is written where it is installed."""
+def test_from_the_wheel_a_command_works_or_says_that_it_needs_a_clone(installed, in_tmp_path):
+    """Nothing is written into the installed package."""
     before = sorted(path for path in installed.rglob("*") if path.suffix != ".pyc" and path.name != "__pycache__")
     pool = ROOT / "data" / "offline" / "hopper-random.hdf5"
-    command = [sys.executable, "-c", TYPED, pool]
+    command = [sys.executable, "-c", SCRIPT, pool]
     found = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(installed)}, stdout=subprocess.PIPE, text=True).stdout
     length, named, *imported, done = found.splitlines()[:6]
     clone = f"mbaug is installed in {installed} without its repository, which holds the data, the recorded runs and the notebooks"

@@ -1,4 +1,4 @@
-"""The site: whole, without warnings, and read without network; its links to other places only where the address is known."""
+"""The site: it builds without warnings, needs no network, and links to Binder and Colab once the repository has an address."""
 
 import ast
 import importlib.util
@@ -24,7 +24,7 @@ ADDRESS = "https://github.com/someone/mbaug"
 
 
 class Page(HTMLParser):
-    """The ids of a page, what it links to, and what a browser fetches to show it."""
+    """The ids of a page, its links, and its parts: the files that a browser fetches to show it."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -55,7 +55,7 @@ def site(tmp_path_factory):
 
 @pytest.mark.slow
 def test_no_link_is_broken_and_nothing_is_fetched_from_elsewhere(site):
-    """Links out of the project to where it can be run are there only if its address is known."""
+    """Pages link to Binder and Colab only if the address of the repository is known."""
     pages = {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.parts}
     assert {site / "index.html", *(site / f"notebooks/{name}.html" for name in CONTENTS)} <= {*pages}
     broken = []
@@ -78,18 +78,18 @@ def test_no_link_is_broken_and_nothing_is_fetched_from_elsewhere(site):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium on the PATH")
 @pytest.mark.parametrize("page", ["index", *(f"notebooks/{name}" for name in CONTENTS)])
-def test_a_browser_has_nothing_to_complain_of(site, page):
+def test_a_browser_reports_no_error(site, page):
     command = ["chromium", "--headless=new", "--no-sandbox", "--enable-logging=stderr", "--virtual-time-budget=5000"]
     command += ["--window-size=390,900", "--dump-dom", f"file://{site}/{page}.html"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert "<h1>" in result.stdout
-    told = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
-    assert not [line for line in told if '"[PST]: ' not in line], "the theme notes what it does, as [PST]; all else is a fault"
-    assert ("mjx-container" in result.stdout) == ('class="math' in (site / f"{page}.html").read_text())  # formulas are drawn
+    logged = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in logged if '"[PST]: ' not in line], "only notes of the theme, marked [PST], may be logged"
+    assert ("mjx-container" in result.stdout) == ('class="math' in (site / f"{page}.html").read_text())  # formulas are typeset
 
 
 @pytest.mark.slow
-def test_buttons_lead_elsewhere_where_the_address_is_known(tmp_path):
+def test_pages_link_to_colab_and_binder_where_the_address_is_known(tmp_path):
     pytest.importorskip("sphinx_book_theme", reason="the site's packages are not installed: `make setup`")
     (tmp_path / "notebooks").mkdir()
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
@@ -97,7 +97,7 @@ def test_buttons_lead_elsewhere_where_the_address_is_known(tmp_path):
     shutil.copy(ROOT / "notebooks/90_engine.ipynb", tmp_path / "notebooks")
     project = (ROOT / "pyproject.toml").read_text().replace("\n[project.urls]\n", "\n[project.other]\n")
     (tmp_path / "pyproject.toml").write_text(f'[project.urls]\nRepository = "{ADDRESS}"\n\n{project}')
-    missing = "suppress_warnings=myst,toc,ref,image,download,git"  # what README and chapter link to is not here
+    missing = "suppress_warnings=myst,toc,ref,image,download,git"  # this copy lacks the files that README and chapter link to
     site = build(tmp_path, tmp_path, "-D", "include_patterns=README.md,notebooks/*", "-D", missing)
     links = Page(site / "notebooks/90_engine.html").links
     assert "https://colab.research.google.com/github/someone/mbaug/blob/gh-pages/colab/90_engine.ipynb" in links
@@ -117,11 +117,11 @@ def test_the_copy_for_colab_begins_with_its_set_up(name):
     assert [cell.source for cell in copy.cells[1:]] == [cell.source for cell in chapter.cells]
     assert not any(cell.get("outputs") for cell in copy.cells)
     for cell in copy.cells:
-        ast.parse(cell.source if cell.cell_type == "code" else "")  # no magics, in the set-up neither
+        ast.parse(cell.source if cell.cell_type == "code" else "")  # no magics, not even in the set-up
 
 
 def test_binder_installs_what_the_project_needs():
-    """Binder reads Python's version only where it is pinned, and paths from the folder of the file."""
+    """Binder heeds the version of Python only if it is pinned, and resolves paths from the folder of the file."""
     *conda, packages = yaml.safe_load((ROOT / ".binder/environment.yml").read_text())["dependencies"]
     python, version = conda[0].split("=")
     assert Requirement(f"{python}{PROJECT['requires-python']}").specifier.contains(f"{version}.0")
@@ -131,7 +131,7 @@ def test_binder_installs_what_the_project_needs():
     assert (ROOT / ".binder" / ".." / "pyproject.toml").is_file()
 
 
-def test_the_address_of_the_repository_is_known_everywhere_or_nowhere():
+def test_citation_and_package_name_the_same_repository_and_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation.get("repository-code") == PROJECT.get("urls", {}).get("Repository")
     assert citation["version"] == PROJECT["version"]

@@ -1,4 +1,4 @@
-"""The four tasks: scores, stepping in lockstep, snapshots, evaluation; a fall is terminal and a time limit is not."""
+"""The four tasks: scores, lockstep, snapshots and evaluation; a fall is terminal, a time limit is not."""
 
 import json
 from dataclasses import replace
@@ -21,12 +21,12 @@ def limited(name, steps):
 
 
 def actions(task, steps, population, seed=0):
-    """Returns random actions for every step of every environment."""
+    """Returns random actions for all steps of all environments."""
     return np.random.default_rng(seed).uniform(-1, 1, (steps, population, task.action_size)).astype(np.float32)
 
 
 def run(environments, random):
-    """Returns everything that some steps give, stacked."""
+    """Returns the results of the steps, stacked field by field."""
     return [np.stack(parts) for parts in zip(*(environments.step(action) for action in random), strict=True)]
 
 
@@ -42,7 +42,7 @@ def run(environments, random):
         ("ant", "ankle_3", "ankle 3 angle (rad)"),
     ],
 )
-def test_a_task_is_what_gymnasium_makes_and_names_the_joints_that_it_shows(name, joint, label):
+def test_a_task_matches_gymnasiums_and_names_what_its_states_hold(name, joint, label):
     task = tasks.find(name)
     environment = tasks.make(task)
     assert environment.observation_space.shape == (task.state_size,) == (len(set(task.state_names)),)
@@ -51,16 +51,16 @@ def test_a_task_is_what_gymnasium_makes_and_names_the_joints_that_it_shows(name,
     assert environment.spec.id.endswith("-v5")
     simulator = environment.unwrapped
     assert len(task.velocities) == simulator.model.nv
-    place, speed = simulator.init_qpos.copy(), simulator.init_qvel.copy()
-    place[simulator.model.joint(joint).qposadr] = 0.123
+    position, speed = simulator.init_qpos.copy(), simulator.init_qvel.copy()
+    position[simulator.model.joint(joint).qposadr] = 0.123
     speed[simulator.model.joint(joint).dofadr] = 0.456
-    simulator.set_state(place, speed)
+    simulator.set_state(position, speed)
     shown = dict(zip(task.state_names, simulator._get_obs(), strict=True))
     assert shown[label] == pytest.approx(0.123)
     assert shown[label.replace("angle (rad)", "velocity (rad/s)")] == pytest.approx(0.456)
 
 
-def test_scores_are_d4rls():
+def test_scores_are_normalised_as_in_d4rl():
     """Source: Farama-Foundation/D4RL, d4rl/infos.py."""
     references = {task.name: (task.return_random, task.return_expert) for task in tasks.TASKS.values()}
     assert references == {
@@ -71,22 +71,22 @@ def test_scores_are_d4rls():
     }
     for task in tasks.TASKS.values():
         assert tasks.normalised_score(task, np.array([task.return_random, task.return_expert])).tolist() == [0, 100]
-    assert tasks.normalised_score(tasks.find("ant"), 1000.0) == pytest.approx(31.5, abs=0.1)  # one that stands still
-    assert tasks.normalised_score(tasks.find("hopper"), 3532) == pytest.approx(109, abs=1)  # SAC's, as it is published
+    assert tasks.normalised_score(tasks.find("ant"), 1000.0) == pytest.approx(31.5, abs=0.1)  # an Ant that stands still
+    assert tasks.normalised_score(tasks.find("hopper"), 3532) == pytest.approx(109, abs=1)  # as published for SAC
 
 
 # --- lockstep -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_fall_is_terminal_and_not_truncated_also_at_the_time_limit():
+def test_a_fall_is_terminal_and_not_truncated_even_at_the_time_limit():
     task, push = limited("hopper", 1000), np.ones((1, 3), dtype=np.float32)
     environments, start = Lockstep(task, [0]), tasks.make(task).unwrapped
     length, step = next((n, s) for n, s in enumerate(map(environments.step, [push] * 150), start=1) if s.terminal or s.truncated)
-    assert step.terminal[0], "a Hopper that pushes falls soon"
+    assert step.terminal[0], "a Hopper that pushes must fall soon"
     assert not step.truncated[0]
     start.set_state(start.init_qpos, start.init_qvel)
-    assert np.abs(step.next_state[0] - start._get_obs()).max() > 0.2, "where it fell"
-    assert np.abs(step.state[0] - start._get_obs()).max() < 0.02, "where it begins again, up to a small noise"
+    assert np.abs(step.next_state[0] - start._get_obs()).max() > 0.2, "next_state is where it fell"
+    assert np.abs(step.state[0] - start._get_obs()).max() < 0.02, "state is where the next episode begins, up to a small noise"
     np.testing.assert_array_equal(environments.state, step.state)
     *before, last = map(Lockstep(limited("hopper", length), [0]).step, [push] * length)
     assert (last.terminal[0], last.truncated[0]) == (True, False)
@@ -103,7 +103,7 @@ def test_a_time_limit_is_truncated_and_not_terminal():
 
 
 @calm_and_rough
-def test_an_environment_is_the_same_again_alone_and_among_neighbours(dynamics):
+def test_an_environment_gives_the_same_steps_alone_and_among_others(dynamics):
     task = limited("hopper", 20)
     random = actions(task, 50, 3)
     together = run(Lockstep(task, [5, 3, 9], dynamics), random)
@@ -115,15 +115,15 @@ def test_an_environment_is_the_same_again_alone_and_among_neighbours(dynamics):
 
 @calm_and_rough
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_a_restored_snapshot_goes_on_bit_for_bit(name, dynamics):
-    """From the middle of an episode, over the ends of others, into environments that have been elsewhere."""
+def test_a_restored_snapshot_continues_bit_for_bit(name, dynamics):
+    """Restores a snapshot from mid-episode into environments with another history, and steps past several episode ends."""
     task = limited(name, 30)
     environments, random = Lockstep(task, [0, 1], dynamics), actions(task, 13 + 70, 2)
     run(environments, random[:13])
     arrays, plain = environments.snapshot()
     arrays, plain = {key: array.copy() for key, array in arrays.items()}, json.loads(json.dumps(plain))
     expected = run(environments, random[13:])
-    assert (expected[2] | expected[3]).sum() >= 4, "episodes end in between"
+    assert (expected[2] | expected[3]).sum() >= 4, "episodes must end after the snapshot"
     other = Lockstep(task, [7, 8], dynamics)
     run(other, actions(task, 40, 2, seed=1))
     other.restore(arrays, plain)
@@ -135,9 +135,9 @@ def test_a_restored_snapshot_goes_on_bit_for_bit(name, dynamics):
 # --- stochastic tasks -----------------------------------------------------------------------------------------------------
 
 
-def test_observations_have_their_noise_and_the_physics_do_not():
+def test_observation_noise_does_not_change_the_physics():
     task = limited("halfcheetah", 1000)
-    assert not isinstance(tasks.make(task, Dynamics()), Stochastic), "a calm task is the task itself"
+    assert not isinstance(tasks.make(task, Dynamics()), Stochastic), "a task without noise is not wrapped"
     random = actions(task, 200, 1)
     noisy, true = (run(Lockstep(task, [0], Dynamics(observation_noise=scale)), random)[0][:, 0] for scale in (0.1, 0.0))
     noise = noisy - true
@@ -145,28 +145,28 @@ def test_observations_have_their_noise_and_the_physics_do_not():
     assert np.abs(noise.mean(axis=0)).max() < 5 * 0.1 / np.sqrt(200)
 
 
-class Told(gymnasium.Wrapper):
-    """Notes the actions that reach the simulator, and the force on the torso at that moment."""
+class Logged(gymnasium.Wrapper):
+    """Logs the actions that reach the simulator and the forces applied at that moment."""
 
     def step(self, action):
-        self.told.append((action, self.unwrapped.data.xfrc_applied.copy()))
+        self.log.append((action, self.unwrapped.data.xfrc_applied.copy()))
         return super().step(action)
 
 
-def test_actions_have_their_noise_within_bounds_and_pushes_come_from_either_side_along_the_track():
-    inner = Told(tasks.make(limited("halfcheetah", 1000)))
-    inner.told, environment = [], Stochastic(inner, Dynamics(action_noise=0.3, push_probability=0.25, push_force=7.0))
+def test_noisy_actions_stay_within_bounds_and_pushes_act_both_ways_along_the_track():
+    inner = Logged(tasks.make(limited("halfcheetah", 1000)))
+    inner.log, environment = [], Stochastic(inner, Dynamics(action_noise=0.3, push_probability=0.25, push_force=7.0))
     environment.reset(seed=0)
     for action in (0.0, 1.0):
         for _ in range(400):
             environment.step(np.full(6, action, dtype=np.float32))
-    noisy, forces = map(np.array, zip(*inner.told, strict=True))
+    noisy, forces = map(np.array, zip(*inner.log, strict=True))
     assert noisy[:400].std() == pytest.approx(0.3, rel=0.1)
     assert noisy[400:].max() == 1
     assert (noisy[400:] == 1).mean() == pytest.approx(0.5, abs=0.05)
     along = forces[:, 1, 0].copy()
     forces[:, 1, 0] = 0
-    assert not forces.any(), "at the torso, along the track"
+    assert not forces.any(), "pushes act on the torso, along the track"
     assert [(along == force).mean() for force in (7, -7, 0)] == pytest.approx([0.125, 0.125, 0.75], abs=0.05)
 
 
@@ -174,12 +174,12 @@ def test_actions_have_their_noise_within_bounds_and_pushes_come_from_either_side
 
 
 def acting(task):
-    """Returns a policy whose action depends on each state alone."""
+    """Returns a policy whose action depends on the state alone."""
     return lambda state: np.sin(3 * state[..., : task.action_size] + state[..., 5:6]).astype(np.float32)
 
 
 def played(task, environment, state, discount, steps=1000):
-    """Returns what an episode gives that is stepped alone, from where its environment is."""
+    """Returns return, discounted return, length and first state of an episode, played from the environment's current state."""
     first, rewards, done = state.astype(np.float32), [], False
     while not done and len(rewards) < steps:
         state, reward, terminal, truncated, _ = environment.step(acting(task)(state.astype(np.float32)))
@@ -197,11 +197,11 @@ def test_episodes_in_lockstep_equal_episodes_one_by_one(name):
         state, _ = environment.reset(seed=streams.integer(seed, "evaluation", "finetune", 5000, episode))
         for ours, theirs in zip(found, played(task, environment, state, 0.9), strict=True):
             np.testing.assert_allclose(ours[k, episode], theirs, rtol=1e-12, atol=0)
-    assert (found.length.min() < 25) == (name == "hopper"), "some Hoppers fall, so episodes end at different times"
+    assert (found.length.min() < 25) == (name == "hopper"), "some Hoppers must fall, so that episodes end at different times"
 
 
-def test_an_evaluation_from_states_goes_on_from_them():
-    """Five states for two environments an agent: each return is that of a simulator set there, cut after so many steps."""
+def test_an_evaluation_can_start_from_given_states():
+    """Five states take turns in two environments per agent. Each result is that of a simulator set to the state for 4 steps."""
     task = limited("hopper", 1000)
     environment = tasks.make(task)
     environment.reset(seed=0)
@@ -223,4 +223,4 @@ def test_an_evaluation_depends_on_its_seed_and_occasion_alone():
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(one[1], three[0, :2])
     starts = np.concatenate([first.first_state, other.first_state]).reshape(8, -1)
-    assert len(np.unique(starts, axis=0)) == 8, "every episode begins elsewhere"
+    assert len(np.unique(starts, axis=0)) == 8, "every episode must begin in another state"
