@@ -1,8 +1,8 @@
-"""Checks what is given against what is allowed: every refusal is one sentence that names both.
+"""Checks values. Every error is one sentence that says what was given and what is allowed.
 
-A settings class declares its bounds beside its fields, as types (`Count`, `Positive`, `Share`, ...), and is decorated by
-`settings`; one mechanism reads them. It is ours in place of pydantic, which is a compiled dependency and whose
-messages would have to be rewritten one by one to become such sentences.
+A settings class declares bounds as the types of its fields (`Count`, `Positive`, `Share`, ...). The decorator `settings` checks
+them. We do not use pydantic because it is a compiled dependency, and because we would have to rewrite each of its messages to
+get such sentences.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
-NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"  # a part of a run's name, and the name of a dataset
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"  # pattern of a dataset's name and of each part of a run's name
 Class = TypeVar("Class", bound=type)
 Value = TypeVar("Value")
 
@@ -23,23 +23,23 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
     """Returns `given` if it is one of `allowed`.
 
     Raises:
-        ValueError: `kind` `given` is unknown; the sentence names the nearest allowed names and all of them.
+        ValueError: `given` is not allowed. The message calls it an unknown `kind`, suggests similar names and lists all names.
     """
     allowed = list(allowed)
     if given in allowed:
         return given
-    raise ValueError(f"unknown {kind} {given!r}: {meant(given, allowed)}allowed are {', '.join(map(repr, allowed))}")
+    raise ValueError(f"unknown {kind} {given!r}: {suggestion(given, allowed)}allowed are {', '.join(map(repr, allowed))}")
 
 
-def meant(given: str, allowed: Iterable[str], most: int = 3) -> str:
-    """Returns a question for the names that are nearest to what was given, in small letters or capitals; "" if none is near."""
-    alike = {name.lower(): name for name in allowed}
-    near = [repr(alike[name]) for name in difflib.get_close_matches(str(given).lower(), alike, most)]
+def suggestion(given: str, allowed: Iterable[str], most: int = 3) -> str:
+    """Returns "did you mean ...? " with the allowed names closest to `given`, ignoring case; "" if none is close."""
+    by_lower_case = {name.lower(): name for name in allowed}
+    near = [repr(by_lower_case[name]) for name in difflib.get_close_matches(str(given).lower(), by_lower_case, most)]
     return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 def require(holds: object, sentence: str) -> None:
-    """Raises ValueError with `sentence` (what was given, what is allowed) unless `holds` is true."""
+    """Raises ValueError with `sentence`, which says what was given and what is allowed, unless `holds` is true."""
     if not holds:
         raise ValueError(sentence)
 
@@ -52,7 +52,7 @@ def given(value: Value | None, sentence: str) -> Value:
 
 
 def needs(what: str, package: str) -> str:
-    """Returns what to say where an optional package is not installed."""
+    """Returns the error message for an optional package that is not installed."""
     return f"{what} needs {package}: `make setup` installs it"
 
 
@@ -61,7 +61,7 @@ def needs(what: str, package: str) -> str:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a value must be beside its type: a test, and its end of the sentence "it must be ..."."""
+    """A condition on a value beside its type, and the words that complete "it must be ..."."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -73,8 +73,10 @@ Whole = Annotated[int, _least]
 Positive = Annotated[float, _above]
 NotNegative = Annotated[float, _least]
 Share = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]
-Layers = Annotated[tuple[int, ...], Bound(lambda x: all(_is(int, n) and n > 0 for n in x), "of layers with 1 unit or more each")]
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple"} | {
+Layers = Annotated[
+    tuple[int, ...], Bound(lambda x: all(_is(int, n) and n > 0 for n in x), "a tuple of layer sizes, each 1 or more")
+]
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "a tuple"} | {
     dict: "an object of named values",
     list: "a list",
 }
@@ -83,28 +85,28 @@ NUMBERS = {int: Integral, float: Real}
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Returns the annotations of a class's fields."""
+    """Returns the annotations of a class's fields, bounds included."""
     return get_type_hints(cls, include_extras=True)
 
 
 def _is(kind: type, value: object) -> bool:
-    """Returns whether a value is of a kind; True is no number, and a whole number is a number."""
+    """Returns whether `value` has the type `kind`. A whole number also counts as a float, but a bool is not a number."""
     return isinstance(value, NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
 @cache
 def _options(hint: Any) -> list[tuple[Any, tuple[Bound, ...]]]:
-    """Returns each type that an annotation allows, with its bounds."""
+    """Returns the types that an annotation allows, each with its bounds."""
     if get_origin(hint) is Annotated:
         hint, *bounds = get_args(hint)
-        return [(option, (*own, *bounds)) for option, own in _options(hint)]
-    if get_origin(hint) in (types.UnionType, Union):  # the second where a part has bounds
+        return [(option, (*inner, *bounds)) for option, inner in _options(hint)]
+    if get_origin(hint) in (types.UnionType, Union):  # `A | B` is a Union if A or B has bounds
         return [pair for option in get_args(hint) for pair in _options(option)]
     return [(hint, ())]
 
 
-def _held(name: str, value: object, hint: Any) -> Any:
-    """Returns which of the annotation's types a value has; a sentence if it has none, or breaks a bound."""
+def _checked_type(name: str, value: object, hint: Any) -> Any:
+    """Returns the type in the annotation that `value` has; raises ValueError if it has none of them or violates a bound."""
     kinds = []
     for option, bounds in _options(hint):
         kinds.append(get_origin(option) or option)
@@ -113,20 +115,20 @@ def _held(name: str, value: object, hint: Any) -> Any:
             break
     else:
         words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
-    if words is not None:  # only now: a value may be long
+    if words is not None:  # format the message only on failure: a value may be long
         raise ValueError(f"{name} is {value!r:.300}, but it must be {words}")
     return option
 
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: Class) -> Class:
-    """Makes a class a frozen dataclass whose fields are checked when it is made, before its own `__post_init__`."""
-    combinations = cls.__dict__.get("__post_init__", lambda self: None)
+    """Returns the class as a frozen dataclass that checks each field on creation, before the class's own `__post_init__`."""
+    check_combinations = cls.__dict__.get("__post_init__", lambda self: None)
 
     def __post_init__(self: object) -> None:
         for name, hint in _hints(cls).items():
-            _held(name, getattr(self, name), hint)
-        combinations(self)
+            _checked_type(name, getattr(self, name), hint)
+        check_combinations(self)
 
     cls.__post_init__ = __post_init__
     return dataclass(frozen=True)(cls)
@@ -136,14 +138,14 @@ def settings(cls: Class) -> Class:
 
 
 def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] = (), parent: str = "") -> Value:
-    """Returns a settings class filled from plain JSON: every field is there, of its type and within its bounds, and none else.
+    """Returns an instance of a settings class, read from parsed JSON that must hold exactly its fields.
 
-    A list becomes a tuple, an object that is declared as a settings class becomes one. What is declared as `Any` stays as it is.
-    Fields in `lacking`, at any depth, may be missing if they have a default, which they take. A sentence begins with `where`, the
-    file, and names a field after its `parent`, where the class is a field itself.
+    Where the class declares a tuple, a list becomes one. Where it declares a settings class, an object becomes one. A field of
+    type `Any` is kept as it is. Fields named in `lacking` may be missing at any depth if they have a default, which they take.
 
     Raises:
-        ValueError: with the file, the key, what was given and what is allowed.
+        ValueError: A field is missing, unknown, or not allowed. The message begins with `where`, the file's name, and puts
+            `parent`, the path to this object inside the file, before the field's name.
     """
     place = f"{where}: {parent or 'the content'}"
     if not isinstance(plain, dict):
@@ -151,27 +153,27 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
     hints = _hints(cls)
     for words, names in (
         ("lacks", [name for name in hints if name not in plain and not (name in lacking and hasattr(cls, name))]),
-        ("has the unknown", [repr(name) for name in plain if name not in hints]),
+        ("has unknown fields:", [repr(name) for name in plain if name not in hints]),
     ):
         require(not names, f"{place} {words} {', '.join(names):.200}; allowed are {', '.join(hints)}")
     prefix = f"{parent}." if parent else ""
     values = {name: _value(hints[name], item, where, lacking, prefix + name) for name, item in plain.items()}
     try:
         return cls(**values)
-    except ValueError as error:  # a combination that the class refuses
+    except ValueError as error:  # the class refuses this combination of values
         raise ValueError(f"{where}: {prefix and f'{parent}: '}{error}") from None
 
 
 def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: str) -> Any:
-    """Returns plain JSON as what its annotation says."""
+    """Returns parsed JSON converted to the type in the annotation `hint`."""
     options = [option for option, _ in _options(hint)]
     record = next((option for option in options if is_dataclass(option)), None)
     if record is not None and isinstance(value, dict):
         return read(record, value, where, lacking, name)  # pyright: ignore[reportArgumentType]
     if isinstance(value, list) and any(get_origin(option) is tuple for option in options):
         value = tuple(value)
-    option = _held(f"{where}: {name}", value, hint)
-    inner = next((part for part in get_args(option)[::-1] if part is not Ellipsis), Any)  # of a tuple, a list, a dict
+    option = _checked_type(f"{where}: {name}", value, hint)
+    inner = next((part for part in get_args(option)[::-1] if part is not Ellipsis), Any)  # type of a container's items
     if isinstance(value, tuple | list):
         return type(value)(_value(inner, item, where, lacking, f"{name}[{number}]") for number, item in enumerate(value))
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How what was begun ends: a command that is told to end does so as by Ctrl-C, and no child outlives its parent."""
+"""How processes end: a termination signal acts like Ctrl-C, and no child process outlives its parent."""
 
 import os
 import signal
@@ -10,22 +10,22 @@ from contextlib import contextmanager
 
 @contextmanager
 def as_by_ctrl_c() -> Iterator[None]:
-    """Makes SIGTERM, and SIGHUP unless it is ignored as under nohup, raise KeyboardInterrupt in the main thread."""
-    asked = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is not signal.SIG_IGN]
-    before = {name: signal.signal(name, signal.default_int_handler) for name in asked}
+    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, unless ignored, as nohup does with SIGHUP."""
+    handled = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is not signal.SIG_IGN]
+    previous = {name: signal.signal(name, signal.default_int_handler) for name in handled}
     try:
         yield
     finally:
-        for name, handler in before.items():
+        for name, handler in previous.items():
             signal.signal(name, handler)
 
 
 def with_parent(parent: int) -> None:
-    """Makes a child process end within a second or two of its parent, however that ends: kill -9 tells the children nothing."""
+    """Ends this child process within two seconds of its parent's death. Needed for kill -9, which sends children no signal."""
 
     def wait() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)  # also in the middle of a step: the last checkpoint is whole
+        os._exit(1)  # safe in the middle of a step: checkpoints are written atomically
 
     threading.Thread(target=wait, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON that is standard, and the clone's folder. Needs no torch."""
+"""Atomic writes, standard JSON, digests, and the folder of the clone. Does not import torch."""
 
 import dataclasses
 import errno
@@ -13,15 +13,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-CLONE = Path(__file__).resolve().parents[1]  # or where the package is installed without it
+CLONE = Path(__file__).resolve().parents[1]  # the clone, or site-packages if the package is installed without one
 
 
 class CannotWrite(OSError):
-    """The output folder is full or read-only; what was there before is untouched."""
+    """A file cannot be written, for example because the disk is full; existing files are unchanged."""
 
 
 def repository() -> Path:
-    """Returns the folder of the clone that this package was installed from; raises FileNotFoundError if there is none."""
+    """Returns the folder of the clone that the package runs from; raises FileNotFoundError if there is none."""
     if not (CLONE / "pyproject.toml").is_file():
         raise FileNotFoundError(
             f"mbaug is installed in {CLONE} without its repository, which holds the data, the recorded runs and the notebooks: "
@@ -32,7 +32,7 @@ def repository() -> Path:
 
 @contextmanager
 def in_one_sentence(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write `path` into one sentence that says what to do."""
+    """Turns an OSError from writing `path` into a CannotWrite that says what to do."""
     try:
         yield
     except OSError as error:
@@ -43,68 +43,68 @@ def in_one_sentence(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `path` so that at any moment it is the old file or the new one, never a part, whoever else writes it."""
+    """Writes `path` atomically: readers see the old file or the new one, never a part, even if several processes write it."""
     write_together({path: content})
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Writes files that belong together: all lie beside their places, whole and on disk, before the first takes its place.
+    """Writes files that belong together: first all of them as temporary files, flushed to disk, then renames these.
 
-    If that fails nothing changes; if a file cannot take its place, those that were not there before go away again.
+    If writing a temporary file fails, nothing changes. If a rename fails, files that did not exist before are removed again.
     """
     temporaries = {}
-    with ExitStack() as undo:  # of what was written so far, also by Ctrl-C
+    with ExitStack() as undo:  # removes what was written so far if an error or Ctrl-C interrupts us
         for path, content in contents.items():
             with in_one_sentence(path):
-                if path.exists() and not path.is_file():  # a folder; or a device, as /dev/null, which a file would replace
-                    raise FileExistsError(errno.EEXIST, "it is there, and is no file")
+                if path.exists() and not path.is_file():  # a folder, or a device such as /dev/null, which we would replace
+                    raise FileExistsError(errno.EEXIST, "it exists and is not a regular file")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _tidy(path.parent)
                 temporaries[path] = temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-                with open(temporary, "xb") as file:  # no other writer's, and nothing that a link leads to
+                with open(temporary, "xb") as file:  # "x": never overwrite another process's file or follow a link
                     undo.callback(_remove, temporary)
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
         for path, temporary in temporaries.items():
             with in_one_sentence(path):
-                was_there = os.path.lexists(path)
+                existed = os.path.lexists(path)
                 os.replace(temporary, path)
-                if not was_there:
+                if not existed:
                     undo.callback(_remove, path)
         undo.pop_all()
 
 
 def _remove(path: Path) -> None:
-    """Removes a file; what cannot be removed must not hide the error that led here."""
+    """Removes a file. Ignores errors, so that they do not hide the error that made us remove it."""
     with suppress(OSError):
         path.unlink()
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what processes that were killed left here: temporaries that nobody has written to for an hour."""
-    for left in folder.glob(".????????????????.tmp"):
-        with suppress(OSError):  # another process was faster
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink()
+    """Removes temporary files that killed processes left in a folder: those unchanged for an hour."""
+    for abandoned in folder.glob(".????????????????.tmp"):
+        with suppress(OSError):  # another process may have removed it
+            if time.time() - abandoned.stat().st_mtime > 3600:
+                abandoned.unlink()
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
-    """Returns `value` as JSON knows it: dataclasses as dicts, tuples as lists, scalars of NumPy and torch as numbers.
+    """Returns `value` as JSON types: dataclasses as dicts, tuples as lists, NumPy and torch scalars as numbers.
 
     Raises:
-        TypeError: A value has no equal in JSON, or a key is not a string (JSON would silently make it one).
+        TypeError: A value has no JSON type, or a key is not a string (json.dumps would silently convert it).
     """
-    if getattr(value, "ndim", None) == 0:  # a scalar of NumPy or torch
+    if getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        if odd := [key for key in value if not isinstance(key, str)]:
-            raise TypeError(f"A key in JSON is a string; got {odd[0]!r}.")
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"JSON keys must be strings, but got {wrong[0]!r}.")
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -112,11 +112,11 @@ def plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    raise TypeError(f"JSON holds numbers, texts, lists and dicts; got {type(value).__name__}: {value!r:.80}.")
+    raise TypeError(f"JSON holds numbers, strings, lists and dicts, but got {type(value).__name__}: {value!r:.80}.")
 
 
 def finite(value: Any) -> Any:
-    """Returns plain data with None for NaN and the infinities, which standard JSON does not have."""
+    """Returns plain data with None in place of NaN and infinities, which standard JSON lacks."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -125,30 +125,30 @@ def finite(value: Any) -> Any:
 
 
 def json_text(document: Any) -> str:
-    """Returns a document as standard JSON, with null for numbers that are not finite."""
+    """Returns a document as standard JSON text, with null for numbers that are not finite."""
     return json.dumps(finite(plain(document)), indent=2)
 
 
 def sealed(document: Mapping[str, Any], name: str = "sha256", indent: int = 2) -> bytes:
-    """Returns JSON that holds, under `name`, its own digest: what is not this, byte for byte, was changed."""
+    """Returns JSON that holds the SHA-256 of its other keys under `name`, so that any later edit can be detected."""
     bare = finite(plain({key: value for key, value in document.items() if key != name}))
     digest = sha256(json.dumps(bare, indent=indent).encode())
     return (json.dumps(bare | {name: digest}, indent=indent) + "\n").encode()
 
 
 def content(path: Path) -> bytes:
-    """Returns the bytes of a file; raises ValueError for a folder, or a pipe, which might never end."""
+    """Returns the bytes of a file; raises ValueError for a folder, and for a pipe, which might never end."""
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a regular file")
     return path.read_bytes()
 
 
 def parse_json(text: bytes, where: str) -> Any:
-    """Returns what JSON text holds; raises ValueError, beginning with `where`, if it is no JSON or gives a key twice."""
+    """Returns parsed JSON; raises ValueError, whose message begins with `where`, for invalid JSON or a repeated key."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := [key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])]:
-            raise ValueError(f"the key {twice[0]!r} is there twice")
+        if repeated := [key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])]:
+            raise ValueError(f"the key {repeated[0]!r} appears twice")
         return dict(pairs)
 
     try:
@@ -158,8 +158,8 @@ def parse_json(text: bytes, where: str) -> Any:
 
 
 def sha256(content: bytes | Path) -> str:
-    """Returns the SHA-256 of `content`, or of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of bytes or of a file, in hexadecimal digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with open(content, "rb") as file:  # which may be larger than the memory
+    with open(content, "rb") as file:  # not read at once: it may be larger than memory
         return hashlib.file_digest(file, "sha256").hexdigest()

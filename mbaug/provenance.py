@@ -1,4 +1,4 @@
-"""What a number depends on beside its settings: the code, the versions, the processor, the arithmetic."""
+"""What a result depends on beside its settings: commit, versions, processor and precision."""
 
 import importlib.metadata
 import os
@@ -17,12 +17,12 @@ from mbaug.checks import Bound, settings
 COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
 Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
-OPTIONAL = {"device", "earlier_commits"}  # of `Provenance`
+OPTIONAL = {"device", "earlier_commits"}  # fields of `Provenance` that a file may lack
 
 
 @settings
 class Provenance:
-    """What `provenance` gives, as records and cards hold it."""
+    """The result of `provenance`, as records and cards store it."""
 
     commit: Commit
     python: str
@@ -33,25 +33,25 @@ class Provenance:
     mbaug: str
     cpu: str
     precision: str
-    device: str | None = None  # what trained, where it is not the processor
-    earlier_commits: tuple[Commit, ...] = ()  # of the code that trained a part
+    device: str | None = None  # name of the GPU that trained, None for the processor
+    earlier_commits: tuple[Commit, ...] = ()  # other commits whose code trained a part of the run
 
 
 def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
-    """Returns commit, versions, processor and precision as plain data, and what trained where it was not the processor."""
+    """Returns commit, versions, processor and precision as plain data, and the GPU's name if a GPU trains."""
     gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "gymnasium", "mujoco")}
-    torch_version = str(torch.__version__)  # names its CUDA, where the metadata of the default wheel do not
+    torch_version = str(torch.__version__)  # includes the CUDA version, which the default wheel's metadata leaves out
     versions = {"python": platform.python_version(), "torch": torch_version, **packages, "mbaug": __version__}
     return {"commit": commit(), **versions, "cpu": processor(), **gpu, "precision": precision}
 
 
 @cache
 def commit() -> str:
-    """Returns the commit of the code that runs, with "+dirty" where a file of the package differs from it or is not in it.
+    """Returns the commit of the running code, with "+dirty" if a file of the package has changed since or is not in it.
 
-    "unknown" is code without a history of its own: a repository around it, such as that of a user's project, does not count.
-    Git is asked once a process, before training: hours later the folder may hold other code than was imported.
+    Returns "unknown" if the package has no git repository of its own. A repository around it, such as a user's project, does
+    not count. Cached, and first called before training, because hours later the folder may hold other code than was imported.
     """
     package = Path(__file__).resolve().parent
     try:
@@ -65,14 +65,14 @@ def commit() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Returns git's answer for a folder, even where the user's environment names another one."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    """Returns the output of a git command in a folder, ignoring GIT_* variables, which may name another repository."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
 
 def processor() -> str:
-    """Returns the processor's name, on Linux with its family and model: a virtual machine often tells the brand alone."""
+    """Returns the processor's name, on Linux with family and model, because a virtual machine's name is often only a brand."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:

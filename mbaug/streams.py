@@ -1,7 +1,7 @@
-"""One seed, many independent random streams, each with a name.
+"""Independent, named random streams under one seed.
 
-A stream belongs to one purpose of one agent. So evaluating more often, adding a figure, or training beside other agents never
-shifts what an agent draws for its batches.
+Each purpose of each agent has its own stream. So evaluating more often, adding a figure or training other agents alongside
+never changes which batches an agent draws.
 """
 
 import zlib
@@ -12,7 +12,7 @@ import torch
 
 
 def sequence(seed: int, *name: str | int) -> np.random.SeedSequence:
-    """Returns the seed sequence of a stream under `seed`; its `name` is words and counters: "evaluation", "finetune", 5000."""
+    """Returns the seed sequence of a stream. Its `name` consists of words and counters, e.g. "evaluation", "finetune", 5000."""
     key = tuple(part if isinstance(part, int) else zlib.crc32(part.encode()) for part in name)
     return np.random.SeedSequence(seed, spawn_key=key)
 
@@ -33,5 +33,5 @@ def torch_generators(seeds: Sequence[int], *name: str | int, device: str = "cpu"
 
 
 def integer(seed: int, *name: str | int) -> int:
-    """Returns a 31-bit integer of the stream `name`: what environments take as a seed."""
+    """Returns a 31-bit integer from the stream `name`, to seed an environment with."""
     return int(sequence(seed, *name).generate_state(1)[0] >> 1)

@@ -48,7 +48,7 @@ def test_a_folder_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "b")
     for name in "ab":
-        with pytest.raises(files.CannotWrite, match=f"Cannot write .*{name}: it is there, and is no file"):
+        with pytest.raises(files.CannotWrite, match=f"Cannot write .*{name}: it exists and is not a regular file"):
             files.write_atomically(tmp_path / name, b"new")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b"]
 
@@ -109,7 +109,7 @@ def test_json_is_standard_and_holds_plain_numbers():
     [
         (b"", "Expecting value"),
         (b"\xff", "can't decode"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is there twice"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice"),
         (b"[" * 100_000, "maximum recursion depth exceeded"),
         (b"1" * 5000, "Exceeds the limit"),
     ],

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from mbaug import files, tasks
-from mbaug.checks import NAME, meant, needs, require
+from mbaug.checks import NAME, needs, require, suggestion
 from mbaug.experiments import metadata as about
 from mbaug.method.arms import Arm
 
@@ -168,7 +168,7 @@ def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
     path = run.path(root)
     document, actors = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if not document.exists():
-        nearest = meant(str(run), map(str, recorded(root)), most=1)
+        nearest = suggestion(str(run), map(str, recorded(root)), most=1)
         raise FileNotFoundError(f"{run} is not recorded in {root}: {nearest}`python -m mbaug status` counts the recorded runs")
     with _naming_damage(run):
         text = files.content(document)

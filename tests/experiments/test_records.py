@@ -118,8 +118,8 @@ def test_metadata_come_back_and_name_the_run(tmp_path):
         ({"retrun": 1.0}, {}, "retrun is unknown"),
         ({"episode": 0}, {}, "same evaluation episode, finetune 200000 5000 0"),
         ({}, {"status": "ok"}, "the record of .*: status is 'ok', but it must be finished or diverged"),
-        ({}, {"wach": {}}, "has the unknown 'wach'"),
-        ({}, {"settings": {3: 4}}, "key in JSON is a string; got 3"),
+        ({}, {"wach": {}}, "has unknown fields: 'wach'"),
+        ({}, {"settings": {3: 4}}, "JSON keys must be strings, but got 3"),
         ({}, {"settings": {"net": object()}}, "got object"),
     ],
 )
@@ -196,7 +196,7 @@ DAMAGES = [
     (replaced(".json", NOW, NOW + b"1"), f"has the format {FORMAT}1; this version of mbaug reads formats 3 to {FORMAT}"),
     (replaced(".json", NOW + b",", b""), "has the format None"),
     (replaced(".json", b'"wall_seconds": 12.5', b'"wall_seconds": 12.6'), r"the SHA-256 of .*seed0\.json is not the one in it"),
-    (replaced(".json", NOW, b'"format": 4'), "has the unknown|is not the one in it"),
+    (replaced(".json", NOW, b'"format": 4'), "has unknown fields|is not the one in it"),
     (replaced(".json", b'"seed": 0', b'"seed": 1'), "written for another run"),
     (replaced(".json", b'"status"', b'"state"'), "lacks status"),
     (replaced(".json", b'"sha256"', b'"sha"'), "lacks sha256"),
@@ -224,7 +224,7 @@ def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"status": None}, "status is None, but it must be a text"),
+        ({"status": None}, "status is None, but it must be a string"),
         ({"status": "diverged"}, "status is 'diverged', but diverged_at is None"),
         ({"wall_seconds": "x"}, "wall_seconds is 'x', but it must be a number"),
         ({"wall_seconds": math.nan}, "wall_seconds is nan, but it must be"),
@@ -244,7 +244,7 @@ def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
         ({"settings": METADATA["settings"] | {"learner": {}}}, "settings.learner lacks hidden"),
         ({"settings": {}}, "settings lacks algorithm"),
         ({"policies_sha256": ...}, "lacks policies_sha256"),
-        ({"notes": "fine"}, "has the unknown 'notes'"),
+        ({"notes": "fine"}, "has unknown fields: 'notes'"),
     ],
 )
 def test_every_key_is_there_and_as_it_must_be(tmp_path, changed, sentence):
@@ -303,7 +303,7 @@ def test_a_pipe_in_a_file_s_place_is_not_waited_for(suffix, tmp_path):
     path = RUN.path(tmp_path).with_suffix(suffix)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(records.RecordDamaged, match=f"{path} is no file"):
+    with pytest.raises(records.RecordDamaged, match=f"{path} is not a regular file"):
         records.read_metadata(tmp_path, RUN)
 
 

@@ -41,8 +41,8 @@ def test_settings_cannot_be_changed_in_place(record):
 @pytest.mark.parametrize(
     ("record", "name", "value", "allowed"),
     [
-        (TD3, "hidden", (8, 0), "it must be of layers with 1 unit or more each"),
-        (WorldModel, "transition_hidden", (8, 2.5), "it must be of layers with 1 unit or more each"),
+        (TD3, "hidden", (8, 0), "it must be a tuple of layer sizes, each 1 or more"),
+        (WorldModel, "transition_hidden", (8, 2.5), "it must be a tuple of layer sizes, each 1 or more"),
         (SAC, "hidden", [8, 8], "it must be a tuple"),
         *((TD3, "batch_size", value, "it must be a whole number") for value in (2.5, True, "256", None)),
         *((SAC, "policy_delay", value, "it must be above 0") for value in (0, -1)),
@@ -51,7 +51,7 @@ def test_settings_cannot_be_changed_in_place(record):
         *((IQL, "expectile", value, "it must be in [0, 1]") for value in (-0.1, 1.5, float("nan"))),
         (SAC, "log_std_min", 3.0, "it must be below log_std_max = 2.0"),
         (WorldModel, "kl_weight", -0.1, "it must be 0 or above"),
-        (Augmentation, "source", 3, "it must be a text"),
+        (Augmentation, "source", 3, "it must be a string"),
         (Pretraining, "updates", -50, "it must be 0 or above"),
         (Pretraining, "horizon", 2, "above 1 it needs whole_episodes=True: single transitions have no successors"),
         (Finetuning, "keep_data", "no", "it must be True or False"),
@@ -120,7 +120,7 @@ def test_settings_are_read_from_json():
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"name": 3}, "a.json: name is 3, but it must be a text"),
+        ({"name": 3}, "a.json: name is 3, but it must be a string"),
         ({"level": math.nan}, "a.json: level is nan, but it must be a finite number"),
         ({"level": 10**400}, "0, but it must be a finite number"),
         ({"level": True}, "a.json: level is True, but it must be a number or None"),
@@ -132,7 +132,7 @@ def test_settings_are_read_from_json():
         ({"inner": {"rates": [0], "count": 1}}, "a.json: inner: count is 1, but it must not be the number of rates"),
         ({"inner": 3}, "a.json: inner is 3, but it must be Inner(...)"),
         ({"parts": [{"rates": [], "count": 0}]}, "a.json: parts[0].count is 0, but it must be above 0"),
-        ({"odd": 1}, "a.json: the content has the unknown 'odd'; allowed are name, level, inner, pairs, parts, free"),
+        ({"odd": 1}, "a.json: the content has unknown fields: 'odd'; allowed are name, level, inner, pairs, parts, free"),
     ],
 )
 def test_json_that_does_not_fit_the_settings_is_refused_with_its_file_and_key(changed, sentence):
