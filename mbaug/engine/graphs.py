@@ -1,8 +1,8 @@
-"""A stretch of updates, captured once and then replayed: without Python's, autograd's and the allocator's work in between.
+"""Captures a sequence of updates once and replays it without the overhead of Python, autograd and the memory allocator.
 
-An update as it is written is hundreds of small calls, and at two layers of 256 units what surrounds the arithmetic takes as long
-as a third to a half of it. A graph is the same arithmetic in fixed memory: on a GPU a CUDA graph, on the CPU a list of torch's
-own operations, recorded below autograd. Both are made from the update as it is written, so there is no second statement of it.
+An update makes hundreds of small calls. With two layers of 256 units, the overhead around the arithmetic takes a third to a
+half as long as the arithmetic itself. A graph is the same arithmetic in fixed memory: on a GPU a CUDA graph, on the CPU a list
+of torch operations, recorded below autograd. Both are captured from the ordinary code of the update, which exists only once.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mbaug.engine.process import tell_of_threads, warn_once
+from mbaug.engine.process import warn_of_threads, warn_once
 
 Call = Callable[[], object]
 
@@ -28,47 +28,49 @@ def captured(
     state: Sequence[Tensor],
     capture: Callable[[Call], Call] | None = None,
 ) -> Callable[..., None]:
-    """Returns `period`, a function of a number and of tensors that changes `state` in place, as a graph that replays it.
+    """Returns a function that replays `period(number, *tensors)`, which changes `state` in place, as a graph.
 
-    A graph reads fixed buffers, to which the tensors of each call are copied, and knows no other number than `first`; so
-    `inputs` are like those to come, and `period` has no shape that depends on a value. A capture leaves `state` as it is. Its
-    first replay is held to `period` itself. Where it differs, or where nothing can be captured, a warning says so, and `period`
-    is returned: slower, but the same. `capture` makes a replay; None: that of the tensors' device in CAPTURES, if any.
+    The graph copies the tensors of each call to fixed buffers, and its number is always `first`. So later tensors must be like
+    `inputs`, and no shape in `period` may depend on a value. Capturing leaves `state` unchanged.
+
+    On the CPU we compare the first replay with `period` itself, bit for bit. If it differs, or if the capture fails, we warn
+    and return `period`, which is slower but gives the same numbers. `capture` turns a call into its replay. By default it is
+    the entry of CAPTURES for the tensors' device; if there is none, `period` is returned.
     """
-    tell_of_threads()
+    warn_of_threads()
     device = inputs[0].device.type
     capture = capture or CAPTURES.get(device)
     if capture is None:
         return period
-    fixed, before = ([tensor.detach().clone() for tensor in tensors] for tensors in (inputs, state))
+    buffers, before = ([tensor.detach().clone() for tensor in tensors] for tensors in (inputs, state))
 
     def reset() -> list[Tensor]:
-        """Takes the state back to what it was, and returns what it had become."""
+        """Restores the original state; returns the state before that."""
         after = [tensor.detach().clone() for tensor in state]
         for tensor, value in zip(state, before, strict=True):
             tensor.detach().copy_(value)
         return after
 
     try:
-        period(first, *fixed)
-        written = reset()
-        replay = capture(partial(period, first, *fixed))
+        period(first, *buffers)
+        expected = reset()
+        replay = capture(partial(period, first, *buffers))
         reset()
         replay()
-        pairs = zip(written, reset(), strict=True)
-        # an agent that diverged has NaN, which equals NaN here
+        pairs = zip(expected, reset(), strict=True)
+        # an agent that diverged holds NaN, which must count as equal
         equal = (np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs)
         if device == "cpu" and not all(equal):
-            raise RuntimeError("its replay gives other numbers")
+            raise RuntimeError("the replay gives different numbers")
     except (RuntimeError, TypeError) as error:
-        slower = "they run as they are written, which is slower"
+        slower = "they run without a graph, which is slower"
         warn_once(f"the updates could not be captured as a graph ({error}): {slower}")
         return period
     finally:
         reset()
 
-    def play(_: int, *given: Tensor) -> None:
-        for buffer, tensor in zip(fixed, given, strict=True):
+    def play(_: int, *tensors: Tensor) -> None:
+        for buffer, tensor in zip(buffers, tensors, strict=True):
             buffer.copy_(tensor)
         replay()
 
@@ -90,7 +92,7 @@ def cuda_graph(call: Call) -> Call:
 
 
 class Operation(NamedTuple):
-    """One of torch's operations (e.g. aten::bmm), as it was carried out."""
+    """One recorded call of a torch operation, e.g. aten::bmm."""
 
     function: torch._ops.OpOverload
     args: tuple
@@ -99,12 +101,12 @@ class Operation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Without the variant: that of torch's function."""
+        """The operation's name without its overload."""
         return self.function.overloadpacket.__name__
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps every operation that torch carries out, those of a backward pass included, and so every tensor alive."""
+    """Records every operation that torch carries out, backward passes included. This keeps every tensor alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,12 +119,14 @@ class _Recorder(TorchDispatchMode):
 
 
 def cpu_graph(call: Call) -> Call:
-    """Returns the replay of `call` on the CPU: its arithmetic alone, in the same order, so the same to the last bit.
+    """Returns the replay of `call` on the CPU: only its arithmetic, in the same order, and so with the same bits.
 
-    What only describes memory (a view, a transposition) or finds some is done here, once. Memory is used again as soon as no
-    later operation reads it, the latest first: it is still in the processor's cache. While it is captured, every
-    intermediate result of `call` is in memory at once. A number that is needed on the way is refused: it would be that of the
-    capture for ever.
+    Operations that only describe memory (a view, a transposition) or allocate it run once, during the capture. The replay
+    reuses memory as soon as no later operation reads it, the most recently used first, because that is still in the processor's
+    cache. During the capture all intermediate results of `call` are in memory at once.
+
+    Raises:
+        RuntimeError: An operation returns a Python number, which every replay would repeat unchanged.
     """
     with _Recorder() as recorder:
         call()
@@ -138,14 +142,14 @@ def cpu_graph(call: Call) -> Call:
 
 
 def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
-    """Yields the calls that do the operations again, each after it has been done once."""
+    """Yields the calls that repeat the operations, each after carrying it out once."""
     last_read = {address: number for number, operation in enumerate(operations) for address in _memory(operation)}
-    ours: dict[int, Tensor] = {}  # by the id of a recorded tensor: what stands for it in the graph
-    held: dict[int, torch.UntypedStorage] = {}  # by the address of recorded memory
-    free: dict[int, list[torch.UntypedStorage]] = defaultdict(list)  # by size
+    stand_ins: dict[int, Tensor] = {}  # the graph's tensor for each recorded one, by id
+    held: dict[int, torch.UntypedStorage] = {}  # the graph's memory in use, by the recorded memory's address
+    free: dict[int, list[torch.UntypedStorage]] = defaultdict(list)  # the graph's memory to reuse, by size
 
     def stand_in(tensor: Tensor) -> Tensor:
-        return ours.get(id(tensor), tensor)
+        return stand_ins.get(id(tensor), tensor)
 
     for number, operation in enumerate(operations):
         function, results = operation.function, _tensors(operation.results)
@@ -153,25 +157,25 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
         if function._schema.is_mutable:
             yield _first_that_works(_ways(operation, args, kwargs))
         elif not results:
-            raise RuntimeError(f"{function} needs a number on the way")
+            raise RuntimeError(f"{function} returns a Python number, which every replay would repeat")
         elif _memory(results) & _memory((operation.args, operation.kwargs)):  # a view
-            ours |= {id(old): new for old, new in zip(results, _tensors(function(*args, **kwargs)), strict=True)}
+            stand_ins |= {id(old): new for old, new in zip(results, _tensors(function(*args, **kwargs)), strict=True)}
         else:
             for tensor in results:
                 storage = tensor.untyped_storage()
                 held[storage.data_ptr()] = memory = (free[len(storage)] or [torch.UntypedStorage(len(storage))]).pop()
-                ours[id(tensor)] = tensor.new_empty(0).set_(memory, 0, tensor.shape, tensor.stride())
+                stand_ins[id(tensor)] = tensor.new_empty(0).set_(memory, 0, tensor.shape, tensor.stride())
             if not operation.name.startswith(("empty", "new_empty")):
-                yield _first_that_works(_ways(operation, args, kwargs, [ours[id(tensor)] for tensor in results]))
+                yield _first_that_works(_ways(operation, args, kwargs, [stand_ins[id(tensor)] for tensor in results]))
         for address in _memory(operation) & held.keys():
             if last_read[address] == number:
                 free[len(held[address])].append(held.pop(address))
 
 
 def _ways(operation: Operation, args: tuple, kwargs: dict, results: Sequence[Tensor] = ()) -> Iterator[Call]:
-    """Yields calls that do the operation again, the fastest first: in place or, given `results`, into their memory.
+    """Yields calls that repeat the operation, the fastest first: in place or, given `results`, with its output in their memory.
 
-    A function of `torch` or of `Tensor` has half the overhead of the same one in torch.ops.
+    Functions of `torch` and methods of `Tensor` have half the overhead of the same operation in torch.ops.
     """
     name, packet = operation.name, operation.function.overloadpacket
     if not results:
@@ -189,22 +193,22 @@ def _ways(operation: Operation, args: tuple, kwargs: dict, results: Sequence[Ten
         if len(written) == len(results):
             yield partial(variant, *args, **kwargs, **dict(zip(written, results, strict=True)))
 
-    def copied() -> None:
-        for result, found in zip(results, _tensors(operation.function(*args, **kwargs)), strict=True):
-            result.copy_(found)
+    def compute_and_copy() -> None:
+        for result, computed in zip(results, _tensors(operation.function(*args, **kwargs)), strict=True):
+            result.copy_(computed)
 
-    yield copied
+    yield compute_and_copy
 
 
 def _first_that_works(calls: Iterator[Call]) -> Call:
-    """Returns the first of some calls that torch accepts, after calling it."""
+    """Returns the first call that torch accepts, after carrying it out."""
     for call in calls:
         try:
             call()
-        except (TypeError, RuntimeError):  # no `out` there, or a variant of other arguments
+        except (TypeError, RuntimeError):  # no `out` argument, or an overload with other arguments
             continue
         return call
-    raise RuntimeError("torch refuses an operation that it has just done")
+    raise RuntimeError("torch refuses to repeat an operation that it has just carried out")
 
 
 def _tensors(tree: object) -> list[Tensor]:
@@ -213,7 +217,7 @@ def _tensors(tree: object) -> list[Tensor]:
 
 
 def _memory(tree: object) -> set[int]:
-    """Returns the addresses of the memory that the tensors in `tree` are views of."""
+    """Returns the addresses of the storages of all tensors in `tree`."""
     return {tensor.untyped_storage().data_ptr() for tensor in _tensors(tree)} - {0}
 
 

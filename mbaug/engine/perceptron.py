@@ -1,7 +1,7 @@
-"""A population of perceptrons, forward and backward, without anything between two products.
+"""Forward and backward pass of a population of perceptrons, with as little work as possible between the matrix products.
 
-The backward pass is derived by hand, so that nothing is computed that nobody asked for: an actor's step needs no gradient of the
-critics' weights.
+The backward pass is derived by hand, so that it computes only the gradients that are needed. For example, an actor's step needs
+no gradient of the critics' weights.
 """
 
 import torch
@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
-EPSILON = 1e-5  # of LayerNorm, added to the variance, as torch's default
-WIDE = 64  # a bfloat16 product pays from this many inputs and outputs; below, the casts cost more than they save
+EPSILON = 1e-5  # added to the variance in LayerNorm, torch's default
+WIDE = 64  # fewest inputs and outputs of a bfloat16 product; in narrower layers the casts cost more than they save
 
 
 def _normalise(hidden: Tensor) -> Tensor:
-    """Makes u its LN(u) = s (u - mean u), s = 1 / sqrt(var u + 1e-5), in place, and returns s; half the time of torch's own."""
+    """Replaces u by LN(u) = s (u - mean u), s = 1 / sqrt(var u + 1e-5), in place; returns s. Takes half the time of torch's."""
     units = hidden.shape[-1]
     hidden.sub_(hidden.sum(-1, keepdim=True), alpha=1 / units)
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
@@ -24,20 +24,20 @@ def _normalise(hidden: Tensor) -> Tensor:
 
 
 def _normalise_backward(gradient: Tensor, normalised: Tensor, scale: Tensor) -> None:
-    """Makes g = dL/dx, x = LN(u), the gradient dL/du = s (g - mean g - x mean(g x)), in place."""
-    share, along = 1 / gradient.shape[-1], (gradient * normalised).sum(-1, keepdim=True)
-    gradient.sub_(gradient.sum(-1, keepdim=True), alpha=share).addcmul_(normalised, along, value=-share).mul_(scale)
+    """Replaces g = dL/dx, where x = LN(u), by dL/du = s (g - mean g - x mean(g x)), in place."""
+    share, projection = 1 / gradient.shape[-1], (gradient * normalised).sum(-1, keepdim=True)
+    gradient.sub_(gradient.sum(-1, keepdim=True), alpha=share).addcmul_(normalised, projection, value=-share).mul_(scale)
 
 
 class _Perceptron(torch.autograd.Function):
-    """h_l = relu(h_{l-1} W_l + b_l), perhaps with LayerNorm before relu; the last layer is linear. N networks, any depth."""
+    """h_l = relu(h_{l-1} W_l + b_l), optionally with LayerNorm before relu and a linear last layer. N networks of any depth."""
 
     @staticmethod
     def forward(ctx, inputs, flat, layers, low, normalised):
         hidden, activations, weights, norms = inputs, [], [], []
         for number, (weight, bias) in enumerate(layers, start=1):
             activations.append(hidden)
-            if weight.shape[-1] == 1:  # a weighted sum: a product would take the time of sixteen outputs
+            if weight.shape[-1] == 1:  # a weighted sum: torch.bmm takes as long as for sixteen outputs
                 hidden = (hidden * weight.transpose(1, 2)).sum(-1, keepdim=True).add_(bias)
             elif low is not None and min(weight.shape[1:]) >= WIDE:
                 weight = weight.to(low)
@@ -50,7 +50,7 @@ class _Perceptron(torch.autograd.Function):
                 if normalised:
                     norms.append((hidden, _normalise(hidden)))
                 if normalised and any(ctx.needs_input_grad):
-                    hidden = hidden.clamp_min(0)  # as relu, which a graph would copy from elsewhere
+                    hidden = hidden.clamp_min(0)  # relu, which in a graph would need a copy
                 else:
                     hidden.relu_()
         ctx.record = activations, weights, norms, layers, flat
@@ -86,7 +86,7 @@ class _Perceptron(torch.autograd.Function):
                 gradient = gradient * weight.transpose(1, 2)
             else:
                 gradient = torch.bmm(factor, weight.transpose(1, 2)).to(gradient.dtype)
-            if number > 0:  # nothing passes where relu was flat; `gradient` is ours by now
+            if number > 0:  # relu's gradient, in place: `gradient` is our own tensor by now
                 torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
                 if norms:
                     _normalise_backward(gradient, *norms[number - 1])
@@ -100,8 +100,8 @@ def forward(
     product_dtype: torch.dtype | None = None,
     normalised: bool = False,
 ) -> Float[Tensor, "networks batch outputs"]:
-    """Returns the outputs of N perceptrons, as `method.networks.plain_forward` does; tests hold it to that.
+    """Returns the outputs of N perceptrons, equal to those of `method.networks.plain_forward` (tests compare the two).
 
-    The wide products are in `product_dtype`, e.g. torch.bfloat16; sums, narrow layers and the gradient in the dtype of `flat`.
+    Products of wide layers use `product_dtype`, e.g. torch.bfloat16. Sums, narrow layers and gradients use the dtype of `flat`.
     """
     return _Perceptron.apply(inputs, flat, layers, product_dtype, normalised)

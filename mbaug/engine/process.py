@@ -1,4 +1,4 @@
-"""What a process must be told before it trains: one thread, the fastest product at the wanted precision, memory that stays."""
+"""Prepares a process for training: one thread, the fastest matrix products, and memory that is kept for reuse."""
 
 import ctypes
 import os
@@ -10,29 +10,29 @@ import torch
 
 from mbaug.checks import choose
 
-KEPT = {-1: 2**28, -3: 2**25}  # malloc.h: M_TRIM_THRESHOLD, bytes free at the top; M_MMAP_THRESHOLD, the most there is
+MALLOC_OPTIONS = {-1: 2**28, -3: 2**25}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h, in bytes
 DEVICES = "cpu", "cuda"
-THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS"  # what torch and its libraries read when they are imported
+THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS"  # variables that torch and its libraries read on import
 
 
 @cache
 def warn_once(sentence: str) -> None:
-    """Warns with a sentence the first time that this process says it."""
+    """Issues a RuntimeWarning the first time that this process calls it with the sentence."""
     warnings.warn(sentence, RuntimeWarning, stacklevel=3)
 
 
-def tell_of_threads() -> None:
-    """Tells who trains with several threads, once a process, what they cost; whatever trains calls it."""
+def warn_of_threads() -> None:
+    """Warns once per process if torch uses several threads, because they are often slower than one."""
     if (threads := torch.get_num_threads()) > 1:
         warn_once(
-            f"torch uses {threads} threads: beside any other load they can train many times slower than one: threads that "
-            "wait for each other spin (notebook 90_engine); torch.set_num_threads(1) or engine.prepare() before training"
+            f"torch uses {threads} threads, which can train many times slower than one beside any other load, because they "
+            "spin while they wait for each other (notebook 90_engine): call torch.set_num_threads(1) or engine.prepare() first"
         )
 
 
 @cache
 def processor_flags() -> frozenset[str]:
-    """Returns the processor's instruction-set flags (empty where the system does not tell)."""
+    """Returns the processor's instruction-set flags, empty if the system does not report them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -41,54 +41,54 @@ def processor_flags() -> frozenset[str]:
 
 
 def has_bfloat16(device: str = "cpu") -> bool:
-    """Returns whether the device multiplies bfloat16 itself."""
+    """Returns whether the device has bfloat16 products in hardware."""
     return device != "cpu" or bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 @cache
 def keep_memory() -> bool:
-    """Tells the C library to keep the memory that an update frees, once a process; returns whether it has such a switch.
+    """Tells the C library to keep the memory that an update frees; returns whether the library has this option.
 
-    An update needs the same few megabytes as the one before. By default glibc gives them back and asks for them again, at
-    times hundreds of page faults an update: which process does so is chance, since it depends on what was freed before.
+    An update needs the same few megabytes as the one before. By default glibc may return them to the system and request them
+    again, which costs hundreds of page faults per update. Which processes are affected is chance: it depends on earlier frees.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return False
-    return all(mallopt(option, size) for option, size in KEPT.items())
+    return all(mallopt(option, size) for option, size in MALLOC_OPTIONS.items())
 
 
 def devices() -> tuple[str, ...]:
-    """Returns what can train here."""
+    """Returns the devices that can train on this machine."""
     return DEVICES if torch.cuda.is_available() else DEVICES[:1]
 
 
 def prepare(precision: str = "float32", device: str = "cpu") -> str:
-    """Returns the precision that will really be used, after choosing one thread and the fastest product for it.
+    """Prepares this process for training; returns the precision it will use, float32 if bfloat16 is missing.
 
-    Two intra-op threads beside any other load fall from hundreds of updates a second to a few: their barriers spin. So a
-    process trains with one thread, and a study with one process a core; who asked for more threads is told so once.
+    Beside any other load, two threads fall from hundreds of updates per second to a few, because they spin at their barriers.
+    So each process trains with one thread, and a study runs one process per core. Users who asked for more threads are warned.
 
-    Numbers below 1e-38 become zero in this thread. A unit that is never active has no gradient, and its moments in Adam, times
-    0.9 a step, end there and stay; a processor is many times slower on such numbers, and in long trainings on Hopper most
-    moments of the actor are of that kind (notebook 90_engine). No weight notices: they are far from 1e-38.
+    Numbers below 1e-38 become zero in this thread, because a processor is many times slower on them. A unit that is never
+    active has no gradient, so Adam multiplies its moments by 0.9 at each step until they are that small. In long trainings on
+    Hopper this happens to most moments of the actor (notebook 90_engine). Such moments are too small to move a weight.
 
-    Float32 products go through oneDNN where it keeps all 24 bits, which is a little faster on AMD's Zen 4. Torch offers this
-    only under the name "medium". On processors with AMX that name means bfloat16 inside, so there it is not used.
+    Float32 products use oneDNN where it keeps all 24 bits, which is slightly faster on AMD's Zen 4. Torch calls this "medium"
+    precision. On processors with AMX, "medium" computes in bfloat16, so we do not use it there.
     """
     choose("device", device, devices())
     keep_memory()
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-    for variable in THREADS:  # torch heeds one of them, not always that which was set
+    for variable in THREADS:  # torch reads only one of them, not always the one that was set
         if os.environ.get(variable, "1") == "1":
             continue
         warn_once(
-            f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread a "
-            "process: beside any other load several can be many times slower, because threads that "
-            "wait for each other spin (notebook 90_engine); use more cores by more processes"
+            f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread per process, because "
+            "several can be many times slower beside any other load: they spin while they wait for each "
+            "other (notebook 90_engine); to use more cores, use more processes"
         )
     if precision == "bfloat16" and not has_bfloat16(device):
         warn_once("this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32")

@@ -93,9 +93,9 @@ def fails(call):
         (
             lambda total, step: total.add_(step * float(step.sum())),
             None,
-            r"aten\._local_scalar_dense\.default needs a number",
+            r"aten\._local_scalar_dense\.default returns a Python number, which every replay would repeat",
         ),
-        (lambda total, step: total.add_(torch.randn(2)), None, "its replay gives other numbers"),
+        (lambda total, step: total.add_(torch.randn(2)), None, "the replay gives different numbers"),
         (lambda total, step: total.add_(step), fails, "operation not permitted"),
     ],
     ids=["needs a number on the way", "draws by chance", "fails halfway"],
