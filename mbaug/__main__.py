@@ -1,4 +1,7 @@
-"""The command line: `python -m mbaug COMMAND`. Each command is a thin call into the package."""
+"""Trains, records, verifies and draws the runs of mbaug, and manages its offline data.
+
+`python -m mbaug COMMAND --help` lists the options of a command.
+"""
 
 import argparse
 import os
@@ -18,59 +21,59 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
 
 
-SEEDS = 100  # at most, of a command: of the whole programme these are 10,000 runs
-SPAN = "[0-9]{1,9}(-[0-9]{1,9})?"
-WORKERS = 4  # at most, a core
+SEEDS = 100  # upper limit for --seeds: for the whole programme these are 10,000 runs
+SPAN = "[0-9]{1,9}(-[0-9]{1,9})?"  # pattern of a seed or a range of seeds
+WORKERS_PER_CORE = 4  # upper limit for --workers
 
 
 def escaped(text: object, keep: str = "") -> str:
-    """Returns text in which no code reaches a terminal as a command to it; those to `keep` stay."""
+    """Returns text with its unprintable characters escaped, except for those in `keep`."""
     return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in str(text))
 
 
 def say(*parts: object, sep: str = " ") -> None:
-    """Prints: a path, a file or what was typed may hold codes that command a terminal."""
+    """Prints text with control characters escaped, since a path or a file may hold terminal commands."""
     print(escaped(sep.join(map(str, parts)), "\n"), flush=True)
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose errors are printed as by `say`."""
+    """A parser that escapes control characters in its error messages."""
 
     def error(self, message: str) -> NoReturn:
         super().error(escaped(message))
 
 
 def seeds(text: str) -> list[int]:
-    """Returns the seeds of "0-4" or "0,2,5"."""
+    """Returns the seeds in text such as "0-4" or "0,2,5"."""
     if re.fullmatch(f"{SPAN}(,{SPAN})*", text):
         ends = [part.split("-") for part in text.split(",")]
         spans = [range(int(end[0]), int(end[-1]) + 1) for end in ends]
         if all(spans) and sum(map(len, spans)) <= SEEDS:
             return list(chain(*spans))
-    allowed = f"a range such as 0-4 or a list such as 0,2,5, of {SEEDS} at most, each below a billion"
+    allowed = f"a range such as 0-4 or a list such as 0,2,5, with at most {SEEDS} seeds, each below a billion"
     raise argparse.ArgumentTypeError(f"seeds are {text!r:.40}, but they must be {allowed}")
 
 
-def typed(pattern: str, words: str, kind: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """Returns what makes a value of a typed text: of a `kind`, or a sentence with `words` where the pattern does not match."""
+def matching(pattern: str, words: str, kind: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Returns an argparse type that accepts text matching `pattern`, described by `words`, and converts it with `kind`."""
 
-    def value(text: str) -> Any:
+    def convert(text: str) -> Any:
         if not re.fullmatch(pattern, text):
             raise argparse.ArgumentTypeError(f"{text!r:.40} was given, but it must be {words}")
         return kind(text)
 
-    return value
+    return convert
 
 
-integer = typed("[0-9]{1,9}", "a whole number from 0 to 999,999,999", int)  # of steps, of a seed
-count = typed("(?!0+$)[0-9]{1,9}", "a whole number from 1 to 999,999,999", int)  # of processes, of agents, of updates
-seconds = typed(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", "a number of seconds, e.g. 5", float)
-# An empty address, as of a variable that is not set, would train here.
-address = typed(r"([a-z]+://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", "an address such as tcp://HOST:8786")
+integer = matching("[0-9]{1,9}", "a whole number from 0 to 999,999,999", int)
+count = matching("(?!0+$)[0-9]{1,9}", "a whole number from 1 to 999,999,999", int)
+seconds = matching(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", "a number of seconds, e.g. 5", float)
+# An empty address, e.g. from an unset shell variable, is refused: without an address we would train on this machine.
+address = matching(r"([a-z]+://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", "an address such as tcp://HOST:8786")
 
 
 def record(arguments: argparse.Namespace) -> None:
-    """Trains and records what is missing of the programme, in its order, or of one study; goes on where it was interrupted."""
+    """Trains and records the missing runs of the programme, in its order, or of one study; resumes interrupted runs."""
     import joblib
 
     from mbaug import checks, engine
@@ -84,9 +87,9 @@ def record(arguments: argparse.Namespace) -> None:
     elif profile.seeds is not None:
         runs = [run for run in runs if run.seed < profile.seeds]
     runs = runner.select(runs, arguments.only)
-    cores = joblib.cpu_count()  # that this process may use
-    workers, most = arguments.workers or cores, WORKERS * cores
-    checks.require(workers <= most, f"workers is {workers}, but on {cores} cores it must be at most {most}")
+    cores = joblib.cpu_count()  # cores that this process may use
+    workers, limit = arguments.workers or cores, WORKERS_PER_CORE * cores
+    checks.require(workers <= limit, f"workers is {workers}, but on {cores} cores it must be at most {limit}")
     root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
     hours = runner.seconds(missing, runner.step_seconds(records.root()), profile) / workers / 3600
@@ -99,7 +102,7 @@ def record(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """Shows what of the programme, or of one study, is finished, diverged, running and missing; or exports what is recorded."""
+    """Shows how many runs of each study are recorded and how many hours are left, or the state of one study's runs."""
     import joblib
 
     from mbaug import files
@@ -114,28 +117,29 @@ def status(arguments: argparse.Namespace) -> None:
         say(runner.status(studies.find(arguments.study), root, work).to_string())
         return
     pace, cores, programme = runner.step_seconds(root), joblib.cpu_count(), studies.programme()
-    every = dict.fromkeys([*programme, *(run for study in studies.STUDIES.values() for run in study.runs())])
-    absent = set(records.missing(root, every))  # each record is read once
+    all_runs = dict.fromkeys([*programme, *(run for study in studies.STUDIES.values() for run in study.runs())])
+    all_missing = set(records.missing(root, all_runs))  # asked once, so that each record is read once
     for study in studies.STUDIES.values():
         runs = study.runs()
-        missing = [run for run in runs if run in absent]
-        whole, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
-        hours = f"{whole:>7.1f} hours on {cores} cores, {left:.1f} left"
+        missing = [run for run in runs if run in all_missing]
+        total, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
+        hours = f"{total:>7.1f} hours on {cores} cores, {left:.1f} left"
         say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
-    left = [run for run in programme if run in absent]
-    say(f"programme: {len(left)} runs missing, about {runner.seconds(left, pace) / 3600 / cores:.1f} hours on {cores} cores")
+    missing = [run for run in programme if run in all_missing]
+    hours_left = runner.seconds(missing, pace) / 3600 / cores
+    say(f"programme: {len(missing)} runs missing, about {hours_left:.1f} hours on {cores} cores")
 
 
 def verify(arguments: argparse.Namespace) -> None:
-    """Trains a recorded run again, by default the cheapest one in float32, and compares its rows with the record."""
+    """Trains a recorded run again, by default the cheapest one in float32, and compares it with the record."""
     from mbaug.experiments import records, verify
 
     if arguments.run is None:
         found = records.load_metadata(records.root())
         if not found:
-            raise FileNotFoundError(f"nothing is recorded in {records.root()}: python -m mbaug record hopper")
+            raise FileNotFoundError(f"nothing is recorded in {records.root()}: run python -m mbaug record hopper first")
         costs = {run: (one["provenance"]["precision"] != "float32", one["wall_seconds"]) for run, one in found.items()}
-        run = min(costs, key=costs.__getitem__)  # in float32 if there is one: every processor has that
+        run = min(costs, key=costs.__getitem__)  # float32 first, which every processor has, then the cheapest
     else:
         run = records.Run.parse(arguments.run)
     with tempfile.TemporaryDirectory() as work:
@@ -143,67 +147,68 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def collect(arguments: argparse.Namespace) -> None:
-    """Trains the SAC of a task's offline data, records it, and makes the datasets; goes on where it was interrupted."""
+    """Trains and records the SAC agent that collects a task's offline data, and writes the datasets; resumes if interrupted."""
     from mbaug import checks, files, tasks
     from mbaug.datasets import collect, pools, read
     from mbaug.experiments import records, run, runner, studies
 
     task, to, arm = tasks.find(arguments.task), arguments.to, studies.ARMS["sac_million"]
     steps = arm.online.steps
-    checks.require(to is None or to <= steps, f"to is {to}, but it must be from 0 to {steps:,}, the steps of the training")
-    work = files.repository() / "build" / "checkpoints" / "paper"  # those of `record long`
+    checks.require(to is None or to <= steps, f"to is {to}, but it must be from 0 to {steps:,}, the number of training steps")
+    work = files.repository() / "build" / "checkpoints" / "paper"  # shared with `record long`, which trains the same run
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
-    which, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
+    sac_run, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
     run.prepare_for(arm)
-    if runner.is_training(which, arm, work):
-        say(f"another process is at {which}: this one waits until it ends")
-    with runner.held([which], arm, work):
-        recorded = runner.recorded(which, root)
-        train = partial(run.collected, which, arm, root, work, to)
+    if runner.is_training(sac_run, arm, work):
+        say(f"another process is training {sac_run}: waiting until it ends")
+    with runner.held([sac_run], arm, work):
+        recorded = runner.recorded(sac_run, root)
+        train = partial(run.collected, sac_run, arm, root, work, to)
         collect.collect(task, arguments.seed, folders, recorded, train, say)
     if arguments.output is None:
         pools.write_readme(folders[0])
 
 
 def data(arguments: argparse.Namespace) -> None:
-    """Lists and verifies the datasets that are here, or makes one of a D4RL v2 file or a Minari set."""
+    """Lists and verifies the offline datasets, imports a D4RL v2 file or a Minari dataset, or exports to Minari."""
     from mbaug import files
     from mbaug.checks import given, require
     from mbaug.datasets import check, export, pools
     from mbaug.experiments import probes
 
     imports = arguments.source is not None or arguments.name is not None
-    unused = "--output names the folder of what is imported or exported: add PATH.hdf5 --as NAME, or --export minari"
+    unused = "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari"
     require(imports or arguments.export or arguments.output is None, unused)
-    # Without a clone there are no pools, and no place for what is imported but one that is named.
+    # Without a clone an import needs --output, and all else fails in files.repository().
     into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
     if arguments.export:
         folder = arguments.output or into.with_name("minari")
-        say(*export.minari_datasets(folder), f"in {folder}, with a card: Minari reads them with MINARI_DATASETS_PATH", sep="\n")
+        note = f"in {folder}, with a card: set MINARI_DATASETS_PATH to this folder and Minari finds them"
+        say(*export.minari_datasets(folder), note, sep="\n")
     elif arguments.readme:
         pools.write_readme()
     elif arguments.probes:
         probes.write()
     elif imports:
-        source = given(arguments.source, "--as NAME also needs PATH.hdf5 or minari:ID, which names what to import")
-        name = given(arguments.name, "--as names the dataset that is made, e.g. --as hopper-d4rl: add it")
+        source = given(arguments.source, "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID")
+        name = given(arguments.name, "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl")
         say(check.import_dataset(source, name, into, say))
     else:
         table = pools.listing()
         say(table.to_string())
         bad = table.index[table.checksum != pools.VERIFIED]
-        require(bad.empty, f"not as their cards say: {', '.join(bad)}; restore or make pool and card again")
+        require(bad.empty, f"these pools do not match their cards: {', '.join(bad)}; restore pool and card, or make both again")
 
 
 def strips(arguments: argparse.Namespace) -> None:
-    """Renders a strip of frames of each dataset in data/offline that has none, without a screen."""
+    """Renders a strip of frames for each dataset in data/offline that lacks one; needs no display."""
     from mbaug.datasets import render
 
-    os.environ["MUJOCO_GL"] = render.opengl()  # before MuJoCo is imported: it fails on a library that is not there
+    os.environ["MUJOCO_GL"] = render.opengl()  # before importing MuJoCo, which fails if the library it names is missing
     from mbaug import files, tasks
     from mbaug.datasets import read
 
-    files.repository()  # says where pools are, where there are none
+    files.repository()  # raises without a clone, where there would be nothing to render
     count, size = render.STRIP
     for path in read.bundled([read.FOLDER]).values():
         strip = path.with_suffix(".png")
@@ -211,14 +216,14 @@ def strips(arguments: argparse.Namespace) -> None:
             continue
         task, data = tasks.find(path.stem.split("-")[0]), read.load(path.stem)
         environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **render.CLOSE)
-        states = render.moments(data, count, most=round(1 / environment.get_wrapper_attr("dt")))  # a second
+        states = render.moments(data, count, most=round(1 / environment.get_wrapper_attr("dt")))  # a span of 1 s
         files.write_atomically(strip, render.strip(render.stills(environment, states)))
         environment.close()
         say(strip)
 
 
 def models(arguments: argparse.Namespace) -> None:
-    """Makes what is missing of data/models: fits world models (minutes each), takes agents from what recorded runs kept."""
+    """Writes the missing files of data/models: fits world models (minutes each) and extracts the agents of recorded runs."""
     from mbaug import files
     from mbaug.experiments import records, trained
 
@@ -227,7 +232,7 @@ def models(arguments: argparse.Namespace) -> None:
 
 
 def advise(arguments: argparse.Namespace) -> None:
-    """Says of a dataset, in minutes: its score, how good a world model of it is, and what to keep of it online."""
+    """Reports a dataset's score, how good a world model of it is, and what to keep online (takes minutes)."""
     from mbaug.experiments import records
     from mbaug.reporting import advice
 
@@ -236,19 +241,19 @@ def advise(arguments: argparse.Namespace) -> None:
 
 
 def watch(arguments: argparse.Namespace) -> None:
-    """Renders a few seconds of a recorded policy to MP4 and GIF, without a screen."""
-    given = os.environ.pop("MUJOCO_GL", "")  # MuJoCo, when it is imported, fails on a library that is not there
+    """Films a few seconds of a recorded policy as MP4 and GIF; needs no display."""
+    users_choice = os.environ.pop("MUJOCO_GL", "")  # importing MuJoCo fails if the library it names is missing
     from mbaug import files, tasks
     from mbaug.checks import require
     from mbaug.datasets import render
     from mbaug.experiments import records, runner
 
     task, run = tasks.find(arguments.task), records.Run.parse(arguments.run)
-    require(run.task == task.name, f"{run} is a run of {run.task}, but {task.name} was asked for")
+    require(run.task == task.name, f"{run} is a run of {run.task}, but the task given is {task.name}")
     act = runner.policy(run, records.root(), arguments.policy)
     render.check_seconds(arguments.seconds)
-    os.environ["MUJOCO_GL"] = given
-    os.environ["MUJOCO_GL"] = render.opengl()  # takes seconds, and so comes after what is wrong with what was typed
+    os.environ["MUJOCO_GL"] = users_choice
+    os.environ["MUJOCO_GL"] = render.opengl()  # takes seconds, so we check the arguments first
     environment = tasks.make(task, width=render.SIZE, height=render.SIZE, **render.FOLLOWED)
     frames, frames_per_second = render.frames(environment, act, arguments.seconds)
     environment.close()
@@ -260,10 +265,10 @@ def watch(arguments: argparse.Namespace) -> None:
 
 
 def films(arguments: argparse.Namespace) -> None:
-    """Makes figures/films: each agent of data/models at the switch, after 50,000 and after 100,000 interactions, as a GIF."""
+    """Films each agent of data/models at the switch, after 50,000 and after 100,000 interactions, into figures/films."""
     from mbaug.datasets import render
 
-    os.environ["MUJOCO_GL"] = render.opengl()  # before MuJoCo is imported: it fails on a library that is not there
+    os.environ["MUJOCO_GL"] = render.opengl()  # before importing MuJoCo, which fails if the library it names is missing
     from mbaug.experiments import records
     from mbaug.reporting import chapters, figures, films
 
@@ -274,7 +279,7 @@ def films(arguments: argparse.Namespace) -> None:
 
 
 def figures(arguments: argparse.Namespace) -> None:
-    """Runs the notebooks headless, draws every figure, and brings the README's tables and the chapters' answers up to date."""
+    """Runs the notebooks headless, draws every figure, and updates the README's tables and the chapters' answers."""
     from mbaug.experiments import records
     from mbaug.reporting import answers, chapters, figures, stored, tables
 
@@ -286,18 +291,18 @@ def figures(arguments: argparse.Namespace) -> None:
         os.environ[stored.ANEW] = "1"
     chapters.run(arguments.profile, only=arguments.only)
     if frame is None:
-        say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, and are no evidence")
+        say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, but are no evidence")
         return
-    tables.update(frame)  # an answer may be of numbers that were just drawn
+    tables.update(frame)  # again, since an answer may use numbers that were just drawn
     folder = chapters.committed_figures()
     figures.write_gallery(folder)
     say(f"found: {answers.sentence(frame)}")
-    say(f"look:  README.md has the paper's claims, {os.path.relpath(folder / 'README.md')} every figure")
-    say("next:  read on with .venv/bin/jupyter lab notebooks/00_overview.ipynb, or train what is missing with make record")
+    say(f"look:  README.md has the paper's claims, and {os.path.relpath(folder / 'README.md')} every figure")
+    say("next:  read on with .venv/bin/jupyter lab notebooks/00_overview.ipynb, or train the missing runs with make record")
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
-    """Brings the chapters' answers up to date and executes the notebooks' reading copies again."""
+    """Updates the chapters' answers and executes the notebooks' reading copies again."""
     from mbaug.experiments import records
     from mbaug.reporting import chapters, tables
 
@@ -306,73 +311,74 @@ def notebooks(arguments: argparse.Namespace) -> None:
     chapters.reading_copies(only=arguments.only)
 
 
-TASK = {"help": "a task of the paper, e.g. hopper; a name that is none of them lists them all"}
-PROFILE = {"default": "paper", "help": "budgets: smoke, quick or paper"}
-CHAPTERS = {"metavar": "NN", "help": "one chapter: its number or its name, e.g. 02 or 02_world_model"}
-# Of each command its arguments, as argparse takes them.
+TASK = {"help": "name of a task, e.g. hopper; an unknown name lists all tasks"}
+PROFILE = {"default": "paper", "help": "training budgets: smoke, quick or paper (default: paper)"}
+CHAPTER = {"metavar": "NN", "help": "execute only this chapter, e.g. 02 or 02_world_model"}
+FOLDER = {"type": Path, "metavar": "FOLDER"}
+# The arguments of each command, as keyword arguments of `add_argument`.
 COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] = {
     record: {
-        "study": {"nargs": "?", "help": "name of a study, e.g. hopper (default: the programme, in its order)"},
-        "--only": {"default": "*", "metavar": "PATTERN", "help": "runs whose name matches, e.g. 'sac/*'"},
-        "--seeds": {"type": seeds, "metavar": "0-4", "help": "in place of the study's own"},
-        "--workers": {"type": count, "help": "processes (default: one per core)"},
-        "--population": {"type": count, "default": 1, "help": "agents that one process trains side by side (default: 1)"},
-        "--cluster": {"type": address, "metavar": "tcp://HOST:8786", "help": "train on the workers of a Dask cluster"},
-        "--device": {"default": "cpu", "help": "what trains: cpu or cuda (default: cpu)"},
+        "study": {"nargs": "?", "help": "name of a study, e.g. hopper (default: the whole programme, in its order)"},
+        "--only": {"default": "*", "metavar": "PATTERN", "help": "train only runs whose name matches, e.g. 'sac/*'"},
+        "--seeds": {"type": seeds, "metavar": "SEEDS", "help": "train these seeds instead of the study's, e.g. 0-4 or 0,2,5"},
+        "--workers": {"type": count, "metavar": "N", "help": "number of processes (default: one per core)"},
+        "--population": {"type": count, "default": 1, "metavar": "N", "help": "agents trained by each process (default: 1)"},
+        "--cluster": {"type": address, "metavar": "tcp://HOST:8786", "help": "train on the workers of this Dask cluster"},
+        "--device": {"default": "cpu", "help": "device to train on: cpu or cuda (default: cpu)"},
         "--profile": PROFILE,
-        "--dry-run": {"action": "store_true", "help": "list what is missing and stop"},
+        "--dry-run": {"action": "store_true", "help": "list the missing runs and exit"},
     },
     status: {
-        "study": {"nargs": "?", "help": "name of a study (default: a line for each)"},
-        "--parquet": {"type": Path, "metavar": "PATH", "help": "write every recorded row as one Parquet file"},
+        "study": {"nargs": "?", "help": "name of a study to show in detail (default: one line for each study)"},
+        "--parquet": {"type": Path, "metavar": "PATH", "help": "write all recorded rows to one Parquet file instead"},
     },
     verify: {
-        "run": {"nargs": "?", "help": "task/dataset/arm/seed<k> (default: the cheapest recorded one)"},
-        "--updates": {"type": count, "default": 10_000, "help": "gradient steps to train (default: 10,000)"},
+        "run": {"nargs": "?", "help": "run to verify, as task/dataset/arm/seed<k> (default: the cheapest recorded run)"},
+        "--updates": {"type": count, "default": 10_000, "metavar": "N", "help": "gradient steps to train (default: 10,000)"},
     },
     collect: {
         "task": TASK,
-        "--to": {"type": integer, "metavar": "STEPS", "help": "stop there: 0 makes only the random dataset, at once"},
-        "--seed": {"type": integer, "default": 0, "help": "of the training (default: 0)"},
-        "--output": {"type": Path, "help": "folder (default: data/offline; the whole replay: build/offline)"},
+        "--to": {"type": integer, "metavar": "STEPS", "help": "stop after STEPS steps; 0 only writes the random dataset"},
+        "--seed": {"type": integer, "default": 0, "help": "random seed of the training (default: 0)"},
+        "--output": FOLDER | {"help": "folder to write to (default: data/offline; for the whole replay: build/offline)"},
     },
     data: {
-        "source": {"nargs": "?", "help": "PATH.hdf5 or minari:ID, to import"},
-        "--as": {"dest": "name", "metavar": "NAME", "help": "of the dataset that is made, e.g. hopper-d4rl"},
-        "--output": {"type": Path, "help": "folder of what is imported or exported (default: build/offline, build/minari)"},
-        "--export": {"choices": ["minari"], "help": "make Minari datasets of the bundled pools (in build/minari)"},
-        "--readme": {"action": "store_true", "help": "write data/offline/README.md anew, from the cards"},
-        "--probes": {"action": "store_true", "help": "write data/probes anew, from the bundled pools"},
+        "source": {"nargs": "?", "help": "dataset to import: PATH.hdf5 or minari:ID"},
+        "--as": {"dest": "name", "metavar": "NAME", "help": "name for the imported dataset, e.g. hopper-d4rl"},
+        "--output": FOLDER | {"help": "folder for the import or export (default: build/offline or build/minari)"},
+        "--export": {"choices": ["minari"], "help": "export the bundled datasets as Minari datasets"},
+        "--readme": {"action": "store_true", "help": "write data/offline/README.md again from the datasets' cards"},
+        "--probes": {"action": "store_true", "help": "write data/probes again from the bundled datasets"},
     },
     advise: {
-        "dataset": {"help": "a pool's name, the path of a D4RL v2 file, or minari:ID"},
-        "--task": {"help": "of the dataset (default: the task in its name)"},
+        "dataset": {"help": "name of an offline dataset, path of a D4RL v2 file, or minari:ID"},
+        "--task": {"help": "task of the dataset (default: the task in its name)"},
     },
     watch: {
         "task": TASK,
-        "--run": {"required": True, "help": "task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0"},
-        "--policy": {"default": "final", "help": "final or medium (default: final)"},
-        "--seconds": {"type": seconds, "default": 5.0, "help": "of simulated time (default: 5)"},
-        "--output": {"type": Path, "help": "folder (default: build/watch)"},
+        "--run": {"required": True, "help": "run to film, as task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0"},
+        "--policy": {"default": "final", "help": "which policy of the run: final or medium (default: final)"},
+        "--seconds": {"type": seconds, "default": 5.0, "help": "simulated time to film, in seconds (default: 5)"},
+        "--output": FOLDER | {"help": "folder to write to (default: build/watch)"},
     },
     strips: {},
-    models: {"--work": {"type": Path, "help": "folder of the checkpoints (default: build/checkpoints/paper)"}},
+    models: {"--work": FOLDER | {"help": "folder of the checkpoints (default: build/checkpoints/paper)"}},
     films: {},
     figures: {
         "--profile": PROFILE,
-        "--only": CHAPTERS,
-        "--anew": {"action": "store_true", "help": "write data/models/drawn anew in place of comparing with it"},
+        "--only": CHAPTER,
+        "--anew": {"action": "store_true", "help": "write data/models/drawn again instead of comparing with it"},
     },
-    notebooks: {"--only": CHAPTERS},
+    notebooks: {"--only": CHAPTER},
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the parser of all commands."""
+    """Returns the parser for all commands."""
     top = Parser(prog="python -m mbaug", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for call, options in COMMANDS.items():
-        command = commands.add_parser(call.__name__, help=call.__doc__)
+        command = commands.add_parser(call.__name__, help=call.__doc__, description=call.__doc__)
         command.set_defaults(call=call)
         for name, option in options.items():
             command.add_argument(name, **option)
@@ -380,17 +386,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def end_of_pipe(error: BrokenPipeError) -> None:
-    """Ends silently where nobody reads any more, as in `mbaug status | head -1`; another broken pipe is told."""
+    """Exits silently if the reader of our output has gone, as in `mbaug status | head -1`; else reports the error."""
     output = select.poll()
     output.register(sys.stdout, 0)
-    if not output.poll(0):  # somebody reads
+    if not output.poll(0):  # standard output still has a reader, so another pipe broke
         sys.exit(f"mbaug: {error}")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output once more on exit
     sys.exit(1)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command; whatever was wrong with what was given ends in one sentence."""
+    """Runs a command. Any expected error ends the process with one sentence."""
     given = parser().parse_args(arguments)
     try:
         with ending.as_by_ctrl_c():
@@ -400,10 +406,10 @@ def main(arguments: list[str] | None = None) -> None:
         end_of_pipe(error)
     except KeyboardInterrupt:
         resumes = given.call in (record, collect)
-        sys.exit("mbaug: interrupted" + ("; the same command goes on from the last checkpoints" if resumes else ""))
+        sys.exit("mbaug: interrupted" + ("; the same command continues from the last checkpoints" if resumes else ""))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        several = "\n" if isinstance(error, RuntimeError) else ""  # runs or notebooks that failed have a line each, or more
-        sys.exit(f"mbaug: {escaped(error, several)}")
+        keep = "\n" if isinstance(error, RuntimeError) else ""  # failed runs and notebooks have at least one line each
+        sys.exit(f"mbaug: {escaped(error, keep)}")
 
 
 if __name__ == "__main__":

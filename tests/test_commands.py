@@ -148,18 +148,21 @@ def test_status_exports_every_recorded_row_if_pyarrow_is_installed(tmp_path, mon
         ("verify hopper/none/small/seed7", "seed7 is not recorded"),
         ("verify seed7", "'seed7'"),
         ("collect hoper", "unknown task 'hoper': did you mean 'hopper'? allowed are 'hopper', 'walker2d', "),
-        ("watch ant --run hopper/none/small/seed0", "hopper/none/small/seed0 is a run of hopper, but ant was asked for"),
+        ("watch ant --run hopper/none/small/seed0", "hopper/none/small/seed0 is a run of hopper, but the task given is ant"),
         ("data minari:mujoco/hopper/medium-v0 --as hopper-minari", "needs Minari: `make setup` installs it"),
         ("data absent.hdf5 --as hopper-absent", "there is no file absent.hdf5"),
-        ("data absent.hdf5", "--as names the dataset"),
-        ("data --output elsewhere", "--output names the folder of what is imported or exported"),
+        ("data absent.hdf5", "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl"),
+        (
+            "data --output elsewhere",
+            "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari",
+        ),
         (
             "data hopper-medium --as hopper-again",
             "hopper-medium is a pool that already exists here: give PATH.hdf5 or minari:ID of the data to import",
         ),
         ("data minari: --as hopper-minari", "'minari:' names no dataset: add its id, as in"),
         ("advise hopper-medium --task=", "unknown task ''"),
-        ("data --as hopper-absent", "names what to import"),
+        ("data --as hopper-absent", "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID"),
         ("figures --profile papr", "unknown profile 'papr'"),
         ("figures --only 99", "'99'"),
     ],
@@ -186,9 +189,9 @@ def test_a_wrong_argument_ends_in_one_sentence(typed, sentence, repository, monk
         ("record tiny --seeds ²", "seeds are '²', but they must be a range"),
         (
             "record tiny --seeds 0-20000000",
-            "seeds are '0-20000000', but they must be a range such as 0-4 or a list such as 0,2,5, of 100 at most",
+            "seeds are '0-20000000', but they must be a range such as 0-4 or a list such as 0,2,5, with at most 100 seeds",
         ),
-        ("record tiny --seeds 1-" + 5000 * "9", "of 100 at most, each below a billion"),
+        ("record tiny --seeds 1-" + 5000 * "9", "with at most 100 seeds, each below a billion"),
         ("record tiny --population " + 5000 * "9", "was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --workers 0", "'0' was given, but it must be a whole number from 1 to 999,999,999"),
         ("record tiny --population two", "'two' was given"),
@@ -275,7 +278,7 @@ def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatc
 @pytest.mark.parametrize(
     ("typed", "callee", "said"),
     [
-        ("record tiny", "record", "mbaug: interrupted; the same command goes on from the last checkpoints"),
+        ("record tiny", "record", "mbaug: interrupted; the same command continues from the last checkpoints"),
         ("status", "step_seconds", "mbaug: interrupted"),
     ],
 )

@@ -227,7 +227,9 @@ def test_what_is_there_is_listed_and_verified(tmp_path, monkeypatch, capsys):
     assert table.loc["hopper-whole", ["transitions", "episodes"]].tolist() == [ROWS, 4]
     listing = pools.listing
     monkeypatch.setattr(pools, "listing", lambda: listing([folder]))
-    with pytest.raises(SystemExit, match=r"^mbaug: not as their cards say: hopper-alone, hopper-changed; restore"):
+    with pytest.raises(
+        SystemExit, match=r"^mbaug: these pools do not match their cards: hopper-alone, hopper-changed; restore pool and card"
+    ):
         commands.main(["data"])
     assert "hopper-whole" in capsys.readouterr().out
 
@@ -346,7 +348,7 @@ def test_an_imported_pool_is_never_overwritten(tmp_path):
         ({"sha256": "abc"}, "sha256 is 'abc', but it must be 64 hexadecimal digits"),
         ({"file": "../x.hdf5"}, "file is '../x.hdf5', but it must be 'hopper-random.hdf5'"),
         ({"task": "Hoper-v5"}, "unknown task 'Hoper-v5': did you mean 'Hopper-v5'"),
-        ({"colour": "red"}, "the content has the unknown 'colour'; allowed are name, task"),
+        ({"colour": "red"}, "the content has unknown fields: 'colour'; allowed are name, task"),
         ({"source": "x.hdf5"}, "a card must have a seed or a source, but not both"),
         ({"settings": {"algorithm": "sca"}}, "settings lacks learner, model"),
         (

@@ -407,7 +407,7 @@ def test_of_two_commands_at_once_the_second_waits_and_both_end_well(tmp_path, ca
         both = [multiprocessing.get_context("fork").Process(target=command, args=(tmp_path, "--to", "0")) for _ in range(2)]
         for process in both:
             process.start()
-        said, waits = [], f"another process is at {RUN}: this one waits until it ends\n"
+        said, waits = [], f"another process is training {RUN}: waiting until it ends\n"
         wait_until("both to wait", lambda: said.append(capfd.readouterr().out) or "".join(said).count(waits) == 2)
     for process in both:
         process.join(timeout=120)
