@@ -1,1 +1,1 @@
-"""How fast an update is, against the limit of the processor's products and against peers: `python -m benchmarks`."""
+"""Measures how fast an update is, beside the processor's limit and other libraries: `python -m benchmarks`."""

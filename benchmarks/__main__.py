@@ -1,4 +1,4 @@
-"""Measures updates a second against the processor's limit, against plain torch, and against peers that are installed."""
+"""Measures updates per second, and compares them with the processor's limit, plain torch and other installed libraries."""
 
 import argparse
 import os
@@ -9,14 +9,14 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 
 def bench(as_json: bool, record: bool, device: str) -> None:
-    """Prints a few sections, as tables or as JSON, or measures all of them and keeps them."""
+    """Measures a few sections and prints them as tables or JSON, or measures all sections and records them."""
     from benchmarks import results, speed
     from mbaug import engine, files
 
     engine.prepare("float32", device)
     effort, sections = (speed.FULL, speed.SECTIONS) if record else (speed.QUICK, speed.SHORT)
     if record:
-        print("All sections, five times each: up to 40 minutes, in which the machine should do nothing else", flush=True)
+        print("Measures every section five times, up to 40 minutes: leave the machine idle meanwhile", flush=True)
     document = results.measure(effort, device, [one for one in sections if device == "cpu" or one in speed.ON_GPU])
     if record or as_json:
         print(results.keep(document) if record else files.json_text(document))
@@ -26,15 +26,15 @@ def bench(as_json: bool, record: bool, device: str) -> None:
     if device == "cpu":
         print(*results.ratios(document["sections"]["peers"]), sep="\n")
     if not engine.has_bfloat16(device):
-        print("This processor has no bfloat16 products (avx512_bf16 or amx_bf16): float32 alone is measured.")
+        print("This processor has no bfloat16 products (avx512_bf16 or amx_bf16), so only float32 was measured.")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures; whatever was wrong with what was given ends in one sentence."""
+    """Runs the command. Any expected error ends the process with one sentence."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("--json", action="store_true", help="print JSON")
-    options.add_argument("--record", action="store_true", help="measure all, several times, into data/benchmarks (long)")
-    options.add_argument("--device", default="cpu", help="cpu or cuda")
+    options.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options.add_argument("--record", action="store_true", help="record all sections in data/benchmarks (up to 40 minutes)")
+    options.add_argument("--device", default="cpu", help="device to measure: cpu or cuda (default: cpu)")
     given = options.parse_args(arguments)
     try:
         bench(given.json, given.record, given.device)

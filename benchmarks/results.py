@@ -1,4 +1,4 @@
-"""What was measured: several times over, kept in data/benchmarks as evidence of one processor, and shown to a reader."""
+"""Repeats the measurements, records them in data/benchmarks, one file per processor, and formats them for readers."""
 
 import os
 import re
@@ -17,14 +17,14 @@ from mbaug.checks import Bound, Count, Positive, require, settings
 from mbaug.datasets.cards import Sha256
 from mbaug.provenance import OPTIONAL, Provenance, provenance
 
-FORMAT = 2  # since then each peer is measured in a process of its own, and a file holds its own digest
-INSTALLED = {"Stable-Baselines3": "make setup", "SBX": ".venv/bin/python -m pip install sbx-rl"}  # how peers come
-FOLDER = files.repository() / "data" / "benchmarks"  # a file for each processor
+FORMAT = 2  # from 2 on, each library is measured in its own process, and a file holds its own digest
+INSTALLED = {"Stable-Baselines3": "make setup", "SBX": ".venv/bin/python -m pip install sbx-rl"}  # commands that install peers
+FOLDER = files.repository() / "data" / "benchmarks"  # one file per processor
 
 
 @settings
 class Benchmark:
-    """What `keep` writes."""
+    """The content of a file that `keep` writes."""
 
     format: Annotated[int, Bound(lambda x: 1 <= x <= FORMAT, f"from 1 to {FORMAT}")]
     provenance: Provenance
@@ -35,23 +35,25 @@ class Benchmark:
     growth: tuple[Count, ...]
     rows: tuple[Count, ...]
     sections: dict[str, list[dict[str, Any]]]
-    sha256: Sha256 | None = None  # of the file without this line; format 1 has none
+    sha256: Sha256 | None = None  # digest of the other keys, absent in format 1
 
     def __post_init__(self) -> None:
-        require((self.sha256 is None) == (self.format == 1), "sha256 is there from format 2 on")
+        require((self.sha256 is None) == (self.format == 1), "sha256 is required from format 2 on, and not allowed before")
         for name, rows in self.sections.items():
-            require(rows and all(row.keys() == rows[0].keys() for row in rows), f"section {name} has no rows, or unequal ones")
+            alike = rows and all(row.keys() == rows[0].keys() for row in rows)
+            require(alike, f"section {name} has no rows, or rows with different keys")
             for key, value in (pair for row in rows for pair in row.items()):
-                repeats = not isinstance(value, list) or len(value) == self.repeats
-                found = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
-                plain = all(isinstance(number, str | int | float) for number in found)
-                require(repeats and plain, f"section {name} has {key} {value!r:.80}, but it must be a value or one a repeat")
+                repeated = not isinstance(value, list) or len(value) == self.repeats
+                values = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+                plain = all(isinstance(each, str | int | float) for each in values)
+                place = f"section {name}: {key} is {value!r:.80}"
+                require(repeated and plain, f"{place}, but it must be one value, or a list of one value per repeat")
 
 
 def measure(effort: Effort, device: str, sections: Sequence[Callable]) -> dict:
-    """Returns what was measured, how, with what, on what: each measured number as the list of its repeats.
+    """Returns a document with the sections, the effort and the provenance. Each measured number is the list of its repeats.
 
-    A whole section is repeated, not each row: what changes slowly on a machine then touches all rows alike.
+    We repeat whole sections rather than single rows, so that slow changes of the machine's speed affect all rows alike.
     """
     found = {}
     for section in (progress := tqdm(sections, disable=None)):
@@ -66,7 +68,7 @@ def measure(effort: Effort, device: str, sections: Sequence[Callable]) -> dict:
 
 
 def keep(document: dict, folder: Path = FOLDER) -> Path:
-    """Writes a document in place of the same processor's (or GPU's) last one, in one piece or not at all; returns where."""
+    """Writes a document atomically, replacing the last one of the same processor or GPU; returns the path."""
     origin = document["provenance"]
     name = re.sub("[^a-z0-9]+", "-", origin.get("device", origin["cpu"]).lower()).strip("-")
     files.write_atomically(path := folder / f"{name}.json", files.sealed(document))
@@ -74,10 +76,10 @@ def keep(document: dict, folder: Path = FOLDER) -> Path:
 
 
 def load(folder: Path = FOLDER) -> list[dict]:
-    """Returns the documents in a folder, the processor with the fastest float32 products first; none where there is none.
+    """Returns the documents in a folder, the processor with the fastest float32 products first.
 
     Raises:
-        ValueError: a file is not what `keep` writes.
+        ValueError: A file is damaged, or `keep` did not write it.
     """
     documents = []
     for path in sorted(folder.glob("*.json")):
@@ -88,8 +90,8 @@ def load(folder: Path = FOLDER) -> list[dict]:
             needed = speed.COMPARED if found.provenance.device is None else speed.ON_GPU
             lacking = sorted({section.__name__ for section in needed} - {*found.sections})
             require(not lacking, f"{path} has no section {', '.join(lacking)}")
-            whole = found.sha256 is None or content == files.sealed(document)
-            require(whole, f"{path}: its SHA-256 is not the one in it")
+            intact = found.sha256 is None or content == files.sealed(document)
+            require(intact, f"{path}: its content does not match its SHA-256")
         except ValueError as error:
             raise ValueError(f"{error}: measure it again with python -m benchmarks --record") from None
         documents.append(document)
@@ -97,37 +99,37 @@ def load(folder: Path = FOLDER) -> list[dict]:
 
 
 def table(rows: Sequence[dict]) -> pd.DataFrame:
-    """Returns rows as a table: each measured number as the median of its repeats, with its lowest and highest beside it."""
+    """Returns rows as a table, with the median, lowest and highest repeat of each measured number."""
     columns = {}
     for name, column in pd.DataFrame(rows).items():
         columns[name] = column
         if isinstance(column[0], list):
-            repeats = np.array(column.tolist(), dtype=float)  # None, of a number that was not finite, is NaN again
+            repeats = np.array(column.tolist(), dtype=float)  # None in JSON stands for NaN
             columns |= {name: np.median(repeats, 1), f"{name}_low": repeats.min(1), f"{name}_high": repeats.max(1)}
     return pd.DataFrame(columns)
 
 
 def text(section: str, rows: Sequence[dict]) -> str:
-    """Returns a section's rows as lines of a fixed width: medians, with three digits below 10 and none after the point above."""
+    """Returns a section as a text table of medians, with three significant digits below 10 and whole numbers above."""
     shown = table(rows).map(lambda x: (f"{x:.3g}" if x < 10 else f"{x:.0f}") if isinstance(x, float) else x)
     names = [name for name in shown if not str(name).endswith(("_low", "_high"))]
     return f"{section}\n{shown[names].to_string(index=False)}\n"
 
 
 def pairs(rows: Sequence[dict]) -> pd.DataFrame:
-    """Returns each of our rows beside each of another's of the same algorithm (`by_peer`), and how many `times` as fast it is."""
-    found = table(rows)
-    ours, others = found[found["by"] == "mbaug"], found[found["by"] != "mbaug"]
+    """Returns each of our rows joined to each peer's row of the same algorithm, with `times`, the ratio of their speeds."""
+    measured = table(rows)
+    ours, others = measured[measured["by"] == "mbaug"], measured[measured["by"] != "mbaug"]
     paired = ours.merge(others, on="algorithm", suffixes=("", "_peer"))
     return paired.assign(times=paired["updates_per_second"] / paired["updates_per_second_peer"])
 
 
 def ratios(rows: Sequence[dict]) -> list[str]:
-    """Returns a sentence for each of our rows on how many times as fast as another's of the same algorithm it is."""
+    """Returns a sentence for each of our rows and each peer on the ratio of their speeds, and one for each missing peer."""
     sentence = "{algorithm}, {precision}: {times:.2f} times {by_peer}"
     sentences = [sentence.format(**row) for row in pairs(rows).to_dict("records")]
-    here = {row["by"].split()[0] for row in rows}
+    libraries = {row["by"].split()[0] for row in rows}
     for library, command in INSTALLED.items():
-        if library not in here:
-            sentences.append(f"{library} was not measured: after `{command}` it is, in the same run.")
+        if library not in libraries:
+            sentences.append(f"{library} was not measured: install it with `{command}` and measure again.")
     return sentences

@@ -83,7 +83,9 @@ def test_update_rates_have_a_row_for_each_task_and_population_with_their_fractio
 )
 def test_every_number_of_a_section_is_measured(section, count, monkeypatch):
     monkeypatch.setattr(speed, "PEERS", {})
-    monkeypatch.setattr(speed, "fresh", lambda call, *given: call(*given) if section is not speed.peers else ("mbaug", 1.0))
+    monkeypatch.setattr(
+        speed, "in_new_process", lambda call, *given: call(*given) if section is not speed.peers else ("mbaug", 1.0)
+    )
     rows = list(section(SHORT))
     assert len(rows) == count
     # A function that `speed.parts` looks for and no longer finds would give 0.
@@ -107,20 +109,20 @@ def test_the_memory_of_populations_and_datasets_is_measured_in_separate_processe
 def test_installed_peers_take_turns_each_in_its_own_process(monkeypatch):
     """Each repeat measures every peer once. A peer that is not installed is named at the end."""
     monkeypatch.setattr(speed, "find_spec", lambda module: module == "stable_baselines3" or None)
-    monkeypatch.setattr(speed, "fresh", lambda call, name, by, precision, *given: (f"{by} 1", float(len(name))))
+    monkeypatch.setattr(speed, "in_new_process", lambda call, name, by, precision, *given: (f"{by} 1", float(len(name))))
     found = results.measure(Effort(0.01, 2), "cpu", [speed.peers])["sections"]["peers"]
     assert [(row["algorithm"], row["by"]) for row in found] == [
         (name, f"{by} 1") for name in ("TD3", "SAC") for by in ("mbaug", "plain torch", "Stable-Baselines3")
     ]
     assert {tuple(row["updates_per_second"]) for row in found} == {(3.0, 3.0)}
-    assert results.ratios(found)[-1].startswith("SBX was not measured: after `.venv/bin/python -m pip install sbx-rl`")
+    assert results.ratios(found)[-1].startswith("SBX was not measured: install it with `.venv/bin/python -m pip install sbx-rl`")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["mbaug", "plain torch", "Stable-Baselines3"])
 def test_measuring_a_peer_on_one_core_leaves_this_process_unchanged(by):
     cores, threads = psutil.Process().cpu_affinity(), torch.get_num_threads()
-    label, pace = speed.fresh(speed.peer, "TD3", by, "float32", 0.02, "cpu")
+    label, pace = speed.in_new_process(speed.peer, "TD3", by, "float32", 0.02, "cpu")
     assert label.startswith(by)
     assert pace > 0
     assert (psutil.Process().cpu_affinity(), torch.get_num_threads()) == (cores, threads)
@@ -137,7 +139,7 @@ def test_threads_are_measured_beside_a_busy_process_that_ends_with_the_measureme
         loads.append((load, threads, sum(load.cpu_times()[:2]) - before > 0.05))
         return {"updates_per_second": 1.0}
 
-    monkeypatch.setattr(speed, "fresh", measured)
+    monkeypatch.setattr(speed, "in_new_process", measured)
     monkeypatch.setattr(speed, "LOADS", ("nothing", "another training"))
     rows = list(speed.threads(SHORT))
     assert [row["beside"] for row in rows] == ["nothing", "another training"] * 2
@@ -221,11 +223,11 @@ def test_each_processor_has_its_own_file_and_the_fastest_comes_first(folder):
     [
         ('"format"', "format", "is not JSON"),
         ('"repeats": 3', '"repeats": "3"', "repeats is '3', but it must be a whole number"),
-        ('"format": 2', '"format": 1', "sha256 is there from format 2 on"),
+        ('"format": 2', '"format": 1', "sha256 is required from format 2 on, and not allowed before"),
         ('"peers"', '"pears"', "has no section peers"),
-        ("50.0,", "", "section products has gflops .*, but it must be a value or one a repeat"),
-        ('"inputs": 256', '"inputs": {}', "section products has inputs {}"),
-        ("70.0", "71.0", "its SHA-256 is not the one in it"),
+        ("50.0,", "", "section products: gflops is .*, but it must be one value, or a list of one value per repeat"),
+        ('"inputs": 256', '"inputs": {}', "section products: inputs is {}"),
+        ("70.0", "71.0", "its content does not match its SHA-256"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_name_and_what_to_do(folder, old, new, sentence):
