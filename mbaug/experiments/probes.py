@@ -37,19 +37,19 @@ def choose(task: Task, pool: Dataset) -> Probe:
     """Returns STATES rows of a pool, equally many from each group; the share of an empty group goes to "anywhere".
 
     The groups "low return" and "high return" are the episodes of the lowest and the highest quarter by return. No row has a
-    clipped velocity (`tasks.whole`).
+    clipped velocity (`tasks.unclipped`).
     """
-    whole = tasks.unclipped(task, pool.state)
+    unclipped = tasks.unclipped(task, pool.state)
     episodes = pd.DataFrame({"episode": pool.episode, "reward": pool.reward, "terminal": pool.terminal}).groupby("episode")
     returns, ends = episodes["reward"].transform("sum").to_numpy(), episodes["terminal"].transform("any").to_numpy()
     remaining = episodes.cumcount(ascending=False).to_numpy()
     low, high = np.quantile(episodes["reward"].sum(), (0.25, 0.75))
     members = (np.ones(len(pool), dtype=bool), ends & (remaining < NEAR), returns <= low, returns >= high)
     per_group = STATES // len(GROUPS)
-    counts = [per_group if (allowed & whole).any() else 0 for allowed in members]
+    counts = [per_group if (allowed & unclipped).any() else 0 for allowed in members]
     counts[0] += STATES - sum(counts)
     rows = [
-        streams.numpy_generator(0, "probe", name).choice(np.flatnonzero(allowed & whole), count, replace=False)
+        streams.numpy_generator(0, "probe", name).choice(np.flatnonzero(allowed & unclipped), count, replace=False)
         for name, allowed, count in zip(GROUPS, members, counts, strict=True)
         if count
     ]

@@ -291,7 +291,7 @@ def branched(population: Population, rule: Augmentation, number: int) -> Float[T
     learner, task, tables = population.learner, population.learner.task, []
     for k, drawn in enumerate(population.drawn):
         random = streams.numpy_generator(learner.seeds[k], "imagination", number)
-        unclipped = drawn.state[tasks.whole(task, drawn.state)]
+        unclipped = drawn.state[tasks.unclipped(task, drawn.state)]
         start = random.permutation(unclipped)[: max(len(drawn) // rule.branch, 1)]
         replay, act = partial(check.replay, task), partial(explore, learner, k, random)
         rows = augmentation.branches(replay, act, start, rule.branch, len(drawn))
