@@ -1,7 +1,7 @@
-"""The site, which `make site` builds into build/site: what the repository holds, bound together; nothing is written twice.
+"""Sphinx configuration of the site, which `make site` builds into build/site from the repository's own pages.
 
-Its source folder is the repository itself (`sphinx-build -c docs . build/site`), so links lead where they lead on GitHub.
-No cell is executed, and neither building nor reading needs the network.
+The source folder is the repository itself (`sphinx-build -c docs . build/site`), so links lead to the same pages as on GitHub.
+Sphinx executes no cell. Neither building nor reading the site needs a network.
 """
 
 import re
@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-import colab  # noqa: E402 -- beside this file
+import colab  # noqa: E402 -- docs/colab.py
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT.get("urls", {}).get("Repository", "").rstrip("/")
@@ -30,10 +30,10 @@ exclude_patterns = ["build", ".*", "docs/contents.md"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 
 nb_execution_mode = "off"
-nb_render_markdown_format = "myst"  # of outputs: they hold mathematics, too
+nb_render_markdown_format = "myst"  # the outputs contain mathematics
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # a chapter's answer stands below its title as a small heading
+suppress_warnings = ["myst.header"]  # a chapter's answer is a small heading directly below its title, which skips levels
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 add_module_names = False
@@ -43,8 +43,8 @@ html_static_path = ["site.css", str(Path(mathjax.__file__).parent / "static/math
 html_css_files = ["site.css"]
 html_sourcelink_suffix = ""
 html_favicon = "icon.svg"
-html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
-linkcheck_anchors = False  # GitHub makes its own in the browser
+html_context = {"default_mode": "auto"}  # light or dark, as in the reader's system
+linkcheck_anchors = False  # GitHub creates its anchors in the browser
 mathjax_path = "tex-svg.js"
 html_theme_options = {"show_toc_level": 2, "navbar_persistent": []}
 if REPOSITORY:
@@ -58,21 +58,21 @@ if REPOSITORY:
     }
 
 
-def card(link: re.Match) -> str:
-    """Returns a link to a folder as one to the README that describes it, which is the page that the site has."""
+def link_to_readme(link: re.Match) -> str:
+    """Returns a link to a folder changed to link to the nearest README, because the site has no pages for folders."""
     folder = ROOT / link[1]
-    described = next((at for at in (folder, *folder.parents) if (at / "README.md").is_file()), ROOT)
-    return f"]({described.relative_to(ROOT)}/README.md)" if folder.is_dir() else link[0]
+    nearest = next((each for each in (folder, *folder.parents) if (each / "README.md").is_file()), ROOT)
+    return f"]({nearest.relative_to(ROOT)}/README.md)" if folder.is_dir() else link[0]
 
 
-def bind(app: Sphinx, page: str, text: list[str]) -> None:
-    """Puts the table of contents at the end of the front page, which is the README."""
+def complete_front_page(app: Sphinx, page: str, text: list[str]) -> None:
+    """Changes the front page, which is the README: adapts links to folders and appends the table of contents."""
     if page == root_doc:
-        text[0] = re.sub(r"\]\(([\w/]+)\)", card, text[0]) + (ROOT / "docs" / "contents.md").read_text()
+        text[0] = re.sub(r"\]\(([\w/]+)\)", link_to_readme, text[0]) + (ROOT / "docs" / "contents.md").read_text()
 
 
-def open_the_copy_in_colab(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
-    """Lets the theme's Colab button open a chapter's copy with a set-up cell, which lies beside the published site."""
+def open_copy_in_colab(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
+    """Makes the theme's Colab button open the chapter's copy with a set-up cell, which is on the branch gh-pages."""
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
             if button["text"] == "Colab":
@@ -80,7 +80,7 @@ def open_the_copy_in_colab(app: Sphinx, page: str, template: str, context: dict,
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    """Gives the front page the name that a web server looks for, and makes the copies for Colab."""
+    """Copies the front page to index.html, which web servers expect, and writes the copies for Colab."""
     if error is None:
         shutil.copy2(app.outdir / f"{root_doc}.html", app.outdir / "index.html")
         if REPOSITORY:
@@ -88,27 +88,27 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 
 def escape(app: Sphinx, what: str, name: str, described: object, options: object, lines: list[str]) -> None:
-    """Keeps the bars of |u| from being read as reStructuredText's substitutions, a property's colon as the end of its type."""
+    """Escapes the bars of |u|, a substitution in reStructuredText, and a property's colon, which would end its type."""
     lines[:] = [line.replace("|", r"\|").replace(": ", " – " if what == "property" else ": ") for line in lines]
 
 
 def shorten(app: Sphinx, what: str, name: str, described: object, options: object, signature: str | None, returned: str | None):
-    """Returns a signature with bare types and names: what is allowed as a setting is said in its source."""
+    """Returns a signature without the bounds of settings, which their source shows, and with plain names of functions."""
     bound = r"~?(?:typing\.)?Annotated\[(.+?), ~?mbaug\.checks\.Bound\(.*?\)\]"
     plain = re.sub(r"<function [\w.]*<lambda>>", "...", re.sub(bound, r"\1", signature or ""))
     return signature and re.sub(r"<function (\w+)>", r"\1", plain), returned
 
 
-def repeated(app: Sphinx, what: str, name: str, member: object, skipped: bool, options: object) -> bool | None:
-    """Leaves out the fields of a named tuple, which its signature has already."""
+def skip_repeated(app: Sphinx, what: str, name: str, member: object, skipped: bool, options: object) -> bool | None:
+    """Skips the fields of a named tuple, because its signature already shows them."""
     return str(getattr(member, "__doc__", "")).startswith("Alias for field number") or None
 
 
 def setup(app: Sphinx) -> None:
-    """Connects the above."""
-    app.connect("source-read", bind)
+    """Connects the functions above to Sphinx's events."""
+    app.connect("source-read", complete_front_page)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", shorten)
-    app.connect("autodoc-skip-member", repeated)
-    app.connect("html-page-context", open_the_copy_in_colab, priority=900)
+    app.connect("autodoc-skip-member", skip_repeated)
+    app.connect("html-page-context", open_copy_in_colab, priority=900)
     app.connect("build-finished", finish)

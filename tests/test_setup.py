@@ -55,11 +55,14 @@ def setup(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("sentence", "arguments"),
     [
-        ("works as python3.14 to python3.11", {"programs": {"python3.13": "echo shim >&2; exit 127", "python": "exit 1"}}),
-        ("no Python from 3.11 to 3.14 works as /no/python", {"named": "/no/python"}),
+        (
+            "no working Python from 3.11 to 3.14 found as python3.14 to python3.11",
+            {"programs": {"python3.13": "echo shim >&2; exit 127", "python": "exit 1"}},
+        ),
+        ("no working Python from 3.11 to 3.14 found as /no/python", {"named": "/no/python"}),
         ("python3.12 has no venv module .* apt install python3-venv", {"programs": {"python3.12": "exit 3", "python": "exit 1"}}),
-        ("TORCH=rocm is not known", {"torch": "rocm"}),
-        (r"has 7\.2 GB of free disk space, and set-up needs 8 GB \(3 GB with TORCH=cpu\)", {"gigabytes": 7}),
+        ("TORCH=rocm is not known: choose default", {"torch": "rocm"}),
+        (r"has 7\.2 GB of free disk space, but set-up needs 8 GB \(3 GB with TORCH=cpu\)", {"gigabytes": 7}),
         ("needs 3 GB", {"torch": "cpu", "gigabytes": 2, "named": sys.executable}),  # the check accepts a real Python
     ],
 )
@@ -72,7 +75,7 @@ def test_an_unsuitable_machine_is_refused_in_one_sentence_before_anything_change
 def test_set_up_takes_only_the_steps_that_are_left(setup):
     """An interrupted set-up continues, a finished one does nothing, and another torch needs a new .venv."""
     Path("offline").touch()
-    assert "failed, as the messages above say" in setup("cpu")[-1]
+    assert "failed, see the messages above" in setup("cpu")[-1]
     Path("offline").unlink()
     cpu = [".venv", f"torch=={dict(LOCK)['torch']}+cpu", ".venv/tmp/others", "."]
     assert setup() == cpu
