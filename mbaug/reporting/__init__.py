@@ -1,1 +1,1 @@
-"""From records to what a reader sees: statistics, figures, claims, tables, and the chapters that show them."""
+"""Turns records into what a reader sees: statistics, figures, claims, tables, and the chapters that show them."""

@@ -1,7 +1,8 @@
-"""Before an agent goes online: what a dataset is worth, what to keep of it, and how often such advice was right.
+"""Advice before an agent goes online: what a dataset is worth, what to keep of it, and how often that advice was right.
 
-The rule keeps what scores more, the data or the policy that was pre-trained on them (Li et al. 2025, arXiv 2510.01460, who find
-it right in 45 of 63 cases). Its one number, how far apart two scores must be to differ, is chosen on recorded tasks.
+The rule keeps whichever scores more, the data or the policy that was pre-trained on them. Li et al. (2025, arXiv 2510.01460)
+find it right in 45 of 63 cases. Its only parameter is the margin within which two scores count as equal. We choose it on
+recorded tasks.
 """
 
 import re
@@ -24,33 +25,34 @@ from mbaug.method.transitions import Dataset, Standardiser
 from mbaug.reporting import claims, statistics
 from mbaug.reporting.figures import count, look, number
 
-KEEPS = {  # by regime: the arm that keeps what is better, and what that is
+KEEPS = {  # by regime: the arm to choose, and what it keeps and why
     "superior": ("vanilla", "the policy: it scores more than the data"),
     "comparable": ("vanilla_data", "both: the policy scores about as much as the data"),
-    "inferior": ("td3_data", "the data: the policy scores less than they do"),
+    "inferior": ("td3_data", "the data: the policy scores less"),
 }
-MARGINS = np.arange(51.0)  # points of score that are tried
-UPDATES, EPOCHS, EPISODES = 20_000, 60, 10  # of the short training: a tenth of the paper's updates, a fifth of its epochs
-NEW_SHARE = 0.1  # of a small dataset, at least, that is not trained on
+MARGINS = np.arange(51.0)  # candidate margins, in points of score
+UPDATES, EPOCHS, EPISODES = 20_000, 60, 10  # short training: a tenth of the paper's updates, a fifth of its epochs
+NEW_SHARE = 0.1  # smallest share of a dataset that is held out from training
 
 
 def regime(data: float, policy: float, margin: float) -> str:
-    """Returns "superior" or "inferior" where two scores differ by more than `margin`, seen from the policy; or "comparable"."""
+    """Returns whether the policy is "superior" or "inferior" to the data by more than `margin`, or else "comparable"."""
     gap = policy - data
     return "comparable" if abs(gap) <= margin else "superior" if gap > 0 else "inferior"
 
 
 def _score(task: tasks.Task, pool: Dataset) -> float:
+    """Returns the normalised score of the mean return of complete episodes, or of all episodes if none is complete."""
     rows = pd.DataFrame({"reward": pool.reward, "ended": pool.terminal.astype(bool) | pool.truncated.astype(bool)})
     episodes = rows.groupby(pool.episode).agg(total=("reward", "sum"), ended=("ended", "any"))
-    whole = episodes.loc[episodes["ended"], "total"]
-    return float(tasks.normalised_score(task, (whole if len(whole) else episodes["total"]).mean()))
+    complete = episodes.loc[episodes["ended"], "total"]
+    return float(tasks.normalised_score(task, (complete if len(complete) else episodes["total"]).mean()))
 
 
 def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
-    """Returns a row for each task and seed in which every arm of KEEPS is recorded: both scores, and each arm's mean score.
+    """Returns a row for each task and seed at which every arm of KEEPS is recorded: both scores, and each arm's mean score.
 
-    The policy's score is that after so many updates of its pre-training; None: at their end.
+    The policy's score is taken after `updates` updates of pre-training, or at the end of pre-training if None.
     """
     table, arms = claims.main_runs(frame), [arm for arm, _ in KEEPS.values()]
     online = statistics.mean_score(table).reset_index().pivot_table("mean_score", ["task", "seed"], "arm")
@@ -63,71 +65,72 @@ def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
 
 
 def judged(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """Returns the cases with the arm that the rule names, and by how much the best of the three scored more."""
+    """Returns the cases with the arm that the rule names, and how many points less it scored than the best of the three."""
     named = [KEEPS[regime(row.data, row.policy, margin)][0] for row in rows.itertuples()]
     arms = rows[[arm for arm, _ in KEEPS.values()]]
-    own = [row[arm] for (_, row), arm in zip(arms.iterrows(), named, strict=True)]
-    return rows.assign(margin=margin, named=named, lost=arms.max(axis=1) - own)
+    achieved = [row[arm] for (_, row), arm in zip(arms.iterrows(), named, strict=True)]
+    return rows.assign(margin=margin, named=named, lost=arms.max(axis=1) - achieved)
 
 
 def best_margin(rows: pd.DataFrame) -> float:
-    """Returns the margin at which the rule loses least, the middle one of several; without cases that of no difference."""
+    """Returns the margin at which the rule loses least, the middle one of several; 0 if there are no cases."""
     losses = [judged(rows, margin)["lost"].mean() for margin in MARGINS] if len(rows) else [0.0]
     best = MARGINS[: len(losses)][np.isclose(losses, min(losses))]
     return float(best[len(best) // 2])
 
 
 def left_out(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the cases with what the rule names and loses, where a task's margin is chosen on the other tasks."""
-    parts = [judged(own, best_margin(rows[rows["task"] != task])) for task, own in rows.groupby("task", sort=False)]
+    """Returns what `judged` does, with each task's margin chosen on the other tasks."""
+    parts = [judged(part, best_margin(rows[rows["task"] != task])) for task, part in rows.groupby("task", sort=False)]
     return pd.concat(parts)
 
 
 def track_record(rows: pd.DataFrame) -> str:
-    """Returns in words how often the rule was right about tasks on which its margin was not chosen."""
+    """Returns a sentence that says how often the rule was right on tasks that its margin was not chosen on."""
     if rows["task"].nunique() < 2:
         return "the rule is not tested: it takes two tasks on which all three arms are recorded"
     found = left_out(rows)
     right = int((found["lost"] == 0).sum())
-    where = f"{count('case', [len(found)])} of {count('task', [found['task'].nunique()])}"
+    where = f"{count('case', [len(found)])} on {count('task', [found['task'].nunique()])}"
     chance = f"{len(found) / len(KEEPS):.1f}"
     return (
         f"with its margin chosen on the other tasks, the rule named the best of {len(KEEPS)} arms in {right} of {where}. "
-        f"A random choice is right in {chance}. On average the rule lost {number(found['lost'].mean())} points of mean score"
+        f"A random choice would be right in {chance}. On average the rule lost "
+        f"{number(found['lost'].mean())} points of mean score"
     )
 
 
-# --- a dataset of one's own -----------------------------------------------------------------------------------------------
+# --- your own dataset -----------------------------------------------------------------------------------------------------
 
 
 def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int = UPDATES, epochs: int = EPOCHS) -> Iterator[str]:
-    """Yields what is found of a dataset, a line each, as soon as it is known: minutes on one core.
+    """Yields what we find out about a dataset, line by line, as soon as it is known. This takes minutes on one core.
 
     Args:
-        name: what `read.load` takes.
-        task_name: of the task; None: the dataset's name has it as a word.
-        frame: what `records.load_runs` returns: the evidence for the rule.
-        updates, epochs: of the short training, and of the short fit of the world model.
+        name: the dataset, as `read.load` takes it.
+        task_name: the task; None takes it from the dataset's name.
+        frame: the recorded runs that `records.load_runs` returns, as evidence for the rule.
+        updates, epochs: budgets of the short training and of the short fit of the world model.
 
     Raises:
-        ValueError: the task is unknown, or the dataset is not the task's. Further what `read.load` raises.
+        ValueError: the task is unknown, or the dataset does not belong to it. Also what `read.load` raises.
     """
     pool = read.load(name)
-    task = tasks.find(_named(pool.name) if task_name is None else task_name)
+    task = tasks.find(_task_in(pool.name) if task_name is None else task_name)
     checked = check.check_dataset(task, pool)
     size = min(studies.VANILLA.offline.transitions, int((1 - NEW_SHARE) * len(pool)))
-    require(size >= 1_000, f"{pool.name} has {len(pool)} transitions, but a training of any use needs 1,112 or more")
+    require(size >= 1_000, f"{pool.name} has {len(pool)} transitions, but useful training needs at least 1,112")
     drawn, rest = transitions.draw(pool, size, seed=0)
     data = _score(task, pool)
     yield f"dataset   {pool.name}: {len(pool):,} transitions in {pool.episode.max() + 1:,} episodes; {size:,} are drawn"
     yield f"          {checked}"
-    yield f"data      {number(data)}: the mean score of whole episodes (0 is a random policy, 100 an expert)"
+    yield f"data      {number(data)}: the mean score of complete episodes (0 is a random policy, 100 an expert)"
     yield f"model     {_model(drawn, rest, epochs)}"
     learner = _pretrained(drawn, task, updates)
     yield f"critics   {_critics(learner, drawn, rest)}"
     evaluate = tasks.Evaluator(task, [0], EPISODES, learner.arm.learner.discount)
     policy = float(tasks.normalised_score(task, evaluate(learner.policy, "advise", 0).undiscounted_return.mean()))
-    yield f"policy    {number(policy)}: its score after {updates:,} updates of TD3+BC, {EPISODES} episodes"
+    yield f"policy    {number(policy)}: its score after {updates:,} updates of TD3+BC, mean of {EPISODES} episodes"
     rows = cases(frame, updates)
     margin = best_margin(rows)
     found = regime(data, policy, margin)
@@ -137,23 +140,23 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     yield f"record    {track_record(rows)}"
 
 
-def _named(name: str) -> str:
-    """Returns the task that a dataset's name has as a word, as "mujoco-hopper-medium-v0" and "walker2d_medium-v2" do."""
+def _task_in(name: str) -> str:
+    """Returns the task that is a word of a dataset's name, such as "mujoco-hopper-medium-v0" or "walker2d_medium-v2"."""
     words = re.split("[^a-z0-9]+", name.lower())
     found = next((task for task in tasks.TASKS if task in words), None)
     return given(found, f"the name {name!r} has no task in it: add --task with one of {', '.join(tasks.TASKS)}")
 
 
 def _model(drawn: Dataset, rest: Dataset, epochs: int) -> str:
-    """Returns the error of a short fit of the paper's world model, beside what is free or cheap."""
+    """Returns a sentence that compares a short fit of the paper's world model with simpler predictions."""
     engine.prepare()
     errors = imagination.fit(replace(WorldModel(), epochs=epochs), drawn, rest, 0, FAST).errors
-    vae, still, line = (float(np.mean(errors[name])) for name in ("sample", "persistence", "linear"))
-    text = (
-        f"after {epochs} epochs the VAE errs by {vae:.2g}, the guess that nothing changes by {still:.2g}, linear regression by "
+    vae, persistence, linear = (float(np.mean(errors[name])) for name in ("sample", "persistence", "linear"))
+    verdict = "the VAE is worse than the guess that nothing changes" if vae > persistence else "the VAE beats the guess"
+    return (
+        f"after {epochs} epochs the error of the VAE is {vae:.2g}, of the guess that nothing changes {persistence:.2g}, and of "
+        f"linear regression {linear:.2g} (variances of the states, rows that were not drawn): {verdict}"
     )
-    verdict = "the VAE is worse than the guess that nothing changes" if vae > still else "the VAE beats the guess"
-    return f"{text}{line:.2g} (variances of the states, rows that were not drawn): {verdict}"
 
 
 def _pretrained(drawn: Dataset, task: tasks.Task, updates: int) -> Learner:
@@ -167,9 +170,9 @@ def _pretrained(drawn: Dataset, task: tasks.Task, updates: int) -> Learner:
 
 
 def _critics(learner: Learner, drawn: Dataset, rest: Dataset) -> str:
-    """Returns how much larger the critics' error is on rows that they did not learn from."""
+    """Returns a sentence that says how much larger the critics' error is on rows that they did not learn from."""
     trained, new = (
         float(measures.error(learner, transitions.unpack(transitions.table([part], learner.standardiser), *learner.sizes)))
         for part in (drawn, rest.rows(np.linspace(0, len(rest) - 1, min(len(rest), 1_000)).astype(int)))
     )
-    return f"their error is {number(trained)} on drawn rows and {number(new)} on others, {new / trained:.1f} times as much"
+    return f"their error is {number(trained)} on drawn rows and {number(new)} on others, {new / trained:.1f} times as large"

@@ -1,4 +1,4 @@
-"""Tables that chapters compute from trained networks: compared with the committed ones, which are what is drawn.
+"""Tables that chapters compute from trained networks, compared with committed copies. The figures draw the copies.
 
 So `make figures` gives the same bytes on every processor, and the reader still sees the computation run.
 """
@@ -15,54 +15,54 @@ from mbaug import files
 from mbaug.checks import require
 from mbaug.experiments.trained import FOLDER
 
-DRAWN = FOLDER / "drawn"  # of the committed tables
-ANEW = "MBAUG_STORE_ANEW"  # set by `python -m mbaug figures --anew`: write what is computed in place of comparing it
+DRAWN = FOLDER / "drawn"  # folder of the committed tables
+ANEW = "MBAUG_STORE_ANEW"  # variable that `python -m mbaug figures --anew` sets: overwrite the committed tables
 
 
 def stored(
     name: str, computed: pd.DataFrame, profile: str = "paper", tolerance: float = 1e-3, folder: Path = DRAWN
 ) -> pd.DataFrame:
-    """Returns the committed table of that name, after comparing it with the one computed here; in other profiles the latter.
+    """Returns the committed table, after comparing it with the computed one. Other profiles than "paper" get the computed one.
 
-    `tolerance` is the largest difference, in units of a column's largest number.
+    `tolerance` is the largest allowed difference, as a fraction of a column's largest absolute value.
 
     Raises:
-        FileNotFoundError: there is none yet; the sentence names the command that makes it.
-        ValueError: they differ; the sentence names the first number that does.
+        FileNotFoundError: the table does not exist yet; the message names the command that writes it.
+        ValueError: the tables differ; the message names the first number that does.
     """
     if profile != "paper":
         return computed
-    path, command = folder / f"{name}.csv", "`python -m mbaug figures --anew` writes it"
+    path, remedy = folder / f"{name}.csv", "`python -m mbaug figures --anew` writes it"
     if os.environ.get(ANEW):
         files.write_atomically(path, computed.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode())
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: {command}")
+        raise FileNotFoundError(f"there is no {path}: {remedy}")
     try:
-        kept = pd.read_csv(path)
-    except ValueError as error:  # as pandas says it of a table that was cut or is no text
-        raise ValueError(f"{path} is no table ({str(error).strip()}): {command} anew") from error
+        committed = pd.read_csv(path)
+    except ValueError as error:  # pandas raises it, or a subclass, for a truncated or binary file
+        raise ValueError(f"{path} is not a table ({str(error).strip()}): {remedy} anew") from error
     require(
-        [*kept] == [*computed] and len(kept) == len(computed),
-        f"{path} has {len(kept)} rows of {', '.join(kept)}, but {len(computed)} of {', '.join(computed)} were computed: "
-        f"{command} anew",
+        [*committed] == [*computed] and len(committed) == len(computed),
+        f"{path} has {len(committed)} rows of {', '.join(committed)}, but {len(computed)} of {', '.join(computed)} were "
+        f"computed: {remedy} anew",
     )
-    for column in kept:
-        old, new = kept[column].to_numpy(), computed[column].to_numpy()
-        if pd.api.types.is_numeric_dtype(kept[column]) and pd.api.types.is_numeric_dtype(computed[column]):
+    for column in committed:
+        old, new = committed[column].to_numpy(), computed[column].to_numpy()
+        if pd.api.types.is_numeric_dtype(committed[column]) and pd.api.types.is_numeric_dtype(computed[column]):
             same = np.isclose(old, new, rtol=0, atol=tolerance * np.nanmax(np.abs(old), initial=1e-12), equal_nan=True)
         else:
             same = old.astype(str) == new.astype(str)
         if not np.all(same):
             row = int(np.argmin(same))
-            raise ValueError(f"{path} has {old[row]} in row {row} of {column}, but {new[row]} was computed: {command} anew")
-    return kept
+            raise ValueError(f"{path} has {old[row]} in row {row} of {column}, but {new[row]} was computed: {remedy} anew")
+    return committed
 
 
 def picture(name: str, draw: Callable[[], bytes], folder: Path = DRAWN) -> np.ndarray:
-    """Returns the committed PNG of that name; `python -m mbaug figures --anew` draws it, which needs OpenGL and others do not.
+    """Returns the committed PNG. Only `python -m mbaug figures --anew` draws it, so nothing else needs OpenGL.
 
     Raises:
-        FileNotFoundError: there is none yet; the sentence has the command.
+        FileNotFoundError: the picture does not exist yet; the message names the command that draws it.
     """
     path = folder / f"{name}.png"
     if os.environ.get(ANEW):

@@ -51,7 +51,7 @@ def test_a_task_is_judged_by_a_margin_of_the_others():
     assert judged["margin"].to_dict() == {"hopper": 35, "ant": 5}
     assert judged["named"].to_dict() == {"hopper": "vanilla_data", "ant": "vanilla"}
     assert judged["lost"].to_dict() == {"hopper": 10, "ant": 10}
-    assert "in 0 of 2 cases of 2 tasks. A random choice is right in 0.7. " in advice.track_record(found)
+    assert "in 0 of 2 cases on 2 tasks. A random choice would be right in 0.7. " in advice.track_record(found)
     assert "On average the rule lost 10 points" in advice.track_record(found)
     assert advice.track_record(found[:1]).startswith("the rule is not tested: it takes two tasks")
 
@@ -83,9 +83,9 @@ def test_a_datasets_score_is_the_mean_of_whole_episodes():
 )
 def test_the_task_is_a_word_of_the_dataset_s_name(name, task):
     """Where Minari's names and D4RL's have it; a part of a word is none."""
-    assert advice._named(name) == task
+    assert advice._task_in(name) == task
     with pytest.raises(ValueError, match=r"^the name 'antmaze-umaze-v2' has no task in it: add --task with one of hopper"):
-        advice._named("antmaze-umaze-v2")
+        advice._task_in("antmaze-umaze-v2")
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_dataset_is_told_of_line_by_line():
     kinds = ["dataset", "", "data", "model", "critics", "policy", "regime", "advice", "record"]
     assert [line[:10].strip() for line in told] == kinds
     assert "20,026 transitions in 891 episodes; 10,000 are drawn" in told[0]
-    assert re.search(r"in [0-4] of 4 cases of 2 tasks", told[-1])
+    assert re.search(r"in [0-4] of 4 cases on 2 tasks", told[-1])
 
 
 @pytest.mark.parametrize(
