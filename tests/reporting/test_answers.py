@@ -46,8 +46,8 @@ def test_online_weighs_imagination_against_vanilla_and_noise():
     assert found.startswith(
         "All four tasks, 5 seeds: offline pre-training pays (+30 [+29, +31]). Over the first 100,000 interactions its mean score"
     )
-    assert "score is 40 [40, 40], where TD3 from scratch has 10 [9.6, 10]. " in found
-    assert "Imagination is worse than these two (−24 [" in found
+    assert "score is 40 [40, 40], and that of TD3 from scratch is 10 [9.6, 10]. " in found
+    assert "Imagination is worse than the mean of vanilla and noise (−24 [" in found
     poor = answers.online(runs({"noise": 8, "vanilla": 5, "td3": 10, "augmented": 6.5}, seeds=5))
     assert poor.startswith("Hopper, 5 seeds: offline pre-training costs (−5.0 [")
     other = runs({"vanilla": -60, "td3": 30}, seeds=5, tasks=("ant",))
@@ -57,7 +57,7 @@ def test_online_weighs_imagination_against_vanilla_and_noise():
     assert answers.online(runs(arms | {"augmented": 20}, seeds=2)).startswith(
         "Hopper, 2 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over"
     )
-    assert "5 seeds do not tell whether imagination is better than these two (0.0 [" in poor
+    assert "5 seeds do not tell whether imagination is better than the mean of vanilla and noise (0.0 [" in poor
 
 
 def test_offline_tells_whose_critics_run_away(folder):
@@ -78,7 +78,7 @@ def test_offline_tells_of_policy_and_critic():
 
 def test_controls_weighs_the_model_against_noise_and_counts_predictions():
     found = answers.controls(runs({"noise": 48, "vanilla": 40, "augmented": 20}, seeds=5, tasks=FOUR))
-    assert found.startswith("All four tasks, 5 seeds: pre-trained with the model's next states an agent scores 20 [")
+    assert found.startswith("All four tasks, 5 seeds: an agent that was pre-trained with the model's next states scores 20 [")
     assert "Noise beats the model (−28 [" in found
     assert found.endswith("1 came true, 0 failed, and 4 are open."), "the same loss everywhere: only the first is decided"
 
@@ -118,8 +118,8 @@ def test_multi_step_tells_of_the_drawn_errors_and_then_of_the_records(folder):
     pd.DataFrame(rows, columns=["task", "predictor", "horizon", "error"]).to_csv(folder / "06_open_loop.csv", index=False)
     arms = {"augmented_horizon1": 20, "augmented_horizon5": 40}
     found = answers.multi_step(runs(arms, seeds=5, tasks=("halfcheetah",)))
-    assert "model errs by 0.4, 2 and 20, a deterministic network by 0.02, 0.1 and 1, and the" in found  # the middle one of three
-    assert "nothing moves by 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
+    assert "paper's model is 0.4, 2 and 20, of a deterministic network 0.02, 0.1 and 1, and of the" in found  # the middle one of three
+    assert "nothing moves 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
     assert found.endswith("As the target of an agent, five steps score higher than one (+20 [+19, +21]).")
     untold = " Whether targets of several steps help an agent is not yet recorded."
     assert answers.multi_step(runs(arms).iloc[:0]) == found.partition(" As the target")[0] + untold
@@ -152,9 +152,9 @@ def test_world_model_tells_of_the_drawn_errors(folder):
     rows = [["hopper", "a", 0.1, 0.2, 0.04, 0.01], ["hopper", "b", 0.3, 0.1, 0.02, 0.03], ["ant", "a", 0.5, 2, 0.6, 0.7]]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "02_errors.csv", index=False)
     found = answers.world_model(runs({"td3": 10}).iloc[:0])
-    assert found.startswith("On held-out rows of Hopper and Ant the paper's VAE errs by 0.2 and 0.5 in one step, where 1 is ")
+    assert found.startswith("On held-out rows of Hopper and Ant the paper's VAE has one-step errors of 0.2 and 0.5, where 1 is ")
     assert (
-        "nothing moves errs by 0.15 and 2, a linear regression by 0.03 and 0.6, and a deterministic network by 0.02 and 0.7."
+        "nothing moves has errors of 0.15 and 2, linear regression of 0.03 and 0.6, and a deterministic network of 0.02 and 0.7."
         in found
     )
     assert found.endswith("The VAE beats the guess on 1 of 2 tasks, the regression on 1 and the network on 1.")
@@ -167,14 +167,14 @@ def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
     assert found.endswith("The methods of this chapter are not yet recorded.")
     single = runs({"layernorm_data": 60}, seeds=1, tasks=("hopper", "ant"))
     found = answers.methods(pd.concat([runs(arms, seeds=5, tasks=FOUR), single]))
-    assert found.endswith("LayerNorm critics, data kept: 60 on Hopper and 60 on Ant, with too few seeds to compare.")
+    assert found.endswith("*LayerNorm critics, data kept* scores 60 on Hopper and 60 on Ant, with too few seeds to compare.")
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=5, tasks=FOUR))
     assert "*LayerNorm critics, data kept* on Ant (60), " in found
-    assert "LayerNorm critics, data kept on Hopper, Walker2d, HalfCheetah and Ant (5 seeds): +30 [" in found
+    assert "*LayerNorm critics, data kept* on Hopper, Walker2d, HalfCheetah and Ant (5 seeds) scores +30 [" in found
     assert "against *TD3 with the data, no pre-training*, +20 [" in found
     assert "A verdict" not in found
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=2))
-    assert "LayerNorm critics, data kept on Hopper (2 seeds): +30 [" in found
+    assert "*LayerNorm critics, data kept* on Hopper (2 seeds) scores +30 [" in found
     assert found.endswith(" against *SAC from scratch*. A verdict takes 5 seeds.")
 
 
@@ -187,9 +187,9 @@ def test_small_datasets_tells_of_the_drawn_distances_and_the_pool_s_card(folder)
     columns = ["way", "rows", "mean", "steps", "seconds"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "01_neighbours.csv", index=False)
     found = answers.small_datasets(runs({"td3": 10}))
-    assert found.startswith("10,000 transitions are 80 seconds of a hopper's life. We draw them from 45,044 of 318 episodes. ")
-    assert "steps of the simulator away" not in found.replace("0.1 steps of the simulator away", "")
-    assert found.endswith("that was not drawn 0.2. With 1,000 transitions it would be 1.0 and 2.0 steps.")
+    assert found.startswith("10,000 transitions are 80 seconds of a hopper's life. We draw them from the 45,044 transitions of 318 ")
+    assert "is 0.1 simulator steps away from a new state of the same episodes, and 0.2 steps from a state of an episode" in found
+    assert found.endswith("that was not drawn. With 1,000 transitions the distances would be 1.0 and 2.0 steps.")
 
 
 def test_augmentation_tells_of_the_drawn_states_and_targets(folder):
@@ -199,7 +199,7 @@ def test_augmentation_tells_of_the_drawn_states_and_targets(folder):
     targets = pd.DataFrame([["sample", 15, 41, 27, 148], ["noise", -26, 31, 47, 148]], columns=columns)
     targets.to_csv(folder / "03_targets.csv", index=False)
     found = answers.augmentation(runs({"td3": 10}))
-    assert "move by 0.40 standard deviations a dimension, where a step of the simulator moves a state by 1.20. " in found
+    assert "move by 0.40 standard deviations per dimension, while a step of the simulator moves a state by 1.20. " in found
     assert (
         "standard deviation of 148 rewards, and they move by +15 on average. A single target moves by 41 rewards that stay and"
         in found
