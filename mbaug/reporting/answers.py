@@ -132,7 +132,7 @@ def world_model(frame: pd.DataFrame) -> str:
     vae, persistence, linear, network = (joined([f"{error:.2g}" for error in mean[kind]]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
     return (
-        f"On held-out rows of {where} the paper's VAE has one-step errors of {vae}, where 1 is the error of always predicting "
+        f"On held-out rows of {where}, the paper's VAE has one-step errors of {vae}, where 1 is the error of always predicting "
         f"the mean state. The guess that nothing moves has errors of {persistence}, linear regression of {linear}, and "
         f"a deterministic network of {network}. The VAE beats the guess on {better[0]} of "
         f"{count('task', [len(mean)])}, the regression on {better[1]} and the network on {better[2]}."
@@ -150,9 +150,8 @@ def augmentation(frame: pd.DataFrame) -> str:
         f"move by {states.loc['sample', 'error']:.2f} standard deviations per dimension, while a step of the simulator moves a "
         f"state by {states.loc['sample', 'step']:.2f}. The targets of a trained critic have a standard deviation of "
         f"{model['spread']:.0f} rewards, and they move by {by_model} on average. A single target moves by {model['stays']:.0f} "
-        f"rewards that stay and by {model['averages out']:.0f} that average out over the model's samples. Noise of the same size "
-        f"moves the targets by {by_noise} on average, and a single one by {noise['stays']:.0f} that stay and by "
-        f"{noise['averages out']:.0f} that average out."
+        f"rewards that stay and by {model['averages out']:.0f} that average out over the model's samples. With noise of the same "
+        f"size the three numbers are {by_noise}, {noise['stays']:.0f} and {noise['averages out']:.0f}."
     )
 
 
@@ -271,7 +270,7 @@ def reliability(frame: pd.DataFrame) -> str:
         f"The paper's model errs {ratio.min():.1f} to {ratio.max():.1f} times as much in the fifth of the rows that lie "
         f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(ratio)])}). Its errors pull states to the "
         f"middle of the data: of the steps that end in a fall, it imagines {standing.min():.0f} to {standing.max():.0f} % as "
-        f"standing. Some signals tell beforehand which rows are the worst tenth. The best of {len(area)} is the {best}, with "
+        f"standing. Some signals tell in advance which rows have the largest errors. The best of {len(area)} is the {best}, with "
         f"an area under the ROC curve of {highest.min():.2f} to {highest.max():.2f} (0.5 is chance). The spread of the "
         f"model's samples has {spread.min():.2f} to {spread.max():.2f}."
     )

@@ -1,6 +1,6 @@
 """The paper's claims, the comparisons that decide each, and the verdicts that follow from the recorded runs alone.
 
-A comparison, its tasks and its five seeds were written down here before its runs, but for those that `KNOWN` lists.
+We wrote each comparison down here, with its tasks and five seeds, before its runs. `KNOWN` lists the exceptions.
 """
 
 from collections import Counter
@@ -17,18 +17,18 @@ from mbaug.reporting import statistics
 from mbaug.reporting.figures import count, fold, look, number, words
 from mbaug.reporting.statistics import ENOUGH_SEEDS, LEVEL, Interval, last_offline, mean_score
 
-Measure = Callable[[pd.DataFrame], pd.Series]  # evaluations to one number a run
-LEARNING = partial(mean_score, since=25_000)  # the window in which every arm learns
-END = partial(mean_score, since=75_000)  # a single evaluation decides nothing: it leaps by tens of points from one to the next
+Measure = Callable[[pd.DataFrame], pd.Series]  # from evaluations to one number per run
+LEARNING = partial(mean_score, since=25_000)  # starts after the longest warm-up, so that every arm learns
+END = partial(mean_score, since=75_000)  # a single evaluation is too noisy: the score jumps by tens of points
 MARGIN = 10.0  # points below the published score that still count as comparable
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference that a claim says is positive: measure(arm) minus the mean of measure(others), on these tasks together."""
+    """A difference that should be positive if a claim holds: measure(arm) minus the mean of measure(others) over the tasks."""
 
     arm: str
-    others: tuple[str, ...]  # none: the published score of SAC on its one task after a million interactions, less MARGIN
+    others: tuple[str, ...]  # if empty: SAC's published score after a million interactions, less MARGIN
     tasks: tuple[str, ...] = FOUR
     measure: Measure = mean_score
     unit: str = "in mean score, 0 to 100K"
@@ -36,7 +36,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, where it is said, the notebook that draws it, and a comparison for each of its parts."""
+    """A claim of the paper: what the sources say, the notebook that draws it, and a comparison for each of its parts."""
 
     letter: str
     text: str
@@ -46,19 +46,19 @@ class Claim:
 
 
 class Finding(NamedTuple):
-    """What the recorded runs say to a comparison."""
+    """What the recorded runs say about a comparison."""
 
     comparison: Comparison
-    tasks: tuple[str, ...]  # those in which every arm has two seeds
-    interval: Interval  # its n_seeds is 1 where every arm has begun, but none of the tasks has two seeds of each
-    p: float  # corrected by Holm for all comparisons of its family
-    better: tuple[str, ...]  # of several others, those with a higher mean
+    tasks: tuple[str, ...]  # tasks on which every arm has two seeds
+    interval: Interval  # n_seeds is 1 if no task has two seeds of every arm, but some task has one
+    p: float  # with Holm's correction for all comparisons of the family
+    better: tuple[str, ...]  # if there are several others: those with a higher mean than the arm
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))
-KNOWN = {"hopper": (0, 1, 2), "halfcheetah": (0,)}  # seeds of pre-trained arms that were recorded when PRIMARY was written down
-METHODS = tuple(Comparison("layernorm_data", (other,)) for other in ("td3_data", "vanilla_data", "sac"))  # a family, too
-HORIZONS = (  # no claim of the paper's: several steps are its open question
+KNOWN = {"hopper": (0, 1, 2), "halfcheetah": (0,)}  # seeds of pre-trained arms recorded before we wrote PRIMARY down
+METHODS = tuple(Comparison("layernorm_data", (other,)) for other in ("td3_data", "vanilla_data", "sac"))  # primary, too
+HORIZONS = (  # the paper claims nothing here: it leaves several steps as an open question
     *(Comparison(f"augmented_horizon{n}", ("augmented_horizon1",), ("halfcheetah",)) for n in (2, 3, 5)),
     Comparison("augmented_horizon3", ("vanilla_horizon3",), ("halfcheetah",)),
     Comparison("vanilla_horizon3", ("vanilla_horizon1",), ("halfcheetah",)),
@@ -67,7 +67,7 @@ RATES = ("vanilla", "augmented_25", "augmented_75", "augmented_100")
 ONLINE, CONTROLS = "05_online_finetuning", "07_controls"
 CRITIC = {
     "overestimation": "rewards that a critic promises and its policy does not earn, when pre-training ends",
-    "overfitting": "in a critic's error on new rows, as a multiple of that on trained rows, when pre-training ends",
+    "overfitting": "in a critic's error on new rows, as a multiple of its error on trained rows, when pre-training ends",
 }
 CLAIMS = (
     Claim("a", "It jump-starts online learning", "yes [S]", ONLINE, (Comparison("augmented", ("td3",)),)),
@@ -85,8 +85,8 @@ CLAIMS = (
         ONLINE,
         PRIMARY[:1],
     ),
-    # Against the mean of the other rates, not as a trend over |rate - 50 %|: that is as steep where a neighbour of 50 % is best
-    # and both ends are poor. A higher mean of another rate keeps the verdict from "reproduced".
+    # We compare with the mean of the other rates. A trend over |rate - 50 %| would be as steep if a neighbour of 50 % were best
+    # and both ends poor. If another rate has a higher mean, the verdict cannot be "reproduced".
     Claim("d", "50 % is the best rate", "yes [S]", CONTROLS, (Comparison("augmented", RATES, ("halfcheetah",)),)),
     Claim(
         "e",
@@ -108,19 +108,19 @@ CLAIMS = (
     ),
 )
 RULES = f"""\
-A number is the difference of two arms, averaged over seeds and then over tasks. In brackets is its 95 % t interval (Welch's;
-over tasks Satterthwaite's). We fixed the tasks and the {ENOUGH_SEEDS} seeds of every comparison in advance. Two families of three
-comparisons are primary: the table above, and that of [chapter 11](notebooks/11_other_methods.ipynb), which was written down
-before any of its runs. Holm's method corrects each family by itself. All else is exploratory.
+A number is the difference between two arms, averaged over seeds and then over tasks, with its 95 % t interval in brackets
+(Welch's; over tasks Satterthwaite's). We fixed the tasks and the {ENOUGH_SEEDS} seeds of every comparison in advance. Two
+families of three comparisons are primary: the table above, and that of [chapter 11](notebooks/11_other_methods.ipynb), which we
+wrote down before any of its runs. Holm's method corrects each family separately. All other comparisons are exploratory.
 
-- *Reproduced*: the difference is above zero, as the claim says, on all its tasks together, with p at most {LEVEL} after
+- *Reproduced*: the difference over all its tasks is above zero, as the claim says, with p at most {LEVEL} after
   Holm's correction. *Contradicted*: the difference is below zero, by the same test.
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, a task is missing, or another
   rate has a higher mean.
-- *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} we show an interval and decide
+- *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} we show an interval but decide
   nothing. *Not attempted*: we have not run it yet.
 
-How small a difference can we see? With {ENOUGH_SEEDS} seeds an arm we find a difference in 80 of 100 cases if it is \
+How small a difference can we see? With {ENOUGH_SEEDS} seeds per arm we find a difference in 80 of 100 cases if it is \
 {statistics.detectable(ENOUGH_SEEDS):.1f} standard
 deviations of one arm's seeds, or {statistics.detectable(ENOUGH_SEEDS, 4):.1f} over four tasks. Holm tests the first of three \
 comparisons at a third of the level. There it
@@ -133,25 +133,25 @@ second divides by the error on trained rows, which is then huge itself. We keep 
 
 
 def main_runs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the evaluations that the claims are about: those of runs with medium-replay data or none."""
+    """Returns the evaluations that the claims are about: those of runs with medium-replay data or without data."""
     return statistics.evaluations(frame[(frame["dataset"] == "none") | (frame["dataset"] == frame["task"] + "-medium-replay")])
 
 
 def findings(claim: Claim, table: pd.DataFrame) -> list[Finding]:
-    """Returns what the evaluations say to each part of a claim; a family is its parts, or the primary comparisons."""
+    """Returns the finding for each part of a claim. Holm's family is the claim's parts, or PRIMARY if it contains them."""
     found = compare(PRIMARY if claim.parts[0] in PRIMARY else claim.parts, table)
     return [each for each in found if each.comparison in claim.parts]
 
 
 def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
-    """Returns what the evaluations say to each comparison of a family, p corrected for their number."""
+    """Returns the finding for each comparison of a family, with p values corrected for their number."""
     found = []
     for comparison in family:
         arm, others = comparison.arm, comparison.others
         scores = comparison.measure(table[table["arm"].isin([arm, *others]) & table["task"].isin(comparison.tasks)])
         groups = statistics.by_task(scores, arm, *others)
-        bar = 0.0 if others else published_end(comparison.tasks[0]) - MARGIN
-        interval = statistics.difference(scores, arm, *others, minus=bar)
+        threshold = 0.0 if others else published_end(comparison.tasks[0]) - MARGIN
+        interval = statistics.difference(scores, arm, *others, minus=threshold)
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
         better = [other for other in others if statistics.difference(scores, other, arm).value > 0]
@@ -179,13 +179,13 @@ def decided(finding: Finding) -> str:
 
 
 def verdict(found: Sequence[Finding]) -> str:
-    """Returns the verdict on a claim: that of all its parts, or how many of them have which."""
+    """Returns the verdict on a claim: the one that all its parts share, or each verdict with its number of parts."""
     verdicts = Counter(map(decided, found))
     return ", ".join(name if n == len(found) else f"{name} in {n} of {len(found)} parts" for name, n in verdicts.items())
 
 
 def claims_table(frame: pd.DataFrame) -> str:
-    """Returns the primary comparisons, then the claims beside what recorded runs (`records.load_runs`) say, then the rules."""
+    """Returns Markdown: the primary comparisons, each claim beside what we measured, and the rules for a verdict."""
     table = main_runs(frame)
     lines = [*_primary(table), "", "| | claim | the paper | we measured | verdict | notebook |", "|---" * 6 + "|"]
     for claim in CLAIMS:
@@ -211,19 +211,19 @@ def _primary(table: pd.DataFrame) -> list[str]:
 
 
 def _p(finding: Finding) -> str:
-    """Returns a p value in words, none before all seeds are in."""
+    """Returns a p value in words, or a dash until all seeds are recorded."""
     p = "below 0.001" if finding.p < 0.001 else f"{finding.p:.2g}"
     return p if finding.interval.n_seeds >= ENOUGH_SEEDS else "–"
 
 
 def _runs(finding: Finding) -> str:
-    """Returns the tasks and the seeds that a finding rests on."""
+    """Returns the tasks and the number of seeds that a finding rests on, or a dash."""
     where = ", ".join(tasks.find(task).title for task in finding.tasks)
     return f"{where}, {count('seed', [finding.interval.n_seeds])}" if where else "–"
 
 
 def _measured(finding: Finding, table: pd.DataFrame) -> str:
-    """Returns a finding as a part of a table's cell: the difference, its interval and unit, tasks and seeds."""
+    """Returns a finding as Markdown for a table cell: the difference with its interval and unit, tasks and seeds."""
     arm, others = finding.comparison.arm, [look(other).label for other in finding.comparison.others]
     other = f"the mean of {', '.join(others)}" if len(others) > 1 else "".join(others)
     text = f"{words(finding.interval, signed=True)}** {finding.comparison.unit}; {_runs(finding)}"

@@ -1,7 +1,7 @@
-"""What a reader sees: live source, one look per arm, dots with intervals, curves, captions, and figures with their data.
+"""Draws what a reader sees: live source, one look per arm, dots with intervals, curves, captions, figures with their data.
 
-A figure is three files that come from the same call, `NN_name.png`, `.svg` and `.csv` (what is drawn), beside `NN_name.json` with
-its caption, the digest of the CSV and its own; saving it twice gives the same bytes.
+One call saves a figure as four files: `NN_name.png`, `.svg`, `.csv` (the numbers drawn) and `.json` (caption and checksums).
+Saving it twice gives the same bytes.
 """
 
 import ast
@@ -33,9 +33,9 @@ from mbaug.reporting.statistics import ENOUGH_SEEDS
 
 
 def show(*functions: Callable) -> None:
-    """Displays the source that runs under its module's name, with its docstring as prose above it.
+    """Displays the source of each function or class that runs, with its docstring as prose above it.
 
-    A dataclass keeps its decorator, which says what it is; of a function, the equation is what matters.
+    A class keeps its decorator, which says what it is. A function does not, so that the equation stands out.
     """
     for function in functions:
         text = textwrap.dedent(inspect.getsource(function)).rstrip()
@@ -50,21 +50,21 @@ def show(*functions: Callable) -> None:
 
 
 def _prose(docstring: str) -> str:
-    """Returns a docstring as Markdown: its sections are headed in italics, and their entries are lists."""
+    """Returns a docstring as Markdown, with section headings in italics and entries as list items."""
     text = re.sub(r"(`[^`]*`)|([*<])", lambda found: found[1] or f"\\{found[2]}", docstring)
     text = re.sub(r"(?m)^(\w+):\n(?=    )", r"*\1:*\n\n", text)
     return re.sub(r"(?m)^    (\w[\w., ]*): ", r"- `\1`: ", text)
 
 
 class Look(NamedTuple):
-    """How an arm looks in every figure: its name for readers, its colour, its line style."""
+    """How an arm looks in every figure: label, colour and line style."""
 
     label: str
     colour: str
     line: str | tuple
 
 
-# Okabe and Ito's colours, safe for the colour-blind; dashes are from scratch, dots keep the data online, dash-dots are controls.
+# Colours of Okabe and Ito, safe for the colour-blind. Dashed: no pre-training. Dotted: data kept online. Dash-dotted: controls.
 LOOKS = {
     "td3": Look("TD3 from scratch", "#000000", "--"),
     "sac": Look("SAC from scratch", "#56B4E9", "--"),
@@ -83,7 +83,7 @@ LOOKS = {
     "iql": Look("IQL, data kept", "#4D4D4D", ":"),
     "bc": Look("behaviour cloning, data kept", "#999933", ":"),
 }
-PREDICTORS = {  # of the next state: label, colour, marker
+PREDICTORS = {  # predictors of the next state: label, colour, marker
     "reconstruction": ("VAE, reconstruction of s'", "#CC79A7", "v"),
     "sample": ("VAE, sampled (the paper's)", "#0072B2", "o"),
     "mean": ("VAE, mean", "#56B4E9", "o"),
@@ -95,10 +95,10 @@ VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3,
 
 
 def look(arm: str) -> Look:
-    """Returns the look of an arm, the same wherever it is asked for.
+    """Returns the look of an arm, which is the same in every figure.
 
-    An arm named after a known one, as "augmented_25" or "vanilla_actor", has its colour, lighter or darker, and its own dashes;
-    a number is a percentage. Any other arm has a colour from its name.
+    An arm named after a known one, such as "augmented_25" (per cent) or "vanilla_actor", gets a lighter or darker shade of its
+    colour and other dashes. The name of any other arm determines its colour.
     """
     if arm in LOOKS:
         return LOOKS[arm]
@@ -117,17 +117,17 @@ def look(arm: str) -> Look:
 
 
 def in_order(arms: Iterable[str]) -> list[str]:
-    """Returns the arms in the order of figures and tables: as in `LOOKS`, then by name."""
+    """Returns the arms in the order in which figures and tables list them: that of `LOOKS`, then by name."""
     return [arm for arm in LOOKS if arm in set(arms)] + sorted(set(arms) - set(LOOKS))
 
 
 def style() -> None:
-    """Sets how figures look from here on, whatever matplotlibrc there is: 800 px wide on GitHub, letters of 9 points and more."""
+    """Sets how all later figures look, whatever matplotlibrc says: 800 pixels wide, letters of at least 9 points."""
     plt.rcdefaults()
-    plt.rc("figure", figsize=(8, 4.5), dpi=100)  # inches: 800 pixels
+    plt.rc("figure", figsize=(8, 4.5), dpi=100)  # inches, 800 pixels wide
     plt.rc("figure.constrained_layout", use=True)
     plt.rc("savefig", dpi=150)  # sharp on dense screens, half the bytes of 200
-    plt.rc("font", family="DejaVu Sans", size=10)  # comes with matplotlib, so that every machine draws the same
+    plt.rc("font", family="DejaVu Sans", size=10)  # comes with matplotlib, so every machine draws the same letters
     plt.rc("axes", titlesize=11, labelsize=10, titlelocation="left", grid=True, axisbelow=True)
     plt.rc("axes.spines", top=False, right=False)
     plt.rc("xtick", labelsize=9)
@@ -154,9 +154,9 @@ QUANTITIES = {
 
 
 def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score", bands: bool = True) -> pd.DataFrame:
-    """Draws a column of one task's evaluations, the mean of each arm; returns what is drawn (`summarise`).
+    """Draws the mean of each arm in a column of one task's evaluations, and returns what it draws (`summarise`).
 
-    A band is the interval where ENOUGH_SEEDS are in: of three seeds it is so wide that it hides the lines.
+    An arm gets a band, its interval, only with ENOUGH_SEEDS: the band of three seeds is so wide that it hides the lines.
     """
     summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], value)
     for arm in in_order(summary["arm"]):
@@ -169,7 +169,7 @@ def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str 
 
 
 def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
-    """Draws the curves of a few arms, a panel a task and no bands, which nobody can tell apart; returns what is drawn."""
+    """Draws the curves of a few arms, one panel per task, and returns what it draws. Overlapping bands would be unreadable."""
     parts = []
     for axis, task in zip(axes, tasks.TASKS, strict=True):
         parts.append(curves(axis, table[table["task"] == task], phase, value, bands=False).assign(task=task))
@@ -179,36 +179,36 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune"
 
 
 def wide_values(axis: Axes, values: pd.Series) -> None:
-    """Makes a y axis of values linear within ±1,000 rewards and logarithmic beyond: critics that run away promise millions."""
+    """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, since critics that run away promise millions."""
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
-    least, most = min(-1_000.0, 3 * values.min()), 3 * max(1_000.0, values.max())
-    named = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million"}
-    ticks = {sign * size: f"−{text}" if sign * size < 0 else text for sign in (-1, 1) for size, text in named.items()}
+    low, high = min(-1_000.0, 3 * values.min()), 3 * max(1_000.0, values.max())
+    labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million"}
+    ticks = {sign * size: f"−{text}" if sign * size < 0 else text for sign in (-1, 1) for size, text in labels.items()}
     axis.set_yticks([*ticks], [*ticks.values()])
-    axis.set_ylim(least, most)
+    axis.set_ylim(low, high)
 
 
 def dots(
     axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str], names: Iterable[str] = tuple(tasks.TASKS)
 ) -> pd.DataFrame:
-    """Draws one number a run, a panel a task and a row an arm: the mean, its interval, and every seed as a small dot.
+    """Draws one number per run, with a panel per task and a row per arm: mean, interval, and each seed as a small dot.
 
-    A hollow dot is a single seed, which has no interval. Returns what is drawn (`summarise`), the seeds included.
+    A hollow dot is a single seed, which has no interval. Returns what it draws (`summarise`), including the seeds.
     """
     table = measure.reset_index()
     summary = statistics.summarise(table, ["task", "arm"], str(measure.name))
     heights = {arm: -height for height, arm in enumerate(arms)}
     for axis, task in zip(axes, names, strict=True):
-        own = summary[summary["task"] == task].set_index("arm")
+        of_task = summary[summary["task"] == task].set_index("arm")
         for arm, height in heights.items():
             seeds, colour = table.loc[(table["task"] == task) & (table["arm"] == arm), measure.name], look(arm).colour
             if seeds.empty:
                 axis.text(0.04, height, "not recorded", va="center", color="#767676", transform=axis.get_yaxis_transform())
                 continue
-            axis.plot([own["low"][arm], own["high"][arm]], [height, height], color=colour)
+            axis.plot([of_task["low"][arm], of_task["high"][arm]], [height, height], color=colour)
             axis.plot(seeds, [height - 0.3] * len(seeds), "o", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
             axis.plot(seeds.mean(), height, "o", color=colour, markersize=7, fillstyle="full" if len(seeds) > 1 else "none")
-        if own.empty:
+        if of_task.empty:
             axis.set_xticks([])
         labels = [",\n".join(look(arm).label.rsplit(", ", 1)) for arm in arms]
         axis.set(title=tasks.find(task).title, ylim=(0.6 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
@@ -219,9 +219,9 @@ def dots(
 
 
 def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.DataFrame:
-    """Draws one number a run of one task, at each arm's place on the x axis: the mean, its interval, and beside it every seed.
+    """Draws one number per run of one task at each arm's place on the x axis: mean, interval, and each seed beside them.
 
-    A hollow dot is a single seed. Returns what is drawn; an arm without a run is left out.
+    A hollow dot is a single seed. Returns what it draws, without the arms that have no run.
     """
     groups, rows = {arm: runs.to_numpy() for arm, runs in measure.dropna().groupby("arm")}, []
     for arm, place in ((arm, place) for arm, place in places.items() if arm in groups):
@@ -237,7 +237,7 @@ def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.D
 
 
 def legend(figure: Figure) -> None:
-    """Puts one legend for all axes below the figure, if they have lines: every arm once, in the order of `LOOKS`."""
+    """Puts one legend below a figure that has labelled lines: each label once, in the order of `LOOKS`."""
     lines = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     known = [look.label for look in LOOKS.values() if look.label in lines]
     labels = known + sorted(set(lines) - set(known))
@@ -246,14 +246,14 @@ def legend(figure: Figure) -> None:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Returns a score as a reader wants it: one digit below 10, none above, a comma after thousands, a true minus."""
+    """Returns a score for readers: one decimal below 10 and none above, commas between thousands, a true minus sign."""
     digits = 1 if abs(value) < 9.95 else 0
     text = f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
     return re.sub(r"^[+−](?=0(\.0)?$)", "", text)
 
 
 def words(found: statistics.Interval, signed: bool = False) -> str:
-    """Returns an interval as "+21 [5.0, 38]", without brackets where one seed gives no interval."""
+    """Returns an interval as "21 [5.0, 38]"; without brackets if a single seed gives none; a dash if there is no value."""
     if np.isnan(found.value):
         return "–"
     ends = "" if np.isnan(found.low) else f" [{number(found.low, signed)}, {number(found.high, signed)}]"
@@ -261,30 +261,30 @@ def words(found: statistics.Interval, signed: bool = False) -> str:
 
 
 def span(numbers: Iterable) -> str:
-    """Returns "2" or, of whole numbers that differ, "2 or 3" or "2 to 5"."""
+    """Returns the range of whole numbers, as "2", "2 or 3" or "2 to 5"."""
     low, high = min(numbers), max(numbers)
     return f"{low:,} {'or' if high == low + 1 else 'to'} {high:,}" if low < high else f"{high:,}"
 
 
 def count(noun: str, numbers: Iterable) -> str:
-    """Returns "1 seed" or, of numbers that differ, "2 to 5 seeds"."""
+    """Returns the range of whole numbers with their noun, as "1 seed" or "2 to 5 seeds"."""
     return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
 
 
 def joined(names: Sequence[str]) -> str:
-    """Returns names as a reader says them: "Hopper, Walker2d and Ant"."""
+    """Returns names as a list in words, as "Hopper, Walker2d and Ant"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-LINES = f"Lines are means over seeds, bands their 95 % t intervals, drawn from {ENOUGH_SEEDS} seeds on"
+LINES = f"Lines are means over seeds, and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
 
-DOTS = "Dots are means over seeds, bars 95 % t intervals, small dots seeds; a hollow dot is one seed"
+DOTS = "Large dots are means over seeds, bars 95 % t intervals, and small dots seeds. A hollow dot is a single seed"
 
 
 def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None, drawn: str = LINES) -> str:
-    """Returns a figure's caption: what it shows and how, seeds and divergences; after a blank line its provenance.
+    """Returns a figure's caption: what it shows and how, seeds, diverged runs; then, after a blank line, its provenance.
 
-    That is budgets and, with their metadata, as `records.load_metadata` returns them, also precision and code.
+    The provenance has the budgets. With `records` (from `records.load_metadata`) it also has the precision and the commits.
     """
     if table.empty:
         return f"{text} Not yet recorded."
@@ -294,9 +294,9 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
     each = "; ".join(f"{label}: {number}" for label, number in by_arm.items())
     drawn = f"{drawn}. " * bool(drawn) + (f"Seeds of {each}" if least < most else f"{count('seed', seeds).capitalize()} an arm")
-    lost = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
-    lost = joined([f"{runs} of {look(arm).label}" for arm, runs in lost.items()])
-    diverged = f" Diverged, and counted with score 0 from there, or their lowest if below: {lost}." if lost else ""
+    diverged = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
+    diverged = joined([f"{runs} of {look(arm).label}" for arm, runs in diverged.items()])
+    scored = f" Diverged, and scored 0 from then on, or as low as before if that is less: {diverged}." if diverged else ""
     facts = []
     for phase, noun in {"pretrain": "update", "finetune": "interaction"}.items():
         last = table[table["phase"] == phase].groupby(statistics.RUN)["steps"].max()
@@ -304,31 +304,31 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     if origins := [record["provenance"] for record in (records or {}).values()]:
         commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
         facts += [*sorted({origin["precision"] for origin in origins}), f"code {joined(sorted(commits))}"]
-    return f"{text} {drawn}.{diverged}\n\n{', '.join(facts)}."
+    return f"{text} {drawn}.{scored}\n\n{', '.join(facts)}."
 
 
 def figures_folder(profile: str = "paper") -> Path:
-    """Returns where a chapter draws: build/<profile>/figures, or MBAUG_FIGURES, which `make figures` sets to figures/."""
+    """Returns the folder that chapters draw into: build/<profile>/figures, or MBAUG_FIGURES, which `make figures` sets."""
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "build" / profile / "figures")
 
 
 def save_figure(
     figure: Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
 ) -> Path:
-    """Writes a figure as PNG, SVG, the CSV of what it draws and its caption; returns the PNG's path.
+    """Writes a figure as PNG, SVG, CSV of what it draws, and JSON with its caption. Returns the PNG's path.
 
-    The bytes depend on the content alone: no dates, no random identifiers. In any profile but "paper" the figure is marked as no
-    evidence, with the least `n_seeds` in `frame`. None as the folder means `figures_folder(profile)`.
+    The bytes depend on the content alone: they hold no dates and no random identifiers. In profiles other than "paper" the
+    figure is marked "not evidence", with the smallest `n_seeds` in `frame`. `folder` defaults to `figures_folder(profile)`.
 
     Raises:
-        ValueError: The name is not NN_name, after the notebook that draws it.
+        ValueError: The name does not have the form NN_name, where NN is the chapter's number.
         files.CannotWrite: The folder is full or read-only.
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
-        raise ValueError(f"A figure's name is its chapter's number and words, as in 05_online_curves; got {name!r}.")
+        raise ValueError(f"A figure's name must be its chapter's number and a few words, like 05_online_curves; got {name!r}.")
     folder = figures_folder(profile) if folder is None else Path(folder)
     mark = ""
-    if profile != "paper":  # the mark stays, so that a notebook shows it too
+    if profile != "paper":  # the mark stays on the figure, so that the notebook shows it too
         seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""
         mark = f"{profile} profile{seeds}: not evidence"
         letters = {"color": "#D55E00", "alpha": 0.35, "fontsize": 26, "weight": "bold", "rotation": 15, "zorder": 10}
@@ -341,7 +341,7 @@ def save_figure(
         with plt.rc_context({"svg.hashsalt": "mbaug"}), io.BytesIO() as file:
             figure.savefig(file, format=suffix, metadata=metadata)
             contents[suffix] = file.getvalue()
-    clips: dict = {}  # matplotlib names them after the last bits of the layout, which are chance: we number them
+    clips: dict = {}  # matplotlib derives their names from the layout's last bits, which vary: we number them
     contents["svg"] = re.sub(rb"\bp[0-9a-f]{10}\b", lambda x: clips.setdefault(x[0], b"clip%d" % len(clips)), contents["svg"])
     files.write_together({folder / f"{name}.{suffix}": content for suffix, content in contents.items()})
     return folder / f"{name}.png"
@@ -353,10 +353,10 @@ Text = Annotated[str, Bound(lambda x: x.replace("\n", "").isprintable(), "printa
 
 @settings
 class Caption:
-    """What the JSON beside a figure says."""
+    """Content of the JSON beside a figure."""
 
     caption: Text
-    csv_sha256: Sha256  # of what is drawn
+    csv_sha256: Sha256  # of the CSV with the numbers drawn
     provenance: Text
     mark: Text
     profile: Text
@@ -365,21 +365,21 @@ class Caption:
 
 @settings
 class Filmed:
-    """What the JSON beside a film says: `films.about`."""
+    """Content of the JSON beside a film (`films.about`)."""
 
     caption: Text
     provenance: Text
     run: Text
     scores: tuple[float, ...]
-    actors: dict[str, str]  # SHA-256 of each file
+    actors: dict[str, str]  # name to SHA-256 of the file
     sha256: Sha256  # of this JSON without it
 
 
-def told(cls: type[About], path: Path, command: str) -> About:
-    """Returns what the JSON beside a figure or a film says.
+def read_about(cls: type[About], path: Path, command: str) -> About:
+    """Returns the content of the JSON beside a figure or a film.
 
     Raises:
-        ValueError: it is not what the command wrote.
+        ValueError: the file is damaged or was edited; the message names the command that writes it again.
     """
     content = files.content(path)
     plain = files.parse_json(content, str(path))
@@ -389,7 +389,7 @@ def told(cls: type[About], path: Path, command: str) -> About:
 
 
 def fold(summary: str, text: str) -> str:
-    """Returns Markdown that a reader unfolds by its summary."""
+    """Returns Markdown that is folded under its summary until the reader clicks on it."""
     return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
@@ -397,9 +397,9 @@ def gallery(folder: Path) -> str:
     """Returns the text of a folder's README.md: every figure under its chapter, in the order drawn, with its caption and data.
 
     Raises:
-        ValueError: the JSON beside a figure or a film is not as `save_figure` and `films.make` write it, or its CSV is another.
+        ValueError: the JSON beside a figure or film is not what `save_figure` or `films.make` wrote, or a CSV has changed.
     """
-    parts = ["# Figures\n\nGenerated by `make figures`; beside each picture, the numbers that it draws.\n"]
+    parts = ["# Figures\n\nGenerated by `make figures`. Below each picture is a link to the numbers that it draws.\n"]
     for source in sorted((files.repository() / "notebooks").glob("*.py")):
         text, number = source.read_text(encoding="utf-8"), source.stem[:2]
         named = dict.fromkeys(re.findall(rf'"({number}_\w+)"', text))
@@ -408,18 +408,18 @@ def gallery(folder: Path) -> str:
             heading = text.partition("\n# # ")[2].partition("\n")[0]
             parts.append(f"## [{heading}]({os.path.relpath(source.with_suffix('.ipynb'), folder)})\n")
         for name in drawn:
-            about, data = told(Caption, folder / f"{name}.json", "make figures"), folder / f"{name}.csv"
+            about, data = read_about(Caption, folder / f"{name}.json", "make figures"), folder / f"{name}.csv"
             same = files.sha256(files.content(data)) == about.csv_sha256
             checks.require(same, f"{data}: its SHA-256 is not the one in {name}.json: `make figures` writes both anew")
             title = f"{number} · {name[3:].replace('_', ' ').capitalize()}"
             mark = f"**{about.mark}.** " if about.mark else ""
-            shown = about.caption.replace("<", "&lt;")  # as in <task>-medium, which is no tag
+            shown = about.caption.replace("<", "&lt;")  # <task>-medium is not an HTML tag
             more = f"{about.provenance} " if about.provenance else ""
             more = fold("Data and provenance", f"{more}[SVG]({name}.svg) · [data]({name}.csv)")
             parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{shown}\n\n{more}\n")
-    parts += ["## Films\n"] * bool(moving := sorted((folder / "films").glob("*.json")))
-    for path in moving:
-        film = told(Filmed, path, "python -m mbaug films")
+    parts += ["## Films\n"] * bool(films := sorted((folder / "films").glob("*.json")))
+    for path in films:
+        film = read_about(Filmed, path, "python -m mbaug films")
         title = f"{tasks.find(path.stem).title}, before and after learning online"
         picture, more = f"![{title}](films/{path.stem}.gif)", fold("Provenance", film.provenance)
         parts.append(f"### {title}\n\n{picture}\n\n{film.caption}\n\n{more}\n")
@@ -427,5 +427,5 @@ def gallery(folder: Path) -> str:
 
 
 def write_gallery(folder: Path) -> None:
-    """Writes a folder's README.md anew; raises as `gallery`."""
+    """Writes a folder's README.md. Raises what `gallery` raises."""
     files.write_atomically(folder / "README.md", gallery(folder).encode())

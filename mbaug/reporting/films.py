@@ -1,7 +1,7 @@
-"""Films: one trained agent at the switch, after 50,000 and after 100,000 interactions, side by side, with its recorded scores.
+"""Films a trained agent at the switch, after 50,000 and after 100,000 interactions, side by side, with its recorded scores.
 
-A film is `figures/films/<task>.gif` beside a `.json` with its caption and all that it comes from. `python -m mbaug films` makes
-one of each task, of its three actors in data/models. The same actors and the same OpenGL library give the same bytes.
+A film is `figures/films/<task>.gif`, with a `.json` that holds its caption and its sources. `python -m mbaug films` makes one
+film per task from three actors in data/models. The same actors and the same OpenGL library give the same bytes.
 """
 
 import io
@@ -24,27 +24,27 @@ from mbaug.reporting import statistics
 from mbaug.reporting.figures import look, number
 
 ARM = "augmented"
-MOMENTS = {"switch": 0} | {str(steps): steps for steps in run.STEPS_KEPT}  # interactions at each
-SECONDS = 3.0  # of simulated time
-PANEL = 190, 130  # pixels across and down
-HEAD = 44  # pixels above a panel, for its words
-FRAMES_PER_SECOND = 20  # at most
-COLOURS = 32, 24, 20, 16, 12, 8, 4  # of a whole film: the first with which it has no more than BYTES
-BYTES = 400_000
+MOMENTS = {"switch": 0} | {str(steps): steps for steps in run.STEPS_KEPT}  # number of interactions at each moment
+SECONDS = 3.0  # simulated time that a film shows
+PANEL = 190, 130  # width and height in pixels
+HEAD = 44  # height in pixels of the text above a panel
+FRAMES_PER_SECOND = 20  # upper limit
+COLOURS = 32, 24, 20, 16, 12, 8, 4  # sizes of a film's palette: the first that keeps it within BYTES
+BYTES = 400_000  # largest size of a film
 
 
 def about(task: str, root: Path) -> dict[str, Any]:
-    """Returns what the JSON beside a film says: caption and provenance, the run, its scores, and the actors' checksums.
+    """Returns the content of the JSON beside a film: caption, provenance, run, scores, and checksums of the actors.
 
     Raises:
-        ValueError: the run, or a part of it, is not recorded.
-        FileNotFoundError: an actor is not there.
+        ValueError: the run, or one of the evaluations, is not recorded.
+        FileNotFoundError: an actor is missing.
     """
     which = Run(task, f"{task}-medium-replay", ARM, 0)
     evaluations = statistics.evaluations(records.load_runs(root, [which]))
     online = evaluations[evaluations["phase"] == "finetune"].set_index("steps")["score"]
-    absent = [f"{steps:,}" for steps in MOMENTS.values() if steps not in online]
-    require(not absent, f"{root} has no evaluation of {which} after {', '.join(absent)} interactions, which its film would show")
+    missing = [f"{steps:,}" for steps in MOMENTS.values() if steps not in online]
+    require(not missing, f"{root} has no evaluation of {which} after {', '.join(missing)} interactions, which its film needs")
     scores = [float(online[steps]) for steps in MOMENTS.values()]
     actors = [trained.existing(task, ARM if moment == "switch" else f"{ARM}_{moment}") for moment in MOMENTS]
     name = tasks.find(task).title
@@ -60,10 +60,10 @@ def about(task: str, root: Path) -> dict[str, Any]:
 
 
 def film(panels: Sequence[Frames], words: Sequence[str], frames_per_second: int) -> bytes:
-    """Returns panels of as many frames each, side by side, each under its words, as a GIF that begins again and again.
+    """Returns an endless GIF of panels side by side, each under its words. All panels have the same number of frames.
 
     Raises:
-        ValueError: it has more than BYTES, however few its colours.
+        ValueError: the GIF has more than BYTES even with the fewest colours.
     """
     width = panels[0].shape[2]
     head = Image.new("RGB", (width * len(panels), HEAD), "white")
@@ -74,7 +74,7 @@ def film(panels: Sequence[Frames], words: Sequence[str], frames_per_second: int)
     drawn = np.concatenate(list(panels), axis=2)
     drawn[:, :, width::width] = 255  # a white line between two panels
     images = [Image.fromarray(np.concatenate([np.asarray(head), image])) for image in drawn]
-    ends = 10 * np.round(100 / frames_per_second * np.arange(len(images) + 1))  # ms: a GIF knows hundredths of a second
+    ends = 10 * np.round(100 / frames_per_second * np.arange(len(images) + 1))  # ms: a GIF counts in hundredths of a second
     for colours in COLOURS:
         content = _encoded(images, colours, np.diff(ends).astype(int).tolist())
         if len(content) <= BYTES:
@@ -83,8 +83,9 @@ def film(panels: Sequence[Frames], words: Sequence[str], frames_per_second: int)
 
 
 def _encoded(images: Sequence[Image.Image], colours: int, milliseconds: list[int]) -> bytes:
-    some = Image.fromarray(np.concatenate([np.asarray(image) for image in images[::10]]))
-    palette = some.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    """Returns the images as a GIF with one palette for all; `milliseconds` says how long it shows each."""
+    sample = Image.fromarray(np.concatenate([np.asarray(image) for image in images[::10]]))
+    palette = sample.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
     with io.BytesIO() as file:
         first.save(file, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
@@ -92,14 +93,14 @@ def _encoded(images: Sequence[Image.Image], colours: int, milliseconds: list[int
 
 
 def make(folder: Path, root: Path) -> Iterator[Path]:
-    """Writes a film and its JSON for each task that has none of these actors, and yields the film's path."""
+    """Writes a film and its JSON for each task whose film is missing or out of date, and yields the film's path."""
     for task in tasks.TASKS:
-        path, told = folder / f"{task}.gif", about(task, root)
-        text = files.sealed(told)
+        path, content = folder / f"{task}.gif", about(task, root)
+        text = files.sealed(content)
         if path.is_file() and path.with_suffix(".json").is_file() and path.with_suffix(".json").read_bytes() == text:
             continue
         panels, words, frames_per_second = [], [], 0
-        for (moment, steps), score in zip(MOMENTS.items(), told["scores"], strict=True):
+        for (moment, steps), score in zip(MOMENTS.items(), content["scores"], strict=True):
             environment = render.plain(tasks.make(tasks.find(task), width=PANEL[0], height=PANEL[1], **render.FOLLOWED))
             act = trained.policy(task, ARM, moment)
             images, frames_per_second = render.frames(environment, act, SECONDS, most=FRAMES_PER_SECOND)

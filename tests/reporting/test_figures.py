@@ -247,7 +247,7 @@ def test_a_caption_counts_runs_that_diverged():
     frame = runs({"vanilla": 1.0})
     frame.loc[frame["seed"] == 1, "status"] = "diverged"
     found = figures.caption("Scores.", statistics.evaluations(frame))
-    assert "Diverged, and counted with score 0 from there, or their lowest if below: 1 of vanilla pre-training.\n\n" in found
+    assert "Diverged, and scored 0 from then on, or as low as before if that is less: 1 of vanilla pre-training.\n\n" in found
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------
