@@ -1,8 +1,8 @@
-"""The notebooks, run headless: all of them in one batch, or as the executed reading copies beside their sources.
+"""Runs the notebooks headless: all of them in one batch, or as executed reading copies beside their sources.
 
-`notebooks/NN_noun.py` (percent format) is what people edit; everything else is made from it, in one direction. Jupytext turns a
-source into a notebook, Papermill sets its parameters and executes it. Each notebook has a kernel of one thread, and WORKERS of
-them run at a time. What Papermill writes goes to `build/`, never into git.
+People edit `notebooks/NN_noun.py` (percent format), and everything else is made from it. Jupytext turns a source into a
+notebook. Papermill sets its parameters, executes it, and writes it into `build/`, never into git. Each notebook has its own
+kernel with one thread, and WORKERS of them run at a time.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
 def run(profile: str = "paper", only: str | None = None) -> None:
-    """Executes the notebooks with a profile, into `build/<profile>`, and prints how far they are.
+    """Executes the notebooks with a profile, writes them into `build/<profile>`, and prints their progress.
 
-    The profile "paper" draws from the recorded runs, any other trains; `only` is the name of one notebook, or its number.
+    The profile "paper" draws from the recorded runs, and any other one trains. `only` is the name or number of one notebook.
 
     Raises:
-        ValueError: A profile or a notebook is unknown. Further what `execute` raises.
+        ValueError: The profile or the notebook is unknown. Also what `execute` raises.
     """
     checks.choose("profile", profile, PROFILES)
     parameters = {"profile": profile, "retrain": profile != "paper"}
@@ -50,20 +50,20 @@ def run(profile: str = "paper", only: str | None = None) -> None:
 
 
 def committed_figures() -> Path:
-    """Returns where a batch of the paper profile draws, and nothing else does: figures/, or MBAUG_FIGURES if that is set."""
+    """Returns the folder that only a batch with the paper profile draws into: figures/, or MBAUG_FIGURES if that is set."""
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "figures")
 
 
 def reading_copies(only: str | None = None) -> None:
-    """Executes the sources as they stand and writes each result beside its source; of one that fails, the copy stays."""
+    """Executes the sources as they stand and writes each result beside its source. If one fails, its old copy stays."""
     execute(find(only), files.repository() / "build" / "reading", {}, copied=True)
 
 
 def find(only: str | None = None) -> list[Path]:
-    """Returns the source of the notebook `only` (its name, or the number it begins with); if None, all in reading order.
+    """Returns the source of the notebook `only`, which is a name or a number, or all sources in reading order.
 
     Raises:
-        ValueError: There is no notebook of that name; the sentence names the nearest.
+        ValueError: There is no such notebook; the message names the one with the most similar name.
     """
     found = {source.stem: source for source in sorted((files.repository() / "notebooks").glob("[0-9][0-9]_*.py"))}
     if only is None:
@@ -73,16 +73,16 @@ def find(only: str | None = None) -> list[Path]:
 
 
 def convert(source: Path) -> NotebookNode:
-    """Returns a source as a notebook without outputs: metadata is tags alone, and a cell's id is that of its text."""
-    notebook, seen = _tags_alone(jupytext.read(source)), Counter()
+    """Returns a source as a notebook without outputs. Tags are its only metadata, and each cell's id is a hash of its text."""
+    notebook, seen = _without_metadata(jupytext.read(source)), Counter()
     for cell in notebook.cells:
         seen[cell.source] += 1
         cell.id = hashlib.sha256(f"{seen[cell.source]} {cell.source}".encode()).hexdigest()[:8]
     return notebook
 
 
-def _tags_alone(notebook: NotebookNode) -> NotebookNode:
-    """Returns the notebook free of times and paths: with no metadata but its language and its cells' tags."""
+def _without_metadata(notebook: NotebookNode) -> NotebookNode:
+    """Returns the notebook without times and paths: of its metadata, only the language and the cells' tags remain."""
     notebook.metadata = NotebookNode(METADATA)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
@@ -91,32 +91,32 @@ def _tags_alone(notebook: NotebookNode) -> NotebookNode:
 
 
 def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any], copied: bool = False) -> None:
-    """Executes notebooks, each with its own kernel, and prints how far they are; `copied`: the results become reading copies.
+    """Executes notebooks, each with its own kernel, and prints their progress. If `copied`, the results become reading copies.
 
     Raises:
         files.CannotWrite: The output folder cannot be written.
-        RuntimeError: A notebook did not run to its end, or its reading copy cannot be written; all others were executed.
+        RuntimeError: A notebook failed, or its reading copy cannot be written. All others were executed.
     """
     with files.in_one_sentence(output):
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output) as probe:
-            probe.write(bytes(1_000_000))  # about a notebook with its figures
+            probe.write(bytes(1_000_000))  # about the size of a notebook with its figures
     print(f"{len(sources)} notebooks, {WORKERS} at a time, into {output}", flush=True)
     started = time.monotonic()
-    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # the path of a socket has some hundred characters at most
-    free, done = threading.Semaphore(WORKERS), queue.SimpleQueue()
+    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # a socket's path has at most about 100 characters
+    slots, results = threading.Semaphore(WORKERS), queue.SimpleQueue()
 
     def work(source: Path) -> None:
-        with free:
+        with slots:
             problem = _execute(source, Path(sockets), output, parameters, copied)
-            ensure_event_loop().close()  # nbclient leaves that of its thread open
-            done.put((source.stem, problem))
+            ensure_event_loop().close()  # nbclient leaves its thread's loop open
+            results.put((source.stem, problem))
 
     folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
     with variables(environment()), folder as sockets:
         for source in sources:
-            threading.Thread(target=work, args=[source], daemon=True).start()  # Ctrl-C waits for none, and their kernels end, too
-        problems = sorted(done.get() for _ in sources)
+            threading.Thread(target=work, args=[source], daemon=True).start()  # daemons: Ctrl-C does not wait for them
+        problems = sorted(results.get() for _ in sources)
     print(f"all: {time.monotonic() - started:.0f} s", flush=True)
     if failed := [f"{name}: {problem}" for name, problem in problems if problem]:
         raise RuntimeError("\n".join(failed))
@@ -138,28 +138,28 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Returns what every notebook runs with: one thread, this interpreter, nothing written outside the clone."""
+    """Returns the environment variables of every notebook: one thread, this interpreter, nothing written outside the clone."""
     build = files.repository() / "build"
-    # What a cell raises is in the notebook. As an error a kernel tells only that it was interrupted, as each is when it ends.
+    # Exceptions of cells are in the notebook. All that a kernel logs as an error is the interrupt that ends it.
     options = ["-f", "{connection_file}", "--log-level=CRITICAL"]
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", *options]
     files.write_atomically(build / "jupyter/kernels/python3/kernel.json", json.dumps({**KERNEL, "argv": command}).encode())
     return {
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         "IPYTHONDIR": str(build / "jupyter/ipython"),
-        "JUPYTER_PATH": str(build / "jupyter"),  # searched first: a kernel found elsewhere may be another Python's
+        "JUPYTER_PATH": str(build / "jupyter"),  # searched first, since another kernel.json may name another Python
         "JUPYTER_RUNTIME_DIR": str(build / "jupyter/runtime"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # as in JupyterLab: no screen, figures are outputs
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # as in JupyterLab: figures are outputs, and need no screen
         "MPLCONFIGDIR": str(build / "matplotlib"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger's warning about frozen modules
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger's warning about frozen modules
     }
 
 
 def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str, Any], copied: bool) -> str:
-    """Executes one notebook; returns what went wrong, which is no error: it is one notebook among several.
+    """Executes one notebook and returns what went wrong, or "". It raises nothing, so that the other notebooks go on.
 
-    Its kernel is reached by sockets in a private folder: TCP ports, the default, are chosen and let go before the kernel binds
-    them, so that another kernel, started meanwhile, may have taken one.
+    Its kernel listens on sockets in a private folder. TCP ports, the default, are chosen and released before the kernel binds
+    them, so another kernel might take one in between.
     """
     executed, started, problem = output / f"{source.stem}.ipynb", time.monotonic(), ""
 
@@ -176,17 +176,17 @@ def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str,
             parameters,
             progress_bar=False,
             on_cell_start=report,
-            coalesce_streams=True,  # how a stream is cut into pieces is chance
+            coalesce_streams=True,  # where a stream is split into pieces is random
             resources={"metadata": {"path": str(source.parent)}},
             config=Config(KernelManager=kernel),
         )
         if copied:
-            files.write_atomically(source.with_suffix(".ipynb"), (nbformat.writes(_tags_alone(result)) + "\n").encode())
+            files.write_atomically(source.with_suffix(".ipynb"), (nbformat.writes(_without_metadata(result)) + "\n").encode())
     except papermill.PapermillExecutionError as error:
         lines = error.source.splitlines()
         shown = textwrap.indent("\n".join(["..."] * (len(lines) > 8) + lines[-8:]), "    ")
         problem = f"In [{error.exec_count}] raised {error.ename}: {error.evalue}\n{shown}\n    (the traceback is in {executed})"
-    except Exception as error:  # the kernel died, the disk is full
+    except Exception as error:  # e.g. the kernel died or the disk is full
         problem = f"{type(error).__name__}: {error}"
     print(f"{source.stem}: {'failed' if problem else 'done'} in {time.monotonic() - started:.0f} s", flush=True)
     return problem

@@ -1,4 +1,4 @@
-"""What we expected of the controls, and what would contradict it: written down before the runs, held to them afterwards."""
+"""What we expected of the controls and what would contradict it, written down before the runs and tested on them afterwards."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from mbaug.reporting import statistics
 from mbaug.reporting.claims import Measure
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, mean_offline, mean_score
 
-FALLING = ("hopper", "walker2d", "ant")  # where an episode can end in a fall
-LIKE = 10.0  # points of score within which two arms count as alike
+FALLING = ("hopper", "walker2d", "ant")  # tasks in which an episode can end in a fall
+LIKE = 10.0  # largest difference in score between two arms that count as alike
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A difference of two arms that we expected to lie between two bounds, as a mean over tasks.
+    """A difference between two arms, as a mean over tasks, that we expected to lie between two bounds.
 
-    With tasks in `minus`, it is the difference on `tasks` less the difference on these.
+    With tasks in `minus`, it is the difference on `tasks` less the difference on the tasks in `minus`.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Prediction:
     high: float = np.inf
     minus: tuple[str, ...] = ()
     measure: Measure = mean_score
-    planned: int = ENOUGH_SEEDS  # seeds of each arm and task
+    planned: int = ENOUGH_SEEDS  # seeds per arm and task
 
 
 PREDICTIONS = (
@@ -42,7 +42,7 @@ PREDICTIONS = (
         high=0.0,
     ),
     Prediction(
-        "On HalfCheetah, which cannot fall, the model costs less than there",
+        "On HalfCheetah, which cannot fall, the model costs less than on the other three tasks",
         "a larger loss against vanilla on HalfCheetah than on the other three",
         ("augmented", "vanilla"),
         ("halfcheetah",),
@@ -50,7 +50,7 @@ PREDICTIONS = (
         minus=FALLING,
     ),
     Prediction(
-        "On Hopper the deterministic model, which hardly errs, does as vanilla does",
+        "On Hopper the deterministic model, which hardly errs, scores about as much as vanilla",
         f"a difference of more than {LIKE:.0f} points",
         ("deterministic", "vanilla"),
         ("hopper",),
@@ -77,28 +77,28 @@ PREDICTIONS = (
 
 
 class Held(NamedTuple):
-    """What the recorded runs say to a prediction."""
+    """What the recorded runs say about a prediction."""
 
     interval: Interval
-    missing: tuple[str, ...]  # those of its tasks in which not both arms have two seeds
+    missing: tuple[str, ...]  # tasks on which an arm has fewer than two seeds
 
 
 def held(prediction: Prediction, table: pd.DataFrame) -> Held:
-    """Returns what the evaluations (`claims.main_runs`) say to a prediction, over the tasks in which both arms ran twice."""
+    """Returns the predicted difference in evaluations (`claims.main_runs`), on the tasks where both arms have two seeds."""
     scores, sides = statistics.by_task(prediction.measure(table), *prediction.arms), (prediction.tasks, prediction.minus)
     missing = tuple(task for task in prediction.tasks + prediction.minus if task not in scores)
     groups, weights = [], []
     for sign, side in zip((1, -1), sides, strict=True):
-        there = [scores[task] for task in side if task in scores]
-        if side and not there:
+        recorded = [scores[task] for task in side if task in scores]
+        if side and not recorded:
             return Held(Interval(np.nan, np.nan, np.nan, 0), missing)
-        groups += [group for arms in there for group in arms]
-        weights += [sign / len(there), -sign / len(there)] * len(there) if there else []
+        groups += [group for arms in recorded for group in arms]
+        weights += [sign / len(recorded), -sign / len(recorded)] * len(recorded) if recorded else []
     return Held(statistics.contrast(groups, weights), missing)
 
 
 def judged(prediction: Prediction, found: Held) -> str:
-    """Returns how a prediction fared: as predicted if the whole interval is within its bounds, contradicted if all is outside."""
+    """Returns "as predicted" if the interval lies within the bounds, "contradicted" if it lies outside, or what is unclear."""
     low, high, n_seeds = found.interval[1:4]
     if n_seeds < prediction.planned:
         return "too few seeds" if n_seeds else "not yet recorded"
@@ -110,6 +110,6 @@ def judged(prediction: Prediction, found: Held) -> str:
 
 
 def listed() -> str:
-    """Returns the predictions as a Markdown table, numbered, with what would contradict each."""
+    """Returns the predictions as a numbered Markdown table, with what would contradict each."""
     rows = [f"| {number} | {each.text} | {each.contradicted_by} |" for number, each in enumerate(PREDICTIONS, start=1)]
     return "\n".join(["| | we expect | contradicted by |", "|---|---|---|", *rows])

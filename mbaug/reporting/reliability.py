@@ -1,4 +1,4 @@
-"""Where a model errs, and what tells it beforehand: what is known of a row, of a body, and how well a signal finds errors."""
+"""Finds where a model errs and what warns of it: the history of a row, the state of a body, how well a signal finds errors."""
 
 import os
 from typing import Any
@@ -13,11 +13,11 @@ from mbaug import tasks
 from mbaug.datasets import render
 from mbaug.method.transitions import Dataset
 
-NEIGHBOUR = 10  # among the known states: one alone may be a chance, ten are a neighbourhood
+NEIGHBOUR = 10  # rank of the neighbour to which we measure distance; the nearest may be near by chance
 
 
 def histories(pool: Dataset) -> pd.DataFrame:
-    """Returns of each row of a pool the steps until its episode's fall (NaN if it ends otherwise) and that episode's return."""
+    """Returns for each row of a pool the steps until its episode ends in a fall (or NaN), and the episode's return."""
     episodes = pd.DataFrame({"reward": pool.reward, "fell": pool.terminal}).groupby(pool.episode)
     fell, left = episodes["fell"].transform("any"), episodes.cumcount(ascending=False)
     returns = episodes["reward"].transform("sum")
@@ -29,15 +29,15 @@ def distance(
     known: Float[np.ndarray, "known state"],
     skipped: int = 0,
 ) -> np.ndarray:
-    """Returns each state's Euclidean distance to its tenth neighbour among the known states; `skipped`: 1 if it is one itself."""
+    """Returns each state's Euclidean distance to its tenth nearest known state. Set `skipped` to 1 if it is one of them."""
     return KDTree(known).query(state, [NEIGHBOUR + skipped])[0][:, 0]
 
 
 def bodies(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> pd.DataFrame:
-    """Returns what the simulator makes of each state, which need not be one that a body can be in.
+    """Returns what the simulator says about each state, even about one that is impossible for the body.
 
-    Columns: `fallen`, as the task ends an episode (never HalfCheetah's); `contact` with anything; `depth`, how far in metres the
-    deepest contact is inside the ground or the body itself; `bent`, how far in radians the worst joint is beyond its range.
+    Columns: `fallen`, whether the task would end the episode (never on HalfCheetah); `contact` with anything; `depth` in metres
+    of the deepest contact inside the ground or the body; `bent`, by how many radians the worst joint exceeds its range.
     """
     environment = tasks.make(task)
     environment.reset(seed=0)
@@ -56,7 +56,7 @@ def bodies(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> pd.Data
 
 
 def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"], pixels: int = 144) -> render.Frames:
-    """Returns an image of each state, which need not be one that a body can be in; it needs OpenGL, and no screen."""
+    """Returns an image of each state, even of one that is impossible for the body. It needs OpenGL but no screen."""
     os.environ["MUJOCO_GL"] = render.opengl()
     environment = render.plain(tasks.make(task, render_mode="rgb_array", width=pixels, height=pixels, **render.CLOSE))
     images = render.stills(environment, states)
@@ -65,17 +65,17 @@ def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"], pixel
 
 
 def area(signal: Float[np.ndarray, " rows"], worst: Bool[np.ndarray, " rows"]) -> float:
-    """Returns the area under the ROC curve: how likely a row that is among the worst has a larger signal than one that is not.
+    """Returns the area under the ROC curve: the probability that one of the worst rows has a larger signal than another row.
 
-    Ties count half. 1/2 is chance, 1 a signal that puts every bad row above every good one. By ranks (Mann and Whitney, 1947):
-    (sum of the ranks of the worst - n (n + 1) / 2) / (n m), of n worst rows and m others.
+    Ties count half. 1/2 is chance, and 1 is a signal that ranks every bad row above every good one. With n worst rows and m
+    others it is (sum of the ranks of the worst - n (n + 1) / 2) / (n m) (Mann and Whitney, 1947).
     """
     n, m = worst.sum(), (~worst).sum()
     return float((rankdata(signal)[worst].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def parts(value: Float[np.ndarray, " rows"], count: int = 5) -> Int[np.ndarray, " rows"]:
-    """Returns the part of each row, from 0 for those of the smallest values to `count` - 1, as many rows in each."""
+    """Returns for each row which of `count` equal parts its value lies in, from 0 for the smallest values to `count` - 1."""
     return ((rankdata(value, method="ordinal") - 1) * count // len(value)).astype(int)
 
 
@@ -83,6 +83,6 @@ def slope(
     predicted: Float[np.ndarray, "rows *size"],
     truth: Float[np.ndarray, "rows *size"],
 ) -> Float[np.ndarray, "*size"]:
-    """Returns cov(predicted, truth) / var(truth) of each dimension: 1 keeps differences as they are, below 1 shrinks them."""
+    """Returns cov(predicted, truth) / var(truth) for each dimension: 1 preserves differences, and less than 1 shrinks them."""
     centred = truth - truth.mean(axis=0)
     return (centred * predicted).mean(axis=0) / centred.var(axis=0)

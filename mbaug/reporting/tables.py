@@ -1,4 +1,4 @@
-"""Generated text: tables of what each arm reached, and the generated parts of the README and of the chapters."""
+"""Writes generated text: tables of what each arm scored, and the generated parts of the README and of the chapters."""
 
 import textwrap
 from pathlib import Path
@@ -11,27 +11,27 @@ from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, main_runs
 from mbaug.reporting.figures import LOOKS, fold, in_order, look, number, words
 
-MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # the arms whose scores everybody sees
+MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # arms of the table that is not folded
 
 
 def found_table(frame: pd.DataFrame) -> str:
-    """Returns what the recorded runs (`records.load_runs`) of `MAIN` scored, a column a task; folded below it, all else."""
+    """Returns Markdown: the scores of the arms in `MAIN`, with a column per task, and below, folded, the table of all arms."""
     table = main_runs(frame)
     if table.empty:
         return "No runs are recorded yet."
-    scores, found = statistics.mean_score(table), [task for task in tasks.TASKS if (table["task"] == task).any()]
-    columns = ["mean score, 0 to 100K", *(tasks.find(task).title for task in found)]
+    scores, recorded = statistics.mean_score(table), [task for task in tasks.TASKS if (table["task"] == task).any()]
+    columns = ["mean score, 0 to 100K", *(tasks.find(task).title for task in recorded)]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     groups = {key: runs.to_numpy() for key, runs in scores.groupby(["task", "arm"])}
     for arm in in_order({arm for _, arm in groups} & {*MAIN}):
-        reached = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in found]
-        cells = [f"{words(each)} ({each.n_seeds})" if each.n_seeds else "–" for each in reached]
+        means = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in recorded]
+        cells = [f"{words(mean)} ({mean.n_seeds})" if mean.n_seeds else "–" for mean in means]
         lines.append(f"| {' | '.join([look(arm).label, *cells])} |")
     return "\n".join([*lines, "", fold("Every arm, and more measures", _each_arm(table))])
 
 
 def _each_arm(table: pd.DataFrame) -> str:
-    """Returns a line for each task and arm of `LOOKS`, with every measure."""
+    """Returns a table with a line for each task and each arm of `LOOKS`, and with every measure."""
     measures = {
         "mean score, 0 to 100K": statistics.mean_score,
         "25K to 100K": LEARNING,
@@ -50,27 +50,27 @@ def _each_arm(table: pd.DataFrame) -> str:
 
 
 def beside_published(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns our baselines' scores, from `claims.main_runs`, beside those that others published."""
+    """Returns the scores of our baselines (from `claims.main_runs`) beside the published scores."""
     rows = []
     for task in tasks.TASKS.values():
-        for algorithm, steps in [(name, steps) for name, found in task.published.items() for steps in found]:
+        for algorithm, steps in [(name, steps) for name, scores in task.published.items() for steps in scores]:
             arm = algorithm if steps == 100_000 else "sac_million"
             runs = table[(table["task"] == task.name) & (table["arm"] == arm)]
             ours = statistics.interval([statistics.final_score(runs, steps).to_numpy()])
             theirs = float(tasks.normalised_score(task, task.published[algorithm][steps]))
             authors = str(task.authors_td3) if algorithm == "td3" else "–"
-            found = [words(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
-            found = found if ours.n_seeds else ["not yet recorded", 0, "–"]
-            rows.append([task.name, algorithm.upper(), f"{steps:,}", number(theirs), authors, *found])
+            cells = [words(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
+            cells = cells if ours.n_seeds else ["not yet recorded", 0, "–"]
+            rows.append([task.name, algorithm.upper(), f"{steps:,}", number(theirs), authors, *cells])
     columns = ["task", "algorithm", "interactions", "published", "authors' [C]", "ours", "our seeds", "ours − published"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 
 def written(path: Path, frame: pd.DataFrame) -> str:
-    """Returns a README or a chapter's source with all between its markers, as `<!-- answer -->` and `<!-- /answer -->`, anew.
+    """Returns the README or a chapter's source with new text between markers such as `<!-- answer -->` and `<!-- /answer -->`.
 
     Raises:
-        ValueError: A marker is missing, or there twice.
+        ValueError: A marker is missing or occurs twice.
     """
     text, comment = path.read_text(encoding="utf-8"), "# " if path.suffix == ".py" else ""
     try:
@@ -90,12 +90,12 @@ def written(path: Path, frame: pd.DataFrame) -> str:
 
 
 def generated() -> list[Path]:
-    """Returns what has generated parts: the README and the sources of the chapters that begin with their answer."""
+    """Returns the files with generated parts: the README and the sources of the chapters that begin with their answer."""
     repository = files.repository()
     return [repository / (f"{name}.md" if name == "README" else f"notebooks/{name}.py") for name in ANSWERS]
 
 
 def update(frame: pd.DataFrame) -> None:
-    """Makes all generated parts again from the recorded runs."""
+    """Writes all generated parts again from the recorded runs."""
     for path in generated():
         files.write_atomically(path, written(path, frame).encode())
