@@ -18,7 +18,7 @@ from mbaug.reporting.predictions import PREDICTIONS, held, judged
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
 OURS = claims.METHODS[0].arm  # the arm that chapter 11 compares with the others
-NOTHING = "Not yet recorded: on no task has every arm two seeds."
+NOTHING = "Not yet recorded: no task has two seeds of every arm."
 
 
 def capitalised(text: str) -> str:
@@ -63,7 +63,7 @@ def recommendation(scores: pd.Series) -> str:
     found, tried = on_all_tasks(scores, least=2), on_all_tasks(scores, least=1)
     if len(found) < 2:
         return ""
-    (best, highest_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
+    (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
     highest = max(tried, key=lambda arm: tried[arm].value)
     untested = ""
     if highest != best:
@@ -72,7 +72,7 @@ def recommendation(scores: pd.Series) -> str:
         untested = f"{scored}, but {count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few to recommend it. "
     return (
         f"With 10,000 transitions the best choice today is “{look(best).label}”. Over four tasks its mean score in the first "
-        f"100,000 interactions is {words(highest_mean)}, with {count('seed', [highest_mean.n_seeds])} a task. The next best of "
+        f"100,000 interactions is {words(best_mean)}, with {count('seed', [best_mean.n_seeds])} a task. The next best of "
         f"the {len(found)} arms with two seeds or more on every task is “{look(second).label}” with {words(second_mean)}. "
         f"{untested}"
     )
@@ -100,8 +100,8 @@ def overview(frame: pd.DataFrame) -> str:
         found = claims.findings(claim, table)
         if any(each.interval.n_seeds >= ENOUGH_SEEDS for each in found):
             verdicts.append(f"({claim.letter}) {claims.verdict(found)}")
-    judged = f"{len(verdicts) or 'none'} of the paper's {len(claims.CLAIMS)} claims can be judged: {'; '.join(verdicts)}"
-    return f"{sentence(frame)} So far {judged if verdicts else judged[:-2]}. A verdict takes {ENOUGH_SEEDS} seeds."
+    text = f"{len(verdicts) or 'none'} of the paper's {len(claims.CLAIMS)} claims can be judged: {'; '.join(verdicts)}"
+    return f"{sentence(frame)} So far {text if verdicts else text[:-2]}. A verdict takes {ENOUGH_SEEDS} seeds."
 
 
 def drawn(name: str) -> pd.DataFrame:
@@ -195,12 +195,14 @@ def online(frame: pd.DataFrame) -> str:
     if not where:
         return NOTHING
     td3, vanilla, augmented, noise = map(words, means)
-    gain, more = statistics.difference(scores, "vanilla", "td3"), statistics.difference(scores, "augmented", "vanilla", "noise")
-    pays, rest = tell(gain, "offline pre-training pays", "offline pre-training costs"), "the mean of vanilla and noise"
+    pretraining = statistics.difference(scores, "vanilla", "td3")
+    imagination = statistics.difference(scores, "augmented", "vanilla", "noise")
+    pays = tell(pretraining, "offline pre-training pays", "offline pre-training costs")
+    better, worse = (f"imagination is {word} than the mean of vanilla and noise" for word in ("better", "worse"))
     return (
         f"{where}: {pays}. Over the first 100,000 interactions its mean score is {vanilla}, and that of TD3 from scratch "
         f"is {td3}. An agent that was pre-trained with imagined next states scores {augmented}, and with noise of the same size "
-        f"{noise}. {capitalised(tell(more, f'imagination is better than {rest}', f'imagination is worse than {rest}'))}."
+        f"{noise}. {capitalised(tell(imagination, better, worse))}."
     )
 
 

@@ -33,7 +33,7 @@ from mbaug.reporting.statistics import ENOUGH_SEEDS
 
 
 def show(*functions: Callable) -> None:
-    """Displays the source of each function or class that runs, with its docstring as prose above it.
+    """Displays the live source of functions or classes, with the docstring of each as prose above it.
 
     A class keeps its decorator, which says what it is. A function does not, so that the equation stands out.
     """
@@ -246,7 +246,7 @@ def legend(figure: Figure) -> None:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Returns a score for readers: one decimal below 10 and none above, commas between thousands, a true minus sign."""
+    """Returns a score for readers: one decimal below 10 and none above, commas for thousands, a true minus sign."""
     digits = 1 if abs(value) < 9.95 else 0
     text = f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
     return re.sub(r"^[+−](?=0(\.0)?$)", "", text)
