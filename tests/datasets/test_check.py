@@ -1,4 +1,4 @@
-"""What a card says of a pool, that pools are listed and verified, and that data of others are checked and become one."""
+"""Checks of offline data against the simulator, dataset cards, the list of pools, and the import of other people's data."""
 
 import json
 import math
@@ -19,27 +19,27 @@ from mbaug.datasets import cards, check, pools, read
 HOPPER = tasks.find("hopper")
 
 
-# --- data that meet a task ------------------------------------------------------------------------------------------------
+# --- data checked against the simulator -----------------------------------------------------------------------------------
 
 
 def real(name="hopper-medium-replay", first=0, count=4_000):
-    """Returns some rows of a bundled pool, whole episodes but the last."""
+    """Returns consecutive rows of a bundled pool; the last episode may be cut."""
     return read.load(name).rows(np.arange(first, first + count))
 
 
 @pytest.mark.parametrize("largest", [1 + 1e-6, -1 - 1e-6])
-def test_an_action_that_rounding_carried_beyond_the_limit_is_taken(largest):
+def test_an_action_just_beyond_the_limit_from_rounding_is_accepted(largest):
     data = real()
     data.action[np.abs(data.action) == 1] = largest
     check.check_dataset(HOPPER, data)
 
 
 @pytest.mark.parametrize("name", read.bundled([read.FOLDER]))
-def test_bundled_pools_are_those_of_todays_simulator(name):
-    said = check.check_dataset(tasks.find(name.split("-")[0]), read.load(name))
-    states, rewards = map(float, re.search("next states agree within (.*), rewards within (.*)$", said).groups())
+def test_bundled_pools_agree_with_the_installed_simulator(name):
+    report = check.check_dataset(tasks.find(name.split("-")[0]), read.load(name))
+    states, rewards = map(float, re.search("next states agree within (.*), rewards within (.*)$", report).groups())
     assert states < 1e-3
-    assert rewards < (0.2 if name.startswith("ant") else 1e-4)  # Ant's reward reads positions that a state does not tell exactly
+    assert rewards < (0.2 if name.startswith("ant") else 1e-4)  # Ant's reward uses positions that a state does not hold
 
 
 def rolled(array, by):
@@ -47,14 +47,14 @@ def rolled(array, by):
 
 
 def one_in(number, array, other):
-    """Returns the array with every so many rows of another one."""
+    """Returns a copy of `array` in which every `number`-th row comes from `other`."""
     mixed = array.copy()
     mixed[::number] = other[::number]
     return mixed
 
 
 def resets(data):
-    """Returns the next states with the following row's state in the place of those at ends."""
+    """Returns the next states, except that at episode ends they are the first state after the reset."""
     return np.where((data.terminal | data.truncated)[:, None], rolled(data.state, -1), data.next_state)
 
 
@@ -65,7 +65,7 @@ def swapped(states):
 
 
 MIXED = "rows, columns or units are mixed up"
-WRONG = {  # what somebody may do to data, and what is said
+WRONG = {  # plausible mistakes in data: how to make each, and part of its error sentence
     "states of another size": (
         lambda d: {name: getattr(d, name)[:, 1:] for name in ("state", "next_state")},
         "hopper-medium-replay: state has 10 dimensions, but in Hopper-v5 it has 11: the data belong to another task",
@@ -104,7 +104,7 @@ WRONG = {  # what somebody may do to data, and what is said
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_data_that_are_not_the_tasks_are_refused(case):
+def test_data_that_do_not_fit_the_task_are_refused(case):
     data = real()
     change, sentence = WRONG[case]
     with pytest.raises(ValueError, match=re.escape(sentence)):
@@ -112,35 +112,35 @@ def test_data_that_are_not_the_tasks_are_refused(case):
 
 
 @pytest.mark.parametrize(("name", "other"), [("halfcheetah", "walker2d"), ("walker2d", "halfcheetah")])
-def test_another_task_of_the_same_sizes_is_found(name, other):
+def test_data_of_another_task_with_the_same_dimensions_are_refused(name, other):
     with pytest.raises(ValueError, match=f"replayed .* rows in {tasks.find(name).gym_id}, but next states differ by"):
         check.check_dataset(tasks.find(name), real(f"{other}-medium-replay"))
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
 @pytest.mark.parametrize("friction", [0.5, 1.5])
-def test_data_of_another_version_of_the_simulator_are_taken_and_told(name, friction, monkeypatch):
-    """Here of one with other friction: the feet slip otherwise, as in MuJoCo's versions and in Walker2d-v4."""
+def test_data_from_another_simulator_version_are_accepted_and_reported(name, friction, monkeypatch):
+    """We change the friction, so that the feet slip differently, as in other versions of MuJoCo and in Walker2d-v4."""
     make = tasks.make
 
-    def older(task):
+    def with_other_friction(task):
         environment = make(task)
         environment.unwrapped.model.geom_friction[:, 0] *= friction
         return environment
 
-    monkeypatch.setattr(tasks, "make", older)
+    monkeypatch.setattr(tasks, "make", with_other_friction)
     data = real(f"{name}-medium-replay", first=20_000)
-    said = check.check_dataset(tasks.find(name), data)
-    assert re.search(r"next states differ by .* of a step \(median\), as in another version of the simulator$", said)
-    with pytest.raises(ValueError, match="they belong to other rows or have another unit"):
+    report = check.check_dataset(tasks.find(name), data)
+    assert re.search(r"next states differ by .* of a step \(median\), as in another version of the simulator$", report)
+    with pytest.raises(ValueError, match="they are other rows', or in another unit"):
         check.check_dataset(tasks.find(name), replace(data, reward=rolled(data.reward, 1)))
 
 
-# --- what a card says -----------------------------------------------------------------------------------------------------
+# --- contents of a card ---------------------------------------------------------------------------------------------------
 
 
 def test_coverage_counts_cells_of_height_and_forward_velocity():
-    """Three cells, the first twice: an entropy of 1.5 bits, so as diverse as 2.83 cells equally often visited."""
+    """Three cells are visited 2, 1 and 1 times: an entropy of 1.5 bits, like 2.83 equally visited cells."""
     state = np.zeros((4, 11), np.float32)
     state[:, 0] = [1.01, 1.04, 1.06, 1.01]
     state[:, HOPPER.state_names.index("forward velocity (m/s)")] = [0.1, 0.2, 0.1, -0.1]
@@ -151,26 +151,26 @@ def test_coverage_counts_cells_of_height_and_forward_velocity():
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_the_plane_is_that_of_height_and_forward_velocity_in_every_task(name):
+def test_coverage_uses_height_and_forward_velocity_in_every_task(name):
     task = tasks.find(name)
     plane = pools.coverage(task, np.zeros((1, task.state_size), np.float32))["plane"]
     assert plane == ["height (m)", "x velocity (m/s)" if name == "ant" else "forward velocity (m/s)"]
 
 
-def test_all_bundled_pools_together_are_small_enough_to_ship():
+def test_the_bundled_pools_take_at_most_40_megabytes():
     assert sum(path.stat().st_size for path in read.bundled([read.FOLDER]).values()) <= 40e6
 
 
-# --- list -----------------------------------------------------------------------------------------------------------------
+# --- the list of pools ----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_the_bundled_pools_is_that_of_their_cards():
-    """data/offline/README.md is written by `python -m mbaug data --readme`."""
+def test_the_readme_of_the_bundled_pools_matches_their_cards():
+    """`python -m mbaug data --readme` writes data/offline/README.md."""
     assert (ROOT / "data" / "offline" / "README.md").read_text(encoding="utf-8") == pools.readme()
 
 
-def true(episodes=4, **changed):
-    """Returns real columns in D4RL's layout: falls, then an episode that is cut with the file; `changed` as in `d4rl`."""
+def hopper_columns(episodes=4, **changed):
+    """Returns real columns in D4RL's layout: three falls, then an episode cut by the file's end; `changed` as in `d4rl`."""
     pool = read.load("hopper-random")
     data = pool.rows(np.flatnonzero(pool.episode < episodes)[:-1])
     cut = np.arange(len(data)) == len(data) - 1
@@ -179,17 +179,17 @@ def true(episodes=4, **changed):
     return {key: value for key, value in columns.items() if value is not None}
 
 
-ROWS = len(true()["rewards"])
+ROWS = len(hopper_columns()["rewards"])
 
 
-def made(folder, name="hopper-d4rl"):
-    """Imports a small file of D4RL's layout and returns the path of the pool."""
-    return check.import_dataset(str(written(folder, true())), name, folder / "pools")
+def import_small_file(folder, name="hopper-d4rl"):
+    """Imports a small file in D4RL's layout and returns the pool's path."""
+    return check.import_dataset(str(written(folder, hopper_columns())), name, folder / "pools")
 
 
-def test_each_table_has_a_line_for_each_pool(tmp_path):
-    """With its numbers and its origin: what stands in the card."""
-    card = read.read_card(made(tmp_path))
+def test_the_readme_lists_the_numbers_and_the_origin_of_each_pool(tmp_path):
+    """Its tables take them from the cards."""
+    card = read.read_card(import_small_file(tmp_path))
     lines = [line for line in pools.readme(tmp_path / "pools").splitlines() if "hopper-d4rl" in line]
     cells, _, origin = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     assert origin[:2] == ["hopper-d4rl", f"`{card['command']}`"]
@@ -199,25 +199,25 @@ def test_each_table_has_a_line_for_each_pool(tmp_path):
     assert cells[3] == f"{card['mean_return']:.1f}"
 
 
-def test_versions_that_all_pools_share_are_one_line_and_a_strip_is_shown(tmp_path):
+def test_the_readme_states_shared_versions_once_and_shows_the_strips(tmp_path):
     for name in ("hopper-one", "hopper-two"):
-        card = read.read_card(made(tmp_path, name))
+        card = read.read_card(import_small_file(tmp_path, name))
     text = f"MuJoCo {card['provenance']['mujoco']}. Licence: {card['licence']}."
     shared = pools.readme(tmp_path / "pools")
     assert shared.splitlines()[-1].startswith("All: Python ")
     assert shared.endswith(f"{text}\n")
     path = tmp_path / "pools" / "hopper-two.json"
     path.write_bytes(cards.sealed(card | {"provenance": card["provenance"] | {"mujoco": "2.1.0"}}))
-    told = pools.readme(tmp_path / "pools")
-    assert [line.partition(":")[0] for line in told.splitlines()[-2:]] == ["hopper-one", "hopper-two"]
-    assert told.endswith("MuJoCo 2.1.0. Licence: " + card["licence"] + ".\n")
-    assert "| hopper-two | ![hopper-two, eight moments](hopper-two.png) |\n\n## How" in told
+    separate = pools.readme(tmp_path / "pools")
+    assert [line.partition(":")[0] for line in separate.splitlines()[-2:]] == ["hopper-one", "hopper-two"]
+    assert separate.endswith("MuJoCo 2.1.0. Licence: " + card["licence"] + ".\n")
+    assert "| hopper-two | ![hopper-two, eight moments](hopper-two.png) |\n\n## How" in separate
 
 
-def test_what_is_there_is_listed_and_verified(tmp_path, monkeypatch, capsys):
-    """A whole pool, one that was changed, one without a card: each is told, and the command ends in a sentence."""
+def test_the_list_verifies_each_pool_and_the_command_names_those_that_fail(tmp_path, monkeypatch, capsys):
+    """One pool is intact, one was changed and one has no card."""
     for name in ("hopper-whole", "hopper-changed", "hopper-alone"):
-        made(tmp_path, name)
+        import_small_file(tmp_path, name)
     folder = tmp_path / "pools"
     with open(folder / "hopper-changed.hdf5", "ab") as file:
         file.write(b"\0")
@@ -234,7 +234,7 @@ def test_what_is_there_is_listed_and_verified(tmp_path, monkeypatch, capsys):
     assert "hopper-whole" in capsys.readouterr().out
 
 
-def test_the_bundled_pools_are_listed(capsys):
+def test_the_data_command_lists_all_bundled_pools(capsys):
     commands.main(["data"])
     lines = capsys.readouterr().out.splitlines()[2:]
     assert set(read.bundled()) == {line.split()[0] for line in lines}
@@ -243,15 +243,15 @@ def test_the_bundled_pools_are_listed(capsys):
 # --- import ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_in_a_card_can_be_typed_again(tmp_path):
-    path = written(tmp_path, true(), "my data;ls.hdf5")
+def test_the_command_in_a_card_is_quoted_for_the_shell(tmp_path):
+    path = written(tmp_path, hopper_columns(), "my data;ls.hdf5")
     card = read.read_card(check.import_dataset(str(path), "hopper-mine", tmp_path / "pools"))
     assert card["command"] == "python -m mbaug data 'my data;ls.hdf5' --as hopper-mine"
 
 
-def test_rows_with_both_flags_are_told(tmp_path):
-    """Before the time limit they are falls: the simulator confirms it."""
-    lines, columns = [], true()
+def test_rows_marked_both_terminal_and_timed_out_are_reported(tmp_path):
+    """Before the time limit they count as falls, which the simulator confirms."""
+    lines, columns = [], hopper_columns()
     columns["timeouts"] = columns["timeouts"] | columns["terminals"]
     path = check.import_dataset(str(written(tmp_path, columns)), "hopper-both", tmp_path / "pools", lines.append)
     sentence = (
@@ -262,13 +262,13 @@ def test_rows_with_both_flags_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("changed", [{}, {"next_observations": None}], ids=["with next observations", "without"])
-def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys, changed):
-    """The same transitions under a new name, and a card that says where they came from, without a path of this machine."""
-    path, folder = written(tmp_path, true(**changed)), tmp_path / "pools"
+def test_importing_a_d4rl_file_makes_a_pool(tmp_path, capsys, changed):
+    """The pool has the same transitions under a new name. Its card names the source, but no path of this machine."""
+    path, folder = written(tmp_path, hopper_columns(**changed)), tmp_path / "pools"
     commands.main(["data", str(path), "--as", "hopper-d4rl", "--output", str(folder)])
     *lost, replayed, counts, where = capsys.readouterr().out.splitlines()
-    told = "1 rows are left out: without next_observations in the file, their next states are unknown"
-    assert lost == ([told] if changed else [])
+    left_out = "1 rows are left out: there are no next_observations, and no row tells what came after these"
+    assert lost == ([left_out] if changed else [])
     assert re.fullmatch(
         r"tiny-v2: replayed \d+ of \d+ rows in Hopper-v5: next states agree within .*, rewards within .*", replayed
     )
@@ -287,15 +287,15 @@ def test_a_d4rl_file_becomes_a_pool(tmp_path, capsys, changed):
         assert "final_observations" in file
 
 
-def test_next_states_that_are_not_the_states_after_are_kept(tmp_path):
-    """A recorder may round other next observations than it rounds as observations a row later; nothing of that is lost."""
-    columns = true()
+def test_next_states_are_kept_even_if_they_differ_from_the_following_states(tmp_path):
+    """A recorder may round next observations differently from the observations of the following row. The import keeps both."""
+    columns = hopper_columns()
     columns["next_observations"] = columns["next_observations"] + np.float32(1e-5)
     path = check.import_dataset(str(written(tmp_path, columns)), "hopper-odd", tmp_path / "pools")
     np.testing.assert_array_equal(read.load("hopper-odd", [path.parent]).next_state, columns["next_observations"])
 
 
-def test_a_minari_set_becomes_a_pool(tmp_path, monkeypatch):
+def test_importing_a_minari_dataset_makes_a_pool(tmp_path, monkeypatch):
     first = read.load("hopper-random")
     first = first.rows(np.flatnonzero(first.episode == 0))
     states = np.concatenate([first.state, first.next_state[-1:]])
@@ -322,17 +322,17 @@ def test_a_minari_set_becomes_a_pool(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_name_or_data_that_do_not_fit_are_refused(tmp_path, name, sentence):
+def test_an_import_with_a_wrong_name_or_of_another_tasks_data_writes_nothing(tmp_path, name, sentence):
     with pytest.raises(ValueError, match=sentence):
-        made(tmp_path, name)
+        import_small_file(tmp_path, name)
     assert not (tmp_path / "pools").exists()
 
 
-def test_an_imported_pool_is_never_overwritten(tmp_path):
-    before = made(tmp_path).read_bytes()
-    with pytest.raises(FileExistsError, match=r"hopper-d4rl already exists in .*: pools are never overwritten"):
-        made(tmp_path)
-    assert made(tmp_path, "hopper-other").read_bytes() == before
+def test_an_import_never_overwrites_a_pool(tmp_path):
+    before = import_small_file(tmp_path).read_bytes()
+    with pytest.raises(FileExistsError, match=r"hopper-d4rl is in .* already: a pool is never overwritten"):
+        import_small_file(tmp_path)
+    assert import_small_file(tmp_path, "hopper-other").read_bytes() == before
 
 
 # --- cards ----------------------------------------------------------------------------------------------------------------
@@ -359,8 +359,8 @@ def test_an_imported_pool_is_never_overwritten(tmp_path):
         ({"provenance": []}, r"provenance is [], but it must be Provenance(...)"),
     ],
 )
-def test_a_card_is_read_strictly(tmp_path, changed, sentence):
-    """Whatever is wrong is named, with its file and key, by everything that reads cards."""
+def test_a_card_with_a_wrong_value_is_refused(tmp_path, changed, sentence):
+    """Each function that reads a card raises an error that names the file and the wrong key."""
     for suffix in ("hdf5", "json"):
         shutil.copy(read.FOLDER / f"hopper-random.{suffix}", tmp_path)
     path = tmp_path / "hopper-random.json"
@@ -377,8 +377,8 @@ def test_a_card_is_read_strictly(tmp_path, changed, sentence):
     [(b'"visited": 74', b'"visited": 75'), (b'"Hopper-v5"', b'"Ant-v5"'), (b'"card_sha256": "', b'"run": "')],
     ids=["a number", "a text", "the digest itself"],
 )
-def test_nothing_in_a_card_can_change(tmp_path, old, new):
-    """The card holds its own digest."""
+def test_an_edited_card_is_refused(tmp_path, old, new):
+    """A card holds its own SHA-256."""
     for suffix in ("hdf5", "json"):
         shutil.copy(read.FOLDER / f"hopper-random.{suffix}", tmp_path)
     path = tmp_path / "hopper-random.json"
@@ -389,16 +389,16 @@ def test_nothing_in_a_card_can_change(tmp_path, old, new):
 
 
 @pytest.mark.parametrize("name", ["hopper-random", "hopper-medium", "hopper-medium-replay"])
-def test_a_key_that_a_card_lacks_is_named(name):
-    """Of every kind of our own cards; what only some have may be missing."""
+def test_the_error_for_an_incomplete_card_names_the_missing_key(name):
+    """We try each kind of card that this project writes. Keys in `OPTIONAL` may be missing."""
     card = read.read_card(read.FOLDER / f"{name}.hdf5")
     for key in card.keys() - cards.OPTIONAL:
         with pytest.raises(ValueError, match=f"^a.json: the content lacks {key}; allowed are"):
             cards.checked({other: value for other, value in card.items() if other != key}, "a.json")
 
 
-def test_a_pool_whose_card_would_not_be_json_is_not_written(tmp_path):
-    """Two rewards of 3e38 are no finite return in float32, and JSON has no infinity."""
+def test_a_pool_with_an_infinite_mean_return_is_not_written(tmp_path):
+    """The sum of two rewards of 3e38 overflows float32, and JSON has no infinity."""
     columns = d4rl()
     columns["rewards"][:2] = 3e38
     with pytest.raises(ValueError, match="the card of hopper-large: mean_return is inf, but it must be a finite number"):

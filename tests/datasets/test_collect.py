@@ -1,4 +1,4 @@
-"""The offline data: when collecting stops, what the pools hold, what their cards say, and that a kill changes no byte of them."""
+"""Collecting offline data: when it stops, what pools and cards contain, and that a killed command ends with the same bytes."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ NAMES = [f"hopper-{quality}" for quality in sorted(read.QUALITIES)]
 
 @pytest.fixture(scope="module", autouse=True)
 def _small():
-    """Pools of a tiny size."""
+    """Makes the pools tiny."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "ROLLED_OUT", 150)
         patch.setattr(collect, "REPLAYED", 100)
@@ -38,7 +38,7 @@ def _small():
 
 @pytest.fixture(scope="module")
 def states():
-    """What a tiny training has given before its first step and after each evaluation, every 50 steps up to 400."""
+    """States of a tiny training run: before its first step and after each evaluation, every 50 steps up to 400."""
     learner, environments = training.learner(TINY, HOPPER, [0]), tasks.Lockstep(HOPPER, [0])
     evaluator, buffer = tasks.Evaluator(HOPPER, [0], 2, TINY.learner.discount), training.replay(learner)
     found, actors, origin = [], {}, provenance("float32")
@@ -59,44 +59,44 @@ def states():
 
 @pytest.fixture(scope="module")
 def recorded(states):
-    """What data/runs holds of the tiny training."""
+    """The tiny training run as data/runs holds it."""
     return collect.Recorded(RUN, states[-1].curve, finished=True)
 
 
 def collected(folder, states, recorded=NEW):
-    """Collects the pools below `folder` from a training that goes through these states; returns the lines that are reported."""
+    """Collects pools into `folder` from a training run with these states, and returns the reported lines."""
     lines = []
     collect.collect(HOPPER, 0, [folder, folder], recorded, lambda: iter(states), lines.append)
     return lines
 
 
-def never():
-    """Stands in for a training that must not begin."""
-    pytest.fail("it trains")
+def must_not_train():
+    """Stands in for training that must not start."""
+    pytest.fail("Training started, but nothing was left to train.")
 
 
 @pytest.fixture(scope="module")
 def whole(states, tmp_path_factory):
-    """A folder of what was collected in one go."""
+    """A folder with all pools, collected without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     collected(folder, states)
     return folder
 
 
 def contents(folder):
-    """Returns the bytes of all pools and cards."""
+    """Returns the bytes of each file in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def copied(whole, folder, *lacking):
-    """Copies all pools but some."""
+def copy_pools(whole, folder, *omitted):
+    """Copies all pools except those named in `omitted`."""
     for name, content in contents(whole).items():
-        if name.partition(".")[0] not in lacking:
+        if name.partition(".")[0] not in omitted:
             (folder / name).write_bytes(content)
 
 
 def load(folder, quality):
-    """Returns the pool of that quality as a dataset."""
+    """Returns the pool of one quality as a dataset."""
     return read.load(f"hopper-{quality}", [folder])
 
 
@@ -104,14 +104,14 @@ def card(folder, quality):
     return json.loads((folder / f"hopper-{quality}.json").read_text())
 
 
-# --- when -----------------------------------------------------------------------------------------------------------------
+# --- when the medium level is reached -------------------------------------------------------------------------------------
 
 
 def curve(*means):
     return [{"environment_steps": 5_000 * k, "returns": [mean - 1.0, mean + 1.0]} for k, mean in enumerate(means, start=1)]
 
 
-def test_a_level_is_held_over_two_consecutive_evaluations():
+def test_a_level_is_reached_after_two_consecutive_evaluations():
     assert not collect.holds(curve(2_000), 1_422.0)
     assert not collect.holds(curve(2_000, 1_000, 1_500), 1_422.0)
     assert collect.holds(curve(100, 1_422, 1_422), 1_422.0)
@@ -120,8 +120,8 @@ def test_a_level_is_held_over_two_consecutive_evaluations():
     assert collect.medium_steps(curve(2_000, 1_500), None) is None
 
 
-def test_the_medium_level_is_d4rls_or_a_third_of_the_way():
-    """Ant's is known at the end only: a third of the way from the return that scores 0 to the mean of the last ten."""
+def test_the_medium_level_is_d4rls_or_a_third_of_the_final_score():
+    """Ant's is known at the end: a third of the way from the return with score 0 to the mean of the last ten evaluations."""
     assert collect.medium_level(HOPPER, [], ended=False) == 19.0
     long_curve = curve(*[0.0] * 5, *[3_000.0, 4_000.0] * 5)
     assert collect.medium_level(ANT, long_curve, ended=False) is None
@@ -131,7 +131,7 @@ def test_the_medium_level_is_d4rls_or_a_third_of_the_way():
     assert score[0] == pytest.approx(score[1] / 3)
 
 
-def test_a_curve_is_that_of_the_rows():
+def test_a_curve_holds_the_online_returns_of_each_evaluation():
     rows = [
         {"phase": phase, "environment_steps": steps, "return": value}
         for phase, steps, value in [("pretrain", 0, 9.0), ("finetune", 0, 1.0), ("finetune", 0, 2.0), ("finetune", 5, 3.0)]
@@ -140,11 +140,11 @@ def test_a_curve_is_that_of_the_rows():
     assert collect.curve(rows) == expected
 
 
-# --- which transitions ----------------------------------------------------------------------------------------------------
+# --- which transitions a pool holds ---------------------------------------------------------------------------------------
 
 
-def test_episodes_are_whole(states):
-    """Every episode ends where the task or the time limit ended it, and none but its last step does."""
+def test_only_complete_episodes_of_the_replay_buffer_are_used(states):
+    """Each ends with a fall or a time-out, and no earlier step is marked as an end."""
     replay = states[-1].replay
     found = pools.episodes(replay)
     assert found[0][0] == 0
@@ -154,7 +154,7 @@ def test_episodes_are_whole(states):
         assert following is None or following[0] == episode[-1] + 1
 
 
-def test_chosen_episodes_are_enough_and_all_different(states):
+def test_episodes_are_chosen_without_repeats_until_there_are_enough_rows(states):
     replay = states[-1].replay
     chosen = collect.choose_episodes(replay, 150, seed=0)
     assert sum(map(len, chosen)) >= 150
@@ -165,12 +165,12 @@ def test_chosen_episodes_are_enough_and_all_different(states):
     np.testing.assert_array_equal(every, np.concatenate(pools.episodes(replay)))
 
 
-def test_the_pools_of_the_replay_hold_what_the_agent_met(whole, states):
-    """`replay` is all of it until the level was held, and `medium-replay` whole episodes of that."""
+def test_replay_pools_hold_what_the_agent_met_until_the_medium_level(whole, states):
+    """`replay` holds all complete episodes up to then, and `medium-replay` a choice of them."""
     about = card(whole, "replay")
     steps = about["curve"][-1]["environment_steps"]
     assert about["replay_transitions"] == steps
-    assert 200 < steps < 400, "the level should be held somewhere on the way"
+    assert 200 < steps < 400, "The level should be reached before the training ends."
     assert all(np.mean(point["returns"]) >= 19.0 for point in about["curve"][-2:])
     met = states[-1].replay[:steps]
     finished = np.concatenate(pools.episodes(met))
@@ -180,14 +180,14 @@ def test_the_pools_of_the_replay_hold_what_the_agent_met(whole, states):
 
 
 @pytest.mark.parametrize("quality", ["random", "medium", "expert"])
-def test_roll_outs_are_whole_episodes_of_their_policy(whole, states, quality):
-    """Every action is the policy's, given the state and the stream of that pool; the last episode is finished."""
+def test_roll_out_pools_hold_complete_episodes_of_their_policy(whole, states, quality):
+    """Each action is what the policy draws for that state from the pool's random stream. The last episode is complete."""
     pool = load(whole, quality)
     check.check_dataset(HOPPER, pool)
     assert len(pool) >= 150
     assert pool.terminal[-1] | pool.truncated[-1]
     before_last = np.flatnonzero(pool.terminal | pool.truncated)[-2] if len(np.unique(pool.episode)) > 1 else -1
-    assert before_last + 1 < 150, "no more episodes than needed"
+    assert before_last + 1 < 150, "The pool should have no more episodes than needed."
     if quality == "random":
         act = collect.uniform(HOPPER)
     else:
@@ -197,7 +197,7 @@ def test_roll_outs_are_whole_episodes_of_their_policy(whole, states, quality):
     assert np.array_equal(pool.action, np.stack([act(state, random) for state in pool.state]))
 
 
-def test_policies_are_their_formulas(whole, states):
+def test_roll_out_actions_equal_the_formulas_of_their_policies(whole, states):
     state, size = load(whole, "medium").state[0], HOPPER.action_size
     act, again = (streams.numpy_generator(0, "formulas") for _ in range(2))
     assert np.array_equal(collect.uniform(HOPPER)(state, act), 2 * again.random(size, dtype=np.float32) - 1)
@@ -208,10 +208,10 @@ def test_policies_are_their_formulas(whole, states):
     assert np.allclose(collect.explorer(HOPPER, TINY, actor)(state, act), expected.detach()[0, 0], atol=1e-5)
 
 
-# --- from a training to pools ---------------------------------------------------------------------------------------------
+# --- from a training run to pools -----------------------------------------------------------------------------------------
 
 
-def test_cards_say_how_a_pool_was_made(whole):
+def test_a_card_says_how_its_pool_was_made(whole):
     assert sorted(path.stem for path in whole.glob("*.hdf5")) == sorted(NAMES)
     for name in NAMES:
         about = card(whole, name.removeprefix("hopper-"))
@@ -229,8 +229,8 @@ def test_cards_say_how_a_pool_was_made(whole):
     assert card(whole, "medium")["greedy_return"] != card(whole, "expert")["greedy_return"]
 
 
-def test_training_that_stops_on_the_way_leaves_what_is_determined(whole, states, tmp_path):
-    """The pools that are not are named; going on from there gives the same bytes."""
+def test_training_that_stops_early_makes_the_pools_it_can(whole, states, tmp_path):
+    """It names the missing ones. Continuing from there gives the same bytes as training without a stop."""
     lines = collected(tmp_path, states[:1])
     assert set(contents(tmp_path)) == {"hopper-random.hdf5", "hopper-random.json"}
     assert lines[1].startswith("hopper-replay, hopper-medium-replay and hopper-medium are not made: the medium level of 19")
@@ -243,53 +243,53 @@ def test_training_that_stops_on_the_way_leaves_what_is_determined(whole, states,
     assert contents(tmp_path) == contents(whole)
 
 
-def test_an_agent_that_diverged_is_no_expert(states, tmp_path):
-    """It has no state after its last evaluation; then what there is comes again, and is not told twice."""
+def test_a_diverged_agent_makes_no_expert_pool(states, tmp_path):
+    """After divergence, training yields its last state again. That state is reported only once."""
     lines = collected(tmp_path, [*states[:3], states[2]])
     assert [line.split()[0] for line in lines if "steps: greedy return" in line] == ["50", "100"]
     assert lines[-1] == "hopper-expert is not made: training has not reached its end"
     assert {path.stem for path in tmp_path.iterdir()} == {"hopper-random"}
 
 
-def test_what_is_not_there_is_made_and_all_else_stays(whole, states, recorded, tmp_path):
-    """From the checkpoint at the end, without a step; the pools that are there are left alone, in a sentence each."""
-    copied(whole, tmp_path, "hopper-medium")
+def test_only_missing_pools_are_made(whole, states, recorded, tmp_path):
+    """The missing one comes from the final checkpoint, without training. Each existing pool is kept and reported."""
+    copy_pools(whole, tmp_path, "hopper-medium")
     lines = collected(tmp_path, states[-1:], recorded)
     assert contents(tmp_path) == contents(whole)
-    stays = [line for line in lines if line.endswith("and stays as it is: pools are never overwritten")]
-    assert sorted(line.split()[0] for line in stays) == sorted(set(NAMES) - {"hopper-medium"})
-    collect.collect(HOPPER, 0, [tmp_path, tmp_path], recorded, never, lines.append)
-    assert lines[-1] == f"{RUN} and all pools of hopper already exist and stay as they are"
+    kept = [line for line in lines if line.endswith("already and stays as it is: a pool is never overwritten")]
+    assert sorted(line.split()[0] for line in kept) == sorted(set(NAMES) - {"hopper-medium"})
+    collect.collect(HOPPER, 0, [tmp_path, tmp_path], recorded, must_not_train, lines.append)
+    assert lines[-1] == f"{RUN} and all pools of hopper are there already and stay as they are"
 
 
-def test_what_the_end_is_not_needed_for_is_made_without_it(whole, states, recorded, tmp_path):
-    """A clone has no checkpoints and no replay: training ends where the medium level is held, with the same bytes."""
-    copied(whole, tmp_path, "hopper-replay")
+def test_a_missing_replay_pool_is_trained_only_up_to_the_medium_level(whole, states, recorded, tmp_path):
+    """A fresh clone lacks it, and the checkpoints too. The new pool has the same bytes."""
+    copy_pools(whole, tmp_path, "hopper-replay")
     lines = collected(tmp_path, states, recorded)
     assert contents(tmp_path) == contents(whole)
     assert len([line for line in lines if "steps: greedy return" in line]) == 6  # 50, 100, ..., 300 steps
 
 
-def test_a_medium_level_that_only_the_end_tells_is_taken_from_the_record(states, recorded, tmp_path):
-    """As Ant's: it is known at the end of the training, and the record has the end; so training ends where the level is held."""
+def test_a_medium_level_known_only_at_the_end_is_taken_from_the_record(states, recorded, tmp_path):
+    """This is Ant's case. With the final return from the record, training can stop where the level is reached."""
     unknown = replace(HOPPER, return_medium=None)
     states = [replace(state, task=unknown) for state in states]
     first, again, lines = tmp_path / "first", tmp_path / "again", []
     collect.collect(unknown, 0, [first, first], NEW, lambda: iter(states), lines.append)
     again.mkdir()
-    copied(first, again, "hopper-replay")
+    copy_pools(first, again, "hopper-replay")
     collect.collect(unknown, 0, [again, again], recorded, lambda: iter(states), lines.append)
     assert contents(again) == contents(first)
-    told = [line for line in lines if "steps: greedy return" in line]
-    assert len(told) == 8 + card(first, "replay")["replay_transitions"] / 50 < 16
+    evaluated = [line for line in lines if "steps: greedy return" in line]
+    assert len(evaluated) == 8 + card(first, "replay")["replay_transitions"] / 50 < 16
     lines.clear()
     collect.collect(unknown, 0, [tmp_path, tmp_path], NEW, lambda: iter(states[:2]), lines.append)
     assert lines[2].endswith("are not made: the medium level is known only at the end of training")
 
 
-def test_pools_of_another_training_than_the_recorded_one_name_no_run(whole, states, recorded, tmp_path):
-    """Another processor rounds otherwise, here by a nudge: what is made anew says where its agent is not known from."""
-    copied(whole, tmp_path, "hopper-replay", "hopper-expert")
+def test_pools_of_training_that_differs_from_the_record_name_no_run(whole, states, recorded, tmp_path):
+    """Another processor rounds differently, which a changed curve imitates here. Only the new pools' cards lack the run."""
+    copy_pools(whole, tmp_path, "hopper-replay", "hopper-expert")
     nudged = [{"environment_steps": 0, "returns": [0.0, 0.0]}, *recorded.curve[1:]]
     lines = collected(tmp_path, [replace(state, curve=nudged[: len(state.curve)]) for state in states], recorded)
     assert [line for line in lines if "name no run" in line] == [
@@ -301,17 +301,17 @@ def test_pools_of_another_training_than_the_recorded_one_name_no_run(whole, stat
     assert card(tmp_path, "medium") == card(whole, "medium")
 
 
-def test_pools_of_two_seeds_are_not_mixed(whole, tmp_path):
-    """Refused before anything is trained or made; in a folder of its own another seed is welcome."""
-    copied(whole, tmp_path, *(name for name in NAMES if name != "hopper-medium"))
+def test_pools_of_two_seeds_are_not_mixed_in_one_folder(whole, tmp_path):
+    """The second seed is refused before anything is trained or written."""
+    copy_pools(whole, tmp_path, *(name for name in NAMES if name != "hopper-medium"))
     before = contents(tmp_path)
     sentence = "seed 1 was requested, but hopper-medium in .* has seed 0: name another folder with --output"
     with pytest.raises(ValueError, match=sentence):
-        collect.collect(HOPPER, 1, [tmp_path, tmp_path], NEW, never, print)
+        collect.collect(HOPPER, 1, [tmp_path, tmp_path], NEW, must_not_train, print)
     assert contents(tmp_path) == before
 
 
-def test_the_whole_replay_lies_in_a_folder_of_its_own(whole, states, tmp_path):
+def test_the_replay_pool_goes_into_the_folder_for_large_pools(whole, states, tmp_path):
     small, large = tmp_path / "small", tmp_path / "large"
     collect.collect(HOPPER, 0, [small, large], NEW, lambda: iter(states), lambda line: None)
     assert contents(small) | contents(large) == contents(whole)
@@ -331,7 +331,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 def command(folder, *options, arm=TINY):
-    """Calls the command in a clone in `folder`, whose training is tiny and has two checkpoints; the pools go to folder/pools."""
+    """Runs `mbaug collect` with `folder` as the repository, tiny training and two checkpoints; pools go to folder/pools."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "repository", lambda: folder)
         patch.setattr(run, "LONG", 100)
@@ -341,23 +341,23 @@ def command(folder, *options, arm=TINY):
         commands.main(["collect", "hopper", "--output", str(folder / "pools"), *options])
 
 
-def made(folder):
-    """Returns the bytes of everything that is kept: pools, cards, and the record's rows and policies."""
-    paths = [path for path in (folder / "data").rglob("seed0.*") if path.suffix != ".json"]  # the JSON has the wall seconds
+def results(folder):
+    """Returns the bytes of all results: pools, cards, and the record's rows and policies."""
+    paths = [path for path in (folder / "data").rglob("seed0.*") if path.suffix != ".json"]  # the JSON holds wall seconds
     return contents(folder / "pools") | {path.name: path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A clone in which the command went through without an interruption."""
+    """A repository folder in which the command ran without interruption."""
     folder = tmp_path_factory.mktemp("clone")
     command(folder)
     return folder
 
 
 @pytest.mark.slow
-def test_one_training_makes_all_pools_and_the_record(clone):
-    """And beside the record the actors that were evaluated: greedy, they earn the recorded returns, bit for bit."""
+def test_one_training_run_makes_all_pools_and_the_record(clone):
+    """It also keeps the evaluated actors. Acting greedily, they earn the recorded returns, bit for bit."""
     assert {path.stem for path in (clone / "pools").iterdir()} == set(NAMES)
     root, medium = clone / "data" / "runs", card(clone / "pools", "replay")["replay_transitions"]
     metadata, rows = records.read_metadata(root, WHICH), records.read(root, WHICH).rows
@@ -373,8 +373,8 @@ def test_one_training_makes_all_pools_and_the_record(clone):
 
 
 @pytest.mark.slow
-def test_a_kill_changes_no_byte(clone, tmp_path):
-    """kill -9 between two checkpoints, beyond the first; the same command goes on; pools, cards and record are equal."""
+def test_a_killed_command_ends_with_the_same_bytes_when_repeated(clone, tmp_path):
+    """kill -9 strikes between two checkpoints. After the same command again, pools, cards and record are equal."""
     process = multiprocessing.get_context("fork").Process(target=command, args=(tmp_path,))
     process.start()
     wait_until("an actor between two checkpoints", lambda: list(tmp_path.rglob("actors/250.safetensors")))
@@ -382,14 +382,14 @@ def test_a_kill_changes_no_byte(clone, tmp_path):
     process.join()
     assert not list(tmp_path.rglob("*.csv"))
     command(tmp_path)
-    assert made(tmp_path) == made(clone)
+    assert results(tmp_path) == results(clone)
 
 
 @pytest.mark.slow
-def test_the_command_stops_where_it_is_told(clone, tmp_path):
-    """With a checkpoint, and without a record; it goes on to the same end."""
+def test_the_to_option_ends_training_early(clone, tmp_path):
+    """It leaves a checkpoint and no record. Without the option, the command continues to the usual end."""
     stop = card(clone / "pools", "replay")["replay_transitions"]
-    command(tmp_path, "--to", str(stop - 20))  # ends at the first evaluation from there on
+    command(tmp_path, "--to", str(stop - 20))  # training ends at the next evaluation
     (folder,) = {path.parent for path in tmp_path.rglob("checkpoints/paper/*/*.safetensors")}
     assert checkpoint.load(folder)[1]["environment_steps"] == stop
     assert {path.stem for path in (tmp_path / "pools").iterdir()} == set(NAMES) - {"hopper-expert"}
@@ -397,18 +397,18 @@ def test_the_command_stops_where_it_is_told(clone, tmp_path):
     with pytest.raises(SystemExit, match="to is 500, but it must be from 0 to 400"):
         command(tmp_path, "--to", "500")
     command(tmp_path)
-    assert made(tmp_path) == made(clone)
+    assert results(tmp_path) == results(clone)
 
 
 @pytest.mark.slow
-def test_of_two_commands_at_once_the_second_waits_and_both_end_well(tmp_path, capfd):
-    """It says so, and finds the pool that the first one made."""
+def test_the_second_of_two_simultaneous_commands_waits_for_the_first(tmp_path, capfd):
+    """It says so, and then finds the pool that the first one made."""
     with runner.held([WHICH], TINY, tmp_path / "build" / "checkpoints" / "paper"):
         both = [multiprocessing.get_context("fork").Process(target=command, args=(tmp_path, "--to", "0")) for _ in range(2)]
         for process in both:
             process.start()
-        said, waits = [], f"another process is training {RUN}: waiting until it ends\n"
-        wait_until("both to wait", lambda: said.append(capfd.readouterr().out) or "".join(said).count(waits) == 2)
+        printed, waits = [], f"another process is at {RUN}: this one waits until it ends\n"
+        wait_until("both to wait", lambda: printed.append(capfd.readouterr().out) or "".join(printed).count(waits) == 2)
     for process in both:
         process.join(timeout=120)
     assert [process.exitcode for process in both] == [0, 0]
@@ -418,24 +418,24 @@ def test_of_two_commands_at_once_the_second_waits_and_both_end_well(tmp_path, ca
 
 
 @pytest.mark.slow
-def test_what_is_recorded_is_not_trained_again(clone, tmp_path, monkeypatch):
-    """Nor recorded: what `record` trained, `collect` makes the pools of without another step."""
+def test_a_recorded_run_is_neither_trained_nor_recorded_again(clone, tmp_path, monkeypatch):
+    """`collect` makes the pools of a run that `record` trained, without another step."""
     root, work = tmp_path / "data" / "runs", tmp_path / "build" / "checkpoints" / "paper"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "LONG", 100)
         patch.setitem(tasks.TASKS, "hopper", HOPPER)
         patch.setitem(studies.ARMS, "sac_million", TINY)
         runner.train([WHICH], studies.PROFILES["paper"], root, work)
-    monkeypatch.setattr(training, "finetune", lambda *rest: pytest.fail("it trains again"))
+    monkeypatch.setattr(training, "finetune", lambda *rest: pytest.fail("The run is trained again."))
     before = WHICH.path(root).with_suffix(".json").read_bytes()
     command(tmp_path)
-    assert made(tmp_path) == made(clone)
+    assert results(tmp_path) == results(clone)
     assert WHICH.path(root).with_suffix(".json").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_an_agent_that_becomes_nan_is_recorded(tmp_path, monkeypatch):
-    """The record says that it diverged; its last actor that was evaluated stays."""
+def test_a_diverged_agent_is_recorded_with_its_last_evaluated_actor(tmp_path, monkeypatch):
+    """A weight of the critics becomes NaN after the evaluation at 200 steps."""
     evaluate = run.evaluate
 
     def poisoned(population, phase):
@@ -452,14 +452,14 @@ def test_an_agent_that_becomes_nan_is_recorded(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_record_with_other_settings_gives_no_pools(clone, tmp_path):
+def test_no_pools_are_made_from_a_record_with_other_settings(clone, tmp_path):
     shutil.copytree(clone / "data", tmp_path / "data")
     with pytest.raises(SystemExit, match=rf"{RUN} is recorded with other settings: settings\.learner\.discount is 0\.99"):
         command(tmp_path, arm=replace(TINY, learner=replace(TINY.learner, discount=0.9)))
 
 
-def test_the_command_writes_the_table_of_what_it_made(tmp_path, monkeypatch, capsys):
-    """In the folder of the bundled pools, not where `--output` sends a copy."""
+def test_the_command_updates_the_readme_of_the_bundled_pools(tmp_path, monkeypatch, capsys):
+    """It leaves the README alone when `--output` names another folder."""
     monkeypatch.setattr(files, "repository", lambda: tmp_path)
     monkeypatch.setattr(read, "FOLDERS", (tmp_path / "small", tmp_path / "large"))
     commands.main(["collect", "hopper", "--to", "0", "--output", str(tmp_path / "copy")])

@@ -1,4 +1,4 @@
-"""The pools as Minari datasets: Minari itself reads them back, and they are what the pools are."""
+"""Export to Minari: Minari itself reads the datasets back and finds what the pools hold."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ from mbaug.datasets import export, read
 
 @pytest.fixture
 def exported(monkeypatch, tmp_path):
-    """Exports two pools; returns the folder, and what Minari reads there."""
+    """Exports two pools; returns the folder, and the Minari identifier of each pool."""
     pytest.importorskip("minari", reason="Minari is not installed: `make setup`")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # and put back after the test
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # monkeypatch restores it after the export has changed it
     monkeypatch.setattr(read, "bundled", lambda folders: {name: read.FOLDER / f"{name}.hdf5" for name in NAMES})
     return tmp_path, dict(zip(NAMES, export.minari_datasets(tmp_path), strict=True))
 
 
 NAMES = ("ant-random", "hopper-medium-replay")
-pytestmark = pytest.mark.filterwarnings("ignore")  # Minari's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # Minari itself warns
 
 
-def test_minari_reads_what_the_pools_hold(exported):
+def test_minari_reads_back_what_the_pools_hold(exported):
     import minari
 
     for name, identifier in exported[1].items():
@@ -36,7 +36,7 @@ def test_minari_reads_what_the_pools_hold(exported):
         assert environment.spec.max_episode_steps == 1000
 
 
-def test_what_is_there_stays_and_the_card_names_all(exported):
+def test_a_second_export_changes_no_file_and_the_readme_lists_every_dataset(exported):
     folder, identifiers = exported
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n")
@@ -46,15 +46,15 @@ def test_what_is_there_stays_and_the_card_names_all(exported):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")} == before != {}
 
 
-def test_a_file_is_no_folder_to_export_into(monkeypatch, tmp_path):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # and put back after the test
+def test_an_export_into_a_file_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # monkeypatch restores it after the export has changed it
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: True)
     (tmp_path / "file").touch()
     with pytest.raises(files.CannotWrite, match=r"^Cannot write .*/file: File exists"):
         next(export.minari_datasets(tmp_path / "file"))
 
 
-def test_without_minari_one_sentence(monkeypatch, tmp_path):
+def test_an_export_without_minari_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="--export minari needs Minari: `make setup` installs it"):
         next(export.minari_datasets(tmp_path))

@@ -1,4 +1,4 @@
-"""Files that are no HDF5, or are made to mislead: each is refused in a sentence, at once and without taking memory."""
+"""Files that are not HDF5, or are made to mislead: each is refused in one sentence, at once and without using much memory."""
 
 import fcntl
 import gzip
@@ -19,18 +19,18 @@ WHOLE |= {key: np.zeros(5, bool) for key in ("terminals", "timeouts")}
 
 
 def refused(path):
-    """Returns the sentence that a file is refused with; it takes no time and no memory worth mentioning."""
+    """Returns the error sentence for a file; asserts that it takes less than a second and 10 MB."""
     tracemalloc.start()
     began = time.process_time()
-    with pytest.raises(DatasetDamaged) as ended:
+    with pytest.raises(DatasetDamaged) as error:
         hdf5.read_hdf5(path)
     assert time.process_time() - began < 1
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
-    return str(ended.value)
+    return str(error.value)
 
 
-# --- no HDF5 --------------------------------------------------------------------------------------------------------------
+# --- files that are not HDF5 ----------------------------------------------------------------------------------------------
 
 
 def saved(save, *given, **named):
@@ -56,17 +56,17 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 269096
     ],
     ids=["Git LFS", "git-annex", "gz", "npz", "npy", "web page", "empty", "zeros"],
 )
-def test_what_is_taken_for_hdf5_is_named(tmp_path, content, sentence):
+def test_the_error_says_what_the_file_is_instead_of_hdf5(tmp_path, content, sentence):
     path = tmp_path / "a.hdf5"
     path.write_bytes(content)
     assert refused(path).startswith(f"{path} {sentence}")
 
 
-# --- HDF5 that is not what it should be -----------------------------------------------------------------------------------
+# --- HDF5 files with bad columns ------------------------------------------------------------------------------------------
 
 
 def elsewhere(file, key):
-    """Puts a column into a file of its own, beside."""
+    """Writes a column into a second file and returns its path."""
     path = file.filename.replace("a.hdf5", "b.hdf5")
     with h5py.File(path, "w") as other:
         other[key] = WHOLE[key]
@@ -94,7 +94,7 @@ def half_written(file, key):
 
 
 def filtered(file, key):
-    """A column that says it is compressed by a filter that nobody has."""
+    """Makes a column that claims to be compressed by a filter that does not exist."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((5,))
     properties.set_filter(32_999, h5py.h5z.FLAG_OPTIONAL, (1,))
@@ -123,8 +123,8 @@ BAD = {
 
 @pytest.mark.parametrize("key", ["rewards", "next_observations"])
 @pytest.mark.parametrize("case", BAD)
-def test_a_column_that_is_not_there_whole_is_refused(tmp_path, case, key, monkeypatch):
-    """Also one that a file need not have: it is not taken for missing."""
+def test_a_column_that_is_not_fully_stored_in_the_file_is_refused(tmp_path, case, key, monkeypatch):
+    """An optional column is refused too, and not treated as missing."""
     make, sentence = BAD[case]
     if key == "next_observations":
         monkeypatch.setitem(WHOLE, key, np.zeros(5))
@@ -132,13 +132,13 @@ def test_a_column_that_is_not_there_whole_is_refused(tmp_path, case, key, monkey
         for name in WHOLE.keys() - {key}:
             file[name] = WHOLE[name]
         make(file, key)
-    said = refused(tmp_path / "a.hdf5")
-    assert said.startswith(f"{tmp_path / 'a.hdf5'}")
-    assert sentence in said or key != "rewards"
+    message = refused(tmp_path / "a.hdf5")
+    assert message.startswith(f"{tmp_path / 'a.hdf5'}")
+    assert sentence in message or key != "rewards"
 
 
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
-    """10^8 rows of which every part is there, since all parts are one."""
+    """The file declares 10^8 rows, although it stores none of them."""
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         for key, column in WHOLE.items():
             file.create_dataset(key, (10**8, *column.shape[1:]), column.dtype, chunks=(10**4, *column.shape[1:]))
@@ -147,7 +147,7 @@ def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     )
 
 
-def test_a_part_that_would_fill_the_memory_is_refused(tmp_path):
+def test_a_chunk_that_would_fill_the_memory_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         for key, column in WHOLE.items():
             large = {"chunks": (2**29 - 1,), "maxshape": (None,)} if key == "rewards" else {}
@@ -165,34 +165,34 @@ def test_a_part_that_would_fill_the_memory_is_refused(tmp_path):
         ("episode_0", "the columns are in the group episode_0"),
     ],
 )
-def test_columns_in_a_group_are_found(tmp_path, inside, sentence):
+def test_the_error_says_that_the_columns_lie_inside_a_group(tmp_path, inside, sentence):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         for key, column in WHOLE.items():
             file[f"{inside}/{key}"] = column
     assert sentence in refused(tmp_path / "a.hdf5")
 
 
-def test_the_file_of_a_minari_set_names_the_way(tmp_path):
+def test_the_error_for_a_minari_file_says_how_to_import_it(tmp_path):
     with h5py.File(tmp_path / "main_data.hdf5", "w") as file:
         for key in ("observations", "actions", "rewards", "terminations", "truncations"):
             file[f"episode_0/{key}"] = np.zeros(3)
     assert refused(tmp_path / "main_data.hdf5").endswith("belongs to a Minari dataset: import the dataset as minari:ID")
 
 
-def test_names_are_printed_escaped(tmp_path):
-    """Neither a column's nor a file's name reaches the terminal as a command to it."""
+def test_control_characters_in_names_are_escaped(tmp_path):
+    """Neither the name of a column nor that of a file can send control codes to the terminal."""
     path = tmp_path / "a\x1b[2J.hdf5"
     with h5py.File(path, "w") as file:
         file["re\x07wards"] = np.zeros(3)
-    said = refused(path)
-    assert r"columns in this file: 're\x07wards'; groups: none" in said
-    with pytest.raises(SystemExit) as ended:
+    message = refused(path)
+    assert r"the columns here are 're\x07wards', the groups none" in message
+    with pytest.raises(SystemExit) as error:
         commands.main(["data", str(path), "--as", "hopper-x"])
-    assert str(ended.value).isprintable()
+    assert str(error.value).isprintable()
 
 
-def test_a_file_is_not_locked(tmp_path):
-    """As on a file system without locks."""
+def test_reading_a_file_takes_no_lock(tmp_path):
+    """Some file systems have no locks. An exclusive lock that somebody else holds shows that we take none."""
     path = tmp_path / "a.hdf5"
     with h5py.File(path, "w") as file:
         for key, column in WHOLE.items():

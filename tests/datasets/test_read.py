@@ -1,4 +1,4 @@
-"""Reading offline data: D4RL's real layout, the project's own pools, Minari; and a clear sentence for whatever is wrong."""
+"""Reading D4RL's files, the project's own pools and Minari datasets, and clear errors for bad input."""
 
 import hashlib
 import sys
@@ -15,7 +15,7 @@ from mbaug.method import transitions
 from mbaug.provenance import provenance
 
 TASK = tasks.find("hopper")
-# Two episodes that end by a fall, one that runs out of time, one that is unfinished where the file ends.
+# Two episodes end in a fall, the third times out, and the last is unfinished where the file ends.
 TERMINALS = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], dtype=bool)
 TIMEOUTS = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0], dtype=bool)
 EPISODES = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
@@ -23,13 +23,13 @@ EPISODES = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
 
 @pytest.fixture(autouse=True)
 def _short(request, monkeypatch):
-    """Lets tasks end after three steps, so that data are tiny; not where bundled pools are read."""
+    """Sets the time limit to three steps, so that data are tiny, except in tests that read bundled pools."""
     if "bundled" not in request.node.name:
         monkeypatch.setattr(tasks, "STEPS", 3)
 
 
 def d4rl(seed=0, **changed):
-    """Returns the columns of a tiny file in D4RL v2's layout; `changed` replaces columns, None leaves one out."""
+    """Returns the columns of a tiny file in D4RL v2's layout; `changed` replaces columns, and None removes one."""
     rng = np.random.default_rng(seed)
     rows = len(TERMINALS)
     observations = rng.normal(size=(rows, 11)).astype(np.float32)
@@ -54,7 +54,7 @@ def d4rl(seed=0, **changed):
 
 
 def written(folder, columns, name="tiny-v2.hdf5"):
-    """Writes columns as D4RL does, gzipped, and returns the path."""
+    """Writes gzipped columns, as D4RL does, and returns the path."""
     with h5py.File(folder / name, "w") as file:
         for key, value in columns.items():
             file.create_dataset(key, data=value, compression="gzip" if np.ndim(value) else None)
@@ -64,7 +64,7 @@ def written(folder, columns, name="tiny-v2.hdf5"):
 # --- D4RL -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_d4rl_file_is_read_as_it_is(tmp_path):
+def test_reading_a_d4rl_file_keeps_its_values(tmp_path):
     columns = d4rl()
     dataset = read.load(written(tmp_path, columns))
     assert dataset.name == "tiny-v2"
@@ -73,17 +73,17 @@ def test_a_d4rl_file_is_read_as_it_is(tmp_path):
         np.testing.assert_array_equal(array, columns[key])
         assert array.dtype == np.float32
     np.testing.assert_array_equal(dataset.terminal, TERMINALS)
-    np.testing.assert_array_equal(np.flatnonzero(dataset.truncated), [8, 10])  # out of time; unfinished at the file's end
+    np.testing.assert_array_equal(np.flatnonzero(dataset.truncated), [8, 10])  # timed out; unfinished at the file's end
     np.testing.assert_array_equal(dataset.episode, EPISODES)
 
 
-def test_without_next_observations_a_row_whose_successor_is_unknown_is_dropped(tmp_path):
+def test_without_next_observations_rows_with_an_unknown_next_state_are_dropped(tmp_path):
     columns = d4rl(next_observations=None)
     dataset = read.load(str(written(tmp_path, columns)))
     kept = [0, 1, 2, 3, 4, 5, 6, 7, 9]
     np.testing.assert_array_equal(dataset.state, columns["observations"][kept])
     np.testing.assert_array_equal(dataset.reward, columns["rewards"][kept])
-    successors = [1, 2, 2, 4, 5, 5, 7, 8, 10]  # a terminal row's own state: no target looks there
+    successors = [1, 2, 2, 4, 5, 5, 7, 8, 10]  # terminal rows get their own state, which no target uses
     np.testing.assert_array_equal(dataset.next_state, columns["observations"][successors])
     np.testing.assert_array_equal(dataset.terminal, TERMINALS[kept])
     np.testing.assert_array_equal(np.flatnonzero(dataset.truncated), [7, 8])
@@ -91,7 +91,7 @@ def test_without_next_observations_a_row_whose_successor_is_unknown_is_dropped(t
 
 
 @pytest.mark.parametrize("forces", [84, 78], ids=["D4RL", "Gymnasium v5"])
-def test_an_ants_contact_forces_are_left_out(tmp_path, forces):
+def test_contact_forces_are_removed_from_ants_states(tmp_path, forces):
     rng = np.random.default_rng(0)
     rows, ant = len(TERMINALS), tasks.find("ant")
     tiny = d4rl()
@@ -116,7 +116,7 @@ CARD = {"command": "made", "licence": "ours", "seed": 0, "policy": "made", "prov
 
 
 def pool(folder, name="hopper-tiny", columns=None):
-    """Writes a pool with `pools.write`, each name with rows of its own, and returns the packed rows that it holds."""
+    """Writes a pool with `pools.write`, with different rows for each name, and returns the packed rows that it holds."""
     columns = columns or d4rl(zlib.crc32(name.encode()))
     flags = (columns[key][:, None] for key in ("rewards", "terminals", "timeouts"))
     parts = *(columns[key] for key in ("observations", "actions", "next_observations")), *flags
@@ -126,7 +126,7 @@ def pool(folder, name="hopper-tiny", columns=None):
 
 
 @pytest.mark.parametrize("by", ["name", "path"])
-def test_a_pool_gives_back_what_was_collected(tmp_path, by):
+def test_a_pool_is_read_back_as_it_was_written(tmp_path, by):
     rows = pool(tmp_path)
     name = "hopper-tiny" if by == "name" else tmp_path / "hopper-tiny.hdf5"
     dataset = read.load(name, [tmp_path])
@@ -137,8 +137,8 @@ def test_a_pool_gives_back_what_was_collected(tmp_path, by):
 
 
 @pytest.mark.parametrize("path", read.bundled([read.FOLDER]).values(), ids=lambda path: path.stem)
-def test_a_bundled_pool_is_what_its_card_says(path):
-    """And what an agent of its task may learn from; what the card says of the transitions is computed from them again."""
+def test_the_card_of_a_bundled_pool_describes_its_transitions(path):
+    """We compute the card's numbers from the transitions again."""
     card, dataset = read.read_card(path), read.load(path.stem)
     task = tasks.find(path.stem.split("-")[0])
     rows = transitions.pack(dataset).numpy()
@@ -161,7 +161,7 @@ def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("card", [None, "", "{}", "[]", '{"sha256"'])
-def test_a_pool_without_a_whole_card_is_refused(tmp_path, card):
+def test_a_pool_whose_card_is_missing_or_incomplete_is_refused(tmp_path, card):
     pool(tmp_path)
     path = tmp_path / "hopper-tiny.json"
     path.write_text(card) if card is not None else path.unlink()
@@ -182,7 +182,7 @@ def test_a_pool_that_lacks_a_final_observation_is_refused(tmp_path):
 # --- bad input ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_names_the_nearest(tmp_path):
+def test_the_error_for_an_unknown_name_suggests_the_nearest_one(tmp_path):
     pool(tmp_path, "hopper-medium-replay")
     pool(tmp_path, "ant-medium")
     assert list(read.bundled([tmp_path])) == ["ant-medium", "hopper-medium-replay"]
@@ -198,12 +198,12 @@ def test_an_unknown_name_names_the_nearest(tmp_path):
         ("walker2d-medium-expert", "walker2d-medium", "python -m mbaug collect walker2d"),
     ],
 )
-def test_a_pool_that_is_not_here_names_the_command_that_makes_it(tmp_path, name, lacking, command):
-    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: run `{command}` to make it$"):
+def test_the_error_for_a_missing_pool_names_the_command_that_makes_it(tmp_path, name, lacking, command):
+    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: `{command}` makes it$"):
         read.load(name, [tmp_path])
 
 
-def test_medium_expert_is_composed_of_two_pools(tmp_path):
+def test_medium_expert_joins_the_medium_and_the_expert_pool(tmp_path):
     medium, expert = (pool(tmp_path, f"hopper-{quality}") for quality in ("medium", "expert"))
     both = read.load("hopper-medium-expert", [tmp_path])
     assert both.name == "hopper-medium-expert"
@@ -215,8 +215,8 @@ def test_medium_expert_is_composed_of_two_pools(tmp_path):
     assert transitions.draw(both, 10, seed=0)[0].part.sum() == 5
 
 
-def test_the_pool_in_the_first_folder_is_taken(tmp_path):
-    """And a second folder is searched: what is too large to be committed lies there."""
+def test_the_first_folder_that_holds_a_pool_is_used(tmp_path):
+    """The second folder is for pools that are too large to commit."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, name in [(second, "hopper-replay"), (second, "hopper-medium"), (first, "hopper-medium")]:
         pool(folder, name)
@@ -227,7 +227,7 @@ def test_the_pool_in_the_first_folder_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["absent.hdf5", "folder/absent", "folder.hdf5"])
-def test_a_path_without_a_file_says_so(in_tmp_path, name):
+def test_the_error_for_a_path_without_a_file_says_what_to_give(in_tmp_path, name):
     (in_tmp_path / "folder.hdf5").mkdir()
     with pytest.raises(FileNotFoundError, match=f"there is no file {name}: give the path of a D4RL v2 file or"):
         read.load(name)
@@ -254,19 +254,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_columns_that_are_not_d4rls_are_refused_in_a_sentence(tmp_path, case):
+def test_a_file_that_lacks_d4rls_layout_is_refused(tmp_path, case):
     changed, sentence = BAD[case]
     with pytest.raises(ValueError, match=sentence):
         read.load(written(tmp_path, d4rl(**changed)))
 
 
-def test_a_time_out_alone_without_next_observations_leaves_nothing(tmp_path):
+def test_a_file_in_which_no_next_state_is_known_is_refused(tmp_path):
     columns = {key: column[8:9] for key, column in d4rl().items() if key in COLUMNS}
     with pytest.raises(ValueError, match="no row has a known next state: without next_observations"):
         read.load(written(tmp_path, columns))
 
 
-def test_a_truncated_file_says_how_much_is_missing(tmp_path):
+def test_the_error_for_a_truncated_file_says_how_much_of_it_is_here(tmp_path):
     path = written(tmp_path, d4rl())
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -275,7 +275,7 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path):
         read.load(path)
 
 
-def test_a_file_whose_middle_is_overwritten_is_damaged(tmp_path):
+def test_a_file_with_an_overwritten_chunk_is_reported_as_damaged(tmp_path):
     path = written(tmp_path, d4rl())
     with h5py.File(path) as file:
         chunk = file["observations"].id.get_chunk_info(0)
@@ -286,7 +286,7 @@ def test_a_file_whose_middle_is_overwritten_is_damaged(tmp_path):
         read.load(path)
 
 
-def test_a_file_that_the_system_refuses_keeps_its_reason(tmp_path, monkeypatch):
+def test_the_error_for_an_unreadable_file_gives_the_systems_reason(tmp_path, monkeypatch):
     def refuse(path, mode, locking):
         raise PermissionError(13, "Unable to synchronously open file (unable to open file: errno = 13, flags = 0)")
 
@@ -296,7 +296,7 @@ def test_a_file_that_the_system_refuses_keeps_its_reason(tmp_path, monkeypatch):
         read.load(path)
 
 
-# --- episodes, as the tasks have them -------------------------------------------------------------------------------------
+# --- episodes must be possible in the task --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_a_file_that_the_system_refuses_keeps_its_reason(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_episodes_that_the_task_does_not_have_are_refused(tmp_path, changed, sentence):
+def test_episodes_that_are_impossible_in_the_task_are_refused(tmp_path, changed, sentence):
     with pytest.raises(ValueError, match=sentence):
         read.load(written(tmp_path, d4rl(**changed)))
 
 
-def test_rows_with_both_flags_are_resolved_by_their_step(tmp_path):
-    """Before the limit a fall, at it a time-out; also where the file ends."""
+def test_a_row_marked_both_terminal_and_timed_out_is_resolved_by_its_step(tmp_path):
+    """Before the time limit it is a fall, and at the limit a time-out, also in the last row of the file."""
     early = np.array([0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1], bool)  # episodes of 2, 3, 3 and 3 steps
     columns = d4rl(terminals=early, timeouts=early, next_observations=None)
     dataset = read.load(written(tmp_path, columns))
@@ -331,7 +331,7 @@ def test_rows_with_both_flags_are_resolved_by_their_step(tmp_path):
         (8, 9, r"at an episode's end are the first observation of the next episode \(first: row 8\)"),
     ],
 )
-def test_next_states_are_held_to_the_order_of_the_rows(tmp_path, row, like, sentence):
+def test_next_observations_must_agree_with_the_following_rows(tmp_path, row, like, sentence):
     columns = d4rl()
     columns["next_observations"][row] = columns["observations"][like]
     with pytest.raises(ValueError, match=f"{sentence}, but they must be what the environment returned before it was reset"):
@@ -341,7 +341,7 @@ def test_next_states_are_held_to_the_order_of_the_rows(tmp_path, row, like, sent
 # --- D4RL's own files, by name --------------------------------------------------------------------------------------------
 
 
-def test_a_known_d4rl_file_is_checked(tmp_path, monkeypatch):
+def test_a_file_named_like_one_of_d4rls_must_have_its_checksum(tmp_path, monkeypatch):
     path = written(tmp_path, d4rl(), "hopper_medium_replay-v2.hdf5")
     with pytest.raises(read.DatasetDamaged, match="is not D4RL's file of that name"):
         read.load(path)
@@ -353,7 +353,7 @@ def test_a_known_d4rl_file_is_checked(tmp_path, monkeypatch):
 
 
 def episode(observations, terminations, actions=None, rewards=None):
-    """Returns an episode as Minari has it: one observation more than steps."""
+    """Returns an episode as Minari stores it, with one more observation than steps."""
     steps = len(terminations)
     return types.SimpleNamespace(
         observations=observations,
@@ -365,7 +365,7 @@ def episode(observations, terminations, actions=None, rewards=None):
 
 
 def minari(monkeypatch, episodes):
-    """Puts a Minari with one local dataset in place of the real one, which is an optional extra."""
+    """Replaces Minari, an optional dependency, by a stand-in with one local dataset."""
 
     def load_dataset(identifier):
         if identifier != "mujoco/hopper/medium-v0":
@@ -382,13 +382,13 @@ def test_a_minari_dataset_is_read(monkeypatch):
     assert dataset.name == "mujoco-hopper-medium-v0"
     np.testing.assert_array_equal(dataset.state, np.concatenate([first[:-1], second[:-1]]))
     np.testing.assert_array_equal(dataset.next_state, np.concatenate([first[1:], second[1:]]))
-    # The first fell in its last step, which was the time limit's as well: a true terminal.
+    # The first episode fell in the step that reached the time limit, so it counts as terminal.
     np.testing.assert_array_equal(dataset.terminal, [False, False, True, False, False])
     np.testing.assert_array_equal(dataset.truncated, [False, False, False, False, True])
     np.testing.assert_array_equal(dataset.episode, [0, 0, 0, 1, 1])
 
 
-def test_what_minari_cannot_give_is_said_in_a_sentence(monkeypatch):
+def test_a_minari_dataset_that_cannot_be_read_is_reported_in_one_sentence(monkeypatch):
     minari(monkeypatch, [episode({"observation": np.zeros((3, 11))}, [False, False])])
     with pytest.raises(FileNotFoundError, match="not on this machine: run `minari download mujoco/hopper/expert-v0` to get it"):
         read.load("minari:mujoco/hopper/expert-v0")

@@ -1,4 +1,4 @@
-"""Rendering without a screen: a policy as MP4 and GIF, data as strips; a sentence where no OpenGL library is there."""
+"""Rendering without a screen: films as MP4 and GIF, strips of pools, and a clear error where no OpenGL library works."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ DRAW = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>
 
 @pytest.mark.slow
 def test_each_pool_without_a_strip_gets_one(tmp_path, monkeypatch):
-    """And what is there stays. Skipped where MuJoCo itself does not draw: `render` is not asked, since it has to say so, too."""
+    """Existing strips stay. We skip the test where MuJoCo cannot draw, and try MuJoCo itself, since `render` is under test."""
     trials = ([sys.executable, "-c", f"import os; os.environ['MUJOCO_GL'] = {name!r}; {DRAW}"] for name in render.BACKENDS)
     if all(subprocess.run(trial, capture_output=True).returncode for trial in trials):
         pytest.skip(f"MuJoCo draws with none of {', '.join(render.BACKENDS)} here")
@@ -32,13 +32,13 @@ def test_each_pool_without_a_strip_gets_one(tmp_path, monkeypatch):
     images = np.split(imageio.imread(path), count, axis=1)
     assert images[0].shape == (size, size, 3)
     assert (images[0] != images[-1]).any()
-    path.write_bytes(b"what is there stays")
+    path.write_bytes(b"an existing strip")
     commands.main(["strips"])
-    assert path.read_bytes() == b"what is there stays"
+    assert path.read_bytes() == b"an existing strip"
 
 
-def test_the_first_library_that_works_is_taken(monkeypatch):
-    """What is set is tried alone; what cannot be does not work, nor what hangs."""
+def test_the_first_library_that_works_is_used(monkeypatch):
+    """A library set in MUJOCO_GL is the only one tried. Unknown libraries and those that hang do not work."""
     assert not render.works("nonsense")
     monkeypatch.setattr(render, "TRIAL", "import time; time.sleep(60)")
     monkeypatch.setattr(render, "TRIAL_SECONDS", 0.5)
@@ -49,7 +49,7 @@ def test_the_first_library_that_works_is_taken(monkeypatch):
         assert render.opengl() == taken
 
 
-def test_without_an_opengl_library_a_sentence_says_what_to_install(monkeypatch):
+def test_without_an_opengl_library_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(render, "works", lambda backend: False)
     none = r"no OpenGL library can draw without a screen here \(tried egl, osmesa, glfw\)"
     for given in ("", "osmesa"):
@@ -58,7 +58,7 @@ def test_without_an_opengl_library_a_sentence_says_what_to_install(monkeypatch):
             commands.main(["strips"])
 
 
-def test_where_another_library_works_than_the_one_that_is_set_it_is_named(monkeypatch):
+def test_if_the_library_that_is_set_fails_the_error_names_one_that_works(monkeypatch):
     monkeypatch.setattr(render, "works", lambda backend: backend == "egl")
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     with pytest.raises(
@@ -91,7 +91,7 @@ class Counting(gymnasium.Env):
 
 
 @pytest.mark.slow
-def test_a_film_has_every_so_many_steps_and_goes_on_after_an_episode():
+def test_a_film_skips_steps_and_continues_after_the_end_of_an_episode():
     images, per_second = render.frames(Counting(), lambda state: np.ones(1), 0.2)
     assert images[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 1]
     assert per_second == 25
@@ -106,8 +106,8 @@ def test_a_film_has_every_so_many_steps_and_goes_on_after_an_episode():
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_a_still_shows_the_state_that_it_is_of(name, monkeypatch):
-    """What the simulator observes when it draws is the state that was asked for."""
+def test_a_still_shows_the_requested_state(name, monkeypatch):
+    """We ask the simulator for its state while it draws."""
     states, environment, seen = read.load(f"{name}-random").state[[0, 7]], tasks.make(tasks.find(name)), []
     simulator, image = environment.unwrapped, np.zeros((2, 2, 3), np.uint8)
     monkeypatch.setattr(simulator, "render", lambda: seen.append(simulator._get_obs()) or image)
@@ -115,8 +115,8 @@ def test_a_still_shows_the_state_that_it_is_of(name, monkeypatch):
     np.testing.assert_allclose(seen, states, atol=1e-6)
 
 
-def test_a_strip_is_of_the_middle_of_the_episode_with_the_median_return():
-    """Three episodes of 3, 9 and 5 steps whose rewards are 1, 2 and 7 a step: the second has the median return, 18."""
+def test_a_strip_shows_the_middle_of_the_episode_with_the_median_return():
+    """Episodes of 3, 9 and 5 steps have rewards of 1, 2 and 7 a step, so the second has the median return, 18."""
     episodes = np.repeat([0, 1, 2], [3, 9, 5])
     state, ends = np.arange(17, dtype=np.float32)[:, None], np.append(np.diff(episodes) > 0, True)
     reward = np.array([1, 2, 7], np.float32)[episodes]
@@ -128,7 +128,7 @@ def test_a_strip_is_of_the_middle_of_the_episode_with_the_median_return():
     assert found[0, ::5, 0].tolist() == [0, 8, 248]
 
 
-def test_every_bundled_pool_has_a_strip_and_all_are_small():
+def test_every_bundled_pool_has_a_strip_and_all_take_at_most_a_megabyte():
     strips = list(read.FOLDER.glob("*.png"))
     assert {path.stem for path in strips} == set(read.bundled([read.FOLDER]))
     assert sum(path.stat().st_size for path in strips) <= 1e6
