@@ -1,4 +1,4 @@
-"""What tests of whole runs are made of: tiny arms, beside the programme's in its registry, and budgets of a second."""
+"""Tiny arms, budgets of about a second, and helpers for tests of whole runs."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ from mbaug.method.td3 import TD3
 
 TINY = Profile("tiny", updates=100, steps=600, warmup_steps=100, epochs=1, episodes=1, evaluation_interval=100, transitions=500)
 BRIEF = replace(TINY, steps=300)
-SHORT = replace(TINY, updates=150, steps=150, evaluation_interval=50, redraw_interval=100)  # two tables
+SHORT = replace(TINY, updates=150, steps=150, evaluation_interval=50, redraw_interval=100)  # two tables of imagined next states
 
 SCRATCH = replace(ARMS["td3"], learner=TD3(hidden=(16, 16)), evaluation=Evaluation(1, 100, 10))
 OFFLINE = replace(SCRATCH, pretraining=Pretraining())
@@ -31,24 +31,24 @@ ARMS_HERE = {
     "small_branch": BRANCH,
 }
 RUN, SECOND, THIRD = (Run("hopper", "none", "small", seed) for seed in (0, 1, 2))
-FORK = multiprocessing.get_context("fork")  # no imports again: a restart takes milliseconds, and it knows these arms
+FORK = multiprocessing.get_context("fork")  # starts in milliseconds, with the imports and the tiny arms of this process
 
 
 def on_data(arm="small_offline", seed=0):
-    """Returns the run of an arm that learns from the smallest pool."""
+    """Returns a run that learns from the smallest pool."""
     return Run("hopper", "hopper-random", arm, seed)
 
 
-def few(task, load=probes.load):
-    """Returns every 25th of a task's fixed states: to try a policy out on all takes seconds."""
+def few_states(task, load=probes.load):
+    """Returns every 25th of a task's fixed states, since trying a policy on all of them takes seconds."""
     return probes.Probe(*(part[::25] for part in vars(load(task)).values()))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def arms():
-    """The tiny arms in the registry, and few states; nothing else sees them, and no process stays behind."""
+    """Registers the tiny arms and reduces the fixed states for one test module, and finally kills processes left behind."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probes, "load", few)
+        patch.setattr(probes, "load", few_states)
         for name, arm in ARMS_HERE.items():
             patch.setitem(ARMS, name, arm)
         yield
@@ -58,7 +58,7 @@ def arms():
 
 
 def record(folder, runs, profile=TINY, **more):
-    """Records runs below folder/runs, with checkpoints in folder/work."""
+    """Records runs into folder/runs, with checkpoints in folder/work."""
     return runner.record(runs, folder / "runs", folder / "work", profile, **{"report": lambda line: None} | more)
 
 
@@ -68,10 +68,10 @@ def rows(folder, which=RUN):
 
 
 def progress(folder):
-    """Returns the environment steps of each checkpoint in folder/work, at any moment, and without its tensors."""
+    """Returns the environment steps of each checkpoint in folder/work, without reading its tensors."""
     found = []
     for path in (folder / "work").glob(f"*/{checkpoint.NAME}"):
-        with safe_open(path, "pt") as file:  # opened once: a process that trains may replace it
+        with safe_open(path, "pt") as file:  # open the file once: a training process may replace it
             text = file.metadata()["state"]
-        found.append(json.loads(text).get("environment_steps", 0))  # the checkpoint of a fit has none
+        found.append(json.loads(text).get("environment_steps", 0))  # a world model's checkpoint has none
     return found

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder holds the last one, whole, whatever happens; and a fit comes back as it was."""
+"""Checkpoints: a folder always holds the last complete one, damage is refused, and a world model is restored exactly."""
 
 import os
 from dataclasses import replace
@@ -35,7 +35,7 @@ tensors = st.dictionaries(
 
 @settings(max_examples=30)
 @given(tensors, st.dictionaries(st.text(), state, max_size=4))
-def test_a_checkpoint_comes_back_exactly(tmp_path_factory, tensors, state):
+def test_a_checkpoint_is_restored_exactly(tmp_path_factory, tensors, state):
     folder = tmp_path_factory.mktemp("checkpoint")
     written = {name: (100 * torch.rand(shape)).to(kind) for name, (shape, kind) in tensors.items()}
     checkpoint.save(folder, written, state)
@@ -47,7 +47,7 @@ def test_a_checkpoint_comes_back_exactly(tmp_path_factory, tensors, state):
         assert torch.equal(found[name], tensor)
 
 
-def test_tensors_that_share_memory_are_kept_apart(tmp_path):
+def test_tensors_that_share_memory_are_saved_separately(tmp_path):
     flat = torch.arange(6.0)
     checkpoint.save(tmp_path, {"flat": flat, "view": flat[2:4], "across": flat.view(2, 3).T}, {})
     found = checkpoint.load(tmp_path)[0]
@@ -55,7 +55,7 @@ def test_tensors_that_share_memory_are_kept_apart(tmp_path):
     assert found["across"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
-def test_only_the_last_checkpoint_is_kept_also_on_a_full_disk(tmp_path, monkeypatch):
+def test_only_the_last_complete_checkpoint_is_kept_even_on_a_full_disk(tmp_path, monkeypatch):
     assert not checkpoint.exists(tmp_path)
     for step in range(3):
         checkpoint.save(tmp_path, {"step": torch.tensor(step)}, {"step": step})
@@ -68,7 +68,7 @@ def test_only_the_last_checkpoint_is_kept_also_on_a_full_disk(tmp_path, monkeypa
 
 
 def mutated(content, random):
-    """Returns what a bad disk or a broken copy leaves of a file's content."""
+    """Returns the content of a file as a bad disk or a broken copy might leave it."""
     place, other = random.integers(len(content), size=2)
     changed = bytearray(content)
     changed[place] ^= 1 << random.integers(8)
@@ -76,8 +76,8 @@ def mutated(content, random):
     return [*ways, content[: min(place, other)] + content[max(place, other) + 1 :]][random.integers(6)]
 
 
-def test_no_mutation_of_a_checkpoint_is_taken(tmp_path):
-    """Sixty of them: each ends in a sentence with the file's name."""
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    """We try 60 random damages. Each gives an error of one sentence that names the file."""
     checkpoint.save(tmp_path, {"weights": torch.rand(100), "bias": torch.rand(3).double()}, {"step": 41, "rows": [{"a": 0.5}]})
     path, random = tmp_path / checkpoint.NAME, np.random.default_rng(0)
     whole = path.read_bytes()
@@ -87,8 +87,8 @@ def test_no_mutation_of_a_checkpoint_is_taken(tmp_path):
             checkpoint.load(tmp_path)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
-    """Somebody else's safetensors; a pipe, which would be waited for; one of another stage, with its digest."""
+def test_a_file_that_is_no_checkpoint_of_this_stage_is_refused(tmp_path):
+    """We try another program's safetensors, a pipe, which would block, and checkpoints of another stage with a valid digest."""
     path = tmp_path / checkpoint.NAME
     path.write_bytes(safetensors.torch.save({"weights": torch.zeros(3)}, {"format": "pt"}))
     with pytest.raises(checkpoint.CheckpointDamaged, match="its content does not match its SHA-256"):
@@ -117,8 +117,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_fit_comes_back_as_it_was(precision, tmp_path):
-    """From a checkpoint: the same errors, and the same predictions from the same generator."""
+def test_a_world_model_is_restored_exactly(precision, tmp_path):
+    """Its errors are the same, and so are its predictions with the same random generator."""
     arithmetic = replace(models.FAST, precision=precision)
     rows, settings = dataset(64), WorldModel((8,), (8, 8), latent_size=2, epochs=2, batch_size=16)
     fitted = imagination.fit(settings, rows, dataset(32, seed=1), 0, arithmetic)
@@ -134,4 +134,4 @@ def test_a_fit_comes_back_as_it_was(precision, tmp_path):
         predictions = [
             imagination.predictor(source, one, rows)(*given, torch.Generator().manual_seed(3)) for one in (fitted, found)
         ]
-        assert torch.equal(*predictions), source
+        assert torch.equal(*predictions), f"The predictions of {source!r} differ."

@@ -1,4 +1,4 @@
-"""Runs on a Dask cluster: results come home, also when a worker is killed."""
+"""Runs on a Dask cluster: records are written here, even if a worker is killed."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from mbaug.experiments import runner
 from mbaug.experiments.records import Run
 
 pytestmark = pytest.mark.slow
-RUN = Run("hopper", "none", "td3", 0)  # a worker knows the programme's arms alone
+RUN = Run("hopper", "none", "td3", 0)  # a worker is a new process, which knows only the programme's arms
 
 
 @pytest.fixture
 def scheduler(tmp_path):
-    """A scheduler without workers, in a process of its own, and its address."""
+    """Starts a Dask scheduler without workers in another process; yields the process and its address."""
     file = tmp_path / "scheduler.json"
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -35,16 +35,16 @@ def scheduler(tmp_path):
         process.kill()
 
 
-@pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies
+@pytest.mark.filterwarnings("ignore")  # Dask warns while a worker dies
 @pytest.mark.parametrize("workers", ["none came", "all died"])
-def test_a_scheduler_without_workers_is_told_and_given_up(workers, scheduler, tmp_path, monkeypatch):
-    """It would be waited for in silence."""
-    for name, seconds in {"WARN": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
+def test_a_cluster_without_workers_is_reported_and_given_up(workers, scheduler, tmp_path, monkeypatch):
+    """Dask alone would wait for workers in silence."""
+    for name, seconds in {"TELL": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
         monkeypatch.setattr(runner, name, seconds)
-    (_, address), said, thread = scheduler, [], ThreadPoolExecutor(1)
+    (_, address), reported, thread = scheduler, [], ThreadPoolExecutor(1)
     trains = nullcontext() if workers == "none came" else worker(address)
     with trains as process:
-        home = runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path / "work", address, report=said.append)
+        home = runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path / "work", address, report=reported.append)
         recorded = thread.submit(list, home)
         if process is not None:
             wait_until("a checkpoint", lambda: recorded.done() or progress(tmp_path))
@@ -52,12 +52,12 @@ def test_a_scheduler_without_workers_is_told_and_given_up(workers, scheduler, tm
         sentence = f"{address} had no workers for 0 minutes, and 1 jobs are unfinished: check the output of `dask worker`"
         with pytest.raises(RuntimeError, match=sentence):
             recorded.result(timeout=60)
-    assert said == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]
+    assert reported == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]
 
 
 @contextmanager
 def worker(address):
-    """A worker that nobody restarts, in a process of its own, once the scheduler knows it."""
+    """Starts a worker without a nanny, so that nobody restarts it; yields its process once the scheduler knows it."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         with distributed.Client(address, set_as_default=False) as client:
@@ -66,8 +66,8 @@ def worker(address):
         process.kill()
 
 
-@pytest.mark.filterwarnings("ignore")  # Dask's own, while its scheduler dies
-def test_a_lost_scheduler_is_told_in_one_sentence(scheduler, tmp_path, capfd):
+@pytest.mark.filterwarnings("ignore")  # Dask warns while its scheduler dies
+def test_a_lost_scheduler_is_reported_in_one_sentence(scheduler, tmp_path, capfd):
     process, address = scheduler
     thread = ThreadPoolExecutor(1)
     with dask.config.set({"distributed.comm.timeouts.connect": "2s"}):
@@ -79,9 +79,9 @@ def test_a_lost_scheduler_is_told_in_one_sentence(scheduler, tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore")  # Dask's own, while a worker dies
+@pytest.mark.filterwarnings("ignore")  # Dask warns while a worker dies
 def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
-    """Two workers of one thread each, one is killed while it trains; the record is that of an undisturbed run, bit for bit."""
+    """We kill one of two workers while it trains. The record equals that of an undisturbed run, bit for bit."""
     for variable in THREADS:
         monkeypatch.delenv(variable, raising=False)  # Dask's nanny sets them before the worker imports anything
     record(tmp_path / "here", [RUN])
@@ -92,9 +92,9 @@ def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
         home = runner.on_a_cluster([[[RUN]]], TINY, tmp_path / "home/runs", tmp_path / "far/work", cluster.scheduler_address)
         thread = ThreadPoolExecutor(1)
         recorded = thread.submit(list, home)
-        thread.shutdown(wait=False)  # and no `with`, which would wait for a cluster that never answers
+        thread.shutdown(wait=False)  # no `with`: it would wait forever if the cluster never answered
         wait_until("the second checkpoint", lambda: recorded.done() or max(progress(tmp_path / "far"), default=0) >= 200)
-        assert not recorded.done(), "the run ended before its worker could be killed"
+        assert not recorded.done(), "The run ended before its worker could be killed."
         max(map(psutil.Process, workers), key=lambda worker: sum(worker.cpu_times()[:2])).kill()
         assert recorded.result(timeout=120) == [([RUN], "")]
     assert rows(tmp_path / "home", RUN).equals(rows(tmp_path / "here", RUN))

@@ -1,4 +1,4 @@
-"""What is asked of critics: by hand on linear ones, and that rows learned by heart are told from new ones."""
+"""Measures of critics: computed by hand for linear critics, and able to detect rows learned by heart."""
 
 from dataclasses import replace
 
@@ -19,13 +19,13 @@ LINEAR = TD3(hidden=())
 
 
 def learner_of(settings, seeds, state_size, action_size):
-    """Returns fresh learners of a task of these sizes."""
+    """Returns untrained learners for a task with these state and action sizes."""
     task = replace(tasks.find("hopper"), positions=("place",) * state_size, velocities=(), action_size=action_size)
     return training.learner(Arm(learner=settings), task, seeds, Standardiser.identity(len(seeds), state_size))
 
 
 def linear():
-    """Q_1 = s + 2 a, Q_2 = 2 s - a, pi = tanh(s / 2), each its own target."""
+    """Returns a learner with Q_1 = s + 2 a, Q_2 = 2 s - a and pi = tanh(s / 2), whose target networks are equal to these."""
     learner = learner_of(LINEAR, [0], 1, 1)
     agent = learner.agent
     for actor, critics in ((agent.actor, agent.critics), (agent.target_actor, agent.target_critics)):
@@ -47,19 +47,19 @@ THREE = rows(S, A, R, NEXT, D)
 Q = np.stack([S + 2 * A, 2 * S - A])
 
 
-def test_values_are_those_of_the_smaller_critic():
+def test_a_value_is_the_minimum_of_both_critics():
     found = measures.values(linear().agent.critics, THREE.state, THREE.action)
     np.testing.assert_allclose(found, Q.min(axis=0)[None], atol=1e-6)
 
 
-def test_the_error_is_both_critics_root_mean_square_against_the_noiseless_target():
+def test_the_error_is_the_root_mean_square_of_both_critics_against_a_noiseless_target():
     action = np.tanh(NEXT / 2)
     target = R + 0.99 * (1 - D) * np.minimum(NEXT + 2 * action, 2 * NEXT - action)
     expected = np.sqrt(np.mean((Q - target) ** 2))
     assert measures.error(linear(), THREE).tolist() == pytest.approx([expected], rel=1e-5)
 
 
-def test_a_moved_action_stays_in_its_range_and_a_state_goes_where_it_will():
+def test_moved_actions_are_clipped_and_moved_states_are_not():
     normal = torch.tensor([[[1.0], [-10.0], [0.0]]])
     assert measures.moved(THREE, "action", 0.5, normal).action.flatten().tolist() == pytest.approx([0.7, -1, 0.6])
     moved = measures.moved(THREE, "state", 0.5, normal)
@@ -67,15 +67,15 @@ def test_a_moved_action_stays_in_its_range_and_a_state_goes_where_it_will():
     assert torch.equal(moved.action, THREE.action)
 
 
-def test_roughness_is_the_mean_change_of_the_smaller_value():
+def test_roughness_is_the_mean_change_of_the_minimum_of_both_critics():
     normal = torch.tensor([[[1.0], [-1.0], [0.0]]])
-    there = np.stack([S + 0.1 * normal.flatten().numpy() + 2 * A, 2 * S + 0.2 * normal.flatten().numpy() - A])
-    expected = np.abs(there.min(axis=0) - Q.min(axis=0)).mean()
+    moved = np.stack([S + 0.1 * normal.flatten().numpy() + 2 * A, 2 * S + 0.2 * normal.flatten().numpy() - A])
+    expected = np.abs(moved.min(axis=0) - Q.min(axis=0)).mean()
     assert measures.roughness(linear().agent.critics, THREE, "state", 0.1, normal).tolist() == pytest.approx([expected], rel=1e-5)
 
 
 def random_rows(population, count, seed):
-    """Rows without any rule: whoever fits them has learned them by heart."""
+    """Returns rows of pure noise, which a critic can fit only by learning them by heart."""
     g = torch.Generator().manual_seed(seed)
     state, next_state = torch.randn(2, population, count, 3, generator=g)
     action = torch.rand(population, count, 2, generator=g) * 2 - 1
@@ -84,7 +84,7 @@ def random_rows(population, count, seed):
 
 
 def learned(population):
-    """Learners whose critics have seen the same 32 rows two hundred times, and those rows."""
+    """Returns learners whose critics were updated 200 times on the same 32 rows, and those rows."""
     learner = learner_of(TD3(hidden=(64, 64), learning_rate=1e-2), list(range(population)), 3, 2)
     trained = random_rows(population, 32, 0)
     for step in range(1, 201):
@@ -92,17 +92,17 @@ def learned(population):
     return learner, trained
 
 
-def test_what_was_learned_by_heart_has_a_larger_error_on_new_rows():
+def test_critics_that_overfit_have_a_larger_error_on_new_rows():
     learner, trained = learned(1)
     before = learner.agent.critics.network.flat.detach().clone()
     (found,) = measures.overfitting(learner, trained, random_rows(1, 32, 1), streams.torch_generators([0], "p"))
     assert found["error_new"] > 3 * found["error_trained"]
-    assert torch.equal(before, learner.agent.critics.network.flat), "to ask a critic changes nothing"
+    assert torch.equal(before, learner.agent.critics.network.flat), "Measuring a critic should not change it."
     (found,) = measures.overfitting(learner, trained, random_rows(1, 0, 1), streams.torch_generators([0], "p"))
-    assert np.isnan(found["error_new"]), "there is none where no row is new"
+    assert np.isnan(found["error_new"]), "Without new rows there should be no error on them."
 
 
-def test_a_report_holds_percentiles_and_roughness_of_every_agent():
+def test_overfitting_reports_percentiles_and_roughness_of_every_agent():
     learner, trained = learned(2)
     new = random_rows(2, 20, 1)
     found = measures.overfitting(learner, trained, new, streams.torch_generators([0, 1], "p"))
@@ -118,7 +118,7 @@ def test_a_report_holds_percentiles_and_roughness_of_every_agent():
 
 
 def test_calibration_by_hand():
-    """Four states in two groups; the smaller of two values against what the policy got."""
+    """Four states in two groups: the minimum of two values against the return of the policy."""
     values, returns = np.array([[1.0, 2.0, 3.0, 8.0], [3.0, 1.0, 4.0, 7.0]]), np.array([0.0, 1.0, 5.0, 6.0])
     found = measures.calibration(values, returns, np.array([0, 0, 1, 1]), ("low", "high", "none"))
     assert set(found) == {"all", "low", "high"}
@@ -139,7 +139,7 @@ def test_calibration_by_hand():
 
 
 def test_the_signatures_of_a_failure_by_hand():
-    """The drop at the switch, and the gap between value and return."""
+    """They are the drop of the score at the switch and the gap between value and return."""
     row = {"episode": 0, "length": 1, "data_value": 0.0, "imagined_outside": float("nan"), "gradient_steps": 1}
     table = [("pretrain", 0, 100.0, 10.0, 15.0), ("finetune", 5, 40.0, 8.0, 9.0), ("finetune", 10, 70.0, 7.0, 6.0)]
     rows = [
@@ -153,7 +153,7 @@ def test_the_signatures_of_a_failure_by_hand():
 
 
 def test_the_shift_of_a_target_by_hand():
-    """One row at s' = 0 where both linear critics are 0; samples at 1, 1 and 4."""
+    """The recorded next state is 0, where both linear critics are 0; the imagined ones are 1, 1 and 4."""
     learner, imagined = linear(), np.array([1.0, 1.0, 4.0])
 
     def q(state):
@@ -166,14 +166,14 @@ def test_the_shift_of_a_target_by_hand():
     np.testing.assert_allclose([part.item() for part in found], [whole, bias, whole - bias, twins], rtol=1e-5)
 
 
-def test_a_perfect_model_moves_no_target():
+def test_a_perfect_model_shifts_no_target():
     next_state = torch.tensor([[0.3], [-2.0]])
     shift = measures.target_shift(linear(), next_state.unsqueeze(1).repeat(1, 4, 1), next_state)
     assert all(part.abs().max() < 1e-6 for part in shift)
 
 
-def test_rate_distortion_of_a_linear_vae():
-    """A VAE of linear layers, on Gaussian rows with s' = s, ends where the estimate says, for the sample and for the mean."""
+def test_rate_distortion_predicts_the_error_of_a_linear_vae():
+    """The layers are linear and the rows Gaussian with s' = s. The estimate holds for samples and for the mean."""
     mixing = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
     state = (np.random.default_rng(0).normal(size=(2_000, 3)) @ mixing.T).astype(np.float32)
     no, zero, rows = np.zeros(2_000, bool), np.zeros((2_000, 1), np.float32), np.arange(2_000)
@@ -185,9 +185,9 @@ def test_rate_distortion_of_a_linear_vae():
         assert np.mean(errors[mode]) == pytest.approx(estimate, rel=0.05), mode
 
 
-def test_rate_distortion_of_the_paper():
+def test_rate_distortion_with_the_papers_settings():
     paper = WorldModel()
     assert measures.rate_distortion(paper, np.eye(11), batches=3) == pytest.approx(11 / 66)
-    few = replace(paper, latent_size=10)
-    assert measures.rate_distortion(few, np.eye(11), batches=3) == pytest.approx((10 * 11 / 66 + 1) / 11)
+    narrow = replace(paper, latent_size=10)
+    assert measures.rate_distortion(narrow, np.eye(11), batches=3) == pytest.approx((10 * 11 / 66 + 1) / 11)
     assert measures.rate_distortion(replace(paper, kl_weight=1e3), np.eye(11), batches=3) == pytest.approx(1)

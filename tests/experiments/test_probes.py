@@ -1,4 +1,4 @@
-"""The fixed states of each task are those that its pool gives, and the simulator goes on from them as it did."""
+"""The fixed states of each task come from its pool, and the simulator repeats the recorded steps from them."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ from mbaug.datasets import read
 from mbaug.experiments import checkpoint, probes
 
 POOLS = {task.name: read.load(f"{task.name}-medium-replay") for task in tasks.TASKS.values()}
-both = pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
+each_task = pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
 
 
-@both
-def test_the_committed_states_are_what_the_pool_gives(task, tmp_path):
+@each_task
+def test_the_committed_states_can_be_made_again_from_the_pool(task, tmp_path):
     kept, made = probes.path_of(task), tmp_path / "made"
     made.write_bytes(probes.content(task))
-    (tensors, about), (found, of) = (checkpoint.unpacked(path, "") for path in (kept, made))
-    assert about == of
+    (tensors, about), (found, found_about) = (checkpoint.unpacked(path, "") for path in (kept, made))
+    assert about == found_about
     assert tensors.keys() == found.keys()
     assert all(torch.equal(tensors[name], found[name]) for name in found)
 
@@ -31,8 +31,8 @@ def test_damaged_states_are_refused(tmp_path):
         probes.load(task, tmp_path)
 
 
-@both
-def test_every_state_is_in_its_group(task):
+@each_task
+def test_every_state_belongs_to_its_group(task):
     probe, pool = probes.load(task), POOLS[task.name]
     assert len(probe.row) == probes.STATES
     returns = np.bincount(pool.episode, pool.reward)
@@ -49,9 +49,9 @@ def test_every_state_is_in_its_group(task):
             assert returns[episode] >= high - 1e-6
 
 
-@both
-def test_the_simulator_goes_on_from_a_state_as_it_did(task):
-    """One recorded action from each of some states: next state and reward are the recorded ones."""
+@each_task
+def test_the_simulator_repeats_the_recorded_step_from_a_state(task):
+    """We take the recorded action in every 20th state."""
     probe, pool, environment = probes.load(task), POOLS[task.name], tasks.make(task)
     for row in probe.row[::20]:
         environment.reset(seed=0)

@@ -1,4 +1,4 @@
-"""The whole programme: arms are named once, and each is trained in a tiny budget from nothing to a record."""
+"""The whole programme: no two arms are the same, and each trains with a tiny budget from nothing to a record."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from small import few
+from small import few_states
 
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
@@ -14,7 +14,7 @@ from mbaug.experiments import probes, records, runner, studies
 from mbaug.experiments.studies import ARMS
 from mbaug.method.transitions import Dataset
 
-# As the profile of that name, but smaller still: one block of updates a stage.
+# Even smaller than the profile: one block of updates in each stage.
 SMOKE = replace(
     studies.profile("smoke"), updates=50, steps=100, warmup_steps=50, epochs=1, episodes=1, transitions=500, redraw_interval=50
 )
@@ -23,7 +23,7 @@ SMALL = {name: replace(arm, learner=replace(arm.learner, batch_size=32)) for nam
 
 @cache
 def uniform_pool(name):
-    """1,000 transitions of uniformly random actions, in place of the dataset of that name."""
+    """Returns 1,000 transitions of uniformly random actions, as a stand-in for the dataset of that name."""
     task = tasks.find(name.split("-")[0])
     environment, rows = tasks.Lockstep(task, [0]), []
     for action in streams.numpy_generator(0, "programme").uniform(-1, 1, (1_000, 1, task.action_size)).astype(np.float32):
@@ -37,29 +37,31 @@ def uniform_pool(name):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """One folder of records for all studies: what one of them recorded no other trains again."""
+    """One folder of records for all studies, so that a run in several studies is trained once."""
     return tmp_path_factory.mktemp("programme")
 
 
 def check_sharing(pretrained):
-    """Two runs of one task, dataset and seed have the same pre-training if and only if all but their fine-tuning is the same.
+    """Asserts that two runs of a task, dataset and seed share their pre-training exactly if only their fine-tuning differs.
 
     Args:
-        pretrained: for each run its arm and the rows of its pre-training.
+        pretrained: the arm of each run and the rows of its pre-training.
     """
     for (first, (arm, rows)), (second, (other, others)) in combinations(pretrained.items(), 2):
         if (first.task, first.dataset, first.seed) == (second.task, second.dataset, second.seed):
-            assert rows.equals(others) == (arm.offline_part == other.offline_part), f"{first} and {second}"
+            assert rows.equals(others) == (arm.offline_part == other.offline_part), (
+                f"{first} and {second} share their settings or their pre-training, but not both."
+            )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_every_arm_is_trained(name, root, monkeypatch):
-    """Every arm on the study's first task and the last arm on the others, recorded to the end of its budget."""
+def test_every_arm_trains_to_the_end_of_its_budget(name, root, monkeypatch):
+    """For each study we train all arms on its first task and the last arm on the others."""
     monkeypatch.setattr(read, "load", uniform_pool)
-    monkeypatch.setattr(probes, "load", few)
-    monkeypatch.setattr(tasks, "make", partial(tasks.make, max_episode_steps=100))  # two tasks end no episode earlier
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": True)  # torch multiplies it everywhere, if slowly
+    monkeypatch.setattr(probes, "load", few_states)
+    monkeypatch.setattr(tasks, "make", partial(tasks.make, max_episode_steps=100))  # two tasks never end an episode early
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": True)  # torch supports it everywhere, but slowly
     for module in (runner, studies):
         monkeypatch.setattr(module, "ARMS", SMALL)
     study = studies.find(name)
@@ -85,15 +87,15 @@ def test_every_arm_is_trained(name, root, monkeypatch):
 
 def test_no_two_arms_have_equal_settings():
     for (name, arm), (other, same) in combinations(ARMS.items(), 2):
-        assert arm != same, f"{name} and {other} are one arm under two names"
+        assert arm != same, f"{name} and {other} are one arm under two names."
 
 
-def test_every_arm_is_in_a_study_and_every_study_names_arms():
+def test_the_studies_use_exactly_the_arms_of_the_registry():
     assert {arm for study in studies.STUDIES.values() for arm in study.arms} == set(ARMS)
 
 
-def test_the_programme_goes_seed_by_seed_and_pretrains_once():
-    """A process has all runs of one pre-training; the first cells are seed 0 of HalfCheetah."""
+def test_runs_that_share_a_pretraining_are_one_cell():
+    """One process trains a cell. The first is seed 0 of HalfCheetah."""
     cells = studies.cells(studies.programme())
     first = [str(run) for population in cells[0] for run in population]
     dataset = "halfcheetah/halfcheetah-medium-replay"
@@ -103,7 +105,7 @@ def test_the_programme_goes_seed_by_seed_and_pretrains_once():
     assert len(pretrained) == len(set(pretrained))
 
 
-def test_populations_hold_runs_that_differ_in_their_seed_alone():
+def test_the_runs_of_a_population_differ_only_in_their_seed():
     cells = studies.cells(studies.find("core").runs(), population=3)
     for runs in (population for cell in cells for population in cell):
         assert len({(run.task, run.dataset, run.arm) for run in runs}) == 1

@@ -1,4 +1,4 @@
-"""Records: what is written comes back exactly, or not at all, and what was changed since is refused in a sentence."""
+"""Records: they are read back exactly as written, and changed ones are refused in one sentence."""
 
 import json
 import math
@@ -64,12 +64,12 @@ def test_a_run_is_named_by_its_path(run):
 
 
 @pytest.mark.parametrize("text", ["hopper/seed0", "a/b/c/seed", "a/b/c/seed01", "a/b/../seed0", "a/b/c/d/seed0"])
-def test_what_is_no_run_is_refused(text):
-    with pytest.raises(ValueError, match=r"A run is named task/dataset/arm/seed<k>|A part of a run's name has only letters"):
+def test_a_text_that_names_no_run_is_refused(text):
+    with pytest.raises(ValueError, match=r"A run reads task/dataset/arm/seed<k>|A part of a run's name holds letters"):
         Run.parse(text)
 
 
-# --- what is written comes back -------------------------------------------------------------------------------------------
+# --- writing and reading --------------------------------------------------------------------------------------------------
 
 floats = st.floats(allow_nan=True, allow_infinity=True)
 row = st.fixed_dictionaries(
@@ -88,17 +88,17 @@ episodes = st.lists(row, max_size=20, unique_by=lambda row: tuple(row.values())[
 
 @settings(max_examples=30)
 @given(episodes)
-def test_rows_come_back_bit_for_bit(tmp_path_factory, episodes):
+def test_rows_are_read_back_bit_for_bit(tmp_path_factory, episodes):
     folder = tmp_path_factory.mktemp("runs")
     records.write(folder, RUN, episodes, METADATA)
     frame = records.read(folder, RUN).rows
     assert list(frame) == list(records.COLUMNS)
     assert frame.dtypes.astype(str).to_dict() == records.COLUMNS
     for name in records.COLUMNS:
-        assert list(map(repr, frame[name].tolist())) == [repr(row[name]) for row in episodes]  # also NaN, -0.0
+        assert list(map(repr, frame[name].tolist())) == [repr(row[name]) for row in episodes]  # repr tells NaN and -0.0 too
 
 
-def test_metadata_come_back_and_name_the_run(tmp_path):
+def test_metadata_are_read_back_and_name_the_run(tmp_path):
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     files_of = {"csv_sha256": ".csv", "policies_sha256": ".safetensors"}
     hashes = {name: files.sha256(RUN.path(tmp_path).with_suffix(suffix).read_bytes()) for name, suffix in files_of.items()}
@@ -123,25 +123,25 @@ def test_metadata_come_back_and_name_the_run(tmp_path):
         ({}, {"settings": {"net": object()}}, "got object"),
     ],
 )
-def test_what_is_wrong_is_refused_and_nothing_is_written(tmp_path, wrong, changed, message):
+def test_wrong_rows_or_metadata_are_refused_and_nothing_is_written(tmp_path, wrong, changed, message):
     with pytest.raises((ValueError, TypeError), match=message):
         records.write(tmp_path, RUN, rows(**wrong), METADATA | changed)
     assert contents(tmp_path) == {}
 
 
-# --- evidence is kept, and replaced only by such that tells more ----------------------------------------------------------
+# --- records are kept; only one that holds more may replace an old one ----------------------------------------------------
 
 
 def change(path, **changed):
-    """Changes a record's JSON, also its digest, which is absent in a format below 5; what is changed to `...` goes away."""
+    """Changes a record's JSON and its digest, which formats below 5 lack; a key with the value `...` is removed."""
     path, text = path.with_suffix(".json"), path.with_suffix(".json").read_text()
     document = {name: value for name, value in (json.loads(text) | changed).items() if value is not ...}
-    new = document.get("format", FORMAT) >= 5
-    path.write_bytes(sealed(document) if new else json.dumps({k: v for k, v in document.items() if k != "sha256"}).encode())
+    digested = document.get("format", FORMAT) >= 5
+    path.write_bytes(sealed(document) if digested else json.dumps({k: v for k, v in document.items() if k != "sha256"}).encode())
 
 
 def write_old(folder, run, number=3):
-    """Writes a record of format 3, which lacked what critics know of values, or 4."""
+    """Writes a record in the given format; format 3 lacks the calibration of the critics."""
     records.write(folder, run, rows(), metadata(ARMS[run.arm]))
     change(run.path(folder), format=number, **({"calibration": ...} if number == 3 else {}))
 
@@ -150,8 +150,8 @@ def write_old(folder, run, number=3):
     ("number", "run"),
     [(3, Run("hopper", "none", "td3", 0)), (3, Run("hopper", "hopper-medium-replay", "td3_data", 0)), (4, RUN), (5, RUN)],
 )
-def test_evidence_is_never_overwritten(tmp_path, number, run):
-    """Not that of today's format, and no older one that tells all that there is: nothing was pre-trained."""
+def test_a_complete_record_is_never_overwritten(tmp_path, number, run):
+    """Records of older formats are complete too, except format 3 of a pre-trained agent."""
     write_old(tmp_path, run, number)
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match="already recorded"):
@@ -160,7 +160,7 @@ def test_evidence_is_never_overwritten(tmp_path, number, run):
 
 
 def test_an_old_record_of_a_pretrained_agent_is_read_and_replaced(tmp_path):
-    """It counts as missing, since it does not tell whether the critics were right."""
+    """It counts as missing, since it lacks the calibration of the critics."""
     write_old(tmp_path, RUN)
     assert records.load_runs(tmp_path)["return"].tolist() == [100.1, 101.1, 102.1]
     assert records.missing(tmp_path, [RUN]) == [RUN]
@@ -173,7 +173,7 @@ def test_an_old_record_of_a_pretrained_agent_is_read_and_replaced(tmp_path):
 
 
 def replaced(suffix, old, new):
-    """Returns what changes a text in one of a record's files."""
+    """Returns a function that replaces some bytes in one of a record's files."""
 
     def damage(path):
         path = path.with_suffix(suffix)
@@ -207,7 +207,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
+def test_a_changed_record_is_refused_in_one_sentence(tmp_path, damage, message):
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     damage(RUN.path(tmp_path))
     sentence = f"{RUN} is damaged: .*({message})"
@@ -247,16 +247,16 @@ def test_a_changed_record_is_refused_in_a_sentence(tmp_path, damage, message):
         ({"notes": "fine"}, "has unknown fields: 'notes'"),
     ],
 )
-def test_every_key_is_there_and_as_it_must_be(tmp_path, changed, sentence):
-    """Also without a digest, which formats below 5 lack; the file and the key are named."""
+def test_a_record_with_a_missing_or_wrong_key_is_refused(tmp_path, changed, sentence):
+    """The error names the file and the key. Format 4 has no digest, which would reveal the change first."""
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     change(RUN.path(tmp_path), format=4, **changed)
     with pytest.raises(records.RecordDamaged, match=rf"{RUN} is damaged: .*seed0.*{sentence}"):
         records.read_metadata(tmp_path, RUN)
 
 
-def test_no_changed_bit_and_no_missing_line_is_taken(tmp_path):
-    """Of today's format, wherever it is; each ends in a sentence."""
+def test_a_record_with_a_changed_bit_or_a_missing_line_is_refused(tmp_path):
+    """We remove each line and flip each of 200 random bits, in today's format."""
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     path, random = RUN.path(tmp_path).with_suffix(".json"), np.random.default_rng(0)
     whole = path.read_bytes()
@@ -280,8 +280,8 @@ OLD = [
 
 
 @pytest.mark.parametrize("run", OLD[:: max(len(OLD) // 4, 1)], ids=str)
-def test_no_line_can_be_missing_in_a_record_without_a_digest(run, tmp_path):
-    """But of what not every record has; and a changed setting is another setting."""
+def test_a_missing_line_shows_in_a_record_without_a_digest(run, tmp_path):
+    """Such a record is refused, or its settings differ from today's, unless the key is optional."""
     source, path = run.path(records.root()), run.path(tmp_path)
     path.parent.mkdir(parents=True)
     for file in source.parent.glob(f"{source.name}.*"):
@@ -298,7 +298,7 @@ def test_no_line_can_be_missing_in_a_record_without_a_digest(run, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv"])
-def test_a_pipe_in_a_file_s_place_is_not_waited_for(suffix, tmp_path):
+def test_a_pipe_in_place_of_a_file_does_not_block(suffix, tmp_path):
     records.write(tmp_path, RUN, rows(), METADATA)
     path = RUN.path(tmp_path).with_suffix(suffix)
     path.unlink()
@@ -307,21 +307,21 @@ def test_a_pipe_in_a_file_s_place_is_not_waited_for(suffix, tmp_path):
         records.read_metadata(tmp_path, RUN)
 
 
-def test_a_run_whose_json_cannot_be_written_does_not_exist(tmp_path, monkeypatch):
+def test_a_run_whose_json_could_not_be_written_is_missing(tmp_path, monkeypatch):
     move = os.replace
     monkeypatch.setattr(files.os, "replace", lambda a, b: no_space() if str(b).endswith("json") else move(a, b))
     with pytest.raises(CannotWrite):
         records.write(tmp_path, RUN, rows(), METADATA)
     assert records.missing(tmp_path, [RUN]) == [RUN]
     monkeypatch.undo()
-    records.write(tmp_path, RUN, rows(), METADATA)  # and the attempt is not in the way
+    records.write(tmp_path, RUN, rows(), METADATA)  # the failed attempt is not in the way
     assert records.missing(tmp_path, [RUN]) == []
 
 
 # --- many runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_recorded_and_missing_runs_are_in_order(tmp_path):
+def test_recorded_runs_are_sorted_and_missing_runs_keep_the_given_order(tmp_path):
     grid = [Run("hopper", "none", arm, seed) for arm in ("sac", "td3") for seed in range(12)]
     for run in reversed(grid):
         if run.seed != 3:
@@ -330,7 +330,7 @@ def test_recorded_and_missing_runs_are_in_order(tmp_path):
     assert records.missing(tmp_path, grid[::-1]) == [grid[15], grid[3]]
 
 
-def test_of_a_run_that_is_not_recorded_the_nearest_is_named(tmp_path):
+def test_the_error_for_a_run_that_is_not_recorded_suggests_the_nearest(tmp_path):
     records.write(tmp_path, Run("hopper", "none", "td3", 3), [], metadata(ARMS["td3"]))
     with pytest.raises(
         FileNotFoundError, match=r"^Hopper/none/td3/seed3 is not recorded in .*: did you mean 'hopper/none/td3/seed3'"
@@ -363,17 +363,17 @@ def test_runs_load_as_one_tidy_frame(tmp_path):
     assert set(records.COLUMNS) < set(frame)
     assert records.load_runs(tmp_path, [second, RUN])["arm"].tolist() == ["sac"]
     none = records.load_runs(tmp_path / "none")
-    assert none.dtypes.to_dict() == frame.dtypes.to_dict(), "also where there are no runs"
+    assert none.dtypes.to_dict() == frame.dtypes.to_dict(), "The columns and their types should be the same without runs."
 
 
 @pytest.mark.slow
 def test_a_thousand_runs_load_quickly(tmp_path):
-    """They cost no more than three times what each costs alone, whatever the machine."""
+    """It takes at most three times as long as reading the runs one by one, a limit that suits any machine."""
     first, steps = Run("hopper", "none", "td3", 0), range(10_000, 410_000, 10_000)
     records.write(tmp_path, first, [row for k in steps for row in rows(10, gradient_steps=k)], SCRATCH)
     path = first.path(tmp_path)
     document = json.loads(path.with_suffix(".json").read_text())
-    for seed in range(1, 1000):  # copies: writing a thousand runs with fsync would be the slow part
+    for seed in range(1, 1000):  # we copy files: writing 1,000 runs with fsync would be slow
         path.with_name(f"seed{seed}.csv").write_bytes(path.with_suffix(".csv").read_bytes())
         path.with_name(f"seed{seed}.json").write_bytes(sealed(document | {"seed": seed}))
     began = time.process_time()
@@ -385,10 +385,10 @@ def test_a_thousand_runs_load_quickly(tmp_path):
     assert (len(frame), frame["seed"].nunique()) == (400_000, 1000)
 
 
-# --- settings, then and now -----------------------------------------------------------------------------------------------
+# --- settings of old records and of today's code --------------------------------------------------------------------------
 
 
-def test_the_first_difference_is_named():
+def test_the_first_setting_that_differs_is_named():
     arm, recorded = ARMS["td3"], json.loads(files.json_text(ARMS["td3"]))
     assert records.difference({"format": FORMAT, "settings": recorded}, arm) is None
     recorded["learner"] |= {"discount": 0.98, "policy_delay": 3}
@@ -398,8 +398,8 @@ def test_the_first_difference_is_named():
     assert found == "settings.algorithm is 'td3' in the record and 'sac' in today's code."
 
 
-def test_old_records_lack_new_settings_only_at_their_defaults():
-    """A setting that came later had its default before; another one today is named, and none is forgiven now."""
+def test_a_setting_missing_in_an_old_record_counts_as_its_default():
+    """A different value today is named. From format 4 on, every setting must be there."""
     arm, old = ARMS["td3"], files.plain(ARMS["td3"])
     del old["dynamics"], old["finetuning"]["critic_updates"]
     assert records.difference({"format": 3, "settings": old}, arm) is None

@@ -1,4 +1,4 @@
-"""One population from nothing to its record: what is trained once, what a kill leaves, who diverges, and what is refused."""
+"""One population from nothing to its records: shared stages, kills, divergence, and what is refused."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 def trained(which, work, to=None):
-    """Trains a run in a tiny budget, and returns it."""
+    """Trains a run with a tiny budget and returns its population."""
     *_, population = run.train([which], TINY.apply(ARMS[which.arm]), work, to=to)
     return population
 
 
 @pytest.fixture
-def begun(monkeypatch):
-    """The gradient steps at which each pre-training in this process begins, in order."""
+def pretraining_starts(monkeypatch):
+    """The gradient steps at which each pre-training in this process starts, in order."""
     found, pretrain = [], training.pretrain
 
     def note(learner, *given):
@@ -38,8 +38,8 @@ def begun(monkeypatch):
     return found
 
 
-def test_a_setting_that_came_later_renames_nothing_where_it_is_what_was_done_before():
-    """Checkpoints from before `picks` and `branch` keep their place; an arm that picks by doubt has its own."""
+def test_a_new_setting_at_its_default_keeps_the_folder_of_old_checkpoints():
+    """Checkpoints from before `picks` and `branch` are still found. Another value of `picks` has its own folder."""
     before = files.plain(ARMS["augmented"])
     assert [before["augmentation"].pop(name) for name in ("picks", "branch")] == ["random", 0]
     assert run.key("pretraining", ARMS["augmented"]) == run.key("pretraining", before)
@@ -47,20 +47,20 @@ def test_a_setting_that_came_later_renames_nothing_where_it_is_what_was_done_bef
     assert run.key("pretraining", trusted) != run.key("pretraining", replace(ARMS["augmented"], finetuning=None))
 
 
-def test_the_doubt_that_an_arm_picks_by_is_its_own_model_s(tmp_path, monkeypatch):
-    """Of the rows that the agent drew; where picks are random there is none."""
+def test_doubt_is_the_models_reconstruction_error_of_each_drawn_row(tmp_path, monkeypatch):
+    """An arm with random picks has none."""
     rule = replace(IMAGINING.augmentation, picks="trusted")
     monkeypatch.setitem(ARMS, "small_trusted", replace(IMAGINING, augmentation=rule, finetuning=None))
     population = trained(on_data("small_trusted"), tmp_path)
     model, state = population.fits[0].model, torch.from_numpy(population.drawn[0].state)
-    known = model.standardiser.apply(state)
-    blurred = model.decoder.alone(model.encoder.alone(known)[:, :4])
-    torch.testing.assert_close(run.doubt(population), (blurred - known).square().mean(dim=1)[None])
+    standardised = model.standardiser.apply(state)
+    reconstructed = model.decoder.alone(model.encoder.alone(standardised)[:, :4])
+    torch.testing.assert_close(run.doubt(population), (reconstructed - standardised).square().mean(dim=1)[None])
     assert run.doubt(trained(on_data("small_imagining"), tmp_path)) is None
 
 
-def test_branches_are_what_the_simulator_answers_each_agent_from_its_own_whole_states(tmp_path):
-    """Two agents' tables; those of one alone are the same. Steps start in drawn states, or go on from the first ones."""
+def test_branches_are_simulator_steps_of_each_agent_from_its_drawn_states(tmp_path):
+    """Half the steps start in drawn states and half continue from there. An agent's table does not depend on its neighbours."""
     arm, runs = TINY.apply(ARMS["small_branch"]), [on_data("small_branch", seed) for seed in (0, 1)]
     both, alone = (run.begin(some, arm, tmp_path) for some in (runs, runs[1:]))
     table = run.branched(both, arm.augmentation, 3)
@@ -69,8 +69,8 @@ def test_branches_are_what_the_simulator_answers_each_agent_from_its_own_whole_s
     batch, task = transitions.unpack(table, 11, 3), both.learner.task
     state, next_state = (both.learner.standardiser.invert(part)[0].numpy() for part in (batch.state, batch.next_state))
     drawn, half = both.drawn[0], len(state) // 2
-    apart = np.abs(state[:half, None] - drawn.state).max(axis=2).min(axis=1)
-    assert apart.max() < 1e-4
+    distance = np.abs(state[:half, None] - drawn.state).max(axis=2).min(axis=1)
+    assert distance.max() < 1e-4
     assert np.abs(state[:, -6:]).max() < task.velocity_limit
     found, _, terminal = check.replay(task, state, batch.action[0].numpy())
     np.testing.assert_allclose(found, next_state, atol=0.05)
@@ -85,35 +85,35 @@ def test_branches_are_what_the_simulator_answers_each_agent_from_its_own_whole_s
 
 
 @pytest.mark.slow
-def test_a_stage_that_arms_share_is_trained_once(begun, tmp_path, monkeypatch):
-    """Two arms differ in their fine-tuning alone; the third takes something else from the same world model."""
+def test_a_stage_that_arms_share_is_trained_once(pretraining_starts, tmp_path, monkeypatch):
+    """Two arms differ only in their fine-tuning. The third uses the same world model, but another source of next states."""
     fitted, fit = [], imagination.fit
     monkeypatch.setattr(imagination, "fit", lambda *given, **named: fitted.append(given) or fit(*given, **named))
     runs = [on_data(arm) for arm in ("small_imagining", "small_with_data", "small_noise")]
     assert record(tmp_path, runs, SHORT) == runs
     assert len(fitted) == 1
-    assert begun == [0, 0]
+    assert pretraining_starts == [0, 0]
     first, same, other = (rows(tmp_path, each).query("phase == 'pretrain'") for each in runs)
     assert first.equals(same)
     assert not first.equals(other)
 
 
 def record_and_die(folder, which):
-    """Records a run, and dies once its pre-training has left a checkpoint."""
+    """Records a run, and kills this process after the first checkpoint of its pre-training."""
     save = run.save
 
-    def last(*given):
+    def save_and_die(*given):
         save(*given)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    run.save = last
+    run.save = save_and_die
     record(folder, [which], SHORT)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ["small_imagining", "small_branch"])
-def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(arm, begun, tmp_path):
-    """It goes on with what it had imagined, or with what its policy does now: every row is equal bit for bit."""
+def test_pretraining_killed_between_two_tables_records_the_same_rows(arm, pretraining_starts, tmp_path):
+    """It draws the imagined table again, or branches of its present policy. All rows are equal, bit for bit."""
     which, whole, killed = on_data(arm), tmp_path / "whole", tmp_path / "killed"
     record(whole, [which], SHORT)
     process = FORK.Process(target=record_and_die, args=(killed, which))
@@ -121,13 +121,13 @@ def test_a_pretraining_killed_between_two_tables_ends_as_one_that_was_not(arm, b
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL
     record(killed, [which], SHORT)
-    assert begun == [0, 50]
+    assert pretraining_starts == [0, 50]
     assert rows(killed, which).equals(rows(whole, which))
 
 
 @pytest.mark.parametrize(("steps", "apart"), [(1_000_000, 25_000), (100_000, 5_000)])
-def test_a_long_training_has_a_checkpoint_at_every_25_000_steps(steps, apart, tmp_path, monkeypatch):
-    """A replay of a million rows is large; the others, as short as they are, have one at every evaluation."""
+def test_long_training_writes_a_checkpoint_every_25_000_steps(steps, apart, tmp_path, monkeypatch):
+    """A replay buffer of a million rows is large. Shorter training writes one at every evaluation."""
     arm, saved = replace(SCRATCH, finetuning=replace(SCRATCH.finetuning, steps=steps)), []
     population = run.begin([RUN], arm, tmp_path)
     learner = population.learner
@@ -140,8 +140,8 @@ def test_a_long_training_has_a_checkpoint_at_every_25_000_steps(steps, apart, tm
 
 
 @pytest.mark.slow
-def test_what_may_be_shipped_is_kept_beside_the_checkpoints(tmp_path, monkeypatch):
-    """The agent at the switch, and its actor on the way; the checkpoints of the fine-tuning go."""
+def test_networks_that_may_be_shipped_are_kept_beside_the_checkpoints(tmp_path, monkeypatch):
+    """They are the agent at the switch and its actor at later steps. The checkpoints of the fine-tuning are removed."""
     monkeypatch.setattr(run, "STEPS_KEPT", (50, 150))
     which = on_data("small_imagining")
     record(tmp_path, [which], SHORT)
@@ -154,7 +154,7 @@ def test_what_may_be_shipped_is_kept_beside_the_checkpoints(tmp_path, monkeypatc
 
 
 def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch):
-    """A pool of the same name may be another one by now; from scratch there are no rows."""
+    """A pool of the same name may hold other rows by now. Training from scratch draws none."""
 
     def folder(which, arm):
         return run.online_folder(run.begin([which], TINY.apply(arm), tmp_path))
@@ -168,8 +168,8 @@ def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [RUN, on_data()], ids=str)
-def test_a_run_that_went_on_names_all_the_code_that_trained_it(which, tmp_path, monkeypatch):
-    """Trained by one commit after the other: the last is its commit, and the checkpoints remember the others."""
+def test_a_resumed_run_names_every_commit_that_trained_it(which, tmp_path, monkeypatch):
+    """The last commit is the run's own, and the checkpoints remember the earlier ones."""
     for letter, to in (("a", 200), ("b", 400), ("b", 500), ("c", None)):
         monkeypatch.setattr(run, "commit", lambda letter=letter: letter * 40)
         monkeypatch.setattr(run, "provenance", lambda *given, letter=letter: {"commit": letter * 40})
@@ -178,19 +178,19 @@ def test_a_run_that_went_on_names_all_the_code_that_trained_it(which, tmp_path, 
     assert run.origin(trained(which, tmp_path / "other")) == {"commit": "c" * 40}
 
 
-# --- populations and who diverges -----------------------------------------------------------------------------------------
+# --- populations and divergence -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A folder in which two runs were trained one after the other."""
+    """A folder with two runs that were trained one after the other."""
     folder = tmp_path_factory.mktemp("alone")
     record(folder, [RUN, SECOND], BRIEF)
     return folder
 
 
-def test_a_population_records_what_its_agents_record_alone(alone, tmp_path, monkeypatch):
-    """Two seeds side by side in one process: the same rows, a record each, and the time is shared among them."""
+def test_agents_in_a_population_record_the_same_rows_as_alone(alone, tmp_path, monkeypatch):
+    """Two seeds train side by side in one process. Each gets its own record, with an equal share of the time."""
     monkeypatch.setattr(run.Population, "seconds", 100.0)
     record(tmp_path, [RUN, SECOND], BRIEF, population=2)
     for which in (RUN, SECOND):
@@ -198,8 +198,8 @@ def test_a_population_records_what_its_agents_record_alone(alone, tmp_path, monk
         assert records.read_metadata(tmp_path / "runs", which)["wall_seconds"] == 50
 
 
-def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(alone, tmp_path, monkeypatch):
-    """Of two agents in one population the first is poisoned on the way; the second's rows are those of a training alone."""
+def test_a_diverged_agent_is_recorded_and_its_neighbour_continues(alone, tmp_path, monkeypatch):
+    """The first of two agents becomes NaN after 200 steps. The second's rows equal those of training alone."""
     evaluate = run.evaluate
 
     def poisoned(population, phase):
@@ -217,7 +217,7 @@ def test_an_agent_that_becomes_nan_is_recorded_and_its_neighbour_goes_on(alone, 
 
 @pytest.mark.slow
 def test_an_agent_that_diverges_before_its_first_evaluation_is_recorded(tmp_path, monkeypatch):
-    """Without rows, and without signatures of a failure that nobody saw; its neighbour goes on."""
+    """Its record has no rows and no signatures that need an evaluation. Its neighbour continues."""
     pretrain = training.pretrain
 
     def poisoned(learner, *given):
@@ -238,14 +238,14 @@ def test_an_agent_that_diverges_before_its_first_evaluation_is_recorded(tmp_path
 
 
 def test_data_of_another_task_are_refused_before_anything_is_trained(tmp_path):
-    """The name of a run says which task and which data; that they fit is checked where they meet."""
+    """The name of a run may combine any task with any dataset."""
     which = records.Run("ant", "hopper-medium-replay", "vanilla", 0)
     with pytest.raises(ValueError, match="hopper-medium-replay: state has 11 dimensions, but in Ant-v5 it has 27"):
         runner.train([which], studies.PROFILES["paper"], tmp_path / "runs", tmp_path / "work")
 
 
-def test_bfloat16_is_recorded_only_where_it_is_multiplied(tmp_path, monkeypatch):
-    """A run in float32 under the name of a bfloat16 arm would be no evidence: it is refused, and nothing is written."""
+def test_a_bfloat16_arm_is_refused_on_a_processor_without_bfloat16(tmp_path, monkeypatch):
+    """A float32 run under the name of a bfloat16 arm would be false evidence. Nothing is written."""
     monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": False)
     which = records.Run("hopper", "none", "td3_bfloat16", 0)
     with pytest.raises(RuntimeError, match=f"{which}: it trains in bfloat16, but this processor cannot multiply bfloat16"):

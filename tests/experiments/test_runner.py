@@ -1,4 +1,4 @@
-"""What trains the missing runs: a kill loses nothing and leaves nothing behind, and two commands train each run once."""
+"""Recording missing runs: a kill loses nothing and leaves no process behind, and two commands train each run once."""
 
 import errno
 import fcntl
@@ -33,14 +33,14 @@ TINIER = Study("tiny", "Does it run?", ("small",), seeds=(0, 1))
 
 
 def start(folder, *given, **more):
-    """Starts recording in a process of its own, which knows the tiny arms."""
+    """Starts recording in a forked process, which knows the tiny arms."""
     process = FORK.Process(target=record, args=(folder, *given), kwargs=more)
     process.start()
     return process
 
 
 def finish(process):
-    """Waits for a process that should end well."""
+    """Waits for a process and asserts that it succeeds."""
     process.join(timeout=120)
     assert process.exitcode == 0
 
@@ -49,8 +49,8 @@ def finish(process):
 
 
 @slow
-def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path):
-    """kill -9 at random moments; the same command goes on; every evaluation row is equal bit for bit."""
+def test_a_run_killed_twenty_times_records_the_same_rows(tmp_path):
+    """kill -9 strikes at random moments, and the same command continues. All rows are equal, bit for bit."""
     record(tmp_path / "whole", [RUN])
     moments, interrupted = random.Random(0), 0
     for _ in range(20):
@@ -59,15 +59,15 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path):
         interrupted += process.is_alive()
         process.kill()
         process.join()
-    assert interrupted >= 5, "too few of the kills met a run that was still training"
+    assert interrupted >= 5, "Too few of the kills met a run that was still training."
     finish(start(tmp_path / "killed", [RUN]))
     assert rows(tmp_path / "killed").equals(rows(tmp_path / "whole"))
-    assert progress(tmp_path / "killed") == [], "the checkpoints of a recorded run are removed"
+    assert progress(tmp_path / "killed") == [], "The checkpoints of a recorded run should be removed."
 
 
 @slow
-def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
-    """Killed after the second one, it does not begin again."""
+def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path):
+    """We kill it after the second checkpoint."""
     process = start(tmp_path, [RUN])
     wait_until("the second checkpoint", lambda: max(progress(tmp_path), default=0) >= 200)
     process.kill()
@@ -77,30 +77,30 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert [next(states).learner.environment_steps for _ in range(3)] == [0, steps, steps + 100]
 
 
-# Beside workers, which know the programme's arms alone.
+# For tests with workers, which know only the programme's arms.
 PAIR = [Run("hopper", "none", "td3", seed) for seed in (0, 1)]
 
 
 def record_pair(folder, workers=2, file_size=None):
-    """Records two runs in a process group of its own, as a shell does; no file may grow beyond `file_size` bytes."""
+    """Records two runs in a new process group, as a shell does; no file may grow beyond `file_size` bytes."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, such as these tests, may ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job, such as these tests, may ignore it
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     record(folder, PAIR, TINY, workers=workers)
-    get_reusable_executor().shutdown()  # as the end of a command does; a fork has no such end, and idle workers stay for minutes
+    get_reusable_executor().shutdown()  # as a command does at its end; otherwise idle workers stay for minutes
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folder of the two runs that nothing disturbed."""
+    """A folder with the two runs, recorded without a disturbance."""
     folder = tmp_path_factory.mktemp("undisturbed")
     record(folder, PAIR, TINY)
     return folder
 
 
-def goes_on(folder, undisturbed):
-    """The same command, with one worker, ends with the rows of the runs that nothing disturbed."""
+def assert_continues(folder, undisturbed):
+    """Repeats the command with one worker and asserts that it records the rows of the undisturbed runs."""
     process = FORK.Process(target=record_pair, args=(folder, 1))
     process.start()
     finish(process)
@@ -109,22 +109,22 @@ def goes_on(folder, undisturbed):
 
 
 @slow
-def test_ctrl_c_leaves_no_process_and_the_same_command_goes_on(undisturbed, tmp_path):
-    """In the middle of a run, or of both. A terminal sends it to the command and to its workers."""
+def test_ctrl_c_leaves_no_process_and_the_same_command_continues(undisturbed, tmp_path):
+    """At least one run is training. Like a terminal, we send SIGINT to the command and to its workers."""
     process = FORK.Process(target=record_pair, args=(tmp_path,))
     process.start()
     wait_until("the second checkpoint", lambda: max(progress(tmp_path), default=0) >= 200 or not process.is_alive())
     children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 2, "two processes should train"
+    assert len(children) >= 2, "Two processes should be training."
     os.killpg(process.pid, signal.SIGINT)
     process.join(timeout=60)
-    assert process.exitcode not in (None, 0), "nothing was disturbed"
+    assert process.exitcode not in (None, 0), "The command ended before we interrupted it."
     wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
-    goes_on(tmp_path, undisturbed)
+    assert_continues(tmp_path, undisturbed)
 
 
-def told(child):
-    """Returns how a process was started; of one that has ended nothing."""
+def command_line(child):
+    """Returns the command line of a process, or an empty text if the process has ended."""
     with suppress(psutil.NoSuchProcess):
         return str(child.cmdline())
     return ""
@@ -132,7 +132,7 @@ def told(child):
 
 @slow
 def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path):
-    """SIGKILL and SIGTERM of the command or of a worker, at random moments; each time all are gone within ten seconds."""
+    """SIGKILL or SIGTERM ends the command or a worker at a random moment. Each time all processes end within ten seconds."""
     moments, met = random.Random(0), 0
     for number in range(20):
         process = FORK.Process(target=record_pair, args=(tmp_path,))
@@ -140,21 +140,21 @@ def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path)
         parent = psutil.Process(process.pid)
         wait_until("two workers", lambda p=process, parent=parent: not p.is_alive() or len(parent.children()) >= 2)
         process.join(timeout=moments.uniform(0, 4))
-        begun = parent.children(recursive=True) if process.is_alive() else []
-        met += bool(begun)
-        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
-            workers = [child for child in begun if "LokyProcess" in told(child)]  # not what cleans up after them
+        children = parent.children(recursive=True) if process.is_alive() else []
+        met += bool(children)
+        with suppress(psutil.NoSuchProcess):  # the process has just ended by itself
+            workers = [child for child in children if "LokyProcess" in command_line(child)]  # not loky's resource tracker
             victim = parent if number % 2 or not workers else moments.choice(workers)
             victim.send_signal(signal.SIGKILL if number % 4 < 2 else signal.SIGTERM)
         process.join(timeout=300)
         assert process.exitcode is not None
-        wait_until("the end of all", lambda begun=begun: not any(map(psutil.Process.is_running, begun)), seconds=10)
-    assert met >= 5, "too few of the kills met a command that was still training"
-    goes_on(tmp_path, undisturbed)
+        wait_until("the end of all", lambda children=children: not any(map(psutil.Process.is_running, children)), seconds=10)
+    assert met >= 5, "Too few of the kills met a command that was still training."
+    assert_continues(tmp_path, undisturbed)
 
 
 def command(folder):
-    """Calls the command for the two runs, in a clone in `folder`."""
+    """Runs `mbaug record` for the two runs, with `folder` as the repository."""
     files.repository = lambda: folder
     studies.PROFILES["tiny"] = TINY
     commands.main(["record", "baselines", "--profile", "tiny", "--only", "hopper/none/td3/*", "--seeds", "0-1", "--workers", "2"])
@@ -162,8 +162,8 @@ def command(folder):
 
 @slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_an_ended_command_ends_as_an_interrupted_one(number, tmp_path, capfd):
-    """SIGTERM is what a scheduler of jobs sends, to the command alone: a sentence, and no process is left."""
+def test_sigterm_and_sighup_end_a_command_as_ctrl_c_does(number, tmp_path, capfd):
+    """A job scheduler sends SIGTERM to the command alone. It prints one sentence, and no process is left."""
     process = FORK.Process(target=command, args=(tmp_path,))
     process.start()
     wait_until("a training", lambda: list(tmp_path.rglob(checkpoint.NAME)) or not process.is_alive())
@@ -177,18 +177,18 @@ def test_an_ended_command_ends_as_an_interrupted_one(number, tmp_path, capfd):
 
 @slow
 def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
-    """No checkpoint fits; the command ends; with space again the same command records the same rows."""
+    """No checkpoint fits, so the command ends. With space again, the same command records the same rows."""
     full = FORK.Process(target=record_pair, args=(tmp_path, 1, 20_000))
     full.start()
     full.join(timeout=60)
     assert full.exitcode == 1
     assert not list(tmp_path.rglob("*.csv"))
-    goes_on(tmp_path, undisturbed)
+    assert_continues(tmp_path, undisturbed)
 
 
 @slow
-def test_whichever_write_finds_the_disk_full_the_same_command_goes_on(tmp_path, monkeypatch):
-    """One sentence, and every checkpoint is whole; at the end the rows are those of a run that had room."""
+def test_whichever_write_finds_the_disk_full_the_same_command_continues(tmp_path, monkeypatch):
+    """The error is one sentence, and all checkpoints stay complete. Finally the rows equal those of a run that had space."""
     which, fsync, room, refused = on_data("small_imagining"), os.fsync, 0, set()
     record(tmp_path / "whole", [which], SHORT)
 
@@ -198,7 +198,7 @@ def test_whichever_write_finds_the_disk_full_the_same_command_goes_on(tmp_path, 
         return fsync(*given) if room >= 0 else no_space()
 
     monkeypatch.setattr(files.os, "fsync", full)
-    for number in (0, 1, 2, 1, 1, 1, 3, 2, 2):  # of files that find room: then the next kind of file is the first without
+    for number in (0, 1, 2, 1, 1, 1, 3, 2, 2):  # writes that find room, chosen so that each kind of file fails at least once
         room = number
         with pytest.raises(RuntimeError) as ended:
             record(tmp_path / "full", [which], SHORT)
@@ -216,19 +216,19 @@ def test_whichever_write_finds_the_disk_full_the_same_command_goes_on(tmp_path, 
 
 @pytest.mark.filterwarnings("ignore:OMP_NUM_THREADS=3 was set")
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=slow)])
-def test_a_worker_process_has_one_thread_and_alone_it_is_the_command_itself(workers, monkeypatch, tmp_path):
-    """Also where the user's shell says otherwise; and a command whose shell has gone goes on."""
+def test_each_worker_has_one_thread_and_a_single_one_needs_no_process(workers, monkeypatch, tmp_path):
+    """The user's OMP_NUM_THREADS does not matter. Only workers end with their parent: the command itself outlives its shell."""
     monkeypatch.setenv(engine.process.THREADS[0], "3")
     monkeypatch.setattr(runner, "attempt", lambda *given: [(os.getppid(), dict(os.environ))])
     ((parent, environment),) = runner.on_this_machine([[[RUN]]], TINY, tmp_path, tmp_path, workers, "cpu")
     assert (parent == os.getpid()) == (workers > 1)
     assert workers == 1 or [environment[variable] for variable in engine.process.THREADS] == ["1", "1"]
-    time.sleep(0.2)  # nothing ends this process, which is no child of its own
+    time.sleep(0.2)  # time enough for this process to end if it were treated as a worker
 
 
 @slow
 def test_without_semaphores_one_worker_trains_and_several_are_refused(tmp_path, monkeypatch):
-    """As where /dev/shm is read-only."""
+    """A read-only /dev/shm has no semaphores."""
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", lambda *_, **__: no_space())
     with pytest.raises(
         RuntimeError, match=r"several workers need semaphores, .* No space left on device; train with --workers 1$"
@@ -243,14 +243,14 @@ def test_without_semaphores_one_worker_trains_and_several_are_refused(tmp_path, 
 
 @slow
 def test_two_commands_record_each_run_once(tmp_path):
-    """Whoever comes second waits or takes another run, and then finds all recorded: never two halves."""
+    """The second one takes another run or waits, and in the end finds everything recorded."""
     for process in [start(tmp_path, [RUN, SECOND]), start(tmp_path, [RUN, SECOND])]:
         finish(process)
     assert [len(rows(tmp_path, which)) for which in (RUN, SECOND)] == [7, 7]  # one episode at 0, 100, ..., 600 steps
 
 
-def test_runs_that_another_command_is_at_come_last_and_are_said_to_be_running(tmp_path):
-    """So that two commands share the work; and to ask leaves no file."""
+def test_runs_held_by_another_command_come_last_and_count_as_running(tmp_path):
+    """Thus two commands share the work. Asking for the status creates no file."""
     jobs, root = studies.cells([RUN, SECOND, THIRD]), tmp_path / "runs"
     with runner.held([RUN], TINY.apply(SCRATCH), tmp_path):
         assert list(runner.free_first(jobs, TINY, tmp_path)) == [[[SECOND]], [[THIRD]], [[RUN]]]
@@ -262,8 +262,8 @@ def test_runs_that_another_command_is_at_come_last_and_are_said_to_be_running(tm
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_told_and_two_commands_still_do_not_meet(code, tmp_path, monkeypatch):
-    """As some network file systems are: a file stands for the lock, and goes when it is let go of."""
+def test_without_file_locks_we_warn_and_two_commands_still_do_not_meet(code, tmp_path, monkeypatch):
+    """Some network file systems have no locks. A file stands for the lock and is removed when it is released."""
 
     def flock(*given):
         raise OSError(code, os.strerror(code))
@@ -275,56 +275,56 @@ def test_a_file_system_without_locks_is_told_and_two_commands_still_do_not_meet(
     assert not runner.is_training(RUN, SCRATCH, tmp_path)
 
 
-# --- what fails -----------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------------------------
 
 
 @slow
-def test_a_run_that_fails_leaves_the_others(tmp_path):
-    """They are recorded, and the problem is told when it comes and at the end."""
-    runs, said = [RUN, SECOND, THIRD], []
+def test_a_failed_run_does_not_stop_the_others(tmp_path):
+    """They are recorded. The problem is reported at once, and again at the end."""
+    runs, reported = [RUN, SECOND, THIRD], []
     blocked = SECOND.path(tmp_path / "runs").with_suffix(".csv")
     blocked.mkdir(parents=True)
     sentence = f"{SECOND}: Cannot write {blocked}"
     with pytest.raises(RuntimeError, match=re.escape(sentence)):
-        record(tmp_path, runs, BRIEF, report=said.append)
+        record(tmp_path, runs, BRIEF, report=reported.append)
     assert records.missing(tmp_path / "runs", runs) == [SECOND]
-    assert len([line for line in said if line.startswith(sentence)]) == 1
+    assert len([line for line in reported if line.startswith(sentence)]) == 1
 
 
-def test_code_without_a_commit_is_told_before_it_trains(tmp_path, monkeypatch):
-    """Not after hours; and a worker at another commit is told with both."""
-    said, moments = [], []
+def test_uncommitted_code_is_reported_before_it_trains(tmp_path, monkeypatch):
+    """Hours later it would be too late."""
+    reported, counts = [], []
     for name in ("unknown", "0" * 40 + "+dirty", "0" * 40):
         monkeypatch.setattr(runner, "commit", lambda name=name: name)
-        monkeypatch.setattr(runner, "on_this_machine", lambda *given: moments.append(len(said)) or [])
-        record(tmp_path, [RUN], report=said.append)
-    assert said == [
-        f"the records will name the commit {x}: train in a clean clone if you want to keep them"
+        monkeypatch.setattr(runner, "on_this_machine", lambda *given: counts.append(len(reported)) or [])
+        record(tmp_path, [RUN], report=reported.append)
+    assert reported == [
+        f"the records will name their code {x}: train with a clean clone if they are to be kept"
         for x in ("unknown", "0" * 40 + "+dirty")
     ]
-    assert moments == [1, 2, 2]
+    assert counts == [1, 2, 2]
 
 
-def test_the_code_of_a_worker_is_named_where_it_is_another(recorded, tmp_path, monkeypatch):
+def test_a_worker_at_another_commit_is_reported_with_both_commits(recorded, tmp_path, monkeypatch):
     copy(
         recorded, tmp_path / "runs", provenance=records.read_metadata(recorded / "runs", RUN)["provenance"] | {"commit": 40 * "1"}
     )
-    said = []
+    reported = []
     monkeypatch.setattr(runner, "commit", lambda: 40 * "0")
     monkeypatch.setattr(runner, "missing", lambda *given: [RUN])
     monkeypatch.setattr(runner, "train", lambda *given: None)
-    record(tmp_path, [RUN], report=said.append)
-    assert said[0].endswith(f" s, trained by commit {40 * '1'}, but this clone is at {40 * '0'}")
+    record(tmp_path, [RUN], report=reported.append)
+    assert reported[0].endswith(f" s, trained by the code {40 * '1'}, while it is {40 * '0'} here")
 
 
-def test_a_read_only_folder_is_said_in_one_sentence(tmp_path):
-    """Not even root can write where the way leads through a file."""
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
+    """A file is in the way, so that even root cannot write there."""
     (tmp_path / "work").touch()
     with pytest.raises(RuntimeError, match=f"^{RUN}: Cannot write {tmp_path / 'work'}.*: choose another folder.$"):
         record(tmp_path, [RUN])
 
 
-def test_a_mistake_of_the_code_is_told_with_its_traceback(tmp_path, monkeypatch):
+def test_an_unexpected_error_is_reported_with_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "train", lambda *given: {}["absent"])
     ((runs, problem),) = runner.attempt([[RUN]], TINY, tmp_path / "runs", tmp_path / "work")
     assert runs == [RUN]
@@ -332,42 +332,42 @@ def test_a_mistake_of_the_code_is_told_with_its_traceback(tmp_path, monkeypatch)
     assert problem.endswith("KeyError: 'absent'\n")
 
 
-def test_runs_whose_data_are_not_here_are_left_out(monkeypatch):
+def test_runs_whose_dataset_is_missing_are_left_out(monkeypatch):
     def load(name):
         if name == "ant-medium":
             raise FileNotFoundError("ant-medium is not here: `collect` makes it")
 
     monkeypatch.setattr(runner.read, "load", load)
-    here, said = [RUN, on_data()], []
+    here, reported = [RUN, on_data()], []
     lacking = [Run("ant", "ant-medium", "vanilla", seed) for seed in (0, 1)]
-    assert runner.with_data([lacking[0], *here, lacking[1]], said.append) == here
-    assert said == ["2 runs are skipped: ant-medium is not here: `collect` makes it"]
-    assert runner.with_data([], said.append) == []
+    assert runner.with_data([lacking[0], *here, lacking[1]], reported.append) == here
+    assert reported == ["2 runs are left out: ant-medium is not here: `collect` makes it"]
+    assert runner.with_data([], reported.append) == []
     with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
-        runner.with_data(lacking, said.append)
+        runner.with_data(lacking, reported.append)
 
 
-# --- what is recorded already ---------------------------------------------------------------------------------------------
+# --- existing records -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A folder with the tiny run recorded in a brief budget."""
+    """A folder in which the tiny run is recorded with a short budget."""
     folder = tmp_path_factory.mktemp("recorded")
     record(folder, [RUN], BRIEF)
     return folder
 
 
 def copy(recorded, root, change=lambda rows: rows, policies=None, **changed):
-    """Writes what was recorded below `root`, with other rows, settings or metadata, and with actors as if they had been kept."""
+    """Writes the record into `root` with changed rows or metadata, and with actors if given."""
     table, metadata = records.read(recorded / "runs", RUN)
     metadata = {name: metadata[name] for name in OWN} | changed
     records.write(root, RUN, change(table).to_dict("records"), metadata, policies)
 
 
-def test_a_record_with_other_settings_does_not_count_as_there(recorded, monkeypatch):
-    """Old curves under a new setting would be a lie: the sentence names the setting, and the file to remove."""
-    monkeypatch.setattr(run, "train", lambda *given: pytest.fail("it trains again"))
+def test_a_record_with_other_settings_is_refused(recorded, monkeypatch):
+    """Old curves under new settings would be false evidence. The error names the setting and the file to remove."""
+    monkeypatch.setattr(run, "train", lambda *given: pytest.fail("The run is trained again."))
     assert record(recorded, [RUN], BRIEF) == []
     monkeypatch.setitem(ARMS, "small", replace(SCRATCH, learner=replace(SCRATCH.learner, policy_delay=3)))
     file = re.escape(str(RUN.path(recorded / "runs"))) + ".json"
@@ -376,16 +376,16 @@ def test_a_record_with_other_settings_does_not_count_as_there(recorded, monkeypa
         record(recorded, [RUN], BRIEF)
 
 
-def test_status_counts_what_has_ended_well_and_badly(recorded, tmp_path):
+def test_status_counts_finished_and_diverged_runs(recorded, tmp_path):
     copy(recorded, tmp_path, status="diverged", diverged_at={"gradient_steps": 1, "environment_steps": 1})
     found = [runner.status(TINIER, root, tmp_path).to_numpy().tolist() for root in (recorded / "runs", tmp_path)]
     assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
 
 
-def test_hours_come_from_this_processor_s_records(tmp_path, monkeypatch):
-    """Another processor's seconds only where there are no others; a pre-training that arms share is counted once."""
+def test_the_estimate_of_hours_uses_records_of_this_processor(tmp_path, monkeypatch):
+    """Records of other processors count only if there are no others. A pre-training that arms share counts once."""
     assert runner.step_seconds(tmp_path) == 0.01
-    found = {PAIR[0]: {"wall_seconds": 1900.0, "provenance": {"cpu": "another"}}}  # of 95,000 updates
+    found = {PAIR[0]: {"wall_seconds": 1900.0, "provenance": {"cpu": "another"}}}  # for 95,000 updates
     monkeypatch.setattr(records, "load_metadata", lambda root: found)
     assert runner.step_seconds(tmp_path) == pytest.approx(0.02)
     found[PAIR[1]] = {"wall_seconds": 950.0, "provenance": {"cpu": provenance.processor()}}
@@ -406,19 +406,19 @@ def test_hours_come_from_this_processor_s_records(tmp_path, monkeypatch):
     ],
 )
 def test_verify_compares_every_column_and_every_row(change, sentence, recorded, tmp_path, monkeypatch):
-    """NaN, which a run from scratch has where there are no data, equals NaN alone."""
+    """NaN, which a run from scratch has in place of a value on data, equals only NaN."""
     monkeypatch.setitem(ARMS, "small", BRIEF.apply(SCRATCH))
     copy(recorded, tmp_path / "changed", change)
     assert sentence in verify.verify(RUN, tmp_path / "changed", tmp_path / "work")
 
 
-def test_verify_trains_nothing_of_other_settings(recorded, tmp_path):
+def test_verify_refuses_a_record_with_other_settings(recorded, tmp_path):
     with pytest.raises(ValueError, match=r"cannot be verified: settings\.finetuning\.steps is 300 in the record and 100000"):
         verify.verify(RUN, recorded / "runs", tmp_path)
 
 
-def test_an_actor_that_was_kept_acts_again(recorded, tmp_path, monkeypatch):
-    """And what keeps it from doing so is said."""
+def test_a_kept_actor_can_be_loaded_and_acts_as_before(recorded, tmp_path, monkeypatch):
+    """If there is none, the error says why."""
     monkeypatch.setitem(ARMS, "small", BRIEF.apply(SCRATCH))
     learner = training.learner(SCRATCH, run.tasks.find("hopper"), [5])
     copy(recorded, tmp_path, policies={"final": training.actors(learner)[0]})
@@ -431,8 +431,8 @@ def test_an_actor_that_was_kept_acts_again(recorded, tmp_path, monkeypatch):
         runner.policy(RUN, recorded / "runs", "final")
 
 
-def test_a_chapter_reads_what_is_recorded_or_trains_what_it_shows(tmp_path, monkeypatch):
-    """With `retrain`, the first seeds in a small budget, into a folder of their own, once."""
+def test_a_chapter_reads_records_or_trains_its_own_runs(tmp_path, monkeypatch):
+    """With `retrain`, it trains the first seeds with a small budget into a separate folder, and only once."""
     monkeypatch.setattr(files, "repository", lambda: tmp_path)
     monkeypatch.setitem(studies.STUDIES, "tiny", TINIER)
     monkeypatch.setitem(studies.PROFILES, "tiny", replace(BRIEF, seeds=1))
@@ -440,16 +440,16 @@ def test_a_chapter_reads_what_is_recorded_or_trains_what_it_shows(tmp_path, monk
     found = runner.evidence("tiny", "tiny", retrain=True)
     assert (found["seed"].unique().tolist(), len(found)) == ([0], 4)
     assert records.recorded(tmp_path / "build/tiny/runs") == [RUN]
-    monkeypatch.setattr(run, "train", lambda *given: pytest.fail("it trains again"))
+    monkeypatch.setattr(run, "train", lambda *given: pytest.fail("The run is trained again."))
     assert runner.evidence("tiny", "tiny", retrain=True).equals(found)
 
 
-# --- what comes home from a cluster ---------------------------------------------------------------------------------------
+# --- records from a cluster -----------------------------------------------------------------------------------------------
 
 
 @slow
-def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
-    """First with one profile, then with another: what comes home is of the settings that were sent."""
+def test_a_cluster_worker_keeps_runs_of_different_profiles_apart(tmp_path):
+    """Each record that comes back has the settings that were sent."""
     for profile, count in ((BRIEF, 4), (TINY, 7), (BRIEF, 4)):
         ((outcome, ((which, table, metadata, _),)),) = runner.attempt_on_worker([[RUN]], profile, tmp_path)
         assert outcome == ([RUN], "")
@@ -457,8 +457,8 @@ def test_a_worker_of_a_cluster_keeps_what_other_budgets_gave_apart(tmp_path):
         assert records.difference({"format": FORMAT} | metadata, profile.apply(SCRATCH)) is None
 
 
-def test_only_what_was_asked_for_comes_home_and_only_once(recorded, tmp_path):
-    """Rows, metadata and actors; a record with other settings is refused; one that is here by now stays as it is."""
+def test_a_record_from_a_cluster_is_written_once_and_only_with_the_settings_sent(recorded, tmp_path):
+    """Rows, metadata and actors are written. An existing record stays as it is."""
     table, metadata = records.read(recorded / "runs", RUN)
     kept, actor = {name: metadata[name] for name in OWN}, {"final": torch.tensor([1.0, 2.0])}
     other = kept | {"settings": metadata["settings"] | {"precision": "bfloat16"}}

@@ -1,4 +1,4 @@
-"""The networks that come with the project: whole, small, where they say they are from, and as good as before the rounding."""
+"""The networks that the project ships: complete, small, traceable to their runs, and as good as before rounding."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ from mbaug.method import imagination, training, transitions
 HERE = [name for name in trained.names() if trained.path_of(*name).exists()]
 
 
-def test_they_are_small():
+def test_the_shipped_networks_take_at_most_30_megabytes():
     assert sum(trained.path_of(*name).stat().st_size for name in HERE) <= 30_000_000
 
 
 @pytest.mark.parametrize("name", HERE, ids="/".join)
-def test_a_file_is_whole_and_says_where_it_is_from(name):
+def test_a_file_is_complete_and_says_where_it_comes_from(name):
     tensors, about = trained.load(*name)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert about["seed"] == 0
@@ -28,7 +28,7 @@ def test_a_file_is_whole_and_says_where_it_is_from(name):
 
 
 @pytest.mark.parametrize("name", [name for name in HERE if name in trained.AGENTS], ids="/".join)
-def test_an_agent_is_that_of_its_record(name):
+def test_an_agent_matches_the_record_of_its_run(name):
     (task, arm), (_, about) = name, trained.load(*name)
     metadata = records.read_metadata(records.root(), records.Run.parse(about["run"]))
     assert about["run"] == f"{task}/{task}-medium-replay/{arm}/seed0"
@@ -37,7 +37,7 @@ def test_an_agent_is_that_of_its_record(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in HERE if name in trained.WORLD_MODELS], ids="/".join)
-def test_a_world_model_errs_as_before_the_rounding(name):
+def test_rounding_does_not_change_the_error_of_a_world_model(name):
     (task, _), fitted = name, trained.world_model(*name)
     drawn, rest = transitions.draw(read.load(f"{task}-medium-replay"), 10_000, 0)
     assert trained.load(*name)[1]["draw_sha256"] == drawn.sha256
@@ -47,8 +47,8 @@ def test_a_world_model_errs_as_before_the_rounding(name):
         assert np.isclose(found, np.mean(fitted.errors[source]), rtol=0.05)
 
 
-def test_an_agent_comes_back_from_what_its_run_kept(tmp_path, monkeypatch):
-    """Rounded: its actions and values are the kept ones', nearly; and what is there is not made again."""
+def test_an_agent_is_made_from_the_networks_that_its_run_kept(tmp_path, monkeypatch):
+    """Rounding changes its actions and values only slightly. An existing file is not made again."""
     monkeypatch.setattr(trained, "WORLD_MODELS", {})
     monkeypatch.setattr(trained, "ENSEMBLES", {})
     which = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0)
@@ -70,14 +70,14 @@ def test_an_agent_comes_back_from_what_its_run_kept(tmp_path, monkeypatch):
     assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
 
 
-def test_an_agent_whose_critics_are_not_kept_acts_and_values_nothing():
+def test_an_agent_without_shipped_critics_acts_but_its_values_are_nan():
     found, state = trained.agent("walker2d", "augmented"), torch.zeros(1, 5, 17)
     action = torch.from_numpy(found.policy(state.numpy()))
     assert action.abs().max() <= 1
     assert found.agent.critics(state, action).isnan().all()
 
 
-def test_what_is_missing_or_damaged_is_said(tmp_path):
+def test_the_error_for_a_missing_or_damaged_file_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="`python -m mbaug models` makes it"):
         trained.agent("hopper", "vanilla", folder=tmp_path)
     path = trained.path_of("hopper", "vanilla", tmp_path)
