@@ -1,4 +1,4 @@
-"""Evaluation episodes that were never trained for: what `records.load_runs` would return."""
+"""Made-up evaluation episodes in the form that `records.load_runs` returns."""
 
 import pandas as pd
 
@@ -6,7 +6,7 @@ from mbaug.reporting.statistics import RUN
 
 
 def episodes(rows: list[tuple], **fixed) -> pd.DataFrame:
-    """Evaluation episodes from (arm, seed, phase, steps, score) and what else is fixed."""
+    """Returns evaluation episodes from (arm, seed, phase, steps, score); `fixed` sets other columns."""
     table = pd.DataFrame(rows, columns=["arm", "seed", "phase", "steps", "score"])
     means = ["return", "length", "discounted_return", "predicted_value", "data_value", "imagined_outside", "overfitting"]
     table = table.assign(**{**dict.fromkeys(means, 1.0), "task": "hopper", "dataset": "d", "status": "finished", **fixed})
@@ -18,20 +18,20 @@ def episodes(rows: list[tuple], **fixed) -> pd.DataFrame:
 
 
 def curve(scores, seed=0, arm="td3", interval=25_000):
-    """The rows of an online curve that starts at 0 interactions."""
+    """Returns the rows of an online curve that starts at 0 interactions."""
     return [(arm, seed, "finetune", interval * k, score) for k, score in enumerate(scores)]
 
 
 def runs(arms: dict[str, float], seeds: int = 3, tasks=("hopper",), spread: float = 1.0) -> pd.DataFrame:
-    """Evaluation episodes of arms whose scores are a constant each, up to what a seed adds, twice as much to "augmented"."""
+    """Returns episodes of arms with a constant score plus an offset for each seed, which is twice as large for "augmented"."""
     parts = []
     for task in tasks:
         for arm, score in arms.items():
             for seed in range(seeds):
-                own = score + spread * (seed - (seeds - 1) / 2) * (1 if arm == "augmented" else 0.5)
-                rows = curve([own] * 5, seed, arm)
-                rows += [] if arm in ("td3", "sac") else [(arm, seed, "pretrain", 200_000, own)]
-                values = {"predicted_value": 3.0 * own, "discounted_return": own, "overfitting": own}
+                seed_score = score + spread * (seed - (seeds - 1) / 2) * (1 if arm == "augmented" else 0.5)
+                rows = curve([seed_score] * 5, seed, arm)
+                rows += [] if arm in ("td3", "sac") else [(arm, seed, "pretrain", 200_000, seed_score)]
+                values = {"predicted_value": 3.0 * seed_score, "discounted_return": seed_score, "overfitting": seed_score}
                 dataset = "none" if arm in ("td3", "sac") else f"{task}-medium-replay"
                 parts.append(episodes(rows, task=task, dataset=dataset, **values))
     return pd.concat(parts, ignore_index=True)

@@ -1,4 +1,4 @@
-"""The rule of what to keep, by hand; how it is judged; and what is said of a small dataset of one's own."""
+"""The advice on what to keep online: its rule by hand, how we judge it, and the report on a user's own dataset."""
 
 import re
 from functools import partial
@@ -18,7 +18,7 @@ NAMES = [arm for arm, _ in KEEPS.values()]
 
 
 def rows(*cases):
-    """Returns cases of task, scores of data and policy, and of the three arms."""
+    """Returns cases: a task, the scores of its data and of the policy, and those of the three arms."""
     table = pd.DataFrame(cases, columns=["task", "data", "policy", *NAMES])
     return table.astype({name: float for name in table if name != "task"}).assign(seed=0)
 
@@ -27,25 +27,25 @@ def rows(*cases):
     ("data", "policy", "expected"),
     [(10.0, 16.0, "superior"), (10.0, 15.0, "comparable"), (10.0, 5.0, "comparable"), (10.0, 4.0, "inferior")],
 )
-def test_a_regime_is_the_sign_of_a_difference_beyond_the_margin(data, policy, expected):
+def test_the_regime_compares_the_policy_with_the_data_by_a_margin(data, policy, expected):
     assert advice.regime(data, policy, 5.0) == expected
 
 
-def test_what_the_rule_loses_is_the_distance_to_the_best_arm():
+def test_the_loss_of_the_rule_is_its_distance_from_the_best_arm():
     found = rows(("hopper", 10, 30, 50, 60, 20), ("ant", 30, 10, 50, 60, 20), ("ant", 10, 11, 50, 60, 20))
     assert advice.judged(found, 5.0)["lost"].tolist() == [10, 40, 0]
     assert advice.judged(found, 20.0)["lost"].tolist() == [0, 0, 0]
 
 
-def test_the_margin_is_the_middle_of_those_that_lose_least():
+def test_the_best_margin_is_the_middle_of_those_with_the_least_loss():
     wide, narrow = ("hopper", 10, 30, 50, 60, 20), ("ant", 10, 20, 60, 50, 20)
     assert advice.best_margin(rows(wide)) == 35  # 20 to 50: both are kept
     assert advice.best_margin(rows(narrow)) == 5  # 0 to 9: the policy is kept
     assert advice.best_margin(rows()) == 0
 
 
-def test_a_task_is_judged_by_a_margin_of_the_others():
-    """On Hopper any margin below 10 is right, on Ant any from 20 on: what is learned from one fails on the other."""
+def test_each_task_is_judged_with_the_margin_of_the_other_tasks():
+    """Hopper needs a margin below 10 and Ant one of 20 or more, so what is learned from one fails on the other."""
     found = rows(("hopper", 10, 20, 60, 50, 20), ("ant", 10, 30, 50, 60, 20))
     judged = advice.left_out(found).set_index("task")
     assert judged["margin"].to_dict() == {"hopper": 35, "ant": 5}
@@ -56,7 +56,7 @@ def test_a_task_is_judged_by_a_margin_of_the_others():
     assert advice.track_record(found[:1]).startswith("the rule is not tested: it takes two tasks")
 
 
-def test_a_case_needs_all_three_arms_and_the_policys_own_score():
+def test_a_case_needs_all_three_arms_and_the_score_of_the_policy():
     arms = {"vanilla": 40, "vanilla_data": 50, "td3_data": 30}
     found = advice.cases(runs(arms, seeds=2, tasks=("hopper", "halfcheetah")))
     assert found["vanilla_data"].round().tolist() == [50] * 4
@@ -68,35 +68,37 @@ def test_a_case_needs_all_three_arms_and_the_policys_own_score():
     assert advice.cases(pd.concat([frame, early]), updates=20_000)["policy"].tolist() == [15, 15]
 
 
-def test_a_datasets_score_is_the_mean_of_whole_episodes():
+def test_the_score_of_a_dataset_is_the_mean_over_complete_episodes():
     pool = read.load("hopper-random")
     half = pool.rows(np.flatnonzero(pool.episode <= 1)[:-1])  # the second episode lacks its end
     score = partial(normalised_score, tasks.find("hopper"))
     assert advice._score(tasks.find("hopper"), half) == pytest.approx(score(pool.reward[pool.episode == 0].sum()))
     cut = half.rows(np.arange(3))
-    assert advice._score(tasks.find("hopper"), cut) == pytest.approx(score(cut.reward.sum())), "none is whole"
+    assert advice._score(tasks.find("hopper"), cut) == pytest.approx(score(cut.reward.sum())), (
+        "Without complete episodes the incomplete ones should count."
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "task"),
     [("mujoco-hopper-medium-v0", "hopper"), ("walker2d_medium_replay-v2", "walker2d"), ("My-HalfCheetah", "halfcheetah")],
 )
-def test_the_task_is_a_word_of_the_dataset_s_name(name, task):
-    """Where Minari's names and D4RL's have it; a part of a word is none."""
-    assert advice._task_in(name) == task
+def test_the_task_is_found_in_the_name_of_the_dataset(name, task):
+    """It must be a whole word, as in the names of Minari and D4RL."""
+    assert advice._named(name) == task
     with pytest.raises(ValueError, match=r"^the name 'antmaze-umaze-v2' has no task in it: add --task with one of hopper"):
         advice._task_in("antmaze-umaze-v2")
 
 
 @pytest.mark.slow
-def test_a_dataset_is_told_of_line_by_line():
+def test_the_advice_reports_one_step_on_each_line():
     frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
     frame.loc[frame["phase"] == "pretrain", "gradient_steps"] = 50
-    told = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
+    lines = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
     kinds = ["dataset", "", "data", "model", "critics", "policy", "regime", "advice", "record"]
-    assert [line[:10].strip() for line in told] == kinds
-    assert "20,026 transitions in 891 episodes; 10,000 are drawn" in told[0]
-    assert re.search(r"in [0-4] of 4 cases on 2 tasks", told[-1])
+    assert [line[:10].strip() for line in lines] == kinds
+    assert "20,026 transitions in 891 episodes; 10,000 are drawn" in lines[0]
+    assert re.search(r"in [0-4] of 4 cases of 2 tasks", lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,6 @@ def test_a_dataset_is_told_of_line_by_line():
         ("hopper-radnom", None, "unknown dataset 'hopper-radnom': did you mean 'hopper-random'"),
     ],
 )
-def test_a_wrong_dataset_or_task_is_refused_in_a_sentence(name, task, sentence):
+def test_a_wrong_dataset_or_task_is_refused(name, task, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
         next(advice.advise(name, task, pd.DataFrame()))

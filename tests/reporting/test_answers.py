@@ -1,4 +1,4 @@
-"""The first sentences of the README and of the chapters: numbers, seeds and what they can tell, from the records alone."""
+"""The first sentences of the README and of the chapters: the records alone decide their numbers, seeds and conclusions."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ FOUR = ("ant", "halfcheetah", "hopper", "walker2d")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder in the place of those that hold what chapters have drawn."""
+    """An empty folder in place of the one with the tables that chapters store."""
     folder = tmp_path / "figures"
     folder.mkdir()
     monkeypatch.setattr(stored, "DRAWN", folder)
@@ -25,22 +25,22 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name", [name for name in ANSWERS if name[:2] not in ("01", "02", "03", "06", "08", "90")]
-)  # they tell computed numbers
-def test_where_nothing_is_recorded_twice_it_says_so(name):
+)  # the others report computed numbers
+def test_an_answer_without_two_recorded_seeds_says_so(name):
     arms = {"augmented": 20, "noise": 20, "vanilla": 40, "td3": 10}
     for frame in (runs(arms).iloc[:0], runs(arms, seeds=1)):
         assert ANSWERS[name](frame).startswith(NOTHING)
 
 
-def test_a_difference_tells_only_with_five_seeds_and_away_from_zero():
-    said = {n: answers.tell(Interval(5.0, 1.0, 9.0, n), "it helps", "it harms") for n in (4, 5)}
-    assert said == {4: "it takes 5 seeds to tell whether it helps", 5: "it helps (+5.0 [+1.0, +9.0])"}
+def test_a_difference_counts_only_with_five_seeds_and_an_interval_without_zero():
+    texts = {n: answers.tell(Interval(5.0, 1.0, 9.0, n), "it helps", "it harms") for n in (4, 5)}
+    assert texts == {4: "it takes 5 seeds to tell whether it helps", 5: "it helps (+5.0 [+1.0, +9.0])"}
     assert answers.tell(Interval(-5.0, -9.0, -1.0, 5), "it helps", "it harms") == "it harms (−5.0 [−9.0, −1.0])"
     both = answers.tell(Interval(5.0, -1.0, 11.0, 5), "it helps", "it harms")
     assert both == "5 seeds do not tell whether it helps (+5.0 [−1.0, +11])"
 
 
-def test_online_weighs_imagination_against_vanilla_and_noise():
+def test_the_online_answer_compares_imagination_with_vanilla_and_noise():
     arms = {"noise": 48, "vanilla": 40, "td3": 10}
     found = answers.online(runs(arms | {"augmented": 20}, seeds=5, tasks=FOUR))
     assert found.startswith(
@@ -53,15 +53,15 @@ def test_online_weighs_imagination_against_vanilla_and_noise():
     other = runs({"vanilla": -60, "td3": 30}, seeds=5, tasks=("ant",))
     assert answers.online(pd.concat([runs(arms | {"augmented": 20}, seeds=5), other])).startswith(
         "Hopper, 5 seeds: offline pre-training pays (+30 ["
-    ), "a task on which two of the arms are missing has no say"
+    ), "A task that lacks two of the arms should not count."
     assert answers.online(runs(arms | {"augmented": 20}, seeds=2)).startswith(
         "Hopper, 2 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over"
     )
     assert "5 seeds do not tell whether imagination is better than the mean of vanilla and noise (0.0 [" in poor
 
 
-def test_offline_tells_whose_critics_run_away(folder):
-    """By the last row of each arm and task: vanilla crosses its limit on one of two tasks, noise not at its end."""
+def test_the_offline_answer_names_the_arms_whose_critics_run_away(folder):
+    """The last row of each arm and task decides: vanilla exceeds its limit on one of two tasks, and noise on none."""
     rows = [("vanilla", "ant", 9, 5), ("vanilla", "hopper", 4, 5), ("noise", "ant", 9, 5), ("noise", "ant", 3, 5)]
     pd.DataFrame(rows, columns=["arm", "task", "predicted_value", "limit"]).to_csv(folder / "04_runaway.csv", index=False)
     found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5))
@@ -69,22 +69,22 @@ def test_offline_tells_whose_critics_run_away(folder):
     assert found.endswith(said)
 
 
-def test_offline_tells_of_policy_and_critic():
+def test_the_offline_answer_reports_policy_and_critic():
     found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5, tasks=FOUR[1:3]))
     assert found.startswith("HalfCheetah and Hopper, 5 seeds: when pre-training ends, the policy scores 40 [")
     assert "Imagination harms (−20 [" in found
-    assert "Imagination lowers over-estimation (−40 [" in found  # twice the score here
+    assert "Imagination lowers over-estimation (−40 [" in found  # over-estimation is twice the score in these runs
 
 
-def test_controls_weighs_the_model_against_noise_and_counts_predictions():
+def test_the_controls_answer_compares_the_model_with_noise_and_counts_predictions():
     found = answers.controls(runs({"noise": 48, "vanilla": 40, "augmented": 20}, seeds=5, tasks=FOUR))
     assert found.startswith("All four tasks, 5 seeds: an agent that was pre-trained with the model's next states scores 20 [")
     assert "Noise beats the model (−28 [" in found
-    assert found.endswith("1 came true, 0 failed, and 4 are open."), "the same loss everywhere: only the first is decided"
+    assert found.endswith("1 came true, 0 failed, and 4 are open."), "Equal losses decide only the first prediction."
 
 
-def test_what_we_would_do_today_needs_an_arm_on_every_task():
-    """The best comes first; an arm of three tasks is not among them, and one of a single seed is named without advice."""
+def test_the_recommended_arm_must_be_recorded_on_every_task():
+    """The best arm comes first. One on three tasks is left out, and one with a single seed is named but not recommended."""
     few = runs({"noise": 90}, seeds=2, tasks=FOUR[1:])
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
     said = answers.sentence(frame)
@@ -99,7 +99,7 @@ def test_what_we_would_do_today_needs_an_arm_on_every_task():
     assert "“LayerNorm critics, data kept” scores 60, but 1 seed a task is too few to recommend it. " in answers.sentence(single)
 
 
-def test_readme_and_overview():
+def test_the_overview_repeats_the_readmes_answer_and_counts_the_claims():
     less = runs({"augmented": 20, "vanilla": 40, "td3": 10}, seeds=2)
     text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 from scratch, 40 after offline "
     text += "pre-training, and 20 after pre-training with imagined next states. "
@@ -111,21 +111,21 @@ def test_readme_and_overview():
     assert "So far 4 of the paper's 6 claims can be judged: (a) reproduced; (b) contradicted; (c) contr" in answers.overview(more)
 
 
-def test_multi_step_tells_of_the_drawn_errors_and_then_of_the_records(folder):
+def test_the_multi_step_answer_reports_stored_errors_and_then_the_records(folder):
     errors = {"encoded": 0.2, "deterministic": 0.01, "persistence": 0.05}
     tasks = {"hopper": 1, "ant": 2, "walker2d": 30}
     rows = [(task, kind, n, e * n * k) for task, k in tasks.items() for kind, e in errors.items() for n in (1, 2, 5, 50)]
     pd.DataFrame(rows, columns=["task", "predictor", "horizon", "error"]).to_csv(folder / "06_open_loop.csv", index=False)
     arms = {"augmented_horizon1": 20, "augmented_horizon5": 40}
     found = answers.multi_step(runs(arms, seeds=5, tasks=("halfcheetah",)))
-    assert "paper's model is 0.4, 2 and 20, of a deterministic network 0.02, 0.1 and 1, and of the" in found  # medians
-    assert "nothing moves 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
+    assert "model errs by 0.4, 2 and 20, a deterministic network by 0.02, 0.1 and 1, and the" in found  # median of three
+    assert "nothing moves by 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
     assert found.endswith("As the target of an agent, five steps score higher than one (+20 [+19, +21]).")
-    untold = " Whether targets of several steps help an agent is not yet recorded."
-    assert answers.multi_step(runs(arms).iloc[:0]) == found.partition(" As the target")[0] + untold
+    not_recorded = " Whether targets of several steps help an agent is not yet recorded."
+    assert answers.multi_step(runs(arms).iloc[:0]) == found.partition(" As the target")[0] + not_recorded
 
 
-def test_reliability_tells_of_the_drawn_tables_and_then_of_the_records(folder):
+def test_the_reliability_answer_reports_stored_tables_and_then_the_records(folder):
     where = [("distance to the data", task, n, 0.1 * n**k) for task, k in (("hopper", 1), ("ant", 2)) for n in range(1, 6)]
     strange = [("hopper", "sample", 0.9), ("ant", "sample", 1.0), ("ant", "noise", 0.5), ("halfcheetah", "sample", np.nan)]
     areas = {"spread of the samples": (0.5, 0.6), "distance to the data": (0.7, 0.8), "blur of the state": (0.9, 0.7)}
@@ -143,11 +143,11 @@ def test_reliability_tells_of_the_drawn_tables_and_then_of_the_records(folder):
     assert "The best of 3 is the blur of the state, with an area under the ROC curve of 0.70 to 0.90 (0.5 is" in found
     assert "The spread of the model's samples has 0.50 to 0.60. " in found
     assert "calls safe scores higher than imagining only the others (+20 [" in found
-    untold = " Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded."
-    assert answers.reliability(runs(arms).iloc[:0]) == found.partition(" Offline, ")[0] + untold
+    not_recorded = " Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded."
+    assert answers.reliability(runs(arms).iloc[:0]) == found.partition(" Offline, ")[0] + not_recorded
 
 
-def test_world_model_tells_of_the_drawn_errors(folder):
+def test_the_world_model_answer_reports_stored_errors(folder):
     columns = ["task", "quantity", "sample", "persistence", "linear", "deterministic"]
     rows = [["hopper", "a", 0.1, 0.2, 0.04, 0.01], ["hopper", "b", 0.3, 0.1, 0.02, 0.03], ["ant", "a", 0.5, 2, 0.6, 0.7]]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "02_errors.csv", index=False)
@@ -160,7 +160,7 @@ def test_world_model_tells_of_the_drawn_errors(folder):
     assert found.endswith("The VAE beats the guess on 1 of 2 tasks, the regression on 1 and the network on 1.")
 
 
-def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
+def test_the_methods_answer_names_the_best_arm_of_each_task_and_then_the_other_methods():
     arms = {"td3_data": 30, "vanilla_data": 40, "sac": 20}
     found = answers.methods(runs(arms, seeds=5, tasks=FOUR))
     assert "interactions: *vanilla, data kept* on Ant (40), HalfCheetah (40), Hopper (40) and Walker2d (40). " in found
@@ -178,7 +178,7 @@ def test_methods_names_the_best_arm_of_each_task_and_then_the_second_family():
     assert found.endswith(" against *SAC from scratch*. A verdict takes 5 seeds.")
 
 
-def test_small_datasets_tells_of_the_drawn_distances_and_the_pool_s_card(folder):
+def test_the_small_datasets_answer_reports_stored_distances_and_the_pools_card(folder):
     rows = [
         [way, n, far / n, far / n * 1000, n / 125]
         for way, far in (("single rows", 1), ("whole episodes", 2))
@@ -192,7 +192,7 @@ def test_small_datasets_tells_of_the_drawn_distances_and_the_pool_s_card(folder)
     assert found.endswith("that was not drawn. With 1,000 transitions the distances would be 1.0 and 2.0 steps.")
 
 
-def test_augmentation_tells_of_the_drawn_states_and_targets(folder):
+def test_the_augmentation_answer_reports_stored_states_and_targets(folder):
     states = pd.DataFrame({"source": ["sample", "noise"], "error": [0.4, 0.5], "step": [1.2, 1.2]})
     states.to_csv(folder / "03_outside.csv", index=False)
     columns = ["source", "mean", "stays", "averages out", "spread"]
@@ -207,7 +207,7 @@ def test_augmentation_tells_of_the_drawn_states_and_targets(folder):
     assert found.endswith(" With noise of the same size the three numbers are −26, 31 and 47.")
 
 
-def test_engine_tells_of_the_drawn_updates(folder):
+def test_the_engine_answer_reports_stored_update_rates(folder):
     columns = ["algorithm", "task", "precision", "population", "updates_per_second", "fraction_of_limit", "by", "cpu"]
     rows = [
         ["TD3+BC", "hopper", "float32", 1, 255, 0.66, None, "A CPU"],

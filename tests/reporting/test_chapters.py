@@ -1,4 +1,4 @@
-"""The notebook machinery, on notebooks of a few lines: what is executed, with what, and what is said when it fails."""
+"""Running notebooks, tried on tiny ones: which cells run, with which parameters, and what an error says."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ HEADER = '# %% [markdown]\n# # A title\n\n# %% tags=["parameters"]\nprofile = "p
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Writes a source notebook of the given cells after the title and the parameters, and returns its path."""
+    """Returns a function that writes a source notebook with title, parameters and the given cells, and returns its path."""
     monkeypatch.setattr(files, "repository", lambda: tmp_path)
 
     def write(name, *cells, header=HEADER):
@@ -37,13 +37,13 @@ def write(tmp_path, monkeypatch):
 
 
 def outputs(path) -> str:
-    """Returns all that an executed notebook printed."""
+    """Returns everything that an executed notebook printed."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
 
 
 @pytest.mark.slow
-def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, tmp_path, capfd):
+def test_notebooks_run_with_their_parameters_and_the_environment_stays_unchanged(write, tmp_path, capfd):
     write("01_first", "import os, sys\nprint(profile, retrain)\nprint(os.getcwd())\nprint(sys.executable)", *["1"] * 10)
     write("02_second", "import os", 'print(os.environ["OMP_NUM_THREADS"])')
     before = dict(os.environ)
@@ -59,7 +59,7 @@ def test_notebooks_run_with_their_parameters_and_in_a_tidy_environment(write, tm
 
 
 @pytest.mark.slow
-def test_the_failing_cells_are_shown_and_the_others_run(write, tmp_path):
+def test_an_error_shows_the_failing_cells_and_the_other_notebooks_run(write, tmp_path):
     steps = "\n".join(f"step = {number}" for number in range(20))
     write("01_fails", f"{steps}\nraise ValueError(f'the profile is {{profile}}')")
     write("02_dies", "import os\nos._exit(1)")
@@ -77,7 +77,7 @@ def test_the_failing_cells_are_shown_and_the_others_run(write, tmp_path):
 
 
 def test_a_kernel_needs_no_port(write, tmp_path, monkeypatch):
-    """Ports are chosen and let go before the kernel binds them; here, somebody else took them all meanwhile."""
+    """Jupyter picks ports before the kernel binds them, so others may take them meanwhile. Here all ports are taken."""
     for name, value in chapters.environment().items():
         monkeypatch.setenv(name, value)
     source = write("01_first", "1")
@@ -87,7 +87,7 @@ def test_a_kernel_needs_no_port(write, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_neither_a_long_temporary_folder_nor_shared_memory_that_is_read_only_does_harm(write, tmp_path, monkeypatch):
+def test_notebooks_run_with_a_long_temporary_folder_and_read_only_shared_memory(write, tmp_path, monkeypatch):
     long = tmp_path / ("long" * 20)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
@@ -101,36 +101,36 @@ def test_neither_a_long_temporary_folder_nor_shared_memory_that_is_read_only_doe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-def test_however_a_batch_ends_all_that_it_began_ends(write, tmp_path, name):
+def test_however_a_batch_ends_all_its_processes_end(write, tmp_path, name):
     for number in range(1, 4):
-        text = f"import os\nopen({str(tmp_path)!r} + '/begun{number}', 'w').write(f'{{os.getpid()}} {{os.getppid()}}')"
+        text = f"import os\nopen({str(tmp_path)!r} + '/started{number}', 'w').write(f'{{os.getpid()}} {{os.getppid()}}')"
         write(f"0{number}_slow", f"{text}\nimport time\ntime.sleep(600)")
-    script, begun = tmp_path / "script.py", [tmp_path / f"begun{number}" for number in range(1, 4)]
+    script, started = tmp_path / "script.py", [tmp_path / f"started{number}" for number in range(1, 4)]
     script.write_text(
         "from pathlib import Path\n\nfrom mbaug import __main__ as commands, files\nfrom mbaug.reporting import chapters\n\n"
         f"files.repository = lambda: Path({str(tmp_path)!r})\n\ndef figures(given):\n    chapters.run()\n\n"
         "if __name__ == '__main__':\n    commands.COMMANDS = {figures: {}}\n    commands.main(['figures'])\n"
     )
     process = subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE)
-    wait_until("two notebooks", lambda: all(path.exists() and path.read_text() for path in begun[:2]))
+    wait_until("two notebooks", lambda: all(path.exists() and path.read_text() for path in started[:2]))
     number = getattr(signal, name)
-    os.killpg(process.pid, number) if name == "SIGINT" else os.kill(process.pid, number)  # a terminal asks the whole group
-    errors = process.communicate(timeout=15)[1]  # seconds; it took 17 once
+    os.killpg(process.pid, number) if name == "SIGINT" else os.kill(process.pid, number)  # a terminal signals the whole group
+    errors = process.communicate(timeout=15)[1]  # seconds; it once took 17
     assert (b"mbaug: interrupted" in errors) == (name != "SIGKILL")
-    pids = [int(pid) for path in begun[:2] for pid in path.read_text().split()]
+    pids = [int(pid) for path in started[:2] for pid in path.read_text().split()]
     wait_until("the end of chapters and kernels", lambda: not any(alive(pid) for pid in pids), seconds=10)
-    assert not begun[2].exists()
+    assert not started[2].exists()
 
 
 def alive(pid: int) -> bool:
-    """Returns whether a process is there, which is no zombie that nobody waits for."""
+    """Returns whether a process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def test_an_output_folder_that_cannot_be_written(write, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_named(write, tmp_path):
     write("01_first", "1")
     (tmp_path / "build").mkdir()
     (tmp_path / "build/paper").write_text("a file")
@@ -138,22 +138,22 @@ def test_an_output_folder_that_cannot_be_written(write, tmp_path):
         chapters.run()
 
 
-def test_paper_profile_draws_from_records_and_the_others_train(write, tmp_path, monkeypatch):
+def test_the_paper_profile_reads_records_and_the_others_train(write, tmp_path, monkeypatch):
     write("01_first", "1")
-    asked = []
+    calls = []
     monkeypatch.delenv("MBAUG_FIGURES", raising=False)
-    execute = lambda sources, output, given: asked.append((given, os.environ.get("MBAUG_FIGURES")))  # noqa: E731
+    execute = lambda sources, output, given: calls.append((given, os.environ.get("MBAUG_FIGURES")))  # noqa: E731
     monkeypatch.setattr(chapters, "execute", execute)
     assert tuple(studies.PROFILES) == chapters.PROFILES
     for profile in chapters.PROFILES:
         chapters.run(profile)
-    assert [given for given, _ in asked] == [{"profile": name, "retrain": name != "paper"} for name in chapters.PROFILES]
-    assert [folder for _, folder in asked] == [None, None, str(tmp_path / "figures")]
+    assert [given for given, _ in calls] == [{"profile": name, "retrain": name != "paper"} for name in chapters.PROFILES]
+    assert [folder for _, folder in calls] == [None, None, str(tmp_path / "figures")]
     with pytest.raises(ValueError, match="unknown profile 'papre': did you mean 'paper'"):
         chapters.run("papre")
 
 
-def test_notebooks_are_named_by_number_name_or_file(write):
+def test_a_notebook_is_found_by_number_name_or_file(write):
     sources = [write("01_first"), write("02_second")]
     assert chapters.find() == sources
     for name in ("02", "02_second", "02_second.py"):
@@ -163,7 +163,7 @@ def test_notebooks_are_named_by_number_name_or_file(write):
 
 
 @pytest.mark.slow
-def test_a_reading_copy_is_the_executed_source_and_the_same_bytes_each_time(write, tmp_path):
+def test_a_reading_copy_is_the_executed_source_with_the_same_bytes_each_time(write, tmp_path):
     source = write(
         "01_first",
         'import sys, time\nprint("one", flush=True)\ntime.sleep(0.2)\nprint("other", file=sys.stderr)\nprint("two")',
@@ -189,15 +189,15 @@ def test_a_reading_copy_is_the_executed_source_and_the_same_bytes_each_time(writ
     assert str(tmp_path) not in first.decode()
 
 
-def test_an_unchanged_cell_keeps_its_id_and_equal_cells_have_different_ones(write):
+def test_an_unchanged_cell_keeps_its_id_and_equal_cells_have_different_ids(write):
     before = [cell.id for cell in chapters.convert(write("01_first", "1", "2", "1")).cells]
     after = [cell.id for cell in chapters.convert(write("01_first", "0", "1", "2", "1")).cells]
     assert len(set(before)) == len(before)
     assert after[:2] + after[3:] == before
 
 
-def test_what_cannot_be_written_whole_is_not_written(write, tmp_path, monkeypatch):
-    """A full disk leaves the reading copy, and what describes the kernel, as they were."""
+def test_a_full_disk_leaves_the_old_files_unchanged(write, tmp_path, monkeypatch):
+    """They are the reading copy and the kernel's description."""
     source, kernel = write("01_first", "1"), tmp_path / "build/jupyter/kernels/python3/kernel.json"
     chapters.environment()
     for path in (source.with_suffix(".ipynb"), kernel):
@@ -210,5 +210,5 @@ def test_what_cannot_be_written_whole_is_not_written(write, tmp_path, monkeypatc
     assert {path.read_text() for path in (source.with_suffix(".ipynb"), kernel)} == {"as it was"}
 
 
-def test_the_chapters_need_no_torch():
+def test_running_chapters_does_not_import_torch():
     subprocess.run([sys.executable, "-c", "import sys, mbaug.reporting.chapters; assert 'torch' not in sys.modules"], check=True)

@@ -1,4 +1,4 @@
-"""Verdicts follow from the records alone, by the rules below the table."""
+"""Verdicts on the paper's claims follow from the records alone, by the rules stated below the table."""
 
 import re
 
@@ -15,7 +15,7 @@ TASKS = ("hopper", "walker2d", "halfcheetah", "ant")
 
 
 def verdicts(frame: pd.DataFrame) -> dict[str, str]:
-    """The verdict of each claim as the table gives it."""
+    """Returns the verdict of each claim as the table shows it."""
     rows = [line.split(" | ") for line in claims.claims_table(frame).splitlines() if re.match(r"\| [a-f] \|", line)]
     assert [row[0] for row in rows] == [f"| {letter}" for letter in "abcdef"]
     return {row[0][-1]: row[4] for row in rows}
@@ -26,13 +26,13 @@ def findings(letter: str, frame: pd.DataFrame) -> list[claims.Finding]:
     return claims.findings(claim, claims.main_runs(frame))
 
 
-def test_without_runs_nothing_is_attempted(tmp_path):
+def test_without_runs_every_claim_is_not_attempted(tmp_path):
     assert set(verdicts(records.load_runs(tmp_path)).values()) == {"not attempted"}
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 def test_fewer_than_five_seeds_decide_nothing(seeds):
-    """However far apart the arms are; the interval is shown from two seeds on."""
+    """This holds however far apart the arms are. From two seeds on, the table shows the interval."""
     frame = runs({"augmented": 80, "td3": 10, "vanilla": 30}, seeds=seeds, tasks=TASKS)
     found = verdicts(frame)
     assert (found["a"], found["c"], found["d"]) == ("too few seeds", "too few seeds", "not attempted")
@@ -41,14 +41,14 @@ def test_fewer_than_five_seeds_decide_nothing(seeds):
     assert "; p " not in claims.claims_table(frame)
 
 
-def test_a_task_with_one_seed_says_nothing_beside_one_with_three():
+def test_a_task_with_one_seed_does_not_count_beside_one_with_three():
     arms = {"augmented": 50, "td3": 10}
     both = pd.concat([runs(arms), runs(arms, seeds=1, tasks=("walker2d",))], ignore_index=True)
     assert findings("a", both) == findings("a", runs(arms))
     assert findings("a", both)[0].tasks == ("hopper",)
 
 
-def test_five_seeds_on_all_tasks_reproduce_or_contradict():
+def test_five_seeds_on_all_tasks_reproduce_or_contradict_a_claim():
     arms = {"augmented": 50, "td3": 10, "vanilla": 30}
     assert verdicts(runs(arms, seeds=5, tasks=TASKS))["a"] == "reproduced"
     assert verdicts(runs(arms, seeds=5, tasks=TASKS[:3]))["a"] == "direction only"
@@ -57,7 +57,7 @@ def test_five_seeds_on_all_tasks_reproduce_or_contradict():
     assert verdicts(runs(less, seeds=5, tasks=TASKS[:3]))["a"] == "opposite direction only"
 
 
-def test_an_interval_that_holds_zero_leaves_it_undecided():
+def test_an_interval_that_contains_zero_leaves_a_claim_undecided():
     frame = runs({"augmented": 12, "td3": 10}, seeds=5, tasks=TASKS, spread=10)
     (finding,) = findings("a", frame)
     assert finding.interval.low < 0 < finding.interval.value
@@ -65,7 +65,7 @@ def test_an_interval_that_holds_zero_leaves_it_undecided():
 
 
 def test_primary_comparisons_are_corrected_for_their_number():
-    """As near to zero as that, p is below 5 % alone and not among three."""
+    """The difference is so small that p is below 5 % for a single test, but not for one of three."""
     others = {comparison.others[0]: 45.0 for comparison in PRIMARY}
     frame = runs({"augmented": 50, **others, "td3": 45}, seeds=5, tasks=TASKS, spread=5.0)
     alone, corrected = findings("a", frame)[0], findings("c", frame)[0]
@@ -76,8 +76,8 @@ def test_primary_comparisons_are_corrected_for_their_number():
     assert re.fullmatch(r"\| vanilla pre-training \|( .*\[.*\] \|){3} 0\.\d+ \| Ant, .*, 5 seeds \|", first)
 
 
-def test_primary_comparisons_are_also_shown_without_the_seeds_that_were_known():
-    """Hopper's first three seeds and HalfCheetah's first score 100 more: the last column has none of them."""
+def test_primary_comparisons_are_also_shown_without_the_seeds_known_before():
+    """The known seeds, three of Hopper and one of HalfCheetah, score 100 more. The last column leaves them out."""
     frame = runs({"augmented": 50, "vanilla": 40}, seeds=5, tasks=TASKS, spread=0.0)
     for task, seeds in claims.KNOWN.items():
         frame.loc[(frame["task"] == task) & frame["seed"].isin(seeds) & (frame["arm"] == "augmented"), "score"] += 100
@@ -86,7 +86,7 @@ def test_primary_comparisons_are_also_shown_without_the_seeds_that_were_known():
     assert first[3] == "+10 [+10, +10]"
 
 
-def test_ten_times_fewer_interactions_are_held_against_published_sac_on_each_task():
+def test_claim_b_compares_each_task_with_the_published_score_of_sac():
     bars = {task: claims.published_end(task) - claims.MARGIN for task in TASKS}
     assert bars["hopper"] == pytest.approx(tasks.normalised_score(tasks.find("hopper"), 3456) - 10)
     near = pd.concat(
@@ -106,7 +106,7 @@ def test_ten_times_fewer_interactions_are_held_against_published_sac_on_each_tas
     assert text.count("our one run of SAC ends at 77") == 1
 
 
-def test_the_best_rate_is_above_the_mean_of_the_others_and_no_other_is_higher():
+def test_the_best_rate_must_exceed_the_mean_of_the_others_and_each_of_them():
     place = {"seeds": 5, "tasks": ("halfcheetah",)}
     rates = {"augmented": 50, "vanilla": 30, "augmented_25": 40, "augmented_75": 40, "augmented_100": 20}
     (found,) = findings("d", runs(rates, **place))
@@ -116,10 +116,10 @@ def test_the_best_rate_is_above_the_mean_of_the_others_and_no_other_is_higher():
     assert verdicts(higher)["d"] == "direction only"
     assert "; higher still: augmented 75 %" in claims.claims_table(higher)
     assert verdicts(runs({**rates, "augmented": 10}, **place))["d"] == "contradicted"
-    assert verdicts(runs(dict(list(rates.items())[:4]), **place))["d"] == "not attempted"  # one rate is not there
+    assert verdicts(runs(dict(list(rates.items())[:4]), **place))["d"] == "not attempted"  # one rate is missing
 
 
-def test_the_half_of_a_claim_that_holds_is_told_apart():
+def test_a_claim_of_several_parts_reports_how_many_of_them_hold():
     critics = {"augmented_critics_uniform": 30, "vanilla_critics_uniform": 20}
     parts = {"td3": 10, "augmented_actor": 40, "vanilla_actor": 35, **critics}
     place = {"seeds": 5, "tasks": TASKS[:1] + TASKS[2:3]}
@@ -128,13 +128,13 @@ def test_the_half_of_a_claim_that_holds_is_told_apart():
     assert verdicts(half)["e"] == "reproduced in 2 of 3 parts, contradicted in 1 of 3 parts"
 
 
-def test_the_critic_s_claims_are_vanilla_s_excess():
-    frame = runs({"augmented": 20, "vanilla": 60}, seeds=5, tasks=TASKS)  # over-estimation is twice the score here
+def test_claim_f_is_that_vanilla_critics_overestimate_and_overfit_more():
+    frame = runs({"augmented": 20, "vanilla": 60}, seeds=5, tasks=TASKS)  # over-estimation is twice the score in these runs
     assert [found.interval.value for found in findings("f", frame)] == [80, 40]
     assert verdicts(frame)["f"] == "reproduced"
 
 
-def test_other_data_do_not_mix_in():
+def test_runs_on_other_datasets_do_not_count():
     main, other = runs({"augmented": 50, "td3": 10}), runs({"augmented": 0}).assign(dataset="hopper-random")
     assert claims.claims_table(pd.concat([main, other])) == claims.claims_table(main)
 
@@ -145,7 +145,7 @@ def test_every_arm_of_a_claim_is_trained_by_a_study():
     assert named <= {arm for study in studies.STUDIES.values() for arm in study.arms}
 
 
-def test_a_comparison_s_tasks_are_those_that_a_study_trains_with_five_seeds():
+def test_the_studies_train_five_seeds_of_every_comparison():
     trained = {(run.task, run.arm, run.seed) for run in studies.programme()}
     for comparison in [*PRIMARY, *(part for claim in CLAIMS for part in claim.parts)]:
         arms = (comparison.arm, *comparison.others)

@@ -1,4 +1,4 @@
-"""What a reader sees: live source, one look per arm, curves that are what they return, captions that count, the same bytes."""
+"""What a reader sees: live source, one look per arm, curves that draw what they return, captions, and reproducible files."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ from mbaug.reporting.statistics import Interval
 
 @pytest.fixture(autouse=True)
 def drawing():
-    """Draws without a screen, in this project's style; nothing of it is left for the next test."""
+    """Draws without a screen in the project's style, and resets matplotlib after each test."""
     matplotlib.use("agg")
     with matplotlib.rc_context():
         figures.style()
@@ -83,16 +83,16 @@ def test_show_displays_docstring_as_prose_and_the_live_source_without_it(monkeyp
 # --- looks ----------------------------------------------------------------------------------------------------------------
 
 
-def test_known_arms_have_looks_of_their_own():
+def test_known_arms_have_different_labels_and_colours():
     for part in ("label", "colour"):
         assert len({getattr(one, part) for one in LOOKS.values()}) == len(LOOKS)
 
 
-def test_other_arms_have_a_look_that_never_changes():
+def test_the_look_of_any_other_arm_never_changes():
     for arm in ("augmented_25", "vanilla_actor", "td3_bfloat16", "rlpd_utd_4"):
         assert look(arm) == look(arm)
         assert re.fullmatch("#[0-9A-F]{6}", look(arm).colour)
-    assert look("cql") == figures.Look("cql", "#41A329", (0, (3, 1, 1, 1)))  # in every process
+    assert look("cql") == figures.Look("cql", "#41A329", (0, (3, 1, 1, 1)))  # the same in every process
 
 
 def test_the_label_of_a_variant_says_what_varies():
@@ -105,16 +105,16 @@ def test_the_label_of_a_variant_says_what_varies():
     assert {arm: look(arm).label for arm in labels} == labels
 
 
-def test_a_larger_rate_is_darker():
+def test_a_larger_augmentation_rate_is_drawn_darker():
     lightness = [sum(matplotlib.colors.to_rgb(look(f"augmented_{rate}").colour)) for rate in (25, 75, 100)]
     assert lightness == sorted(lightness, reverse=True)
 
 
-def test_arms_are_in_one_order():
+def test_arms_are_always_drawn_in_the_same_order():
     assert figures.in_order(["zero", "augmented", "td3", "any", "td3"]) == ["td3", "augmented", "any", "zero"]
 
 
-def test_letters_are_readable_at_800_pixels():
+def test_letters_have_at_least_9_points_at_a_width_of_800_pixels():
     sizes = [matplotlib.rcParams[f"{part}.labelsize"] for part in ("axes", "xtick", "ytick")]
     sizes += [matplotlib.rcParams[name] for name in ("font.size", "legend.fontsize", "axes.titlesize")]
     assert min(sizes) >= 9
@@ -138,7 +138,7 @@ def test_curves_draw_what_they_return():
     assert axis.get_ylabel() == "D4RL-normalised score"
 
 
-def test_five_seeds_have_a_band():
+def test_curves_of_five_seeds_have_a_band():
     _, (with_bands, without) = plt.subplots(1, 2)
     table = evaluations({"augmented": 30.0, "td3": 10.0}, seeds=5)
     summary = figures.curves(with_bands, table)
@@ -149,7 +149,7 @@ def test_five_seeds_have_a_band():
     assert not without.collections
 
 
-def test_curves_before_going_online_count_updates():
+def test_offline_curves_count_updates():
     _, axis = plt.subplots()
     summary = figures.curves(axis, evaluations({"vanilla": 1.0, "td3": 2.0}), "pretrain", "overestimation")
     assert summary[["arm", "steps", "overestimation"]].to_numpy().tolist() == [["vanilla", 200_000, 2.0]]
@@ -157,7 +157,7 @@ def test_curves_before_going_online_count_updates():
     assert "(rewards)" in axis.get_ylabel()
 
 
-def test_multiples_are_a_panel_a_task_and_have_no_bands():
+def test_multiples_have_one_panel_per_task_and_no_bands():
     _, axes = plt.subplots(1, 4)
     drawn = figures.multiples(axes, evaluations({"augmented": 30.0, "td3": 10.0}, seeds=5, tasks=("hopper", "ant")))
     assert [axis.get_title(loc="left") for axis in axes] == ["Hopper", "Walker2d", "HalfCheetah", "Ant"]
@@ -166,19 +166,19 @@ def test_multiples_are_a_panel_a_task_and_have_no_bands():
     assert axes[3].lines[0].get_ydata().tolist() == drawn.query("task == 'ant' and arm == 'td3'")["score"].tolist()
 
 
-def test_dots_are_means_with_intervals_above_their_seeds():
+def test_dots_show_means_with_intervals_and_each_seed():
     _, axes = plt.subplots(1, 4)
     table = pd.concat([evaluations({"augmented": 30.0, "td3": 10.0}), evaluations({"td3": 20.0}, seeds=1, tasks=("ant",))])
     drawn = figures.dots(axes, statistics.mean_score(table), ["td3", "augmented"])
     assert list(drawn) == ["task", "arm", "mean_score", "low", "high", "n_seeds", "seed", "mean_score_of_seed"]
     expected = statistics.interval([np.array([29.0, 30.0, 31.0])])
-    interval, seeds, mean = axes[0].lines[3:]  # after those of TD3
+    interval, seeds, mean = axes[0].lines[3:]  # the first three lines are TD3's
     assert interval.get_xdata().tolist() == [expected.low, expected.high]
     assert (seeds.get_xdata().tolist(), mean.get_xdata().tolist()) == ([29.0, 30.0, 31.0], [30.0])
     assert drawn.query("task == 'hopper' and arm == 'augmented'")["mean_score_of_seed"].tolist() == [29.0, 30.0, 31.0]
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["TD3 from scratch", "augmented 50 %"]
     assert {line.get_color() for line in axes[0].lines} == {LOOKS["td3"].colour, LOOKS["augmented"].colour}
-    assert [axes[k].lines[2].get_fillstyle() for k in (0, 3)] == ["full", "none"]  # one seed: hollow
+    assert [axes[k].lines[2].get_fillstyle() for k in (0, 3)] == ["full", "none"]  # one seed has a hollow dot
     assert np.isnan(axes[3].lines[0].get_xdata()).all()
     assert [[text.get_text() for text in axis.texts] for axis in axes] == [
         [],
@@ -200,14 +200,14 @@ def test_one_legend_names_each_arm_once():
 # --- numbers in words, and captions ---------------------------------------------------------------------------------------
 
 
-def test_numbers_are_short():
+def test_numbers_are_rounded_for_reading():
     texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33,000,000"}
     assert {value: figures.number(value) for value in texts} == texts
     signed = {21.6: "+22", 0.0: "0.0", -0.04: "0.0", 0.05: "+0.1", -0.6: "−0.6"}
     assert {value: figures.number(value, signed=True) for value in signed} == signed
 
 
-def test_intervals_in_words():
+def test_an_interval_is_written_as_its_value_and_bounds():
     assert figures.words(Interval(21.2, 5.0, 38.4, 3), signed=True) == "+21 [+5.0, +38]"
     assert figures.words(Interval(21.2, -5.0, 38.4, 3)) == "21 [−5.0, 38]"
     assert figures.words(Interval(21.2, np.nan, np.nan, 1)) == "21"
@@ -215,7 +215,7 @@ def test_intervals_in_words():
     assert figures.words(Interval(np.nan, np.nan, np.nan, 1), signed=True) == "–"
 
 
-def test_a_caption_tells_what_is_drawn_then_its_provenance():
+def test_a_caption_says_what_is_drawn_and_then_its_provenance():
     frame = runs({"vanilla": 1.0, "td3": 2.0})
     frame = frame[(frame["arm"] != "td3") | (frame["seed"] != 2)]  # one run is missing
     commits = ["0123456789abcdef", "unknown", "89abcdef01234567+dirty"]
@@ -234,7 +234,7 @@ def test_a_caption_says_what_its_bands_are():
     assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds of TD3 from scratch: 1 to 3.\n\n")
 
 
-def test_where_nothing_is_recorded_a_figure_says_so():
+def test_a_figure_without_records_says_so():
     nothing = statistics.evaluations(runs({"td3": 1.0}).iloc[:0])
     assert figures.caption("Scores.", nothing) == "Scores. Not yet recorded."
     figure, axis = plt.subplots()
@@ -275,7 +275,7 @@ def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
     assert table.loc[table["arm"] == "td3", "score"].tolist() == [pytest.approx(1 / 3, abs=1e-6)] * 5
 
 
-def test_the_last_bits_of_a_layout_change_no_byte(tmp_path):
+def test_rounding_in_the_layout_changes_no_byte(tmp_path):
     figure, axis = plt.subplots(layout="none")
     axis.plot([0, 1])
     found = []
@@ -288,12 +288,12 @@ def test_the_last_bits_of_a_layout_change_no_byte(tmp_path):
     assert found[0] == found[1]
 
 
-def test_a_small_profile_is_marked_also_in_the_notebook(tmp_path):
+def test_a_figure_of_a_small_profile_is_marked_as_no_evidence(tmp_path):
     _, plain = draw(seeds=1, folder=tmp_path / "paper")
     _, marked = draw("quick", seeds=1, folder=tmp_path / "quick")
     assert json.loads(marked["05_online_curves.json"])["mark"] == "quick profile, 1 seed: not evidence"
     assert marked["05_online_curves.png"] != plain["05_online_curves.png"]
-    assert b"not evidence" in marked["05_online_curves.svg"]  # the text stands in a comment above its outlines
+    assert b"not evidence" in marked["05_online_curves.svg"]  # the SVG has the text as a comment above its outlines
     assert b"not evidence" not in plain["05_online_curves.svg"]
     figure, _ = plt.subplots()
     figures.save_figure(figure, "05_curves", pd.DataFrame(), "", "smoke", tmp_path)
@@ -301,8 +301,8 @@ def test_a_small_profile_is_marked_also_in_the_notebook(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_matplotlibrc_changes_no_byte(tmp_path):
-    """A user's own style, as matplotlib finds it at import."""
+def test_the_users_matplotlibrc_changes_no_byte(tmp_path):
+    """matplotlib reads it at import."""
     (tmp_path / "matplotlibrc").write_text(
         "figure.dpi: 200\nfont.size: 14\nfont.family: serif\nlines.linewidth: 4\naxes.prop_cycle: cycler('color', ['red'])\n"
         "legend.frameon: False\nsavefig.transparent: True\naxes.linewidth: 3\nxtick.direction: in\nsvg.fonttype: none\n"
@@ -326,7 +326,7 @@ def test_a_chapter_draws_into_build_unless_a_batch_names_another_folder(tmp_path
 
 
 @pytest.mark.parametrize("name", ["online_curves", "5_online", "05_Online", "05_../x"])
-def test_a_figure_is_named_after_its_chapter(tmp_path, name):
+def test_the_name_of_a_figure_must_begin_with_its_chapters_number(tmp_path, name):
     with pytest.raises(ValueError, match="chapter's number"):
         figures.save_figure(plt.figure(), name, pd.DataFrame(), "", folder=tmp_path)
 
@@ -378,7 +378,7 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
         ({"caption": "What it does not show."}, "05_online_curves.json: its SHA-256 is not the one in it: `make figures`"),
     ],
 )
-def test_a_changed_caption_is_named(tmp_path, content, sentence):
+def test_a_changed_caption_is_refused(tmp_path, content, sentence):
     path = draw(folder=tmp_path)[0].with_suffix(".json")
     path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content, indent=2) + "\n")
     with pytest.raises(ValueError, match=sentence):
@@ -386,20 +386,20 @@ def test_a_changed_caption_is_named(tmp_path, content, sentence):
     assert not (tmp_path / "README.md").exists()
 
 
-def test_changed_numbers_are_named(tmp_path):
-    """Those beside a picture, which its caption counts."""
+def test_changed_numbers_beside_a_figure_are_refused(tmp_path):
+    """The caption's JSON holds their SHA-256."""
     path = draw(folder=tmp_path)[0].with_suffix(".csv")
     path.write_bytes(path.read_bytes().replace(b"30", b"31"))
     with pytest.raises(ValueError, match=r"05_online_curves\.csv: its SHA-256 is not the one in 05_online_curves\.json"):
         figures.gallery(tmp_path)
 
 
-def test_dots_at_their_places_draw_what_they_return():
+def test_dots_at_given_places_draw_what_they_return():
     index = pd.MultiIndex.from_product([["hopper"], ["d"], ["vanilla", "augmented", "noise"], [0, 1]], names=statistics.RUN)
     measure = pd.Series([1.0, 3.0, 5.0, 5.0, 7.0, np.nan], index)
     axis = plt.figure().add_subplot()
     drawn = figures.dots_at(axis, measure, {"noise": 2.0, "sac": 1.0, "vanilla": 0.0})
-    assert drawn["arm"].tolist() == ["noise", "vanilla"], "in the order of their places, without those that did not run"
+    assert drawn["arm"].tolist() == ["noise", "vanilla"], "These should be the arms that ran, in the order of their places."
     assert drawn["n_seeds"].tolist() == [1, 2]
     assert drawn.loc[1, ["place", "value"]].tolist() == [0.0, 2.0]
     interval, seeds, mean = axis.lines[3:]
@@ -408,8 +408,8 @@ def test_dots_at_their_places_draw_what_they_return():
     assert [axis.lines[k].get_fillstyle() for k in (2, 5)] == ["none", "full"]
 
 
-def test_an_axis_of_wide_values_holds_them_all():
-    """A critic that has run away may end far below zero, too; small values leave the axis as it is for all tasks."""
+def test_an_axis_of_wide_values_contains_them_all():
+    """A critic that ran away may also end far below zero. With small values all tasks keep the same axis."""
     for values, low, high in (([-3e5, 2e7], -3e5, 2e7), ([-10.0, 10.0], -999, 999)):
         axis = plt.subplots()[1]
         figures.wide_values(axis, pd.Series(values))

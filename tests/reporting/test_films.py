@@ -1,4 +1,4 @@
-"""Films: small, of the actors and the records that are here, the same bytes each time, and shown where they are told of."""
+"""Films: small, made from the actors and records in the repository, the same bytes each time, and shown in their chapter."""
 
 import io
 import json
@@ -20,21 +20,21 @@ FOLDER = ROOT / "figures" / "films"
 HERE = sorted(path.stem for path in FOLDER.glob("*.gif"))
 
 
-def test_together_they_are_small():
+def test_all_films_together_take_at_most_4_megabytes():
     assert HERE
     assert sum(path.stat().st_size for path in FOLDER.glob("*.gif")) <= 4_000_000
 
 
 @pytest.mark.parametrize("task", HERE)
-def test_a_film_is_of_the_actors_and_the_record_that_are_here(task):
+def test_a_film_matches_the_actors_and_the_record_in_the_repository(task):
     path = FOLDER / f"{task}.gif"
     assert path.stat().st_size <= films.BYTES
     found, about = json.loads(path.with_suffix(".json").read_text()), films.about(task, records.root())
-    assert {**found, **about, "provenance": found["provenance"]} == found  # which names MuJoCo's version
+    assert {**found, **about, "provenance": found["provenance"]} == found  # the provenance names MuJoCo's version
     with Image.open(path) as film:
         assert film.size == (3 * films.PANEL[0], films.PANEL[1] + films.HEAD)
         seconds = sum(image.info["duration"] for image in ImageSequence.Iterator(film)) / 1000
-    assert abs(seconds - films.SECONDS) < 0.1, "it runs in real time"
+    assert abs(seconds - films.SECONDS) < 0.1, "The film should run in real time."
 
 
 def test_the_chapter_shows_every_film():
@@ -44,7 +44,7 @@ def test_the_chapter_shows_every_film():
 
 
 def panels(frames=4, noise=0):
-    """Three panels of grey frames that grow brighter, with so much noise."""
+    """Returns three panels of grey frames that get brighter, with some noise."""
     random, shape = np.random.default_rng(0), (40, 90, 3)
     return [
         np.stack([np.full(shape, 60 * k) + random.integers(0, noise + 1, shape) for k in range(frames)]).astype(np.uint8)
@@ -52,20 +52,20 @@ def panels(frames=4, noise=0):
     ]
 
 
-def test_a_film_has_its_panels_side_by_side_under_their_words():
+def test_a_film_shows_its_panels_side_by_side_under_their_titles():
     content = films.film(panels(), ["one", "two", "three"], 20)
     assert content == films.film(panels(), ["one", "two", "three"], 20)
     images = [np.asarray(image.convert("L")) for image in ImageSequence.Iterator(Image.open(io.BytesIO(content)))]
     assert [image.shape for image in images] == [(films.HEAD + 40, 270)] * 4
     for x in (45, 135, 225):
-        assert (images[0][: films.HEAD, x - 40 : x + 40] < 128).any(), "words stand above each panel"
+        assert (images[0][: films.HEAD, x - 40 : x + 40] < 128).any(), "Each panel should have words above it."
         assert [int(image[-20, x]) for image in images] == pytest.approx([0, 60, 120, 180], abs=6)
     for rate, milliseconds in ((20, [50, 50, 50, 50]), (18, [60, 50, 60, 50])):
         film = Image.open(io.BytesIO(films.film(panels(), ["one", "two", "three"], rate)))
         assert [image.info["duration"] for image in ImageSequence.Iterator(film)] == milliseconds
 
 
-def test_a_film_has_as_many_colours_as_fit(monkeypatch):
+def test_a_film_has_as_many_colours_as_its_size_allows(monkeypatch):
     def colours(limit):
         monkeypatch.setattr(films, "BYTES", limit)
         image = Image.open(io.BytesIO(films.film(panels(noise=200), ["", "", ""], 20)))
@@ -77,7 +77,7 @@ def test_a_film_has_as_many_colours_as_fit(monkeypatch):
         colours(100)
 
 
-def test_a_film_is_made_of_each_task_and_once(tmp_path, monkeypatch):
+def test_a_film_is_made_for_each_task_and_only_once(tmp_path, monkeypatch):
     made, path = [], tmp_path / "halfcheetah.gif"
     acts = lambda *given: made.append(given[:3]) or (lambda state: np.zeros(6))  # noqa: E731
     monkeypatch.setattr(trained, "policy", acts)
@@ -96,7 +96,7 @@ def test_a_film_is_made_of_each_task_and_once(tmp_path, monkeypatch):
         next(films.make(tmp_path, tmp_path))
 
 
-def test_an_actor_that_is_not_here_is_named(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_actor_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(trained, "path_of", lambda task, name, folder: tmp_path / task / f"{name}.safetensors")
     with pytest.raises(
         FileNotFoundError, match=r"^there is no .*/hopper/augmented\.safetensors: `python -m mbaug models` makes it"

@@ -1,4 +1,4 @@
-"""Predictions: how they fare, by hand, and that they ask for arms, tasks and studies that there are."""
+"""Predictions: how they are judged, by hand, and that the programme has the runs that they are about."""
 
 from dataclasses import replace
 
@@ -21,12 +21,12 @@ def table(scores, seeds=5, tasks=("hopper", "ant")):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda each: each.text[:30])
-def test_every_prediction_is_about_runs_of_the_programme(prediction):
+def test_the_programme_has_the_runs_of_every_prediction(prediction):
     planned = {(run.task, run.arm) for run in studies.programme()}
     assert {(task, arm) for task in prediction.tasks + prediction.minus for arm in prediction.arms} <= planned
 
 
-def test_the_mean_over_tasks_and_the_difference_between_tasks():
+def test_a_prediction_is_about_a_mean_over_tasks_or_a_difference_between_tasks():
     one = runs({"augmented": 10, "noise": 30}, 5, ("hopper",))
     other = runs({"augmented": 10, "noise": 20}, 5, ("ant", "halfcheetah"))
     found = claims.main_runs(pd.concat([one, other]))
@@ -35,18 +35,20 @@ def test_the_mean_over_tasks_and_the_difference_between_tasks():
     assert held(ALIKE, found) == Held(held(ALIKE, found).interval, ())
 
 
-def test_what_is_missing_is_named_and_keeps_the_verdict_back():
+def test_a_prediction_with_missing_tasks_arms_or_seeds_is_not_decided():
     part = held(BELOW, table({"augmented": 10, "noise": 30}, tasks=("hopper",)))
     assert part.missing == ("ant",)
     assert part.interval.value == pytest.approx(-20)
     assert judged(BELOW, part) == "tasks missing"
-    assert judged(LESS, held(LESS, table({"augmented": 10, "noise": 30}))) == "not yet recorded", "nothing to take off from"
+    assert judged(LESS, held(LESS, table({"augmented": 10, "noise": 30}))) == "not yet recorded", (
+        "There is nothing to subtract from."
+    )
     assert judged(BELOW, held(BELOW, table({"augmented": 10}))) == "not yet recorded"
     assert judged(BELOW, held(BELOW, table({"augmented": 10, "noise": 30}, seeds=4))) == "too few seeds"
 
 
 @pytest.mark.parametrize(
-    ("prediction", "low", "high", "fate"),
+    ("prediction", "low", "high", "verdict"),
     [
         (BELOW, -9.0, -1.0, "as predicted"),
         (replace(BELOW, planned=6), -9.0, -1.0, "too few seeds"),
@@ -58,11 +60,11 @@ def test_what_is_missing_is_named_and_keeps_the_verdict_back():
         (ALIKE, -19.0, -11.0, "contradicted"),
     ],
 )
-def test_an_interval_decides_where_it_is_whole(prediction, low, high, fate):
-    assert judged(prediction, Held(Interval((low + high) / 2, low, high, 5), ())) == fate
+def test_the_whole_interval_decides_a_prediction(prediction, low, high, verdict):
+    assert judged(prediction, Held(Interval((low + high) / 2, low, high, 5), ())) == verdict
 
 
-def test_the_list_numbers_each_and_says_what_would_contradict_it():
+def test_the_list_numbers_each_prediction_and_says_what_would_contradict_it():
     first, *_, last = listed().splitlines()[2:]
     assert first == f"| 1 | {PREDICTIONS[0].text} | {PREDICTIONS[0].contradicted_by} |"
     assert last.startswith(f"| {len(PREDICTIONS)} |")

@@ -1,4 +1,4 @@
-"""What is known of rows and bodies, and how well a signal finds errors: by hand, and as the simulator has it."""
+"""Reliability: what is known of rows and of bodies, and how well a signal finds errors, by hand and with the simulator."""
 
 import itertools
 from dataclasses import replace
@@ -12,7 +12,7 @@ from mbaug.reporting import reliability
 
 
 def test_histories_by_hand():
-    """An episode of three steps that ends in a fall, and one of two that is cut."""
+    """One episode of three steps ends in a fall, and one of two steps is cut."""
     ends = {"terminal": np.array([0, 0, 1, 0, 0], bool), "truncated": np.array([0, 0, 0, 0, 1], bool)}
     pool = replace(dataset(5), reward=np.arange(5.0), episode=np.array([0, 0, 0, 1, 1]), **ends)
     found = reliability.histories(pool)
@@ -21,20 +21,20 @@ def test_histories_by_hand():
 
 
 def test_the_tenth_neighbour_by_hand():
-    """On a line of whole numbers; a state that is known itself is not its own neighbour."""
+    """The known states are whole numbers on a line. A state that is known itself is not its own neighbour."""
     known = np.arange(100.0)[:, None]
     assert reliability.distance(np.array([[-1.0]]), known).tolist() == [10]
     assert reliability.distance(known[:1], known, skipped=1).tolist() == [10]
 
 
-def test_the_area_is_the_share_of_pairs_in_order():
+def test_the_area_is_the_share_of_correctly_ordered_pairs():
     rng = np.random.default_rng(0)
     signal, worst = rng.integers(5, size=60).astype(float), rng.random(60) < 0.2
     pairs = [np.sign(bad - good) for bad, good in itertools.product(signal[worst], signal[~worst])]
     assert np.isclose(reliability.area(signal, worst), (np.mean(pairs) + 1) / 2)
 
 
-def test_parts_hold_the_same_number_in_order():
+def test_parts_are_equally_large_and_ordered():
     assert reliability.parts(np.array([5.0, 1.0, 1.0, 9.0, 2.0, 8.0]), 3).tolist() == [1, 0, 0, 2, 1, 2]
 
 
@@ -43,8 +43,8 @@ def test_slope_by_hand():
     np.testing.assert_allclose(reliability.slope(3 + truth * [0.5, 1.0], truth), [0.5, 1.0])
 
 
-def test_bodies_fall_where_an_episode_ends_and_sink_into_the_ground():
-    """As the pool's rows have it; and a hopper that is put 30 cm lower is inside the ground by about as much more."""
+def test_bodies_reports_falls_depth_in_the_ground_and_bent_joints():
+    """Falls agree with the pool. A hopper 30 cm lower is inside the ground, and up to 30 cm deeper."""
     hopper, pool = tasks.find("hopper"), read.load("hopper-medium-replay")
     fell = np.flatnonzero(pool.terminal)[:20]
     rows = np.concatenate([fell, fell - 1])

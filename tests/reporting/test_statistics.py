@@ -1,4 +1,4 @@
-"""Statistics against scipy and against hand arithmetic; the unit is the seed."""
+"""Statistics agree with SciPy and with calculations by hand. Their unit is the seed."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def evaluations(*args, **kwargs):
 # --- evaluations: the unit is the seed ------------------------------------------------------------------------------------
 
 
-def test_episodes_become_the_score_of_a_seed():
+def test_episodes_are_averaged_to_one_score_per_seed():
     table = evaluations([("td3", 0, "finetune", 5_000, score) for score in (10.0, 20.0, 60.0)])
     assert table[[*RUN, "phase", "steps", "score"]].to_numpy().tolist() == [["hopper", "d", "td3", 0, "finetune", 5_000, 30.0]]
 
@@ -42,7 +42,7 @@ def test_overestimation_is_value_minus_discounted_return():
     assert table["overestimation"].item() == 20.0
 
 
-def test_ten_episodes_do_not_narrow_an_interval():
+def test_more_episodes_per_seed_do_not_narrow_an_interval():
     scores = [(10.0, 0), (20.0, 1), (60.0, 2)]
     once = evaluations([("td3", seed, "finetune", 0, score) for score, seed in scores])
     often = evaluations([("td3", seed, "finetune", 0, score) for score, seed in scores for _ in range(10)])
@@ -50,7 +50,7 @@ def test_ten_episodes_do_not_narrow_an_interval():
     pd.testing.assert_frame_equal(statistics.summarise(once, by), statistics.summarise(often, by))
 
 
-def test_episodes_are_refused_where_seeds_are_meant():
+def test_a_summary_refuses_episodes_in_place_of_seeds():
     found = episodes([("td3", 0, "finetune", 0, 1.0), ("td3", 0, "finetune", 0, 2.0)])
     with pytest.raises(ValueError, match="unit is the seed"):
         statistics.summarise(found, ["arm"])
@@ -70,7 +70,7 @@ def test_no_runs_give_empty_tables(tmp_path):
         assert statistics.differences(measure(table), "augmented", "td3") == []
 
 
-def test_what_load_runs_returns_is_understood(tmp_path):
+def test_evaluations_accepts_what_load_runs_returns(tmp_path):
     row = dict.fromkeys(records.COLUMNS, 1.0) | {"phase": "finetune", "gradient_steps": 1, "environment_steps": 100_000}
     rows = [row | {"episode": k, "length": 1, "return": value} for k, value in enumerate([0.0, 200.0])]
     records.write(tmp_path, records.Run("hopper", "none", "td3", 0), rows, RECORD)
@@ -82,7 +82,7 @@ def test_what_load_runs_returns_is_understood(tmp_path):
 
 
 def test_a_diverged_agent_scores_zero_from_then_on():
-    longer = curve([1.0] * 5, arm="sac_million")  # of another arm, which says nothing of this one's budget
+    longer = curve([1.0] * 5, arm="sac_million")  # another arm, whose budget does not count here
     table = episodes(curve([10.0, 20.0, 30.0], seed=0) + curve([50.0], seed=1) + longer)
     table.loc[(table["arm"] == "td3") & (table["seed"] == 1), "status"] = "diverged"
     found = statistics.evaluations(table)
@@ -90,14 +90,14 @@ def test_a_diverged_agent_scores_zero_from_then_on():
     assert statistics.final_score(found, 50_000)[:, :, "td3"].tolist() == [30.0, 0.0]
 
 
-def test_a_diverged_agent_never_gains_by_it():
-    """One that scored below a random policy keeps its lowest score."""
+def test_divergence_never_raises_a_score():
+    """An agent that scored below a random policy keeps its lowest score."""
     table = episodes(curve([10.0, 20.0, 30.0], seed=0) + curve([-60.0, -40.0], seed=1))
     table.loc[table["seed"] == 1, "status"] = "diverged"
     assert statistics.evaluations(table).query("seed == 1")["score"].tolist() == [-60.0, -40.0, -60.0]
 
 
-def test_an_agent_from_scratch_is_not_given_a_pretraining():
+def test_a_diverged_agent_from_scratch_gets_no_rows_of_pretraining():
     table = episodes([*curve([10.0, 20.0], arm="vanilla"), ("vanilla", 0, "pretrain", 10_000, 5.0), *curve([3.0])])
     table.loc[table["arm"] == "td3", ["dataset", "status"]] = ["none", "diverged"]
     found = statistics.evaluations(table)
@@ -105,12 +105,12 @@ def test_an_agent_from_scratch_is_not_given_a_pretraining():
     assert rows.to_numpy().tolist() == [["finetune", 0, 3.0], ["finetune", 25_000, 0.0]]
 
 
-def test_a_shorter_run_that_finished_is_not_filled():
+def test_a_finished_run_that_is_shorter_gets_no_more_rows():
     assert len(evaluations(curve([10.0, 20.0], seed=0) + curve([50.0], seed=1))) == 3
 
 
 def test_an_agent_that_diverged_before_its_first_evaluation_is_counted(tmp_path):
-    """Its record has no rows; it scores 0 wherever another agent of its arm was evaluated."""
+    """Its record has no rows, so it scores 0 wherever another agent of its arm was evaluated."""
     row = dict.fromkeys(records.COLUMNS, 1.0) | {"episode": 0, "length": 1, "return": 500.0}
     moments = ("pretrain", 10_000, 0), ("finetune", 10_000, 0), ("finetune", 20_000, 10_000)
     names = ("phase", "gradient_steps", "environment_steps")
@@ -152,8 +152,8 @@ def test_two_arms_have_welchs_interval(sizes):
     assert shifted.p == pytest.approx(scipy.stats.ttest_ind(ours - 3, theirs, equal_var=False).pvalue)
 
 
-def test_tasks_count_the_same_and_are_fixed():
-    """Neither the gap between two tasks nor the number of their seeds moves or widens the mean."""
+def test_tasks_have_equal_weights_and_are_not_a_sample():
+    """Neither the gap between two tasks nor the number of their seeds moves the mean or widens its interval."""
     found = statistics.interval([np.full(3, 5.0), np.array([94.0, 95.0, 96.0, 95.0])])
     assert found.value == 50.0
     assert found.high - found.value == pytest.approx(scipy.stats.t.ppf(0.975, 3) * np.sqrt(2 / 3 / 4) / 2)
@@ -161,8 +161,8 @@ def test_tasks_count_the_same_and_are_fixed():
 
 
 @pytest.mark.parametrize("n_seeds", [3, 5, 10])
-def test_an_interval_of_95_percent_holds_the_truth_in_95_of_100_cases(n_seeds):
-    """Of one arm, and of two arms on four tasks of which each is three times as noisy as the one before."""
+def test_a_95_percent_interval_contains_the_truth_in_95_of_100_cases(n_seeds):
+    """We simulate one arm, and two arms on four tasks, each of which is three times as noisy as the one before."""
     rng, names = np.random.default_rng(n_seeds), ("hopper", "walker2d", "halfcheetah", "ant")
     weights = np.tile([0.25, -0.25], 4)
     one = [statistics.interval([scores]) for scores in rng.normal(size=(1500, n_seeds))]
@@ -182,7 +182,7 @@ def test_one_seed_has_no_interval(strata):
     assert found.n_seeds == 1 or found.low <= found.value <= found.high
 
 
-def test_no_seed_has_no_value_and_a_score_that_is_not_finite_is_refused():
+def test_without_seeds_there_is_no_value_and_infinite_scores_are_refused():
     assert statistics.interval([]).n_seeds == 0
     assert np.isnan(statistics.interval([np.array([])]).value)
     with pytest.raises(ValueError, match="finite scores"):
@@ -192,12 +192,12 @@ def test_no_seed_has_no_value_and_a_score_that_is_not_finite_is_refused():
 def test_holms_correction_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([0.6, 0.7]).tolist() == [1.0, 1.0]
-    assert statistics.holm([np.nan, 0.01]) == pytest.approx([np.nan, 0.02], nan_ok=True)  # a test to come counts
+    assert statistics.holm([np.nan, 0.01]) == pytest.approx([np.nan, 0.02], nan_ok=True)  # a test still to come counts too
     assert statistics.holm([]).tolist() == []
 
 
-def test_what_five_seeds_can_see():
-    """Two standard deviations on one task, less than one over four; simulated, a difference as large is seen in 80 %."""
+def test_the_smallest_difference_that_five_seeds_detect():
+    """It is 2 standard deviations on one task and 0.9 over four. In a simulation it is detected in 80 % of cases."""
     assert [round(statistics.detectable(5, n_tasks), 1) for n_tasks in (1, 4)] == [2.0, 0.9]
     assert [round(statistics.detectable(5, n_tasks, tests=3), 1) for n_tasks in (1, 4)] == [2.5, 1.1]
     assert statistics.detectable(5) < statistics.detectable(3)
@@ -206,7 +206,7 @@ def test_what_five_seeds_can_see():
     assert np.mean((found.pvalue < 0.05) & (found.statistic > 0)) == pytest.approx(0.8, abs=0.02)
 
 
-def test_a_summary_is_a_row_a_group():
+def test_a_summary_has_one_row_for_each_group():
     table = evaluations([row for seed, shift in enumerate((0.0, 10.0, 20.0)) for row in curve([shift, 50 + shift], seed)])
     summary = statistics.summarise(table, ["arm", "steps"])
     assert list(summary) == ["arm", "steps", "score", "low", "high", "n_seeds"]
@@ -214,14 +214,14 @@ def test_a_summary_is_a_row_a_group():
     expected = statistics.interval([np.array([0.0, 10.0, 20.0])])
     assert summary.loc[0, ["low", "high"]].tolist() == [expected.low, expected.high]
     table.loc[0, "data_value"] = np.nan
-    assert statistics.summarise(table, ["arm", "steps"], "data_value")["n_seeds"].tolist() == [2, 3]  # only those that have it
+    assert statistics.summarise(table, ["arm", "steps"], "data_value")["n_seeds"].tolist() == [2, 3]  # seeds that have a value
 
 
 # --- comparisons ----------------------------------------------------------------------------------------------------------
 
 
 def measure(values: dict[tuple, float]) -> pd.Series:
-    """A measure from {(task, arm, seed): number}."""
+    """Returns a measure from {(task, arm, seed): number}."""
     index = pd.MultiIndex.from_tuples([(task, "d", arm, seed) for task, arm, seed in values], names=RUN)
     return pd.Series(list(values.values()), index, dtype=float, name="score")
 
@@ -241,7 +241,7 @@ def test_differences_are_paired_by_task_and_seed():
     assert [paired.tolist() for paired in again] == found
 
 
-def test_a_difference_of_arms_is_that_of_their_means_over_tasks_and_the_others():
+def test_a_difference_compares_an_arms_mean_over_tasks_with_that_of_the_others():
     hopper = {
         ("hopper", arm, seed): 10.0 * k + seed for k, arm in enumerate(("td3", "sac", "augmented")) for seed in range(k + 2)
     }
@@ -258,17 +258,17 @@ def test_a_difference_of_arms_is_that_of_their_means_over_tasks_and_the_others()
     assert statistics.difference(four, "augmented", "td3").value == 0.0
 
 
-def test_chance_by_hand():
+def test_the_sign_flip_test_by_hand():
     assert statistics.chance([np.array([1.0, 2.0, 4.0])]) == 1 / 8
     assert statistics.chance([np.array([1.0, 2.0]), np.array([4.0])]) == 1 / 8
-    assert statistics.chance([np.array([-1.0, 2.0, 4.0])]) == 2 / 8  # sums 7 and 5 of -7 ... 7
+    assert statistics.chance([np.array([-1.0, 2.0, 4.0])]) == 2 / 8  # two of eight sums, 5 and 7, are at least 5
     assert statistics.chance([np.array([-1.0, -2.0, -4.0])]) == 1
-    assert statistics.chance([np.array([0.1, 0.2, -0.3])]) == 5 / 8  # a tie, but for rounding
+    assert statistics.chance([np.array([0.1, 0.2, -0.3])]) == 5 / 8  # the sum 0 is a tie except for rounding
     assert statistics.chance([]) == 1
 
 
 @pytest.mark.parametrize("n_pairs", [8, 20])
-def test_chance_agrees_with_scipy(n_pairs):
+def test_the_sign_flip_test_agrees_with_scipy(n_pairs):
     values = np.random.default_rng(3).normal(0.3, 1, n_pairs)
     theirs = scipy.stats.permutation_test(
         (values, np.zeros(n_pairs)),
@@ -281,7 +281,7 @@ def test_chance_agrees_with_scipy(n_pairs):
     assert statistics.chance([values]) == pytest.approx(theirs.pvalue, abs=0.01 if n_pairs > 14 else 1e-12)
 
 
-def test_the_probability_of_improvement_is_mann_whitneys():
+def test_the_probability_of_improvement_is_the_mann_whitney_statistic():
     rng = np.random.default_rng(0)
     x, y = rng.normal(0.5, 1, 7), rng.normal(0, 1, 5)
     found = statistics.probability_of_improvement([x], [y])
@@ -299,21 +299,21 @@ def test_the_probability_of_improvement_by_hand():
 # --- measures -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_final_score_is_the_one_at_that_step():
+def test_the_final_score_is_the_one_at_the_given_step():
     table = evaluations(curve([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) + curve([9.0], seed=1))
     assert statistics.final_score(table).to_dict() == {("hopper", "d", "td3", 0): 5.0}
     assert statistics.final_score(table, 25_000).tolist() == [2.0]
 
 
 def test_the_mean_score_by_hand():
-    table = evaluations(curve([0.0, 10.0, 20.0, 0.0, 40.0, 1000.0]) + curve([1.0, 2.0], seed=1))  # the second is too short
+    table = evaluations(curve([0.0, 10.0, 20.0, 0.0, 40.0, 1000.0]) + curve([1.0, 2.0], seed=1))  # the second run is too short
     assert statistics.mean_score(table).tolist() == [(5 + 15 + 10 + 20) / 4]
     assert statistics.mean_score(table, 50_000).tolist() == [10.0]
     assert statistics.mean_score(table, 37_500).tolist() == [pytest.approx((5 * 25 + 12.5 * 12.5) / 37.5)]
     assert statistics.mean_score(table, since=25_000).tolist() == [(15 + 10 + 20) / 3]
-    assert statistics.mean_score(table, since=87_500).tolist() == [30.0]  # from half way between 0 and 40
+    assert statistics.mean_score(table, since=87_500).tolist() == [30.0]  # interpolated half way between 0 and 40
     late = evaluations([("td3", 0, "finetune", 50_000, 10.0), ("td3", 0, "finetune", 100_000, 20.0)])
-    assert statistics.mean_score(late).tolist() == [(10 + 15) / 2]  # before the first evaluation its score counts
+    assert statistics.mean_score(late).tolist() == [(10 + 15) / 2]  # the first score also counts before its evaluation
 
 
 def test_the_score_drop_by_hand():
@@ -321,7 +321,7 @@ def test_the_score_drop_by_hand():
     table = evaluations([*curve([61.0, 50.0, 20.0, 0.0]), *offline, *curve([5.0], seed=1)])
     assert statistics.score_drop(table).to_dict() == {("hopper", "d", "td3", 0): 40.0}
     assert statistics.score_drop(table, 25_000).tolist() == [10.0]
-    higher = evaluations([*curve([5.0, 50.0, 20.0]), *offline])  # the lowest is the first, before any interaction
+    higher = evaluations([*curve([5.0, 50.0, 20.0]), *offline])  # the first score is the lowest, before any interaction
     assert statistics.score_drop(higher, last=25_000).tolist() == [55.0]
     assert statistics.score_drop(higher, last=25_000, first=1).tolist() == [10.0]
 
@@ -332,7 +332,7 @@ def test_steps_to_threshold_are_those_of_the_first_evaluation_that_reaches_it():
     assert statistics.steps_to_threshold(table, 0.0).tolist() == [0, 0]
 
 
-def test_what_an_agent_was_when_it_went_online():
+def test_last_offline_is_the_value_when_pretraining_ends():
     offline = [("vanilla", seed, "pretrain", steps, 1.0) for seed in (0, 1) for steps in (10_000, 20_000)]
     measured = {"predicted_value": [5.0, 7.0, 3.0, 4.0, 100.0, 100.0], "overfitting": [1.5, 1.5, np.nan, np.nan, 1.5, np.nan]}
     table = evaluations([*offline, *curve([1.0], arm="vanilla"), *curve([1.0])], **measured)
@@ -341,18 +341,18 @@ def test_what_an_agent_was_when_it_went_online():
     assert statistics.last_offline(table, "overfitting").to_dict() == {first: 1.5}  # none where it was not measured
 
 
-def test_the_calibration_is_a_number_a_run_of_those_that_were_asked():
+def test_the_calibration_is_one_number_for_each_run_that_measured_it():
     names = [
         records.Run("hopper", "hopper-medium-replay", arm, seed) for arm, seed in (("vanilla", 0), ("augmented", 1), ("td3", 0))
     ]
-    asked = [{"all": {"gap": 5.0, "value": 7.0}}, {"all": {"gap": -1.0, "value": 9.0}}, None]
-    found = statistics.calibration({name: {"calibration": each} for name, each in zip(names, asked, strict=True)})
+    measured = [{"all": {"gap": 5.0, "value": 7.0}}, {"all": {"gap": -1.0, "value": 9.0}}, None]
+    found = statistics.calibration({name: {"calibration": each} for name, each in zip(names, measured, strict=True)})
     assert found.index.names == RUN
     assert found["hopper", "hopper-medium-replay"].to_dict() == {("vanilla", 0): 5.0, ("augmented", 1): -1.0}
     assert statistics.difference(statistics.calibration({}), "augmented", "vanilla").n_seeds == 0
 
 
-def test_the_mean_offline_score_is_over_the_second_half():
+def test_the_mean_offline_score_covers_the_second_half_of_pretraining():
     offline = [("vanilla", 0, "pretrain", steps, score) for steps, score in ((50, 9.0), (100, 7.0), (150, 2.0), (200, 4.0))]
     table = evaluations([*offline, *curve([99.0, 99.0], arm="vanilla"), *curve([1.0])])
     assert statistics.mean_offline(table).to_dict() == {("hopper", "d", "vanilla", 0): 3.0}

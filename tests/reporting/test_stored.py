@@ -1,4 +1,4 @@
-"""Stored tables: what is computed is held to what is committed, and what is committed is returned."""
+"""Stored tables: a computed table must agree with the committed one, which is returned."""
 
 import imageio.v3 as imageio
 import numpy as np
@@ -34,19 +34,19 @@ def test_the_committed_table_is_returned(folder):
         (TABLE[:2], "has 3 rows of"),
     ],
 )
-def test_what_differs_is_named(folder, computed, sentence):
+def test_the_error_names_the_first_difference(folder, computed, sentence):
     with pytest.raises(ValueError, match=sentence):
         stored("06_table", computed, folder=folder)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"", b"a,b\n1,2,3\n1\n1,2,3,4\n"])
-def test_a_damaged_table_is_named(tmp_path, content):
+def test_the_error_for_a_damaged_table_says_how_to_write_it_anew(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ValueError, match=f"^{tmp_path / 'a.csv'} [^\n]*: `python -m mbaug figures --anew` writes it anew$"):
         stored("a", pd.DataFrame({"a": [1]}), folder=tmp_path)
 
 
-def test_a_table_that_is_not_there_is_asked_for(tmp_path):
+def test_the_error_for_a_missing_table_says_how_to_write_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="figures --anew"):
         stored("06_table", TABLE, folder=tmp_path)
 
@@ -55,7 +55,7 @@ def test_other_profiles_have_no_committed_tables(tmp_path):
     assert stored("06_table", TABLE, "smoke", folder=tmp_path) is TABLE
 
 
-def test_a_picture_is_drawn_anew_only_when_that_is_asked_for(tmp_path, monkeypatch):
+def test_a_stored_picture_is_drawn_anew_only_on_request(tmp_path, monkeypatch):
     drawn = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     draw = lambda: imageio.imwrite("<bytes>", drawn, extension=".png")  # noqa: E731
     with pytest.raises(FileNotFoundError, match="`python -m mbaug figures --anew` draws it"):

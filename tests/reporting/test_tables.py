@@ -1,4 +1,4 @@
-"""The README: its numbers are the records', its example runs, its links and figures are there."""
+"""The README and the other pages: their numbers match the records, their links lead somewhere, and the example runs."""
 
 import re
 import tomllib
@@ -21,12 +21,12 @@ def recorded():
 
 
 @pytest.mark.parametrize("path", tables.generated(), ids=lambda path: path.stem)
-def test_the_numbers_are_those_of_the_records(path, recorded):
-    assert path.read_text().splitlines() == tables.written(path, recorded).splitlines(), "run `make figures`"
+def test_generated_pages_match_the_records(path, recorded):
+    assert path.read_text().splitlines() == tables.written(path, recorded).splitlines(), "Run `make figures`."
 
 
 def prose(path):
-    """Returns the text of a Markdown file, or of the Markdown cells of a chapter's source or copy, without code blocks."""
+    """Returns the text of a Markdown file, or of a chapter's Markdown cells, without code blocks."""
     text = path.with_suffix(".py" if path.suffix == ".ipynb" else path.suffix).read_text()
     if path.suffix != ".md":
         text = re.sub("^# ?", "", "\n".join(re.findall(r"# %% \[markdown\]\n((?:#.*\n?)*)", text)), flags=re.M)
@@ -34,7 +34,7 @@ def prose(path):
 
 
 def anchors(path):
-    """Returns the names that GitHub gives to the headings of a page."""
+    """Returns the anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", prose(path), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
@@ -48,12 +48,12 @@ PAGES = [
 def test_every_link_leads_somewhere(page):
     for target, anchor in re.findall(r"\]\((?!http|mailto)([^)#\s]*)#?([^)\s]*)\)", prose(page)):
         to = page.parent / target if target else page
-        assert to.exists(), target
-        assert not anchor or anchor in anchors(to), f"{target}#{anchor}"
+        assert to.exists(), f"{target} does not exist."
+        assert not anchor or anchor in anchors(to), f"{target} has no heading #{anchor}."
 
 
 def test_the_gallery_has_every_figure():
-    """With the caption that was written with it: no word and no number of either was changed since."""
+    """Its captions are those written with the figures, so no word and no number was changed since."""
     text = (ROOT / "figures" / "README.md").read_text()
     assert text == figures.gallery(ROOT / "figures")
     names = sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
@@ -62,28 +62,30 @@ def test_the_gallery_has_every_figure():
     assert sorted(shown) == names
     drawn = "".join(path.read_text() for path in sorted((ROOT / "notebooks").glob("*.py")))
     places = [drawn.index(f'"{name}"') for name in shown]
-    assert places == sorted(places), "a figure stands where its chapter draws it"
-    assert not re.search(r"<(?!/?(details|summary)>)", text), "GitHub would take it for a tag, and show nothing"
+    assert places == sorted(places), "Figures should stand in the order in which the chapters draw them."
+    assert not re.search(r"<(?!/?(details|summary)>)", text), "GitHub would take this for a tag, and hide it."
     films = sorted(path.stem for path in (ROOT / "figures" / "films").glob("*.gif"))
     assert re.findall(r"\]\(films/(\w+)\.gif\)", text) == films
 
 
-def test_the_figures_are_those_that_chapters_draw():
-    """One that no chapter draws any more is old, and nobody would see it."""
+def test_every_figure_is_drawn_by_a_chapter():
+    """A figure that no chapter draws any more is outdated, and nobody would notice."""
     sources = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.py"))
     drawn = re.findall(r"save_figure\(figure, \"(\w+)\"", sources)
     assert sorted(drawn) == sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
 
 
-def test_badges_say_what_the_project_says():
+def test_the_badges_match_the_projects_metadata():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    told = dict(re.findall(r"\[!\[(\w+):? (.+?)\]\(docs/badges", TEXT))
+    badges = dict(re.findall(r"\[!\[(\w+):? (.+?)\]\(docs/badges", TEXT))
     first, end = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
-    assert told["Python"] == f"3.{first} to 3.{int(end) - 1}"
+    assert badges["Python"] == f"3.{first} to 3.{int(end) - 1}"
     ran = re.search(r"What we ran,.*?\n\n", TEXT, re.S)[0]
-    assert {f"3.{minor}" for minor in range(int(first), int(end))} == {*re.findall(r"\b3\.\d+", ran)}, "each version is told"
-    assert told["Code"] == project["license"]
-    assert told["Data"] == pools.LICENCE
+    assert {f"3.{minor}" for minor in range(int(first), int(end))} == {*re.findall(r"\b3\.\d+", ran)}, (
+        "The README should say which of these versions we ran."
+    )
+    assert badges["Code"] == project["license"]
+    assert badges["Data"] == pools.LICENCE
     for path in (ROOT / "docs" / "badges").glob("*.svg"):
         (label,) = re.findall(r"<title>(.+)</title>", path.read_text())
         assert (
@@ -92,8 +94,8 @@ def test_badges_say_what_the_project_says():
         )
 
 
-def test_no_example_lets_everybody_in():
-    """A Dask scheduler, or a Jupyter server, runs the code of whoever reaches it; a plain one of Dask listens everywhere."""
+def test_no_example_opens_a_server_to_everybody():
+    """Dask schedulers and Jupyter servers run the code of anybody who reaches them, and Dask listens on all addresses."""
     texts = [path.read_text() for part in ("*.md", "docs/*.*", "notebooks/*.py", "mbaug/*/*.py") for path in ROOT.glob(part)]
     schedulers = [line for text in texts for line in text.splitlines() if "dask scheduler" in line]
     assert schedulers
@@ -105,7 +107,7 @@ def test_no_example_lets_everybody_in():
     assert "status pages listen on every address" in before
 
 
-def test_what_was_found_is_a_row_an_arm_and_a_column_a_task(tmp_path):
+def test_the_table_of_results_has_a_row_for_each_arm_and_a_column_for_each_task(tmp_path):
     frame = runs({"augmented": 50, "td3": 10, "vanilla_data": 30, "augmented_25": 40}, tasks=("ant", "hopper"))
     lines = tables.found_table(frame[(frame["task"] == "hopper") | (frame["arm"] == "td3")]).splitlines()
     assert lines[:5] == [
@@ -127,12 +129,12 @@ def test_what_was_found_is_a_row_an_arm_and_a_column_a_task(tmp_path):
     assert tables.found_table(records.load_runs(tmp_path)) == "No runs are recorded yet."
 
 
-def test_six_rows_at_most_are_seen_at_once():
+def test_the_main_table_has_at_most_six_rows():
     assert len(tables.MAIN) <= 6
     assert [*tables.MAIN] == tables.in_order(tables.MAIN)
 
 
-def test_baselines_stand_beside_published_ones():
+def test_our_baselines_stand_beside_published_ones():
     frame = tables.beside_published(claims.main_runs(runs({"td3": 10.0, "sac": 90.0}, tasks=("hopper", "ant"))))
     found = dict(zip(frame.index, frame.to_numpy().tolist(), strict=True))
     assert len(found) == 12
@@ -146,7 +148,7 @@ README = "# Title\n\n<!-- answer -->\n<!-- /answer -->\n"
 README += "<!-- found -->\nold\n<!-- /found -->\n\nwords\n<!-- claims --><!-- /claims -->\nend\n"
 
 
-def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_goes(tmp_path):
+def test_text_between_the_readmes_markers_is_generated_and_edits_are_lost(tmp_path):
     path, frame = tmp_path / "README.md", runs({"augmented": 50, "td3": 10})
     path.write_text(README)
     text = tables.written(path, frame)
@@ -157,8 +159,8 @@ def test_the_readme_is_made_again_between_its_markers_and_a_typed_number_goes(tm
         assert tables.written(path, frame) == text
 
 
-def test_an_answer_whose_numbers_are_not_drawn_says_so(tmp_path, monkeypatch):
-    """The first `make figures` of a new chapter writes it before and after the chapter runs."""
+def test_an_answer_without_its_stored_tables_says_so(tmp_path, monkeypatch):
+    """The first `make figures` of a new chapter writes its answer before the chapter runs, and again afterwards."""
     path = tmp_path / "02_world_model.py"
     path.write_text("# <!-- answer -->\n# <!-- /answer -->\n")
     assert "# On held-out rows of " in tables.written(path, runs({"td3": 10}))
@@ -166,7 +168,7 @@ def test_an_answer_whose_numbers_are_not_drawn_says_so(tmp_path, monkeypatch):
     assert tables.written(path, runs({"td3": 10})) == "# <!-- answer -->\n# Its numbers are not yet drawn.\n# <!-- /answer -->\n"
 
 
-def test_an_answer_is_a_comment_in_a_chapter_s_source_and_nothing_else_changes(tmp_path):
+def test_an_answer_is_a_comment_in_a_chapters_source_and_nothing_else_changes(tmp_path):
     path = tmp_path / "05_online_finetuning.py"
     path.write_text("# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
     frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10}, seeds=5)
@@ -184,8 +186,8 @@ def test_a_readme_without_its_markers_is_refused(text, tmp_path):
         tables.written(path, runs({"td3": 10}))
 
 
-def test_the_example_runs(monkeypatch, capsys):
-    """The code block as it stands, with a hundred updates in place of 2,000, an evaluation at each 50."""
+def test_the_example_in_the_readme_runs(monkeypatch, capsys):
+    """We run the code block as it stands, but with 100 updates in place of 2,000 and an evaluation every 50."""
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     tiny, learner = studies.PROFILES["smoke"], training.learner
     monkeypatch.setattr(training, "learner", lambda arm, *rest, **options: learner(tiny.apply(arm), *rest, **options))
