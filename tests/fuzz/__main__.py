@@ -1,6 +1,6 @@
-"""`make fuzz`: damaged files and random command lines. Each ends in one sentence, or in what the whole files give.
+"""`make fuzz`: damaged files and random command lines. Each gives one error sentence, or the same values as intact files.
 
-A case is determined by its kind, its number and the seed: what failed is told so, and tried again alone with --only and --case.
+The kind, the number and the seed determine a case. Each fault is printed with its number: repeat it with --only and --case.
 """
 
 import argparse
@@ -26,23 +26,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 
-SECONDS = 20  # of a case, at most
-NAMED = "^a: |^fuzz-hopper-v0: |minari:|hopper/none/td3/seed0"  # a file by its stem, a set, a run
-SENTENCES = ValueError, OSError, RuntimeError, ImportError  # what the command line turns into one
+SECONDS = 20  # time limit for a case
+NAMED = "^a: |^fuzz-hopper-v0: |minari:|hopper/none/td3/seed0"  # a file's stem, a Minari dataset or a run in an error sentence
+SENTENCES = ValueError, OSError, RuntimeError, ImportError  # errors that the command line prints as one sentence
 
 
 class Late(BaseException):
-    """A case took too long."""
+    """Raised when a case takes too long."""
 
 
-def late(*_) -> None:
+def raise_late(*_) -> None:
     raise Late
 
 
 def outcome(call, *given) -> tuple[str, object]:
-    """Returns what came of a call: "whole" and what it returned, "refused" and the sentence, or "fault" and what is wrong."""
+    """Returns the outcome of a call: "whole" and its result, "refused" and the error sentence, or "fault" and the problem."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    faulthandler.dump_traceback_later(10 * SECONDS, exit=True)  # where even the signal waits
+    faulthandler.dump_traceback_later(10 * SECONDS, exit=True)  # in case the call blocks the signal too
     try:
         return "whole", call(*given)
     except SENTENCES as error:
@@ -71,48 +71,48 @@ def generator(seed: int, name: str, case: int) -> np.random.Generator:
 
 
 def damage(subject, seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str, object]]:
-    """Yields the number, the kind and the text of each case's outcome."""
+    """Yields the number, the kind of outcome and the text of each case."""
     with tempfile.TemporaryDirectory() as scratch:
-        first, here = Path(scratch, "whole"), Path(scratch, "here")
-        first.mkdir()
-        subject.make(first)
-        shutil.copytree(first, here)
+        intact, here = Path(scratch, "whole"), Path(scratch, "here")
+        intact.mkdir()
+        subject.make(intact)
+        shutil.copytree(intact, here)
         whole = subject.read(here)
         for number in numbers:
             shutil.rmtree(here)
-            shutil.copytree(first, here)
+            shutil.copytree(intact, here)
             subject.harm(here, generator(seed, subject.name, number))
             kind, found = outcome(subject.read, here)
             if kind == "whole" and subject.bound and not same(found, whole):
-                kind, found = "fault", "other values were taken"
+                kind, found = "fault", "other values were read without an error"
             if kind == "refused" and not re.search(f"{here}|{NAMED}", found):
-                kind, found = "fault", f"the file is not named: {found}"
+                kind, found = "fault", f"the error does not name the file: {found}"
             yield number, kind, found
 
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--only", default="", help="kinds whose name holds this")
-    options.add_argument("--case", type=int, help="of them, the one case")
+    options.add_argument("--only", default="", help="only kinds of cases whose name contains this text")
+    options.add_argument("--case", type=int, help="only the case with this number")
     given = options.parse_args()
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, raise_late)
     warnings.simplefilter("error")
     import commands
     import subjects
 
-    faults, tries = 0, {subject.name: (subject.cases, partial(damage, subject)) for subject in subjects.SUBJECTS}
-    tries[commands.NAME] = commands.CASES, commands.tried
-    for name in (name for name in tries if given.only in name):
-        count, tried = tries[name]
-        began, kinds = time.monotonic(), Counter()
-        for number, kind, text in tried(given.seed, range(count) if given.case is None else [given.case]):
-            kinds[kind] += 1
+    faults, cases = 0, {subject.name: (subject.cases, partial(damage, subject)) for subject in subjects.SUBJECTS}
+    cases[commands.NAME] = commands.CASES, commands.outcomes
+    for name in (name for name in cases if given.only in name):
+        count, outcomes = cases[name]
+        began, counts = time.monotonic(), Counter()
+        for number, kind, text in outcomes(given.seed, range(count) if given.case is None else [given.case]):
+            counts[kind] += 1
             if kind == "fault" or given.case is not None:
                 print(f"{name}, case {number}: {kind}: {text}\n", flush=True)
-        counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-        print(f"{name}: {counts}, in {time.monotonic() - began:.0f} s", flush=True)
-        faults += kinds["fault"]
+        summary = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+        print(f"{name}: {summary}, in {time.monotonic() - began:.0f} s", flush=True)
+        faults += counts["fault"]
     sys.exit(f"{faults} faults" if faults else 0)
 
 

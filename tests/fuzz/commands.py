@@ -1,4 +1,4 @@
-"""Random command lines, of the words that the command line knows and of junk, in a clone of its own where nothing trains."""
+"""Random command lines, from words that the commands know and from junk, run in a temporary clone where nothing trains."""
 
 import io
 import os
@@ -89,10 +89,10 @@ JUNK += ["minari:", "minari:../../x", "tcp://", "hopper/none/td3/seed-1", "0-", 
 
 @contextmanager
 def clone() -> Iterator[None]:
-    """Makes a clone with one record the working directory, in which a pipe and a folder lie; what would train does nothing."""
+    """Changes into a temporary clone with one record, a pipe and a folder; functions that train or write a lot do nothing."""
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as scratch:
-        here = Path(scratch, "a", "b", "clone")  # junk leads two folders up at most
+        here = Path(scratch, "a", "b", "clone")  # junk leads at most two folders up
         (here / "folder").mkdir(parents=True)
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(files.repository() / name, here)
@@ -101,7 +101,7 @@ def clone() -> Iterator[None]:
         d4rl(here)
         os.mkfifo(here / "pipe")
         os.chdir(here)
-        nothing = {
+        disabled = {
             runner: ("on_this_machine", "on_a_cluster"),
             trained: ("make",),
             verify: ("verify",),
@@ -113,7 +113,7 @@ def clone() -> Iterator[None]:
             pools: ("write_readme",),
             probes: ("write",),
         }
-        patches = [patch.object(module, name, lambda *_, **__: ()) for module, names in nothing.items() for name in names]
+        patches = [patch.object(module, name, lambda *_, **__: ()) for module, names in disabled.items() for name in names]
         patches += [patch.object(files, "repository", lambda: here), patch.object(render, "opengl", lambda: "")]
         patches += [patch.object(joblib, "cpu_count", lambda: 2), patch.dict(os.environ)]
         for each in patches:
@@ -126,8 +126,8 @@ def clone() -> Iterator[None]:
             os.chdir(before)
 
 
-def typed(random: np.random.Generator) -> list[str]:
-    """Returns a command line."""
+def command_line(random: np.random.Generator) -> list[str]:
+    """Returns a random command line."""
 
     def one(words: Sequence[str]) -> str:
         return words[random.integers(len(words))]
@@ -145,8 +145,8 @@ def typed(random: np.random.Generator) -> list[str]:
     return [one(JUNK) if random.random() < 0.03 else call.__name__, *parts]
 
 
-def printed(line: list[str]) -> tuple[object, str]:
-    """Returns how a command ended, and all that it printed."""
+def run_line(line: list[str]) -> tuple[object, str]:
+    """Runs a command line; returns its exit code, and everything that it printed."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True) for errors in ("strict", "backslashreplace"))
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -158,14 +158,14 @@ def printed(line: list[str]) -> tuple[object, str]:
     return code, b"".join(stream.buffer.getvalue() for stream in (out, err)).decode()
 
 
-def tried(seed: int, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
-    """Yields the number, the kind and the text of each command line's outcome."""
-    from __main__ import generator, outcome  # the script that runs this
+def outcomes(seed: int, numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
+    """Yields the number, the kind of outcome and the text of each command line."""
+    from __main__ import generator, outcome  # the script that imports this module
 
     with clone():
         for number in numbers:
-            line = typed(generator(seed, NAME, number))
-            kind, found = outcome(printed, line)
+            line = command_line(generator(seed, NAME, number))
+            kind, found = outcome(run_line, line)
             code, text = found if kind == "whole" else (None, str(found))
             bad = sorted({letter for letter in text if not letter.isprintable() and letter != "\n"})
             if kind != "fault":

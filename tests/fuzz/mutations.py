@@ -1,4 +1,4 @@
-"""What a bad disk, a broken copy, an editor or another program leaves of a file. A mutation takes content and a generator."""
+"""Damages file content as a bad disk, a broken copy, an editor or another program might."""
 
 import json
 
@@ -10,7 +10,7 @@ CODES = "\x1b]0;x\x07", "a\nb", "\x7f", "\u202e"
 
 
 def damaged(content: bytes, random: np.random.Generator) -> bytes:
-    """Returns the bytes that are left: some changed, cut, moved, doubled or foreign."""
+    """Returns the bytes with some of them changed, cut off, removed, doubled or replaced by random ones."""
     low, high = sorted(random.integers(len(content) + 1, size=2))
     flipped = bytearray(content)
     for place in random.integers(len(content), size=random.integers(1, 4)):
@@ -30,7 +30,7 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
 
 
 def edited(document, random: np.random.Generator) -> bytes:
-    """Returns JSON of which one value or one key, at any depth, is another, is gone or is there twice."""
+    """Returns JSON in which one value or one key, at any depth, is replaced, removed or doubled."""
     if not document:
         return json.dumps(JUNK[random.integers(10)]).encode()
     document = json.loads(json.dumps(document))
@@ -55,18 +55,18 @@ def edited(document, random: np.random.Generator) -> bytes:
 
 
 def rewritten(path, columns: dict[str, np.ndarray], random: np.random.Generator) -> None:
-    """Writes columns as another program might: one of them of another type, shape, order, unit, name or place."""
+    """Writes columns as another program might: one is missing, or has another type, shape, order, unit, name or place."""
     columns = dict(columns)
     key = list(columns)[random.integers(len(columns))]
     column = columns.pop(key)
-    some = random.integers(len(column))
+    row = random.integers(len(column))
 
     def put(array) -> None:
         columns[key] = array
 
     def spoiled(value) -> np.ndarray:
         array = column.astype(np.float64)
-        array[some] = value
+        array[row] = value
         return array
 
     ways = [
@@ -87,9 +87,9 @@ def rewritten(path, columns: dict[str, np.ndarray], random: np.random.Generator)
         lambda: columns.__setitem__(f"{key}/{key}", column),
         lambda: columns.__setitem__(key + CODES[random.integers(len(CODES))], column),
         lambda: columns.__setitem__(f"group/{key}", column),
-        lambda: None,  # it is missing
+        lambda: None,  # the column is missing
     ]
-    ways = ways[:-3] if key == "next_observations" else ways  # which a file need not have
+    ways = ways[:-3] if key == "next_observations" else ways  # a file may lack this column
     ways[random.integers(len(ways))]()
     packed = [{}, {"compression": "gzip"}, {"compression": "lzf", "shuffle": True}, {"fletcher32": True}][random.integers(4)]
     with h5py.File(path, "w") as file:

@@ -1,4 +1,4 @@
-"""What is damaged: each kind of file that the project reads, a whole one, how it is read, and how often it is tried."""
+"""The kinds of files that the project reads: how we make intact ones, read and damage them, and how many cases we try."""
 
 import json
 import os
@@ -30,12 +30,12 @@ class Subject:
     """One kind of file.
 
     Attributes:
-        name: of the kind.
-        cases: how often it is damaged.
-        make: writes whole ones into a folder.
-        read: returns what they hold, of the same folder; a list of text, numbers and arrays.
-        harm: damages one of them there.
-        bound: whether something in the files covers all of their values: then no other value may be read.
+        name: its name, which also seeds the random damage.
+        cases: how many damaged files we try.
+        make: writes intact files into a folder.
+        read: returns the content of the files in that folder, as a list of texts, numbers and arrays.
+        harm: damages one of the files in that folder.
+        bound: whether checksums cover all values in the files, so that no other values may be read.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Subject:
 
 
 def any_file(folder: Path, random: np.random.Generator, *patterns: str) -> Path:
-    """Returns one of the files of a folder."""
+    """Returns a random file of a folder."""
     found = sorted({path for pattern in patterns or ["*"] for path in folder.rglob(pattern) if path.is_file()})
     return found[random.integers(len(found))]
 
 
 def bytes_of(*patterns: str) -> Callable:
-    """Returns what damages the bytes of a file, now and then puts something else in its place."""
+    """Returns a function that damages the bytes of a file, or sometimes puts a folder or a pipe in its place."""
 
     def harm(folder: Path, random: np.random.Generator) -> None:
         path = any_file(folder, random, *patterns)
@@ -68,7 +68,7 @@ def bytes_of(*patterns: str) -> Callable:
 
 
 def json_of(*patterns: str) -> Callable:
-    """Returns what edits a JSON file."""
+    """Returns a function that edits a JSON file."""
 
     def harm(folder: Path, random: np.random.Generator) -> None:
         path = any_file(folder, random, *patterns)
@@ -78,14 +78,14 @@ def json_of(*patterns: str) -> Callable:
 
 
 def arrays(dataset: Dataset) -> list:
-    """Returns all of a dataset that counts."""
+    """Returns the transitions and episode numbers of a dataset."""
     return [pack(dataset).numpy(), dataset.episode]
 
 
 # --- datasets -------------------------------------------------------------------------------------------------------------
 
 FEW = read.load("hopper-medium-replay")
-FEW = FEW.rows(FEW.episode < 6)  # some 300 transitions
+FEW = FEW.rows(FEW.episode < 6)  # about 300 transitions
 COLUMNS = {
     "observations": FEW.state,
     "actions": FEW.action,
@@ -103,7 +103,7 @@ def d4rl(folder: Path) -> None:
 
 
 def imported(folder: Path, source: str | None = None) -> list:
-    """Returns the pool that a file or a Minari set becomes, and what was said of it."""
+    """Returns the arrays of the pool that a file or a Minari dataset becomes."""
     said: list[str] = []
     check.import_dataset(source or str(folder / "a.hdf5"), "hopper-a", folder / "pools", said.append)
     assert all(line.isprintable() for line in said), said
@@ -140,7 +140,7 @@ def read_minari(folder: Path) -> list:
 
 
 def harm_minari(folder: Path, random: np.random.Generator) -> None:
-    """Damages a Minari set where a reader could see it: its numbers have no checksum, so they stay."""
+    """Damages a Minari dataset visibly: it changes no single number, since no checksum covers those."""
     path = any_file(folder, random, "*.json", "*.hdf5")
     if path.suffix == ".json":
         content = path.read_bytes()
@@ -169,13 +169,13 @@ def harm_minari(folder: Path, random: np.random.Generator) -> None:
             episode.create_group(key)[key] = column
 
 
-# --- evidence -------------------------------------------------------------------------------------------------------------
+# --- records, checkpoints and networks ------------------------------------------------------------------------------------
 
 RECORDED = Run("hopper", "none", "td3", 0)
 
 
 def record(folder: Path) -> None:
-    """A recorded run of today's format, with actors."""
+    """Writes a record in today's format, with actors."""
     metadata = records.read_metadata(records.root(), RECORDED)
     rows = records.read(records.root(), RECORDED).rows[:20].to_dict("records")
     own = {name: metadata.get(name) for name in records.about.OWN}  # an older format has no calibration
@@ -205,7 +205,7 @@ STATE = {"rows": [[]], "outside": [0.0], "switch": [], "wall_seconds": 0.0, "com
 
 
 def population() -> SimpleNamespace:
-    """Returns what `run.load` takes back to a checkpoint."""
+    """Returns a stand-in for the population that `run.load` restores."""
     return SimpleNamespace(learner=LEARNER, commits=[], begin=0.0)
 
 
@@ -221,7 +221,7 @@ def read_checkpoint(folder: Path) -> list:
 
 
 def other_checkpoint(folder: Path, random: np.random.Generator) -> None:
-    """Puts a checkpoint of something else there, with a digest that is right."""
+    """Replaces the checkpoint by one with other content and a valid digest."""
     tensors, state = checkpoint.load(folder)
     names = sorted(tensors)
     name = names[random.integers(len(names))]
@@ -249,7 +249,7 @@ def read_networks(folder: Path) -> list:
     return [agent.actor.network.flat.detach().numpy(), agent.critics.network.flat.detach().numpy(), fit.history.numpy()]
 
 
-# --- what is generated ----------------------------------------------------------------------------------------------------
+# --- generated files ------------------------------------------------------------------------------------------------------
 
 
 def states(folder: Path) -> None:
