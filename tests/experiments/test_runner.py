@@ -133,7 +133,7 @@ def command_line(child):
 @slow
 def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path):
     """SIGKILL or SIGTERM ends the command or a worker at a random moment. Each time all processes end within ten seconds."""
-    moments, met = random.Random(0), 0
+    moments, interrupted = random.Random(0), 0
     for number in range(20):
         process = FORK.Process(target=record_pair, args=(tmp_path,))
         process.start()
@@ -141,7 +141,7 @@ def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path)
         wait_until("two workers", lambda p=process, parent=parent: not p.is_alive() or len(parent.children()) >= 2)
         process.join(timeout=moments.uniform(0, 4))
         children = parent.children(recursive=True) if process.is_alive() else []
-        met += bool(children)
+        interrupted += bool(children)
         with suppress(psutil.NoSuchProcess):  # the process has just ended by itself
             workers = [child for child in children if "LokyProcess" in command_line(child)]  # not loky's resource tracker
             victim = parent if number % 2 or not workers else moments.choice(workers)
@@ -149,7 +149,7 @@ def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path)
         process.join(timeout=300)
         assert process.exitcode is not None
         wait_until("the end of all", lambda children=children: not any(map(psutil.Process.is_running, children)), seconds=10)
-    assert met >= 5, "Too few of the kills met a command that was still training."
+    assert interrupted >= 5, "Too few of the kills met a command that was still training."
     assert_continues(tmp_path, undisturbed)
 
 

@@ -39,8 +39,8 @@ def test_the_loss_of_the_rule_is_its_distance_from_the_best_arm():
 
 def test_the_best_margin_is_the_middle_of_those_with_the_least_loss():
     wide, narrow = ("hopper", 10, 30, 50, 60, 20), ("ant", 10, 20, 60, 50, 20)
-    assert advice.best_margin(rows(wide)) == 35  # 20 to 50: both are kept
-    assert advice.best_margin(rows(narrow)) == 5  # 0 to 9: the policy is kept
+    assert advice.best_margin(rows(wide)) == 35  # margins of 20 to 50 keep both
+    assert advice.best_margin(rows(narrow)) == 5  # margins of 0 to 9 keep the policy
     assert advice.best_margin(rows()) == 0
 
 

@@ -56,7 +56,7 @@ def test_a_summary_refuses_episodes_in_place_of_seeds():
         statistics.summarise(found, ["arm"])
 
 
-def test_no_runs_give_empty_tables(tmp_path):
+def test_without_runs_all_tables_are_empty(tmp_path):
     table = statistics.evaluations(records.load_runs(tmp_path))
     assert len(table) == 0
     assert len(statistics.summarise(table, ["arm", "steps"])) == 0
