@@ -132,7 +132,7 @@ def test_data_from_another_simulator_version_are_accepted_and_reported(name, fri
     data = real(f"{name}-medium-replay", first=20_000)
     report = check.check_dataset(tasks.find(name), data)
     assert re.search(r"next states differ by .* of a step \(median\), as in another version of the simulator$", report)
-    with pytest.raises(ValueError, match="they are other rows', or in another unit"):
+    with pytest.raises(ValueError, match="they belong to other rows or have another unit"):
         check.check_dataset(tasks.find(name), replace(data, reward=rolled(data.reward, 1)))
 
 
@@ -267,7 +267,7 @@ def test_importing_a_d4rl_file_makes_a_pool(tmp_path, capsys, changed):
     path, folder = written(tmp_path, hopper_columns(**changed)), tmp_path / "pools"
     commands.main(["data", str(path), "--as", "hopper-d4rl", "--output", str(folder)])
     *lost, replayed, counts, where = capsys.readouterr().out.splitlines()
-    left_out = "1 rows are left out: there are no next_observations, and no row tells what came after these"
+    left_out = "1 rows are left out: without next_observations in the file, their next states are unknown"
     assert lost == ([left_out] if changed else [])
     assert re.fullmatch(
         r"tiny-v2: replayed \d+ of \d+ rows in Hopper-v5: next states agree within .*, rewards within .*", replayed
@@ -330,7 +330,7 @@ def test_an_import_with_a_wrong_name_or_of_another_tasks_data_writes_nothing(tmp
 
 def test_an_import_never_overwrites_a_pool(tmp_path):
     before = import_small_file(tmp_path).read_bytes()
-    with pytest.raises(FileExistsError, match=r"hopper-d4rl is in .* already: a pool is never overwritten"):
+    with pytest.raises(FileExistsError, match=r"hopper-d4rl already exists in .*: pools are never overwritten"):
         import_small_file(tmp_path)
     assert import_small_file(tmp_path, "hopper-other").read_bytes() == before
 

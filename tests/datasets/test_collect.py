@@ -256,10 +256,10 @@ def test_only_missing_pools_are_made(whole, states, recorded, tmp_path):
     copy_pools(whole, tmp_path, "hopper-medium")
     lines = collected(tmp_path, states[-1:], recorded)
     assert contents(tmp_path) == contents(whole)
-    kept = [line for line in lines if line.endswith("already and stays as it is: a pool is never overwritten")]
+    kept = [line for line in lines if line.endswith("and stays as it is: pools are never overwritten")]
     assert sorted(line.split()[0] for line in kept) == sorted(set(NAMES) - {"hopper-medium"})
     collect.collect(HOPPER, 0, [tmp_path, tmp_path], recorded, must_not_train, lines.append)
-    assert lines[-1] == f"{RUN} and all pools of hopper are there already and stay as they are"
+    assert lines[-1] == f"{RUN} and all pools of hopper already exist and stay as they are"
 
 
 def test_a_missing_replay_pool_is_trained_only_up_to_the_medium_level(whole, states, recorded, tmp_path):
@@ -407,7 +407,7 @@ def test_the_second_of_two_simultaneous_commands_waits_for_the_first(tmp_path, c
         both = [multiprocessing.get_context("fork").Process(target=command, args=(tmp_path, "--to", "0")) for _ in range(2)]
         for process in both:
             process.start()
-        printed, waits = [], f"another process is at {RUN}: this one waits until it ends\n"
+        printed, waits = [], f"another process is training {RUN}: waiting until it ends\n"
         wait_until("both to wait", lambda: printed.append(capfd.readouterr().out) or "".join(printed).count(waits) == 2)
     for process in both:
         process.join(timeout=120)

@@ -185,7 +185,7 @@ def test_control_characters_in_names_are_escaped(tmp_path):
     with h5py.File(path, "w") as file:
         file["re\x07wards"] = np.zeros(3)
     message = refused(path)
-    assert r"the columns here are 're\x07wards', the groups none" in message
+    assert r"columns in this file: 're\x07wards'; groups: none" in message
     with pytest.raises(SystemExit) as error:
         commands.main(["data", str(path), "--as", "hopper-x"])
     assert str(error.value).isprintable()

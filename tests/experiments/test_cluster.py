@@ -39,7 +39,7 @@ def scheduler(tmp_path):
 @pytest.mark.parametrize("workers", ["none came", "all died"])
 def test_a_cluster_without_workers_is_reported_and_given_up(workers, scheduler, tmp_path, monkeypatch):
     """Dask alone would wait for workers in silence."""
-    for name, seconds in {"TELL": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
+    for name, seconds in {"WARN": 0.2, "GIVE_UP": 1, "POLL": 0.1}.items():
         monkeypatch.setattr(runner, name, seconds)
     (_, address), reported, thread = scheduler, [], ThreadPoolExecutor(1)
     trains = nullcontext() if workers == "none came" else worker(address)

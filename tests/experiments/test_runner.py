@@ -299,7 +299,7 @@ def test_uncommitted_code_is_reported_before_it_trains(tmp_path, monkeypatch):
         monkeypatch.setattr(runner, "on_this_machine", lambda *given: counts.append(len(reported)) or [])
         record(tmp_path, [RUN], report=reported.append)
     assert reported == [
-        f"the records will name their code {x}: train with a clean clone if they are to be kept"
+        f"the records will name the commit {x}: train in a clean clone if you want to keep them"
         for x in ("unknown", "0" * 40 + "+dirty")
     ]
     assert counts == [1, 2, 2]
@@ -314,7 +314,7 @@ def test_a_worker_at_another_commit_is_reported_with_both_commits(recorded, tmp_
     monkeypatch.setattr(runner, "missing", lambda *given: [RUN])
     monkeypatch.setattr(runner, "train", lambda *given: None)
     record(tmp_path, [RUN], report=reported.append)
-    assert reported[0].endswith(f" s, trained by the code {40 * '1'}, while it is {40 * '0'} here")
+    assert reported[0].endswith(f" s, trained by commit {40 * '1'}, but this clone is at {40 * '0'}")
 
 
 def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
@@ -341,7 +341,7 @@ def test_runs_whose_dataset_is_missing_are_left_out(monkeypatch):
     here, reported = [RUN, on_data()], []
     lacking = [Run("ant", "ant-medium", "vanilla", seed) for seed in (0, 1)]
     assert runner.with_data([lacking[0], *here, lacking[1]], reported.append) == here
-    assert reported == ["2 runs are left out: ant-medium is not here: `collect` makes it"]
+    assert reported == ["2 runs are skipped: ant-medium is not here: `collect` makes it"]
     assert runner.with_data([], reported.append) == []
     with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
         runner.with_data(lacking, reported.append)

@@ -85,7 +85,7 @@ def test_the_score_of_a_dataset_is_the_mean_over_complete_episodes():
 )
 def test_the_task_is_found_in_the_name_of_the_dataset(name, task):
     """It must be a whole word, as in the names of Minari and D4RL."""
-    assert advice._named(name) == task
+    assert advice._task_in(name) == task
     with pytest.raises(ValueError, match=r"^the name 'antmaze-umaze-v2' has no task in it: add --task with one of hopper"):
         advice._task_in("antmaze-umaze-v2")
 
@@ -98,7 +98,7 @@ def test_the_advice_reports_one_step_on_each_line():
     kinds = ["dataset", "", "data", "model", "critics", "policy", "regime", "advice", "record"]
     assert [line[:10].strip() for line in lines] == kinds
     assert "20,026 transitions in 891 episodes; 10,000 are drawn" in lines[0]
-    assert re.search(r"in [0-4] of 4 cases of 2 tasks", lines[-1])
+    assert re.search(r"in [0-4] of 4 cases on 2 tasks", lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_advice_reports_one_step_on_each_line():
         (
             "hopper-random",
             "ant",
-            "hopper-random: state has 11 dimensions, but in Ant-v5 it has 27: these are",
+            "hopper-random: state has 11 dimensions, but in Ant-v5 it has 27: the data belong to another task",
         ),
         ("hopper-radnom", None, "unknown dataset 'hopper-radnom': did you mean 'hopper-random'"),
     ],

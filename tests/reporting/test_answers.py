@@ -118,8 +118,8 @@ def test_the_multi_step_answer_reports_stored_errors_and_then_the_records(folder
     pd.DataFrame(rows, columns=["task", "predictor", "horizon", "error"]).to_csv(folder / "06_open_loop.csv", index=False)
     arms = {"augmented_horizon1": 20, "augmented_horizon5": 40}
     found = answers.multi_step(runs(arms, seeds=5, tasks=("halfcheetah",)))
-    assert "model errs by 0.4, 2 and 20, a deterministic network by 0.02, 0.1 and 1, and the" in found  # median of three
-    assert "nothing moves by 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
+    assert "paper's model is 0.4, 2 and 20, of a deterministic network 0.02, 0.1 and 1, and of the" in found  # median of three
+    assert "nothing moves 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
     assert found.endswith("As the target of an agent, five steps score higher than one (+20 [+19, +21]).")
     not_recorded = " Whether targets of several steps help an agent is not yet recorded."
     assert answers.multi_step(runs(arms).iloc[:0]) == found.partition(" As the target")[0] + not_recorded
