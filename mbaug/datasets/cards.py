@@ -126,7 +126,7 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         content = files.content(card)
         found = checked(files.parse_json(content, str(card)), str(card))
-        require(content == sealed(found), f"the SHA-256 of {card} is not the one in it")
+        require(content == sealed(found), f"{card}: its content does not match its SHA-256")
         return found
     except (FileNotFoundError, ValueError) as error:
         why = f"{error}" if isinstance(error, ValueError) else f"{card} does not exist"

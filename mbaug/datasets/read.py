@@ -96,8 +96,8 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         raise FileNotFoundError(f"{name} is not here: run `{command}` to make it")
     path = found[choose("dataset", name, [*found, "PATH.hdf5", MINARI + "ID"])]
     if files.sha256(path) != read_card(path)["sha256"]:
-        difference = f"the SHA-256 of {path} differs from the one in its card, {name}.json"
-        raise DatasetDamaged(f"{difference}: restore the pool and its card or make both again")
+        remedy = "restore the pool and its card or make both again"
+        raise DatasetDamaged(f"{path} does not match the SHA-256 in its card, {name}.json: {remedy}")
     return path
 
 

@@ -45,7 +45,7 @@ def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     try:
         if not path.is_file():
-            raise ValueError("it is not a file")
+            raise ValueError("it is not a regular file")
         tensors = safetensors.torch.load_file(path)
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}

@@ -174,7 +174,7 @@ def _verified(root: Path, run: Run) -> tuple[bytes, dict[str, Any]]:
         text = files.content(document)
         metadata = about.checked(files.parse_json(text, str(document)), str(document))
         require(metadata.items() >= dataclasses.asdict(run).items(), f"{document} was written for another run")
-        require("sha256" not in metadata or text == files.sealed(metadata), f"the SHA-256 of {document} is not the one in it")
+        require("sha256" not in metadata or text == files.sealed(metadata), f"{document}: its content does not match its SHA-256")
         content = _content(path, ".csv", metadata)
         header = content.partition(b"\n")[0].decode(errors="replace")
         require(header == ",".join(COLUMNS), f"its CSV has the columns {header} instead of {','.join(COLUMNS)}")
@@ -188,7 +188,7 @@ def _content(path: Path, suffix: str, metadata: Mapping[str, Any]) -> bytes:
     path = path.with_suffix(suffix)
     require(path.exists(), f"{path} is missing")
     content = files.content(path)
-    require(files.sha256(content) == metadata[HASHES[suffix]], f"the SHA-256 of {path} is not the one in its .json")
+    require(files.sha256(content) == metadata[HASHES[suffix]], f"{path} does not match the SHA-256 in its .json")
     return content
 
 

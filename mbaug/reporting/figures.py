@@ -384,7 +384,7 @@ def read_about(cls: type[About], path: Path, command: str) -> About:
     content = files.content(path)
     plain = files.parse_json(content, str(path))
     about = checks.read(cls, plain, str(path))
-    checks.require(content == files.sealed(plain), f"{path}: its SHA-256 is not the one in it: `{command}` writes it anew")
+    checks.require(content == files.sealed(plain), f"{path}: its content does not match its SHA-256: `{command}` writes it anew")
     return about
 
 
@@ -410,7 +410,7 @@ def gallery(folder: Path) -> str:
         for name in drawn:
             about, data = read_about(Caption, folder / f"{name}.json", "make figures"), folder / f"{name}.csv"
             same = files.sha256(files.content(data)) == about.csv_sha256
-            checks.require(same, f"{data}: its SHA-256 is not the one in {name}.json: `make figures` writes both anew")
+            checks.require(same, f"{data} does not match the SHA-256 in {name}.json: `make figures` writes both anew")
             title = f"{number} · {name[3:].replace('_', ' ').capitalize()}"
             mark = f"**{about.mark}.** " if about.mark else ""
             shown = about.caption.replace("<", "&lt;")  # <task>-medium is not an HTML tag

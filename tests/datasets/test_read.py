@@ -156,7 +156,7 @@ def test_a_pool_that_differs_from_its_card_is_refused(tmp_path):
     pool(tmp_path)
     with open(tmp_path / "hopper-tiny.hdf5", "ab") as file:
         file.write(b"\0")
-    with pytest.raises(read.DatasetDamaged, match=r"differs from the one in its card, hopper-tiny\.json: restore the pool"):
+    with pytest.raises(read.DatasetDamaged, match=r"does not match the SHA-256 in its card, hopper-tiny\.json: restore the pool"):
         read.load("hopper-tiny", [tmp_path])
 
 

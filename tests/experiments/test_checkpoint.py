@@ -95,7 +95,7 @@ def test_a_file_that_is_no_checkpoint_of_this_stage_is_refused(tmp_path):
         checkpoint.load(tmp_path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(checkpoint.CheckpointDamaged, match="it is not a file"):
+    with pytest.raises(checkpoint.CheckpointDamaged, match="it is not a regular file"):
         checkpoint.load(tmp_path)
     path.unlink()
     population = run.begin([Run("hopper", "none", "td3", 0)], ARMS["td3"], tmp_path)

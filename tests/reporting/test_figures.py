@@ -375,7 +375,7 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
         ("{", "05_online_curves.json is not JSON"),
         ('{"caption": "a", "mark": ""}', "05_online_curves.json: the content lacks csv_sha256, provenance, profile, sha256"),
         ({"caption": "a\x1b"}, "05_online_curves.json: caption is .*, but it must be printable"),
-        ({"caption": "What it does not show."}, "05_online_curves.json: its SHA-256 is not the one in it: `make figures`"),
+        ({"caption": "What it does not show."}, "05_online_curves.json: its content does not match its SHA-256: `make figures`"),
     ],
 )
 def test_a_changed_caption_is_refused(tmp_path, content, sentence):
@@ -390,7 +390,7 @@ def test_changed_numbers_beside_a_figure_are_refused(tmp_path):
     """The caption's JSON holds their SHA-256."""
     path = draw(folder=tmp_path)[0].with_suffix(".csv")
     path.write_bytes(path.read_bytes().replace(b"30", b"31"))
-    with pytest.raises(ValueError, match=r"05_online_curves\.csv: its SHA-256 is not the one in 05_online_curves\.json"):
+    with pytest.raises(ValueError, match=r"05_online_curves\.csv does not match the SHA-256 in 05_online_curves\.json"):
         figures.gallery(tmp_path)
 
 
