@@ -86,9 +86,9 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
         if os.environ.get(variable, "1") == "1":
             continue
         warn_once(
-            f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread per process, because "
-            "several can be many times slower beside any other load: they spin while they wait for each "
-            "other (notebook 90_engine); to use more cores, use more processes"
+            f"{variable}={os.environ[variable]} was set, but mbaug trains with one thread per process, "
+            "because several can be many times slower beside any other load: they spin while they wait "
+            "for each other (notebook 90_engine); to use more cores, use more processes"
         )
     if precision == "bfloat16" and not has_bfloat16(device):
         warn_once("this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32")

@@ -89,8 +89,8 @@ def roughness(
 ) -> Float[Tensor, " population"]:
     """Returns mean |min_i Q_i(s~, a~) - min_i Q_i(s, a)|, the change of values when `part` is `moved`, in discounted rewards."""
     perturbed = moved(batch, part, width, normal)
-    change = values(critics, perturbed.state, perturbed.action) - values(critics, batch.state, batch.action)
-    return change.abs().mean(dim=-1)
+    before = values(critics, batch.state, batch.action)
+    return (values(critics, perturbed.state, perturbed.action) - before).abs().mean(dim=-1)
 
 
 def overfitting(

@@ -199,7 +199,7 @@ def pretrain(
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
-            if rule.branch:  # a run that goes on from a checkpoint no longer has the policy of the last table
+            if rule.branch:  # draw again: a resumed run no longer has the policy of the last table
                 imagined = None
 
 

@@ -161,7 +161,7 @@ def differences(measure: pd.Series, arm: str, other: str) -> list[Float[np.ndarr
     """Returns `arm` minus `other` in a measure for each seed that both have, an array per task. Raises what `by_task` raises."""
     by_task(measure, arm, other)
     wide = measure.dropna().unstack("arm").reindex(columns=[arm, other])
-    wide = wide.groupby(["task", "seed"]).first().dropna()  # pairs arms whose datasets differ, as "none" does
+    wide = wide.groupby(["task", "seed"]).first().dropna()  # the dataset "none" pairs with any
     return [paired.to_numpy() for _, paired in (wide[arm] - wide[other]).groupby("task")]
 
 
