@@ -4,10 +4,10 @@
 # **How little is 10,000 transitions?**
 #
 # <!-- answer -->
-# 10,000 transitions are 80 seconds of a hopper's life. We draw them from 45,044 of 318 episodes. Half of these episodes return
-# less than 218, where an expert returns 3,234. From a new state of the same episodes, the nearest drawn state is 0.8 steps of
-# the simulator away, and from a state of an episode that was not drawn 1.1. With 1,000 transitions it would be 1.4 and 2.0
-# steps.
+# 10,000 transitions are 80 seconds of a hopper's life. We draw them from the 45,044 transitions of 318 episodes. Half of these
+# episodes return less than 218, while an expert returns 3,234. The nearest drawn state is 0.8 simulator steps away from a new
+# state of the same episodes, and 1.1 steps from a state of an episode that was not drawn. With 1,000 transitions the distances
+# would be 1.4 and 2.0 steps.
 # <!-- /answer -->
 #
 # | | |

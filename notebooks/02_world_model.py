@@ -4,10 +4,10 @@
 # **Can a VAE learn to predict one step from 10,000 transitions?**
 #
 # <!-- answer -->
-# On held-out rows of Hopper, Walker2d, HalfCheetah and Ant the paper's VAE errs by 0.13, 0.27, 0.23 and 0.5 in one step, where
-# 1 is the error of always predicting the mean state. The guess that nothing moves errs by 0.059, 0.18, 1.3 and 0.5, a linear
-# regression by 0.013, 0.088, 0.1 and 0.21, and a deterministic network by 0.0031, 0.044, 0.046 and 0.14. The VAE beats the
-# guess on 1 of 4 tasks, the regression on none and the network on none.
+# On held-out rows of Hopper, Walker2d, HalfCheetah and Ant, the paper's VAE has one-step errors of 0.13, 0.27, 0.23 and 0.5,
+# where 1 is the error of always predicting the mean state. The guess that nothing moves has errors of 0.059, 0.18, 1.3 and 0.5,
+# linear regression of 0.013, 0.088, 0.1 and 0.21, and a deterministic network of 0.0031, 0.044, 0.046 and 0.14. The VAE beats
+# the guess on 1 of 4 tasks, the regression on none and the network on none.
 # <!-- /answer -->
 #
 # | | |

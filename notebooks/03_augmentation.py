@@ -4,10 +4,10 @@
 # **How do imagined next states change a batch, and the targets that a critic learns from?**
 #
 # <!-- answer -->
-# Half of a batch's next states become imagined, and nothing else changes. On HalfCheetah they move by 0.47 standard deviations
-# a dimension, where a step of the simulator moves a state by 1.17. The targets of a trained critic have a standard deviation of
-# 148 rewards, and they move by +15 on average. A single target moves by 41 rewards that stay and by 27 that average out over
-# the model's samples. Noise of the same size moves them by −26 on average, by 31 that stay and 47 that do not.
+# Augmentation replaces half of a batch's next states by imagined ones and changes nothing else. On HalfCheetah they move by
+# 0.47 standard deviations per dimension, while a step of the simulator moves a state by 1.17. The targets of a trained critic
+# have a standard deviation of 148 rewards, and they move by +15 on average. A single target moves by 41 rewards that stay and
+# by 27 that average out over the model's samples. With noise of the same size the three numbers are −26, 31 and 47.
 # <!-- /answer -->
 #
 # | | |

@@ -5,9 +5,9 @@
 #
 # <!-- answer -->
 # HalfCheetah and Hopper, 2 to 5 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over the first 100,000
-# interactions its mean score is 29 [17, 41], where TD3 from scratch has 12 [10, 14]. Pre-trained with imagined next states an
-# agent scores 26 [19, 34], with noise of the same size 33 [29, 37]. It takes 5 seeds to tell whether imagination is better than
-# these two.
+# interactions its mean score is 29 [17, 41], and that of TD3 from scratch is 12 [10, 14]. An agent that was pre-trained with
+# imagined next states scores 26 [19, 34], and with noise of the same size 34 [32, 36]. It takes 5 seeds to tell whether
+# imagination is better than the mean of vanilla and noise.
 # <!-- /answer -->
 #
 # | | |

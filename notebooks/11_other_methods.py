@@ -6,9 +6,9 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *TD3 with the
 # data, no pre-training* on Ant (51) and Walker2d (20), *LayerNorm critics, data kept* on HalfCheetah (44) and *augmented, data
-# kept* on Hopper (50). LayerNorm critics, data kept on HalfCheetah (2 seeds): +8.3 [+4.4, +12] against *TD3 with the data, no
-# pre-training*, +7.0 [+5.6, +8.5] against *vanilla, data kept* and +9.7 [+7.3, +12] against *SAC from scratch*. A verdict takes
-# 5 seeds.
+# kept* on Hopper (50). *LayerNorm critics, data kept* on HalfCheetah (2 seeds) scores +8.3 [+4.4, +12] against *TD3 with the
+# data, no pre-training*, +7.0 [+5.6, +8.5] against *vanilla, data kept* and +9.7 [+7.3, +12] against *SAC from scratch*. A
+# verdict takes 5 seeds.
 # <!-- /answer -->
 #
 # | | |
