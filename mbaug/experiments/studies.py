@@ -46,13 +46,15 @@ def ahead(arm: Arm, horizon: int) -> Arm:
 
 
 def ceiling(rate: float = 0.0, branch: int = 1, cloning: float = 1.0) -> Arm:
-    """Returns the LayerNorm arm with half the updates and a share `rate` of each batch from the simulator, as a perfect model.
+    """Returns the LayerNorm arm with short budgets and a share `rate` of each batch from the simulator, as a perfect model.
 
-    `cloning` is the strength of the actor's cloning term, relative to TD3+BC.
+    `cloning` is the strength of the actor's cloning term, relative to TD3+BC. A quarter of the updates and half of the
+    interactions keep the screening of all such arms within 15 core-hours.
     """
     rule = Augmentation(rate, "simulator", redraw_interval=5_000, branch=branch) if rate else None
     learner = TD3(behaviour_weight=TD3().behaviour_weight / cloning)
-    return replace(LAYERNORM, learner=learner, augmentation=rule, pretraining=Pretraining(updates=100_000), finetuning=KEPT)
+    budgets = {"pretraining": Pretraining(updates=50_000), "finetuning": replace(KEPT, steps=50_000)}
+    return replace(LAYERNORM, learner=learner, augmentation=rule, **budgets)
 
 
 def carried(name: str, arm: Arm) -> dict[str, Arm]:
