@@ -95,6 +95,8 @@ def record(arguments: argparse.Namespace) -> None:
     hours = runner.seconds(missing, runner.step_seconds(records.root()), profile) / workers / 3600
     name = arguments.study or "programme"
     say(f"{name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers")
+    if not missing and profile.name != "paper":
+        say(f"to train them again after a change of code, remove {root}")
     if arguments.dry_run:
         say(*missing, sep="\n")
         return
@@ -348,7 +350,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--output": FOLDER | {"help": "folder for the import or export (default: build/offline or build/minari)"},
         "--export": {"choices": ["minari"], "help": "export the bundled datasets as Minari datasets"},
         "--readme": {"action": "store_true", "help": "write data/offline/README.md again from the datasets' cards"},
-        "--probes": {"action": "store_true", "help": "write data/probes again from the bundled datasets"},
+        "--probes": {"action": "store_true", "help": "write the missing files of data/probes"},
     },
     advise: {
         "dataset": {"help": "name of an offline dataset, path of a D4RL v2 file, or minari:ID"},

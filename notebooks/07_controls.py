@@ -255,7 +255,7 @@ def imagined_by(source, fitted, drawn):
     inputs = [torch.from_numpy(x) for x in (rows.state, rows.action, rows.next_state)]
     predict = imagination.predictor(source, fitted, drawn)
     generator = streams.torch_generator(0, "imagination", source)
-    number = 1 if source in ("mean", "shrink", "deterministic") else samples
+    number = 1 if source in imagination.CERTAIN else samples
     return augmentation.imagined_table(predict, *inputs, number, generator), inputs[-1]
 
 
@@ -286,8 +286,10 @@ def say_if_empty(axis, rows, text="not yet recorded"):
         axis.text(0.5, 0.5, text, ha="center", transform=axis.transAxes)
 
 
-arm_of = {source: f"{source}_offline" for source in imagination.SOURCES}
-arm_of |= {"sample": "augmented", "noise": "noise", "deterministic": "deterministic"}
+arm_of = {
+    source: source if source in studies.ARMS else f"{source}_offline" for source in imagination.SOURCES
+}
+arm_of["sample"] = "augmented"
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.4), sharex=True, sharey=True)
 for axis, name in zip(axes, tasks.TASKS, strict=True):
     for place, source in enumerate(imagination.SOURCES):

@@ -42,7 +42,7 @@ def repository(tmp_path, monkeypatch):
 def test_record_trains_the_missing_runs_and_then_has_nothing_to_do(repository, capsys):
     """The first command writes its run into the folder of the profile; the second finds it there."""
     command = ["record", "tiny", "--profile", "smoke", "--seeds", "1", "--workers", "1"]
-    for missing, said in (("1", str(RUNS[1])), ("0", "")):
+    for missing, said in (("1", str(RUNS[1])), ("0", "to train them again after a change of code, remove ")):
         commands.main(command)
         assert records.recorded(repository / "build" / "smoke" / "runs") == RUNS[1:]
         first, *rest = capsys.readouterr().out.splitlines()

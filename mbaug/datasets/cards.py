@@ -78,7 +78,7 @@ class Card:
     card_sha256: Sha256 | None = None  # of the card without this line; `read_card` requires it
 
     def __post_init__(self) -> None:
-        checks.choose("task", self.task, [task.gym_id for task in tasks.TASKS.values()])
+        checks.choose("task", self.task, [task.gym_id for task in tasks.EVERY.values()])
         require(self.file == f"{self.name}.hdf5", f"file is {self.file!r}, but it must be '{self.name}.hdf5'")
         ends = self.terminals + self.timeouts
         require(ends == self.episodes, f"terminals and timeouts add up to {ends}, but there are {self.episodes} episodes")

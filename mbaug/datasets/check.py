@@ -164,7 +164,7 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
     task_name, _, quality = name.partition("-")
     form = "it must be a task's name, a hyphen, and letters, digits or _.+-, and must not end in .hdf5 or .h5"
     well_formed = re.fullmatch(NAME, name) and quality and not name.endswith(read.SUFFIXES)
-    require(task_name in tasks.TASKS and well_formed, f"a pool cannot have the name {name!r}: {form}")
+    require(task_name in tasks.EVERY and well_formed, f"a pool cannot have the name {name!r}: {form}")
     reserved = f"{name} is reserved for this project's own pools: choose another name, e.g. {name}-imported"
     require(quality not in (*QUALITIES, *COMPOSED), reserved)
     is_pool = source in read.bundled() and not Path(source).is_file()

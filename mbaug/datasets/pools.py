@@ -28,7 +28,7 @@ D4RL = {
     "walker2d-medium-replay": {"transitions": 302_000, "episodes": 1_093, "mean_return": 683.0},
     "halfcheetah-medium-replay": {"transitions": 202_000, "episodes": 202, "mean_return": 3_093.0},
     "ant-medium-replay": {"transitions": 302_000},
-} | {f"{task.name}-medium": {"mean_return": task.return_medium} for task in tasks.TASKS.values() if task.return_medium}
+} | {f"{task.name}-medium": {"mean_return": task.return_medium} for task in tasks.EVERY.values() if task.return_medium}
 
 Rows = Float[np.ndarray, "steps width"]  # packed as transitions.pack does
 

@@ -51,7 +51,7 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
     """
     name = str(name)
     task, _, quality = name.partition("-")
-    if task in tasks.TASKS and quality in COMPOSED:
+    if task in tasks.EVERY and quality in COMPOSED:
         return compose(name, [load(f"{task}-{part}", folders) for part in COMPOSED[quality]])
     title, found = arrays(name, folders)
     return Dataset(title, **columns(name, found))
@@ -91,7 +91,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         return path
     if name not in found and folders is FOLDERS:
         files.repository()  # without a clone, its error explains where the data are
-    if name not in found and task in tasks.TASKS and quality in QUALITIES:
+    if name not in found and task in tasks.EVERY and quality in QUALITIES:
         command = f"python -m mbaug collect {task}{' --to 0' if quality == 'random' else ''}"
         raise FileNotFoundError(f"{name} is not here: run `{command}` to make it")
     path = found[choose("dataset", name, [*found, "PATH.hdf5", MINARI + "ID"])]

@@ -86,6 +86,7 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Writes the files of all tasks."""
-    for task in tasks.TASKS.values():
-        files.write_atomically(path_of(task, folder), content(task))
+    """Writes the missing files of all tasks with a medium-replay pool. Existing files stay: recorded runs depend on them."""
+    for task in tasks.EVERY.values():
+        if f"{task.name}-medium-replay" in read.bundled() and not path_of(task, folder).exists():
+            files.write_atomically(path_of(task, folder), content(task))

@@ -7,14 +7,14 @@ set of runs; studies that need the same run read the same record.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mbaug.checks import choose
+from mbaug.checks import choose, require
 from mbaug.experiments.records import Run
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
 from mbaug.method.sac import SAC
 from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
 from mbaug.method.td3 import TD3
-from mbaug.tasks import TASKS
+from mbaug.tasks import EVERY, EXTRA, TASKS
 
 FOUR = tuple(TASKS)
 TWO = ("halfcheetah", "hopper")
@@ -145,11 +145,24 @@ class Study:
     qualities: tuple[str, ...] = ("medium-replay",)  # of the offline data
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
+    def __post_init__(self) -> None:
+        for kind, names, allowed in (("arm", self.arms, ARMS), ("task", self.tasks, EVERY)):
+            for name in names:
+                choose(f"{kind} in the study {self.name!r}:", name, allowed)
+
     def runs(self) -> list[Run]:
         """Returns the runs seed by seed, so that comparisons are paired early; from scratch, all qualities share one run."""
         places = [(task, quality) for task in self.tasks for quality in self.qualities]
         found = [Run(t, dataset(t, q, arm), arm, seed) for seed in self.seeds for t, q in places for arm in self.arms]
         return list(dict.fromkeys(found))
+
+
+def by_name(*studies: Study) -> dict[str, Study]:
+    """Returns the studies by name; raises ValueError if two have the same name."""
+    names = [study.name for study in studies]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    require(not twice, f"two studies have the name {', '.join(map(repr, twice))}, but each must have its own")
+    return dict(zip(names, studies, strict=True))
 
 
 def dataset(task: str, quality: str, arm: str) -> str:
@@ -168,48 +181,45 @@ _HORIZONS = (*(f"augmented_horizon{n}" for n in (1, 2, 3, 5)), *(f"vanilla_horiz
 _SWEEP = ("td3", "td3_fast", "td3_late", "sac", "sac_slow", "sac_late")
 _QUALITIES = ("random", "medium-replay", "medium", "medium-expert", "expert")
 
-STUDIES = {
-    study.name: study
-    for study in (
-        Study("hopper", "Does it jump-start Hopper?", _HOPPER, seeds=(0, 1, 2)),
-        Study("baselines", "How good is no pre-training?", ("td3", "sac", "td3_data"), FOUR),
-        Study("long", "Where does SAC end?", ("sac_million",), FOUR, seeds=(0,)),
-        Study("sweep", "Are the baselines handicapped?", _SWEEP, ("hopper", "walker2d"), seeds=(0, 1)),
-        Study("precision", "Does bfloat16 learn as float32 does?", ("td3", "td3_bfloat16"), TWO),
-        Study("core", "Does it help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
-        Study(
-            "carried",
-            "What of the pre-trained agent helps? Is a model without latent state as good?",
-            (*_PARTS, "deterministic"),
-            TWO,
-        ),
-        Study(
-            "still",
-            "What do carried critics make of a fresh actor's warm-up?",
-            ("vanilla_critics", "augmented_critics"),
-            ("halfcheetah",),
-            seeds=(0,),
-        ),
-        Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
-        Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
-        Study("trusted", "Does it help to imagine where the model is good?", _TRUSTED, TWO, seeds=(0, 1, 2)),
-        Study(
-            "rates",
-            "Is 50 % the best rate?",
-            ("vanilla", *(f"augmented{rate}" for rate in ("_25", "", "_75", "_100"))),
-            ("halfcheetah",),
-        ),
-        Study("horizons", "Do more steps help?", _HORIZONS, ("halfcheetah",)),
-        Study("states", "Does TD3 gain by standardised states?", ("td3_data", "td3_data_raw", "td3_standardised"), TWO),
-        Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
-        Study("transfer", "What else of the way online matters?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
-        Study("models", "Which world model?", ("augmented", *_MODELS)),
-        Study("layernorm", "Does LayerNorm in the critics keep the promise?", ("layernorm_data",), FOUR),
-        Study("methods", "What else can be done with the same data?", ("layernorm_data", "td3_layernorm_data", "rlpd"), FOUR),
-        Study("ceiling", "Would a perfect model help?", _CEILING, TWO, seeds=(100, 101, 102)),
-        Study("algorithms", "And with other losses, or imagination?", _ALGORITHMS, TWO),
-    )
-}
+STUDIES = by_name(
+    Study("hopper", "Does it jump-start Hopper?", _HOPPER, seeds=(0, 1, 2)),
+    Study("baselines", "How good is no pre-training?", ("td3", "sac", "td3_data"), FOUR),
+    Study("long", "Where does SAC end?", ("sac_million",), FOUR, seeds=(0,)),
+    Study("sweep", "Are the baselines handicapped?", _SWEEP, ("hopper", "walker2d"), seeds=(0, 1)),
+    Study("precision", "Does bfloat16 learn as float32 does?", ("td3", "td3_bfloat16"), TWO),
+    Study("core", "Does it help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
+    Study(
+        "carried",
+        "What of the pre-trained agent helps? Is a model without latent state as good?",
+        (*_PARTS, "deterministic"),
+        TWO,
+    ),
+    Study(
+        "still",
+        "What do carried critics make of a fresh actor's warm-up?",
+        ("vanilla_critics", "augmented_critics"),
+        ("halfcheetah",),
+        seeds=(0,),
+    ),
+    Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
+    Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
+    Study("trusted", "Does it help to imagine where the model is good?", _TRUSTED, TWO, seeds=(0, 1, 2)),
+    Study(
+        "rates",
+        "Is 50 % the best rate?",
+        ("vanilla", *(f"augmented{rate}" for rate in ("_25", "", "_75", "_100"))),
+        ("halfcheetah",),
+    ),
+    Study("horizons", "Do more steps help?", _HORIZONS, ("halfcheetah",)),
+    Study("states", "Does TD3 gain by standardised states?", ("td3_data", "td3_data_raw", "td3_standardised"), TWO),
+    Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
+    Study("transfer", "What else of the way online matters?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
+    Study("models", "Which world model?", ("augmented", *_MODELS)),
+    Study("layernorm", "Does LayerNorm in the critics keep the promise?", ("layernorm_data",), FOUR),
+    Study("methods", "What else can be done with the same data?", ("layernorm_data", "td3_layernorm_data", "rlpd"), FOUR),
+    Study("ceiling", "Would a perfect model help?", _CEILING, TWO, seeds=(100, 101, 102)),
+    Study("algorithms", "And with other losses, or imagination?", _ALGORITHMS, TWO),
+)
 
 # The order of recording: line by line. The studies of a line go together, by seed, and within a seed by task as in ORDER.
 PROGRAMME = (
@@ -223,7 +233,7 @@ PROGRAMME = (
     ("ceiling",),
     ("baselines", "long", "sweep"),
 )
-ORDER = ("halfcheetah", "hopper", "walker2d", "ant")
+ORDER = ("halfcheetah", "hopper", "walker2d", "ant", *EXTRA)
 
 
 def find(name: str) -> Study:

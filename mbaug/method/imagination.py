@@ -236,6 +236,7 @@ def _of_model(model: Model) -> dict[str, Predict]:
 
 SIMULATOR = "simulator"  # not a model: the task itself, at the policy's own actions (`augmentation.branches`)
 SOURCES = ("sample", "mean", "reconstruction", "jitter", "shrink", "noise", "deterministic")
+CERTAIN = ("mean", "shrink", "deterministic")  # those of SOURCES that draw no random numbers
 
 
 def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:

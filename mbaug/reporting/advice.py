@@ -143,8 +143,8 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
 def _task_in(name: str) -> str:
     """Returns the task that is a word of a dataset's name, such as "mujoco-hopper-medium-v0" or "walker2d_medium-v2"."""
     words = re.split("[^a-z0-9]+", name.lower())
-    found = next((task for task in tasks.TASKS if task in words), None)
-    return given(found, f"the name {name!r} has no task in it: add --task with one of {', '.join(tasks.TASKS)}")
+    found = next((task for task in tasks.EVERY if task in words), None)
+    return given(found, f"the name {name!r} has no task in it: add --task with one of {', '.join(tasks.EVERY)}")
 
 
 def _model(drawn: Dataset, rest: Dataset, epochs: int) -> str:

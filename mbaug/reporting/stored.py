@@ -19,6 +19,11 @@ DRAWN = FOLDER / "drawn"  # folder of the committed tables
 ANEW = "MBAUG_STORE_ANEW"  # variable that `python -m mbaug figures --anew` sets: overwrite the committed tables
 
 
+def command(name: str) -> str:
+    """Returns the command that writes a table or a picture, whose name begins with its chapter's number."""
+    return f"python -m mbaug figures --only {name[:2]} --anew"
+
+
 def stored(
     name: str, computed: pd.DataFrame, profile: str = "paper", tolerance: float = 1e-3, folder: Path = DRAWN
 ) -> pd.DataFrame:
@@ -32,7 +37,7 @@ def stored(
     """
     if profile != "paper":
         return computed
-    path, remedy = folder / f"{name}.csv", "`python -m mbaug figures --anew` writes it"
+    path, remedy = folder / f"{name}.csv", f"`{command(name)}` writes it"
     if os.environ.get(ANEW):
         files.write_atomically(path, computed.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode())
     if not path.is_file():
@@ -68,5 +73,5 @@ def picture(name: str, draw: Callable[[], bytes], folder: Path = DRAWN) -> np.nd
     if os.environ.get(ANEW):
         files.write_atomically(path, draw())
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: `python -m mbaug figures --anew` draws it")
+        raise FileNotFoundError(f"there is no {path}: `{command(name)}` draws it")
     return imageio.imread(path)

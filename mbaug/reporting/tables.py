@@ -11,7 +11,14 @@ from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, main_runs
 from mbaug.reporting.figures import LOOKS, fold, in_order, look, number, words
 
-MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # arms of the table that is not folded
+MAIN = (
+    "td3",
+    "sac",
+    "td3_data",
+    "vanilla",
+    "augmented",
+    "noise",
+)  # of the table that is not folded: six arms at most, in the order of LOOKS
 
 
 def found_table(frame: pd.DataFrame) -> str:

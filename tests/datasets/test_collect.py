@@ -336,7 +336,7 @@ def command(folder, *options, arm=TINY):
         patch.setattr(files, "repository", lambda: folder)
         patch.setattr(run, "LONG", 100)
         patch.setattr(run, "CHECKPOINTS", 2)
-        patch.setitem(tasks.TASKS, "hopper", HOPPER)
+        patch.setitem(tasks.EVERY, "hopper", HOPPER)
         patch.setitem(studies.ARMS, "sac_million", arm)
         commands.main(["collect", "hopper", "--output", str(folder / "pools"), *options])
 
@@ -423,7 +423,7 @@ def test_a_recorded_run_is_neither_trained_nor_recorded_again(clone, tmp_path, m
     root, work = tmp_path / "data" / "runs", tmp_path / "build" / "checkpoints" / "paper"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "LONG", 100)
-        patch.setitem(tasks.TASKS, "hopper", HOPPER)
+        patch.setitem(tasks.EVERY, "hopper", HOPPER)
         patch.setitem(studies.ARMS, "sac_million", TINY)
         runner.train([WHICH], studies.PROFILES["paper"], root, work)
     monkeypatch.setattr(training, "finetune", lambda *rest: pytest.fail("The run is trained again."))

@@ -60,3 +60,13 @@ def test_the_simulator_repeats_the_recorded_step_from_a_state(task):
         np.testing.assert_allclose(next_state, pool.next_state[row], atol=2e-2)
         assert reward == pytest.approx(pool.reward[row], abs=2e-2)
         assert terminal == pool.terminal[row]
+
+
+def test_only_missing_files_are_written(tmp_path):
+    """Existing states stay as they are, because recorded runs were measured in them."""
+    probes.path_of(tasks.find("hopper"), tmp_path).write_bytes(b"kept")
+    probes.write(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {*tasks.TASKS}
+    assert probes.path_of(tasks.find("hopper"), tmp_path).read_bytes() == b"kept"
+    ant = tasks.find("ant")
+    np.testing.assert_array_equal(probes.load(ant, tmp_path).state, probes.load(ant).state)

@@ -1,5 +1,6 @@
 """The whole programme: no two arms are the same, and each trains with a tiny budget from nothing to a record."""
 
+import re
 from dataclasses import replace
 from functools import cache, partial
 from itertools import combinations
@@ -11,7 +12,7 @@ from small import few_states
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import probes, records, runner, studies
-from mbaug.experiments.studies import ARMS
+from mbaug.experiments.studies import ARMS, Study
 from mbaug.method.transitions import Dataset
 
 # Even smaller than the profile: one block of updates in each stage.
@@ -92,6 +93,33 @@ def test_no_two_arms_have_equal_settings():
 
 def test_the_studies_use_exactly_the_arms_of_the_registry():
     assert {arm for study in studies.STUDIES.values() for arm in study.arms} == set(ARMS)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Study("mine", "?", ("augmentd",)), "unknown arm in the study 'mine': 'augmentd': did you mean 'augmented'"),
+        (lambda: Study("mine", "?", ("td3",), ("hoper",)), "unknown task in the study 'mine': 'hoper': did you mean 'hopper'"),
+        (lambda: studies.by_name(*[studies.find("rates")] * 2), "two studies have the name 'rates', but each must have its own"),
+    ],
+)
+def test_a_mistake_in_a_study_is_refused_in_one_sentence(make, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        make()
+
+
+def test_a_study_of_an_extra_task_joins_the_programme(monkeypatch):
+    """The paper's four tasks, on which claims rest, stay as they are."""
+    joints = "torso angle (rad)", "first angle (rad)", "second angle (rad)"
+    speeds = "x velocity (m/s)", "y velocity (m/s)", "torso (rad/s)", "first (rad/s)", "second (rad/s)"
+    swimmer = tasks.Task("swimmer", "Swimmer-v5", 2, 0.0, 360.0, None, joints, speeds)
+    monkeypatch.setitem(tasks.EVERY, "swimmer", swimmer)
+    monkeypatch.setattr(studies, "ORDER", (*studies.ORDER, "swimmer"))
+    monkeypatch.setitem(studies.STUDIES, "mine", Study("mine", "?", ("td3",), ("swimmer",), seeds=(0,)))
+    monkeypatch.setattr(studies, "PROGRAMME", (*studies.PROGRAMME, ("mine",)))
+    assert str(studies.programme()[-1]) == "swimmer/none/td3/seed0"
+    assert tasks.Lockstep(tasks.find("swimmer"), [0]).state.shape == (1, swimmer.state_size)
+    assert "swimmer" not in studies.FOUR
 
 
 def test_runs_that_share_a_pretraining_are_one_cell():

@@ -29,7 +29,6 @@ from mbaug.method import training
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 slow = pytest.mark.slow
-TINIER = Study("tiny", "Does it run?", ("small",), seeds=(0, 1))
 
 
 def start(folder, *given, **more):
@@ -89,6 +88,11 @@ def record_pair(folder, workers=2, file_size=None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     record(folder, PAIR, TINY, workers=workers)
     get_reusable_executor().shutdown()  # as a command does at its end; otherwise idle workers stay for minutes
+
+
+def tiny_study():
+    """Returns a study of the two runs."""
+    return Study("tiny", "Does it run?", ("small",), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +259,9 @@ def test_runs_held_by_another_command_come_last_and_count_as_running(tmp_path):
     with runner.held([RUN], TINY.apply(SCRATCH), tmp_path):
         assert list(runner.free_first(jobs, TINY, tmp_path)) == [[[SECOND]], [[THIRD]], [[RUN]]]
     with runner.held([RUN], SCRATCH, tmp_path):
-        assert runner.status(TINIER, root, tmp_path).to_numpy().tolist() == [[0, 0, 1, 1]]
-    assert runner.status(TINIER, root, tmp_path).to_numpy().tolist() == [[0, 0, 0, 2]]
-    assert runner.status(TINIER, root, tmp_path / "none").to_numpy().tolist() == [[0, 0, 0, 2]]
+        assert runner.status(tiny_study(), root, tmp_path).to_numpy().tolist() == [[0, 0, 1, 1]]
+    assert runner.status(tiny_study(), root, tmp_path).to_numpy().tolist() == [[0, 0, 0, 2]]
+    assert runner.status(tiny_study(), root, tmp_path / "none").to_numpy().tolist() == [[0, 0, 0, 2]]
     assert not (tmp_path / "none").exists()
 
 
@@ -378,7 +382,7 @@ def test_a_record_with_other_settings_is_refused(recorded, monkeypatch):
 
 def test_status_counts_finished_and_diverged_runs(recorded, tmp_path):
     copy(recorded, tmp_path, status="diverged", diverged_at={"gradient_steps": 1, "environment_steps": 1})
-    found = [runner.status(TINIER, root, tmp_path).to_numpy().tolist() for root in (recorded / "runs", tmp_path)]
+    found = [runner.status(tiny_study(), root, tmp_path).to_numpy().tolist() for root in (recorded / "runs", tmp_path)]
     assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
 
 
@@ -434,7 +438,7 @@ def test_a_kept_actor_can_be_loaded_and_acts_as_before(recorded, tmp_path, monke
 def test_a_chapter_reads_records_or_trains_its_own_runs(tmp_path, monkeypatch):
     """With `retrain`, it trains the first seeds with a small budget into a separate folder, and only once."""
     monkeypatch.setattr(files, "repository", lambda: tmp_path)
-    monkeypatch.setitem(studies.STUDIES, "tiny", TINIER)
+    monkeypatch.setitem(studies.STUDIES, "tiny", tiny_study())
     monkeypatch.setitem(studies.PROFILES, "tiny", replace(BRIEF, seeds=1))
     assert len(runner.evidence("tiny", "tiny")) == 0
     found = runner.evidence("tiny", "tiny", retrain=True)

@@ -14,6 +14,7 @@ from mbaug.method.td3 import TD3
 OFFLINE = {"model": WorldModel(), "augmentation": Augmentation(), "pretraining": Pretraining()}
 SIMULATED = Augmentation(source="simulator", branch=1)
 PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
+OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.items() if algorithm.offline_loss)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
         ({"finetuning": None}, "pretraining and finetuning are both None, but an arm has one of them at least"),
         (
             PLAIN_SAC | {"pretraining": Pretraining()},
-            "the algorithm is 'sac', but only 'td3', 'layernorm', 'iql', 'bc' have an offline loss",
+            f"the algorithm is 'sac', but only {OFFLINE_ALGORITHMS} have an offline loss",
         ),
         (
             PLAIN_SAC | {"finetuning": Finetuning(critic_updates=50)},

@@ -41,13 +41,14 @@ def test_the_error_names_the_first_difference(folder, computed, sentence):
 
 @pytest.mark.parametrize("content", [b"\xff", b"", b"a,b\n1,2,3\n1\n1,2,3,4\n"])
 def test_the_error_for_a_damaged_table_says_how_to_write_it_anew(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{tmp_path / 'a.csv'} [^\n]*: `python -m mbaug figures --anew` writes it anew$"):
-        stored("a", pd.DataFrame({"a": [1]}), folder=tmp_path)
+    path = tmp_path / "06_table.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path} [^\n]*: `python -m mbaug figures --only 06 --anew` writes it anew$"):
+        stored("06_table", pd.DataFrame({"a": [1]}), folder=tmp_path)
 
 
 def test_the_error_for_a_missing_table_says_how_to_write_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="figures --anew"):
+    with pytest.raises(FileNotFoundError, match="`python -m mbaug figures --only 06 --anew` writes it"):
         stored("06_table", TABLE, folder=tmp_path)
 
 
@@ -58,7 +59,7 @@ def test_other_profiles_have_no_committed_tables(tmp_path):
 def test_a_stored_picture_is_drawn_anew_only_on_request(tmp_path, monkeypatch):
     drawn = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     draw = lambda: imageio.imwrite("<bytes>", drawn, extension=".png")  # noqa: E731
-    with pytest.raises(FileNotFoundError, match="`python -m mbaug figures --anew` draws it"):
+    with pytest.raises(FileNotFoundError, match="`python -m mbaug figures --only 08 --anew` draws it"):
         picture("08_strangest", draw, tmp_path)
     monkeypatch.setenv(ANEW, "1")
     np.testing.assert_array_equal(picture("08_strangest", draw, tmp_path), drawn)
