@@ -120,7 +120,7 @@ def status(arguments: argparse.Namespace) -> None:
         return
     pace, cores, programme = runner.step_seconds(root), joblib.cpu_count(), studies.programme()
     all_runs = dict.fromkeys([*programme, *(run for study in studies.STUDIES.values() for run in study.runs())])
-    all_missing = set(records.missing(root, all_runs))  # asked once, so that each record is read once
+    all_missing = set(records.missing(root, all_runs))  # asked once for all studies
     for study in studies.STUDIES.values():
         runs = study.runs()
         missing = [run for run in runs if run in all_missing]

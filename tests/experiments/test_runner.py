@@ -175,7 +175,7 @@ def test_sigterm_and_sighup_end_a_command_as_ctrl_c_does(number, tmp_path, capfd
     os.kill(process.pid, number)
     process.join(timeout=20)
     assert process.exitcode == 1
-    assert "mbaug: interrupted; the same command goes on from the last checkpoints" in capfd.readouterr().err
+    assert "mbaug: interrupted; the same command continues from the last checkpoints" in capfd.readouterr().err
     wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
 
 
