@@ -92,7 +92,7 @@ def record(arguments: argparse.Namespace) -> None:
     checks.require(workers <= limit, f"workers is {workers}, but on {cores} cores it must be at most {limit}")
     root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
-    hours = runner.seconds(missing, runner.step_seconds(records.root()), profile) / workers / 3600
+    hours = runner.seconds(missing, runner.step_seconds(records.load_metadata(records.root())), profile) / workers / 3600
     name = arguments.study or "programme"
     say(f"{name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers")
     if not missing and profile.name != "paper":
@@ -118,16 +118,15 @@ def status(arguments: argparse.Namespace) -> None:
     if arguments.study is not None:
         say(runner.status(studies.find(arguments.study), root, work).to_string())
         return
-    pace, cores, programme = runner.step_seconds(root), joblib.cpu_count(), studies.programme()
-    all_runs = dict.fromkeys([*programme, *(run for study in studies.STUDIES.values() for run in study.runs())])
-    all_missing = set(records.missing(root, all_runs))  # asked once for all studies
+    metadata, cores, programme = records.load_metadata(root), joblib.cpu_count(), studies.programme()
+    pace, recorded = runner.step_seconds(metadata), {run for run, each in metadata.items() if not records.outdated(each)}
     for study in studies.STUDIES.values():
         runs = study.runs()
-        missing = [run for run in runs if run in all_missing]
+        missing = [run for run in runs if run not in recorded]
         total, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
         hours = f"{total:>7.1f} hours on {cores} cores, {left:.1f} left"
         say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
-    missing = [run for run in programme if run in all_missing]
+    missing = [run for run in programme if run not in recorded]
     hours_left = runner.seconds(missing, pace) / 3600 / cores
     say(f"programme: {len(missing)} runs missing, about {hours_left:.1f} hours on {cores} cores")
 

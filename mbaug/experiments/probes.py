@@ -87,6 +87,7 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
 
 def write(folder: Path = FOLDER) -> None:
     """Writes the missing files of all tasks with a medium-replay pool. Existing files stay: recorded runs depend on them."""
+    pools = read.bundled()
     for task in tasks.EVERY.values():
-        if f"{task.name}-medium-replay" in read.bundled() and not path_of(task, folder).exists():
+        if f"{task.name}-medium-replay" in pools and not path_of(task, folder).exists():
             files.write_atomically(path_of(task, folder), content(task))

@@ -36,6 +36,7 @@ COLUMNS = {
     "data_value": "float64",  # mean of min_i Q_i(s, a) over fixed dataset rows
     "imagined_outside": "float64",  # fraction of imagined components outside the data's range
 }
+COUNTS = [name for name, kind in COLUMNS.items() if kind == "int64"]
 RUN_COLUMNS = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
 PHASES = ("pretrain", "finetune")
 HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # keys of the JSON, by file suffix
@@ -125,8 +126,7 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
         require(not wrong, f"A row must have exactly the columns {', '.join(COLUMNS)}, but {', '.join(wrong)}.")
         require(row["phase"] in PHASES, f"A phase must be {' or '.join(PHASES)}; got {row['phase']!r}.")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    integers = [name for name, kind in COLUMNS.items() if kind == "int64"]
-    if odd := [name for name in integers if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
+    if odd := [name for name in COUNTS if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
         raise ValueError(f"{', '.join(odd)} must be whole numbers; got {frame[odd[0]].iloc[0]!r}.")
     names = list(COLUMNS)[:4]
     if frame.duplicated(names).any():  # a mistake in resuming would do this
@@ -218,9 +218,13 @@ def find(root: Path | str, run: Run) -> dict[str, Any] | None:
     if not run.path(root).with_suffix(".json").exists():
         return None
     metadata = read_metadata(root, run)
+    return None if outdated(metadata) else metadata
+
+
+def outdated(metadata: Mapping[str, Any]) -> bool:
+    """Returns whether a run was pre-trained and recorded without today's measures."""
     plan = metadata["settings"]["pretraining"]
-    outdated = metadata["format"] < about.ADDED_IN["calibration"] and plan is not None and plan["updates"] > 0
-    return None if outdated else metadata
+    return metadata["format"] < about.ADDED_IN["calibration"] and plan is not None and plan["updates"] > 0
 
 
 def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
@@ -249,8 +253,7 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
     rows = _frame(b"\n".join([header, b"".join(bodies)]))  # parsed at once: a thousand small parses take far longer
     rows.index = pd.Index(np.repeat(np.arange(len(found)), [body.count(b"\n") for body in bodies]))
     frame = pd.DataFrame(run_values, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS).join(rows).reset_index(drop=True)
-    integers = [name for name, kind in COLUMNS.items() if kind == "int64"]
-    frame[integers] = frame[integers].fillna(0).astype("int64")  # NaN for a run without rows
+    frame[COUNTS] = frame[COUNTS].fillna(0).astype("int64")  # NaN for a run without rows
     scores = [tasks.normalised_score(tasks.find(task), part["return"]) for task, part in frame.groupby("task")]
     return frame.assign(score=pd.concat(scores) if scores else pd.Series(dtype=float))
 

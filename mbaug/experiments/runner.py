@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -321,11 +321,14 @@ def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
     return table.reindex(index=order, columns=["finished", "diverged", "running", "missing"], fill_value=0)
 
 
-def step_seconds(root: Path) -> float:
-    """Returns the seconds of a gradient step of one worker: the median over recorded runs, if possible on this processor."""
+def step_seconds(recorded: Mapping[Run, Mapping[str, Any]]) -> float:
+    """Returns the seconds of a gradient step of one worker: the median over recorded runs, if possible on this processor.
+
+    `recorded` is what `records.load_metadata` returns.
+    """
     found = [
         (metadata["provenance"]["cpu"], metadata["wall_seconds"] / max(studies.updates(ARMS[each.arm]), 1))
-        for each, metadata in records.load_metadata(root).items()
+        for each, metadata in recorded.items()
         if each.arm in ARMS and "device" not in metadata["provenance"]
     ]
     this_cpu = processor()
