@@ -31,7 +31,8 @@ def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
     where = joined([tasks.find(name).title for name in groups]) if len(groups) < len(claims.FOUR) else "All four tasks"
-    return f"{where}, {count('seed', {each.n_seeds for each in found})}" if groups else "", found
+    seeds = [len(each) for scores in groups.values() for each in scores]
+    return f"{where}, {count('seed', seeds)}" if groups else "", found
 
 
 def shared(measure: pd.Series, *arms: str) -> pd.Series:
@@ -65,14 +66,14 @@ def recommendation(scores: pd.Series) -> str:
         return ""
     (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
     highest = max(tried, key=lambda arm: tried[arm].value)
+    own, others = ([len(runs) for (runs,) in statistics.by_task(scores, arm, least=1).values()] for arm in (best, highest))
     untested = ""
     if highest != best:
-        seeds = [len(runs) for (runs,) in statistics.by_task(scores, highest, least=1).values()]
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"
-        untested = f"{scored}, but {count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few to recommend it. "
+        untested = f"{scored}, but {count('seed', others)} a task {'are' if max(others) > 1 else 'is'} too few to recommend it. "
     return (
         f"With 10,000 transitions the best choice today is “{look(best).label}”. Over four tasks its mean score in the first "
-        f"100,000 interactions is {words(best_mean)}, with {count('seed', [best_mean.n_seeds])} a task. The next best of "
+        f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} a task. The next best of "
         f"the {len(found)} arms with two seeds or more on every task is “{look(second).label}” with {words(second_mean)}. "
         f"{untested}"
     )
@@ -306,7 +307,7 @@ def methods(frame: pd.DataFrame) -> str:
         alone = [f"{number(few[task][0].mean())} on {tasks.find(task).title}" for task in tasks.TASKS if task in few]
         scored = joined(family) if family else f"{joined(alone)}, with too few seeds to compare"
         compared = [tasks.find(task).title for task in tasks.TASKS if any(task in finding.tasks for finding in found)]
-        seeds = [finding.interval.n_seeds for finding in found]
+        seeds = [n for finding in found for n in finding.seeds]
         where = f" on {joined(compared)} ({count('seed', seeds)})" if found else ""
         verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
         ours = f"*{look(OURS).label}*{where} scores {scored}.{verdict}"

@@ -50,6 +50,7 @@ class Finding(NamedTuple):
 
     comparison: Comparison
     tasks: tuple[str, ...]  # tasks on which every arm has two seeds
+    seeds: tuple[int, ...]  # how many seeds each arm has on each of these tasks
     interval: Interval  # n_seeds is 1 if no task has two seeds of every arm, but some task has one
     p: float  # with Holm's correction for all comparisons of the family
     better: tuple[str, ...]  # if there are several others: those with a higher mean than the arm
@@ -154,8 +155,10 @@ def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
         interval = statistics.difference(scores, arm, *others, minus=threshold)
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
+        seeds = tuple(len(own) for arms in groups.values() for own in arms)
         better = [other for other in others if statistics.difference(scores, other, arm).value > 0]
-        found.append(Finding(comparison, tuple(groups), interval, interval.p, tuple(better) if len(others) > 1 else ()))
+        better = tuple(better) if len(others) > 1 else ()
+        found.append(Finding(comparison, tuple(groups), seeds, interval, interval.p, better))
     corrected = statistics.holm([finding.p for finding in found])
     return [finding._replace(p=float(p)) for finding, p in zip(found, corrected, strict=True)]
 
@@ -217,9 +220,9 @@ def _p(finding: Finding) -> str:
 
 
 def _runs(finding: Finding) -> str:
-    """Returns the tasks and the number of seeds that a finding rests on, or a dash."""
+    """Returns the tasks and the number of seeds of each arm that a finding rests on, or a dash."""
     where = ", ".join(tasks.find(task).title for task in finding.tasks)
-    return f"{where}, {count('seed', [finding.interval.n_seeds])}" if where else "–"
+    return f"{where}, {count('seed', finding.seeds)}" if where else "–"
 
 
 def _measured(finding: Finding, table: pd.DataFrame) -> str:

@@ -54,6 +54,9 @@ def test_the_online_answer_compares_imagination_with_vanilla_and_noise():
     assert answers.online(pd.concat([runs(arms | {"augmented": 20}, seeds=5), other])).startswith(
         "Hopper, 5 seeds: offline pre-training pays (+30 ["
     ), "A task that lacks two of the arms should not count."
+    mixed = runs(arms | {"augmented": 20}, seeds=4, tasks=FOUR)
+    mixed = mixed[(mixed["seed"] < 2) | (mixed["arm"] == "td3") | (mixed["task"] == "ant")]
+    assert answers.online(mixed).startswith("All four tasks, 2 to 4 seeds: it takes 5 seeds"), "The most count too."
     assert answers.online(runs(arms | {"augmented": 20}, seeds=2)).startswith(
         "Hopper, 2 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over"
     )

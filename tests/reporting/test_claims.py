@@ -48,6 +48,11 @@ def test_a_task_with_one_seed_does_not_count_beside_one_with_three():
     assert findings("a", both)[0].tasks == ("hopper",)
 
 
+def test_the_table_shows_the_fewest_and_the_most_seeds_behind_a_number():
+    frame = pd.concat([runs({"augmented": 50}, seeds=2), runs({"vanilla": 40, "td3": 10}, seeds=5)], ignore_index=True)
+    assert claims.claims_table(frame).splitlines()[2].endswith("| Hopper, 2 to 5 seeds |")
+
+
 def test_five_seeds_on_all_tasks_reproduce_or_contradict_a_claim():
     arms = {"augmented": 50, "td3": 10, "vanilla": 30}
     assert verdicts(runs(arms, seeds=5, tasks=TASKS))["a"] == "reproduced"
