@@ -297,9 +297,8 @@ with graphs._Recorder() as recorder:
     small()
 with torch.no_grad():
     kept_calls = len(list(graphs._compile(recorder.operations)))
-print(
-    f"{kept_calls} of {len(recorder.operations)} recorded operations compute, the others describe memory"
-)
+text = f"{kept_calls} of {len(recorder.operations)} recorded operations compute"
+print(text + ", the others describe memory or make constants")
 
 # %%
 gains = pd.DataFrame(

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from mbaug.engine.process import warn_of_threads, warn_once
 
 Call = Callable[[], object]
+CONSTANT = "new_full", "ones_like"  # operations of an update whose results are the same in every replay
 
 
 def captured(
@@ -121,9 +122,9 @@ class _Recorder(TorchDispatchMode):
 def cpu_graph(call: Call) -> Call:
     """Returns the replay of `call` on the CPU: only its arithmetic, in the same order, and so with the same bits.
 
-    Operations that only describe memory (a view, a transposition) or allocate it run once, during the capture. The replay
-    reuses memory as soon as no later operation reads it, the most recently used first, because that is still in the processor's
-    cache. During the capture all intermediate results of `call` are in memory at once.
+    Operations that only describe memory (a view, a transposition), allocate it or make a constant run once, during the capture.
+    The replay reuses memory as soon as no later operation reads it, the most recently used first, because that is still in the
+    processor's cache. During the capture all intermediate results of `call` are in memory at once.
 
     Raises:
         RuntimeError: An operation returns a Python number, which every replay would repeat unchanged.
@@ -144,6 +145,7 @@ def cpu_graph(call: Call) -> Call:
 def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
     """Yields the calls that repeat the operations, each after carrying it out once."""
     last_read = {address: number for number, operation in enumerate(operations) for address in _memory(operation)}
+    changed = set().union(*(_memory(operation) for operation in operations if operation.function._schema.is_mutable))
     stand_ins: dict[int, Tensor] = {}  # the graph's tensor for each recorded one, by id
     held: dict[int, torch.UntypedStorage] = {}  # the graph's memory in use, by the recorded memory's address
     free: dict[int, list[torch.UntypedStorage]] = defaultdict(list)  # the graph's memory to reuse, by size
@@ -160,6 +162,8 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
             raise RuntimeError(f"{function} returns a Python number, which every replay would repeat")
         elif _memory(results) & _memory((operation.args, operation.kwargs)):  # a view
             stand_ins |= {id(old): new for old, new in zip(results, _tensors(function(*args, **kwargs)), strict=True)}
+        elif operation.name in CONSTANT and not _memory(results) & changed:
+            stand_ins |= {id(tensor): tensor.clone() for tensor in results}
         else:
             for tensor in results:
                 storage = tensor.untyped_storage()

@@ -82,6 +82,22 @@ def test_a_replay_needs_neither_python_nor_autograd_nor_memory():
     assert not {name for name in names if "Backward" in name or name.startswith("aten::empty")}
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_replay_makes_a_constant_only_if_it_is_changed_in_place(changed):
+    inputs, found = torch.arange(3.0), torch.zeros(3)
+
+    def call():
+        two = inputs.new_full((3,), 2.0)
+        found.copy_(two.mul_(inputs) if changed else two * inputs)
+
+    replay = graphs.cpu_graph(call)
+    with torch.profiler.profile() as profile:
+        for _ in range(2):
+            replay()
+    assert found.tolist() == [0, 2, 4]
+    assert ("aten::new_full" in {event.key for event in profile.key_averages()}) == changed
+
+
 def fails(call):
     call()
     raise RuntimeError("operation not permitted")
