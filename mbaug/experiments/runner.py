@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -219,6 +220,8 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
         multiprocessing.Lock()
     except (OSError, ImportError) as error:
         raise RuntimeError(f"several workers need semaphores, usually in /dev/shm: {error}; train with --workers 1") from None
+    # joblib replaces a worker whose memory has grown by 300 MB and blames a leak. Ours grow that much when they fit a model.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=ending.with_parent, initargs=(os.getpid(),)):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
     calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))

@@ -2,12 +2,14 @@
 
 import errno
 import fcntl
+import inspect
 import os
 import random
 import re
 import resource
 import signal
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,7 +18,7 @@ import psutil
 import pytest
 import torch
 from conftest import no_space, wait_until
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 from small import BRIEF, FORK, RUN, SCRATCH, SECOND, SHORT, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
 
 from mbaug import __main__ as commands
@@ -228,6 +230,15 @@ def test_each_worker_has_one_thread_and_a_single_one_needs_no_process(workers, m
     assert (parent == os.getpid()) == (workers > 1)
     assert workers == 1 or [environment[variable] for variable in engine.process.THREADS] == ["1", "1"]
     time.sleep(0.2)  # time enough for this process to end if it were treated as a worker
+
+
+def test_no_warning_of_a_leak_when_joblib_replaces_a_worker_that_grew(tmp_path):
+    reported = "A worker stopped while some jobs were given to the executor. This can be caused by"
+    source = "".join(re.findall(r'"(.*)"', inspect.getsource(process_executor)))
+    assert reported in source, "joblib words it differently now"
+    with warnings.catch_warnings(action="error"):
+        assert not list(runner.on_this_machine([], TINY, tmp_path, tmp_path, 2, "cpu"))
+        warnings.warn(reported, UserWarning, stacklevel=1)
 
 
 @slow
