@@ -63,10 +63,8 @@ figures.multiples(below.subplots(1, 4, sharex=True, sharey=True), few)
 below.supxlabel(figures.STEPS["finetune"], fontsize=10)
 text = "What 10,000 transitions are worth online. "
 text += "Below, the curves of four of the arms, in the same colours."
-dots = "A dot is a mean over seeds with its 95 % t interval, small dots are the seeds, "
-dots += "and a hollow dot is a single seed"
 origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
-caption = figures.caption(text, shown, origins, dots)
+caption = figures.caption(text, shown, origins, figures.DOTS)
 saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 
 # %% [markdown]

@@ -23,6 +23,7 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
@@ -188,12 +189,30 @@ def wide_values(axis: Axes, values: pd.Series) -> None:
     axis.set_ylim(low, high)
 
 
+def bar(axis: Axes, x: Sequence, y: Sequence, colour: str) -> None:
+    """Draws an interval between two points without widening the axis: with two seeds it is 13 standard errors long."""
+    axis.add_artist(Line2D(x, y, color=colour, label="_bar"))
+
+
+def mark_cut_bars(figure: Figure) -> None:
+    """Puts an arrowhead on the edge of a panel where a `bar` goes on outside."""
+    for axis in figure.axes:
+        (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+        ends = [(*end, each.get_color()) for each in axis.lines if each.get_label() == "_bar" for end in each.get_xydata()]
+        for x, y, colour in ends:
+            outside = {"<": x < left, ">": x > right, "v": y < bottom, "^": y > top}
+            for marker in (marker for marker, cut in outside.items() if cut):
+                edge = [np.clip(x, left, right)], [np.clip(y, bottom, top)]
+                axis.add_artist(Line2D(*edge, color=colour, marker=marker, markersize=5, clip_on=False))
+
+
 def dots(
     axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str], names: Iterable[str] = tuple(tasks.TASKS)
 ) -> pd.DataFrame:
     """Draws one number per run, with a panel per task and a row per arm: mean, interval, and each seed as a small dot.
 
-    A hollow dot is a single seed, which has no interval. Returns what it draws (`summarise`), including the seeds.
+    A hollow dot is a single seed, which has no interval. The seeds set the width of a panel, and `save_figure` marks intervals
+    that go on outside. Returns what it draws (`summarise`), including the seeds.
     """
     table = measure.reset_index()
     summary = statistics.summarise(table, ["task", "arm"], str(measure.name))
@@ -205,7 +224,7 @@ def dots(
             if seeds.empty:
                 axis.text(0.04, height, "not recorded", va="center", color="#767676", transform=axis.get_yaxis_transform())
                 continue
-            axis.plot([of_task["low"][arm], of_task["high"][arm]], [height, height], color=colour)
+            bar(axis, [of_task["low"][arm], of_task["high"][arm]], [height, height], colour)
             axis.plot(seeds, [height - 0.3] * len(seeds), "o", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
             axis.plot(seeds.mean(), height, "o", color=colour, markersize=7, fillstyle="full" if len(seeds) > 1 else "none")
         if of_task.empty:
@@ -213,6 +232,7 @@ def dots(
         labels = [",\n".join(look(arm).label.rsplit(", ", 1)) for arm in arms]
         axis.set(title=tasks.find(task).title, ylim=(0.6 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
         axis.grid(axis="y", visible=False)
+        axis.margins(x=0.25)
         axis.label_outer()
     every = summary.merge(table[["task", "arm", "seed", measure.name]], on=["task", "arm"], suffixes=("", "_of_seed"))
     return every[every["arm"].isin(arms)]
@@ -226,13 +246,14 @@ def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.D
     groups, rows = {arm: runs.to_numpy() for arm, runs in measure.dropna().groupby("arm")}, []
     for arm, place in ((arm, place) for arm, place in places.items() if arm in groups):
         seeds, found, colour = groups[arm], statistics.interval([groups[arm]]), look(arm).colour
-        axis.plot([place, place], [found.low, found.high], color=colour)
+        bar(axis, [place, place], [found.low, found.high], colour)
         beside = offset_copy(axis.transData, axis.get_figure(root=True), x=6, units="points")
         small = {"markersize": 3, "alpha": 0.5, "markeredgewidth": 0, "transform": beside}
         axis.plot([place] * len(seeds), seeds, "o", color=colour, **small)
         fill = "full" if len(seeds) > 1 else "none"
         axis.plot(place, found.value, "o", color=colour, markersize=7, fillstyle=fill, label=look(arm).label)
         rows.append([arm, place, *found[:4]])
+    axis.margins(y=0.25)
     return pd.DataFrame(rows, columns=["arm", "place", "value", "low", "high", "n_seeds"])
 
 
@@ -278,7 +299,8 @@ def joined(names: Sequence[str]) -> str:
 
 LINES = f"Lines are means over seeds, and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
 
-DOTS = "Large dots are means over seeds, bars 95 % t intervals, and small dots seeds. A hollow dot is a single seed"
+DOTS = "Large dots are means over seeds, bars 95 % t intervals, and small dots seeds. A hollow dot is a single seed, and an "
+DOTS += "arrowhead marks a bar that goes on outside"
 
 
 def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None, drawn: str = LINES) -> str:
@@ -327,6 +349,7 @@ def save_figure(
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"A figure's name must be its chapter's number and a few words, like 05_online_curves; got {name!r}.")
     folder = figures_folder(profile) if folder is None else Path(folder)
+    mark_cut_bars(figure)
     mark = ""
     if profile != "paper":  # the mark stays on the figure, so that the notebook shows it too
         seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""

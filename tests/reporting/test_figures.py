@@ -173,7 +173,7 @@ def test_dots_show_means_with_intervals_and_each_seed():
     assert list(drawn) == ["task", "arm", "mean_score", "low", "high", "n_seeds", "seed", "mean_score_of_seed"]
     expected = statistics.interval([np.array([29.0, 30.0, 31.0])])
     interval, seeds, mean = axes[0].lines[3:]  # the first three lines are TD3's
-    assert interval.get_xdata().tolist() == [expected.low, expected.high]
+    assert [*interval.get_xdata()] == [expected.low, expected.high]
     assert (seeds.get_xdata().tolist(), mean.get_xdata().tolist()) == ([29.0, 30.0, 31.0], [30.0])
     assert drawn.query("task == 'hopper' and arm == 'augmented'")["mean_score_of_seed"].tolist() == [29.0, 30.0, 31.0]
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["TD3 from scratch", "augmented 50 %"]
@@ -185,6 +185,20 @@ def test_dots_show_means_with_intervals_and_each_seed():
         *[["not recorded"] * 2] * 2,
         ["not recorded"],
     ]
+
+
+def test_seeds_set_the_width_of_a_panel_and_arrowheads_mark_intervals_that_go_on(tmp_path):
+    """With two seeds, 28 and 30 of 29, the interval reaches from 16 to 42. That of five seeds fits."""
+    figure, axes = plt.subplots(1, 3)
+    few, many = (evaluations({"augmented": 29.0}, seeds=seeds, tasks=(task,)) for seeds, task in ((2, "hopper"), (5, "ant")))
+    drawn = figures.dots(axes[:2], statistics.mean_score(pd.concat([few, many])), ["augmented"], ("hopper", "ant"))
+    figures.dots_at(axes[2], statistics.mean_score(few), {"augmented": 3.0})
+    figures.save_figure(figure, "05_dots", drawn, "About dots.", folder=tmp_path)
+    heads = [[line.get_marker() for line in axis.lines if line.get_marker() in tuple("<>v^")] for axis in axes]
+    assert heads == [["<", ">"], [], ["v", "^"]]
+    low, high = axes[0].get_xlim()
+    assert [line.get_xdata()[0] for line in axes[0].lines[-2:]] == [low, high]
+    assert 27 < low < 28.5 < 29.5 < high < 31
 
 
 def test_one_legend_names_each_arm_once():
