@@ -228,8 +228,10 @@ def models(arguments: argparse.Namespace) -> None:
     from mbaug import files
     from mbaug.experiments import records, trained
 
-    for line in trained.make(arguments.work or files.repository() / "build" / "checkpoints" / "paper", records.root()):
+    work = arguments.work or files.repository() / "build" / "checkpoints" / "paper"
+    for line in trained.make(work, records.root()):
         say(line)
+    trained.update_lines(work, records.root())
 
 
 def advise(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@
 # | | |
 # |---|---|
 # | needs | the recorded runs in `data/runs`, the pool `halfcheetah-medium-replay`, and `data/models` |
-# | gives | figures `11_methods`, `11_off_the_data`, `11_compute`, and tables |
+# | gives | figures `11_methods`, `11_off_the_data`, `11_compute`, `11_actions`, and tables |
 # | minutes on one core | paper: below 1 · smoke: about 1, it trains tiny agents · quick: up to 20 (the study `hopper`) |
 #
 # [Chapter 05](05_online_finetuning.ipynb) compared the paper's method with its own ablations. Here we compare it with
@@ -425,37 +425,108 @@ by_arm = {figures.look(arm).label: {task: soon(task, arm) for task in tasks.TASK
 pd.DataFrame(by_arm).T
 
 # %% [markdown]
-# ## 6. Why: how good the critics are when pre-training ends
+# ## 6. Why: what the critics believe when pre-training ends
 #
 # *Ask.* If LayerNorm works because values no longer diverge, its critics must be better calibrated. We compare the values
 # that they predict for 400 fixed states with the returns of their policy from there. This gap must be nearer to zero.
 # Values must also change less when an action moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains these
-# measures. We divide the roughness by the spread of the values, because small values change little anyway.
+# measures. We divide the roughness by the spread of the values, because small values change little anyway. The *drop* is
+# the last score offline minus the lowest online score soon after. All arms in the table keep the data, so we can compare
+# their drops.
 
 
 # %%
 def known_of(arm, task):
-    """Returns gap, spread and relative roughness of an arm's critics, and the number of seeds."""
+    """Returns gap, spread, relative roughness and drop of an arm, means over its seeds, and how many these are."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
     found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
     rows = [(gap, fit["value_std"], fit["roughness"]["action"][0]) for gap, fit in found]
     rows = [(gap, spread, rough / spread) for gap, spread, rough in rows]
-    return [*np.mean(rows, axis=0), len(rows)] if rows else None
+    return [*np.mean(rows, axis=0), dropped.get((arm, task), np.nan), len(rows)] if rows else None
 
 
-own = ["vanilla", "augmented", "layernorm_data", "augmented_layernorm_data", "iql", "bc"]
+dropped = statistics.score_drop(table).groupby(["arm", "task"]).mean()
+own = ["vanilla_data", "augmented_data", "layernorm_data", "augmented_layernorm_data", "iql", "bc"]
 asked = {
     (tasks.find(task).title, figures.look(arm).label): known_of(arm, task)
     for task in tasks.TASKS
     for arm in own
 }
-columns = ["gap (rewards)", "spread (rewards)", "roughness / spread", "seeds"]
+columns = ["gap (rewards)", "spread (rewards)", "roughness / spread", "drop (points)", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
 inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 
 # %% [markdown]
 # *Read.* The table holds only arms that are recorded. With a gap near zero, a critic predicts well on average. With a gap
 # below zero, it predicts too little.
+#
+# *Off the data.* A small move says little about actions that nobody tried. So we walk in a straight line from each
+# recorded action $a$ to a random corner $u$ of the box of actions, and ask how the value changes on the way:
+#
+# $$v(x) = \frac{V(s, a + x\,(u - a)) - V(s, a)}{\mathrm{SD}\ V(s, a)}, \quad V = \min_i Q_i .$$
+#
+# | symbol | in code | shape | unit |
+# |---|---|---|---|
+# | $x$ | `SHARES` | numbers from 0 to 1 | share of the way |
+# | $a, u$ | `action`, `other` | `[P, B, A]` | full torque is 1 |
+# | $v$ | returned, three quantiles over rows | `[P, shares, 3]` | standard deviations of the values |
+#
+# Where $v$ rises, the actor is drawn to actions that are not in the data, and offline nothing corrects the critic. We
+# expect values to fall on most lines, and LayerNorm to leave fewer lines on which they rise.
+
+# %%
+show(measures.along_actions)
+
+# %% [markdown]
+# *Check by hand.* Take a critic that values an action by its size, and the actions −1 and 1, whose values have a standard
+# deviation of 1. On the way to 1 the first rises by 2, and the second stays. So the median rises by 1, and the quantiles
+# of 10 % and 90 % by 0.2 and 1.8.
+
+# %% tags=["nbval-check-output"]
+plain = networks.Critics(networks.perceptron((3, 1), [torch.Generator(), torch.Generator()]))
+for weight, bias in plain.network.layers:
+    weight[:], bias[:] = torch.tensor([[0.0], [0.0], [1.0]]), 0
+ends = torch.tensor([[[-1.0], [1.0]]]), torch.ones(1, 2, 1)
+found = measures.along_actions(plain, torch.zeros(1, 2, 2), *ends)[0]
+assert np.allclose(found[-1], [0.2, 1, 1.8]), "quantiles of a rise by 2 and of none"
+print("at the end of the way:", [round(x, 3) for x in found[-1].tolist()])
+
+# %% [markdown]
+# Critics of all arms and tasks are too large to ship. `python -m mbaug models` asks those that the recorded runs kept,
+# and writes their answers into `data/models/drawn`. For an agent that we ship we compute them here and compare.
+
+# %% tags=["nbval-check-output"]
+lines, quantiles = pd.read_csv(trained.FOLDER / "drawn" / "11_actions.csv"), ["low", "median", "high"]
+told = lines.query("task == 'hopper' and arm == 'vanilla' and seed == 0")[quantiles]
+live = trained.lines(trained.agent("hopper", "vanilla"))[quantiles]
+assert np.allclose(told, live, atol=0.02), "the shipped networks have rounded weights"
+print("the vanilla agent of Hopper answers as it did when it was recorded")
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(8, 3), sharey=True)
+for axis, task in zip(axes, tasks.TASKS, strict=True):
+    for arm in trained.LINED:
+        for _, rows in lines[(lines["task"] == task) & (lines["arm"] == arm)].groupby("seed"):
+            look = figures.look(arm)
+            axis.plot(rows["share"], rows["high"], color=look.colour, ls=look.line, label=look.label)
+    axis.axhline(0, color="#333333", linewidth=0.8)
+    axis.set(title=tasks.find(task).title, xlabel="share of the way", xticks=[0, 0.5, 1])
+axes[0].set_ylabel("change of the value (SD)")
+figures.legend(figure)
+text = "How values change on the way from a recorded action to a random corner of the actions' box. "
+text += "A tenth of the rows rise by more than the line shows. A line is one seed."
+path = save_figure(figure, "11_actions", lines, text, profile)
+
+# %%
+end_of_way = lines[lines["share"] == 1].groupby(["task", "arm"])[quantiles].mean().round(2)
+end_of_way = end_of_way.rename(index=lambda name: figures.look(name).label, level="arm")
+end_of_way.rename(index=lambda name: tasks.find(name).title, level="task")
+
+# %% [markdown]
+# *Read.* The table has the ends of the lines, means over seeds. Compare *LayerNorm critics* with *vanilla* on the tasks
+# whose critics run away ([chapter 04](04_offline_pretraining.ipynb), section 6). If its `high` is lower there, LayerNorm
+# takes away the false gains that an actor would follow. The roughness of the table above cannot show this, because it has
+# no sign.
 #
 # ## 7. Is imagination over? The simulator in the model's place
 #

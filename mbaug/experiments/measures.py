@@ -22,6 +22,8 @@ from mbaug.method.training import Learner
 from mbaug.method.transitions import Batch
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from recorded actions to others
+QUANTILES = (0.1, 0.5, 0.9)  # over rows, of the changes of values on that way
 WIDTHS = (0.1, 0.5)  # sizes of perturbations: of actions in [-1, 1], or of states in standard deviations
 
 
@@ -127,6 +129,23 @@ def overfitting(
         }
         for k in range(len(generators))
     ]
+
+
+@torch.no_grad()
+def along_actions(
+    critics: Critics,
+    state: Float[Tensor, "population batch state"],
+    action: Float[Tensor, "population batch action"],
+    other: Float[Tensor, "population batch action"],
+) -> Float[Tensor, "population shares quantiles"]:
+    """v(x) = (V(s, a + x (u - a)) - V(s, a)) / SD V(s, a) with V = min_i Q_i: how values change from recorded actions a to u.
+
+    Returns the QUANTILES over rows at each of SHARES x. Above zero, a policy could gain by actions that are not in the data.
+    """
+    recorded = values(critics, state, action)
+    change = torch.stack([values(critics, state, action + share * (other - action)) - recorded for share in SHARES], dim=1)
+    change = change / recorded.std(dim=-1, correction=0)[:, None, None]
+    return change.quantile(torch.tensor(QUANTILES, dtype=change.dtype, device=change.device), dim=-1).permute(1, 2, 0)
 
 
 def calibration(

@@ -4,6 +4,7 @@
 - `world_model_kl0.01` is a world model with a hundredth of the KL weight.
 - `ensemble` is five small deterministic models.
 - `<arm>` is an arm's agent at the switch, `<arm>_50000` its actor after 50,000 environment steps.
+- `drawn/11_actions.csv` has the values of more critics than fit in here, computed from what their recorded runs kept.
 
 Weights are rounded to bfloat16, which halves the files; chapters compute with the rounded weights. Each file's header holds its
 provenance and a digest. `python -m mbaug models` makes the missing files.
@@ -15,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from mbaug import files, tasks
+from mbaug import files, streams, tasks
 from mbaug.datasets import read
-from mbaug.experiments import checkpoint, models, records, run
+from mbaug.experiments import checkpoint, measures, models, records, run
 from mbaug.experiments.models import FAST
 from mbaug.experiments.records import Run
-from mbaug.experiments.studies import ARMS, TWO, augmented
+from mbaug.experiments.studies import ARMS, TWO, augmented, find
 from mbaug.method import training, transitions
 from mbaug.method.imagination import Fit
 from mbaug.method.settings import WorldModel
@@ -41,6 +43,8 @@ WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hop
 # Deterministic models of 50 units per layer. A fit takes a second or two; the errors are 1.3 to 1.5 times those of full size.
 SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
 ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # values are the seeds of the fits
+LINED = "vanilla", "augmented", "noise", "layernorm_data"  # arms whose critics are asked about actions off the data
+LINED_ROWS = 1_000  # transitions of each run's draw
 AGENTS = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
 
 
@@ -90,15 +94,21 @@ def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) ->
     kept, all values are NaN. At a later `moment`, "50000" or "100000" environment steps, only the actor is from that moment.
     """
     tensors, about = load(task, arm, folder)
+    learner = restored(task, arm, about["seed"], tensors)
+    if moment != "switch":
+        training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
+    return learner
+
+
+def restored(task: str, arm: str, seed: int, tensors: dict[str, Tensor]) -> Learner:
+    """Returns a learner with the networks and the standardiser in `tensors`; without a network, its parameters are NaN."""
     standardiser = Standardiser(*(tensors[f"standardiser.{part}"].view(1, -1) for part in ("mean", "std")))
-    learner = training.learner(ARMS[arm], tasks.find(task), [about["seed"]], standardiser, arithmetic=FAST)
+    learner = training.learner(ARMS[arm], tasks.find(task), [seed], standardiser, arithmetic=FAST)
     for part in ("actor", "critics"):
         parameters = getattr(learner.agent, part).network.flat.detach()
         parameters.fill_(torch.nan)
         if f"{part}.0.weight" in tensors:
             parameters.copy_(models.network(part, tensors).flat.detach())
-    if moment != "switch":
-        training.set_actor(learner, load(task, f"{arm}_{moment}", folder)[0]["actor"])
     return learner
 
 
@@ -132,6 +142,39 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
         tensors, about = found
         files.write_atomically(path, checkpoint.packed(rounded(tensors), about))
         yield str(path)
+
+
+def lines(learner: Learner) -> pd.DataFrame:
+    """Returns `measures.along_actions` of one agent's critics, a row a share, from the first rows of its draw.
+
+    Each line leads from a recorded action to a random corner of the actions' box. The corners depend on the seed alone.
+    """
+    seed, size = learner.seeds[0], learner.arm.offline.transitions
+    drawn, _ = transitions.draw(read.load(f"{learner.task.name}-medium-replay"), size, seed)
+    state, action = (torch.from_numpy(part[None, :LINED_ROWS]) for part in (drawn.state, drawn.action))
+    corner = torch.randint(0, 2, action.shape, generator=streams.torch_generator(seed, "corners")) * 2.0 - 1
+    found = measures.along_actions(learner.agent.critics, learner.standardiser.apply(state), action, corner)[0]
+    return pd.DataFrame(found.numpy(), columns=["low", "median", "high"]).assign(share=measures.SHARES)
+
+
+def update_lines(work: Path, root: Path, path: Path = FOLDER / "drawn" / "11_actions.csv") -> None:
+    """Writes the `lines` of every recorded run of the arms LINED. A run whose networks are not in `work` keeps its rows.
+
+    The column `record` is the beginning of the digest of the run's CSV.
+    """
+    columns = ["task", "arm", "seed", "share", "low", "median", "high", "record"]
+    known = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
+    parts = []
+    for task, arm, seed in ((task, arm, seed) for task in TASKS for arm in LINED for seed in find("core").seeds):
+        which = Run(task, f"{task}-medium-replay", arm, seed)
+        kept, metadata = work / "kept" / str(which) / "switch.safetensors", records.find(root, which)
+        if metadata is not None and kept.is_file():
+            rows = lines(restored(task, arm, seed, safetensors.torch.load_file(kept)))
+            parts.append(rows.assign(task=task, arm=arm, seed=seed, record=metadata["csv_sha256"][:12])[columns])
+        else:
+            parts.append(known[(known["task"] == task) & (known["arm"] == arm) & (known["seed"] == seed)])
+    table = pd.concat([part for part in parts if len(part)] or [known])
+    files.write_atomically(path, table.to_csv(index=False, lineterminator="\n", float_format="%.5g").encode())
 
 
 def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -198,8 +198,8 @@ def mark_cut_bars(figure: Figure) -> None:
     """Puts an arrowhead on the edge of a panel where a `bar` goes on outside."""
     for axis in figure.axes:
         (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-        ends = [(*end, each.get_color()) for each in axis.lines if each.get_label() == "_bar" for end in each.get_xydata()]
-        for x, y, colour in ends:
+        bars = [line for line in axis.lines if line.get_label() == "_bar"]
+        for x, y, colour in [(*end, line.get_color()) for line in bars for end in np.asarray(line.get_xydata())]:
             outside = {"<": x < left, ">": x > right, "v": y < bottom, "^": y > top}
             for marker in (marker for marker, cut in outside.items() if cut):
                 edge = [np.clip(x, left, right)], [np.clip(y, bottom, top)]

@@ -52,6 +52,20 @@ def test_a_value_is_the_minimum_of_both_critics():
     np.testing.assert_allclose(found, Q.min(axis=0)[None], atol=1e-6)
 
 
+def test_values_along_actions_are_the_quantiles_of_their_relative_changes():
+    """Each agent of a population has its own scale: the second one's values are three times as large."""
+    other = torch.tensor([1.0, -1.0, 1.0]).view(1, 3, 1)
+    critics = learner_of(LINEAR, [0, 1], 1, 1).agent.critics
+    weights = torch.tensor([[1.0, 2.0], [3.0, 6.0], [2.0, -1.0], [6.0, -3.0]]).unsqueeze(-1)  # Q_1 of both agents, then Q_2
+    critics.network.layers[0][0].copy_(weights)
+    critics.network.layers[0][1].zero_()
+    found = measures.along_actions(critics, *(part.expand(2, 3, 1) for part in (THREE.state, THREE.action, other)))
+    value = lambda action: np.minimum(S + 2 * action, 2 * S - action)  # noqa: E731
+    moved = np.stack([value(A + share * (other.numpy().ravel() - A)) for share in measures.SHARES])
+    expected = np.quantile((moved - value(A)) / value(A).std(), measures.QUANTILES, axis=1).T
+    np.testing.assert_allclose(found, np.stack([expected, expected]), atol=1e-6)
+
+
 def test_the_error_is_the_root_mean_square_of_both_critics_against_a_noiseless_target():
     action = np.tanh(NEXT / 2)
     target = R + 0.99 * (1 - D) * np.minimum(NEXT + 2 * action, 2 * NEXT - action)

@@ -1,13 +1,14 @@
 """The networks that the project ships: complete, small, traceable to their runs, and as good as before rounding."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
 from mbaug import tasks
 from mbaug.datasets import read
-from mbaug.experiments import checkpoint, models, records, trained
+from mbaug.experiments import checkpoint, measures, models, records, trained
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training, transitions
 
@@ -47,16 +48,22 @@ def test_rounding_does_not_change_the_error_of_a_world_model(name):
         assert np.isclose(found, np.mean(fitted.errors[source]), rtol=0.05)
 
 
+def keep(work, which):
+    """Writes an agent's networks as its run keeps them at the switch; returns the learner."""
+    standardiser = transitions.Standardiser(torch.ones(1, 17), torch.full((1, 17), 2.0))
+    learner = training.learner(ARMS[which.arm], tasks.find(which.task), [3], standardiser, arithmetic=models.FAST)
+    path = work / "kept" / str(which) / "switch.safetensors"
+    path.parent.mkdir(parents=True)
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in models.agent(learner, 0).items()}, path)
+    return learner
+
+
 def test_an_agent_is_made_from_the_networks_that_its_run_kept(tmp_path, monkeypatch):
     """Rounding changes its actions and values only slightly. An existing file is not made again."""
     monkeypatch.setattr(trained, "WORLD_MODELS", {})
     monkeypatch.setattr(trained, "ENSEMBLES", {})
     which = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0)
-    standardiser = transitions.Standardiser(torch.ones(1, 17), torch.full((1, 17), 2.0))
-    learner = training.learner(ARMS["vanilla"], tasks.find("halfcheetah"), [3], standardiser, arithmetic=models.FAST)
-    kept = tmp_path / "work" / "kept" / str(which) / "switch.safetensors"
-    kept.parent.mkdir(parents=True)
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in models.agent(learner, 0).items()}, kept)
+    learner = keep(tmp_path / "work", which)
     lines = [*trained.make(tmp_path / "work", records.root(), tmp_path / "models")]
     assert [line for line in lines if "needs its run" not in line] == [
         str(trained.path_of("halfcheetah", "vanilla", tmp_path / "models"))
@@ -68,6 +75,34 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(tmp_path, monkeypa
     torch.testing.assert_close(found.agent.critics(*inputs), learner.agent.critics(*inputs), atol=5e-3, rtol=0)
     assert trained.policy("halfcheetah", "vanilla", folder=tmp_path / "models")(state[0, 0]).shape == (6,)
     assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
+
+
+def test_critics_that_a_run_kept_are_asked_again_and_other_answers_stay(tmp_path):
+    """The digest of a run's CSV says which one was asked."""
+    which, path = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0), tmp_path / "11_actions.csv"
+    learner = keep(tmp_path / "work", which)
+    path.write_text(
+        "task,arm,seed,share,low,median,high,record\nhalfcheetah,vanilla,0,1,9,9,9,old\nant,noise,1,1,-0.5,0.25,2,other\n"
+    )
+    trained.update_lines(tmp_path / "work", records.root(), path)
+    table = pd.read_csv(path)
+    assert table["share"].tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
+    record = records.read_metadata(records.root(), which)["csv_sha256"][:12]
+    assert table["record"].tolist() == [record] * 5 + ["other"]
+    learner.seeds = [which.seed]  # whose draw and corners are asked about
+    np.testing.assert_allclose(table[["low", "median", "high"]][:5], trained.lines(learner).iloc[:, :3], rtol=1e-4, atol=1e-9)
+    assert (table[["low", "median", "high"]][1:5].to_numpy() != 0).any()
+    before = path.read_bytes()
+    trained.update_lines(tmp_path / "nothing kept", records.root(), path)
+    assert path.read_bytes() == before
+
+
+def test_answers_of_critics_come_from_recorded_runs():
+    table = pd.read_csv(trained.FOLDER / "drawn" / "11_actions.csv")
+    assert table.groupby(["task", "arm", "seed"])["share"].apply(list).map(lambda shares: shares == [*measures.SHARES]).all()
+    for task, arm, seed, record in table[["task", "arm", "seed", "record"]].drop_duplicates().itertuples(index=False):
+        which = records.Run(task, f"{task}-medium-replay", arm, seed)
+        assert records.read_metadata(records.root(), which)["csv_sha256"].startswith(record), which
 
 
 def test_an_agent_without_shipped_critics_acts_but_its_values_are_nan():
