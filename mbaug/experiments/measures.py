@@ -142,10 +142,10 @@ def along_actions(
 
     Returns the QUANTILES over rows at each of SHARES x. Above zero, a policy could gain by actions that are not in the data.
     """
-    recorded = values(critics, state, action)
-    change = torch.stack([values(critics, state, action + share * (other - action)) - recorded for share in SHARES], dim=1)
-    change = change / recorded.std(dim=-1, correction=0)[:, None, None]
-    return change.quantile(torch.tensor(QUANTILES, dtype=change.dtype, device=change.device), dim=-1).permute(1, 2, 0)
+    recorded, way = values(critics, state, action), other - action
+    moved = torch.stack([values(critics, state, action + share * way) for share in SHARES], dim=1)
+    change = (moved - recorded[:, None]) / recorded.std(dim=-1, correction=0)[:, None, None]
+    return change.quantile(change.new_tensor(QUANTILES), dim=-1).permute(1, 2, 0)
 
 
 def calibration(
