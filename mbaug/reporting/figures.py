@@ -199,6 +199,8 @@ def mark_cut_bars(figure: Figure) -> None:
     for axis in figure.axes:
         (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
         bars = [line for line in axis.lines if line.get_label() == "_bar"]
+        for line in bars:
+            line.set_label("_marked")  # a figure that is saved twice has the same bytes
         for x, y, colour in [(*end, line.get_color()) for line in bars for end in np.asarray(line.get_xydata())]:
             outside = {"<": x < left, ">": x > right, "v": y < bottom, "^": y > top}
             for marker in (marker for marker, cut in outside.items() if cut):

@@ -193,7 +193,8 @@ def test_seeds_set_the_width_of_a_panel_and_arrowheads_mark_intervals_that_go_on
     few, many = (evaluations({"augmented": 29.0}, seeds=seeds, tasks=(task,)) for seeds, task in ((2, "hopper"), (5, "ant")))
     drawn = figures.dots(axes[:2], statistics.mean_score(pd.concat([few, many])), ["augmented"], ("hopper", "ant"))
     figures.dots_at(axes[2], statistics.mean_score(few), {"augmented": 3.0})
-    figures.save_figure(figure, "05_dots", drawn, "About dots.", folder=tmp_path)
+    saved = [figures.save_figure(figure, "05_dots", drawn, "About dots.", folder=tmp_path).read_bytes() for _ in range(2)]
+    assert saved[0] == saved[1]
     heads = [[line.get_marker() for line in axis.lines if line.get_marker() in tuple("<>v^")] for axis in axes]
     assert heads == [["<", ">"], [], ["v", "^"]]
     low, high = axes[0].get_xlim()
