@@ -31,8 +31,7 @@ def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
     where = joined([tasks.find(name).title for name in groups]) if len(groups) < len(claims.FOUR) else "All four tasks"
-    seeds = [len(each) for scores in groups.values() for each in scores]
-    return f"{where}, {count('seed', seeds)}" if groups else "", found
+    return f"{where}, {count('seed', statistics.seeds(groups))}" if groups else "", found
 
 
 def shared(measure: pd.Series, *arms: str) -> pd.Series:
@@ -66,7 +65,7 @@ def recommendation(scores: pd.Series) -> str:
         return ""
     (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
     highest = max(tried, key=lambda arm: tried[arm].value)
-    own, others = ([len(runs) for (runs,) in statistics.by_task(scores, arm, least=1).values()] for arm in (best, highest))
+    own, others = (statistics.seeds(statistics.by_task(scores, arm, least=1)) for arm in (best, highest))
     untested = ""
     if highest != best:
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"

@@ -155,7 +155,7 @@ def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
         interval = statistics.difference(scores, arm, *others, minus=threshold)
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
-        seeds = tuple(len(own) for arms in groups.values() for own in arms)
+        seeds = tuple(statistics.seeds(groups))
         better = [other for other in others if statistics.difference(scores, other, arm).value > 0]
         better = tuple(better) if len(others) > 1 else ()
         found.append(Finding(comparison, tuple(groups), seeds, interval, interval.p, better))

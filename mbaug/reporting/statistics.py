@@ -112,6 +112,11 @@ def by_task(measure: pd.Series, *arms: str, least: int = 2) -> dict[str, list[Fl
     return {task: scores for task, scores in found.items() if min(map(len, scores)) >= least}
 
 
+def seeds(groups: Mapping[str, Strata]) -> list[int]:
+    """Returns how many seeds each arm has on each task, from what `by_task` returns."""
+    return [len(scores) for arms in groups.values() for scores in arms]
+
+
 def difference(measure: pd.Series, arm: str, *others: str, minus: float = 0.0) -> Interval:
     """Returns `arm` minus the mean of `others` in a measure, with its t interval. All tasks of `by_task` count the same."""
     tasks = [*by_task(measure, arm, *others).values()]
