@@ -260,7 +260,12 @@ def load(where: Path, population: Population) -> tuple[dict[str, Tensor], dict]:
 def keep(population: Population, name: str, number: int, tensors: dict[str, Tensor]) -> None:
     """Writes an agent's tensors into the folder of checkpoints, where they stay. `trained` ships some of them later."""
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    files.write_atomically(population.work / "kept" / str(population.runs[number]) / f"{name}.safetensors", content)
+    files.write_atomically(kept(population.work, population.runs[number], name), content)
+
+
+def kept(work: Path, which: Run, name: str) -> Path:
+    """Returns the path of what a run keeps: its networks at the "switch", or its actor after so many environment steps."""
+    return work / "kept" / str(which) / f"{name}.safetensors"
 
 
 # --- offline --------------------------------------------------------------------------------------------------------------

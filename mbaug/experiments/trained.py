@@ -158,7 +158,7 @@ def lines(learner: Learner) -> pd.DataFrame:
 
 
 def update_lines(work: Path, root: Path, path: Path = FOLDER / "drawn" / "11_actions.csv") -> None:
-    """Writes the `lines` of every recorded run of the arms LINED. A run whose networks are not in `work` keeps its rows.
+    """Writes the missing `lines` of the recorded runs of the arms LINED whose networks are in `work`; other rows stay.
 
     The column `record` is the beginning of the digest of the run's CSV.
     """
@@ -167,12 +167,14 @@ def update_lines(work: Path, root: Path, path: Path = FOLDER / "drawn" / "11_act
     parts = []
     for task, arm, seed in ((task, arm, seed) for task in TASKS for arm in LINED for seed in find("core").seeds):
         which = Run(task, f"{task}-medium-replay", arm, seed)
-        kept, metadata = work / "kept" / str(which) / "switch.safetensors", records.find(root, which)
-        if metadata is not None and kept.is_file():
+        own = known[(known["task"] == task) & (known["arm"] == arm) & (known["seed"] == seed)]
+        kept = run.kept(work, which, "switch")
+        metadata = records.find(root, which) if kept.is_file() else None
+        if metadata is not None and not own["record"].eq(metadata["csv_sha256"][:12]).any():
             rows = lines(restored(task, arm, seed, safetensors.torch.load_file(kept)))
             parts.append(rows.assign(task=task, arm=arm, seed=seed, record=metadata["csv_sha256"][:12])[columns])
         else:
-            parts.append(known[(known["task"] == task) & (known["arm"] == arm) & (known["seed"] == seed)])
+            parts.append(own)
     table = pd.concat([part for part in parts if len(part)] or [known])
     files.write_atomically(path, table.to_csv(index=False, lineterminator="\n", float_format="%.5g").encode())
 
@@ -211,7 +213,7 @@ def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tenso
     """Returns what a recorded run kept of an agent; None if it is not recorded, or was trained elsewhere."""
     arm, _, steps = name.partition("_")
     which = Run(task, f"{task}-medium-replay", arm, 0)
-    path = work / "kept" / str(which) / f"{steps or 'switch'}.safetensors"
+    path = run.kept(work, which, steps or "switch")
     metadata = records.find(root, which)
     if metadata is None or not path.exists():
         return None

@@ -92,9 +92,11 @@ def test_critics_that_a_run_kept_are_asked_again_and_other_answers_stay(tmp_path
     learner.seeds = [which.seed]  # whose draw and corners are asked about
     np.testing.assert_allclose(table[["low", "median", "high"]][:5], trained.lines(learner).iloc[:, :3], rtol=1e-4, atol=1e-9)
     assert (table[["low", "median", "high"]][1:5].to_numpy() != 0).any()
+    path.write_text(path.read_text().replace(f"0,0,0,{record}", f"0,7,0,{record}"))
     before = path.read_bytes()
-    trained.update_lines(tmp_path / "nothing kept", records.root(), path)
-    assert path.read_bytes() == before
+    for work in ("nothing kept", "work"):  # a run that was asked is not asked again
+        trained.update_lines(tmp_path / work, records.root(), path)
+        assert path.read_bytes() == before
 
 
 def test_answers_of_critics_come_from_recorded_runs():
