@@ -1,5 +1,6 @@
 """Collecting offline data: when it stops, what pools and cards contain, and that a killed command ends with the same bytes."""
 
+import contextlib
 import json
 import multiprocessing
 import shutil
@@ -400,20 +401,27 @@ def test_the_to_option_ends_training_early(clone, tmp_path):
     assert results(tmp_path) == results(clone)
 
 
+def printing_command(output, folder, *options):
+    """Runs `command` and writes what it prints to the file `output`, so that two processes cannot mix their lines."""
+    with output.open("w", buffering=1) as stream, contextlib.redirect_stdout(stream):
+        command(folder, *options)
+
+
 @pytest.mark.slow
-def test_the_second_of_two_simultaneous_commands_waits_for_the_first(tmp_path, capfd):
+def test_the_second_of_two_simultaneous_commands_waits_for_the_first(tmp_path):
     """It says so, and then finds the pool that the first one made."""
+    waits = f"another process is training {RUN}: waiting until it ends\n"
+    outputs, fork = [tmp_path / f"output-{number}.txt" for number in range(2)], multiprocessing.get_context("fork")
     with runner.held([WHICH], TINY, tmp_path / "build" / "checkpoints" / "paper"):
-        both = [multiprocessing.get_context("fork").Process(target=command, args=(tmp_path, "--to", "0")) for _ in range(2)]
+        both = [fork.Process(target=printing_command, args=(output, tmp_path, "--to", "0")) for output in outputs]
         for process in both:
             process.start()
-        printed, waits = [], f"another process is training {RUN}: waiting until it ends\n"
-        wait_until("both to wait", lambda: printed.append(capfd.readouterr().out) or "".join(printed).count(waits) == 2)
+        wait_until("both to wait", lambda: all(output.exists() and waits in output.read_text() for output in outputs))
     for process in both:
         process.join(timeout=120)
     assert [process.exitcode for process in both] == [0, 0]
-    made = capfd.readouterr().out
-    assert made.count("hopper-random is made") == made.count("hopper-random already exists in") == 1
+    printed = "".join(output.read_text() for output in outputs)
+    assert printed.count("hopper-random is made") == printed.count("hopper-random already exists in") == 1
     assert len(load(tmp_path / "pools", "random")) >= 150
 
 
