@@ -5,8 +5,9 @@ Some answers quote tables that chapters have drawn. They raise FileNotFoundError
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from mbaug import files, tasks
@@ -58,7 +59,7 @@ def on_all_tasks(scores: pd.Series, least: int) -> dict[str, Interval]:
 def recommendation(scores: pd.Series) -> str:
     """Returns what we would do with 10,000 transitions: the best arm and the second best of those with two seeds on every task.
 
-    It also names an arm that scored more but has a single seed on some task.
+    It also names an arm that scored more but has a single seed on some task, and says what is still too little recorded.
     """
     found, tried = on_all_tasks(scores, least=2), on_all_tasks(scores, least=1)
     if len(found) < 2:
@@ -71,11 +72,31 @@ def recommendation(scores: pd.Series) -> str:
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"
         untested = f"{scored}, but {count('seed', others)} a task {'are' if max(others) > 1 else 'is'} too few to recommend it. "
     return (
-        f"With 10,000 transitions the best choice today is “{look(best).label}”. Over four tasks its mean score in the first "
+        f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} a task. The next best of "
         f"the {len(found)} arms with two seeds or more on every task is “{look(second).label}” with {words(second_mean)}. "
-        f"{untested}"
+        f"{untested}{provisional(best, own, [*found])}"
     )
+
+
+def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:
+    """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the same arm without pre-training."""
+    fresh = f"td3_{arm}"
+    few = f"{count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few for a verdict"
+    untried = f"“{look(fresh).label}” is not yet recorded on every task, so we cannot say whether pre-training matters here"
+    reasons = [few] * (min(seeds) < ENOUGH_SEEDS) + [untried] * (fresh in LOOKS and fresh not in compared)
+    return f"This may change: {joined(reasons)}. " if reasons else ""
+
+
+def without_one(measure: pd.Series, *arms: str) -> str:
+    """Returns the arms' means without each task that decides which arm is the best; "" if there is no such task."""
+    means = pd.DataFrame({task: map(np.mean, scores) for task, scores in statistics.by_task(measure, *arms).items()}, arms)
+    found = []
+    for task in means if len(means.columns) > 1 else ():
+        others = means.drop(columns=task).mean(axis=1)
+        if others.idxmax() != means.mean(axis=1).idxmax():
+            found.append(f" Without {tasks.find(task).title} they would be {joined([number(mean) for mean in others])}.")
+    return "".join(found)
 
 
 def sentence(frame: pd.DataFrame) -> str:
@@ -89,7 +110,8 @@ def sentence(frame: pd.DataFrame) -> str:
     helps = tell(gain, "imagination helps", "imagination harms")
     return recommendation(scores) + (
         f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
-        f"pre-training, and {augmented} after pre-training with imagined next states. {capitalised(helps)}."
+        f"pre-training, and {augmented} after pre-training with imagined next states."
+        f"{without_one(scores, 'td3', 'vanilla', 'augmented')} {capitalised(helps)}."
     )
 
 
@@ -266,14 +288,16 @@ def reliability(frame: pd.DataFrame) -> str:
     error = where[where["condition"] == "distance to the data"].pivot(index="task", columns="fifth", values="sample")
     ratio, standing = error[5] / error[1], 100 * strange[strange["source"] == "sample"]["standing, of falls"].dropna()
     area = signals[signals["place"] == "outside"].pivot(index="signal", columns="task", values="area")
-    best = area.mean(axis=1).idxmax()
+    best = str(area.mean(axis=1).idxmax())
+    first = int((area.idxmax() == best).sum())
     spread, highest = area.loc["spread of the samples"], area.loc[best]
     drawn_answer = (
         f"The paper's model errs {ratio.min():.1f} to {ratio.max():.1f} times as much in the fifth of the rows that lie "
         f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(ratio)])}). Its errors pull states to the "
         f"middle of the data: of the steps that end in a fall, it imagines {standing.min():.0f} to {standing.max():.0f} % as "
-        f"standing. Some signals tell in advance which rows have the largest errors. The best of {len(area)} is the {best}, with "
-        f"an area under the ROC curve of {highest.min():.2f} to {highest.max():.2f} (0.5 is chance). The spread of the "
+        f"standing ({count('task', [len(standing)])}). Some signals tell in advance which rows have the largest errors. The best "
+        f"of {len(area)} on average is the {best}, with an area under the ROC curve of {highest.min():.2f} to "
+        f"{highest.max():.2f} (0.5 is chance). It is the best on {first} of {count('task', [len(highest)])}. The spread of the "
         f"model's samples has {spread.min():.2f} to {spread.max():.2f}."
     )
     study, offline = find("trusted"), statistics.mean_offline(claims.main_runs(frame))

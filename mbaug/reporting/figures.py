@@ -92,6 +92,14 @@ PREDICTORS = {  # predictors of the next state: label, colour, marker
     "linear": ("linear regression", "#E69F00", "^"),
     "deterministic": ("deterministic network", "#D55E00", "D"),
 }
+PARTS = {  # of an arm's name after that of a known arm: in words
+    "actor": "actor only",
+    "actor_cold": "actor only, untrained critics",
+    "critics": "critics only",
+    "critics_uniform": "critics only, uniform warm-up",
+    "raw": "raw states",
+    "standardised": "standardised states",
+}
 VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 1, 1, 1))]
 
 
@@ -107,8 +115,8 @@ def look(arm: str) -> Look:
     label, hue, lightness, saturation = arm.replace("_", " "), digest[1] / 256, 0.4, 0.6
     if families := [name for name in LOOKS if arm.startswith(f"{name}_")]:
         family = max(families, key=len)
-        variant, share = arm.removeprefix(f"{family}_").replace("_", " "), digest[2] / 256
-        label = f"{LOOKS[family].label}, {variant}"
+        variant, share = arm.removeprefix(f"{family}_"), digest[2] / 256
+        label = f"{LOOKS[family].label}, {PARTS.get(variant, variant.replace('_', ' '))}"
         if variant.isdecimal():
             label, share = f"{family} {variant} %", max(0, 1 - int(variant) / 100)
         hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(LOOKS[family].colour))

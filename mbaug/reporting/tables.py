@@ -34,7 +34,7 @@ def found_table(frame: pd.DataFrame) -> str:
         means = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in recorded]
         cells = [f"{words(mean)} ({mean.n_seeds})" if mean.n_seeds else "–" for mean in means]
         lines.append(f"| {' | '.join([look(arm).label, *cells])} |")
-    return "\n".join([*lines, "", fold("Every arm, and more measures", _each_arm(table))])
+    return "\n".join([*lines, "", fold("More arms, and more measures", _each_arm(table))])
 
 
 def _each_arm(table: pd.DataFrame) -> str:
@@ -53,6 +53,7 @@ def _each_arm(table: pd.DataFrame) -> str:
         for arm in in_order({*seeds.index} & {*LOOKS}):
             cells = [words(statistics.interval([scores[task, arm]] if (task, arm) in scores else [])) for scores in found]
             lines.append(f"| {' | '.join([tasks.find(task).title, look(arm).label, *cells, str(seeds[arm])])} |")
+    lines += ["", "Chapters 05, 07 and 90 have the other recorded arms."]
     return "\n".join(lines)
 
 

@@ -98,8 +98,9 @@ def test_the_look_of_any_other_arm_never_changes():
 def test_the_label_of_a_variant_says_what_varies():
     labels = {
         "augmented_25": "augmented 25 %",
-        "vanilla_actor_cold": "vanilla pre-training, actor cold",
-        "td3_data_raw": "TD3 with the data, no pre-training, raw",
+        "vanilla_actor_cold": "vanilla pre-training, actor only, untrained critics",
+        "td3_data_raw": "TD3 with the data, no pre-training, raw states",
+        "rlpd_utd_4": "RLPD, utd 4",
         "augmented_data": "augmented, data kept",
     }
     assert {arm: look(arm).label for arm in labels} == labels
