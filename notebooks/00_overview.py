@@ -4,12 +4,13 @@
 # **What does the paper claim, and how much of it do we find?**
 #
 # <!-- answer -->
-# With 10,000 transitions the best choice today is “LayerNorm critics, data kept”. Over four tasks its mean score in the first
+# With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
 # 100,000 interactions is 57 [29, 85], with 2 seeds a task. The next best of the 9 arms with two seeds or more on every task is
-# “TD3 with the data, no pre-training” with 33 [31, 34]. All four tasks, 2 to 5 seeds: the mean score of TD3 over the first
-# 100,000 interactions is 15 from scratch, 8.0 after offline pre-training, and 1.8 after pre-training with imagined next states.
-# It takes 5 seeds to tell whether imagination helps. So far none of the paper's 6 claims can be judged. A verdict takes 5
-# seeds.
+# “TD3 with the data, no pre-training” with 33 [31, 34]. This may change: 2 seeds a task are too few for a verdict and
+# “LayerNorm critics, no pre-training” is not yet recorded on every task, so we cannot say whether pre-training matters here.
+# All four tasks, 2 to 5 seeds: the mean score of TD3 over the first 100,000 interactions is 15 from scratch, 8.0 after offline
+# pre-training, and 1.8 after pre-training with imagined next states. Without Ant they would be 10, 21 and 22. It takes 5 seeds
+# to tell whether imagination helps. So far none of the paper's 6 claims can be judged. A verdict takes 5 seeds.
 # <!-- /answer -->
 #
 # | | |
@@ -300,8 +301,8 @@ pd.DataFrame({name: budgets(name) for name in studies.PROFILES}).T
 # | `make quick` | trains Hopper from nothing, one seed, with reduced budgets | up to 20 minutes |
 # | `make record` | trains the planned runs that are not yet recorded, and resumes after an interruption | hours, see below |
 #
-# The [README](../README.md) has measured minutes. The next table has the hours that a recorded run took on one core,
-# while another run trained beside it:
+# The [README](../README.md) has measured minutes. The next table has the mean hours that a recorded run on Hopper took on
+# one core, while another run trained beside it. It has five arms, with three seeds each:
 
 # %%
 seconds = pd.Series({str(run): about["wall_seconds"] for run, about in metadata.items()}, dtype=float)

@@ -6,9 +6,9 @@
 # <!-- answer -->
 # The paper's model errs 2.6 to 21.7 times as much in the fifth of the rows that lie farthest from the 10,000 as in the nearest
 # fifth (4 tasks). Its errors pull states to the middle of the data: of the steps that end in a fall, it imagines 90 to 100 % as
-# standing. Some signals tell in advance which rows have the largest errors. The best of 5 is the blur of the state, with an
-# area under the ROC curve of 0.83 to 0.96 (0.5 is chance). The spread of the model's samples has 0.59 to 0.69. Whether it helps
-# to imagine only the rows that the best signal calls safe is not yet recorded.
+# standing. Some signals tell in advance which rows have the largest errors. The best of 5 on average is the blur of the state,
+# with an area under the ROC curve of 0.83 to 0.96 (0.5 is chance). It is the best on 1 of 4 tasks. The spread of the model's
+# samples has 0.59 to 0.69. Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded.
 # <!-- /answer -->
 #
 # | | |
@@ -424,6 +424,9 @@ text += f"off of {count:,} samples, and the deepest in the ground. Seed 0."
 path = save_figure(figure, "08_strangest", table, text, profile)
 
 # %% [markdown]
+# *Read.* A picture shows postures only. Where a pair looks alike, the error lies in the velocities, which had most of the
+# large errors of section 2. The floor hides what is below it.
+#
 # How many are impossible? A state is *impossible* if its body is deeper in the ground, or a joint further beyond its
 # range, than in any true state of the same rows. It is *fallen* if the task would end the episode there. In these rows
 # the true episode goes on, so a fallen imagined state is an error. We also count the reverse error: rows that do end in a
@@ -572,8 +575,10 @@ told = values.groupby("task", sort=False).first() if agents else values
 told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 
 # %% [markdown]
-# *Read.* The best states lose value and the others gain it. This is the effect of the pull to the middle on a critic. We
-# fit a straight line to it, and the last table shows which part of their spread the values lose. The row `a fall within
+# *Read.* The best states lose value and most others gain it. On Hopper the formula has the right shape: the poorer the
+# state, the more value it gains. On HalfCheetah it fails: the poorest tenth gains less than the middle. There $V$ is not
+# linear in the state, so a pull to the middle does not compress all values alike. We fit a straight line to the
+# shift, and the last table shows which part of their spread the values lose. The row `a fall within
 # 20 steps`, where there is one, shows how much value the model adds to bodies that are about to fall. The deterministic
 # network hardly moves values. Noise of the same size lowers nearly all of them. A part of that is the twins' penalty, and
 # the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains both. A task that is missing has
@@ -818,11 +823,11 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 # dimension for a quantity, however dense the data are there.
 # </details>
 #
-# <details><summary>Why does the ensemble do worse, although it is so widely used?</summary>
+# <details><summary>Why does the ensemble do worse on most tasks, although it is so widely used?</summary>
 #
-# The spread of an ensemble shows its own errors. The VAE's errors come from its loss and not from a lack of data, because
-# the KL term makes detail expensive. The five small networks have no such term. The second edit of "Try it" turns the
-# question around.
+# The spread of an ensemble shows its own errors. Most of the VAE's error comes from its loss, because the KL term makes
+# detail expensive everywhere. Thin data add to it. The five small networks have no such term. The second edit of "Try it"
+# turns the question around.
 # </details>
 #
 # <details><summary>The model imagines falls as standing. Does that harm the agent?</summary>
