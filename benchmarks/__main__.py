@@ -1,6 +1,7 @@
 """Measures updates per second, and compares them with the processor's limit, plain torch and other installed libraries."""
 
 import argparse
+import json
 import os
 import sys
 
@@ -19,7 +20,7 @@ def bench(as_json: bool, record: bool, device: str) -> None:
         print("Measures every section five times, up to 40 minutes: leave the machine idle meanwhile", flush=True)
     document = results.measure(effort, device, [one for one in sections if device == "cpu" or one in speed.ON_GPU])
     if record or as_json:
-        print(results.keep(document) if record else files.json_text(document))
+        print(results.keep(document) if record else json.dumps(files.finite(files.plain(document)), indent=2))
         return
     for name, rows in document["sections"].items():
         print(results.text(name, rows))

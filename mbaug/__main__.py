@@ -81,11 +81,9 @@ def record(arguments: argparse.Namespace) -> None:
 
     profile = studies.profile(arguments.profile)
     checks.choose("device", arguments.device, engine.DEVICES if arguments.cluster else engine.devices())
-    runs = studies.programme() if arguments.study is None else studies.find(arguments.study).runs()
+    runs = (studies.programme if arguments.study is None else studies.find(arguments.study).runs)(profile.seeds)
     if arguments.seeds is not None:
         runs = studies.with_seeds(runs, arguments.seeds)
-    elif profile.seeds is not None:
-        runs = [run for run in runs if run.seed < profile.seeds]
     runs = runner.select(runs, arguments.only)
     cores = joblib.cpu_count()  # cores that this process may use
     workers, limit = arguments.workers or cores, WORKERS_PER_CORE * cores

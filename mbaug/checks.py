@@ -10,7 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, is_dataclass
-from functools import cache
+from functools import cache, partial
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -81,12 +81,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
     list: "a list",
 }
 NUMBERS = {int: Integral, float: Real}
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Returns the annotations of a class's fields, bounds included."""
-    return get_type_hints(cls, include_extras=True)
+_hints = cache(partial(get_type_hints, include_extras=True))  # a class -> the annotations of its fields, bounds included
 
 
 def _is(kind: type, value: object) -> bool:

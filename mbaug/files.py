@@ -108,8 +108,6 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"JSON holds numbers, strings, lists and dicts, but got {type(value).__name__}: {value!r:.80}.")
@@ -122,11 +120,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def json_text(document: Any) -> str:
-    """Returns a document as standard JSON text, with null for numbers that are not finite."""
-    return json.dumps(finite(plain(document)), indent=2)
 
 
 def sealed(document: Mapping[str, Any], name: str = "sha256", indent: int = 2) -> bytes:

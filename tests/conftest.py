@@ -70,6 +70,11 @@ def no_space(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def contents(folder):
+    """Returns the bytes of each file in a folder and below it, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 @pytest.fixture(scope="session")
 def reference() -> dict[str, np.ndarray]:
     """The reference trajectories; tests/reference/README.md explains the keys."""

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import no_space
+from conftest import contents, no_space
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import results, speed
@@ -200,11 +200,11 @@ def test_a_recorded_measurement_is_read_back_with_its_provenance_and_every_repea
 
 def test_a_full_disk_leaves_the_previous_measurement_intact(folder, monkeypatch):
     command(["--record"])
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     monkeypatch.setattr(files.os, "fsync", no_space)
     with pytest.raises(SystemExit, match=r"benchmarks: .*No space left on device"):
         command(["--record"])
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 def test_each_processor_has_its_own_file_and_the_fastest_comes_first(folder):

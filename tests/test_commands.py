@@ -66,6 +66,13 @@ def test_a_dry_run_lists_the_runs_that_it_would_train(typed, first, listed, repo
     assert runs == list(map(str, listed))
 
 
+def test_a_profile_with_one_seed_takes_the_first_of_each_study(repository, monkeypatch, capsys):
+    """The seeds of a study may begin at 100."""
+    monkeypatch.setitem(studies.STUDIES, "later", studies.Study("later", "Does it run?", ("small",), seeds=(100, 101)))
+    commands.main(["record", "later", "--profile", "smoke", "--dry-run"])
+    assert capsys.readouterr().out.splitlines()[1:] == ["hopper/none/small/seed100"]
+
+
 TIMED = """
 import sys, time
 from mbaug import __main__ as commands

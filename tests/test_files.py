@@ -100,8 +100,8 @@ def test_old_temporary_files_of_killed_processes_are_removed(tmp_path):
 
 def test_json_is_standard_and_holds_plain_numbers():
     document = {"a": math.nan, "b": np.float32(0.5), "c": torch.tensor(3), "d": (1, True), "e": np.float64(2)}
-    found = json.loads(files.json_text(document), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert found == {"a": None, "b": 0.5, "c": 3, "d": [1, True], "e": 2.0}
+    found = json.loads(files.sealed(document), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found == {"a": None, "b": 0.5, "c": 3, "d": [1, True], "e": 2.0, "sha256": found["sha256"]}
 
 
 @pytest.mark.parametrize(

@@ -19,16 +19,7 @@ from mbaug.reporting import answers, chapters
 NOTEBOOKS = chapters.find()
 NAMES = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda source: source.stem)
 # Figures drawn from the records alone. The others show what a chapter trains or measures, which depends on the processor.
-FROM_RECORDS = (
-    "00_",
-    "04_pretraining.",
-    "04_overestimation.",
-    "05_",
-    "07_rates.",
-    "07_carried.",
-    "08_trusted.",
-    "90_precision.",
-)
+FROM_RECORDS = ("00_", "04_pretraining.", "04_overestimation.", "05_", "07_rates.", "07_carried.", "08_trusted.", "90_precision.")
 
 
 def test_every_chapter_is_there_and_has_an_answer():

@@ -109,40 +109,30 @@ def _check_replay(task: Task, dataset: Dataset, rows: np.ndarray, count: int) ->
     known = ~(dataset.terminal[rows] & (recorded == state).all(axis=1))
     inside, at_ends = errors[:count], errors[count:][known[count:]]
     place = f"{dataset.name}: replayed {len(rows)} of {len(dataset):,} rows in {task.gym_id}"
-    require(known.any(), f"{place}, but no row has a next state to compare")
+
+    def refuse(fault: object, words: str) -> None:
+        require(not fault, f"{place}, but {words}")
+
+    refuse(not known.any(), "no row has a next state to compare")
     exact = np.quantile(errors[known], 0.9) < EXACT
     allowed, far, falls = 0 if exact else NEAR, (inside > HALF).sum(), (terminal != dataset.terminal[rows]).sum()
-    typical, worst = f"differ by {_median(inside):.2g} of a step (median)", reward_errors.max(initial=0)
-    for fault, words in (
-        (
-            _median(inside) > NEAR,
-            f"next states {typical}: the data belong to another task, or rows, columns or units are mixed up",
-        ),
-        (far > allowed * count, f"{far} next states differ by more than half a step: rows are mixed up"),
-        (
-            _median(at_ends) > HALF,
-            f"next states at episodes' ends differ by {_median(at_ends):.2g} of a step: they are not where the episodes ended",
-        ),
-        (
-            _median(reward_errors) > REWARD or (exact and worst > 1),
-            f"rewards differ by {_median(reward_errors):.2g} (median; at most {worst:.2g}) of the difference between "
-            "neighbouring rows: they belong to other rows or have another unit",
-        ),
-        (
-            falls > allowed * max(len(rows) - count, 10),
-            f"in {falls} rows a fall is not marked as terminal, or a row is marked as terminal without a fall",
-        ),
-    ):
-        require(not fault, f"{place}, but {words}")
+    typical, end, pay, worst = _median(inside), _median(at_ends), _median(reward_errors), reward_errors.max(initial=0)
+    differ = f"differ by {typical:.2g} of a step (median)"
+    refuse(typical > NEAR, f"next states {differ}: the data belong to another task, or rows, columns or units are mixed up")
+    refuse(far > allowed * count, f"{far} next states differ by more than half a step: rows are mixed up")
+    refuse(end > HALF, f"next states at episodes' ends differ by {end:.2g} of a step: they are not where the episodes ended")
+    unlike = f"rewards differ by {pay:.2g} (median; at most {worst:.2g}) of the difference between neighbouring rows"
+    refuse(pay > REWARD or (exact and worst > 1), f"{unlike}: they belong to other rows or have another unit")
+    unmarked = f"in {falls} rows a fall is not marked as terminal, or a row is marked as terminal without a fall"
+    refuse(falls > allowed * max(len(rows) - count, 10), unmarked)
     if not exact:
         weaker, *_ = replay(task, state, np.float32(0.99) * dataset.action[rows])
         error, by_action = (recorded - next_state)[known] / unit, (next_state - weaker)[known] / 0.01 / unit
         factors = 1 + (error * by_action).sum(axis=1) / np.maximum((by_action**2).sum(axis=1), 1e-12)
         low, factor, high = np.quantile(factors, (0.25, 0.5, 0.75))
         scaled = abs(factor - 1) > SCALED and high - low < 0.8 * abs(factor - 1)
-        cause = f"next states fit {factor:.3g} times the actions: record the actions that the environment received"
-        require(not scaled, f"{place}, but {cause}")
-        return f"{place}: next states {typical}, as in another version of the simulator"
+        refuse(scaled, f"next states fit {factor:.3g} times the actions: record the actions that the environment received")
+        return f"{place}: next states {differ}, as in another version of the simulator"
     within = np.abs(recorded - next_state)[known].max(), np.abs(reward - dataset.reward[rows])[:count].max(initial=0)
     return f"{place}: next states agree within {within[0]:.0e}, rewards within {within[1]:.0e}"
 

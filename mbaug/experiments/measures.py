@@ -205,13 +205,9 @@ def signatures(rows: list[dict]) -> dict:
     drop = None
     if {"pretrain", "finetune"} <= set(frame.phase):
         drop = float(means.loc["pretrain", "return"].iloc[-1] - means.loc["finetune", "return"].min())
-    gap = means["predicted_value"] - means["discounted_return"]
-    outside = frame["imagined_outside"].max()
-    return {
-        "score_drop": drop,
-        "value_gap": float(gap.max()),
-        "imagined_outside": None if np.isnan(outside) else float(outside),
-    }
+    gap, outside = (means["predicted_value"] - means["discounted_return"]).max(), frame["imagined_outside"].max()
+    outside = None if np.isnan(outside) else float(outside)
+    return {"score_drop": drop, "value_gap": float(gap), "imagined_outside": outside}
 
 
 def rate_distortion(

@@ -227,11 +227,6 @@ def outdated(metadata: Mapping[str, Any]) -> bool:
     return metadata["format"] < about.ADDED_IN["calibration"] and plan is not None and plan["updates"] > 0
 
 
-def missing(root: Path | str, runs: Iterable[Run]) -> list[Run]:
-    """Returns those of `runs` that are not recorded below `root` with all of today's measures, in the given order."""
-    return [run for run in runs if find(root, run) is None]
-
-
 def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
     """Returns the verified metadata of the recorded runs, or only of those in `runs`."""
     return {run: read_metadata(root, run) for run in recorded(root, runs)}

@@ -5,17 +5,15 @@ once: a world model for all arms that use it, a pre-training for all arms that d
 """
 
 import errno
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -51,14 +49,12 @@ def key(*parts: object) -> str:
 
     A setting that was added later enters the name only if it changes the earlier behaviour, so older checkpoints keep theirs.
     """
-    return hashlib.sha256(json.dumps(_without(ADDED_LATER, files.plain(parts)), sort_keys=True).encode()).hexdigest()[:16]
 
+    def earlier(pairs: list[tuple[str, object]]) -> dict[str, object]:  # of every dictionary, at any depth
+        return {name: value for name, value in pairs if ADDED_LATER.get(name, ...) != value}
 
-def _without(items: Mapping[str, object], plain: Any) -> Any:
-    """Returns plain data in which no dictionary, at any depth, has one of `items`."""
-    if isinstance(plain, dict):
-        return {name: _without(items, item) for name, item in plain.items() if not (name in items and items[name] == item)}
-    return [_without(items, item) for item in plain] if isinstance(plain, list) else plain
+    plain = json.loads(json.dumps(files.plain(parts)), object_pairs_hook=earlier)
+    return files.sha256(json.dumps(plain, sort_keys=True).encode())[:16]
 
 
 def union(*lists: Sequence[str]) -> list[str]:
@@ -507,5 +503,5 @@ def collected(which: Run, arm: Arm, root: Path, work: Path, to: int | None = Non
             actor=partial(actor_at, population, 0),
             ended=population.ended and population.learning,
         )
-    if population.ended and records.missing(root, [which]):
+    if population.ended and records.find(root, which) is None:
         record(population, root)

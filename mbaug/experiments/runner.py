@@ -112,7 +112,7 @@ def train(runs: Sequence[Run], profile: Profile, root: Path, work: Path, device:
     arm = profile.apply(ARMS[runs[0].arm])
     run.prepare_for(arm, device)
     with held(runs, arm, work):
-        if remaining := records.missing(root, runs):
+        if remaining := [which for which in runs if records.find(root, which) is None]:
             *_, population = run.train(remaining, arm, work, device)
             run.record(population, root)
 
@@ -303,7 +303,7 @@ def write_returned(returned: Iterable[Returned], profile: Profile, root: Path) -
     for which, rows, metadata, policies in returned:
         difference = records.difference({"format": FORMAT} | metadata, profile.apply(ARMS[which.arm]))
         require(difference is None, f"the worker returned other settings than we sent: {difference}")
-        if records.missing(root, [which]):
+        if records.find(root, which) is None:
             records.write(root, which, rows, metadata, policies)
 
 
@@ -367,7 +367,7 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
     require(difference is None, f"{which} cannot act with the current code: {difference}")
     learner = training.learner(arm, tasks.find(which.task), [which.seed])
     training.set_actor(learner, kept[choose("policy", name, kept)])
-    return lambda state: learner.policy(state[None, None])[0, 0]
+    return learner.act
 
 
 def recorded(which: Run, root: Path) -> Recorded:
@@ -394,7 +394,5 @@ def evidence(name: str, profile: str = "paper", retrain: bool = False) -> pd.Dat
     """
     study, budget, root = studies.find(name), studies.profile(profile), runs_folder(profile, retrain)
     if retrain:
-        seeds = study.seeds[: budget.seeds]
-        runs = [each for each in study.runs() if each.seed in seeds]
-        record(runs, root, profile=budget)
+        record(study.runs(budget.seeds), root, profile=budget)
     return records.load_runs(root, study.runs())

@@ -150,10 +150,10 @@ class Study:
             for name in names:
                 choose(f"{kind} in the study {self.name!r}:", name, allowed)
 
-    def runs(self) -> list[Run]:
-        """Returns the runs seed by seed, so that comparisons are paired early; from scratch, all qualities share one run."""
+    def runs(self, seeds: int | None = None) -> list[Run]:
+        """Returns the runs of the first (or all) seeds, seed by seed, to pair them early; from scratch, qualities share a run."""
         places = [(task, quality) for task in self.tasks for quality in self.qualities]
-        found = [Run(t, dataset(t, q, arm), arm, seed) for seed in self.seeds for t, q in places for arm in self.arms]
+        found = [Run(t, dataset(t, q, arm), arm, seed) for seed in self.seeds[:seeds] for t, q in places for arm in self.arms]
         return list(dict.fromkeys(found))
 
 
@@ -173,7 +173,9 @@ def dataset(task: str, quality: str, arm: str) -> str:
 _HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
 _TRUSTED = ("augmented_trusted_offline", "augmented_distrusted_offline")
 _OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None and name not in _TRUSTED)
-_PARTS = tuple(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform"))
+_CARRIED = (*(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform")), "deterministic")
+_CRITICS = ("vanilla_critics", "augmented_critics")
+_RATES = ("vanilla", "augmented_25", "augmented", "augmented_75", "augmented_100")
 _ALGORITHMS = ("layernorm", "augmented_layernorm_data", "iql", "bc")
 _CEILING = tuple(name for name in ARMS if name.startswith("ceiling"))
 _MODELS = tuple(f"augmented_{name}" for name in ("latent4", "latent32", "kl0.1", "kl10", "next_latent"))
@@ -188,28 +190,12 @@ STUDIES = by_name(
     Study("sweep", "Are the baselines handicapped?", _SWEEP, ("hopper", "walker2d"), seeds=(0, 1)),
     Study("precision", "Does bfloat16 learn as float32 does?", ("td3", "td3_bfloat16"), TWO),
     Study("core", "Does it help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
-    Study(
-        "carried",
-        "What of the pre-trained agent helps? Is a model without latent state as good?",
-        (*_PARTS, "deterministic"),
-        TWO,
-    ),
-    Study(
-        "still",
-        "What do carried critics make of a fresh actor's warm-up?",
-        ("vanilla_critics", "augmented_critics"),
-        ("halfcheetah",),
-        seeds=(0,),
-    ),
+    Study("carried", "What of the pre-trained agent helps? Is a model without latent state as good?", _CARRIED, TWO),
+    Study("still", "What do carried critics make of a fresh actor's warm-up?", _CRITICS, ("halfcheetah",), seeds=(0,)),
     Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
     Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
     Study("trusted", "Does it help to imagine where the model is good?", _TRUSTED, TWO, seeds=(0, 1, 2)),
-    Study(
-        "rates",
-        "Is 50 % the best rate?",
-        ("vanilla", *(f"augmented{rate}" for rate in ("_25", "", "_75", "_100"))),
-        ("halfcheetah",),
-    ),
+    Study("rates", "Is 50 % the best rate?", _RATES, ("halfcheetah",)),
     Study("horizons", "Do more steps help?", _HORIZONS, ("halfcheetah",)),
     Study("states", "Does TD3 gain by standardised states?", ("td3_data", "td3_data_raw", "td3_standardised"), TWO),
     Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
@@ -241,9 +227,9 @@ def find(name: str) -> Study:
     return STUDIES[choose("study", name, STUDIES)]
 
 
-def programme() -> list[Run]:
-    """Returns the runs of the programme in the order of recording."""
-    parts = [[run for name in part for run in find(name).runs()] for part in PROGRAMME]
+def programme(seeds: int | None = None) -> list[Run]:
+    """Returns the runs of the programme, of the first (or all) seeds of each study, in the order of recording."""
+    parts = [[run for name in part for run in find(name).runs(seeds)] for part in PROGRAMME]
     return list(dict.fromkeys(run for part in parts for run in sorted(part, key=lambda r: (r.seed, ORDER.index(r.task)))))
 
 

@@ -10,12 +10,11 @@ Weights are rounded to bfloat16, which halves the files; chapters compute with t
 provenance and a digest. `python -m mbaug models` makes the missing files.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
@@ -110,14 +109,6 @@ def restored(task: str, arm: str, seed: int, tensors: dict[str, Tensor]) -> Lear
         if f"{part}.0.weight" in tensors:
             parameters.copy_(models.network(part, tensors).flat.detach())
     return learner
-
-
-def policy(
-    task: str, arm: str = "augmented", moment: str = "switch", folder: Path = FOLDER
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the policy of an agent: its greedy action as a function of a state."""
-    learner = agent(task, arm, moment, folder)
-    return lambda state: learner.policy(state[None, None])[0, 0]
 
 
 # --- making them ----------------------------------------------------------------------------------------------------------

@@ -79,6 +79,10 @@ class Learner:
         standardised = self.standardiser.apply(torch.from_numpy(state)).to(self.agent.actor.network.flat)
         return torch.nan_to_num(self.algorithm.greedy(self.agent, standardised)).cpu().numpy()
 
+    def act(self, state: Float[np.ndarray, " state"]) -> np.ndarray:
+        """Returns the greedy action of the first agent in one state."""
+        return self.policy(state[None, None])[0, 0]
+
 
 def networks_of(network: Any, population: int) -> Iterator[list[Tensor]]:
     """Yields the parameters of each agent in a network of P or, for twin critics, 2 P perceptrons."""

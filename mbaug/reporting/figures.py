@@ -364,15 +364,8 @@ def save_figure(
     if profile != "paper":  # the mark stays on the figure, so that the notebook shows it too
         seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""
         mark = f"{profile} profile{seeds}: not evidence"
-        letters = {
-            "color": "#D55E00",
-            "alpha": 0.35,
-            "fontsize": 3.2 * figure.get_figwidth(),
-            "weight": "bold",
-            "rotation": 15,
-            "zorder": 10,
-        }
-        figure.text(0.5, 0.5, mark, ha="center", va="center", **letters).set_in_layout(False)
+        letters = {"fontsize": 3.2 * figure.get_figwidth(), "weight": "bold", "color": "#D55E00", "alpha": 0.35, "rotation": 15}
+        figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters).set_in_layout(False)
     shown, _, provenance = caption.partition("\n\n")
     table = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode()
     about = {"caption": shown, "csv_sha256": files.sha256(table), "provenance": provenance, "mark": mark, "profile": profile}

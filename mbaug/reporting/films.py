@@ -102,8 +102,8 @@ def make(folder: Path, root: Path) -> Iterator[Path]:
         panels, words, frames_per_second = [], [], 0
         for (moment, steps), score in zip(MOMENTS.items(), content["scores"], strict=True):
             environment = render.plain(tasks.make(tasks.find(task), width=PANEL[0], height=PANEL[1], **render.FOLLOWED))
-            act = trained.policy(task, ARM, moment)
-            images, frames_per_second = render.frames(environment, act, SECONDS, most=FRAMES_PER_SECOND)
+            learner = trained.agent(task, ARM, moment)
+            images, frames_per_second = render.frames(environment, learner.act, SECONDS, most=FRAMES_PER_SECOND)
             environment.close()
             panels.append(images)
             words.append(f"{f'after {steps:,}' if steps else 'at the switch'}\nscore {number(score)}")

@@ -11,14 +11,7 @@ from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, main_runs
 from mbaug.reporting.figures import LOOKS, fold, in_order, look, number, words
 
-MAIN = (
-    "td3",
-    "sac",
-    "td3_data",
-    "vanilla",
-    "augmented",
-    "noise",
-)  # of the table that is not folded: six arms at most, in the order of LOOKS
+MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # not folded: six arms at most, in the order of LOOKS
 
 
 def found_table(frame: pd.DataFrame) -> str:

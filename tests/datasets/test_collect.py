@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import wait_until
+from conftest import contents, wait_until
 
 from mbaug import __main__ as commands
 from mbaug import files, streams, tasks
@@ -82,11 +82,6 @@ def whole(states, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     collected(folder, states)
     return folder
-
-
-def contents(folder):
-    """Returns the bytes of each file in a folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def copy_pools(whole, folder, *omitted):

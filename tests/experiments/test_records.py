@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import no_space
+from conftest import contents, no_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import PROVENANCE, metadata
@@ -46,10 +46,6 @@ def rows(count: int = 3, **changed) -> list[dict]:
         }
         for episode in range(count)
     ]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # --- names ----------------------------------------------------------------------------------------------------------------
@@ -156,17 +152,18 @@ def test_a_complete_record_is_never_overwritten(tmp_path, number, run):
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match="already recorded"):
         records.write(tmp_path, run, rows(1), metadata(ARMS[run.arm]))
-    assert (contents(tmp_path), records.missing(tmp_path, [run])) == (before, [])
+    assert contents(tmp_path) == before
+    assert records.find(tmp_path, run) is not None
 
 
 def test_an_old_record_of_a_pretrained_agent_is_read_and_replaced(tmp_path):
     """It counts as missing, since it lacks the calibration of the critics."""
     write_old(tmp_path, RUN)
     assert records.load_runs(tmp_path)["return"].tolist() == [100.1, 101.1, 102.1]
-    assert records.missing(tmp_path, [RUN]) == [RUN]
+    assert records.find(tmp_path, RUN) is None
     records.write(tmp_path, RUN, rows(1), METADATA)
     assert (records.read_metadata(tmp_path, RUN)["format"], len(records.read(tmp_path, RUN).rows)) == (FORMAT, 1)
-    assert records.missing(tmp_path, [RUN]) == []
+    assert records.find(tmp_path, RUN) is not None
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------------
@@ -211,14 +208,10 @@ def test_a_changed_record_is_refused_in_one_sentence(tmp_path, damage, message):
     records.write(tmp_path, RUN, rows(), METADATA, ACTOR)
     damage(RUN.path(tmp_path))
     sentence = f"{RUN} is damaged: .*({message})"
-    of_rows = (
-        lambda: records.read(tmp_path, RUN),
-        lambda: records.load_runs(tmp_path),
-        lambda: records.read_metadata(tmp_path, RUN),
-    )
-    for call in (lambda: records.policies(tmp_path, RUN), *(() if "safetensors" in message else of_rows)):
+    of_rows = () if "safetensors" in message else (records.read, records.read_metadata, lambda root, run: records.load_runs(root))
+    for call in (records.policies, *of_rows):
         with pytest.raises(records.RecordDamaged, match=sentence):
-            call()
+            call(tmp_path, RUN)
 
 
 @pytest.mark.parametrize(
@@ -312,22 +305,21 @@ def test_a_run_whose_json_could_not_be_written_is_missing(tmp_path, monkeypatch)
     monkeypatch.setattr(files.os, "replace", lambda a, b: no_space() if str(b).endswith("json") else move(a, b))
     with pytest.raises(CannotWrite):
         records.write(tmp_path, RUN, rows(), METADATA)
-    assert records.missing(tmp_path, [RUN]) == [RUN]
+    assert records.find(tmp_path, RUN) is None
     monkeypatch.undo()
     records.write(tmp_path, RUN, rows(), METADATA)  # the failed attempt is not in the way
-    assert records.missing(tmp_path, [RUN]) == []
+    assert records.find(tmp_path, RUN) is not None
 
 
 # --- many runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_recorded_runs_are_sorted_and_missing_runs_keep_the_given_order(tmp_path):
+def test_recorded_runs_are_sorted(tmp_path):
     grid = [Run("hopper", "none", arm, seed) for arm in ("sac", "td3") for seed in range(12)]
     for run in reversed(grid):
         if run.seed != 3:
             records.write(tmp_path, run, [], metadata(ARMS[run.arm]))
     assert records.recorded(tmp_path) == [run for run in grid if run.seed != 3]
-    assert records.missing(tmp_path, grid[::-1]) == [grid[15], grid[3]]
 
 
 def test_the_error_for_a_run_that_is_not_recorded_suggests_the_nearest(tmp_path):
@@ -389,7 +381,7 @@ def test_a_thousand_runs_load_quickly(tmp_path):
 
 
 def test_the_first_setting_that_differs_is_named():
-    arm, recorded = ARMS["td3"], json.loads(files.json_text(ARMS["td3"]))
+    arm, recorded = ARMS["td3"], files.plain(ARMS["td3"])
     assert records.difference({"format": FORMAT, "settings": recorded}, arm) is None
     recorded["learner"] |= {"discount": 0.98, "policy_delay": 3}
     found = records.difference({"format": FORMAT, "settings": recorded}, arm)

@@ -302,7 +302,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path):
     sentence = f"{SECOND}: Cannot write {blocked}"
     with pytest.raises(RuntimeError, match=re.escape(sentence)):
         record(tmp_path, runs, BRIEF, report=reported.append)
-    assert records.missing(tmp_path / "runs", runs) == [SECOND]
+    assert records.recorded(tmp_path / "runs") == [RUN, THIRD]
     assert len([line for line in reported if line.startswith(sentence)]) == 1
 
 
@@ -480,7 +480,7 @@ def test_a_record_from_a_cluster_is_written_once_and_only_with_the_settings_sent
     sentence = "the worker returned other settings than we sent: settings.precision is 'bfloat16' in the record"
     with pytest.raises(ValueError, match=sentence):
         runner.write_returned([(RUN, table.to_dict("records"), other, {})], BRIEF, tmp_path)
-    assert records.missing(tmp_path, [RUN]) == [RUN]
+    assert records.find(tmp_path, RUN) is None
     for change in (lambda rows: rows, lambda rows: rows.assign(data_value=1.0)):
         runner.write_returned([(RUN, change(table).to_dict("records"), kept, actor)], BRIEF, tmp_path)
     assert records.read(tmp_path, RUN).rows.equals(table)

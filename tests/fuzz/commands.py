@@ -46,45 +46,10 @@ KNOWN = {
     "--seconds": ["1", "0.1"],
     "--parquet": ["runs.parquet"],
 }
-JUNK = [
-    "",
-    " ",
-    "-",
-    "--",
-    "-1",
-    "0",
-    "1",
-    "1e9",
-    "1e999",
-    "nan",
-    "²",
-    "９",
-    "1_0",
-    "99999999999",
-    5000 * "9",
-    5000 * "a",
-    "%s",
-    "{}",
-    "*",
-    "[",
-]
-JUNK += [
-    "\x1b[2J",
-    "a\nb",
-    "a\x07.hdf5",
-    "\udcff",
-    "\u202e",
-    "a\x00b",
-    "..",
-    "../x",
-    "~",
-    "pipe",
-    "folder",
-    "x.hdf5",
-    "hopper-",
-    "hopper-a/b",
-]
-JUNK += ["minari:", "minari:../../x", "tcp://", "hopper/none/td3/seed-1", "0-", "-3", "4-0", "1,,2", "--help", "--profile", "-x"]
+JUNK = ["", " ", "-", "--", "-1", "0", "1", "1e9", "1e999", "nan", "²", "９", "1_0", "99999999999", 5000 * "9", 5000 * "a", "%s"]
+JUNK += ["{}", "*", "[", "\x1b[2J", "a\nb", "a\x07.hdf5", "\udcff", "\u202e", "a\x00b", "..", "../x", "~", "pipe", "folder"]
+JUNK += ["x.hdf5", "hopper-", "hopper-a/b", "minari:", "minari:../../x", "tcp://", "hopper/none/td3/seed-1", "0-", "-3", "4-0"]
+JUNK += ["1,,2", "--help", "--profile", "-x"]
 
 
 @contextmanager
@@ -101,19 +66,10 @@ def clone() -> Iterator[None]:
         d4rl(here)
         os.mkfifo(here / "pipe")
         os.chdir(here)
-        disabled = {
-            runner: ("on_this_machine", "on_a_cluster"),
-            trained: ("make",),
-            verify: ("verify",),
-            collect: ("collect",),
-            export: ("create",),
-            chapters: ("execute",),
-            tables: ("update",),
-            figures: ("write_gallery",),
-            pools: ("write_readme",),
-            probes: ("write",),
-        }
-        patches = [patch.object(module, name, lambda *_, **__: ()) for module, names in disabled.items() for name in names]
+        disabled = [(runner, "on_this_machine"), (runner, "on_a_cluster"), (trained, "make"), (verify, "verify")]
+        disabled += [(collect, "collect"), (export, "create"), (chapters, "execute"), (tables, "update")]
+        disabled += [(figures, "write_gallery"), (pools, "write_readme"), (probes, "write")]
+        patches = [patch.object(module, name, lambda *_, **__: ()) for module, name in disabled]
         patches += [patch.object(files, "repository", lambda: here), patch.object(render, "opengl", lambda: "")]
         patches += [patch.object(joblib, "cpu_count", lambda: 2), patch.dict(os.environ)]
         for each in patches:

@@ -154,15 +154,8 @@ def harm_minari(folder: Path, random: np.random.Generator) -> None:
         key = ["observations", "actions", "rewards", "terminations", "truncations"][random.integers(5)]
         column = episode[key][()]
         del episode[key]
-        ways = [
-            column[:-1],
-            column[None],
-            column[:0],
-            column.astype("S8"),
-            column.astype("f8"),
-            np.full(len(column), np.nan),
-            1.0,
-        ]
+        other_types = (column.astype(kind) for kind in ("S8", "f8"))
+        ways = [column[:-1], column[None], column[:0], *other_types, np.full(len(column), np.nan), 1.0]
         if (way := random.integers(len(ways) + 2)) < len(ways):
             episode[key] = ways[way]
         elif way == len(ways):

@@ -3,13 +3,11 @@
 import re
 
 import pytest
-from made import refused
 
 from mbaug.method.arms import ALGORITHMS, Arm
 from mbaug.method.iql import IQL
 from mbaug.method.sac import SAC
 from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
-from mbaug.method.td3 import TD3
 
 OFFLINE = {"model": WorldModel(), "augmentation": Augmentation(), "pretraining": Pretraining()}
 SIMULATED = Augmentation(source="simulator", branch=1)
@@ -63,11 +61,6 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
 def test_a_wrong_combination_is_refused_in_one_sentence(arm, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}[^\n]*$"):
         Arm(**arm)
-
-
-def test_a_wrong_value_is_refused_before_an_arm_is_made():
-    assert refused(Finetuning(), "keep_data", "no") == "keep_data is 'no', but it must be True or False"
-    assert refused(TD3(), "learning_rate", "fast") == "learning_rate is 'fast', but it must be a number"
 
 
 @pytest.mark.parametrize(("name", "algorithm"), ALGORITHMS.items(), ids=ALGORITHMS)

@@ -96,12 +96,8 @@ def test_primary_comparisons_are_also_shown_without_the_seeds_known_before():
 def test_claim_b_compares_each_task_with_the_published_score_of_sac():
     bars = {task: claims.published_end(task) - claims.MARGIN for task in TASKS}
     assert bars["hopper"] == pytest.approx(tasks.normalised_score(tasks.find("hopper"), 3456) - claims.MARGIN)
-    near = pd.concat(
-        [
-            runs({"augmented": bars[task] + above}, seeds=5, tasks=(task,))
-            for task, above in zip(TASKS, (9, 9, -9, 0), strict=True)
-        ]
-    )
+    scores = {task: bars[task] + above for task, above in zip(TASKS, (9, 9, -9, 0), strict=True)}
+    near = pd.concat([runs({"augmented": score}, seeds=5, tasks=(task,)) for task, score in scores.items()])
     assert [claims.decided(found) for found in findings("b", near)] == ["reproduced", "reproduced", "contradicted", "undecided"]
     assert verdicts(near)["b"] == "reproduced in 2 of 4 parts, contradicted in 1 of 4 parts, undecided in 1 of 4 parts"
     short = near[near["task"] == "hopper"]
@@ -144,12 +140,6 @@ def test_claim_f_is_that_vanilla_critics_overestimate_and_overfit_more():
 def test_runs_on_other_datasets_do_not_count():
     main, other = runs({"augmented": 50, "td3": 10}), runs({"augmented": 0}).assign(dataset="hopper-random")
     assert claims.claims_table(pd.concat([main, other])) == claims.claims_table(main)
-
-
-def test_every_arm_of_a_claim_is_trained_by_a_study():
-    compared = [*PRIMARY, *(part for claim in CLAIMS for part in claim.parts)]
-    named = {name for comparison in compared for name in (comparison.arm, *comparison.others)}
-    assert named <= {arm for study in studies.STUDIES.values() for arm in study.arms}
 
 
 def test_the_studies_train_five_seeds_of_every_comparison():

@@ -181,11 +181,7 @@ def test_dots_show_means_with_intervals_and_each_seed():
     assert {line.get_color() for line in axes[0].lines} == {LOOKS["td3"].colour, LOOKS["augmented"].colour}
     assert [axes[k].lines[2].get_fillstyle() for k in (0, 3)] == ["full", "none"]  # one seed has a hollow dot
     assert np.isnan(axes[3].lines[0].get_xdata()).all()
-    assert [[text.get_text() for text in axis.texts] for axis in axes] == [
-        [],
-        *[["not recorded"] * 2] * 2,
-        ["not recorded"],
-    ]
+    assert [[text.get_text() for text in axis.texts] for axis in axes] == [[], *[["not recorded"] * 2] * 2, ["not recorded"]]
 
 
 def test_seeds_set_the_width_of_a_panel_and_arrowheads_mark_intervals_that_go_on(tmp_path):
