@@ -9,7 +9,7 @@
 # “TD3 with the data, no pre-training” with 33 [31, 34]. This may change: 2 seeds a task are too few for a verdict and
 # “LayerNorm critics, no pre-training” is not yet recorded on every task, so we cannot say whether pre-training matters here.
 # All four tasks, 2 to 5 seeds: the mean score of TD3 over the first 100,000 interactions is 15 from scratch, 8.0 after offline
-# pre-training, and 1.8 after pre-training with imagined next states. Without Ant they would be 10, 21 and 22. It takes 5 seeds
+# pre-training, and 1.9 after pre-training with imagined next states. Without Ant they would be 10, 21 and 22. It takes 5 seeds
 # to tell whether imagination helps. So far none of the paper's 6 claims can be judged. A verdict takes 5 seeds.
 # <!-- /answer -->
 #
