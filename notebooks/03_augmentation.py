@@ -75,31 +75,32 @@ index = torch.randperm(count, generator=streams.torch_generator(0, "one batch"))
 before = Batch(*(part[index] for part in rows))
 after = augmentation.augment(before, imagined["sample"][index, 0], rule.rate)
 changed = (after.next_state != before.next_state).any(dim=-1)
-old, new = before.next_state, after.next_state
 x, y = (task.state_names.index(name) for name in ("torso angle (rad)", "forward velocity (m/s)"))
+names = [task.state_names[i] for i in (x, y)]
+columns = [*names, *(f"{name} after" for name in names)]
+both = torch.cat([before.next_state[:, [x, y]], after.next_state[:, [x, y]]], dim=1)
+frame = pd.DataFrame(both.numpy(), columns=columns).assign(imagined=changed.int().numpy())
+frame = stored("03_batch", frame, profile)
 
 # %%
+kept, moved = (frame[frame["imagined"] == each].to_numpy() for each in (0, 1))
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True)
 for axis, title in zip(axes, ("before", f"after, rate {100 * rule.rate:.0f} %"), strict=True):
     cloud = drawn.next_state[:, x], drawn.next_state[:, y]
     axis.plot(*cloud, ".", color="#D5D5D5", markersize=2, zorder=0, rasterized=True)
-    axis.plot(old[~changed, x], old[~changed, y], ".", color="#000000", markersize=4, label="recorded")
+    axis.plot(kept[:, 0], kept[:, 1], ".", color="#000000", markersize=4, label="recorded")
     axis.set(title=title, xlabel=task.state_names[x])
 replaced = {"color": "#E69F00", "markersize": 4, "label": "recorded, to be replaced"}
-axes[0].plot(old[changed, x], old[changed, y], ".", **replaced)
-lines = torch.stack([old[changed], new[changed]])
-axes[1].plot(lines[..., x], lines[..., y], color="#0072B2", linewidth=0.5, alpha=0.6)
-moved = {"color": "#0072B2", "markersize": 5, "label": "imagined, moved along a line"}
-axes[1].plot(new[changed, x], new[changed, y], ".", **moved)
+axes[0].plot(moved[:, 0], moved[:, 1], ".", **replaced)
+axes[1].plot(moved[:, [0, 2]].T, moved[:, [1, 3]].T, color="#0072B2", linewidth=0.5, alpha=0.6)
+imagined_look = {"color": "#0072B2", "markersize": 5, "label": "imagined, moved along a line"}
+axes[1].plot(moved[:, 2], moved[:, 3], ".", **imagined_look)
 axes[0].set_ylabel(task.state_names[y])
 for axis in axes:
     axis.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, handletextpad=0.2)
-names = [task.state_names[i] for i in (x, y)]
-columns = [*names, *(f"{name} after" for name in names)]
-frame = pd.DataFrame(np.hstack([old[:, [x, y]], new[:, [x, y]]]), columns=columns)
 caption = f"Next states of a batch of {learner.batch_size} before and after augmentation. "
 caption += "Grey: all drawn rows. HalfCheetah, seed 0."
-path = save_figure(figure, "03_batch", frame.assign(imagined=changed), caption, profile)
+path = save_figure(figure, "03_batch", frame, caption, profile)
 
 # %% [markdown]
 # *Read.* Half of the next states have moved, and nothing else has. (The island on the right is made of cheetahs on their
@@ -275,16 +276,17 @@ def look(source):
 
 figure, axis = plt.subplots(figsize=(8, 3.8))
 share = np.linspace(0, 1, 101)
-spread = pd.DataFrame({name: np.quantile(d, share) for name, d in lonely.items()})
+spread = pd.DataFrame({name: np.quantile(d, share) for name, d in lonely.items()}).assign(share=share)
+spread = stored("03_distances", spread, profile)
 axis.plot(spread["recorded"], 100 * share, color="#000000", label="recorded", linewidth=2.5)
 for source in sources:
     axis.plot(spread[source], 100 * share, **look(source))
 axis.set_xlabel("distance to the nearest other recorded next state (standard deviations a dimension)")
-axis.set(ylabel="states (%)", xlim=(0, spread.quantile(0.97).max()))
+axis.set(ylabel="states (%)", xlim=(0, spread[[*lonely]].quantile(0.97).max()))
 axis.legend(loc="lower right")
 caption = f"How far imagined next states are from the data, {count:,} rows of each source. "
 caption += "HalfCheetah, seed 0."
-path = save_figure(figure, "03_outside", spread.assign(share=share), caption, profile)
+path = save_figure(figure, "03_outside", spread, caption, profile)
 
 # %% [markdown]
 # *Read.* The range shows little difference, but the distances do. `sample` and `noise` have errors of equal size, but
@@ -372,20 +374,26 @@ moves = stored("03_targets", moves, profile).set_index("source")
 moves.round(2)
 
 # %%
+points = pd.DataFrame({"recorded": truth, "imagined": truth + shift["sample"][0]})
+points, steps = stored("03_points", points, profile), np.linspace(0, 1, 5)
+counts = [augmentation.replaced(rate, count) for rate in steps]
+rms = {s: [(shift[s][0, :n].square().sum() / count).sqrt().item() for n in counts] for s in sources}
+rates = stored("03_rates", pd.DataFrame({"rate": steps, **rms}), profile)
+
+# %%
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.8))
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
-left.plot(truth, truth + shift["sample"][0], ".", markersize=2, color=look("sample")["color"])
+left.plot(points["recorded"], points["imagined"], ".", markersize=2, color=look("sample")["color"])
 left.set(xlabel="target, recorded next state (rewards)", ylabel="target, model's sample (rewards)")
 left.set_title("One row, one point")
-steps, frame = np.linspace(0, 1, 5), []
+frame = []
 for place, source in enumerate(sources):
-    counts = [augmentation.replaced(rate, count) for rate in steps]
-    rms = [float((shift[source][0, :n].square().sum() / count).sqrt()) for n in counts]
-    middle.plot(100 * steps, rms, marker="o", markersize=4, **look(source))
+    middle.plot(100 * rates["rate"], rates[source], marker="o", markersize=4, **look(source))
     for offset, part, alpha in ((-0.2, "stays", 1), (0.2, "averages out", 0.4)):
         size, colour = moves.loc[source, part], look(source)["color"]
         right.barh(place + offset, size, 0.38, color=colour, alpha=alpha)
-    frame.append(pd.DataFrame({"source": source, "rate": steps, "rms": rms, **moves.loc[source]}))
+    own = {"source": source, "rate": steps, "rms": rates[source], **moves.loc[source]}
+    frame.append(pd.DataFrame(own))
 middle.set(xlabel="rate (%)", ylabel="root mean square shift (rewards)", title="How far targets move")
 right.set(xlabel="shift at 100 % (rewards)", title="Which part stays")
 right.set_yticks(range(len(sources)), sources)
@@ -460,26 +468,33 @@ assert gaps["picked from tables"] < chance < gaps["matched noise"], "a pick is a
 pd.Series(gaps | {"what chance gives": chance}).to_frame("largest gap").round(3)
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
 levels = torch.linspace(0.005, 0.995, 100)
 quantiles = [torch.quantile(each / unit, levels, dim=0) for each in (direct, picked)]
-quantiles = [each - quantiles[0].mean(dim=0) for each in quantiles]
+quantiles = torch.cat([each - quantiles[0].mean(dim=0) for each in quantiles], dim=1).numpy()
+columns = [f"{name}, {way}" for way in ("direct", "table") for name in task.state_names]
+quantiles = stored("03_quantiles", pd.DataFrame(quantiles, columns=columns), profile).to_numpy()
+frame = pd.DataFrame({"direct": direct[:, y], "table": picked[:, y]})
+frame = stored("03_picks", frame, profile)
+ticks = stored("03_one_table", pd.DataFrame({"sample": fresh[0, :, y]}), profile)["sample"]
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
-left.plot(*quantiles, ".", markersize=3, alpha=0.6)
+left.plot(*np.split(quantiles, 2, axis=1), ".", markersize=3, alpha=0.6)
 left.set(xlabel="quantile, asked directly (standard deviations)", ylabel="quantile, picked from tables")
 left.set_title("All dimensions of one row's next state")
 left.locator_params(nbins=5)
 
-bins, outline = np.histogram_bin_edges(direct[:, y], 30), {"histtype": "step", "linewidth": 1.8}
-right.hist(direct[:, y], bins, color="#0072B2", label="asked directly", **outline)
-right.hist(picked[:, y], bins, color="#D55E00", label="picked from tables", **outline)
+bins = np.histogram_bin_edges(frame["direct"], 30)
+outline = {"histtype": "step", "linewidth": 1.8}
+right.hist(frame["direct"], bins, color="#0072B2", label="asked directly", **outline)
+right.hist(frame["table"], bins, color="#D55E00", label="picked from tables", **outline)
 place = np.full(rule.table_samples, -6)
-right.plot(fresh[0, :, y], place, "|", color="#000000", markersize=9, label="one table")
+right.plot(ticks, place, "|", color="#000000", markersize=9, label="one table")
 right.axvline(rows.next_state[0, y], color="#009E73", linestyle="--", label="recorded next state")
 right.set(xlabel=task.state_names[y], ylabel="samples", ylim=(-14, None))
 right.set_title("One of them")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-frame = pd.DataFrame({"direct": direct[:, y], "table": picked[:, y]})
 caption = (
     "One row's imagined next state: 2,000 samples asked of the model against 2,000 picks from tables. "
 )
