@@ -3,11 +3,14 @@
 import errno
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
 import jaxtyping
+import psutil
 import pytest
 
 # This must run before the first import of mbaug: beartype then checks every annotated shape and type in the package.
@@ -15,6 +18,7 @@ jaxtyping.install_import_hook("mbaug", "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +35,17 @@ def pytest_configure(config):
     # joblib's loky mistakes memory that torch keeps for a leak (joblib, issue 869) and replaces the worker with a warning. Raised
     # as an error, that warning would end the thread that hands out work, and the test would wait for ever.
     config.addinivalue_line("filterwarnings", "ignore:A worker stopped while some jobs were given to the executor:UserWarning")
+    # tqdm's own lock is shared with forked processes. One that is killed while it holds the lock would stop all others.
+    tqdm.set_lock(threading.RLock())
+
+
+# The files that take longest, which come first: else a worker would end with one of them while the other has nothing to do.
+LONGEST = ("test_notebooks", "test_runner", "test_programme", "test_site", "test_benchmarks", "test_chapters", "test_cluster")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -62,7 +77,15 @@ def wait_until(what, condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(0.001)
+        time.sleep(0.01)
+
+
+def alive(process):
+    """Returns whether a process, or one with this number, runs. One that has ended but was not yet waited for does not."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(process) if isinstance(process, int) else process
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def no_space(*_):

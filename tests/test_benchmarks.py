@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -234,7 +235,9 @@ def test_a_damaged_file_is_refused_with_its_name_and_what_to_do(folder, old, new
     command(["--record"])
     (path,) = folder.iterdir()
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match=rf"{path}.*{sentence}.*: measure it again with python -m benchmarks --record$"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(path))}.*{sentence}.*: measure it again with python -m benchmarks --record$"
+    ):
         results.load(folder)
 
 

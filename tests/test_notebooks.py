@@ -76,9 +76,10 @@ def test_the_reading_copy_shows_no_warning(source):
 def test_executing_the_reading_copy_gives_the_results_that_it_shows(source, tmp_path):
     """Compares the outputs of tagged cells (nbval, lax) and the bytes of all figures, the same on every processor."""
     figures = tmp_path / "figures"
-    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
-    command += ["-c", os.devnull, "--rootdir", str(source.parent), str(source.with_suffix(".ipynb"))]
-    variables = os.environ | chapters.environment() | {"MBAUG_FIGURES": str(figures)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "nbval.plugin", "--nbval-lax", "--nbval-current-env"]
+    command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(source.parent), str(source.with_suffix(".ipynb"))]
+    variables = {"MBAUG_FIGURES": str(figures), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other plug-ins take seconds to import
+    variables = os.environ | chapters.environment() | variables
     result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:]
     committed = (ROOT / "figures").glob(f"{source.stem[:2]}_*")

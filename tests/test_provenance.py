@@ -1,5 +1,6 @@
 """Provenance: what numbers depend on beside their settings, that is code, versions, processor and arithmetic."""
 
+import os
 import subprocess
 
 import pytest
@@ -17,6 +18,16 @@ def committed(folder, *names):
     return subprocess.run(
         [*GIT, "-C", str(folder), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def _only_this_repository():
+    """Hides the user's git settings, and variables such as GIT_DIR, which would name another repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("GIT_")]:
+            patch.delenv(name)
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        yield
 
 
 @pytest.fixture

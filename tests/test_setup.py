@@ -112,8 +112,8 @@ def test_a_clone_may_lie_in_a_folder_with_a_non_ascii_name(setup, tmp_path):
 
 def test_make_ignores_the_packages_of_another_environment(tmp_path):
     """PYTHONPATH names such packages, for example where ROS is set up."""
-    (tmp_path / "Makefile").write_text(f'include {ROOT}/Makefile\nshown:\n\t@echo "[$$PYTHONPATH]"\n')
-    command = ["make", "--silent", "-C", tmp_path, "shown"]
+    (tmp_path / "Makefile").write_text('shown:\n\t@echo "[$$PYTHONPATH]"\n')
+    command = ["make", "--silent", "-f", ROOT / "Makefile", "-f", tmp_path / "Makefile", "shown"]
     shown = subprocess.run(command, env=os.environ | {"PYTHONPATH": "/opt/ros"}, capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
 

@@ -163,9 +163,12 @@ def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str,
     """
     executed, started, problem = output / f"{source.stem}.ipynb", time.monotonic(), ""
 
+    def say(text: str) -> None:  # in one write, so that chapters that run side by side do not mix their lines
+        print(f"{source.stem}: {text} in {time.monotonic() - started:.0f} s\n", end="", flush=True)
+
     def report(cell: NotebookNode, cell_index: int) -> None:
         if cell_index % 10 == 9:
-            print(f"{source.stem}: {cell_index} of {len(notebook.cells)} cells in {time.monotonic() - started:.0f} s", flush=True)
+            say(f"{cell_index} of {len(notebook.cells)} cells")
 
     kernel = {"transport": "ipc" if os.name == "posix" else "tcp", "connection_file": str(sockets / f"{source.stem[:2]}.json")}
     try:
@@ -188,5 +191,5 @@ def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str,
         problem = f"In [{error.exec_count}] raised {error.ename}: {error.evalue}\n{shown}\n    (the traceback is in {executed})"
     except Exception as error:  # e.g. the kernel died or the disk is full
         problem = f"{type(error).__name__}: {error}"
-    print(f"{source.stem}: {'failed' if problem else 'done'} in {time.monotonic() - started:.0f} s", flush=True)
+    say("failed" if problem else "done")
     return problem

@@ -30,9 +30,11 @@ def scheduler(tmp_path):
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([*command, "--scheduler-file", str(file)], **quiet) as process:
-        wait_until("the scheduler", lambda: file.exists() and file.read_text().endswith("}"))
-        yield process, json.loads(file.read_text())["address"]
-        process.kill()
+        try:
+            wait_until("the scheduler", lambda: file.exists() and file.read_text().endswith("}"))
+            yield process, json.loads(file.read_text())["address"]
+        finally:
+            process.kill()
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask warns while a worker dies
@@ -51,7 +53,7 @@ def test_a_cluster_without_workers_is_reported_and_given_up(workers, scheduler, 
             process.kill()
         sentence = f"{address} had no workers for 0 minutes, and 1 jobs are unfinished: check the output of `dask worker`"
         with pytest.raises(RuntimeError, match=sentence):
-            recorded.result(timeout=60)
+            recorded.result(timeout=600)
     assert reported == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]
 
 
@@ -60,10 +62,12 @@ def worker(address):
     """Starts a worker without a nanny, so that nobody restarts it; yields its process once the scheduler knows it."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=60)
-        yield process
-        process.kill()
+        try:
+            with distributed.Client(address, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=600)
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask warns while its scheduler dies
@@ -75,7 +79,7 @@ def test_a_lost_scheduler_is_reported_in_one_sentence(scheduler, tmp_path, capfd
         time.sleep(3)
         process.kill()
         with pytest.raises(RuntimeError, match=f"^the scheduler at {address} is lost: start it and its workers"):
-            recorded.result(timeout=60)
+            recorded.result(timeout=600)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -87,7 +91,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
     record(tmp_path / "here", [RUN])
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
         with distributed.Client(cluster) as client:
-            assert [client.submit(os.getenv, variable).result(timeout=60) for variable in THREADS] == ["1", "1"]
+            assert [client.submit(os.getenv, variable).result(timeout=600) for variable in THREADS] == ["1", "1"]
             workers = list(client.run(os.getpid).values())
         home = runner.on_a_cluster([[[RUN]]], TINY, tmp_path / "home/runs", tmp_path / "far/work", cluster.scheduler_address)
         thread = ThreadPoolExecutor(1)
@@ -96,5 +100,5 @@ def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
         wait_until("the second checkpoint", lambda: recorded.done() or max(progress(tmp_path / "far"), default=0) >= 200)
         assert not recorded.done(), "The run ended before its worker could be killed."
         max(map(psutil.Process, workers), key=lambda worker: sum(worker.cpu_times()[:2])).kill()
-        assert recorded.result(timeout=120) == [([RUN], "")]
+        assert recorded.result(timeout=600) == [([RUN], "")]
     assert rows(tmp_path / "home", RUN).equals(rows(tmp_path / "here", RUN))

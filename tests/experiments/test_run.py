@@ -118,7 +118,7 @@ def test_pretraining_killed_between_two_tables_records_the_same_rows(arm, pretra
     record(whole, [which], SHORT)
     process = FORK.Process(target=record_and_die, args=(killed, which))
     process.start()
-    process.join(timeout=60)
+    process.join(timeout=600)
     assert process.exitcode == -signal.SIGKILL
     record(killed, [which], SHORT)
     assert pretraining_starts == [0, 50]

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import no_space, wait_until
+from conftest import alive, no_space, wait_until
 from joblib.externals.loky import get_reusable_executor, process_executor
 from small import BRIEF, FORK, RUN, SCRATCH, SECOND, SHORT, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
 
@@ -42,7 +42,7 @@ def start(folder, *given, **more):
 
 def finish(process):
     """Waits for a process and asserts that it succeeds."""
-    process.join(timeout=120)
+    process.join(timeout=600)
     assert process.exitcode == 0
 
 
@@ -53,17 +53,20 @@ def finish(process):
 def test_a_run_killed_twenty_times_records_the_same_rows(tmp_path):
     """kill -9 strikes at random moments, and the same command continues. All rows are equal, bit for bit."""
     record(tmp_path / "whole", [RUN])
-    moments, interrupted = random.Random(0), 0
-    for _ in range(20):
-        process = start(tmp_path / "killed", [RUN])
+    moments, interrupted, folder = random.Random(0), 0, tmp_path / "0"
+    for number in range(20):
+        if records.recorded(folder / "runs"):  # a fast machine needs few attempts: begin again
+            assert rows(folder).equals(rows(tmp_path / "whole"))
+            folder = tmp_path / str(number)
+        process = start(folder, [RUN])
         process.join(timeout=moments.uniform(0.01, 0.4))
         interrupted += process.is_alive()
         process.kill()
         process.join()
     assert interrupted >= 5, "Too few of the kills met a run that was still training."
-    finish(start(tmp_path / "killed", [RUN]))
-    assert rows(tmp_path / "killed").equals(rows(tmp_path / "whole"))
-    assert progress(tmp_path / "killed") == [], "The checkpoints of a recorded run should be removed."
+    finish(start(folder, [RUN]))
+    assert rows(folder).equals(rows(tmp_path / "whole"))
+    assert progress(folder) == [], "The checkpoints of a recorded run should be removed."
 
 
 @slow
@@ -123,9 +126,9 @@ def test_ctrl_c_leaves_no_process_and_the_same_command_continues(undisturbed, tm
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2, "Two processes should be training."
     os.killpg(process.pid, signal.SIGINT)
-    process.join(timeout=60)
+    process.join(timeout=120)
     assert process.exitcode not in (None, 0), "The command ended before we interrupted it."
-    wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
+    wait_until("the end of all workers", lambda: not any(map(alive, children)))
     assert_continues(tmp_path, undisturbed)
 
 
@@ -138,10 +141,16 @@ def command_line(child):
 
 @slow
 def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path):
-    """SIGKILL or SIGTERM ends the command or a worker at a random moment. Each time all processes end within ten seconds."""
-    moments, interrupted = random.Random(0), 0
+    """SIGKILL or SIGTERM ends the command or a worker at a random moment. Each time all processes end.
+
+    Idle workers would live for 300 seconds, longer than we wait.
+    """
+    moments, interrupted, folder = random.Random(0), 0, tmp_path / "0"
     for number in range(20):
-        process = FORK.Process(target=record_pair, args=(tmp_path,))
+        if records.recorded(folder / "runs") == PAIR:  # a fast machine needs few attempts: begin again
+            assert all(rows(folder, which).equals(rows(undisturbed, which)) for which in PAIR)
+            folder = tmp_path / str(number)
+        process = FORK.Process(target=record_pair, args=(folder,))
         process.start()
         parent = psutil.Process(process.pid)
         wait_until("two workers", lambda p=process, parent=parent: not p.is_alive() or len(parent.children()) >= 2)
@@ -152,11 +161,11 @@ def test_twenty_kills_of_command_and_workers_lose_nothing(undisturbed, tmp_path)
             workers = [child for child in children if "LokyProcess" in command_line(child)]  # not loky's resource tracker
             victim = parent if number % 2 or not workers else moments.choice(workers)
             victim.send_signal(signal.SIGKILL if number % 4 < 2 else signal.SIGTERM)
-        process.join(timeout=300)
+        process.join(timeout=600)
         assert process.exitcode is not None
-        wait_until("the end of all", lambda children=children: not any(map(psutil.Process.is_running, children)), seconds=10)
+        wait_until("the end of all", lambda children=children: not any(map(alive, children)))
     assert interrupted >= 5, "Too few of the kills met a command that was still training."
-    assert_continues(tmp_path, undisturbed)
+    assert_continues(folder, undisturbed)
 
 
 def command(folder):
@@ -175,10 +184,10 @@ def test_sigterm_and_sighup_end_a_command_as_ctrl_c_does(number, tmp_path, capfd
     wait_until("a training", lambda: list(tmp_path.rglob(checkpoint.NAME)) or not process.is_alive())
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, number)
-    process.join(timeout=20)
+    process.join(timeout=120)
     assert process.exitcode == 1
     assert "mbaug: interrupted; the same command continues from the last checkpoints" in capfd.readouterr().err
-    wait_until("the end of all workers", lambda: not any(map(psutil.Process.is_running, children)), seconds=10)
+    wait_until("the end of all workers", lambda: not any(map(alive, children)))
 
 
 @slow
@@ -186,7 +195,7 @@ def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
     """No checkpoint fits, so the command ends. With space again, the same command records the same rows."""
     full = FORK.Process(target=record_pair, args=(tmp_path, 1, 20_000))
     full.start()
-    full.join(timeout=60)
+    full.join(timeout=600)
     assert full.exitcode == 1
     assert not list(tmp_path.rglob("*.csv"))
     assert_continues(tmp_path, undisturbed)
@@ -335,7 +344,9 @@ def test_a_worker_at_another_commit_is_reported_with_both_commits(recorded, tmp_
 def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
     """A file is in the way, so that even root cannot write there."""
     (tmp_path / "work").touch()
-    with pytest.raises(RuntimeError, match=f"^{RUN}: Cannot write {tmp_path / 'work'}.*: choose another folder.$"):
+    with pytest.raises(
+        RuntimeError, match=f"^{RUN}: Cannot write {re.escape(str(tmp_path / 'work'))}.*: choose another folder.$"
+    ):
         record(tmp_path, [RUN])
 
 
