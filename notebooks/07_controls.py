@@ -56,7 +56,7 @@ figures.style()
 # %%
 def value(height):
     """Returns an invented value: 100 for a robot that stands, 0 for one that fell, steep in between."""
-    return 100 / (1 + np.exp(-5 * height))
+    return (100 / (1 + np.exp(-5 * height))).round(9)  # so that every processor draws the same
 
 
 nodes, weights = np.polynomial.hermite_e.hermegauss(41)  # a normal distribution, as 41 weighted points
@@ -67,6 +67,7 @@ scattered = value(place[:, None] + spread * nodes)
 shift = pd.DataFrame({"bias": value(place + pull), "jitter": scattered @ weights})
 shift = shift.sub(value(place), axis=0)
 shift["jitter, twins disagree"] = shift["jitter"] - 0.5 * 20 * spread * (np.abs(nodes) @ weights)
+shift = shift.round(9)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8))
