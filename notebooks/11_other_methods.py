@@ -182,8 +182,8 @@ if known:
     action = torch.from_numpy(drawn.action[:count]).double()[None]
     value = measures.values(teacher.agent.critics, state, action).double()[0]
     value = pd.DataFrame({"value": (value - value.mean()) / value.std()})
-    # Training amplifies the last bits, which differ between processors. So all learn the committed values.
-    value = torch.from_numpy(stored("11_values", value, profile).to_numpy().T)
+    # Training amplifies the last bits, which differ between processors: we take the committed ones.
+    value = torch.tensor(stored("11_values", value, profile).to_numpy().T)
     for name, make in kinds.items():
         critics = taught(make, state, action, value)
         for factor in stretch:
