@@ -5,7 +5,7 @@
 #
 # <!-- answer -->
 # All four tasks, 2 to 5 seeds: it takes 5 seeds to tell whether offline pre-training pays. Over the first 100,000 interactions
-# its mean score is 8.0 [−21, 37], and that of TD3 from scratch is 15 [14, 16]. An agent that was pre-trained with imagined next
+# its mean score is 7.9 [−22, 38], and that of TD3 from scratch is 15 [14, 16]. An agent that was pre-trained with imagined next
 # states scores 1.9 [−2.2, 5.9], and with noise of the same size 23 [−9.0, 55]. It takes 5 seeds to tell whether imagination is
 # better than the mean of vanilla and noise.
 # <!-- /answer -->

@@ -6,8 +6,8 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
 # critics, data kept* on Ant (77), HalfCheetah (44), Hopper (75) and Walker2d (32). *LayerNorm critics, data kept* on Hopper,
-# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +24 [+2.3, +46] against *TD3 with the data, no pre-training*, +46 [+14,
-# +78] against *vanilla, data kept* and +32 [+13, +51] against *SAC from scratch*. A verdict takes 5 seeds.
+# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +24 [+2.3, +46] against *TD3 with the data, no pre-training*, +45 [+14,
+# +77] against *vanilla, data kept* and +32 [+13, +51] against *SAC from scratch*. A verdict takes 5 seeds.
 # <!-- /answer -->
 #
 # | | |
