@@ -81,7 +81,7 @@ def record(arguments: argparse.Namespace) -> None:
 
     profile = studies.profile(arguments.profile)
     checks.choose("device", arguments.device, engine.DEVICES if arguments.cluster else engine.devices())
-    runs = (studies.programme if arguments.study is None else studies.find(arguments.study).runs)(profile.seeds)
+    runs = studies.programme(profile.seeds) if arguments.study is None else studies.find(arguments.study).runs(profile.seeds)
     if arguments.seeds is not None:
         runs = studies.with_seeds(runs, arguments.seeds)
     runs = runner.select(runs, arguments.only)

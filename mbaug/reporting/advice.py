@@ -93,7 +93,7 @@ def track_record(rows: pd.DataFrame) -> str:
     right = int((found["lost"] == 0).sum())
     where = f"{count('case', [len(found)])} on {count('task', [found['task'].nunique()])}"
     arms = found[[arm for arm, _ in KEEPS.values()]]
-    always = (-arms).add(arms.max(axis=1), axis=0)  # points that each arm lost to the best of the three
+    always = arms.rsub(arms.max(axis=1), axis=0)  # points that each arm lost to the best of the three
     steady = always.mean().idxmin()
     return (
         f"with its margin chosen on the other tasks, the rule named the best of {len(KEEPS)} arms in {right} of {where}, and "

@@ -70,7 +70,7 @@ def recommendation(scores: pd.Series) -> str:
     untested = ""
     if highest != best:
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"
-        untested = f"{scored}, but {count('seed', others)} a task {'are' if max(others) > 1 else 'is'} too few to recommend it. "
+        untested = f"{scored}, but {too_few(others)} to recommend it. "
     return (
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} a task. The next best of "
@@ -79,10 +79,15 @@ def recommendation(scores: pd.Series) -> str:
     )
 
 
+def too_few(seeds: list[int]) -> str:
+    """Returns the start of a sentence about an arm's numbers of seeds, as "2 or 3 seeds a task are too few"."""
+    return f"{count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few"
+
+
 def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:
     """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the same arm without pre-training."""
     fresh = f"td3_{arm}"
-    few = f"{count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few for a verdict"
+    few = f"{too_few(seeds)} for a verdict"
     untried = f"“{look(fresh).label}” is not yet recorded on every task, so we cannot say whether pre-training matters here"
     reasons = [few] * (min(seeds) < ENOUGH_SEEDS) + [untried] * (fresh in LOOKS and fresh not in compared)
     return f"This may change: {joined(reasons)}. " if reasons else ""
