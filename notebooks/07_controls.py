@@ -442,10 +442,8 @@ for line, name in zip(axes, studies.TWO, strict=True):
 for axis in axes[1]:
     axis.set_xlabel("one-step error (standard deviations a dimension)")
 figures.legend(figure)
-text = (
-    "Offline score, second half of pre-training, against the errors of half of the next states. Vanilla "
-)
-text += "pre-training and doubled target noise make no error. They stand left of 0, side by side. "
+text = "Offline score, second half of pre-training, against the errors of half of the next states. "
+text += "Vanilla pre-training and doubled target noise make no error: they stand left of 0. "
 text += missing(rows.values())
 shown = table[table["arm"].isin(rows.values()) & table["task"].isin(studies.TWO)]
 caption = figures.caption(text, shown[shown["phase"] == "pretrain"], drawn=figures.DOTS)

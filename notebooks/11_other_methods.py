@@ -27,6 +27,7 @@ retrain = False  # False: draw from data/runs; True: train now, into build/runs
 
 # %%
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -318,18 +319,22 @@ def of(measure, task, arm):
     """Returns the numbers of an arm's runs on a task, in words."""
     levels = measure.index.to_frame()
     own = measure[(levels["task"] == task) & (levels["arm"] == arm)].to_numpy()
-    if measure.name == "minutes" and len(own):
-        return f"{np.median(own):.0f}" + f" ({own.min():.0f} to {own.max():.0f})" * (len(own) > 1)
     return figures.words(statistics.interval([own])).replace("–", "not recorded")
 
 
-taken = {(r.task, r.dataset, r.arm, r.seed): about["wall_seconds"] / 60 for r, about in metadata.items()}
-taken = pd.Series(taken, dtype=float, name="minutes").rename_axis(statistics.RUN)
+def minutes(task, arm):
+    """Returns the minutes that an arm's runs took: the median, the smallest and the largest."""
+    own = [a["wall_seconds"] / 60 for r, a in metadata.items() if (r.task, r.arm) == (task, arm)]
+    if len(own) < 2:
+        return f"{own[0]:.0f}" if own else "not recorded"
+    return f"{np.median(own):.0f} ({min(own):.0f} to {max(own):.0f})"
+
+
 later = statistics.mean_score(table, end, warmup)
-measured = {"0 to 100K": score, "25K to 100K": later, "core-minutes": taken}
+told = {"0 to 100K": partial(of, score), "25K to 100K": partial(of, later), "core-minutes": minutes}
 words = {
-    (name, figures.look(arm).label): {task: of(measure, task, arm) for task in tasks.TASKS}
-    for name, measure in measured.items()
+    (name, figures.look(arm).label): {task: tell(task, arm) for task in tasks.TASKS}
+    for name, tell in told.items()
     for arm in arms
 }
 pd.DataFrame(words).T
