@@ -1,7 +1,7 @@
 """Draws what a reader sees: live source, one look per arm, dots with intervals, curves, captions, figures with their data.
 
-One call saves a figure as four files: `NN_name.png`, `.svg`, `.csv` (the numbers drawn) and `.json` (caption and checksums).
-Saving it twice gives the same bytes.
+One call displays a figure with its caption, and saves it as four files: `NN_name.png`, `.svg`, `.csv` (the numbers drawn) and
+`.json` (caption and checksums). Saving it twice gives the same bytes.
 """
 
 import ast
@@ -97,8 +97,11 @@ PARTS = {  # of an arm's name after that of a known arm: in words
     "actor_cold": "actor only, untrained critics",
     "critics": "critics only",
     "critics_uniform": "critics only, uniform warm-up",
+    "million": "1M interactions",
     "raw": "raw states",
     "standardised": "standardised states",
+    "trusted_offline": "in trusted rows",
+    "distrusted_offline": "in distrusted rows",
 }
 VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 1, 1, 1))]
 
@@ -260,6 +263,7 @@ def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.D
         beside = offset_copy(axis.transData, axis.get_figure(root=True), x=6, units="points")
         small = {"markersize": 3, "alpha": 0.5, "markeredgewidth": 0, "transform": beside}
         axis.plot([place] * len(seeds), seeds, "o", color=colour, **small)
+        axis.update_datalim([(place, seed) for seed in seeds])  # the shift beside the place keeps `plot` from doing so
         fill = "full" if len(seeds) > 1 else "none"
         axis.plot(place, found.value, "o", color=colour, markersize=7, fillstyle=fill, label=look(arm).label)
         rows.append([arm, place, *found[:4]])
@@ -339,6 +343,11 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     return f"{text} {drawn}.{scored}\n\n{', '.join(facts)}."
 
 
+def as_markdown(caption: str) -> str:
+    """Returns a caption as Markdown, in which <task>-medium must not look like an HTML tag."""
+    return caption.replace("<", "&lt;")
+
+
 def figures_folder(profile: str = "paper") -> Path:
     """Returns the folder that chapters draw into: build/<profile>/figures, or MBAUG_FIGURES, which `make figures` sets."""
     return Path(os.environ.get("MBAUG_FIGURES") or files.repository() / "build" / profile / "figures")
@@ -346,8 +355,8 @@ def figures_folder(profile: str = "paper") -> Path:
 
 def save_figure(
     figure: Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
-) -> Path:
-    """Writes a figure as PNG, SVG, CSV of what it draws, and JSON with its caption. Returns the PNG's path.
+) -> None:
+    """Displays a figure with its caption below, and writes it as PNG, SVG, CSV of what it draws, and JSON with the caption.
 
     The bytes depend on the content alone: they hold no dates and no random identifiers. In profiles other than "paper" the
     figure is marked "not evidence", with the smallest `n_seeds` in `frame`. `folder` defaults to `figures_folder(profile)`.
@@ -377,7 +386,8 @@ def save_figure(
     clips: dict = {}  # matplotlib derives their names from the layout's last bits, which vary: we number them
     contents["svg"] = re.sub(rb"\bp[0-9a-f]{10}\b", lambda x: clips.setdefault(x[0], b"clip%d" % len(clips)), contents["svg"])
     files.write_together({folder / f"{name}.{suffix}": content for suffix, content in contents.items()})
-    return folder / f"{name}.png"
+    display(figure, Markdown(f"*{as_markdown(shown)}*"))
+    plt.close(figure)  # or the notebook would show it once more at the end of the cell
 
 
 About = TypeVar("About", "Caption", "Filmed")
@@ -446,10 +456,9 @@ def gallery(folder: Path) -> str:
             checks.require(same, f"{data} does not match the SHA-256 in {name}.json: `make figures` writes both anew")
             title = f"{number} · {name[3:].replace('_', ' ').capitalize()}"
             mark = f"**{about.mark}.** " if about.mark else ""
-            shown = about.caption.replace("<", "&lt;")  # <task>-medium is not an HTML tag
             more = f"{about.provenance} " if about.provenance else ""
             more = fold("Data and provenance", f"{more}[SVG]({name}.svg) · [data]({name}.csv)")
-            parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{shown}\n\n{more}\n")
+            parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{as_markdown(about.caption)}\n\n{more}\n")
     parts += ["## Films\n"] * bool(films := sorted((folder / "films").glob("*.json")))
     for path in films:
         film = read_about(Filmed, path, "python -m mbaug films")

@@ -190,7 +190,10 @@ def test_seeds_set_the_width_of_a_panel_and_arrowheads_mark_intervals_that_go_on
     few, many = (evaluations({"augmented": 29.0}, seeds=seeds, tasks=(task,)) for seeds, task in ((2, "hopper"), (5, "ant")))
     drawn = figures.dots(axes[:2], statistics.mean_score(pd.concat([few, many])), ["augmented"], ("hopper", "ant"))
     figures.dots_at(axes[2], statistics.mean_score(few), {"augmented": 3.0})
-    saved = [figures.save_figure(figure, "05_dots", drawn, "About dots.", folder=tmp_path).read_bytes() for _ in range(2)]
+    saved = []
+    for _ in range(2):
+        figures.save_figure(figure, "05_dots", drawn, "About dots.", folder=tmp_path)
+        saved.append((tmp_path / "05_dots.png").read_bytes())
     assert saved[0] == saved[1]
     heads = [[line.get_marker() for line in axis.lines if line.get_marker() in tuple("<>v^")] for axis in axes]
     assert heads == [["<", ">"], [], ["v", "^"]]
@@ -265,26 +268,34 @@ def test_a_caption_counts_runs_that_diverged():
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 
-def draw(profile="paper", seeds=3, **options):
-    """Draws and saves one small figure; returns its path and its files."""
+def draw(folder, profile="paper", seeds=3):
+    """Draws and saves one small figure; returns the files in the folder."""
     figure, axis = plt.subplots()
     summary = figures.curves(axis, evaluations({"augmented": 30.0, "td3": 1 / 3}, seeds))
-    path = figures.save_figure(figure, "05_online_curves", summary, "What it shows.\n\nFrom there.", profile, **options)
-    return path, {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
+    figures.save_figure(figure, "05_online_curves", summary, "What it shows.\n\nFrom there.", profile, folder)
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def test_a_figure_is_four_files_with_the_same_bytes_each_time(tmp_path):
-    path, found = draw(folder=tmp_path / "once")
-    assert path == tmp_path / "once" / "05_online_curves.png"
+    found = draw(tmp_path / "once")
     assert list(found) == [f"05_online_curves.{suffix}" for suffix in ("csv", "json", "png", "svg")]
-    assert found == draw(folder=tmp_path / "again")[1]
+    assert found == draw(tmp_path / "again")
     about = {"caption": "What it shows.", "csv_sha256": files.sha256(found["05_online_curves.csv"])}
     about |= {"provenance": "From there.", "mark": "", "profile": "paper"}
     assert found["05_online_curves.json"] == files.sealed(about)
     assert b"Date" not in found["05_online_curves.svg"]
-    table = pd.read_csv(path.with_suffix(".csv"))
+    table = pd.read_csv(tmp_path / "once" / "05_online_curves.csv")
     assert list(table) == ["arm", "steps", "score", "low", "high", "n_seeds"]
     assert table.loc[table["arm"] == "td3", "score"].tolist() == [pytest.approx(1 / 3, abs=1e-6)] * 5
+
+
+def test_a_notebook_shows_a_figure_once_with_its_caption_below(tmp_path, monkeypatch):
+    shown, figure = [], plt.figure()
+    monkeypatch.setattr(figures, "display", lambda *objects: shown.extend(objects))
+    figures.save_figure(figure, "05_curves", pd.DataFrame(), "Rows of <task>-medium.\n\nFrom there.", folder=tmp_path)
+    assert shown[0] is figure
+    assert [text.data for text in shown[1:]] == ["*Rows of &lt;task>-medium.*"]
+    assert not plt.fignum_exists(figure.number), "The inline backend shows every open figure at the end of a cell."
 
 
 def test_rounding_in_the_layout_changes_no_byte(tmp_path):
@@ -293,16 +304,15 @@ def test_rounding_in_the_layout_changes_no_byte(tmp_path):
     found = []
     for left in (0.1, np.nextafter(0.1, 1)):
         axis.set_position((left, 0.1, 0.8, 0.8))
-        path = figures.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path)
-        found.append(path.with_suffix(".svg").read_text())
+        figures.save_figure(figure, "05_curves", pd.DataFrame(), "", folder=tmp_path)
+        found.append((tmp_path / "05_curves.svg").read_text())
     assert 'clip-path="url(#clip0)"' in found[0]
     assert '<clipPath id="clip0">' in found[0]
     assert found[0] == found[1]
 
 
 def test_a_figure_of_a_small_profile_is_marked_as_no_evidence(tmp_path):
-    _, plain = draw(seeds=1, folder=tmp_path / "paper")
-    _, marked = draw("quick", seeds=1, folder=tmp_path / "quick")
+    plain, marked = (draw(tmp_path / profile, profile, seeds=1) for profile in ("paper", "quick"))
     assert json.loads(marked["05_online_curves.json"])["mark"] == "quick profile, 1 seed: not evidence"
     assert marked["05_online_curves.png"] != plain["05_online_curves.png"]
     assert b"not evidence" in marked["05_online_curves.svg"]  # the SVG has the text as a comment above its outlines
@@ -334,7 +344,8 @@ def test_a_chapter_draws_into_build_unless_a_batch_names_another_folder(tmp_path
     assert figures.figures_folder() == files.repository() / "build" / "paper" / "figures"
     assert figures.figures_folder("quick") == files.repository() / "build" / "quick" / "figures"
     monkeypatch.setenv("MBAUG_FIGURES", str(tmp_path))
-    assert draw()[0] == tmp_path / "05_online_curves.png"
+    figures.save_figure(plt.figure(), "05_curves", pd.DataFrame(), "")
+    assert (tmp_path / "05_curves.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["online_curves", "5_online", "05_Online", "05_../x"])
@@ -346,7 +357,7 @@ def test_the_name_of_a_figure_must_begin_with_its_chapters_number(tmp_path, name
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(files.CannotWrite, match="05_online_curves"):
-        draw(folder=tmp_path / "file" / "figures")
+        draw(tmp_path / "file" / "figures")
 
 
 def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
@@ -391,7 +402,8 @@ def test_the_gallery_shows_every_figure(tmp_path, monkeypatch):
     ],
 )
 def test_a_changed_caption_is_refused(tmp_path, content, sentence):
-    path = draw(folder=tmp_path)[0].with_suffix(".json")
+    draw(tmp_path)
+    path = tmp_path / "05_online_curves.json"
     path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content, indent=2) + "\n")
     with pytest.raises(ValueError, match=sentence):
         figures.write_gallery(tmp_path)
@@ -400,7 +412,8 @@ def test_a_changed_caption_is_refused(tmp_path, content, sentence):
 
 def test_changed_numbers_beside_a_figure_are_refused(tmp_path):
     """The caption's JSON holds their SHA-256."""
-    path = draw(folder=tmp_path)[0].with_suffix(".csv")
+    draw(tmp_path)
+    path = tmp_path / "05_online_curves.csv"
     path.write_bytes(path.read_bytes().replace(b"30", b"31"))
     with pytest.raises(ValueError, match=r"05_online_curves\.csv does not match the SHA-256 in 05_online_curves\.json"):
         figures.gallery(tmp_path)
@@ -418,6 +431,8 @@ def test_dots_at_given_places_draw_what_they_return():
     assert interval.get_xydata().tolist() == [[0.0, drawn.loc[1, "low"]], [0.0, drawn.loc[1, "high"]]]
     assert (seeds.get_xydata().tolist(), mean.get_xydata().tolist()) == ([[0.0, 1.0], [0.0, 3.0]], [[0.0, 2.0]])
     assert [axis.lines[k].get_fillstyle() for k in (2, 5)] == ["none", "full"]
+    low, high = axis.get_ylim()
+    assert low < 1.0 < 7.0 < high, "All seeds should lie inside the panel, also those that are farther out than every mean."
 
 
 def test_an_axis_of_wide_values_contains_them_all():
