@@ -107,13 +107,18 @@ def without_one(measure: pd.Series, *arms: str) -> str:
 def sentence(frame: pd.DataFrame) -> str:
     """Returns the README's answer: what we would do today, and whether pre-training and imagination pay."""
     scores = mean_score(claims.main_runs(frame))
+    return recommendation(scores) + benefits(scores)
+
+
+def benefits(scores: pd.Series) -> str:
+    """Returns the mean scores of TD3 from scratch, pre-trained, and pre-trained with imagination, and whether the last helps."""
     where, means = shared_means(scores, "td3", "vanilla", "augmented")
     if not where:
         return NOTHING
     td3, vanilla, augmented = (number(mean.value) for mean in means)
     gain = statistics.difference(shared(scores, "td3", "vanilla", "augmented"), "augmented", "vanilla")
     helps = tell(gain, "imagination helps", "imagination harms")
-    return recommendation(scores) + (
+    return (
         f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, and {augmented} after pre-training with imagined next states."
         f"{without_one(scores, 'td3', 'vanilla', 'augmented')} {capitalised(helps)}."
@@ -121,14 +126,15 @@ def sentence(frame: pd.DataFrame) -> str:
 
 
 def overview(frame: pd.DataFrame) -> str:
-    """Returns the answer of 00_overview: the README's, and the claims that have a verdict."""
+    """Returns the answer of 00_overview: the claims that have a verdict, and the parts of the README's answer."""
     table, verdicts = claims.main_runs(frame), []
     for claim in claims.CLAIMS:
         found = claims.findings(claim, table)
         if any(each.interval.n_seeds >= ENOUGH_SEEDS for each in found):
             verdicts.append(f"({claim.letter}) {claims.verdict(found)}")
-    text = f"{len(verdicts) or 'none'} of the paper's {len(claims.CLAIMS)} claims can be judged: {'; '.join(verdicts)}"
-    return f"{sentence(frame)} So far {text if verdicts else text[:-2]}. A verdict takes {ENOUGH_SEEDS} seeds."
+    judged = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged so far"
+    scores = mean_score(table)
+    return f"{judged}{': ' if verdicts else ''}{'; '.join(verdicts)}. {benefits(scores)} {recommendation(scores)}".rstrip()
 
 
 def drawn(name: str) -> pd.DataFrame:
@@ -182,16 +188,18 @@ def augmentation(frame: pd.DataFrame) -> str:
     )
 
 
-def runaways() -> str:
-    """Returns sentences on the tasks where each arm's critics end above the value of receiving the largest reward for ever."""
-    last = drawn("04_runaway").groupby(["arm", "task"], sort=False)[["predicted_value", "limit"]].last().reset_index()
-    over, by_arm = last["predicted_value"] > last["limit"], []
-    for arm in in_order(last["arm"]):
-        of_arm = last["arm"] == arm
-        where = joined([tasks.find(task).title for task in last["task"][of_arm & over]])
-        by_arm.append(f"with “{look(arm).label}” on {where or 'none'} (of {count('task', [int(of_arm.sum())])})")
-    definition = "A critic runs away when it promises more than the largest reward in every step would give."
-    return f" {definition} That happens {joined(by_arm)}."
+def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
+    """Returns the tasks on which a critic runs away, and sentences that count such critics, by arm, when pre-training ends."""
+    figure = drawn("04_runaway")
+    limits, promised = figure.groupby("task")["limit"].first(), last_offline(table, "predicted_value").reset_index()
+    promised, by_arm = promised[promised["arm"].isin(figure["arm"])], []
+    over = promised[promised["predicted_value"] > promised["task"].map(limits)]
+    for arm in in_order(promised["arm"]):
+        where, of_arm = over["task"][over["arm"] == arm], (promised["arm"] == arm).sum()
+        titles = joined([tasks.find(task).title for task in tasks.TASKS if task in set(where)])
+        by_arm.append(f"{len(where) or 'none'} of {of_arm} with “{look(arm).label}”{f' ({titles})' * bool(titles)}")
+    definition = "A critic runs away when it promises more than the largest reward at every step would give."
+    return [*over["task"].unique()], f"{definition} When pre-training ends, {joined(by_arm)} have done so."
 
 
 def offline(frame: pd.DataFrame) -> str:
@@ -202,34 +210,44 @@ def offline(frame: pd.DataFrame) -> str:
     if not where:
         return NOTHING
     vanilla, augmented = map(words, means)
-    vanilla_excess, augmented_excess = map(words, shared_means(excess, "vanilla", "augmented")[1])
-    score, promised = (statistics.difference(measure, "augmented", "vanilla") for measure in (scores, excess))
+    score, (wild, counted) = statistics.difference(scores, "augmented", "vanilla"), runaways(table)
+    calm = excess[~excess.index.get_level_values("task").isin(wild)]
     return (
         f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
-        f"were imagined. {capitalised(tell(score, 'imagination helps', 'imagination harms'))}. The return that the critic "
-        f"predicts, minus what its policy earns, is {vanilla_excess} discounted rewards in the first case and "
-        f"{augmented_excess} in the second. "
-        f"{capitalised(tell(promised, 'imagination adds over-estimation', 'imagination lowers over-estimation'))}."
-        f"{runaways()}"
+        f"were imagined. {capitalised(tell(score, 'imagination helps', 'imagination harms'))}. {counted} {overrated(calm)}"
+    ).rstrip()
+
+
+def overrated(excess: pd.Series) -> str:
+    """Returns sentences on the over-estimation of vanilla and augmented critics, on tasks where none runs away."""
+    where, means = shared_means(excess, "vanilla", "augmented")
+    if not where:
+        return ""
+    vanilla, augmented = map(words, means)
+    more = tell(statistics.difference(excess, "augmented", "vanilla"), "imagination adds to it", "imagination lowers it")
+    return (
+        f"Where no critic runs away ({where}), the return that a critic predicts, minus what its policy earns, is {vanilla} "
+        f"discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
     )
 
 
 def online(frame: pd.DataFrame) -> str:
-    """Returns the answer of 05_online_finetuning: does pre-training pay, and does imagination add to it?"""
-    arms = "td3", "vanilla", "augmented", "noise"
+    """Returns the answer of 05_online_finetuning: does pre-training pay, and how do the primary comparisons come out?"""
+    arms = "td3", "td3_data", "vanilla", "augmented", "noise"
     scores = shared(mean_score(claims.main_runs(frame)), *arms)
     where, means = shared_means(scores, *arms)
     if not where:
         return NOTHING
-    td3, vanilla, augmented, noise = map(words, means)
-    pretraining = statistics.difference(scores, "vanilla", "td3")
-    imagination = statistics.difference(scores, "augmented", "vanilla", "noise")
-    pays = tell(pretraining, "offline pre-training pays", "offline pre-training costs")
-    better, worse = (f"imagination is {word} than the mean of vanilla and noise" for word in ("better", "worse"))
+    td3, data, vanilla, augmented, noise = map(words, means)
+    pays = statistics.difference(scores, "vanilla", "td3")
+    others = [words(statistics.difference(scores, "augmented", other), signed=True) for other in ("vanilla", "noise", "td3_data")]
     return (
-        f"{where}: {pays}. Over the first 100,000 interactions its mean score is {vanilla}, and that of TD3 from scratch "
-        f"is {td3}. An agent that was pre-trained with imagined next states scores {augmented}, and with noise of the same size "
-        f"{noise}. {capitalised(tell(imagination, better, worse))}."
+        f"{where}: over the first 100,000 interactions the mean score is {td3} for TD3 from scratch, {data} for TD3 with the "
+        f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
+        f"states, and {noise} with noise of the same size. "
+        f"{capitalised(tell(pays, 'vanilla pre-training pays', 'vanilla pre-training costs'))}. "
+        f"The agent with imagined next states scores {others[0]} against vanilla pre-training, {others[1]} against noise, and "
+        f"{others[2]} against TD3 with the data."
     )
 
 
@@ -328,7 +346,7 @@ def methods(frame: pd.DataFrame) -> str:
         best.setdefault(look(str(arm)).label, []).append(f"{tasks.find(str(task)).title} ({number(means[arm][task])})")
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
-    family = [f"{words(each.interval, signed=True)} against *{look(each.comparison.others[0]).label}*" for each in found]
+    family = [f"{words(each.interval, signed=True)} compared with *{look(each.comparison.others[0]).label}*" for each in found]
     few = statistics.by_task(scores, OURS, least=1)
     ours = "The methods of this chapter are not yet recorded."
     if family or few:

@@ -208,7 +208,8 @@ def _primary(table: pd.DataFrame) -> list[str]:
     found = [compare([replace(each, measure=measure) for each in PRIMARY], table) for measure in windows.values()]
     known = [(task, seed) for task, seeds in KNOWN.items() for seed in seeds]
     unknown = table[~pd.MultiIndex.from_frame(table[["task", "seed"]]).isin(known)]
-    columns = [f"{look(PRIMARY[0].arm).label} minus", *windows, "0 to 100K, seeds not yet known", "p", "tasks and seeds"]
+    later = "0 to 100K, only seeds recorded after we named the comparison"
+    columns = [f"{look(PRIMARY[0].arm).label} minus", *windows, later, "p", "tasks and seeds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for first, second, unseen in zip(*found, compare(PRIMARY, unknown), strict=True):
         numbers = [words(each.interval, signed=True) if each.tasks else "–" for each in (first, second, unseen)]
@@ -245,5 +246,5 @@ def _measured(finding: Finding, table: pd.DataFrame) -> str:
         ours = statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()])
         text += f"; our one run of SAC averages {words(ours)} there"
         threshold = number(published_end(finding.tasks[0]) - MARGIN)
-        other = f"SAC's published mean over its last 100K of 1M interactions, less {MARGIN:.0f} ({threshold})"
+        other = f"{threshold} (SAC's published mean over its last 100K of 1M interactions, less {MARGIN:.0f})"
     return f"{look(arm).label} minus {other}: **{text}"
