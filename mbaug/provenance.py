@@ -1,5 +1,7 @@
 """What a result depends on beside its settings: commit, versions, processor and precision."""
 
+import ast
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -17,6 +19,8 @@ from mbaug.checks import Bound, settings
 COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
 Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
+VERSIONED = "numpy", "gymnasium", "mujoco"  # packages on which a result depends, beside torch
+TRAINING = "method", "engine", "experiments/run.py", "streams.py", "tasks.py"  # code of this package that decides what is learned
 OPTIONAL = {"device", "earlier_commits"}  # fields of `Provenance` that a file may lack
 
 
@@ -40,10 +44,36 @@ class Provenance:
 def provenance(precision: str, device: str = "cpu") -> dict[str, str]:
     """Returns commit, versions, processor and precision as plain data, and the GPU's name if a GPU trains."""
     gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
-    packages = {name: importlib.metadata.version(name) for name in ("numpy", "gymnasium", "mujoco")}
-    torch_version = str(torch.__version__)  # includes the CUDA version, which the default wheel's metadata leaves out
-    versions = {"python": platform.python_version(), "torch": torch_version, **packages, "mbaug": __version__}
+    versions = {"python": platform.python_version(), **_versions(), "mbaug": __version__}
     return {"commit": commit(), **versions, "cpu": processor(), **gpu, "precision": precision}
+
+
+@cache
+def circumstances() -> dict[str, str]:
+    """Returns what a trained number depends on, apart from settings and data: versions, processor, and the code that trains.
+
+    Cached, and first called before training, for the same reason as `commit`.
+    """
+    return {**_versions(), "cpu": processor(), "code": code()}
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions of the packages on which a result depends."""
+    found = str(torch.__version__)  # includes the CUDA version, which the default wheel's metadata leaves out
+    return {"torch": found, **{name: importlib.metadata.version(name) for name in VERSIONED}}
+
+
+def code() -> str:
+    """Returns a digest of the code that trains, TRAINING. Comments, docstrings and line breaks do not count."""
+    package, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for part in TRAINING:
+        for path in sorted((package / part).glob("*.py")) or [package / part]:
+            tree = ast.parse(path.read_bytes())
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                    node.body = node.body[1:]
+            digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
 
 
 @cache

@@ -92,3 +92,22 @@ def test_code_that_no_repository_tracks_has_no_commit(clone, monkeypatch):
     assert provenance.commit.__wrapped__() == "unknown"
     committed(clone)
     assert provenance.commit.__wrapped__() == "unknown"
+
+
+def test_the_digest_of_the_code_ignores_comments_and_docstrings(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    for part in provenance.TRAINING:
+        path = tmp_path / part if part.endswith(".py") else tmp_path / part / "any.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("rate = 1\n")
+
+    def digest(text):
+        (tmp_path / "method" / "any.py").write_text(text)
+        return provenance.code()
+
+    plain = digest("def loss(x):\n    return 2 * x\n")
+    assert digest('"""About."""\n\ndef loss(x):  # twice\n    """Returns twice x."""\n    return (2\n        * x)\n') == plain
+    assert digest("def loss(x):\n    return 3 * x\n") != plain
+    assert digest("def loss(x):\n    return 2 * x\n") == plain
+    (tmp_path / "tasks.py").write_text("rate = 2\n")
+    assert provenance.code() != plain

@@ -34,27 +34,26 @@ from mbaug.method.arms import Arm
 from mbaug.method.imagination import Fit
 from mbaug.method.settings import Augmentation
 from mbaug.method.transitions import Batch, Dataset, ReplayBuffer, Standardiser
-from mbaug.provenance import commit, provenance
+from mbaug.provenance import circumstances, commit, provenance
 
 STEPS_KEPT = 50_000, 100_000  # environment steps after which we keep the actor of a pre-trained agent
 LONG = 100_000  # environment steps; longer runs keep their actors and replay buffer, from which pools are made
 CHECKPOINTS = 40  # at most about this many per fine-tuning; a replay buffer of a million rows takes 250 MB in each
 NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # errors of flock on file systems without locks
-ADDED_LATER = {"picks": "random", "branch": 0}  # settings newer than the oldest checkpoints, and the values in those
 SAVED = "rows", "outside", "switch"  # attributes of a population that a checkpoint stores beside its learner
 
 
 def key(*parts: object) -> str:
-    """Returns a name for whatever depends only on `parts`; work with the same name is done once.
+    """Returns a name for whatever depends only on `parts`; work with the same name is done once."""
+    return files.sha256(json.dumps(files.plain(parts), sort_keys=True).encode())[:16]
 
-    A setting that was added later enters the name only if it changes the earlier behaviour, so older checkpoints keep theirs.
+
+def stage(work: Path, *parts: object) -> Path:
+    """Returns the folder of checkpoints of a stage that depends on `parts`, and on code, versions and processor.
+
+    So edited code, another MuJoCo or another processor never continues what an earlier one began: it trains anew.
     """
-
-    def earlier(pairs: list[tuple[str, object]]) -> dict[str, object]:  # of every dictionary, at any depth
-        return {name: value for name, value in pairs if ADDED_LATER.get(name, ...) != value}
-
-    plain = json.loads(json.dumps(files.plain(parts)), object_pairs_hook=earlier)
-    return files.sha256(json.dumps(plain, sort_keys=True).encode())[:16]
+    return work / key(*parts, circumstances())
 
 
 def union(*lists: Sequence[str]) -> list[str]:
@@ -141,7 +140,7 @@ def prepare_for(arm: Arm, device: str = "cpu") -> None:
         "processor that can, and choose other runs here with --only",
     )
     engine.prepare(arm.precision, device)
-    commit()  # cached now, because the folder may hold other code by the time the run is recorded
+    commit(), circumstances()  # cached now, because the folder may hold other code by the time the run is recorded
 
 
 def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Population:
@@ -160,8 +159,17 @@ def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Pop
         table = transitions.table(drawn, standardiser, arithmetic.dtype, plan.horizon, arm.learner.discount)
     learner = training.learner(arm, task, seeds, standardiser, arithmetic)
     evaluator = tasks.Evaluator(task, seeds, arm.evaluation.episodes, arm.learner.discount, arm.dynamics)
-    data = drawn, rest, table.to(device)
-    return Population(runs, work, *data, learner, evaluator, [[] for _ in runs], [np.nan] * len(runs))
+    return Population(
+        runs=runs,
+        work=work,
+        drawn=drawn,
+        rest=rest,
+        table=table.to(device),
+        learner=learner,
+        evaluator=evaluator,
+        rows=[[] for _ in runs],
+        outside=[np.nan] * len(runs),
+    )
 
 
 def folder(population: Population, *parts: object) -> Path:
@@ -169,7 +177,8 @@ def folder(population: Population, *parts: object) -> Path:
     learner, pool = population.learner, population.runs[0].dataset
     device = [] if learner.arithmetic.device == "cpu" else [learner.arithmetic.device]  # only it can continue its random streams
     drawn = [dataset.sha256 for dataset in population.drawn]  # another pool may have the same name
-    return population.work / key(learner.task.name, pool, learner.seeds, population.arm.precision, *device, *drawn, *parts)
+    depends = learner.task.name, pool, learner.seeds, population.arm.precision, *device, *drawn, *parts
+    return stage(population.work, *depends)
 
 
 def fit(population: Population) -> None:
@@ -178,7 +187,7 @@ def fit(population: Population) -> None:
     if arm.model is None or arm.augmentation is None:
         return
     for seed, drawn, rest in zip(population.learner.seeds, population.drawn, population.rest, strict=True):
-        where = population.work / key(drawn.sha256, seed, arm.model, arm.precision, device)
+        where = stage(population.work, drawn.sha256, seed, arm.model, arm.precision, device)
         with lock(where):
             if checkpoint.exists(where):
                 with checkpoint.restoring(where):
@@ -341,7 +350,7 @@ def pretrain(population: Population) -> Iterator[None]:
 
 
 def measure_at_switch(population: Population) -> list[dict]:
-    """Returns each agent's measures at the end of pre-training: the `overfitting` and `calibration` of its critics."""
+    """Returns each agent's measures at the end of pre-training: `overfitting` and `calibration`, or nothing if it diverged."""
     learner, medium = population.learner, f"{population.learner.task.name}-medium"
     elsewhere = spaced_rows(population, [read.load(medium)] * len(population.runs)) if medium in read.bundled() else None
     generators, new = streams.torch_generators(learner.seeds, "perturbations"), spaced_rows(population, population.rest)
@@ -355,7 +364,8 @@ def measure_at_switch(population: Population) -> list[dict]:
         measures.calibration(values[:, k], returns, probe.group, probes.GROUPS)
         for k, returns in enumerate(episodes.discounted_return)
     ]
-    return [{"overfitting": one, "calibration": other} for one, other in zip(overfitting, calibration, strict=True)]
+    found = zip(learner.diverged_at, overfitting, calibration, strict=True)
+    return [{} if diverged else {"overfitting": one, "calibration": other} for diverged, one, other in found]
 
 
 def spaced_rows(population: Population, datasets: Sequence[Dataset]) -> Batch:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, TINY, arms, on_data, record, rows  # noqa: F401
 
-from mbaug import engine, files
+from mbaug import engine, provenance
 from mbaug.datasets import check
 from mbaug.experiments import models, records, run, runner, studies
 from mbaug.experiments.studies import ARMS
@@ -38,13 +38,18 @@ def pretraining_starts(monkeypatch):
     return found
 
 
-def test_a_new_setting_at_its_default_keeps_the_folder_of_old_checkpoints():
-    """Checkpoints from before `picks` and `branch` are still found. Another value of `picks` has its own folder."""
-    before = files.plain(ARMS["augmented"])
-    assert [before["augmentation"].pop(name) for name in ("picks", "branch")] == ["random", 0]
-    assert run.key("pretraining", ARMS["augmented"]) == run.key("pretraining", before)
-    trusted = ARMS["augmented_trusted_offline"]
-    assert run.key("pretraining", trusted) != run.key("pretraining", replace(ARMS["augmented"], finetuning=None))
+@pytest.mark.slow
+def test_other_code_versions_or_processors_train_a_stage_anew(pretraining_starts, tmp_path):
+    """Otherwise edited code would record what the old code trained, and a new MuJoCo would continue the runs of an old one."""
+    here = run.stage(tmp_path, "a stage")
+    with pytest.MonkeyPatch.context() as patch:
+        for changed in ({"mujoco": "3.9.9"}, {"cpu": "another"}, {"code": "edited"}):
+            patch.setattr(run, "circumstances", lambda changed=changed: provenance.circumstances() | changed)
+            assert run.stage(tmp_path, "a stage") != here
+        trained(on_data("small_offline"), tmp_path)
+    for _ in range(2):
+        trained(on_data("small_offline"), tmp_path)
+    assert pretraining_starts == [0, 0], "The third training finds the checkpoint of the second."
 
 
 def test_doubt_is_the_models_reconstruction_error_of_each_drawn_row(tmp_path, monkeypatch):
