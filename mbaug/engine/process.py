@@ -67,10 +67,10 @@ def devices() -> tuple[str, ...]:
 def prepare(precision: str = "float32", device: str = "cpu") -> str:
     """Prepares this process for training; returns the precision it will use, float32 if bfloat16 is missing.
 
-    Beside any other load, two threads fall from hundreds of updates per second to a few, because they spin at their barriers.
-    So each process trains with one thread, and a study runs one process per core. Users who asked for more threads are warned.
+    Beside any other load, two threads can be several times slower than one, because they spin at their barriers. So each
+    process trains with one thread, and a study runs one process per core. Users who asked for more threads are warned.
 
-    Numbers below 1e-38 become zero in this thread, because a processor is many times slower on them. A unit that is never
+    Numbers below 1e-38 become zero in this thread, because a processor is several times slower on them. A unit that is never
     active has no gradient, so Adam multiplies its moments by 0.9 at each step until they are that small. In long trainings on
     Hopper this happens to most moments of the actor (notebook 90_engine). Such moments are too small to move a weight.
 

@@ -225,8 +225,8 @@ def rate_distortion(
         (1 + w_p) D / d + w_KL / 2 log(lambda_i / D),    smallest at    D = theta = w_KL d / (2 (1 + w_p)).
 
     For w_KL = 1/3, theta is d / 66, whatever lambda_i is: the KL term sets a price, and detail below theta is not worth it.
-    The decoder shrinks towards the mean by 1 - D / lambda_i. The mean reconstruction has no sampling noise, so its error is only
-    D^2 / lambda_i. We leave out the term of the latent error, which is 1/12 per latent beside 11/d.
+    The decoder multiplies deviations from the mean by 1 - D / lambda_i. The mean reconstruction has no sampling noise, so its
+    error is only D^2 / lambda_i. We leave out the term of the latent error, which is 1/12 per latent beside 11/d.
     Source: ours; reverse water-filling (Cover & Thomas 2006, 10.3.3).
 
     `correlation` is the states' correlation matrix; w_KL = kl_weight / batches; `mode` is "sample" or "mean".
