@@ -4,14 +4,16 @@
 # **What does the paper claim, and how much of it do we find?**
 #
 # <!-- answer -->
-# With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 57 [29, 85], with 2 or 3 seeds a task. The next best of the 9 arms with two seeds or more on every
-# task is “TD3 with the data, no pre-training” with 33 [31, 34]. This may change: 2 or 3 seeds a task are too few for a verdict
-# and “LayerNorm critics, no pre-training” is not yet recorded on every task, so we cannot say whether pre-training matters
-# here. All four tasks, 2 to 5 seeds: the mean score of TD3 over the first 100,000 interactions is 15 from scratch, 7.9 after
-# offline pre-training, and 1.9 after pre-training with imagined next states. Without Ant they would be 10, 21 and 22. It takes
-# 5 seeds to tell whether imagination helps. So far none of the paper's 6 claims can be judged. A verdict takes 5 seeds.
+# None of the paper's 6 claims can be judged so far. All four tasks, 2 to 5 seeds: the mean score of TD3 over the first 100,000
+# interactions is 15 from scratch, 7.9 after offline pre-training, and 1.9 after pre-training with imagined next states. Without
+# Ant they would be 10, 21 and 22. It takes 5 seeds to tell whether imagination helps. With 10,000 transitions we would choose
+# “LayerNorm critics, data kept” today. Over four tasks its mean score in the first 100,000 interactions is 57 [29, 85], with 2
+# or 3 seeds a task. The next best of the 9 arms with two seeds or more on every task is “TD3 with the data, no pre-training”
+# with 33 [31, 34]. This may change: 2 or 3 seeds a task are too few for a verdict and “LayerNorm critics, no pre-training” is
+# not yet recorded on every task, so we cannot say whether pre-training matters here.
 # <!-- /answer -->
+#
+# A score of 0 is a random policy, and 100 is an expert. Square brackets hold a 95 % interval.
 #
 # | | |
 # |---|---|
@@ -66,7 +68,7 @@ text = "What 10,000 transitions are worth online. "
 text += "Below, the curves of five of the arms, in the same colours."
 origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
 caption = figures.caption(text, shown, origins, figures.DOTS)
-saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
+figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 
 # %% [markdown]
 # *Read.* An *arm* is one way to train an online agent. It has the same colour in every figure.
@@ -90,9 +92,9 @@ saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 #
 # ## 1. What the paper claims
 #
-# Offline datasets are often small, here 10,000 transitions, and of poor quality. An agent trained on them alone over-fits
-# its critic and collapses when it goes online. The paper's remedy is to fit a world model to the same 10,000 transitions.
-# The model then imagines half of the next states that the critic learns from.
+# Offline datasets are often small, here 10,000 transitions, and of poor quality. The paper says that an agent trained
+# on them alone over-fits its critic and collapses when it goes online [S]. Its remedy is to fit a world model to the
+# same 10,000 transitions, and to let it imagine half of the next states that the critic learns from.
 #
 # | | claim | source |
 # |---|---|---|
@@ -118,7 +120,7 @@ saved = figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 #
 # ## 2. What we found
 #
-# The table is computed from the recorded runs. *Not attempted* means that we have not run it.
+# The table is computed from the recorded runs.
 
 # %%
 Markdown(claims.claims_table(everything).replace("](notebooks/", "]("))
@@ -140,8 +142,8 @@ Markdown(tables.found_table(everything))
 # %% [markdown]
 # ## 3. The method in one picture
 #
-# *Ask.* How much does the method change? It changes one column in half of each batch. Everything else in the picture is
-# published TD3+BC offline and published TD3 online.
+# *Ask.* How much does the method change? It fits a world model, and then changes one column in half of the rows of each
+# batch. The updates themselves are published TD3+BC offline and published TD3 online.
 
 
 # %%
@@ -225,7 +227,7 @@ axis.axis("off")
 text = "The method: a world model of the same transitions imagines half of the next states "
 text += "that the critic learns from."
 data = rows.rename_axis("row").reset_index()
-saved = figures.save_figure(figure, "00_method", data, text, profile)
+figures.save_figure(figure, "00_method", data, text, profile)
 
 # %% [markdown]
 # *Read.* Blue marks what is new: half of the next states of each batch. State, action, reward and `d` (terminal) stay as
@@ -239,14 +241,17 @@ saved = figures.save_figure(figure, "00_method", data, text, profile)
 # > 2. Repeat 200,000 times:
 # >    1. Draw a batch of 256 rows $(s, a, r, s', d)$.
 # >    2. **Replace the next states of 128 of them by the model's prediction** $\hat s' \sim p(\cdot\,|\,s, a)$.
-# >    3. Move the critics towards $r + \gamma(1-d)\, y'$ with $y' = \min_i Q'_i(s', \pi'(s') + \epsilon)$.
-# > 4. Every second time, take a gradient step of the actor on $-\lambda Q_1(s, \pi(s)) + (\pi(s)-a)^2$, and move the
-# >    targets a little.
+# >    3. Move both critics towards $y = r + \gamma(1-d) \min_i Q'_i(s', \pi'(s') + \epsilon)$.
+# >    4. Every second time, take a gradient step of the actor on $-\lambda Q_1(s, \pi(s)) + (\pi(s)-a)^2$, and move the
+# >       target networks $Q'_i$ and $\pi'$ a little towards $Q_i$ and $\pi$.
 # > 3. Go online. Keep actor, critics and Adam's states. Start with an empty replay buffer. Collect 25,000 steps without
 # >    updates. Then make one update after each step. The actor's loss is now $-Q_1(s, \pi(s))$ alone.
 #
-# Lines 1 and 2.2 are the paper's. The rest is TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477)) and TD3+BC
-# ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
+# Here $\epsilon$ is a little noise, and $\lambda$ balances value against cloning ([chapter
+# 04](04_offline_pretraining.ipynb)). The world model in line 1 and line 2.2 are the paper's [S, A]. How the agent is
+# handed over in line 3 follows the authors' code [C]. The updates are those of TD3 ([Fujimoto et al.
+# 2018](https://arxiv.org/abs/1802.09477)) and TD3+BC ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In
+# symbols, line 2.2 is
 #
 # $$\begin{gathered}
 # s'_b \leftarrow \begin{cases}\hat s'_b & b \le n \\ s'_b & b > n\end{cases} \\

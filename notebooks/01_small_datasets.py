@@ -91,7 +91,7 @@ axis.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
 axis.minorticks_off()
 axis.legend()
 about = "Median distance of 500 new states to the nearest drawn one, mean and range of three draws. "
-path = figures.save_figure(figure, "01_neighbours", table, f"{about}{origin}.", profile)
+figures.save_figure(figure, "01_neighbours", table, f"{about}{origin}.", profile)
 
 # %% [markdown]
 # ## 1. How far is the nearest known state?
@@ -100,8 +100,8 @@ path = figures.save_figure(figure, "01_neighbours", table, f"{about}{origin}.", 
 # dividing each dimension by its standard deviation. We measure it in two ways, and we expect the second to give larger
 # distances.
 #
-# - *Single rows:* we draw $n$ rows, and take the other rows as new states. Most of these are milliseconds from a drawn
-#   row.
+# - *Single rows:* we draw $n$ rows, and take the other rows as new states. At 10,000 rows, most of these are only a few
+#   steps of 8 ms from a drawn row.
 # - *Whole episodes:* we draw $n$ rows as whole episodes, and take rows of other episodes as new states. An agent online
 #   will meet such states.
 
@@ -119,17 +119,18 @@ reach = {"steps to the nearest of 10,000": at, "times as many rows to halve it":
 pd.DataFrame(reach).round(1)
 
 # %% [markdown]
-# *Read.* The lines are shallow, so more rows reduce the distance only slowly. So 10,000 rows are few, but even ten times
-# as many would not change everything. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are
-# *held out*, the error is measured close to known rows, so it is too optimistic.
+# *Read.* The lines are shallow: as the table shows, many times as many rows are needed to halve the distance. By this
+# measure 10,000 rows are few, but 100,000 would not be many either. Remember one warning for [chapter
+# 02](02_world_model.ipynb): if single rows are *held out*, the error is measured close to known rows, so it is too
+# optimistic.
 #
 # ## 2. Four tasks and one score
 #
-# The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use
-# [Gymnasium's v5 tasks](https://gymnasium.farama.org/environments/mujoco/). Our Ant has 27 observations, because the 84
-# contact forces that [D4RL](https://arxiv.org/abs/2004.07219) adds were
-# [found to be all zero](https://github.com/Farama-Foundation/D4RL/issues/143). An expert's returns differ by a factor of
-# four, so we compare results as D4RL's normalised score:
+# The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use [Gymnasium's v5
+# tasks](https://gymnasium.farama.org/environments/mujoco/). Our Ant has 27 observations, because the 84 contact forces
+# that [D4RL](https://arxiv.org/abs/2004.07219) adds were [found to be all
+# zero](https://github.com/Farama-Foundation/D4RL/issues/143). An expert's returns differ by a factor of nearly four
+# between tasks, so we compare results as D4RL's normalised score:
 #
 # $$\text{score} = 100\,\frac{R - R_\text{random}}{R_\text{expert} - R_\text{random}}$$
 #
@@ -196,13 +197,13 @@ axis.set_title("The agent that collected the data")
 axis.legend()
 about = "Greedy return of the SAC agent whose replay is the data. "
 about += "Training stops after two evaluations in a row above the line."
-path = figures.save_figure(figure, "01_collection", table, f"{about} {origin}.", profile)
+figures.save_figure(figure, "01_collection", table, f"{about} {origin}.", profile)
 
 # %% tags=["nbval-check-output"]
 print(f"command: {card['command']}")
 print(f"stopped after {card['replay_transitions']:,} steps")
 print(f"the last two evaluations returned {returns[-2:].mean(1).round()}")
-print(f"of the last but one, {(returns[-2] < level).sum()} of ten episodes were below the level")
+print(f"in the one before the last, {(returns[-2] < level).sum()} of ten episodes were below the level")
 print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole episodes")
 print(f"licence {card['licence']}")
 
@@ -245,7 +246,7 @@ step.round(3)
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $r$, $y$ | `reward`, what is returned | `[P, B]`: agents, batch | rewards |
+# | $r$, $y$ | `batch.reward`, the value returned | `[P, B]`: agents, batch | rewards |
 # | $d$ | `terminal` | `[P, B]` | 1 after a fall, else 0, a time limit included |
 # | $\gamma$ | `settings.discount` | one number | a step |
 # | $Q_i'$ | `agent.target_critics` | `[2, P, B]` | rewards |
@@ -282,9 +283,8 @@ pd.DataFrame(ends, index=["episodes", "mean return"]).T.round().astype(int)
 
 # %% [markdown]
 # *Read.* The rows at the time limit are few, but they are the most valuable ones. They belong to the episodes in which
-# the hopper never fell. If we called them terminal, the critic would learn that no reward follows good hopping. Users of
-# offline data report this confusion more than any other. The usual reader of D4RL's files drops such rows. Our reader
-# keeps them, since the file has their next state.
+# the hopper never fell. If we called them terminal, the critic would learn that no reward follows good hopping. The
+# usual reader of D4RL's files drops such rows. Our reader keeps them, since the file has their next state.
 #
 # ## 5. Drawing 10,000
 #
@@ -329,13 +329,13 @@ pd.DataFrame([about_draw(each) for each in draws]).rename_axis("seed")
 # %% tags=["nbval-check-output"]
 followed = np.mean([state.tobytes() in known for state in drawn.next_state])
 print(f"{followed:.0%} of the drawn rows are followed by a row that was drawn too")
-print(f"two draws of 402,000 rows, as many as D4RL has, would share {10_000 / 402_000:.1%}")
+print(f"two draws of 10,000 from 402,000 rows, as many as D4RL has, share {10_000 / 402_000:.1%}")
 
 # %% [markdown]
 # *Read.* A draw has rows of nearly every episode of the pool, but you cannot follow an episode step by step in it.
-# (Targets several steps long need the whole episodes of section 1.) Two seeds share rows, more than they would if we had
-# D4RL's full replay. So the spread over our seeds shows the effect of other draws and other agents, but less the effect
-# of other data.
+# (Targets several steps long need the whole episodes of section 1.) Two seeds share rows, more than they would if we
+# had D4RL's full replay. So the spread over our seeds reflects the luck of training in full, but the luck of the data
+# only in part.
 #
 # ## 6. How good are they?
 #
@@ -376,7 +376,7 @@ for axis, (unit, count) in zip(axes, counts.items(), strict=True):
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 about = f"Undiscounted return of the pool's {len(lives)} episodes. Right, each transition counts. "
 about += "Of D4RL only the mean is published."
-path = figures.save_figure(figure, "01_returns", table, f"{about} {origin}.", profile)
+figures.save_figure(figure, "01_returns", table, f"{about} {origin}.", profile)
 
 # %%
 good = lives >= task.return_medium
@@ -384,9 +384,7 @@ worth = {"episodes": good.mean(), "transitions": good[pool.episode].mean()}
 pd.Series(worth, name="share at the medium level or above").map("{:.0%}".format).to_frame().T
 
 # %% [markdown]
-# *Read.* Few episodes reach the medium level, but they are long, so they hold a larger share of the transitions. Our SAC
-# reached the medium level in fewer steps than D4RL's, and we cannot see the returns of D4RL's other steps. The two
-# datasets are similar in kind, but they are not the same data. So none of our numbers reproduces a number on D4RL's data.
+# *Read.* Few episodes reach the medium level, but they are long, so they hold a larger share of the transitions.
 #
 # ## 7. Where has the hopper been?
 #
@@ -433,7 +431,7 @@ table = pd.DataFrame({name: stacked(name) for name, _ in cells})
 table = table[table["pool"] > 0].rename_axis(["dimension", "from", "height_from"]).reset_index()
 about = "Share of rows in cells of height against torso angle and forward velocity, white where there "
 about += f"are none. {origin}, draws of 10,000."
-path = figures.save_figure(figure, "01_coverage", table, about, profile)
+figures.save_figure(figure, "01_coverage", table, about, profile)
 
 # %%
 missed = {}
@@ -447,8 +445,8 @@ for across in grids:
 pd.DataFrame(missed).T.map("{:.1%}".format)
 
 # %% [markdown]
-# *Read.* In two dimensions 10,000 rows look like plenty. They only miss cells at the rim, where the hopper seldom was.
-# But a state has eleven dimensions, and section 1 shows how far new states are from the drawn rows there.
+# *Read.* In two dimensions 10,000 rows look like plenty. They only miss cells where the hopper seldom was, most of them
+# at the rim. But a state has eleven dimensions, and section 1 shows how far new states are from the drawn rows there.
 #
 # ## 8. One scale for all dimensions
 #
@@ -525,9 +523,10 @@ rows.round(1).astype(object).fillna("–")
 # For the *diversity* we count rows in cells of height and forward velocity, and take the exponential of the entropy of
 # their shares. It is the number of equally frequent cells that would be as diverse.
 #
-# *Read.* Random hoppers, walkers and most ants fall at once. All episodes of cheetahs last to the time limit. `medium`
-# can be better than its name: if an agent's score jumps, it may be far above the level when it first holds it. And
-# diversity is not quality: on Ant `random` has more diverse heights and speeds than `medium-replay`.
+# *Read.* Random hoppers and walkers fall at once. Most random ants end early, too, but only after a few seconds. All
+# episodes of cheetahs last to the time limit. `medium` can be better than its name: if an agent's score jumps, it may
+# be far above the level when it first holds it. And diversity is not quality: on Ant `random` has more diverse heights
+# and speeds than `medium-replay`.
 #
 # The next table shows where each pool comes from:
 
@@ -578,14 +577,14 @@ for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
     axis.set(
         title=tasks.find(body).title,
         xlabel="D4RL-normalised score of the episode",
-        ylabel="share of transitions",
+        ylabel="share of transitions at or below",
     )
     axis.set_xlim(-10, 150)
     axis.label_outer()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 about = "Share of each pool's transitions in episodes of at most a given score. "
 about += "One training run a task (another for Hopper's medium-replay)."
-path = figures.save_figure(figure, "01_qualities", table, about, profile)
+figures.save_figure(figure, "01_qualities", table, about, profile)
 
 # %% [markdown]
 # *Look.* The last figure shows the agents that collected the data. When did each hold the medium level?
@@ -597,19 +596,19 @@ for axis, each in zip(axes.flat, tasks.TASKS.values(), strict=True):
     card = collectors[f"{each.name}-medium-replay"]
     steps = np.array([point["environment_steps"] for point in card["curve"]]) / 1000
     score = tasks.normalised_score(each, np.array([point["returns"] for point in card["curve"]]))
-    axis.plot(steps, score.mean(axis=1), color="#0072B2")
-    shade = {"color": "#0072B2", "alpha": 0.15, "linewidth": 0}
+    axis.plot(steps, score.mean(axis=1), color="#0072B2", label="mean of ten episodes")
+    shade = {"color": "#0072B2", "alpha": 0.15, "linewidth": 0, "label": "their range"}
     axis.fill_between(steps, score.min(axis=1), score.max(axis=1), **shade)
     medium = tasks.normalised_score(each, card.get("medium_level", each.return_medium))
-    axis.axhline(medium, color="#D55E00", linestyle="--")
+    axis.axhline(medium, color="#D55E00", linestyle="--", label="medium level")
     axis.set(title=each.title, ylim=(-5, 105), ylabel="D4RL-normalised score")
     axis.set_xlabel("environment interactions (thousands)")
     axis.label_outer()
+figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 curve = [{"pool": name, **point} for name, card in collectors.items() for point in card["curve"]]
 curve = pd.DataFrame(curve).explode("returns")
-about = "Greedy score of the SAC that collected each pool (mean and range of ten episodes). "
-about += "Dashed: the medium level. Seed 0."
-path = figures.save_figure(figure, "01_collectors", curve, about, profile)
+about = "Greedy score of the SAC that collected each pool, seed 0."
+figures.save_figure(figure, "01_collectors", curve, about, profile)
 
 
 # %%
@@ -625,10 +624,11 @@ rows = {body: compared(collectors[f"{body}-medium-replay"]) for body in tasks.TA
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# *Read.* All four of our agents reached the medium level faster than D4RL's. Where we know D4RL's mean return, ours is
-# lower. We suppose that the early, poor episodes are a larger share of a short training, but we do not have D4RL's
-# episodes to check this. The name *medium-replay* says how data were collected, not how good they are. A result on our
-# pool and a result on D4RL's are results on two different datasets.
+# *Read.* On the three tasks whose medium level we know, our agents reached it in fewer steps than D4RL's. (On Ant the
+# two levels may differ.) Where we know D4RL's mean return, ours is lower. We suppose that the early, poor episodes are
+# a larger share of a short training, but we do not have D4RL's episodes to check this. The name *medium-replay* says
+# how data were collected, not how good they are. The two datasets are similar in kind, but none of our numbers
+# reproduces a number on D4RL's data.
 #
 # ## Where we differ from the paper
 #

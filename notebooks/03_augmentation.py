@@ -100,13 +100,14 @@ for axis in axes:
     axis.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, handletextpad=0.2)
 caption = f"Next states of a batch of {learner.batch_size} before and after augmentation. "
 caption += "Grey: all drawn rows. HalfCheetah, seed 0."
-path = save_figure(figure, "03_batch", frame, caption, profile)
+save_figure(figure, "03_batch", frame, caption, profile)
 
 # %% [markdown]
-# *Read.* Half of the next states have moved, and nothing else has. (The island on the right is made of cheetahs on their
-# backs.) The lines point inwards more often than outwards: the model pulls states towards the middle of the cloud,
-# because it is blurred ([chapter 02](02_world_model.ipynb)). The picture has only two of seventeen dimensions, and no
-# joint angles. A point inside this cloud may still be an impossible posture.
+# *Read.* Half of the next states have moved, and nothing else has. (The island on the right is made of cheetahs on
+# their backs.) In the large cloud more lines point inwards than outwards: the model pulls states towards its middle,
+# because it is blurred ([chapter 02](02_world_model.ipynb)). On the island most lines point outwards, and some imagined
+# states leave the data. The picture has only two of seventeen dimensions, and no joint angles. A point inside this
+# cloud may still be an impossible posture.
 #
 # ## 1. The rule
 #
@@ -171,20 +172,23 @@ pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 #
 # ## 2. What can replace a next state
 #
-# *Ask.* Which part of an imagined state has an effect: its dynamics, its blur, or its noise? The function that predicts
-# $\hat s'$ is an argument, `predict`. So we can replace the paper's model by other *sources* of next states, each of
-# which errs in a different way:
+# *Ask.* An imagined state differs from the recorded one by its dynamics, its blur and its noise. How can we tell them
+# apart? The function that predicts $\hat s'$ is an argument, `predict`. So we can replace the paper's model by other
+# *sources* of next states, each of which errs in a different way:
 #
 # | source | $\hat s'$ | what it holds |
 # |---|---|---|
 # | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: dynamics, blur and sampling noise |
 # | `mean` | the same with $z = \mu(s)$ | dynamics and blur |
 # | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | blur and sampling noise, no dynamics |
-# | `noise` | $s' + \sigma n$ | matched noise: errors as large as those of `sample` in each dimension, no dynamics |
+# | `noise` | $s'_i + e_i^{1/2}\,\sigma_i\,n_i$ | matched noise: in each dimension as large as the error $e_i$ of `sample`, no dynamics |
 # | `deterministic` | $s + f(s, a)$ | dynamics of a plain network as large as the model |
 
 # %%
 show(imagination.predictor, imagination.add_noise)
+
+# %% [markdown]
+# The sources `jitter` and `shrink` are two more controls, for [chapter 07](07_controls.ipynb).
 
 # %% [markdown]
 # *Look.* How far is each source from the recorded next state, and how long is one step? We take root mean squares over
@@ -210,8 +214,9 @@ errors |= {"the state before (one step)": [distance(rows.state, rows.next_state)
 pd.DataFrame(errors, index=["distance", "kept"]).T.round(2)
 
 # %% [markdown]
-# *Read.* `noise` is as far from the truth as `sample`, as it should be. The plain network is much nearer, so the data
-# allow a better model than the paper's. [Chapter 07](07_controls.ipynb) asks which kind of error does harm.
+# *Read.* `noise` is as far from the truth as `sample`, as it should be, but it keeps all of a state's deviation from
+# the mean, while the model keeps a part. The plain network is much nearer, so the data allow a better model than the
+# paper's. [Chapter 07](07_controls.ipynb) asks which kind of error does harm.
 #
 # ## 3. Imagined states outside the data
 #
@@ -281,17 +286,18 @@ spread = stored("03_distances", spread, profile)
 axis.plot(spread["recorded"], 100 * share, color="#000000", label="recorded", linewidth=2.5)
 for source in sources:
     axis.plot(spread[source], 100 * share, **look(source))
-axis.set_xlabel("distance to the nearest other recorded next state (standard deviations a dimension)")
-axis.set(ylabel="states (%)", xlim=(0, spread[[*lonely]].quantile(0.97).max()))
+axis.set_xlabel("distance to the nearest other recorded next state (standard deviations per dimension)")
+axis.set(ylabel="states at most that far (%)", xlim=(0, spread[[*lonely]].quantile(0.97).max()))
 axis.legend(loc="lower right")
 caption = f"How far imagined next states are from the data, {count:,} rows of each source. "
 caption += "HalfCheetah, seed 0."
-path = save_figure(figure, "03_outside", spread, caption, profile)
+save_figure(figure, "03_outside", spread, caption, profile)
 
 # %% [markdown]
-# *Read.* The range shows little difference, but the distances do. `sample` and `noise` have errors of equal size, but
-# their lines differ. Noise errs in each dimension independently, while a decoder errs along the data. So matched noise is
-# a fair control for the *size* of an error, but not for its *direction*.
+# *Read.* Few components leave the range, though noise leaves it several times as often as a sample. The distances say
+# more. The model's predictions lie even nearer to the data than recorded states do, because they are pulled towards the
+# middle. Noise of the same size leaves the data. Noise errs in each dimension independently, while a decoder errs along
+# the data. So matched noise is a fair control for the *size* of an error, but not for its *direction*.
 #
 # ## 4. How far the targets move
 #
@@ -306,8 +312,7 @@ path = save_figure(figure, "03_outside", spread, caption, profile)
 #
 # $$\begin{gathered}
 # \underbrace{\overline{\Delta y}^{\,k}}_{\text{stays}} \quad\text{and}\quad
-# \underbrace{\Delta y_k - \overline{\Delta y}^{\,k}}_{\text{averages out}}, \\
-# \operatorname{rms}_\rho(\Delta y) = \sqrt{\rho}\; \operatorname{rms}_1(\Delta y) \ \text{ on average over batches}
+# \underbrace{\Delta y_k - \overline{\Delta y}^{\,k}}_{\text{averages out}}
 # \end{gathered}$$
 #
 # | symbol | name in code | shape | unit |
@@ -375,42 +380,34 @@ moves.round(2)
 
 # %%
 points = pd.DataFrame({"recorded": truth, "imagined": truth + shift["sample"][0]})
-points, steps = stored("03_points", points, profile), np.linspace(0, 1, 5)
-counts = [augmentation.replaced(rate, count) for rate in steps]
-rms = {s: [(shift[s][0, :n].square().sum() / count).sqrt().item() for n in counts] for s in sources}
-rates = stored("03_rates", pd.DataFrame({"rate": steps, **rms}), profile)
+points = stored("03_points", points, profile)
 
 # %%
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.8))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
 left.plot(points["recorded"], points["imagined"], ".", markersize=2, color=look("sample")["color"])
 left.set(xlabel="target, recorded next state (rewards)", ylabel="target, model's sample (rewards)")
 left.set_title("One row, one point")
-frame = []
 for place, source in enumerate(sources):
-    middle.plot(100 * rates["rate"], rates[source], marker="o", markersize=4, **look(source))
     for offset, part, alpha in ((-0.2, "stays", 1), (0.2, "averages out", 0.4)):
         size, colour = moves.loc[source, part], look(source)["color"]
         right.barh(place + offset, size, 0.38, color=colour, alpha=alpha)
-    own = {"source": source, "rate": steps, "rms": rates[source], **moves.loc[source]}
-    frame.append(pd.DataFrame(own))
-middle.set(xlabel="rate (%)", ylabel="root mean square shift (rewards)", title="How far targets move")
-right.set(xlabel="shift at 100 % (rewards)", title="Which part stays")
+right.set(xlabel="root mean square shift (rewards)", title="Which part stays")
 right.set_yticks(range(len(sources)), sources)
 right.invert_yaxis()
 for part, alpha in (("stays", 1), ("averages out", 0.4)):
     right.plot([], [], linewidth=8, color="#555555", alpha=alpha, label=part)
 right.legend(loc="lower right")
-figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 caption = "Targets with imagined next states, by the critic of vanilla pre-training. "
 caption += f"{count:,} rows of HalfCheetah, seed 0."
-path = save_figure(figure, "03_targets", pd.concat(frame), caption, profile)
+save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 
 # %% [markdown]
-# *Read.* The part that averages out is gradient noise. It slows the regression down but does not change its result. The
-# part that stays changes the result: the critic learns the values of the model's world. At a rate of 50 % half of the
-# rows are replaced at a time. So in the long run *every* row's target moves by half of the part that stays. The random
-# choice of rows adds noise.
+# *Read.* On average the model's samples raise the targets of this critic, and noise of the same size lowers them. More
+# of the model's shift stays. The part that averages out is gradient noise. It slows the regression down but does not
+# change its result. The part that stays changes the result: the critic learns the values of the model's world. At a
+# rate of 50 % half of the rows are replaced at a time. So in the long run *every* row's target moves by half of the
+# part that stays. The random choice of rows adds noise.
 #
 # This is one critic with one world model, after its training. An agent that is trained with imagined states feeds each
 # shift back into its own targets. [Chapter 04](04_offline_pretraining.ipynb) looks at such critics, and asks whether
@@ -498,7 +495,7 @@ figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", nc
 caption = (
     "One row's imagined next state: 2,000 samples asked of the model against 2,000 picks from tables. "
 )
-path = save_figure(figure, "03_table", frame, f"{caption}HalfCheetah, seed 0.", profile)
+save_figure(figure, "03_table", frame, f"{caption}HalfCheetah, seed 0.", profile)
 
 # %% [markdown]
 # *Read.* Only the distribution of *one* pick is equal. Until the table is drawn again, a row has only the samples marked
@@ -542,10 +539,10 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 #
 # <details><summary>Why is the reward not imagined as well?</summary>
 #
-# The rule leaves it as recorded [C], and the model does not predict one. A replaced row therefore combines the reward of
-# the real step with the value of the imagined state. A step of the simulator is short, so this inconsistency is small
-# beside the model's error. [MBPO](https://arxiv.org/abs/1906.08253) and related methods learn the reward because they
-# imagine many steps.
+# The rule leaves it as recorded [C], and the model does not predict one. A replaced row therefore combines the reward
+# of the real step with the value of the imagined state. The inconsistency concerns a single reward. It is small beside
+# the value of the next state, which sums up about a hundred rewards. [MBPO](https://arxiv.org/abs/1906.08253) and
+# related methods learn the reward because they imagine many steps.
 #
 # </details>
 #

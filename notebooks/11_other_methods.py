@@ -6,8 +6,8 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
 # critics, data kept* on Ant (77), HalfCheetah (44), Hopper (75) and Walker2d (32). *LayerNorm critics, data kept* on Hopper,
-# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +24 [+2.3, +46] against *TD3 with the data, no pre-training*, +45 [+14,
-# +77] against *vanilla, data kept* and +32 [+13, +51] against *SAC from scratch*. A verdict takes 5 seeds.
+# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +24 [+2.3, +46] compared with *TD3 with the data, no pre-training*, +45
+# [+14, +77] compared with *vanilla, data kept* and +32 [+13, +51] compared with *SAC from scratch*. A verdict takes 5 seeds.
 # <!-- /answer -->
 #
 # | | |
@@ -73,7 +73,7 @@ shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune")]
 text = "Mean online score of every way to use the same transitions, as far as it is recorded. "
 text += "The first five arms do not pre-train."
 caption = figures.caption(text, shown, metadata, figures.DOTS)
-path = save_figure(figure, "11_methods", drawn, caption, profile)
+save_figure(figure, "11_methods", drawn, caption, profile)
 
 # %% [markdown]
 # ## 1. The candidates
@@ -97,10 +97,10 @@ path = save_figure(figure, "11_methods", drawn, caption, profile)
 # [seem]: https://arxiv.org/abs/2310.04411
 # [alvinn]: https://proceedings.neurips.cc/paper/1988/hash/812b4ba287f5ee0bc9d43bbf5bbe87fb-Abstract.html
 #
-# An arm that keeps the data and also exists without them ends in `_data`. Why these methods? `layernorm` changes one line
-# of the critic and needs no model. `td3_layernorm_data` and `rlpd` ask whether pre-training is needed at all. `iql` never
-# asks about an action that the data do not hold, so there is nothing to over-estimate. `bc` asks how much of a jump-start
-# is just a good first policy.
+# An arm that keeps the data and also exists without them ends in `_data`. Why these methods? `layernorm` changes one
+# line of the critic and needs no model. `td3_layernorm_data` and `rlpd` ask whether pre-training is needed at all.
+# `iql` never asks about an action that is not in the data, so it cannot over-estimate one. `bc` asks how much of a
+# jump-start is just a good first policy.
 #
 # ## 2. LayerNorm: one line in the critic
 #
@@ -117,15 +117,16 @@ path = save_figure(figure, "11_methods", drawn, caption, profile)
 # |---|---|---|---|
 # | $u$ | `hidden` | `[..., n]`, n units | none |
 # | $\epsilon$ | torch's default, 1e-5 | number | squared units of $u$ |
-# | $W_l, b_l$ | `network.layers` | a matrix, a row for each critic | none |
+# | $W_l, b_l$ | `network.layers` | a matrix and a row for each critic | none |
 #
 # The squared entries of $\mathrm{LN}(u)$ add up to at most $n$, and ReLU only removes some. With the last layer's weights $w$
 # and bias $b$ a value is bounded everywhere, whatever its inputs:
 #
 # $$\boxed{\ |Q(s, a) - b| \;\le\; \lVert w \rVert \sqrt{n}\ }$$
 #
-# So a wrong target cannot feed a larger value, which feeds a still larger target. We use no learned gain and offset: a
-# gain can go into the next layer's weights.
+# The bound holds for given $w$, and $w$ is learned. So a wrong target can raise values beyond it only by raising
+# $\lVert w \rVert$. Without LayerNorm a value also grows with the distance of its input from the data. We use no
+# learned gain and offset: a gain can go into the next layer's weights.
 
 # %%
 show(networks.layer_norm, layernorm.normalised)
@@ -205,7 +206,7 @@ if known:
     axis.legend(loc="upper left")
 text = f"Two critics that learned the same values of {count:,} rows of HalfCheetah, asked about "
 text += "stretched states. Lines are medians over the rows, bands hold 80 % of them."
-path = save_figure(figure, "11_off_the_data", off, text, profile)
+save_figure(figure, "11_off_the_data", off, text, profile)
 
 # %% [markdown]
 # *Read.* At 1 the two bands coincide: with LayerNorm a critic learns the data just as well. Beyond 1 they separate. This
@@ -246,11 +247,12 @@ assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and e
 # %% [markdown]
 # ## 4. IQL and cloning: other losses
 #
-# *Ask.* [IQL](https://arxiv.org/abs/2110.06169) never asks a critic about an action that the data do not hold. A state's
-# value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, the better ones more:
+# *Ask.* [IQL](https://arxiv.org/abs/2110.06169) never asks a critic about an action that is not in the data. A state's
+# value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, the better ones
+# more:
 #
 # $$\begin{gathered}
-# L_V = \frac1B\sum_b \big|\tau - 1(u_b < 0)\big|\, u_b^2, \\
+# L_V = \frac1B\sum_b \big|\tau - 1(u_b \lt 0)\big|\, u_b^2, \\
 # u_b = \min_i Q_{\phi'_i}(s_b, a_b) - V(s_b), \quad y = r + \gamma (1 - d)\, V(s'),
 # \end{gathered}$$
 #
@@ -289,10 +291,10 @@ for expectile, expected in ((0.5, 2.0), (0.7, 3.8 / 1.3)):
 # ## 5. What was found
 #
 # *Ask.* Before any run of these arms was recorded, we named three comparisons as the second primary family. They are
-# `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each is
-# over four tasks, with p values corrected for their number. Everything else here is exploratory. Every arm that keeps the
-# data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own policy, the other agents
-# act at random.
+# `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each
+# is over four tasks, with p values corrected for their number. Everything else here is exploratory. Every arm that
+# keeps the data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own policy, while
+# the other agents act at random.
 
 
 # %%
@@ -340,9 +342,12 @@ words = {
 pd.DataFrame(words).T
 
 # %% [markdown]
+# Four arms are planned on Hopper and HalfCheetah alone: `layernorm`, `augmented_layernorm_data`, `iql` and `bc`. On the
+# other tasks they stay "not recorded".
+#
 # *Beside published numbers.* What do ten thousand transitions cost offline? [CORL](https://github.com/corl-team/CORL)
-# trained the same algorithms on all of D4RL's medium-replay data. The table has the last score before going online, from
-# its README and from our runs.
+# trained the same algorithms on all of D4RL's medium-replay data. The table has the last score before going online,
+# from its README and from our runs.
 
 # %%
 published = {  # transitions, and the last scores of TD3+BC, IQL and behaviour cloning
@@ -366,12 +371,14 @@ beside = {
 pd.DataFrame(beside).T
 
 # %% [markdown]
-# *Read.* CORL learned from 20 to 40 times as many transitions. Its simulator is older, and its data are not ours, so a
-# small difference means nothing. A large one shows what the small dataset costs before any interaction.
+# *Read.* CORL learned from 20 to 40 times as many transitions. It also trained for a million updates, five times as
+# many as we do, in an older simulator and on other data. So even a large difference is only a rough measure of what the
+# small dataset costs.
 #
 # Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's,
-# averaged over the tasks on which both arms have two runs. Above one half the row's arm won more often in these runs. The
-# first column has the number of tasks on which the arm has two runs: shares over other tasks do not compare.
+# averaged over the tasks on which both arms have two runs. Above one half the row's arm won more often in these runs.
+# The first column has the number of tasks on which the arm has two runs: shares over different tasks are not
+# comparable.
 
 
 # %%
@@ -390,9 +397,10 @@ for arm, other in combinations(twice, 2):
 square.replace("nan%", "–").rename(index=lambda arm: figures.look(arm).label)
 
 # %% [markdown]
-# *Is an arm worth its compute?* The cost of a run is nearly proportional to its number of updates, offline and online
-# together. This number does not depend on the processor. (Imagination also needs the fit of its world model.) Points
-# further right used more compute, and higher points score better.
+# *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together. This
+# number does not depend on the processor. An update of SAC costs about half as much again as one of TD3 ([chapter
+# 90](90_engine.ipynb)). (Imagination also needs the fit of its world model.) Points further right used more compute,
+# and higher points score better.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
@@ -411,13 +419,13 @@ axes[0].set_ylabel("mean online score")
 figures.legend(figure)
 text = "Mean online score over the updates of a run, offline and online, means over seeds. "
 text += "Squares keep the data, circles do not."
-path = save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
+save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
 
 # %% [markdown]
-# *How long until an arm first reaches what SAC has after a million?* We count the interactions until an evaluation first
-# reaches 90 % of SAC's published score at a million interactions. The table has the median over seeds, and how many seeds
-# get there within 100,000. One lucky evaluation is enough. So this is not the time until an arm *stays* that good: the
-# curves of Hopper in [chapter 05](05_online_finetuning.ipynb) jump by tens of points.
+# *How long until an arm is nearly as good as SAC after a million?* We count the interactions until an evaluation first
+# reaches 90 % of SAC's published score at a million interactions. The table has the median over seeds, and how many
+# seeds get there within 100,000. One lucky evaluation is enough. So this is not the time until an arm *stays* that
+# good: the curves of Hopper in [chapter 05](05_online_finetuning.ipynb) jump by tens of points.
 
 
 # %%
@@ -438,12 +446,12 @@ pd.DataFrame(by_arm).T
 # %% [markdown]
 # ## 6. Why: what the critics believe when pre-training ends
 #
-# *Ask.* If LayerNorm works because values no longer diverge, its critics must be better calibrated. We compare the values
-# that they predict for 400 fixed states with the returns of their policy from there. This gap must be nearer to zero.
-# Values must also change less when an action moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains these
-# measures. We divide the roughness by the spread of the values, because small values change little anyway. The *drop* is
-# the last score offline minus the lowest online score soon after. All arms in the table keep the data, so we can compare
-# their drops.
+# *Ask.* If LayerNorm works because values no longer diverge, its critics must be better calibrated. We compare the
+# values that they predict for 400 fixed states with the returns of their policy from there. This gap must be nearer to
+# zero. Values must also change less when an action moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains
+# these measures. We divide the roughness by the spread of the values, because small values change little anyway. The
+# *drop* is the last score offline minus the lowest online score soon after. All arms in the table keep the data, so we
+# can compare their drops.
 
 
 # %%
@@ -467,9 +475,24 @@ columns = ["gap (rewards)", "spread (rewards)", "roughness / spread", "drop (poi
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
 inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 
+
+# %%
+def below(numbers, other):
+    """Returns on which tasks a number is lower for LayerNorm critics than for another arm, in words."""
+    pair = [figures.look(arm).label for arm in ("layernorm_data", other)]
+    both = numbers.unstack().reindex(columns=pair).dropna()
+    lower = both.index[both[pair[0]] < both[pair[1]]]
+    return f"on {len(lower)} of {len(both)} tasks: {', '.join(lower) or 'none'}"
+
+
+if len(inside):
+    print("LayerNorm's gap is nearer to zero", below(inside["gap (rewards)"].abs(), "vanilla_data"))
+    print("its values are less rough", below(inside["roughness / spread"], "vanilla_data"))
+
 # %% [markdown]
-# *Read.* The table holds only arms that are recorded. With a gap near zero, a critic predicts well on average. With a gap
-# below zero, it predicts too little.
+# *Read.* The table holds only arms that are recorded. With a gap near zero, a critic predicts well on average. With a
+# gap below zero, it predicts too little. The two lines compare LayerNorm with vanilla, where both keep the data. On a
+# task that only the first line names, LayerNorm calibrates the critics without making their values smoother.
 #
 # *Off the data.* A small move says little about actions that nobody tried. So we walk in a straight line from each
 # recorded action $a$ to a random corner $u$ of the box of actions, and ask how the value changes on the way:
@@ -522,22 +545,24 @@ for axis, task in zip(axes, tasks.TASKS, strict=True):
             axis.plot(rows["share"], rows["high"], color=look.colour, ls=look.line, label=look.label)
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(title=tasks.find(task).title, xlabel="share of the way", xticks=[0, 0.5, 1])
-axes[0].set_ylabel("change of the value (SD)")
+axes[0].set_ylabel("change of the value\n(90 % quantile, SD)")
 figures.legend(figure)
 text = "How values change on the way from a recorded action to a random corner of the actions' box. "
 text += "A tenth of the rows rise by more than the line shows. A line is one seed."
-path = save_figure(figure, "11_actions", lines, text, profile)
+save_figure(figure, "11_actions", lines, text, profile)
 
 # %%
 end_of_way = lines[lines["share"] == 1].groupby(["task", "arm"])[quantiles].mean().round(2)
 end_of_way = end_of_way.rename(index=lambda name: figures.look(name).label, level="arm")
-end_of_way.rename(index=lambda name: tasks.find(name).title, level="task")
+end_of_way = end_of_way.rename(index=lambda name: tasks.find(name).title, level="task")
+print("`high` is lower with LayerNorm than with vanilla", below(end_of_way["high"], "vanilla"))
+end_of_way
 
 # %% [markdown]
-# *Read.* The table has the ends of the lines, means over seeds. Compare *LayerNorm critics* with *vanilla* on the tasks
-# whose critics run away ([chapter 04](04_offline_pretraining.ipynb), section 6). If its `high` is lower there, LayerNorm
-# takes away the false gains that an actor would follow. The roughness of the table above cannot show this, because it has
-# no sign.
+# *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws.
+# Compare *LayerNorm critics* with *vanilla* on the tasks whose vanilla critics have the largest gaps above. Where
+# `high` is lower, LayerNorm takes away the false gains that an actor would follow. The roughness cannot show this,
+# because it has no sign.
 #
 # ## 7. Is imagination over? The simulator in the model's place
 #
@@ -565,7 +590,8 @@ end_of_way.rename(index=lambda name: tasks.find(name).title, level="task")
 # The cloning term of TD3+BC keeps the policy near the recorded actions, where it sees little that is new. So we also
 # reduce this term to a tenth and to zero. We expect the simulator to add little with the cloning term and more without
 # it. [Edge-of-Reach](https://arxiv.org/abs/2402.12527) made the same experiment with roll-outs and found that they fail
-# even with true dynamics. Where true dynamics do not help, no model will.
+# even with true dynamics. Where true dynamics do not help, a more accurate model will not help either. A wrong model
+# may still help by smoothing ([chapter 07](07_controls.ipynb)).
 
 # %%
 show(augmentation.branches, augmentation.recorded_only)
@@ -581,10 +607,10 @@ assert met.next_state.ravel().tolist() == [1, 3, 2], "no branch goes on after a 
 print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 
 # %% [markdown]
-# The table has every arm that we screened, also the poor ones. It covers two tasks, with seeds that no other table uses.
-# To keep the screening short, these arms have a quarter of the offline updates and half of the interactions of the others.
-# *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics over-rate their policy when
-# pre-training ends (rewards). *Online* is the mean score over all interactions.
+# The table has every arm that we screened, including the poor ones. It covers two tasks, with seeds that no other table
+# uses. To keep the screening short, these arms have a quarter of the offline updates and half of the interactions of
+# the others. *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics over-rate their
+# policy when pre-training ends (rewards). *Online* is the mean score over all interactions.
 
 # %%
 ceiling = studies.find("ceiling")
@@ -613,12 +639,12 @@ pd.DataFrame(words).T if len(evaluated) else Markdown("Not yet recorded.")
 #
 # ## 8. A rule before going online
 #
-# *Ask.* Can we tell in advance whether to keep the data, the pre-trained policy, or both? [The Three
-# Regimes](https://arxiv.org/abs/2510.01460) compare two scores: the score of the data, $J(\mathcal D)$, and the score of
-# the policy that was pre-trained on them, $J(\pi_0)$. Their rule keeps the better one:
+# *Ask.* Can we tell in advance whether to keep the data, the pre-trained policy, or both? The authors of [The Three
+# Regimes](https://arxiv.org/abs/2510.01460) compare two scores: the score of the data, $J(\mathcal D)$, and the score
+# of the policy that was pre-trained on them, $J(\pi_0)$. Their rule keeps the better one:
 #
-# $$J(\pi_0) - J(\mathcal D) \; \begin{cases} > m & \text{superior: keep the policy} \\
-# \text{in } [-m, m] & \text{comparable: keep both} \\ < -m & \text{inferior: keep the data} \end{cases}$$
+# $$J(\pi_0) - J(\mathcal D) \; \begin{cases} \gt m & \text{superior: keep the policy} \\
+# \text{in } [-m, m] & \text{comparable: keep both} \\ \lt -m & \text{inferior: keep the data} \end{cases}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
