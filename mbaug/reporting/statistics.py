@@ -16,6 +16,8 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import optimize, stats
 
+from mbaug.experiments.studies import ARMS, offline_updates
+
 RUN = ["task", "dataset", "arm", "seed"]
 ENOUGH_SEEDS = 5  # smallest number of seeds for a verdict, fixed before the runs
 LEVEL = 0.05  # significance level of every test; intervals have level 1 - LEVEL
@@ -52,11 +54,18 @@ def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _expected(run: Any, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a diverged agent's row, scored 0 or its lowest score, for each evaluation that others of its arm or task have."""
+    """Returns a diverged agent's rows, scored 0 or its lowest score, one for each evaluation that its arm has.
+
+    The evaluations are those of finished agents of its arm or, if there are none, those of the task's other agents within the
+    budgets of its arm.
+    """
     others = table[table["task"] == run.task]
     alike = others[(others["arm"] == run.arm) & (others["status"] == "finished")]
     points = (others if alike.empty else alike)[["phase", "steps"]].drop_duplicates()
     points = points[points["phase"] == "finetune"] if run.dataset == "none" else points
+    if (arm := ARMS.get(run.arm)) is not None:  # other arms may train longer, or in a phase that this one lacks
+        ends = {"pretrain": offline_updates(arm), "finetune": arm.finetuning.steps if arm.finetuning else -1}
+        points = points[points["steps"] <= points["phase"].map(ends)]
     measured = table.merge(pd.DataFrame([run._asdict()])[RUN])
     return points.assign(**run._asdict(), score=min([0.0, *measured["score"]]))
 

@@ -105,6 +105,20 @@ def test_a_diverged_agent_from_scratch_gets_no_rows_of_pretraining():
     assert rows.to_numpy().tolist() == [["finetune", 0, 3.0], ["finetune", 25_000, 0.0]]
 
 
+def test_a_diverged_agent_is_scored_only_at_the_evaluations_of_its_own_arm():
+    """No agent of its arm has finished, so the points are those of other arms, as far as its arm's budgets reach."""
+    long = [("sac_million", 0, "finetune", steps, 60.0) for steps in (0, 100_000, 1_000_000)]
+    offline = [("vanilla", 0, "pretrain", updates, 40.0) for updates in (10_000, 200_000)]
+    lost = [("shrink_offline", 0, "pretrain", 10_000, 30.0), ("td3_data", 0, "finetune", 0, 5.0), ("td3", 0, "finetune", 0, 5.0)]
+    table = episodes(long + offline + lost)
+    table.loc[table["arm"].isin(["shrink_offline", "td3_data", "td3"]), "status"] = "diverged"
+    found = statistics.evaluations(table)
+    points = {arm: [*rows[["phase", "steps"]].itertuples(index=False, name=None)] for arm, rows in found.groupby("arm")}
+    assert points["shrink_offline"] == [("pretrain", 10_000), ("pretrain", 200_000)]
+    assert points["td3_data"] == points["td3"] == [("finetune", 0), ("finetune", 100_000)]
+    assert "shrink_offline" not in statistics.mean_score(found).index.get_level_values("arm")
+
+
 def test_a_finished_run_that_is_shorter_gets_no_more_rows():
     assert len(evaluations(curve([10.0, 20.0], seed=0) + curve([50.0], seed=1))) == 3
 
