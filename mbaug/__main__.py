@@ -281,10 +281,12 @@ def films(arguments: argparse.Namespace) -> None:
 
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless, draws every figure, and updates the README's tables and the chapters' answers."""
+    from mbaug.checks import require
     from mbaug.experiments import records
     from mbaug.reporting import answers, chapters, figures, stored, tables
 
     paper = arguments.profile == "paper"
+    require(paper or not arguments.anew, f"--anew writes tables of the profile 'paper', but the profile is {arguments.profile!r}")
     frame = records.load_runs(records.root()) if paper and chapters.find(arguments.only) else None
     if frame is not None:
         tables.update(frame)

@@ -180,6 +180,7 @@ def test_status_exports_every_recorded_row_if_pyarrow_is_installed(tmp_path, mon
         ("data --as hopper-absent", "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID"),
         ("figures --profile papr", "unknown profile 'papr'"),
         ("figures --only 99", "'99'"),
+        ("figures --profile smoke --anew", "--anew writes tables of the profile 'paper', but the profile is 'smoke'"),
     ],
 )
 def test_a_wrong_argument_ends_in_one_sentence(typed, sentence, repository, monkeypatch):
