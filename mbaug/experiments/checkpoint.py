@@ -77,6 +77,8 @@ def restoring(folder: Path) -> Iterator[None]:
     """Raises CheckpointDamaged if a checkpoint cannot be restored because it belongs to another stage or arm."""
     try:
         yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # RuntimeErrors too, but the device's fault and not the file's
+        raise
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"it is from another stage: {type(error).__name__} {error}".partition("\n")[0]
         raise CheckpointDamaged(f"{folder / NAME} is damaged ({reason}): {REMEDY}") from error

@@ -121,6 +121,12 @@ def test_a_file_that_is_no_checkpoint_of_this_stage_is_refused(tmp_path):
     run.load(tmp_path, population)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error", 2)])
+def test_an_error_of_the_device_is_not_blamed_on_the_checkpoint(error, tmp_path):
+    with pytest.raises(type(error), match="CUDA"), checkpoint.restoring(tmp_path):
+        raise error
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_world_model_is_restored_exactly(precision, tmp_path):
     """Its errors are the same, and so are its predictions with the same random generator."""
