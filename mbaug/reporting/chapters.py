@@ -107,10 +107,13 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
     slots, results = threading.Semaphore(WORKERS), queue.SimpleQueue()
 
     def work(source: Path) -> None:
-        with slots:
-            problem = _execute(source, Path(sockets), output, parameters, copied)
-            ensure_event_loop().close()  # nbclient leaves its thread's loop open
-            results.put((source.stem, problem))
+        problem = "its thread failed"
+        try:
+            with slots:
+                problem = _execute(source, Path(sockets), output, parameters, copied)
+                ensure_event_loop().close()  # nbclient leaves its thread's loop open
+        finally:
+            results.put((source.stem, problem))  # always, because the batch waits for it
 
     folder = tempfile.TemporaryDirectory(prefix="mbaug-", dir=short, ignore_cleanup_errors=True)
     with variables(environment()), folder as sockets:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from pathlib import Path
 
 import nbformat
@@ -119,6 +120,31 @@ def test_however_a_batch_ends_all_its_processes_end(write, tmp_path, name):
     pids = [int(pid) for path in started[:2] for pid in path.read_text().split()]
     wait_until("the end of chapters and kernels", lambda: not any(map(alive, pids)), seconds=10)
     assert not started[2].exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(("failing", "said"), [("_execute", ["01_first: its thread failed"]), ("ensure_event_loop", [])])
+def test_a_batch_ends_even_if_a_thread_fails(failing, said, write, tmp_path, monkeypatch):
+    """It used to wait for the thread's result for ever."""
+
+    def fail(*given):
+        raise SystemExit
+
+    monkeypatch.setattr(chapters, "_execute", lambda *given: "")
+    monkeypatch.setattr(chapters, failing, fail)
+    problems, source = [], write("01_first", "1")
+
+    def batch():
+        try:
+            chapters.execute([source], tmp_path / "build", {})
+        except RuntimeError as error:
+            problems.append(str(error))
+
+    thread = threading.Thread(target=batch, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert problems == said
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(write, tmp_path):
