@@ -126,8 +126,15 @@ def normalised_score(task: Task, undiscounted_return):
 
 
 def make(task: Task, dynamics: Dynamics = CALM, **options) -> gymnasium.Env:
-    """Returns an environment with a time limit of 1,000 steps and the given `dynamics`. Passes `options` to gymnasium.make."""
-    environment = gymnasium.make(task.gym_id, disable_env_checker=True, **task.options, **options)
+    """Returns an environment with a time limit of 1,000 steps and the given `dynamics`. Passes `options` to gymnasium.make.
+
+    Raises:
+        ValueError: the environment's actions are not `task.action_size` numbers in [-1, 1].
+    """
+    arguments = {"max_episode_steps": STEPS, "disable_env_checker": True} | task.options | options
+    environment = gymnasium.make(task.gym_id, **arguments)
+    found, needed = environment.action_space, gymnasium.spaces.Box(-1, 1, (task.action_size,))
+    checks.require(found == needed, f"{task.gym_id} has actions in {found}, but a task needs {needed}")
     return environment if dynamics == CALM else Stochastic(environment, dynamics)
 
 

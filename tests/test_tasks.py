@@ -1,6 +1,7 @@
 """The four tasks: scores, lockstep, snapshots and evaluation; a fall is terminal, a time limit is not."""
 
 import json
+import re
 from dataclasses import replace
 
 import gymnasium
@@ -73,6 +74,23 @@ def test_scores_are_normalised_as_in_d4rl():
         assert tasks.normalised_score(task, np.array([task.return_random, task.return_expert])).tolist() == [0, 100]
     assert tasks.normalised_score(tasks.find("ant"), 1000.0) == pytest.approx(31.5, abs=0.1)  # an Ant that stands still
     assert tasks.normalised_score(tasks.find("hopper"), 3532) == pytest.approx(109, abs=1)  # as published for SAC
+
+
+def test_a_task_of_your_own_has_the_same_time_limit():
+    reacher = replace(tasks.find("hopper"), gym_id="Reacher-v5", action_size=2)
+    assert tasks.make(reacher).spec.max_episode_steps == tasks.STEPS  # Gymnasium's limit is 50
+
+
+@pytest.mark.parametrize(
+    ("gym_id", "size", "sentence"),
+    [
+        ("Pusher-v5", 7, "Pusher-v5 has actions in Box(-2.0, 2.0, (7,), float32), but a task needs Box(-1.0, 1.0, (7,), float32)"),
+        ("Hopper-v5", 4, "Hopper-v5 has actions in Box(-1.0, 1.0, (3,), float32), but a task needs Box(-1.0, 1.0, (4,), float32)"),
+    ],
+)
+def test_a_task_with_other_actions_is_refused(gym_id, size, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        tasks.make(replace(tasks.find("hopper"), gym_id=gym_id, action_size=size))
 
 
 # --- lockstep -------------------------------------------------------------------------------------------------------------
