@@ -81,14 +81,9 @@ def test_a_task_of_your_own_has_the_same_time_limit():
     assert tasks.make(reacher).spec.max_episode_steps == tasks.STEPS  # Gymnasium's limit is 50
 
 
-@pytest.mark.parametrize(
-    ("gym_id", "size", "sentence"),
-    [
-        ("Pusher-v5", 7, "Pusher-v5 has actions in Box(-2.0, 2.0, (7,), float32), but a task needs Box(-1.0, 1.0, (7,), float32)"),
-        ("Hopper-v5", 4, "Hopper-v5 has actions in Box(-1.0, 1.0, (3,), float32), but a task needs Box(-1.0, 1.0, (4,), float32)"),
-    ],
-)
-def test_a_task_with_other_actions_is_refused(gym_id, size, sentence):
+@pytest.mark.parametrize(("gym_id", "size", "found"), [("Pusher-v5", 7, "-2.0, 2.0, (7,)"), ("Hopper-v5", 4, "-1.0, 1.0, (3,)")])
+def test_a_task_with_other_actions_is_refused(gym_id, size, found):
+    sentence = f"{gym_id} has actions in Box({found}, float32), but a task needs Box(-1.0, 1.0, ({size},), float32)"
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         tasks.make(replace(tasks.find("hopper"), gym_id=gym_id, action_size=size))
 
