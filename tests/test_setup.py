@@ -1,5 +1,6 @@
 """Set-up: one sentence says what a machine lacks, and pip, uv and conda share one list of packages and bounds."""
 
+import ast
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 LOCKED = (ROOT / "requirements.txt").read_text()
 LOCK = re.findall(r"^([\w-]+)==([^ ]+)", LOCKED, re.M)
@@ -127,6 +130,25 @@ def test_pip_uv_and_conda_have_the_same_packages_and_bounds():
     assert [sum(name == one for name, _ in LOCK) for one in ("mujoco", "torch")] == [1, 1]  # one for every Python
     python, _, packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert (python, *packages["pip"]) == (f"python{project['requires-python']}", "--editable .", *project["dependencies"])
+
+
+def imports(path: Path) -> set[str]:
+    """Returns the names of the packages that a source imports."""
+    nodes = [*ast.walk(ast.parse(path.read_text()))]
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_package_that_the_code_imports_is_declared():
+    """Another package's dependency would be missing as soon as that package no longer needs it."""
+    project, providers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], metadata.packages_distributions()
+    listed = chain(project["dependencies"], *project["optional-dependencies"].values())
+    declared = {canonicalize_name(Requirement(one).name) for one in listed}
+    sources = chain.from_iterable((ROOT / folder).rglob("*.py") for folder in ("mbaug", "notebooks"))
+    imported = set().union(*map(imports, sources)) - {"mbaug", "benchmarks", *sys.stdlib_module_names}
+    assert imported
+    assert not [name for name in imported if not declared & {*map(canonicalize_name, providers.get(name, [name]))}]
 
 
 @pytest.fixture(scope="module")
