@@ -5,7 +5,7 @@ set of runs; studies that need the same run read the same record.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from mbaug.checks import choose, require
 from mbaug.experiments.records import Run
@@ -247,6 +247,7 @@ class Profile:
     """Upper limits for the settings of an arm. `None` sets no limit."""
 
     name: str
+    _: KW_ONLY
     updates: int | None = None
     steps: int | None = None
     warmup_steps: int | None = None
@@ -272,8 +273,33 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", 100, 200, 100, 50, 2, 2, 5, 50, 2_000, 50, 1),
-    "quick": Profile("quick", 20_000, 20_000, 5_000, 1_000, 60, 5, 100, 2_500, None, 10_000, 1),
+    "smoke": Profile(
+        "smoke",
+        updates=100,
+        steps=200,
+        warmup_steps=100,
+        critic_updates=50,
+        epochs=2,
+        episodes=2,
+        probe_steps=5,
+        evaluation_interval=50,
+        transitions=2_000,
+        redraw_interval=50,
+        seeds=1,
+    ),
+    "quick": Profile(
+        "quick",
+        updates=20_000,
+        steps=20_000,
+        warmup_steps=5_000,
+        critic_updates=1_000,
+        epochs=60,
+        episodes=5,
+        probe_steps=100,
+        evaluation_interval=2_500,
+        redraw_interval=10_000,
+        seeds=1,
+    ),
     "paper": Profile("paper"),
 }
 
