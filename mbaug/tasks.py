@@ -67,9 +67,12 @@ class Task:
         return len(self.state_names)
 
 
-def _body(place: Sequence[str], motion: Sequence[str], joints: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the names of the positions and of the velocities, those of the torso first, then one for each joint."""
-    return (*place, *(f"{joint} angle (rad)" for joint in joints)), (*motion, *(f"{joint} velocity (rad/s)" for joint in joints))
+def _body(place: Sequence[str], motion: Sequence[str], joints: Sequence[str]) -> dict[str, Any]:
+    """Returns a task's `positions` and `velocities`: the names of the torso's, then one for each joint."""
+    return {
+        "positions": (*place, *(f"{joint} angle (rad)" for joint in joints)),
+        "velocities": (*motion, *(f"{joint} velocity (rad/s)" for joint in joints)),
+    }
 
 
 FLAT = ("height (m)", "torso angle (rad)"), ("forward velocity (m/s)", "upward velocity (m/s)", "torso velocity (rad/s)")
@@ -86,23 +89,55 @@ TASKS = {
     task.name: task
     for task in (
         Task(
-            *("hopper", "Hopper-v5", 3, -20.272305, 3234.3, 1422.0, *_body(*FLAT, LEG)),
-            *({"td3": {100_000: 660}, "sac": {100_000: 1766, 1_000_000: 3515}}, 3456, 12),
+            name="hopper",
+            gym_id="Hopper-v5",
+            action_size=3,
+            return_random=-20.272305,
+            return_expert=3234.3,
+            return_medium=1422.0,
+            published={"td3": {100_000: 660}, "sac": {100_000: 1766, 1_000_000: 3515}},
+            published_end=3456,
+            authors_td3=12,
             velocity_limit=10.0,
+            **_body(*FLAT, LEG),
         ),
         Task(
-            *("walker2d", "Walker2d-v5", 6, 1.629008, 4592.3, 2852.0, *_body(*FLAT, BOTH_LEGS)),
-            *({"td3": {100_000: 770}, "sac": {100_000: 844, 1_000_000: 4909}}, 4885, 7),
+            name="walker2d",
+            gym_id="Walker2d-v5",
+            action_size=6,
+            return_random=1.629008,
+            return_expert=4592.3,
+            return_medium=2852.0,
+            published={"td3": {100_000: 770}, "sac": {100_000: 844, 1_000_000: 4909}},
+            published_end=4885,
+            authors_td3=7,
             velocity_limit=10.0,
+            **_body(*FLAT, BOTH_LEGS),
         ),
         Task(
-            *("halfcheetah", "HalfCheetah-v5", 6, -280.178953, 12135.0, 4770.0, *_body(*FLAT, CHEETAH)),
-            *({"td3": {100_000: 5514}, "sac": {100_000: 6213, 1_000_000: 12139}}, 11863, 37),
+            name="halfcheetah",
+            gym_id="HalfCheetah-v5",
+            action_size=6,
+            return_random=-280.178953,
+            return_expert=12135.0,
+            return_medium=4770.0,
+            published={"td3": {100_000: 5514}, "sac": {100_000: 6213, 1_000_000: 12139}},
+            published_end=11863,
+            authors_td3=37,
+            **_body(*FLAT, CHEETAH),
         ),
         Task(
-            *("ant", "Ant-v5", 8, -325.6, 3879.7, None, *_body(*SPACE, ANT)),
-            *({"td3": {100_000: 586}, "sac": {100_000: 901, 1_000_000: 5813}}, 5470, 23),
+            name="ant",
+            gym_id="Ant-v5",
+            action_size=8,
+            return_random=-325.6,
+            return_expert=3879.7,
+            return_medium=None,
+            published={"td3": {100_000: 586}, "sac": {100_000: 901, 1_000_000: 5813}},
+            published_end=5470,
+            authors_td3=23,
             options={"include_cfrc_ext_in_observation": False},
+            **_body(*SPACE, ANT),
         ),
     )
 }
