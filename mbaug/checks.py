@@ -102,17 +102,15 @@ def _options(hint: Any) -> list[tuple[Any, tuple[Bound, ...]]]:
 
 def _checked_type(name: str, value: object, hint: Any) -> Any:
     """Returns the type in the annotation that `value` has; raises ValueError if it has none of them or violates a bound."""
-    kinds = []
-    for option, bounds in _options(hint):
-        kinds.append(get_origin(option) or option)
-        if kinds[-1] is Any or _is(kinds[-1], value):
-            words = next((bound.words for bound in bounds if not bound.holds(value)), None)
-            break
-    else:
-        words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind in kinds)
-    if words is not None:  # format the message only on failure: a value may be long
-        raise ValueError(f"{name} is {value!r:.300}, but it must be {words}")
-    return option
+    kinds = [(get_origin(option) or option, option, bounds) for option, bounds in _options(hint)]
+    for kind, option, bounds in kinds:
+        if kind is Any or _is(kind, value):
+            for bound in bounds:
+                if not bound.holds(value):  # the message is formatted only now, because a value may be long
+                    raise ValueError(f"{name} is {value!r:.300}, but it must be {bound.words}")
+            return option
+    words = " or ".join("None" if kind is types.NoneType else KINDS.get(kind, f"{kind.__name__}(...)") for kind, *_ in kinds)
+    raise ValueError(f"{name} is {value!r:.300}, but it must be {words}")
 
 
 @dataclass_transform(frozen_default=True)
