@@ -140,9 +140,12 @@ def parse_json(text: bytes, where: str) -> Any:
     """Returns parsed JSON; raises ValueError, whose message begins with `where`, for invalid JSON or a repeated key."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if repeated := [key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])]:
-            raise ValueError(f"the key {repeated[0]!r} appears twice")
-        return dict(pairs)
+        found = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {key!r} appears twice")
+            found[key] = value
+        return found
 
     try:
         return json.loads(text, object_pairs_hook=unique)
