@@ -44,13 +44,15 @@ SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1
 ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # values are the seeds of the fits
 LINED = "vanilla", "augmented", "noise", "layernorm_data"  # arms whose critics are asked about actions off the data
 LINED_ROWS = 1_000  # transitions of each run's draw
-AGENTS = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
+AT_SWITCH = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
+AGENTS = {(task, arm): (arm, "switch") for task, arm in AT_SWITCH} | {  # values are the arm and the moment in its run
+    (task, f"augmented_{steps}"): ("augmented", str(steps)) for task in TASKS for steps in run.STEPS_KEPT
+}
 
 
 def names() -> list[tuple[str, str]]:
     """Returns the task and the name of every file that should exist."""
-    actors = [(task, f"augmented_{steps}") for task in TASKS for steps in run.STEPS_KEPT]
-    return [*WORLD_MODELS, *ENSEMBLES, *AGENTS, *actors]
+    return [*WORLD_MODELS, *ENSEMBLES, *AGENTS]
 
 
 def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
@@ -125,8 +127,10 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
             continue
         if (task, name) in ENSEMBLES:
             found = _ensemble(task, ENSEMBLES[task, name])
+        elif (task, name) in WORLD_MODELS:
+            found = _fitted(task, name, work)
         else:
-            found = _fitted(task, name, work) if (task, name) in WORLD_MODELS else _kept(task, name, work, root)
+            found = _kept(task, *AGENTS[task, name], work, root)
         if found is None:
             yield f"{task}/{name} needs its run: python -m mbaug record core"
             continue
@@ -200,11 +204,10 @@ def _ensemble(task: str, seeds: Iterable[int]) -> tuple[dict[str, Tensor], dict[
     return tensors, about | {"provenance": provenance(DETERMINISTIC.precision)}
 
 
-def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Returns what a recorded run kept of an agent; None if it is not recorded, or was trained elsewhere."""
-    arm, _, steps = name.partition("_")
+def _kept(task: str, arm: str, moment: str, work: Path, root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Returns what a recorded run kept of an agent at a `moment`; None if it is not recorded, or was trained elsewhere."""
     which = Run(task, f"{task}-medium-replay", arm, 0)
-    path = run.kept(work, which, steps or "switch")
+    path = run.kept(work, which, moment)
     metadata = records.find(root, which)
     if metadata is None or not path.exists():
         return None
@@ -212,4 +215,4 @@ def _kept(task: str, name: str, work: Path, root: Path) -> tuple[dict[str, Tenso
     tensors = safetensors.torch.load_file(path)
     if task not in TWO:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("critics.")}
-    return tensors, about | {"run": str(which), "seed": which.seed, "moment": steps or "switch"}
+    return tensors, about | {"run": str(which), "seed": which.seed, "moment": moment}

@@ -30,7 +30,7 @@ def test_a_file_is_complete_and_says_where_it_comes_from(name):
 
 @pytest.mark.parametrize("name", [name for name in HERE if name in trained.AGENTS], ids="/".join)
 def test_an_agent_matches_the_record_of_its_run(name):
-    (task, arm), (_, about) = name, trained.load(*name)
+    task, arm, (_, about) = name[0], trained.AGENTS[name][0], trained.load(*name)
     metadata = records.read_metadata(records.root(), records.Run.parse(about["run"]))
     assert about["run"] == f"{task}/{task}-medium-replay/{arm}/seed0"
     assert [about[key] for key in ("draw_sha256", "provenance")] == [metadata[key] for key in ("draw_sha256", "provenance")]
@@ -58,18 +58,18 @@ def keep(work, which):
     return learner
 
 
-def test_an_agent_is_made_from_the_networks_that_its_run_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("arm", ["vanilla", "vanilla_data"])
+def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, monkeypatch):
     """Rounding changes its actions and values only slightly. An existing file is not made again."""
     monkeypatch.setattr(trained, "WORLD_MODELS", {})
     monkeypatch.setattr(trained, "ENSEMBLES", {})
-    which = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0)
-    learner = keep(tmp_path / "work", which)
+    agents = {("halfcheetah", arm): (arm, "switch"), ("hopper", "noise"): ("noise", "switch")}
+    monkeypatch.setattr(trained, "AGENTS", agents)
+    learner = keep(tmp_path / "work", records.Run("halfcheetah", "halfcheetah-medium-replay", arm, 0))
     lines = [*trained.make(tmp_path / "work", records.root(), tmp_path / "models")]
-    assert [line for line in lines if "needs its run" not in line] == [
-        str(trained.path_of("halfcheetah", "vanilla", tmp_path / "models"))
-    ]
-    assert any(line == "hopper/noise needs its run: python -m mbaug record core" for line in lines)
-    found, state = trained.agent("halfcheetah", "vanilla", folder=tmp_path / "models"), np.ones((1, 5, 17), np.float32)
+    made = trained.path_of("halfcheetah", arm, tmp_path / "models")
+    assert lines[:2] == [str(made), "hopper/noise needs its run: python -m mbaug record core"]
+    found, state = trained.agent("halfcheetah", arm, folder=tmp_path / "models"), np.ones((1, 5, 17), np.float32)
     np.testing.assert_allclose(found.policy(state), learner.policy(state), atol=5e-3)
     inputs = torch.ones(1, 5, 17), torch.zeros(1, 5, 6)
     torch.testing.assert_close(found.agent.critics(*inputs), learner.agent.critics(*inputs), atol=5e-3, rtol=0)
