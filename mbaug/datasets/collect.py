@@ -157,8 +157,8 @@ def collect(
     trained = next(states)
     for following in states:
         if len(following.curve) > len(trained.curve):
-            steps, returns = following.curve[-1].values()
-            report(f"{steps:>9,} steps: greedy return {np.mean(returns):8.1f}")
+            point = following.curve[-1]
+            report(f"{point['environment_steps']:>9,} steps: greedy return {np.mean(point['returns']):8.1f}")
         trained = following
         if not to_the_end and medium_steps(trained.curve, level):
             break

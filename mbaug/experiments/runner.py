@@ -89,7 +89,7 @@ def lock_folder(which: Run, arm: Arm, work: Path) -> Path:
 
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
-    """Returns whether a process is training the run. Creates no file."""
+    """Returns whether a process is training the run: tries to take its lock, and lets it go at once."""
     folder = lock_folder(which, arm, work)
     try:
         with run.lock(folder, blocking=False) if folder.exists() else nullcontext():
