@@ -30,6 +30,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn
 import torch
 
 from mbaug import engine, streams, tasks
@@ -100,17 +101,11 @@ for line, t in zip(axes, tested, strict=True):
     for axis, kind in zip(line, kinds, strict=True):
         for arm in [arm for own, arm in shipped if own == t]:
             label, colour, _ = figures.look(arm)
-            axis.hist(
-                q_values[f"{t} {arm}: {kind}"],
-                bins,
-                histtype="step",
-                color=colour,
-                linewidth=1.8,
-                label=label,
-            )
+            drawn_as = {"color": colour, "element": "step", "fill": False, "label": label}
+            seaborn.histplot(q_values[f"{t} {arm}: {kind}"], bins=bins, ax=axis, **drawn_as)
             if kind == "fixed states" and (t, arm) in tried:
                 axis.axvline(tried[t, arm]["all"]["return"], color=colour, linestyle=":", linewidth=2)
-        axis.set(title=f"{tasks.find(t).title}:\n{kind}", xlabel="value (discounted rewards)")
+        axis.set(title=f"{tasks.find(t).title}:\n{kind}", xlabel="value (discounted rewards)", ylabel="")
     line[0].set_ylabel(f"number of states (of {len(q_values)})")
 handles = {
     label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
