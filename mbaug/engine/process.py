@@ -41,8 +41,10 @@ def processor_flags() -> frozenset[str]:
 
 
 def has_bfloat16(device: str = "cpu") -> bool:
-    """Returns whether the device has bfloat16 products in hardware."""
-    return device != "cpu" or bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
+    """Returns whether the device has bfloat16 products in hardware. Torch emulates them elsewhere, which is far slower."""
+    if device != "cpu":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 @cache
@@ -75,7 +77,7 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     Hopper this happens to most moments of the actor (notebook 90_engine). Such moments are too small to move a weight.
 
     Float32 products use oneDNN where it keeps all 24 bits, which is slightly faster on AMD's Zen 4. Torch calls this "medium"
-    precision. On processors with AMX, "medium" computes in bfloat16, so we do not use it there.
+    precision. On processors with AMX, "medium" computes in bfloat16, and on a GPU in TF32, so we do not use it there.
     """
     choose("device", device, devices())
     keep_memory()
@@ -91,11 +93,11 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
             "for each other (notebook 90_engine); to use more cores, use more processes"
         )
     if precision == "bfloat16" and not has_bfloat16(device):
-        warn_once("this processor has no bfloat16 products (avx512_bf16 or amx_bf16): using float32")
+        warn_once(
+            f"the device {device!r} has no bfloat16 products in hardware (on a CPU: avx512_bf16 or amx_bf16): using float32"
+        )
         precision = "float32"
-    if device != "cpu":
-        return precision
-    exact = not processor_flags() & {"amx_bf16"}
-    through_onednn = exact and "avx512f" in processor_flags()
+    flags = processor_flags()
+    through_onednn = device == "cpu" and "avx512f" in flags and "amx_bf16" not in flags
     torch.set_float32_matmul_precision("medium" if through_onednn else "highest")
     return precision

@@ -27,6 +27,23 @@ def test_fast_float32_products_are_allowed_only_where_they_keep_24_bits(processo
     assert torch.get_float32_matmul_precision() == choice
 
 
+def test_a_gpu_never_trains_in_tf32(processor, monkeypatch):
+    """Torch's "medium" precision means TF32 on a GPU. A process that was prepared for the CPU first may have chosen it."""
+    processor("avx512f")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine.prepare("float32")
+    engine.prepare("float32", "cuda")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_a_gpu_has_bfloat16_only_in_hardware(monkeypatch, hardware):
+    """Torch emulates it on older GPUs, where it is many times slower than float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or hardware)
+    assert engine.has_bfloat16("cuda") == hardware
+
+
 def test_bfloat16_falls_back_to_float32_with_a_warning_on_a_processor_without_it(processor):
     processor("avx512_bf16")
     assert engine.prepare("bfloat16") == "bfloat16"
