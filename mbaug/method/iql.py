@@ -69,7 +69,7 @@ def create(state_size: int, action_size: int, settings: IQL, generators: Generat
 
 def log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "population 1 action"]:
     """Returns log sigma of each agent's policy, clipped."""
-    population = agent.actor.network.population
+    population = agent.actor.network.number
     rows = agent.log_std[: population * action_size].view(population, 1, action_size)
     return rows.clamp(settings.log_std_min, settings.log_std_max)
 
@@ -102,15 +102,20 @@ def actor_loss(
 
 
 def update(agent: Agent, batch: Batch, noise: Noise, settings: IQL, step: int, loss: Callable = actor_loss) -> None:
-    """Moves values, actor, critics and target critics, in this order, in place; `noise` is not used."""
+    """Moves values, actor, critics and target critics, in this order, in place; `noise` is not used.
+
+    The actor moves at every `policy_delay`-th gradient step; steps count from 1.
+    """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     least = agent.target_critics(batch.state, batch.action).amin(dim=TWIN)  # targets have no gradient
     losses = value_loss(agent.value(batch.state)[0], least, settings.expectile)
     networks.descend(losses, rate, (agent.value.network.flat, agent.moments["value"]))
-    advantage = least - agent.value(batch.state)[0].detach()
-    spread = log_std(agent, batch.action.shape[-1], settings)
-    losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings)
-    networks.descend(losses, rate, (actor.flat, agent.moments["actor"]), (agent.log_std, agent.moments["log_std"]))
+    if step % settings.policy_delay == 0:
+        advantage = least - agent.value(batch.state)[0].detach()
+        spread = log_std(agent, batch.action.shape[-1], settings)
+        losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings)
+        learned = (actor.flat, agent.moments["actor"]), (agent.log_std, agent.moments["log_std"])
+        networks.descend(losses, rate, *learned)
     target = critic_target(agent, batch, settings, noise[0])
     networks.descend(critic_loss(agent.critics, batch, target), rate, (critics.flat, agent.moments["critics"]))
     networks.track(agent.target_critics.network, critics, settings.target_rate)
@@ -125,7 +130,13 @@ def explorer(agent: Agent, number: int, settings: IQL) -> Explore:
 
 
 ALGORITHM = Algorithm(
-    *(IQL, create, critic_target, update, actor_loss, greedy, explorer),
-    carried={"actor": ("actor", "log_std"), "critics": ("critics", "value")},
+    settings=IQL,
+    create=create,
+    critic_target=critic_target,
+    update=update,
+    online_loss=actor_loss,
     offline_loss=actor_loss,
+    greedy=greedy,
+    explorer=explorer,
+    carried={"actor": ("actor", "log_std"), "critics": ("critics", "value")},
 )

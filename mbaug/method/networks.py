@@ -110,12 +110,12 @@ class Perceptron:
         return self.arithmetic.forward(inputs, self.flat, self.layers, low, self.normalised)
 
     def alone(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        """Returns the outputs of a network that is one: N = 1, without the leading axis."""
+        """Returns the outputs of a single perceptron (N = 1), without the leading axis."""
         return self(inputs.unsqueeze(0)).squeeze(0)
 
     @property
-    def population(self) -> int:
-        """N."""
+    def number(self) -> int:
+        """N, the number of perceptrons: P of P agents, or 2 P for twin critics."""
         return len(self.layers[0][0])
 
     @property
@@ -125,7 +125,7 @@ class Perceptron:
 
     def on(self, flat: Float[Tensor, " parameters"]) -> "Perceptron":
         """Returns networks like these whose parameters are `flat`."""
-        return replace(self, flat=flat, layers=layer_views(flat.detach(), self.population, self.sizes))
+        return replace(self, flat=flat, layers=layer_views(flat.detach(), self.number, self.sizes))
 
     def copy(self) -> "Perceptron":
         """Returns a copy of these networks without gradient: a target."""
@@ -162,7 +162,7 @@ class Critics:
 
     def __call__(self, *parts: Float[Tensor, "population batch _"]) -> Float[Tensor, "twin population batch"]:
         inputs = torch.cat(parts, dim=-1)
-        twins = self.network.population // len(inputs)
+        twins = self.network.number // len(inputs)
         return self.network(torch.cat([inputs] * twins)).view(twins, *inputs.shape[:-1])
 
     @cached_property
@@ -173,7 +173,7 @@ class Critics:
     @cached_property
     def first(self) -> "Critics":
         """Q_1 of every agent, without gradient: what TD3's actor maximises."""
-        half = self.network.population // 2
+        half = self.network.number // 2
         layers = tuple((weight[:half], bias[:half]) for weight, bias in self.network.layers)
         return Critics(replace(self.frozen.network, layers=layers))
 

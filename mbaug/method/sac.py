@@ -89,7 +89,7 @@ def sample(actor: GaussianActor, state: States, normal: Actions) -> tuple[Action
 
 def temperature(agent: Agent) -> Losses:
     """Returns alpha of each agent, held fixed."""
-    return agent.log_temperature.detach()[: agent.actor.network.population].exp()
+    return agent.log_temperature.detach()[: agent.actor.network.number].exp()
 
 
 @torch.no_grad()
@@ -179,7 +179,13 @@ def explorer(agent: Agent, number: int, settings: SAC) -> Explore:
 
 
 ALGORITHM = Algorithm(
-    *(SAC, create, critic_target, update, actor_loss, greedy, explorer),
+    settings=SAC,
+    create=create,
+    critic_target=critic_target,
+    update=update,
+    online_loss=actor_loss,
+    greedy=greedy,
+    explorer=explorer,
     carried={"actor": ("actor", "log_temperature"), "critics": ("critics",)},
     normals=2,  # for the actions at s' and at s
 )

@@ -132,9 +132,15 @@ def explorer(agent: Agent, number: int, settings: TD3) -> Explore:
 
 
 ALGORITHM = Algorithm(
-    *(TD3, create, critic_target, update, actor_loss, greedy, explorer),
-    carried={"actor": ("actor",), "critics": ("critics",)},
+    settings=TD3,
+    create=create,
+    critic_target=critic_target,
+    update=update,
+    online_loss=actor_loss,
     offline_loss=actor_loss_bc,
+    greedy=greedy,
+    explorer=explorer,
+    carried={"actor": ("actor",), "critics": ("critics",)},
     noise=noise,
     critics_alone=True,
 )

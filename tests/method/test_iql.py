@@ -75,6 +75,18 @@ def test_an_update_moves_all_parts_and_the_target_slowly(pair):
     close(pair.target_critics.network.flat, expected)
 
 
+def test_the_actor_waits_for_the_policy_delay_and_nothing_else_does(pair):
+    moved = {name: [] for name in PARTS}
+    for step in range(1, 5):
+        before = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS}
+        spread = pair.log_std.detach().clone()
+        iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,), policy_delay=2), step)
+        for name in PARTS:
+            moved[name].append(not torch.equal(getattr(pair, name).network.flat, before[name]))
+        assert torch.equal(pair.log_std, spread) == (step % 2 == 1)
+    assert moved == {name: [False, True] * 2 if name == "actor" else [True] * 4 for name in PARTS}
+
+
 def test_exploration_adds_noise_with_the_learned_spread_to_the_greedy_action(pair):
     """An explorer reads the agent's current network and spread, so one explorer serves the whole training."""
     explorers = [iql.explorer(pair, k, SMALL) for k in range(2)]

@@ -32,7 +32,7 @@ def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_stays_zero(pre
     arithmetic = Arithmetic(precision=precision)
     agent = learned("td3", TD3(hidden=(8, 8)), 1, updates=4, arithmetic=arithmetic)
     for net in (perceptron(SIZES, generators(*SEEDS), arithmetic), agent.actor.network, agent.critics.network):
-        count = net.population * sum((a + 1) * b for a, b in pairwise(net.sizes))
+        count = net.number * sum((a + 1) * b for a, b in pairwise(net.sizes))
         assert len(net.flat) % LANES == 0
         assert count < len(net.flat) < count + LANES
         assert net.flat[count:].eq(0).all()
