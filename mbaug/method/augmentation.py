@@ -101,10 +101,11 @@ def branches(
     steps: int,
     size: int,
 ) -> Dataset:
-    """Returns `size` transitions of a policy's own actions: from each start `steps` of them, or fewer to a terminal one.
+    """Returns `size` transitions of a policy's own actions: `steps` from each start, fewer if a terminal one comes.
 
-    The paper's augmentation keeps the recorded actions; this is its ceiling. The transitions are chosen evenly from all that were
-    imagined. Some come twice if terminal ones left too few. Source: Janner et al. 2019, arXiv 1906.08253.
+    The paper's augmentation keeps the recorded actions; this is its ceiling. The transitions are chosen
+    evenly from all that were imagined. Some come twice if terminal ones left too few.
+    Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:
         step: (state, action) -> next state, reward and whether it is terminal, of each row.
@@ -115,6 +116,8 @@ def branches(
     """
     columns = []
     for _ in range(steps):
+        if not len(state):  # all have ended
+            break
         action = act(state)
         next_state, reward, terminal = step(state, action)
         columns.append((state, action, reward, next_state, terminal))

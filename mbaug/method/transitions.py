@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mbaug import streams
-from mbaug.checks import require
+from mbaug.checks import given, require
 
 State = Float[Tensor, "rows state"]  # of one agent's rows
 Action = Float[Tensor, "rows action"]
@@ -56,7 +56,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of all arrays: the same for equal draws, and only for these."""
+        """The SHA-256 of what was recorded; not of `episode` and `part`, which only windows and composed draws read."""
         digest = hashlib.sha256()
         for array in (self.state, self.action, self.reward, self.next_state, self.terminal, self.truncated):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -70,8 +70,9 @@ class Dataset:
 def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
     """Returns `size` single transitions, uniformly at random without replacement, and the rest of the pool.
 
-    We never train on the rest: held-out errors are measured on it. Every arm of a seed gets the same draw. Each part of a
-    composed dataset gives the same number of transitions, in turn. Raises ValueError if the pool has fewer.
+    We never train on the rest: held-out errors are measured on it. Every arm of a seed gets the same draw.
+    The parts of a composed dataset give transitions in turn, so their numbers are as equal as the parts
+    allow. Raises ValueError if the pool has fewer.
     """
     _check_size(pool, size)
     order = streams.numpy_generator(seed, "draw").permutation(len(pool))
@@ -140,13 +141,15 @@ class Batch(NamedTuple):
     terminal: Float[Tensor, "population batch"]  # 1 cuts the bootstrap, as at a terminal (see `windows`)
 
 
-def pack(dataset: Dataset, horizon: int = 1, discount: float = 1.0) -> Float[Tensor, "rows width"]:
+def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> Float[Tensor, "rows width"]:
     """Returns one row a transition: state, action, next state, reward, terminal, truncated. One gather fetches all of it.
 
     With a horizon n above 1 the next state is the window's last, the reward its discounted sum, and `terminal` the share of
-    the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3.
+    the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3. This needs the
+    learner's discount, which a single step does not use.
     """
-    window = windows(dataset, horizon, discount)
+    missing = f"horizon is {horizon}, but discount is None: above 1 it needs the learner's discount"
+    window = windows(dataset, horizon, 1.0 if horizon == 1 else given(discount, missing))
     scalars = (array[:, None] for array in (window.reward, window.cut, dataset.truncated))
     columns = (dataset.state, dataset.action, dataset.next_state[window.row[:, -1]], *scalars)
     return torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32))
@@ -200,7 +203,11 @@ class Standardiser:
 
 
 def table(
-    datasets: Sequence[Dataset], standardiser: Standardiser, dtype=torch.float32, horizon: int = 1, discount: float = 1.0
+    datasets: Sequence[Dataset],
+    standardiser: Standardiser,
+    dtype=torch.float32,
+    horizon: int = 1,
+    discount: float | None = None,
 ) -> Float[Tensor, "population rows width"]:
     """Returns the packed rows of each agent's dataset (`pack`) with standardised states."""
     size = datasets[0].state.shape[1]

@@ -79,6 +79,15 @@ def test_branches_by_hand():
     assert len(augmentation.branches(step, np.ones_like, np.array([[2.0]]), steps=2, size=3)) == 3, "one row is repeated"
 
 
+def test_branches_may_all_end_before_their_last_step():
+    def falls(state, action):
+        assert len(state), "a simulator cannot step from no state"
+        return state + action, state[:, 0], np.ones(len(state), dtype=bool)
+
+    rows = augmentation.branches(falls, np.ones_like, np.array([[0.0], [2.0]]), steps=2, size=2)
+    assert rows.next_state.ravel().tolist() == [1, 3]
+
+
 def test_imagined_transitions_take_the_first_places_and_the_actor_never_sees_them():
     """They replace every field of the first rows in each batch; the actor's loss gets only the other rows."""
     batches, imagined = (random_batch(size, seed, 4, 2) for size, seed in ((5, 0), (2, 1)))

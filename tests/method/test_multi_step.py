@@ -12,7 +12,7 @@ from systems import TINY, random_model
 
 from mbaug.method import augmentation, imagination, td3, transitions, world_model
 from mbaug.method.td3 import TD3
-from mbaug.method.transitions import Batch, Dataset
+from mbaug.method.transitions import Batch, Dataset, Standardiser
 
 DISCOUNT = 0.9
 ENDS = st.lists(st.sampled_from(["", "", "", "terminal", "truncated"]), min_size=1, max_size=30)
@@ -58,6 +58,15 @@ def test_the_target_is_the_n_step_return():
     by_hand = 1 + DISCOUNT * 2 + DISCOUNT**2 * 3 + DISCOUNT**3 * bootstrap
     target = td3.critic_target(agent, batch, settings, torch.zeros_like(batch.action))
     torch.testing.assert_close(target, by_hand, rtol=1e-6, atol=0)
+
+
+def test_a_table_of_several_steps_needs_the_discount():
+    """Undiscounted rewards and bootstrap, which TD3 then discounts once, would be neither an n-step nor a one-step target."""
+    data, standardiser = chain(["", "", ""]), Standardiser.identity(1, 1)
+    with pytest.raises(ValueError, match=r"^horizon is 3, but discount is None: above 1 it needs the learner's discount$"):
+        transitions.table([data], standardiser, horizon=3)
+    table = transitions.table([data], standardiser, horizon=3, discount=DISCOUNT)
+    assert torch.equal(table, transitions.pack(data, 3, DISCOUNT)[None])
 
 
 @given(ENDS, st.integers(1, 5))
