@@ -1,6 +1,6 @@
 """An arm: all settings of one way to an online agent. The registry of algorithms stands here, because an arm names one."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,11 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
+def _names(able: Callable[[Algorithm], bool]) -> str:
+    """Returns the quoted names of the algorithms that are able, for an error."""
+    return ", ".join(repr(name) for name, algorithm in ALGORITHMS.items() if able(algorithm))
+
+
 @settings
 class Arm:
     """Everything that a run depends on but its task, its dataset and its seed."""
@@ -41,29 +46,49 @@ class Arm:
         choose("precision", self.precision, PRECISIONS)
         own, needed = type(self.learner).__name__, algorithm.settings.__name__
         require(own == needed, f"the learner's settings are {own}(...), but the algorithm {self.algorithm!r} needs {needed}(...)")
-        plan, rule, online = self.pretraining, self.augmentation, self.finetuning
-        both = "pretraining and finetuning are both None, but an arm has one of them at least"
-        require(plan is not None or online is not None, both)
-        able = ", ".join(repr(name) for name, one in ALGORITHMS.items() if one.offline_loss is not None)
-        unable = f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out"
-        require(plan is None or plan.updates == 0 or algorithm.offline_loss is not None, unable)
-        never = "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline"
-        require(rule is None or plan is not None, never)
-        source = None if rule is None else choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
-        (picks, branch), simulated = ("random", 0) if rule is None else (rule.picks, rule.branch), source == SIMULATOR
-        sentence = f"the augmentation's source is {source!r} and branch is {branch}, but a branch is what {SIMULATOR!r} needs"
-        require(simulated == (branch > 0), f"{sentence}, and it alone: give both or neither")
+        if self.pretraining is None and self.finetuning is None:
+            raise ValueError("pretraining and finetuning are both None, but an arm has one of them at least")
+        if self.pretraining is not None and self.pretraining.updates > 0 and algorithm.offline_loss is None:
+            able = _names(lambda each: each.offline_loss is not None)
+            raise ValueError(f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out")
+        self._check_augmentation()
+        self._check_online(algorithm)
+
+    def _check_augmentation(self) -> None:
+        """Raises ValueError unless the augmentation has what its source needs, and a model is given only to be asked."""
+        plan, rule = self.pretraining, self.augmentation
+        unasked = "a model is given, but augmentation is None or asks the simulator: nothing would ask the model"
+        if rule is None:
+            require(self.model is None, unasked)
+            return
+        if plan is None:
+            raise ValueError(
+                "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline"
+            )
+        source = choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
+        given_branch = f"the augmentation's source is {source!r} and branch is {rule.branch}"
+        needed = f"a branch is what {SIMULATOR!r} needs, and it alone: give both or neither"
+        require((source == SIMULATOR) == (rule.branch > 0), f"{given_branch}, but {needed}")
+        if source != SIMULATOR:
+            missing = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
+            require(self.model is not None, missing)
+            return
         alone = "an augmentation with a branch needs picks='random' and the horizon 1"
-        require(not branch or plan is None or (picks, plan.horizon) == ("random", 1), alone)
-        needs = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
-        require(source is None or simulated or self.model is not None, needs)
-        asked = "a model is given, but augmentation is None or asks the simulator: nothing would ask the model"
-        require(self.model is None or (rule is not None and not simulated), asked)
-        extra = 0 if online is None else online.critic_updates
-        bound = f"critic_updates is {extra}, but the algorithm {self.algorithm!r} cannot move its critics alone"
-        require(extra == 0 or algorithm.critics_alone, bound)
-        both = f"the algorithm {self.algorithm!r} draws from the offline rows online, too: it needs keep_data=True"
-        require(algorithm.rows is None or online is None or online.keep_data, both)
+        require((rule.picks, plan.horizon) == ("random", 1), alone)
+        able = _names(lambda each: each.settings is td3.TD3)
+        unable = f"the algorithm is {self.algorithm!r}, but only {able} have what a branch needs"
+        require(isinstance(self.learner, td3.TD3), f"{unable}: TD3's exploration noise and an actor's loss like TD3's")
+        require(self.model is None, unasked)
+
+    def _check_online(self, algorithm: Algorithm) -> None:
+        """Raises ValueError if the fine-tuning asks the algorithm for what it cannot do."""
+        online = self.finetuning
+        if online is None:
+            return
+        alone = f"critic_updates is {online.critic_updates}, but the algorithm {self.algorithm!r} cannot move its critics alone"
+        require(online.critic_updates == 0 or algorithm.critics_alone, alone)
+        data = f"the algorithm {self.algorithm!r} draws from the offline rows online, too: it needs keep_data=True"
+        require(algorithm.rows is None or online.keep_data, data)
 
     @property
     def offline(self) -> Pretraining:

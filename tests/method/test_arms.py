@@ -55,6 +55,10 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
             {"augmentation": SIMULATED, "pretraining": Pretraining(whole_episodes=True, horizon=3)},
             "an augmentation with a branch needs picks='random' and the horizon 1",
         ),
+        (
+            {"algorithm": "iql", "learner": IQL(), "augmentation": SIMULATED, "pretraining": Pretraining()},
+            "the algorithm is 'iql', but only 'td3', 'layernorm', 'bc' have what a branch needs: TD3's exploration noise",
+        ),
     ],
     ids=lambda part: part[:40] if isinstance(part, str) else "",
 )
