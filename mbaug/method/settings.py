@@ -34,11 +34,16 @@ class Augmentation:
     source: str = "sample"  # of the imagined ones, a name in imagination.SOURCES; z is sampled at prediction time; C
     picks: str = "random"  # which rows are imagined; S, A, C. "trusted", "distrusted": those of least, most doubt; ours
     table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
-    redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
+    redraw_interval: Count = 20_000  # updates between two tables, a multiple of 50; ours: 10 tables in 200,000 updates
     branch: Whole = 0  # steps of a branch at the policy's own actions (augmentation.branches); 0: none, as in the paper; ours
 
     def __post_init__(self) -> None:
         choose("picking rule", self.picks, PICKS)
+
+
+def _check_intervals(name: str, budget: int, interval: int) -> None:
+    """Raises ValueError if the end of a phase would be trained, but neither evaluated nor saved."""
+    require(budget % interval == 0, f"{name} is {budget}, but it must be a multiple of evaluation_interval = {interval}")
 
 
 @settings
@@ -56,6 +61,7 @@ class Pretraining:
     def __post_init__(self) -> None:
         single = f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors"
         require(self.horizon == 1 or self.whole_episodes, single)
+        _check_intervals("updates", self.updates, self.evaluation_interval)
 
 
 @settings
@@ -78,6 +84,9 @@ class Finetuning:
         require(warmup <= steps, f"warmup_steps is {warmup}, but it must be from 0 to steps = {steps}")
         empty = f"critic_updates is {updates}, but the replay is empty: it needs warmup_steps above 0 or keep_data=True"
         require(updates == 0 or warmup > 0 or self.keep_data, empty)
+        endless = f"critic_updates is {updates}, but the warm-up never ends: it needs warmup_steps below steps = {steps}"
+        require(updates == 0 or warmup < steps, endless)
+        _check_intervals("steps", steps, self.evaluation_interval)
 
 
 @settings

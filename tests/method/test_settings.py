@@ -69,6 +69,15 @@ def test_an_impossible_value_is_refused_in_a_sentence(record, name, value, allow
     [
         (lambda: TD3(learning_rate=0.0), "learning_rate is 0.0, but it must be above 0"),
         (lambda: Finetuning(critic_updates=50, warmup_steps=0), "critic_updates is 50, but the replay is empty: it needs warmup"),
+        (
+            lambda: Finetuning(critic_updates=50, steps=100, warmup_steps=100, evaluation_interval=50),
+            "critic_updates is 50, but the warm-up never ends: it needs warmup_steps below steps = 100",
+        ),
+        (
+            lambda: Pretraining(updates=15_000),
+            "updates is 15000, but it must be a multiple of evaluation_interval = 10000",
+        ),
+        (lambda: Finetuning(steps=102_000), "steps is 102000, but it must be a multiple of evaluation_interval = 5000"),
         (lambda: Finetuning(warmup_policy="agnet"), "unknown warm-up policy 'agnet': did you mean 'agent'? allowed are 'agent',"),
         (lambda: choose("task", "xyz", ["hopper"]), "unknown task 'xyz': allowed are 'hopper'"),
     ],
