@@ -288,9 +288,9 @@ by_arm(arms, soon)
 show(training.carry, training.finetune)
 
 # %% [markdown]
-# The random numbers of `BLOCK` = 50 steps are drawn at once. `acting` gives the exploring policy, and `updater` a
-# function that makes updates. `settle` trains the critics alone, which only some arms of [chapter
-# 07](07_controls.ipynb) need.
+# The random numbers of `BLOCK` = 50 steps are drawn at once: `_behaviour` draws those of the actions, and `_online_draws`
+# those of the updates. `acting` gives the exploring policy, and `updater` a function that makes updates. `settle` trains
+# the critics alone, which only some arms of [chapter 07](07_controls.ipynb) need.
 #
 # *Check by hand.* We run 100 interactions, of which 50 are warm-up. After 50 we expect no update, 50 transitions, and an
 # unchanged actor. After 100 we expect 50 updates, 100 transitions, and an actor that has moved.

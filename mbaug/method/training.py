@@ -29,6 +29,7 @@ ACTING = "exploration", "uniform actions"  # random streams of acting, on the CP
 
 Table = Float[Tensor, "population rows width"]
 Noise = Float[Tensor, "block normals population batch action"]
+Act = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (states, standard normals) -> actions, [P, ...] each
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Learner:
 
     @torch.no_grad()
     def policy(self, state: Float[np.ndarray, "population episodes state"]) -> np.ndarray:
-        """Returns the greedy actions for states in the environment's units."""
+        """Returns the greedy actions for states in the environment's units, 0 where an agent has diverged (NaN)."""
         standardised = self.standardiser.apply(torch.from_numpy(state)).to(self.agent.actor.network.flat)
         return torch.nan_to_num(self.algorithm.greedy(self.agent, standardised)).cpu().numpy()
 
@@ -158,6 +159,24 @@ def _on_grid(plan: object, *names: str) -> None:
         require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
 
 
+def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
+    """Raises ValueError if an augmentation lacks what it needs, or if something is given that it would not use."""
+    rule = learner.arm.augmentation
+    said = ["None" if given is None else "given" for given in (imagine, doubt)]
+    has = f"{'no' if rule is None else 'an'} augmentation"
+    together = f"imagine is {said[0]}, but the arm has {has}: it must be given if and only if there is one"
+    require((imagine is None) == (rule is None), together)
+    picks = "random" if rule is None else rule.picks
+    require((picks == "random") == (doubt is None), f"picks is {picks!r}, but doubt is {said[1]}: all but 'random' need it")
+
+
+def _with_branches(learner: Learner, batches: Batch, branches: Table, count: int) -> Batch:
+    """Returns the batches with their first `count` rows drawn from a table of whole imagined transitions."""
+    draw = partial(torch.randint, branches.shape[1], device=branches.device)
+    index = learner.drawn("imagined samples", draw, len(batches.reward), count)
+    return augmentation.mix(batches, transitions.unpack(transitions.gather(branches, index), *learner.sizes))
+
+
 def pretrain(
     learner: Learner,
     table: Table,
@@ -171,15 +190,19 @@ def pretrain(
     Args:
         learner: the agents.
         table: each agent's own packed, standardised rows (`transitions.table`).
-        imagine: number of a table -> imagined next states [P, rows, K, state], standardised; for an augmentation with a branch
-            packed transitions [P, rows, width] (`augmentation.branches`). None: no augmentation.
-        doubt: of each row, for an augmentation that picks by it (`augmentation.by_doubt`). None: it picks at random.
+        imagine: number of a table -> imagined next states [P, rows, K, state], standardised; for an
+            augmentation with a branch packed transitions [P, rows, width] (`augmentation.branches`).
+            None: the arm has no augmentation.
+        doubt: of each row, for an augmentation that picks by it (`augmentation.by_doubt`). None: it picks
+            at random.
+
+    Raises:
+        ValueError: a budget is no multiple of BLOCK, or `imagine` or `doubt` does not fit the augmentation.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _on_grid(plan, "updates", "evaluation_interval")
-    given = "None" if doubt is None else "given"
-    sentence = f"picks is {rule.picks!r}, but doubt is {given}: all but 'random' need it"
-    require((rule.picks == "random") == (doubt is None), sentence)
+    _on_grid(rule, "redraw_interval")
+    _check_given(learner, imagine, doubt)
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     loss = learner.algorithm.offline_loss
     if loss and rule.branch:
@@ -191,10 +214,7 @@ def pretrain(
             imagined = imagine(number).to(learner.arithmetic.device)
         index, batches, noise = block(learner, table, doubt=doubt)
         if imagined is not None and rule.branch:
-            rows = partial(torch.randint, imagined.shape[1], device=imagined.device)
-            index = learner.drawn("imagined samples", rows, len(noise), count)
-            met = transitions.unpack(transitions.gather(imagined, index), *learner.sizes)
-            batches = augmentation.mix(batches, met)
+            batches = _with_branches(learner, batches, imagined, count)
         elif imagined is not None:
             picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
             batches = augmentation.augment(batches, picked, rule.rate)
@@ -223,9 +243,14 @@ def carry(learner: Learner, plan: Finetuning) -> None:
 
 
 def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
-    """Returns a replay buffer for the whole online phase: empty or, given a table, starting with the offline rows."""
-    population, (state_size, action_size) = len(learner.seeds), learner.sizes
+    """Returns a replay buffer for the whole online phase: empty or, if the plan keeps the data, starting with `table`.
+
+    Raises ValueError if the plan keeps the data and the table has no rows, or the other way round.
+    """
+    population, (state_size, action_size), kept = len(learner.seeds), learner.sizes, learner.arm.online.keep_data
     table = torch.empty(population, 0, 2 * state_size + action_size + 3) if table is None else table
+    start = f"the replay buffer would start with {table.shape[1]} offline rows"
+    require(kept == (table.shape[1] > 0), f"keep_data is {kept}, but {start}: they must be there if and only if it is True")
     shape = population, table.shape[1] + learner.arm.online.steps, table.shape[2]
     buffer = ReplayBuffer(learner.agent.actor.network.flat.detach().new_zeros(shape))
     buffer.extend(table)
@@ -239,13 +264,34 @@ def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
         learn(*block(learner, buffer.rows[:, : buffer.size])[1:])
 
 
+def _behaviour(learner: Learner, act: Act, uniform: bool) -> Callable[[int, np.ndarray], np.ndarray]:
+    """Returns how agents act in the next BLOCK steps: (number of the step, their states) -> their actions.
+
+    An agent that has diverged (NaN) does not act: its actions are 0.
+    """
+    size = learner.task.action_size
+    normals = learner.drawn("exploration", torch.randn, BLOCK, size).numpy()
+    if uniform:
+        actions = 2 * learner.drawn("uniform actions", torch.rand, BLOCK, size).numpy() - 1
+        return lambda number, state: actions[number]
+    return lambda number, state: np.nan_to_num(act(state, normals[number]))
+
+
+def _online_draws(learner: Learner) -> tuple[Noise, Float[Tensor, "block population batch"]]:
+    """Returns the noise of the next BLOCK updates, and their batches' places in the replay buffer, in [0, 1)."""
+    kind = {"dtype": torch.float64, "device": learner.arithmetic.device}
+    noise = _update_noise(learner, BLOCK)
+    return noise, learner.drawn("batches", torch.rand, BLOCK, learner.arm.learner.batch_size, **kind)
+
+
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
     """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
 
-    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then an update
-    follows each step. The learner goes on from where it is, and `buffer` grows by one transition an agent and step.
+    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then
+    an update follows each step. The learner goes on from where it is, and `buffer` grows by one transition
+    an agent and step.
     """
-    settings, plan = learner.arm.learner, learner.arm.online
+    plan = learner.arm.online
     _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
     rows = learner.algorithm.rows or (lambda places, _, size: (places * size).long())
@@ -253,26 +299,20 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     while learner.environment_steps < plan.steps:
         if learner.environment_steps == plan.warmup_steps:
             settle(learner, buffer, plan.critic_updates)
-        warming = learner.environment_steps < plan.warmup_steps
-        uniform = warming and plan.warmup_policy == "uniform"
-        normals = learner.drawn("exploration", torch.randn, BLOCK, learner.task.action_size).numpy()
-        if uniform:
-            shares = learner.drawn("uniform actions", torch.rand, BLOCK, learner.task.action_size)
-            actions = 2 * shares.numpy() - 1
-        if not warming:
-            noise = _update_noise(learner, BLOCK)
-            kind = {"dtype": torch.float64, "device": learner.arithmetic.device}
-            places = learner.drawn("batches", torch.rand, BLOCK, settings.batch_size, **kind)
+        learning = learner.environment_steps >= plan.warmup_steps
+        behave = _behaviour(learner, act, uniform=not learning and plan.warmup_policy == "uniform")
+        if learning:
+            noise, places = _online_draws(learner)
         for number in range(BLOCK):
             state = (environments.state - mean) / std
-            action = actions[number] if uniform else np.nan_to_num(act(state, normals[number]))
+            action = behave(number, state)
             step = environments.step(action)
             next_state = (step.next_state - mean) / std
             scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
             row = np.concatenate([state, action, next_state, *scalars], axis=1, dtype=np.float32)
             buffer.extend(torch.from_numpy(row).unsqueeze(1))
             learner.environment_steps += 1
-            if not warming:
+            if learning:
                 offline = buffer.size - learner.environment_steps  # rows that came before the first step
                 index = rows(places[number : number + 1], offline, buffer.size)
                 batches = transitions.unpack(transitions.gather(buffer.rows, index), *learner.sizes)
@@ -283,7 +323,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             yield
 
 
-def acting(learner: Learner) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def acting(learner: Learner) -> Act:
     """Returns the exploring policy of all agents: a NumPy function of their states and standard normals, [P, ...] each.
 
     On the CPU it reads the learner's own parameters, on a GPU a copy that it takes before each step.

@@ -32,6 +32,8 @@ OFFLINE = {"td3": Arm(learner=TD3(**TINY), **PLAN), "iql": Arm("iql", IQL(**TINY
 UNIFORM = Arm("sac", SAC(**TINY), finetuning=replace(PLAN["finetuning"], warmup_policy="uniform"))
 ONLINE = OFFLINE | {"sac": UNIFORM}  # the tests fine-tune these from scratch
 VANILLA = OFFLINE["td3"]
+UNAUGMENTED = replace(VANILLA, model=None, augmentation=None)
+KEEPING = replace(VANILLA, finetuning=replace(PLAN["finetuning"], keep_data=True))
 
 
 def offline(seeds, arm=VANILLA, arithmetic=PLAIN):
@@ -154,7 +156,7 @@ def seen(monkeypatch):
 def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
     learner, table, imagine = offline([1, 3])
     list(training.pretrain(learner, table, imagine))
-    list(training.pretrain(offline([1, 3])[0], table))
+    list(training.pretrain(offline([1, 3], UNAUGMENTED)[0], table))
     assert len(seen) == 200
     for number, (with_it, without) in enumerate(zip(seen[:100], seen[100:], strict=True)):
         (_, batch, noise, *_), (_, recorded, recorded_noise, *_) = with_it, without
@@ -176,7 +178,7 @@ def test_with_a_branch_the_critics_learn_from_whole_imagined_transitions_and_the
     learner, table, _ = offline([1, 3], replace(VANILLA, model=None, augmentation=rule))
     others, numbers = offline([2, 4])[1], []
     list(training.pretrain(learner, table, lambda number: numbers.append(number) or others))
-    list(training.pretrain(offline([1, 3])[0], table))
+    list(training.pretrain(offline([1, 3], UNAUGMENTED)[0], table))
     assert numbers == [0, 1]
     for (_, batch, noise, *_), (_, recorded, recorded_noise, *_) in zip(seen[:100], seen[100:], strict=True):
         assert torch.equal(noise, recorded_noise)
@@ -198,7 +200,7 @@ def test_picks_by_doubt_draw_the_same_rows_and_imagine_the_trusted_ones(seen):
     rule = replace(PLAN["augmentation"], picks="trusted")
     learner, table, imagine = offline([1, 3], replace(VANILLA, augmentation=rule))
     list(training.pretrain(learner, table, imagine, torch.arange(60.0).expand(2, -1)))
-    list(training.pretrain(offline([1, 3])[0], table))
+    list(training.pretrain(offline([1, 3], UNAUGMENTED)[0], table))
     for (_, batch, *_), (_, recorded, *_) in zip(seen[:100], seen[100:], strict=True):
         for k in range(2):
             state, *_, next_state, _ = transitions.unpack(table[k : k + 1], 11, 3)
@@ -226,11 +228,28 @@ def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_ta
     assert (learner.environment_steps, numbers) == (0, [0, 1])
 
 
-@pytest.mark.parametrize("name", ["updates", "evaluation_interval"])
-def test_a_budget_must_be_a_multiple_of_50(name):
-    learner, table, _ = offline([1], replace(VANILLA, pretraining=replace(PLAN["pretraining"], **{name: 120})))
+@pytest.mark.parametrize(
+    ("stage", "name", "changes"),
+    [
+        ("pretraining", "updates", {"updates": 120, "evaluation_interval": 40}),
+        ("pretraining", "evaluation_interval", {"updates": 600, "evaluation_interval": 120}),
+        ("augmentation", "redraw_interval", {"redraw_interval": 120}),
+    ],
+)
+def test_a_budget_must_be_a_multiple_of_50(stage, name, changes):
+    """Training looks only every 50 updates, so another interval would skip evaluations or tables."""
+    learner, table, imagine = offline([1], replace(VANILLA, **{stage: replace(PLAN[stage], **changes)}))
     with pytest.raises(ValueError, match=f"^{name} is 120, but it must be a multiple of 50$"):
-        next(training.pretrain(learner, table))
+        next(training.pretrain(learner, table, imagine))
+
+
+def test_imagined_next_states_are_given_exactly_if_the_arm_has_an_augmentation():
+    """An augmented arm without them would train as vanilla does, and vanilla would ignore them."""
+    learner, table, imagine = offline([1])
+    for arm, given, said in ((VANILLA, None, "None, but the arm has an"), (UNAUGMENTED, imagine, "given, but the arm has no")):
+        learner.arm = arm
+        with pytest.raises(ValueError, match=f"^imagine is {said} augmentation: "):
+            next(training.pretrain(learner, table, given))
 
 
 # --- from offline to online -----------------------------------------------------------------------------------------------
@@ -263,10 +282,23 @@ def test_carry_keeps_the_chosen_parts_and_makes_the_others_anew(carried, algorit
 
 def test_the_replay_buffer_starts_empty_or_with_the_offline_rows():
     learner, table, _ = offline([1, 3])
-    empty, full = training.replay(learner), training.replay(learner, table)
+    empty = training.replay(learner)
+    learner.arm = KEEPING
+    full = training.replay(learner, table)
     assert (empty.size, empty.rows.shape[1]) == (0, 150)
     assert (full.size, full.rows.shape[1]) == (60, 210)
     assert torch.equal(full.rows[:, :60], table)
+
+
+def test_a_replay_buffer_has_offline_rows_exactly_if_the_plan_keeps_the_data():
+    """Without any, RLPD would take half of each batch from the first transition, and TD3 would silently keep nothing."""
+    learner, table, _ = offline([1, 3])
+    for arm, rows, number in ((KEEPING, None, 0), (VANILLA, table, 60)):
+        learner.arm, kept = arm, arm.online.keep_data
+        with pytest.raises(
+            ValueError, match=f"^keep_data is {kept}, but the replay buffer would start with {number} offline rows"
+        ):
+            training.replay(learner, rows)
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------------------------------
@@ -315,7 +347,7 @@ def test_updates_draw_only_from_the_replay_buffer(seen):
 
 def test_only_the_critics_move_right_after_the_warm_up():
     """With `critic_updates` the critics learn from the replay buffer before the actor moves. Each of these updates counts."""
-    (learner, table, _), (before, *_) = offline([1]), offline([1])
+    (learner, table, _), (before, *_) = offline([1], KEEPING), offline([1])
     training.settle(learner, training.replay(learner, table), 100)
     names = "actor", "target_actor", "critics", "target_critics"
     moved = [name for name in names if not torch.equal(flat(getattr(learner.agent, name)), flat(getattr(before.agent, name)))]
@@ -368,7 +400,7 @@ def test_an_agent_that_diverges_offline_stops_and_the_others_continue():
     assert [torch.equal(learned(learner, k), learned(healthy, k)) for k in range(3)] == [True, False, True]
     actions = learner.policy(np.ones((3, 2, 11), dtype=np.float32))
     assert np.isfinite(actions).all(), "evaluating the others needs finite actions of all agents"
-    learner, table, _ = offline([1, 3])
+    learner, table, _ = offline([1, 3], UNAUGMENTED)
     table[:, :, -3] = float("inf")
     assert list(training.pretrain(learner, table)) == [], "training must end when no agent is left"
     assert learner.gradient_steps == 50
@@ -437,7 +469,7 @@ def without_data(monkeypatch):
 @pytest.mark.parametrize("algorithm", ONLINE)
 def test_only_the_actor_leaves_the_device_while_agents_learn(without_data, monkeypatch, algorithm):
     """Offline nothing does. Online the agent acts with a copy of its actor on the CPU, renewed before each step."""
-    plan = Finetuning(steps=100, warmup_steps=50, evaluation_interval=50, carry_critics=False)
+    plan = Finetuning(steps=100, warmup_steps=50, evaluation_interval=50, keep_data=True, carry_critics=False)
     learner, table, imagine = offline([0, 1], replace(ONLINE[algorithm], finetuning=plan), without_data)
     on_cpu, copies, copy_ = [], [], torch.Tensor.copy_
     if algorithm in OFFLINE:
