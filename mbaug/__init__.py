@@ -5,7 +5,7 @@ lines above):
 
 - ``files``, ``checks``, ``ending``, ``streams``, ``provenance``: atomic writes, checks of values, how processes end, named
   random streams, commit and versions.
-- ``engine``: makes the method faster and changes none of its numbers.
+- ``engine``: makes the method faster; it computes the same functions, up to rounding.
 - ``tasks``: the four MuJoCo tasks: make, step side by side, evaluate, score.
 - ``method``: the paper: world model, augmentation, TD3, SAC and others, pre-training and fine-tuning.
 - ``datasets``: offline data: read, check, collect, render.

@@ -100,7 +100,7 @@ def forward(
     product_dtype: torch.dtype | None = None,
     normalised: bool = False,
 ) -> Float[Tensor, "networks batch outputs"]:
-    """Returns the outputs of N perceptrons, equal to those of `method.networks.plain_forward` (tests compare the two).
+    """Returns the outputs of N perceptrons, those of `method.networks.plain_forward` up to rounding (tests compare the two).
 
     Products of wide layers use `product_dtype`, e.g. torch.bfloat16. Sums, narrow layers and gradients use the dtype of `flat`.
     """

@@ -10,5 +10,5 @@
 - ``arms``: the registry of algorithms, and all settings of one way to an online agent.
 - ``training``: offline pre-training and online fine-tuning, as generators.
 
-Everything here runs on torch alone. ``mbaug.engine`` makes it faster and changes none of its numbers; a run passes it in.
+Everything here runs on torch alone. ``mbaug.engine`` computes the same functions faster; a run passes it in.
 """

@@ -188,7 +188,7 @@ class Fit:
     model: Model  # after the last epoch
     losses: Loss  # each term's mean over the rows of an epoch, [epochs]
     epochs: list[int]  # after which `history` was measured
-    history: Float[Tensor, "checks state"]  # the error of the sampled prediction then
+    history: Float[Tensor, "evaluations state"]  # the error of the sampled prediction then
     errors: dict[str, list[float]]  # by name (`held_out_error`), a number a dimension; empty without held-out rows
     deterministic: Deterministic | None = None  # the model without latent state, if a source needs it
 
@@ -200,13 +200,13 @@ class Fit:
 
 
 def fit(
-    settings: WorldModel, dataset: Dataset, held_out: Dataset, seed: int, arithmetic: Arithmetic = PLAIN, checks: int = 10
+    settings: WorldModel, dataset: Dataset, held_out: Dataset, seed: int, arithmetic: Arithmetic = PLAIN, evaluations: int = 10
 ) -> Fit:
     """Returns a fitted world model with its held-out errors, beside those of persistence and of linear regression.
 
-    The held-out error is measured `checks` times during the fit, evenly spaced. It does not affect the weights.
+    The held-out error is measured `evaluations` times during the fit, evenly spaced. It does not affect the weights.
     """
-    due = sorted({math.ceil(settings.epochs * k / checks) for k in range(1, checks + 1)})
+    due = sorted({math.ceil(settings.epochs * k / evaluations) for k in range(1, evaluations + 1)})
     losses, history, errors = [], [], {}
     for epoch, (model, terms) in enumerate(world_model.epochs(settings, dataset, seed, arithmetic), start=1):
         losses.append(torch.stack(terms))
@@ -237,7 +237,7 @@ def _of_model(model: Model) -> dict[str, Predict]:
 
 SIMULATOR = "simulator"  # not a model: the task itself, at the policy's own actions (`augmentation.branches`)
 SOURCES = ("sample", "mean", "reconstruction", "jitter", "shrink", "noise", "deterministic")
-CERTAIN = ("mean", "shrink", "deterministic")  # those of SOURCES that draw no random numbers
+CERTAIN = ("mean", "shrink", "deterministic")  # those of SOURCES whose prediction depends on no random number
 
 
 def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:

@@ -145,20 +145,21 @@ def epochs(
     model = Model(**parts, standardiser=standardiser, residual=settings.residual)
     batches = math.ceil(len(interior(dataset)) / settings.batch_size)
     terms = partial(loss, model, settings=settings, batches=batches)
-    for means in _descent(model, terms, dataset, settings, generator, settings.latent_size):
+    numbers = {"terms": len(Loss._fields), "latent": settings.latent_size}
+    for means in _descent(model, terms, dataset, settings, generator, **numbers):
         yield model, Loss(*means)
 
 
 def _descent(
-    model: Any, loss: Callable, dataset: Dataset, settings: WorldModel, generator: torch.Generator, latent: int
+    model: Any, loss: Callable, dataset: Dataset, settings: WorldModel, generator: torch.Generator, terms: int, latent: int = 0
 ) -> Iterator[Float[Tensor, " terms"]]:
     """Minimises the last term of a loss by all networks of a model, with Adam; yields the mean terms of every epoch.
 
-    `loss` takes a batch of states, actions, next states and standard normals, `latent` of these a row; it returns its terms.
+    `loss` takes a batch of states, actions, next states and standard normals, `latent` of these a row; it returns its `terms`.
     """
     rows, parts = interior(dataset), [part for part in vars(model).values() if isinstance(part, Perceptron)]
     learned, like = [(part.flat, Adam.zeros(part.flat)) for part in parts], parts[0].flat.detach()
-    found = like.new_zeros(len(Loss._fields) if latent else 1)
+    found = like.new_zeros(terms)
     changed = [found, *(tensor for flat, adam in learned for tensor in (flat, adam.first, adam.second, adam.steps))]
 
     def update(_: int, *batch: Tensor) -> None:
@@ -217,5 +218,5 @@ def fit_deterministic(
     def terms(state: State, action: Action, next_state: State, _: Tensor) -> Sequence[Tensor]:
         return (squared_error(move(model, state, action), next_state),)
 
-    list(_descent(model, terms, dataset, settings, generator, latent=0))
+    list(_descent(model, terms, dataset, settings, generator, terms=1))
     return model

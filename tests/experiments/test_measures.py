@@ -193,7 +193,7 @@ def test_rate_distortion_predicts_the_error_of_a_linear_vae():
     no, zero, rows = np.zeros(2_000, bool), np.zeros((2_000, 1), np.float32), np.arange(2_000)
     still = Dataset("still", state, zero, zero[:, 0], state, no, no, rows, 0 * rows)
     options = replace(systems.LINEAR, kl_weight=6.0, latent_weight=0.0, learning_rate=3e-2, batch_size=1_000, epochs=60)
-    errors = imagination.fit(options, still, still, 0, checks=1).errors
+    errors = imagination.fit(options, still, still, 0, evaluations=1).errors
     for mode in ("sample", "mean"):
         estimate = measures.rate_distortion(options, np.corrcoef(state.T), batches=2, mode=mode)
         assert np.mean(errors[mode]) == pytest.approx(estimate, rel=0.05), mode

@@ -20,7 +20,7 @@ REPEATS = 40_000
 
 @pytest.fixture(scope="module")
 def fitted():
-    fit = imagination.fit(TINY, DRAWN, REST, 0, checks=3)
+    fit = imagination.fit(TINY, DRAWN, REST, 0, evaluations=3)
     return imagination.with_deterministic(fit, world_model.fit_deterministic(TINY, DRAWN, 0), REST, 0)
 
 
@@ -36,7 +36,7 @@ def test_measuring_during_a_fit_uses_the_sampled_prediction_and_changes_no_weigh
     assert fitted.history[-1].tolist() == fitted.errors["sample"]
     assert fitted.history[-1].mean() < fitted.history[0].mean()
     assert fitted.losses.total.shape == (30,)
-    once, often = (imagination.fit(SHORT, DRAWN, REST, 0, checks=checks) for checks in (1, 2))
+    once, often = (imagination.fit(SHORT, DRAWN, REST, 0, evaluations=number) for number in (1, 2))
     assert once.errors == often.errors
 
 
@@ -49,7 +49,7 @@ def test_held_out_error_by_hand():
 
 
 def test_without_held_out_rows_there_are_no_errors():
-    fit = imagination.fit(replace(TINY, epochs=1), DRAWN, REST.rows(np.arange(0)), 0, checks=1)
+    fit = imagination.fit(replace(TINY, epochs=1), DRAWN, REST.rows(np.arange(0)), 0, evaluations=1)
     assert fit.errors == {}
     assert fit.history.isnan().all()
     with pytest.raises(ValueError, match="noise matched to the model's held-out error needs held-out rows, but there were none"):

@@ -79,7 +79,7 @@ def train_a_little():
     transitions.draw(pool, 50, 0)
     drawn, rest = transitions.draw_episodes(pool, plan.transitions, 0)
     standardiser = Standardiser.fit([drawn.state], plan.standardiser_epsilon)
-    fitted = sources.fit(model, drawn, rest, 0, checks=1)
+    fitted = sources.fit(model, drawn, rest, 0, evaluations=1)
     fitted = sources.with_deterministic(fitted, world_model.fit_deterministic(model, drawn, 0), rest, 0)
     state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
     window = transitions.windows(drawn, plan.horizon, 0.99)
