@@ -101,10 +101,11 @@ def branches(
     steps: int,
     size: int,
 ) -> Dataset:
-    """Returns `size` transitions of a policy's own actions: `steps` from each start, fewer if a terminal one comes.
+    """Returns `size` transitions of a policy's own actions: at most `steps` from each start.
 
-    The paper's augmentation keeps the recorded actions; this is its ceiling. The transitions are chosen
-    evenly from all that were imagined. Some come twice if terminal ones left too few.
+    The paper's augmentation keeps the recorded actions; this is its ceiling. A terminal transition ends
+    its branch. The transitions are chosen evenly from all that were imagined. Some come twice if terminal
+    ones left too few.
     Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:
