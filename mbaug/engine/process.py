@@ -93,9 +93,8 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
             "for each other (notebook 90_engine); to use more cores, use more processes"
         )
     if precision == "bfloat16" and not has_bfloat16(device):
-        warn_once(
-            f"the device {device!r} has no bfloat16 products in hardware (on a CPU: avx512_bf16 or amx_bf16): using float32"
-        )
+        lacking = f"the device {device!r} has no bfloat16 products in hardware"
+        warn_once(f"{lacking} (on a CPU: avx512_bf16 or amx_bf16): using float32")
         precision = "float32"
     flags = processor_flags()
     through_onednn = device == "cpu" and "avx512f" in flags and "amx_bf16" not in flags

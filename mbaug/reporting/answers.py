@@ -73,15 +73,15 @@ def recommendation(scores: pd.Series) -> str:
         untested = f"{scored}, but {too_few(others)} to recommend it. "
     return (
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
-        f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} a task. The next best of "
+        f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} per task. The next best of "
         f"the {len(found)} arms with two seeds or more on every task is “{look(second).label}” with {words(second_mean)}. "
         f"{untested}{provisional(best, own, [*found])}"
     )
 
 
 def too_few(seeds: list[int]) -> str:
-    """Returns the start of a sentence about an arm's numbers of seeds, as "2 or 3 seeds a task are too few"."""
-    return f"{count('seed', seeds)} a task {'are' if max(seeds) > 1 else 'is'} too few"
+    """Returns the start of a sentence about an arm's numbers of seeds, as "2 or 3 seeds per task are too few"."""
+    return f"{count('seed', seeds)} per task {'are' if max(seeds) > 1 else 'is'} too few"
 
 
 def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:

@@ -328,8 +328,8 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     least, most = seeds.min(), seeds.max()
     drawn = drawn if most > 1 or drawn != LINES else "A line is one run, without an interval"
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
-    each = "; ".join(f"{label}: {number}" for label, number in by_arm.items())
-    drawn = f"{drawn}. " * bool(drawn) + (f"Seeds of {each}" if least < most else f"{count('seed', seeds).capitalize()} an arm")
+    each = ", ".join(f"{label} ({number})" for label, number in by_arm.items())
+    drawn = f"{drawn}. " * bool(drawn) + (f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm")
     diverged = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     diverged = joined([f"{runs} of {look(arm).label}" for arm, runs in diverged.items()])
     scored = f" Diverged, and scored 0 from then on, or as low as before if that is less: {diverged}." if diverged else ""

@@ -95,16 +95,16 @@ def test_the_recommended_arm_must_be_recorded_on_every_task():
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
     said = answers.sentence(frame)
     assert said.startswith("With 10,000 transitions we would choose “vanilla pre-training” today. Over four tasks its mean score")
-    assert "interactions is 40 [40, 40], with 2 seeds a task. The next best of the 3 arms" in said
+    assert "interactions is 40 [40, 40], with 2 seeds per task. The next best of the 3 arms" in said
     assert "arms with two seeds or more on every task is “augmented 50 %” with 20 [" in said
     assert answers.sentence(frame[frame["task"] != "ant"]).startswith("HalfCheetah, Hopper and Walker2d")
     assert "to recommend" not in said
     single = pd.concat([frame, runs({"layernorm_data": 60}, seeds=1, tasks=FOUR)])
-    assert "“LayerNorm critics, data kept” scores 60, but 1 seed a task is too few to recommend it. " in answers.sentence(single)
+    assert "“LayerNorm critics, data kept” scores 60, but 1 seed per task is too few to recommend it." in answers.sentence(single)
 
 
 def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pretraining_are_recorded():
-    few, best = " This may change: 2 seeds a task are too few for a verdict", {"layernorm_data": 60}
+    few, best = " This may change: 2 seeds per task are too few for a verdict", {"layernorm_data": 60}
     untried = "“LayerNorm critics, no pre-training” is not yet recorded on every task"
     for seeds, arms, expected in (
         (2, {"vanilla": 40}, f"{few}. "),

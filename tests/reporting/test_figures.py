@@ -236,17 +236,17 @@ def test_a_caption_says_what_is_drawn_and_then_its_provenance():
     commits = ["0123456789abcdef", "unknown", "89abcdef01234567+dirty"]
     records = {k: {"provenance": {"commit": commit, "precision": "float32"}} for k, commit in enumerate(commits)}
     assert figures.caption("Scores.", statistics.evaluations(frame), records) == (
-        f"Scores. {figures.LINES}. Seeds of TD3 from scratch: 2; vanilla pre-training: 3.\n\n"
+        f"Scores. {figures.LINES}. Seeds: TD3 from scratch (2), vanilla pre-training (3).\n\n"
         "200,000 updates, 100,000 interactions, float32, code 0123456, 89abcde+dirty and unknown."
     )
 
 
 def test_a_caption_says_what_its_bands_are():
     found = {seeds: figures.caption("", evaluations({"td3": 1.0}, seeds)) for seeds in (1, 5)}
-    assert found[5] == f" {figures.LINES}. 5 seeds an arm.\n\n100,000 interactions."
-    assert found[1] == " A line is one run, without an interval. 1 seed an arm.\n\n100,000 interactions."
+    assert found[5] == f" {figures.LINES}. 5 seeds per arm.\n\n100,000 interactions."
+    assert found[1] == " A line is one run, without an interval. 1 seed per arm.\n\n100,000 interactions."
     both = pd.concat([evaluations({"td3": 1.0}, 3), evaluations({"td3": 1.0}, 1, ("ant",))])
-    assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds of TD3 from scratch: 1 to 3.\n\n")
+    assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds: TD3 from scratch (1 to 3).\n\n")
 
 
 def test_a_figure_without_records_says_so():

@@ -167,10 +167,10 @@ def test_an_answer_without_its_stored_tables_says_so(tmp_path, monkeypatch):
 def test_an_answer_is_a_comment_in_a_chapters_source_and_nothing_else_changes(tmp_path):
     path = tmp_path / "05_online_finetuning.py"
     path.write_text("# %% [markdown]\n# # 05\n#\n# <!-- answer -->\n# old\n# <!-- /answer -->\n#\n# more\n")
-    frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10}, seeds=5)
+    frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10, "td3_data": 30}, seeds=5)
     lines = tables.written(path, frame).splitlines()
     assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
-    assert lines[4].startswith("# Hopper, 5 seeds: offline pre-training pays (+30 [+29, +31]). Over the first")
+    assert lines[4].startswith("# Hopper, 5 seeds: over the first 100,000 interactions the mean score is 10 [")
     assert all(line.startswith("# ") and len(line) <= 130 for line in lines[4:-3])
 
 
