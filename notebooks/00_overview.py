@@ -5,11 +5,11 @@
 #
 # <!-- answer -->
 # None of the paper's 6 claims can be judged so far. All four tasks, 2 to 5 seeds: the mean score of TD3 over the first 100,000
-# interactions is 15 from scratch, 7.9 after offline pre-training, and 1.9 after pre-training with imagined next states. Without
-# Ant they would be 10, 21 and 22. It takes 5 seeds to tell whether imagination helps. With 10,000 transitions we would choose
+# interactions is 15 from scratch, 7.9 after offline pre-training, and 2.4 after pre-training with imagined next states. Without
+# Ant they would be 10, 21 and 23. It takes 5 seeds to tell whether imagination helps. With 10,000 transitions we would choose
 # “LayerNorm critics, data kept” today. Over four tasks its mean score in the first 100,000 interactions is 57 [29, 85], with 2
-# or 3 seeds a task. The next best of the 9 arms with two seeds or more on every task is “TD3 with the data, no pre-training”
-# with 33 [31, 34]. This may change: 2 or 3 seeds a task are too few for a verdict and “LayerNorm critics, no pre-training” is
+# or 3 seeds per task. The next best of the 9 arms with two seeds or more on every task is “TD3 with the data, no pre-training”
+# with 33 [31, 34]. This may change: 2 or 3 seeds per task are too few for a verdict and “LayerNorm critics, no pre-training” is
 # not yet recorded on every task, so we cannot say whether pre-training matters here.
 # <!-- /answer -->
 #

@@ -5,8 +5,8 @@
 # online?
 #
 # <!-- answer -->
-# All four tasks, 2 or 3 seeds: an agent that was pre-trained with the model's next states scores 1.9 [−2.2, 5.9] over the first
-# 100,000 interactions. With noise as large as the model's error it scores 23 [−9.0, 55], and with recorded next states 7.9
+# All four tasks, 2 or 3 seeds: an agent that was pre-trained with the model's next states scores 2.4 [−1.6, 6.5] over the first
+# 100,000 interactions. With noise as large as the model's error it scores 23 [−9.1, 55], and with recorded next states 7.9
 # [−22, 38]. It takes 5 seeds to tell whether the model beats noise. A perfect model would change nothing, so every difference
 # comes from an error. Of 5 predictions that follow from this, 0 came true, 0 failed, and 5 are open.
 # <!-- /answer -->
