@@ -583,7 +583,7 @@ for axis, body in zip(axes.flat, tasks.TASKS, strict=True):
     axis.label_outer()
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 about = "Share of each pool's transitions in episodes of at most a given score. "
-about += "One training run a task (another for Hopper's medium-replay)."
+about += "One training run per task (another for Hopper's medium-replay)."
 figures.save_figure(figure, "01_qualities", table, about, profile)
 
 # %% [markdown]

@@ -39,7 +39,7 @@ from mbaug.provenance import circumstances, commit, provenance
 STEPS_KEPT = 50_000, 100_000  # environment steps after which we keep the actor of a pre-trained agent
 LONG = 100_000  # environment steps; longer runs keep their actors and replay buffer, from which pools are made
 CHECKPOINTS = 40  # at most about this many per fine-tuning; a replay buffer of a million rows takes 250 MB in each
-NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS  # errors of flock on file systems without locks
+NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP  # errors of flock on file systems without locks
 SAVED = "rows", "outside", "switch"  # attributes of a population that a checkpoint stores beside its learner
 
 
@@ -140,7 +140,8 @@ def prepare_for(arm: Arm, device: str = "cpu") -> None:
         "processor that can, and choose other runs here with --only",
     )
     engine.prepare(arm.precision, device)
-    commit(), circumstances()  # cached now, because the folder may hold other code by the time the run is recorded
+    circumstances()  # this and the commit are cached now, because the folder may hold other code by the time a run is recorded
+    commit()
 
 
 def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Population:
