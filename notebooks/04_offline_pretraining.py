@@ -98,6 +98,7 @@ size = (8, 0.8 + 2.7 * len(tested))
 figure, axes = plt.subplots(len(tested), 3, figsize=size, squeeze=False, sharey="row")
 for line, t in zip(axes, tested, strict=True):
     bins = np.histogram_bin_edges(q_values.filter(regex=f"^{t} "), 30)
+    bins = np.pad(bins, 1, "reflect", reflect_type="odd")  # an empty bin at each end closes the outline
     for axis, kind in zip(line, kinds, strict=True):
         for arm in [arm for own, arm in shipped if own == t]:
             label, colour, _ = figures.look(arm)
