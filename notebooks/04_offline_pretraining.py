@@ -677,8 +677,8 @@ axes[1].set(yticks=[-line - 0.2 for line in range(len(kinds))], yticklabels=kind
 axes[2].set(title=f"Roughness at {measures.WIDTHS[0]}", ylabel="discounted rewards")
 figures.legend(figure)
 text = "Critics at the end of pre-training: error on trained and on new rows and change of value, "
-text += "one dot per seed. Values of trained rows: thin from 5 to 95 %, thick from 25 to 75 %, dot the median, "
-text += "means over seeds."
+text += "one dot per seed. Values of trained rows: thin from 5 to 95 %, thick from 25 to 75 %, "
+text += "dot the median, means over seeds."
 seen = offline.dropna(subset="overfitting")
 save_figure(figure, "04_critics", critics, figures.caption(text, seen, metadata, ""), profile)
 
