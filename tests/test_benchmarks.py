@@ -83,6 +83,8 @@ def test_update_rates_have_a_row_for_each_task_and_population_with_their_fractio
     [(partial(speed.acting, steps=300), 2), (speed.peers, 4), (speed.parts, 11), (speed.moments, 4), (speed.model, 1)],
 )
 def test_every_number_of_a_section_is_measured(section, count, monkeypatch):
+    draw = speed.transitions.draw
+    monkeypatch.setattr(speed.transitions, "draw", lambda pool, rows, seed: draw(pool, 500, seed))  # an epoch takes a second
     monkeypatch.setattr(speed, "PEERS", {})
     monkeypatch.setattr(
         speed, "in_new_process", lambda call, *given: call(*given) if section is not speed.peers else ("mbaug", 1.0)

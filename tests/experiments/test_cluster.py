@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
@@ -71,12 +71,13 @@ def worker(address):
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask warns while its scheduler dies
-def test_a_lost_scheduler_is_reported_in_one_sentence(scheduler, tmp_path, capfd):
+def test_a_lost_scheduler_is_reported_in_one_sentence(scheduler, tmp_path, monkeypatch, capfd):
     process, address = scheduler
-    thread = ThreadPoolExecutor(1)
+    thread, submitted, submit = ThreadPoolExecutor(1), threading.Event(), distributed.Client.submit
+    monkeypatch.setattr(distributed.Client, "submit", lambda *given, **named: (submit(*given, **named), submitted.set())[0])
     with dask.config.set({"distributed.comm.timeouts.connect": "2s"}):
         recorded = thread.submit(list, runner.on_a_cluster([[[RUN]]], TINY, tmp_path, tmp_path, address))
-        time.sleep(3)
+        assert submitted.wait(120)
         process.kill()
         with pytest.raises(RuntimeError, match=f"^the scheduler at {address} is lost: start it and its workers"):
             recorded.result(timeout=600)

@@ -24,14 +24,15 @@ def curve(scores, seed=0, arm="td3", interval=25_000):
 
 def runs(arms: dict[str, float], seeds: int = 3, tasks=("hopper",), spread: float = 1.0) -> pd.DataFrame:
     """Returns episodes of arms with a constant score plus an offset for each seed, which is twice as large for "augmented"."""
-    parts = []
+    rows, columns = [], []
     for task in tasks:
         for arm, score in arms.items():
             for seed in range(seeds):
                 seed_score = score + spread * (seed - (seeds - 1) / 2) * (1 if arm == "augmented" else 0.5)
-                rows = curve([seed_score] * 5, seed, arm)
-                rows += [] if arm in ("td3", "sac") else [(arm, seed, "pretrain", 200_000, seed_score)]
-                values = {"predicted_value": 3.0 * seed_score, "discounted_return": seed_score, "overfitting": seed_score}
+                some = curve([seed_score] * 5, seed, arm)
+                some += [] if arm in ("td3", "sac") else [(arm, seed, "pretrain", 200_000, seed_score)]
                 dataset = "none" if arm in ("td3", "sac") else f"{task}-medium-replay"
-                parts.append(episodes(rows, task=task, dataset=dataset, **values))
-    return pd.concat(parts, ignore_index=True)
+                rows += some
+                columns += [(task, dataset, 3.0 * seed_score, seed_score, seed_score)] * len(some)
+    names = "task", "dataset", "predicted_value", "discounted_return", "overfitting"
+    return episodes(rows, **dict(zip(names, map(list, zip(*columns, strict=True)), strict=True)))

@@ -92,7 +92,9 @@ def test_the_task_is_found_in_the_name_of_the_dataset(name, task):
 
 
 @pytest.mark.slow
-def test_the_advice_reports_one_step_on_each_line():
+def test_the_advice_reports_one_step_on_each_line(monkeypatch):
+    small = partial(advice.WorldModel, hidden=(32, 32), transition_hidden=(32,))  # as quickly fitted as reported
+    monkeypatch.setattr(advice, "WorldModel", small)
     frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
     frame.loc[frame["phase"] == "pretrain", "gradient_steps"] = 50
     lines = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
