@@ -366,7 +366,7 @@ def measure_at_switch(population: Population) -> list[dict]:
         for k, returns in enumerate(episodes.discounted_return)
     ]
     found = zip(learner.diverged_at, overfitting, calibration, strict=True)
-    return [{} if diverged else {"overfitting": one, "calibration": other} for diverged, one, other in found]
+    return [{"overfitting": one, "calibration": other} if at is None else {} for at, one, other in found]
 
 
 def spaced_rows(population: Population, datasets: Sequence[Dataset]) -> Batch:
