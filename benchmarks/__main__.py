@@ -15,10 +15,12 @@ def bench(as_json: bool, record: bool, device: str) -> None:
     from mbaug import engine, files
 
     engine.prepare("float32", device)
-    effort, sections = (speed.FULL, speed.SECTIONS) if record else (speed.QUICK, speed.SHORT)
+    thorough, all_sections = (speed.FULL, speed.SECTIONS) if device == "cpu" else (speed.FULL_ON_GPU, speed.ON_GPU)
+    effort, sections = (thorough, all_sections) if record else (speed.QUICK, speed.SHORT)
     if record:
-        print("Measures every section five times, up to 40 minutes: leave the machine idle meanwhile", flush=True)
-    document = results.measure(effort, device, [one for one in sections if device == "cpu" or one in speed.ON_GPU])
+        minutes = f"Measures every section {effort.repeats} times, up to {40 if device == 'cpu' else 10} minutes"
+        print(f"{minutes}: leave the machine idle meanwhile", flush=True)
+    document = results.measure(effort, device, [one for one in sections if one in all_sections])
     if record or as_json:
         print(results.keep(document) if record else json.dumps(files.finite(files.plain(document)), indent=2))
         return

@@ -5,6 +5,7 @@ was measured.
 """
 
 import cProfile
+import gc
 import inspect
 import math
 import multiprocessing
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ class Effort:
 
 
 QUICK, FULL = Effort(0.6, 1), Effort(1.5, 5)
+FULL_ON_GPU = Effort(0.6, 3, populations=(1, 20), growth=(1, 5, 20, 80))  # about 5 minutes: GPUs are often lent for minutes
 TINY = Effort(0.02, 1, populations=(1, 2), growth=(1, 2), rows=(1_000, 10_000))
 
 
@@ -135,6 +138,9 @@ def learning(
 def costs(seconds: float, device: str, precision: str = "float32", population=1, rows=10_000, threads=1) -> dict:
     """Returns the updates per second and the memory of a population whose agents each draw from `rows` transitions."""
     engine.prepare(precision, device)
+    if device != "cpu":
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats(device)
     learner, table, call = learning("TD3+BC", "hopper", population, precision, device, rows)
     pace = rate(call, seconds, threads) * UPDATES * population
     index, *_ = training.block(learner, table, UPDATES)
@@ -151,6 +157,12 @@ def costs(seconds: float, device: str, precision: str = "float32", population=1,
     }
 
 
+def costs_alone(seconds: float, device: str, *given, **options) -> dict:
+    """Returns `costs`; on the CPU those of a new process, because the peak memory of a process never falls."""
+    call = in_new_process if device == "cpu" else lambda function, *arguments, **named: function(*arguments, **named)
+    return call(costs, seconds, device, *given, **options)
+
+
 def in_new_process(call: Callable, *arguments, **options) -> Any:
     """Returns the result of a function that runs in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -158,9 +170,9 @@ def in_new_process(call: Callable, *arguments, **options) -> Any:
 
 
 def peak_megabytes(device: str = "cpu") -> float:
-    """Returns the peak memory of this process in MB, on the GPU if one trains; NaN if the system does not report it."""
+    """Returns the peak memory of this process in MB; on a GPU, that since the last reset. NaN: the system does not report it."""
     if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")  # Linux only; getrusage would report at least the parent's peak
     peak = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
     return math.nan if peak is None else int(peak[1]) * 1024 / 1e6
@@ -192,16 +204,20 @@ def updates(effort: Effort, device: str = "cpu") -> Iterator[dict]:
 
 
 def acting(effort: Effort, device: str = "cpu", steps: int = 600) -> Iterator[dict]:
-    """Yields environment steps per second on Hopper with an update after each step, measured over a fixed number of steps."""
+    """Yields environment steps per second on Hopper, summed over the agents, with an update after each step.
+
+    They are measured over a fixed number of steps. On the CPU only one agent is measured.
+    """
     task, plan = tasks.find("hopper"), Finetuning(steps, 100, "uniform", evaluation_interval=100)
-    for precision in precisions(device):
-        for name in ("td3", "sac"):
-            arm = Arm(name, ALGORITHMS[name].settings(), finetuning=plan, precision=precision)
-            learner = training.learner(arm, task, [0], arithmetic=FAST)
-            passes = training.finetune(learner, tasks.Lockstep(task, [0]), training.replay(learner))
-            times = [time.perf_counter() for _ in passes]  # the first interval is the warm-up, the second has the capture
-            pace = float(plan.evaluation_interval / np.diff(times[1:]).min())
-            yield {"algorithm": name.upper(), "task": "hopper", "precision": precision, "steps_per_second": pace}
+    cases = product(precisions(device), ("td3", "sac"), (1,) if device == "cpu" else effort.populations)
+    for precision, name, population in cases:
+        arm, seeds = Arm(name, ALGORITHMS[name].settings(), finetuning=plan, precision=precision), range(population)
+        learner = training.learner(arm, task, seeds, arithmetic=replace(FAST, device=device))
+        passes = training.finetune(learner, tasks.Lockstep(task, seeds), training.replay(learner))
+        times = [time.perf_counter() for _ in passes]  # the first interval is the warm-up, the second has the capture
+        pace = float(plan.evaluation_interval / np.diff(times[1:]).min()) * population
+        about = {"algorithm": name.upper(), "task": "hopper", "precision": precision, "population": population}
+        yield about | {"steps_per_second": pace}
 
 
 def peers(effort: Effort, device: str = "cpu") -> Iterator[dict]:
@@ -308,18 +324,26 @@ def moments(effort: Effort, device: str = "cpu") -> Iterator[dict]:
 
 
 def populations(effort: Effort, device: str = "cpu") -> Iterator[dict]:
-    """Yields updates per second and memory for growing populations, each measured in a process of its own."""
+    """Yields updates per second and memory for growing populations, each measured alone (`costs_alone`)."""
     for precision in precisions(device):
         for population in effort.growth:
-            found = in_new_process(costs, effort.seconds, device, precision, population)
+            found = costs_alone(effort.seconds, device, precision, population)
             yield {"precision": precision, "population": population, **found}
 
 
+def captures(effort: Effort, device: str = "cpu") -> Iterator[dict]:
+    """Yields updates per second for growing populations on Hopper, summed over the agents, with a graph and without."""
+    for population, (run, arithmetic) in product(effort.growth, {"with a graph": FAST, "without": WITHOUT_GRAPH}.items()):
+        *_, call = learning("TD3+BC", "hopper", population, "float32", device, arithmetic=arithmetic)
+        pace = rate(call, effort.seconds) * UPDATES * population
+        yield {"population": population, "run": run, "updates_per_second": pace}
+
+
 def datasets(effort: Effort, device: str = "cpu") -> Iterator[dict]:
-    """Yields updates per second, gathering time and memory for growing datasets, each measured in a process of its own."""
+    """Yields updates per second, gathering time and memory for growing datasets, each measured alone (`costs_alone`)."""
     precision = precisions(device)[-1]
     for rows in effort.rows:
-        yield {"precision": precision, "rows": rows, **in_new_process(costs, effort.seconds, device, precision, rows=rows)}
+        yield {"precision": precision, "rows": rows, **costs_alone(effort.seconds, device, precision, rows=rows)}
 
 
 def threads(effort: Effort, device: str = "cpu") -> Iterator[dict]:
@@ -360,8 +384,8 @@ def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
         yield {"precision": precision, "epoch_seconds": 1 / epoch, "imagine_seconds": 1 / rate(imagine, effort.seconds)}
 
 
-SECTIONS = (products, updates, acting, peers, parts, moments, populations, datasets, threads, model)
+SECTIONS = (products, updates, acting, peers, parts, moments, populations, captures, datasets, threads, model)
 SHORT = (products, updates, acting, peers)  # sections that the command prints in about a minute
 LIVE = (products, updates, peers, parts, moments, populations, datasets, threads)  # sections that a notebook measures, TINY
-ON_GPU = (products, updates, populations, datasets)  # sections that a GPU is measured with
+ON_GPU = (products, updates, acting, populations, captures, datasets, model)  # sections that a GPU is measured with
 COMPARED = (products, updates, threads)  # sections that compare processors: every file of a CPU must hold them

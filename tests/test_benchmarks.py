@@ -80,7 +80,14 @@ def test_update_rates_have_a_row_for_each_task_and_population_with_their_fractio
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "count"),
-    [(partial(speed.acting, steps=300), 2), (speed.peers, 4), (speed.parts, 11), (speed.moments, 4), (speed.model, 1)],
+    [
+        (partial(speed.acting, steps=300), 2),
+        (speed.peers, 4),
+        (speed.parts, 11),
+        (speed.moments, 4),
+        (speed.captures, 4),
+        (speed.model, 1),
+    ],
 )
 def test_every_number_of_a_section_is_measured(section, count, monkeypatch):
     draw = speed.transitions.draw
