@@ -1,9 +1,11 @@
 """Graphs: a replay equals the code as written, to the last bit; code that cannot be captured runs as written."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mbaug import tasks
+from mbaug import engine, tasks
 from mbaug.engine import graphs, perceptron, process
 from mbaug.method import training
 from mbaug.method.arms import Arm
@@ -11,6 +13,7 @@ from mbaug.method.iql import IQL
 from mbaug.method.networks import PLAIN, Arithmetic
 from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
+from mbaug.method.transitions import Batch
 
 SMALL = {"hidden": (64, 64), "batch_size": 32}
 CASES = {"sac": SAC(**SMALL), "iql": IQL(**SMALL), "layernorm": TD3(**SMALL)} | {
@@ -23,28 +26,42 @@ def period_of(total):
     return lambda first, step: total.add_(first * step)
 
 
-def learned(case, population, precision, captured):
-    """Returns a learner after 21 updates in blocks of 7, which begin at different points within a policy delay."""
+def learned(case, population, precision, captured, device="cpu"):
+    """Returns a learner after 21 updates in blocks of 7, which begin at different points within a policy delay.
+
+    All devices learn from the same batches and noise.
+    """
     arm, arithmetic = Arm(case.split()[0], CASES[case], precision=precision), Arithmetic(perceptron.forward, captured)
-    learner = training.learner(arm, tasks.find("hopper"), range(population), arithmetic=arithmetic)
+    source = training.learner(arm, tasks.find("hopper"), range(population))
+    learner = training.learner(arm, source.task, source.seeds, arithmetic=replace(arithmetic, device=device))
     dtype = learner.arithmetic.dtype
     table = torch.randn(population, 500, 28, generator=torch.Generator().manual_seed(0), dtype=dtype)
     loss = learner.algorithm.offline_loss or learner.algorithm.online_loss
     update = training.updater(learner, loss)
     for _ in range(3):
-        _, batches, noise = training.block(learner, table, 7)
-        update(batches, noise.to(dtype))
+        _, batches, noise = training.block(source, table, 7)
+        update(Batch(*(part.to(device) for part in batches)), noise.to(device, dtype))
     return learner
 
 
+@pytest.mark.parametrize("device", engine.devices())
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("population", [1, 5])
 @pytest.mark.parametrize("case", CASES)
-def test_replayed_updates_equal_the_code_as_written_to_the_last_bit(case, population, precision):
+def test_replayed_updates_equal_the_code_as_written_to_the_last_bit(case, population, precision, device):
     process.warn_once.cache_clear()  # a capture that fails would warn, which is an error here
-    replayed, written = (learned(case, population, precision, how) for how in (graphs.captured, PLAIN.captured))
+    replayed, written = (learned(case, population, precision, how, device) for how in (graphs.captured, PLAIN.captured))
     for name, tensor in training.memory(written).items():
         assert torch.equal(training.memory(replayed)[name], tensor), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", CASES)
+def test_a_gpu_learns_what_the_cpu_learns(case):
+    """In float64, where the order of a sum hardly changes its result."""
+    on_gpu, on_cpu = (training.memory(learned(case, 2, "float64", graphs.captured, device)) for device in ("cuda", "cpu"))
+    on_gpu = {name: tensor.cpu() for name, tensor in on_gpu.items()}
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-8, atol=1e-10)
 
 
 def test_a_capture_is_made_once_for_each_kind_of_stretch():

@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -128,6 +129,24 @@ def test_pretraining_killed_between_two_tables_records_the_same_rows(arm, pretra
     record(killed, [which], SHORT)
     assert pretraining_starts == [0, 50]
     assert rows(killed, which).equals(rows(whole, which))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("arm", ["small_imagining", "small_branch"])
+def test_a_population_on_a_gpu_that_was_stopped_online_continues_with_the_same_rows(arm, tmp_path):
+    runs, arm = [on_data(arm, seed) for seed in (0, 1)], TINY.apply(ARMS[arm])
+    *_, whole = run.train(runs, arm, tmp_path / "whole", "cuda")
+    for to in (300, None):
+        *_, stopped = run.train(runs, arm, tmp_path / "stopped", "cuda", to)
+    assert whole.ended
+    assert stopped.ended
+    assert {tensor.device.type for tensor in (whole.table, whole.learner.agent.critics.network.flat)} == {"cuda"}
+    for one, other in zip(whole.rows, stopped.rows, strict=True):
+        pd.testing.assert_frame_equal(pd.DataFrame(one), pd.DataFrame(other), check_exact=True)
+    run.record(whole, tmp_path / "runs")
+    metadata = records.read_metadata(tmp_path / "runs", runs[0])
+    assert metadata["provenance"]["device"] == torch.cuda.get_device_name()
 
 
 @pytest.mark.parametrize(("steps", "apart"), [(1_000_000, 25_000), (100_000, 5_000)])
