@@ -31,7 +31,7 @@ from torch.utils.benchmark import Timer
 
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
-from mbaug.engine import perceptron
+from mbaug.engine import graphs, perceptron
 from mbaug.experiments.models import FAST
 from mbaug.method import imagination, networks, training, transitions, world_model
 from mbaug.method.arms import ALGORITHMS, Arm
@@ -80,19 +80,23 @@ def precisions(device: str = "cpu") -> list[str]:
     return ["float32", "bfloat16"] if engine.has_bfloat16(device) else ["float32"]
 
 
-def product_rate(precision: str, inputs=256, outputs=256, seconds=1.0, device: str = "cpu", batch: int = 256) -> float:
-    """Returns the floating-point operations per second of matrix products [B, inputs] x [inputs, outputs], for two networks.
+def product_rate(
+    precision: str, inputs=256, outputs=256, seconds=1.0, device: str = "cpu", batch: int = 256, networks: int = 2
+) -> float:
+    """Returns the floating-point operations per second of matrix products [B, inputs] x [inputs, outputs], one per network.
 
-    The rate at 256 x 256 limits the speed of an update, because nearly all of its operations are such products.
+    The rate at 256 x 256 limits the speed of an update, because nearly all of its operations are such products. On a GPU the
+    products run as a graph, as those of an update do. Otherwise Python's calls would set the rate.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    left, right = (torch.randn(2, *shape, device=device).to(dtype) for shape in ((batch, inputs), (inputs, outputs)))
+    left, right = (torch.randn(networks, *shape, device=device).to(dtype) for shape in ((batch, inputs), (inputs, outputs)))
 
-    def call() -> None:
+    def products() -> None:
         for _ in range(20):
             torch.bmm(left, right)
 
-    return rate(call, seconds) * 20 * 2 * 2 * batch * inputs * outputs
+    call = products if device == "cpu" else graphs.cuda_graph(products)
+    return rate(call, seconds) * 20 * 2 * networks * batch * inputs * outputs
 
 
 def operations(state_size: int, action_size: int, learner: TD3) -> float:
@@ -191,16 +195,21 @@ def products(effort: Effort, device: str = "cpu") -> Iterator[dict]:
 
 
 def updates(effort: Effort, device: str = "cpu") -> Iterator[dict]:
-    """Yields updates per second, summed over the agents, for the tasks' sizes, both precisions and several populations."""
+    """Yields updates per second, summed over the agents, for the tasks' sizes, both precisions and several populations.
+
+    The limit of a population is the rate of the products of all its critics at once.
+    """
     for precision in precisions(device):
-        limit = product_rate(precision, seconds=effort.seconds, device=device)
-        for name, alike in ALIKE.items():
+        limits = {
+            population: product_rate(precision, seconds=effort.seconds, device=device, networks=2 * population)
+            for population in effort.populations
+        }
+        for (name, alike), population in product(ALIKE.items(), effort.populations):
             task, about = tasks.find(name), {"algorithm": "TD3+BC", "task": alike, "precision": precision}
-            for population in effort.populations:
-                *_, call = learning("TD3+BC", name, population, precision, device)
-                pace = rate(call, effort.seconds) * UPDATES * population
-                share = pace * operations(task.state_size, task.action_size, TD3()) / limit
-                yield about | {"population": population, "updates_per_second": pace, "fraction_of_limit": share}
+            *_, call = learning("TD3+BC", name, population, precision, device)
+            pace = rate(call, effort.seconds) * UPDATES * population
+            share = pace * operations(task.state_size, task.action_size, TD3()) / limits[population]
+            yield about | {"population": population, "updates_per_second": pace, "fraction_of_limit": share}
 
 
 def acting(effort: Effort, device: str = "cpu", steps: int = 600) -> Iterator[dict]:

@@ -47,7 +47,7 @@ def test_operations_are_counted_as_torch_counts_them(task):
 def test_the_rate_of_products_counts_operations_as_torch_does(monkeypatch):
     monkeypatch.setattr(speed, "rate", lambda call, seconds: call() or 1.0)
     with FlopCounterMode(display=False) as counter:
-        found = speed.product_rate("float32", 11, 256, batch=64)
+        found = speed.product_rate("float32", 11, 256, batch=64, networks=3)
     assert found == counter.get_total_flops() > 0
 
 
@@ -69,12 +69,12 @@ def test_only_precisions_that_the_processor_supports_are_measured(monkeypatch):
 
 
 def test_update_rates_have_a_row_for_each_task_and_population_with_their_fraction_of_the_limit(monkeypatch):
-    monkeypatch.setattr(speed, "product_rate", lambda precision, seconds, device: 1e11)
+    monkeypatch.setattr(speed, "product_rate", lambda precision, seconds, device, networks: networks * 1e11)
     monkeypatch.setattr(speed, "rate", lambda call, seconds: 20.0)
     rows = list(speed.updates(SHORT))
     assert [(row["task"], row["population"]) for row in rows] == [(t, p) for t in speed.ALIKE.values() for p in (1, 2)]
     assert [row["updates_per_second"] for row in rows[:2]] == [200, 400]  # updates of all agents together
-    assert rows[1]["fraction_of_limit"] == pytest.approx(400 * speed.operations(11, 3, TD3()) / 1e11)
+    assert rows[1]["fraction_of_limit"] == pytest.approx(400 * speed.operations(11, 3, TD3()) / 4e11)
 
 
 @pytest.mark.slow
