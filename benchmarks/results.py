@@ -17,7 +17,9 @@ from mbaug.checks import Bound, Count, Positive, require, settings
 from mbaug.datasets.cards import Sha256
 from mbaug.provenance import OPTIONAL, Provenance, provenance
 
-FORMAT = 2  # from 2 on, each library is measured in its own process, and a file holds its own digest
+# From 2 on, each library is measured in its own process, and a file holds its own digest. From 3 on, the limit of a population is
+# that of all its networks, on a GPU timed as a graph.
+FORMAT = 3
 INSTALLED = {"Stable-Baselines3": "make setup", "SBX": ".venv/bin/python -m pip install sbx-rl"}  # commands that install peers
 FOLDER = files.repository() / "data" / "benchmarks"  # one file per processor
 

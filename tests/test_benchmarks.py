@@ -233,7 +233,7 @@ def test_each_processor_has_its_own_file_and_the_fastest_comes_first(folder):
     [
         ('"format"', "format", "is not JSON"),
         ('"repeats": 3', '"repeats": "3"', "repeats is '3', but it must be a whole number"),
-        ('"format": 2', '"format": 1', "sha256 is required from format 2 on, and not allowed before"),
+        ('"format": 3', '"format": 1', "sha256 is required from format 2 on, and not allowed before"),
         ('"peers"', '"pears"', "has no section peers"),
         ("50.0,", "", "section products: gflops is .*, but it must be one value, or a list of one value per repeat"),
         ('"inputs": 256', '"inputs": {}', "section products: inputs is {}"),
