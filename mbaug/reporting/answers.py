@@ -74,8 +74,9 @@ def recommendation(scores: pd.Series) -> str:
     return (
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} per task. The next best of "
-        f"the {len(found)} arms with two seeds or more on every task is “{look(second).label}” with {words(second_mean)}. "
-        f"{untested}{provisional(best, own, [*found])}"
+        f"the {len(found)} arms with two seeds or more on every task, “{look(second).label}”, scores {words(second_mean)}. "
+        f"The difference is {words(statistics.difference(scores, best, second), signed=True)}. The best of several arms is "
+        f"likely over-rated. {untested}{provisional(best, own, [*found])}"
     )
 
 
@@ -88,7 +89,7 @@ def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:
     """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the same arm without pre-training."""
     fresh = f"td3_{arm}"
     few = f"{too_few(seeds)} for a verdict"
-    untried = f"“{look(fresh).label}” is not yet recorded on every task, so we cannot say whether pre-training matters here"
+    untried = f"“{look(fresh).label}” has too few runs, so we cannot say whether pre-training matters here"
     reasons = [few] * (min(seeds) < ENOUGH_SEEDS) + [untried] * (fresh in LOOKS and fresh not in compared)
     return f"This may change: {joined(reasons)}. " if reasons else ""
 
@@ -100,7 +101,8 @@ def without_one(measure: pd.Series, *arms: str) -> str:
     for task in means if len(means.columns) > 1 else ():
         others = means.drop(columns=task).mean(axis=1)
         if others.idxmax() != means.mean(axis=1).idxmax():
-            found.append(f" Without {tasks.find(task).title} they would be {joined([number(mean) for mean in others])}.")
+            without = joined([number(mean) for mean in others])
+            found.append(f" Without {tasks.find(task).title} the first {len(arms)} would be {without}.")
     return "".join(found)
 
 
@@ -111,17 +113,18 @@ def sentence(frame: pd.DataFrame) -> str:
 
 
 def benefits(scores: pd.Series) -> str:
-    """Returns the mean scores of TD3 from scratch, pre-trained, and pre-trained with imagination, and whether the last helps."""
-    where, means = shared_means(scores, "td3", "vanilla", "augmented")
+    """Returns the mean scores of TD3 from scratch, pre-trained, with imagination or with the data, and if imagination helps."""
+    arms = "td3", "vanilla", "augmented", "td3_data"
+    where, means = shared_means(scores, *arms)
     if not where:
         return NOTHING
-    td3, vanilla, augmented = (number(mean.value) for mean in means)
-    gain = statistics.difference(shared(scores, "td3", "vanilla", "augmented"), "augmented", "vanilla")
+    td3, vanilla, augmented, data = map(words, means)
+    gain = statistics.difference(shared(scores, *arms), "augmented", "vanilla")
     helps = tell(gain, "imagination helps", "imagination harms")
     return (
         f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
-        f"pre-training, and {augmented} after pre-training with imagined next states."
-        f"{without_one(scores, 'td3', 'vanilla', 'augmented')} {capitalised(helps)}."
+        f"pre-training, {augmented} after pre-training with imagined next states, and {data} without pre-training but with the "
+        f"data in its replay buffer.{without_one(shared(scores, *arms), *arms[:3])} {capitalised(helps)}."
     )
 
 
@@ -257,10 +260,12 @@ def multi_step(frame: pd.DataFrame) -> str:
     wide = table.groupby(["predictor", "horizon"])["error"].median().unstack()
     kinds = "encoded", "deterministic", "persistence"
     vae, network, persistence = ("{:.2g}, {:.2g} and {:.2g}".format(*wide.loc[kind]) for kind in kinds)
+    late = table.query("predictor == 'deterministic' and horizon == 50")["error"]
     growth = (
-        f"After 1, 5 and 50 steps from the last true state the error of the paper's model is {vae}, of a deterministic "
-        f"network {network}, and of the guess that nothing moves {persistence} (variances of the states, median of "
-        f"{count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
+        f"After 1, 5 and 50 steps from the last true state the error of the paper's model, encoded anew at every step, is {vae}, "
+        f"of a deterministic network {network}, and of the guess that nothing moves {persistence} (variances of the states, "
+        f"median of {count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state). After 50 "
+        f"steps the network's error is {late.min():.2g} to {late.max():.2g}, so it depends on the task."
     )
     score, (arm, other) = mean_score(claims.main_runs(frame)), ("augmented_horizon5", "augmented_horizon1")
     if not statistics.by_task(score, arm, other):
@@ -283,8 +288,9 @@ def controls(frame: pd.DataFrame) -> str:
     true, failed = outcomes["as predicted"], outcomes["contradicted"]
     return (
         f"{where}: an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
-        f"interactions. With noise as large as the model's error it scores {noise}, and with recorded next states {vanilla}. "
-        f"{capitalised(model)}. A perfect model would change nothing, so every difference comes from an error. Of "
+        f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's error {noise}."
+        f"{without_one(scores, 'augmented', 'vanilla')} {capitalised(model)}. With a perfect model the method equals vanilla "
+        f"pre-training, so a true effect must come from the model's error. Of "
         f"{len(PREDICTIONS)} predictions that follow from this, {true} came true, {failed} failed, and "
         f"{len(PREDICTIONS) - true - failed} are open."
     )
@@ -318,7 +324,8 @@ def reliability(frame: pd.DataFrame) -> str:
         f"The paper's model errs {ratio.min():.1f} to {ratio.max():.1f} times as much in the fifth of the rows that lie "
         f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(ratio)])}). Its errors pull states to the "
         f"middle of the data: of the steps that end in a fall, it imagines {standing.min():.0f} to {standing.max():.0f} % as "
-        f"standing ({count('task', [len(standing)])}). Some signals tell in advance which rows have the largest errors. The best "
+        f"standing ({count('task', [len(standing)])}). That does no harm by itself: the target of such a step does not use the "
+        f"imagined state. Some signals tell in advance which rows have the largest errors. The best "
         f"of {len(area)} on average is the {best}, with an area under the ROC curve of {highest.min():.2f} to "
         f"{highest.max():.2f} (0.5 is chance). It is the best on {first} of {count('task', [len(highest)])}. The spread of the "
         f"model's samples has {spread.min():.2f} to {spread.max():.2f}."
@@ -356,7 +363,9 @@ def methods(frame: pd.DataFrame) -> str:
         seeds = [n for finding in found for n in finding.seeds]
         where = f" on {joined(compared)} ({count('seed', seeds)})" if found else ""
         verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
-        ours = f"*{look(OURS).label}*{where} scores {scored}.{verdict}"
+        planned = dict.fromkeys(arm for name in ("layernorm", "methods", "algorithms") for arm in find(name).arms)
+        missing = joined([f"*{look(arm).label}*" for arm in planned if arm not in set(table["arm"])])
+        ours = f"*{look(OURS).label}*{where} scores {scored}.{verdict}{f' Not recorded yet: {missing}.' * bool(missing)}"
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
     return f"{best_of}: {highest}. {ours}"
 

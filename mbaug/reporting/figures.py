@@ -155,13 +155,9 @@ STEPS = {
 }
 QUANTITIES = {
     "score": "D4RL-normalised score",
-    "return": "return (rewards)",
     "overestimation": "predicted value − discounted return (rewards)",
     "predicted_value": "predicted value at the first state (rewards)",
-    "discounted_return": "discounted return (rewards)",
     "data_value": "value of the data's actions (rewards)",
-    "imagined_outside": "imagined components outside the data's range (fraction)",
-    "length": "episode length (steps)",
 }
 
 
@@ -180,14 +176,25 @@ def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str 
     return summary
 
 
-def multiples(axes: Iterable[Axes], table: pd.DataFrame, phase: str = "finetune", value: str = "score") -> pd.DataFrame:
-    """Draws the curves of a few arms, one panel per task, and returns what it draws. Overlapping bands would be unreadable."""
+def multiples(axes: Iterable[Axes], table: pd.DataFrame) -> pd.DataFrame:
+    """Draws the online curves of a few arms, one panel per task, and returns what it draws. Bands would hide each other."""
     parts = []
     for axis, task in zip(axes, tasks.TASKS, strict=True):
-        parts.append(curves(axis, table[table["task"] == task], phase, value, bands=False).assign(task=task))
+        parts.append(curves(axis, table[table["task"] == task], bands=False).assign(task=task))
         axis.set(title=tasks.find(task).title, xlabel="")
         axis.label_outer()
     return pd.concat(parts)
+
+
+def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Draws a line for each seed, one panel per task, and returns what it draws. A mean would hide single seeds far away."""
+    for axis, task in zip(axes, tasks.TASKS.values(), strict=True):
+        own = table[table["task"] == task.name]
+        for (arm, _), rows in own.groupby(["arm", "seed"]):
+            drawn = look(str(arm))
+            axis.plot(rows["steps"] / 1000, rows[value], color=drawn.colour, ls=drawn.line, label=drawn.label, lw=1)
+        axis.set_title(task.title)
+    return table[[*statistics.RUN, "steps", value]]
 
 
 def wide_values(axis: Axes, values: pd.Series) -> None:
@@ -281,10 +288,11 @@ def legend(figure: Figure) -> None:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Returns a score for readers: one decimal below 10 and none above, commas for thousands, a true minus sign."""
+    """Returns a number for readers: one decimal below 10 and none above, commas, millions in words, a true minus sign."""
+    value, unit = (value / 1e6, " million") if abs(value) >= 1e6 else (value, "")
     digits = 1 if abs(value) < 9.95 else 0
     text = f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
-    return re.sub(r"^[+−](?=0(\.0)?$)", "", text)
+    return re.sub(r"^[+−](?=0(\.0)?$)", "", text) + unit
 
 
 def words(found: statistics.Interval, signed: bool = False) -> str:

@@ -58,8 +58,8 @@ PREDICTIONS = (
         high=LIKE,
     ),
     Prediction(
-        "Offline, the model's bias alone does more harm than its jitter alone",
-        "the bias alone above the jitter alone, on Hopper and HalfCheetah together",
+        "Offline, the model's pull to the middle alone (`shrink`) does more harm than its jitter alone",
+        "`shrink` above `jitter`, on Hopper and HalfCheetah together",
         ("shrink_offline", "jitter_offline"),
         TWO,
         high=0.0,

@@ -104,9 +104,8 @@ def test_claim_b_compares_each_task_with_the_published_score_of_sac():
     ours = short[short["environment_steps"] >= 75_000].assign(arm="sac_million", dataset="none", seed=0, score=77.0)
     ours["environment_steps"] = 10 * ours["environment_steps"]
     text = claims.claims_table(pd.concat([near, ours], ignore_index=True))
-    assert "minus 97 (SAC's published mean over its last 100K of 1M interactions, less 10): **+9.0 [" in text
-    assert "Hopper, 5 seeds; p below 0.001" in text
-    assert text.count("our one run of SAC averages 77 there") == 1
+    assert "augmented 50 % minus a threshold:<br>Hopper: **+9.0 [" in text
+    assert text.count("** in mean score, 75K to 100K (threshold 97, our SAC 77; 5 seeds; p below 0.001)") == 1
 
 
 def test_the_best_rate_must_exceed_the_mean_of_the_others_and_each_of_them():

@@ -216,7 +216,7 @@ def test_one_legend_names_each_arm_once():
 
 
 def test_numbers_are_rounded_for_reading():
-    texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33,000,000"}
+    texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33 million", 5_204_376.0: "5.2 million"}
     assert {value: figures.number(value) for value in texts} == texts
     signed = {21.6: "+22", 0.0: "0.0", -0.04: "0.0", 0.05: "+0.1", -0.6: "−0.6"}
     assert {value: figures.number(value, signed=True) for value in signed} == signed
