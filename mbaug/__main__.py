@@ -117,14 +117,14 @@ def status(arguments: argparse.Namespace) -> None:
         say(runner.status(studies.find(arguments.study), root, work).to_string())
         return
     metadata, cores, programme = records.load_metadata(root), joblib.cpu_count(), studies.programme()
-    pace, recorded = runner.step_seconds(metadata), {run for run, each in metadata.items() if not records.outdated(each)}
+    pace = runner.step_seconds(metadata)
     for study in studies.STUDIES.values():
         runs = study.runs()
-        missing = [run for run in runs if run not in recorded]
+        missing = [run for run in runs if run not in metadata]
         total, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
         hours = f"{total:>7.1f} hours on {cores} cores, {left:.1f} left"
         say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
-    missing = [run for run in programme if run not in recorded]
+    missing = [run for run in programme if run not in metadata]
     hours_left = runner.seconds(missing, pace) / 3600 / cores
     say(f"programme: {len(missing)} runs missing, about {hours_left:.1f} hours on {cores} cores")
 
@@ -137,8 +137,9 @@ def verify(arguments: argparse.Namespace) -> None:
         found = records.load_metadata(records.root())
         if not found:
             raise FileNotFoundError(f"nothing is recorded in {records.root()}: run python -m mbaug record hopper first")
-        costs = {run: (one["provenance"]["precision"] != "float32", one["wall_seconds"]) for run, one in found.items()}
-        run = min(costs, key=costs.__getitem__)  # float32 first, which every processor has, then the cheapest
+        made = {run: (one["provenance"], one["wall_seconds"]) for run, one in found.items()}
+        costs = {run: ("device" in origin, origin["precision"] != "float32", wall) for run, (origin, wall) in made.items()}
+        run = min(costs, key=costs.__getitem__)  # trained on a CPU in float32, which every processor has, then the cheapest
     else:
         run = records.Run.parse(arguments.run)
     with tempfile.TemporaryDirectory() as work:

@@ -131,12 +131,8 @@ def collect(
     On another processor than the record's, training takes another course, so the cards of new pools name no run.
 
     Args:
-        task: the task.
-        seed: seed of the training run.
         folders: the folder of the pools, and the folder of the `replay` pool.
-        recorded: the recorded run, if any.
         train: starts or continues the training. It yields the results before its first step and after every evaluation.
-        report: receives lines about the progress.
 
     Raises:
         ValueError: a folder holds a pool of another seed.

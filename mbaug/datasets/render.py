@@ -70,15 +70,9 @@ def check_seconds(seconds: float) -> None:
 def frames(
     environment: gymnasium.Env, act: Callable[[np.ndarray], np.ndarray], seconds: float, most: int = FRAMES_PER_SECOND
 ) -> tuple[Frames, int]:
-    """Returns images of a policy during `seconds` of simulated time, and their number per second.
+    """Returns images of a policy during `seconds` of simulated time, at most `most` per second, and their number per second.
 
-    When an episode ends, the next one begins.
-
-    Args:
-        environment: an environment with render_mode="rgb_array".
-        act: returns the action in a state.
-        seconds: length in simulated seconds.
-        most: upper limit for the frames per second.
+    The environment has render_mode="rgb_array". When an episode ends, the next one begins.
     """
     steps_per_second = environment.metadata["render_fps"]
     every = math.ceil(steps_per_second / most)

@@ -82,7 +82,7 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
     path, remedy = path_of(task, folder), "`python -m mbaug data --probes` makes it"
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: {remedy}")
-    return Probe(**{name: part.numpy() for name, part in checkpoint.unpacked(path, f"{remedy} anew")[0].items()})
+    return Probe(**{name: part.numpy() for name, part in checkpoint.unpacked(path, f"remove it, then {remedy} anew")[0].items()})
 
 
 def write(folder: Path = FOLDER) -> None:

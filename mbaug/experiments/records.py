@@ -214,17 +214,8 @@ def recorded(root: Path | str, runs: Iterable[Run] | None = None) -> list[Run]:
 
 
 def find(root: Path | str, run: Run) -> dict[str, Any] | None:
-    """Returns a run's verified metadata; None if it is not recorded, or pre-trained and recorded without today's measures."""
-    if not run.path(root).with_suffix(".json").exists():
-        return None
-    metadata = read_metadata(root, run)
-    return None if outdated(metadata) else metadata
-
-
-def outdated(metadata: Mapping[str, Any]) -> bool:
-    """Returns whether a run was pre-trained and recorded without today's measures."""
-    plan = metadata["settings"]["pretraining"]
-    return metadata["format"] < about.ADDED_IN["calibration"] and plan is not None and plan["updates"] > 0
+    """Returns a run's verified metadata, None if it is not recorded."""
+    return read_metadata(root, run) if run.path(root).with_suffix(".json").exists() else None
 
 
 def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:

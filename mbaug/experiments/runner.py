@@ -139,7 +139,8 @@ def attempt_on_worker(
 ) -> list[tuple[Outcome, list[Returned]]]:
     """Trains a cell on a worker of a cluster, and returns each outcome with its records."""
     work = work or files.repository() / "build" / "checkpoints" / "cluster"
-    root = work / "records" / run.key(profile)  # other profiles train runs of the same name
+    # Other profiles, code and settings train runs of the same name.
+    root = run.stage(work / "records", profile, {each.arm: ARMS[each.arm] for runs in cell for each in runs})
 
     def returned(which: Run) -> Returned:
         rows, metadata = records.read(root, which)

@@ -27,7 +27,8 @@ def test_damaged_states_are_refused(tmp_path):
     content = bytearray(probes.path_of(task).read_bytes())
     content[-100] ^= 1
     probes.path_of(task, tmp_path).write_bytes(content)
-    with pytest.raises(ValueError, match=r"hopper\.safetensors is damaged .*: `python -m mbaug data --probes` makes it anew"):
+    remedy = "remove it, then `python -m mbaug data --probes` makes it anew"
+    with pytest.raises(ValueError, match=rf"hopper\.safetensors is damaged .*: {remedy}"):
         probes.load(task, tmp_path)
 
 

@@ -148,23 +148,13 @@ def write_old(folder, run, number=3):
     [(3, Run("hopper", "none", "td3", 0)), (3, Run("hopper", "hopper-medium-replay", "td3_data", 0)), (4, RUN), (5, RUN)],
 )
 def test_a_complete_record_is_never_overwritten(tmp_path, number, run):
-    """Records of older formats are complete too, except format 3 of a pre-trained agent."""
+    """Records of older formats are complete too."""
     write_old(tmp_path, run, number)
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match="already recorded"):
         records.write(tmp_path, run, rows(1), metadata(ARMS[run.arm]))
     assert contents(tmp_path) == before
     assert records.find(tmp_path, run) is not None
-
-
-def test_an_old_record_of_a_pretrained_agent_is_read_and_replaced(tmp_path):
-    """It counts as missing, since it lacks the calibration of the critics."""
-    write_old(tmp_path, RUN)
-    assert records.load_runs(tmp_path)["return"].tolist() == [100.1, 101.1, 102.1]
-    assert records.find(tmp_path, RUN) is None
-    records.write(tmp_path, RUN, rows(1), METADATA)
-    assert (records.read_metadata(tmp_path, RUN)["format"], len(records.read(tmp_path, RUN).rows)) == (FORMAT, 1)
-    assert records.find(tmp_path, RUN) is not None
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------------
