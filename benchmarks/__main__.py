@@ -29,7 +29,7 @@ def bench(as_json: bool, record: bool, device: str) -> None:
     if device == "cpu":
         print(*results.ratios(document["sections"]["peers"]), sep="\n")
     if not engine.has_bfloat16(device):
-        print("This processor has no bfloat16 products (avx512_bf16 or amx_bf16), so only float32 was measured.")
+        print(f"The device {device!r} has no bfloat16 products in hardware, so only float32 was measured.")
 
 
 def main(arguments: list[str] | None = None) -> None:

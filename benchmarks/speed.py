@@ -146,6 +146,7 @@ def costs(seconds: float, device: str, precision: str = "float32", population=1,
         gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
     learner, table, call = learning("TD3+BC", "hopper", population, precision, device, rows)
+    call()  # captures with one thread, since a capture with two warns
     pace = rate(call, seconds, threads) * UPDATES * population
     index, *_ = training.block(learner, table, UPDATES)
 
