@@ -679,7 +679,7 @@ known = stored("08_signals", found, profile, tolerance=0.01)
 # %%
 order = [*known["signal"].unique()]
 places = {"outside": ("not drawn", "o"), "drawn": ("drawn: what the model was fitted on", "x")}
-places |= {"medium": ("the `medium` dataset", "^"), "random": ("the `random` dataset", "v")}
+places |= {"medium": ("medium dataset", "^"), "random": ("random dataset", "v")}
 shades = dict(zip(places, ("#0072B2", "#000000", "#E69F00", "#CC79A7"), strict=True))
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True, sharey=True)
 for axis, name in zip(axes, tasks.TASKS, strict=True):

@@ -474,7 +474,7 @@ pd.DataFrame(by_arm).T
 
 # %%
 def known_of(arm, task):
-    """Returns an arm's mean gap, spread, roughness (in rewards, relative) and drop, and its number of seeds."""
+    """Returns an arm's mean gap, spread, roughness (in rewards, relative), drop and number of seeds."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
     found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
     rows = [(gap, fit["value_std"], fit["roughness"]["action"][0]) for gap, fit in found]

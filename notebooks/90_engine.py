@@ -509,7 +509,7 @@ show(training.updater, graphs.cuda_graph)
 
 # %%
 def on_gpu(document):
-    """Returns updates and environment steps a second, of all agents, and the GPU's memory, by population."""
+    """Returns updates and steps a second, of all agents, and the GPU's memory, by population."""
     tables = {name: results.table(rows) for name, rows in document["sections"].items()}
     found = tables["captures"].pivot(index="population", columns="run", values="updates_per_second")
     steps = tables["acting"].query("algorithm == 'TD3' and precision == 'float32'")

@@ -95,8 +95,8 @@ def test_the_recommended_arm_must_be_recorded_on_every_task():
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
     said = answers.sentence(frame)
     assert said.startswith("With 10,000 transitions we would choose “vanilla pre-training” today. Over four tasks its mean score")
-    assert "interactions is 40 [40, 40], with 2 seeds per task. The next best of the 3 arms" in said
-    assert "on every task, “augmented 50 %”, scores 20 [19, 21]. The difference is +20 [+19, +21]." in said
+    assert "interactions is 40 [40, 40], with 2 seeds per task. The next best of 3 arms, " in said
+    assert "arms, “augmented 50 %”, scores 20 [19, 21]. The difference is +20 [+19, +21], likely too high" in said
     assert "to recommend" not in said
     single = pd.concat([frame, runs({"layernorm_data": 60}, seeds=1, tasks=FOUR)])
     assert "“LayerNorm critics, data kept” scores 60, but 1 seed per task is too few to recommend it." in answers.sentence(single)
@@ -104,11 +104,11 @@ def test_the_recommended_arm_must_be_recorded_on_every_task():
 
 def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pretraining_are_recorded():
     few, best = " This may change: 2 seeds per task are too few for a verdict", {"layernorm_data": 60}
-    untried = "“LayerNorm critics, no pre-training” has too few runs"
+    untried = "“LayerNorm critics, no pre-training” has too few runs to say whether pre-training matters here"
     for seeds, arms, expected in (
         (2, {"vanilla": 40}, f"{few}. "),
-        (2, best, f"{few} and {untried}, so we cannot say whether pre-training matters here. "),
-        (5, best, f" This may change: {untried}, so we cannot say whether pre-training matters here. "),
+        (2, best, f"{few} and {untried}. "),
+        (5, best, f" This may change: {untried}. "),
         (5, best | {"td3_layernorm_data": 30}, ""),
     ):
         said = answers.recommendation(mean_score(main_runs(runs({"td3": 10} | arms, seeds=seeds, tasks=FOUR))))
@@ -118,7 +118,10 @@ def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pr
 
 def test_the_answer_names_the_task_that_decides_which_arm_is_best():
     most = runs({"td3": 10, "vanilla": 20, "augmented": 30, "td3_data": 40}, seeds=2, tasks=FOUR[1:])
-    for on_ant, said in ((-90, " Without Ant the first 3 would be 10, 20 and 30. It takes"), (25, "replay buffer. It takes")):
+    for on_ant, said in (
+        (-90, " Without Ant the first 3 would be 10, 20 and 30. It takes"),
+        (25, "replay buffer instead. It takes"),
+    ):
         frame = pd.concat([most, runs({"td3": 20, "vanilla": 15, "augmented": on_ant, "td3_data": 0}, seeds=2, tasks=FOUR[:1])])
         assert said in answers.sentence(frame)
 
@@ -127,8 +130,8 @@ def test_the_overview_counts_the_claims_and_repeats_the_readmes_answer():
     arms = {"augmented": 20, "vanilla": 40, "td3": 10, "td3_data": 50}
     less = runs(arms, seeds=2)
     text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 [6.8, 13] from scratch, 40 [37, 43] "
-    text += "after offline pre-training, 20 [14, 26] after pre-training with imagined next states, and 50 [47, 53] without "
-    text += "pre-training but with the data in its replay buffer. It takes 5 seeds to tell whether imagination helps."
+    text += "after offline pre-training, 20 [14, 26] after pre-training with imagined next states, and 50 [47, 53] with the "
+    text += "data in its replay buffer instead. It takes 5 seeds to tell whether imagination helps."
     assert answers.sentence(less) == text
     assert answers.overview(less) == f"None of the paper's 6 claims can be judged so far. {text}"
     more = pd.concat([less, runs(arms, seeds=5, tasks=FOUR)])
@@ -144,7 +147,9 @@ def test_the_multi_step_answer_reports_stored_errors_and_then_the_records(folder
     pd.DataFrame(rows, columns=["task", "predictor", "horizon", "error"]).to_csv(folder / "06_open_loop.csv", index=False)
     arms = {"augmented_horizon1": 20, "augmented_horizon5": 40}
     found = answers.multi_step(runs(arms, seeds=5, tasks=("halfcheetah",)))
-    assert "paper's model is 0.4, 2 and 20, of a deterministic network 0.02, 0.1 and 1, and of the" in found  # median of three
+    assert (
+        "model, encoded anew at every step, is 0.4, 2 and 20, of a deterministic network 0.02, 0.1 and 1, and of the" in found
+    )  # median of three
     assert "nothing moves 0.1, 0.5 and 5 (variances of the states, median of 3 tasks; " in found
     assert found.endswith("As the target of an agent, five steps score higher than one (+20 [+19, +21]).")
     not_recorded = " Whether targets of several steps help an agent is not yet recorded."
@@ -165,7 +170,7 @@ def test_the_reliability_answer_reports_stored_tables_and_then_the_records(folde
     arms = {"augmented_trusted_offline": 30, "augmented_distrusted_offline": 10}
     found = answers.reliability(runs(arms, seeds=5))
     assert found.startswith("The paper's model errs 5.0 to 25.0 times as much in the fifth of the rows")
-    assert "it imagines 90 to 100 % as standing (2 tasks). " in found
+    assert "it imagines 90 to 100 % as standing (2 tasks), which does no harm in itself. " in found
     assert "The best of 3 on average is the blur of the state, with an area under the ROC curve of 0.70 to 0.90 (0.5 is" in found
     assert "It is the best on 1 of 2 tasks. " in found
     assert "The spread of the model's samples has 0.50 to 0.60. " in found
@@ -194,7 +199,8 @@ def test_the_methods_answer_names_the_best_arm_of_each_task_and_then_the_other_m
     assert found.endswith("The methods of this chapter are not yet recorded.")
     single = runs({"layernorm_data": 60}, seeds=1, tasks=("hopper", "ant"))
     found = answers.methods(pd.concat([runs(arms, seeds=5, tasks=FOUR), single]))
-    assert found.endswith("*LayerNorm critics, data kept* scores 60 on Hopper and 60 on Ant, with too few seeds to compare.")
+    assert "*LayerNorm critics, data kept* scores 60 on Hopper and 60 on Ant, with too few seeds to compare." in found
+    assert found.endswith("*IQL, data kept* and *behaviour cloning, data kept*."), "These are not recorded yet."
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=5, tasks=FOUR))
     assert "*LayerNorm critics, data kept* on Ant (60), " in found
     assert "*LayerNorm critics, data kept* on Hopper, Walker2d, HalfCheetah and Ant (5 seeds) scores +30 [" in found
@@ -202,7 +208,7 @@ def test_the_methods_answer_names_the_best_arm_of_each_task_and_then_the_other_m
     assert "A verdict" not in found
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=2))
     assert "*LayerNorm critics, data kept* on Hopper (2 seeds) scores +30 [" in found
-    assert found.endswith(" compared with *SAC from scratch*. A verdict takes 5 seeds.")
+    assert " compared with *SAC from scratch*. A verdict takes 5 seeds. Not recorded yet: " in found
 
 
 def test_the_small_datasets_answer_reports_stored_distances_and_the_pools_card(folder):
