@@ -6,10 +6,10 @@
 # <!-- answer -->
 # The paper's model errs 2.6 to 21.7 times as much in the fifth of the rows that lie farthest from the 10,000 as in the nearest
 # fifth (4 tasks). Its errors pull states to the middle of the data: of the steps that end in a fall, it imagines 90 to 100 % as
-# standing (3 tasks). Some signals tell in advance which rows have the largest errors. The best of 5 on average is the blur of
-# the state, with an area under the ROC curve of 0.83 to 0.96 (0.5 is chance). It is the best on 1 of 4 tasks. The spread of the
-# model's samples has 0.59 to 0.69. Whether it helps to imagine only the rows that the best signal calls safe is not yet
-# recorded.
+# standing (3 tasks), which does no harm in itself. Some signals tell in advance which rows have the largest errors. The best of
+# 5 on average is the blur of the state, with an area under the ROC curve of 0.83 to 0.96 (0.5 is chance). It is the best on 1
+# of 4 tasks. The spread of the model's samples has 0.59 to 0.69. Whether it helps to imagine only the rows that the best signal
+# calls safe is not yet recorded.
 # <!-- /answer -->
 #
 # | | |
@@ -51,9 +51,9 @@ figures.style()
 # %% [markdown]
 # ## 1. A map of states
 #
-# *Ask.* Are errors the same everywhere? We plot the states of each task along their first two principal components. One
-# map shows how many of the 10,000 rows are in a cell, the other how much the paper's model errs there. If the model has
-# learned best what it saw often, the second map should be the negative of the first.
+# *Ask.* Are errors the same everywhere? We map states along their first two principal components: how many of the
+# 10,000 rows are in a cell, and how much the paper's model errs there. If the model has learned best what it saw often,
+# the second map should be the negative of the first.
 
 # %%
 size, samples = settings.Pretraining().transitions, settings.Augmentation().table_samples
