@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -12,44 +11,12 @@ from tqdm import tqdm
 
 from benchmarks import speed
 from benchmarks.speed import Effort
-from mbaug import checks, files
-from mbaug.checks import Bound, Count, Positive, require, settings
-from mbaug.datasets.cards import Sha256
-from mbaug.provenance import OPTIONAL, Provenance, provenance
+from mbaug import files
+from mbaug.provenance import provenance
 
-# From 2 on, each library is measured in its own process, and a file holds its own digest. From 3 on, the limit of a population is
-# that of all its networks, on a GPU timed as a graph.
-FORMAT = 3
+FORMAT = 3  # from 2 on, each library has a process of its own; from 3 on, a population's limit is that of all its networks
 INSTALLED = {"Stable-Baselines3": "make setup", "SBX": ".venv/bin/python -m pip install sbx-rl"}  # commands that install peers
 FOLDER = files.repository() / "data" / "benchmarks"  # one file per processor
-
-
-@settings
-class Benchmark:
-    """The content of a file that `keep` writes."""
-
-    format: Annotated[int, Bound(lambda x: 1 <= x <= FORMAT, f"from 1 to {FORMAT}")]
-    provenance: Provenance
-    cores: Count | None
-    seconds: Positive
-    repeats: Count
-    populations: tuple[Count, ...]
-    growth: tuple[Count, ...]
-    rows: tuple[Count, ...]
-    sections: dict[str, list[dict[str, Any]]]
-    sha256: Sha256 | None = None  # digest of the other keys, absent in format 1
-
-    def __post_init__(self) -> None:
-        require((self.sha256 is None) == (self.format == 1), "sha256 is required from format 2 on, and not allowed before")
-        for name, rows in self.sections.items():
-            alike = rows and all(row.keys() == rows[0].keys() for row in rows)
-            require(alike, f"section {name} has no rows, or rows with different keys")
-            for key, value in (pair for row in rows for pair in row.items()):
-                repeated = not isinstance(value, list) or len(value) == self.repeats
-                values = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
-                plain = all(isinstance(each, str | int | float) for each in values)
-                place = f"section {name}: {key} is {value!r:.80}"
-                require(repeated and plain, f"{place}, but it must be one value, or a list of one value per repeat")
 
 
 def measure(effort: Effort, device: str, sections: Sequence[Callable]) -> dict:
@@ -81,22 +48,10 @@ def load(folder: Path = FOLDER) -> list[dict]:
     """Returns the documents in a folder, the processor with the fastest float32 products first.
 
     Raises:
-        ValueError: A file is damaged, or `keep` did not write it.
+        ValueError: A file is damaged or was edited.
     """
-    documents = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = files.content(path)
-            document = files.parse_json(content, str(path))
-            found = checks.read(Benchmark, document, str(path), {"sha256", *OPTIONAL})
-            needed = speed.COMPARED if found.provenance.device is None else speed.ON_GPU
-            lacking = sorted({section.__name__ for section in needed} - {*found.sections})
-            require(not lacking, f"{path} has no section {', '.join(lacking)}")
-            intact = found.sha256 is None or content == files.sealed(document)
-            require(intact, f"{path}: its content does not match its SHA-256")
-        except ValueError as error:
-            raise ValueError(f"{error}: measure it again with python -m benchmarks --record") from None
-        documents.append(document)
+    remedy = "measure it again with python -m benchmarks --record"
+    documents = [files.unsealed(path, remedy) for path in sorted(folder.glob("*.json"))]
     return sorted(documents, key=lambda document: -max(document["sections"]["products"][0]["gflops"]))
 
 

@@ -398,4 +398,3 @@ SECTIONS = (products, updates, acting, peers, parts, moments, populations, captu
 SHORT = (products, updates, acting, peers)  # sections that the command prints in about a minute
 LIVE = (products, updates, peers, parts, moments, populations, datasets, threads)  # sections that a notebook measures, TINY
 ON_GPU = (products, updates, acting, populations, captures, datasets, model)  # sections that a GPU is measured with
-COMPARED = (products, updates, threads)  # sections that compare processors: every file of a CPU must hold them

@@ -153,6 +153,22 @@ def parse_json(text: bytes, where: str) -> Any:
         raise ValueError(f"{where} is not JSON: {error}") from None
 
 
+def unsealed(path: Path, remedy: str) -> dict[str, Any]:
+    """Returns the JSON object in a file that `sealed` wrote. Its digest shows that it holds just what was written.
+
+    Raises:
+        ValueError: The file is damaged or was edited. The message ends with `remedy`.
+    """
+    try:
+        found = content(path)
+        document = parse_json(found, str(path))
+        if not isinstance(document, dict) or found != sealed(document):
+            raise ValueError(f"{path}: its content does not match its SHA-256")
+    except ValueError as error:
+        raise ValueError(f"{error}: {remedy}") from None
+    return document
+
+
 def sha256(content: bytes | Path) -> str:
     """Returns the SHA-256 of bytes or of a file, in hexadecimal digits."""
     if isinstance(content, bytes):

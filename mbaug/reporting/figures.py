@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,8 +27,6 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
-from mbaug.checks import Bound, settings
-from mbaug.datasets.cards import Sha256
 from mbaug.reporting import statistics
 from mbaug.reporting.statistics import ENOUGH_SEEDS
 
@@ -398,47 +396,6 @@ def save_figure(
     plt.close(figure)  # or the notebook would show it once more at the end of the cell
 
 
-About = TypeVar("About", "Caption", "Filmed")
-Text = Annotated[str, Bound(lambda x: x.replace("\n", "").isprintable(), "printable")]
-
-
-@settings
-class Caption:
-    """Content of the JSON beside a figure."""
-
-    caption: Text
-    csv_sha256: Sha256  # of the CSV with the numbers drawn
-    provenance: Text
-    mark: Text
-    profile: Text
-    sha256: Sha256  # of this JSON without it
-
-
-@settings
-class Filmed:
-    """Content of the JSON beside a film (`films.about`)."""
-
-    caption: Text
-    provenance: Text
-    run: Text
-    scores: tuple[float, ...]
-    actors: dict[str, str]  # name to SHA-256 of the file
-    sha256: Sha256  # of this JSON without it
-
-
-def read_about(cls: type[About], path: Path, command: str) -> About:
-    """Returns the content of the JSON beside a figure or a film.
-
-    Raises:
-        ValueError: the file is damaged or was edited; the message names the command that writes it again.
-    """
-    content = files.content(path)
-    plain = files.parse_json(content, str(path))
-    about = checks.read(cls, plain, str(path))
-    checks.require(content == files.sealed(plain), f"{path}: its content does not match its SHA-256: `{command}` writes it anew")
-    return about
-
-
 def fold(summary: str, text: str) -> str:
     """Returns Markdown that is folded under its summary until the reader clicks on it."""
     return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
@@ -459,20 +416,20 @@ def gallery(folder: Path) -> str:
             heading = text.partition("\n# # ")[2].partition("\n")[0]
             parts.append(f"## [{heading}]({os.path.relpath(source.with_suffix('.ipynb'), folder)})\n")
         for name in drawn:
-            about, data = read_about(Caption, folder / f"{name}.json", "make figures"), folder / f"{name}.csv"
-            same = files.sha256(files.content(data)) == about.csv_sha256
+            about, data = files.unsealed(folder / f"{name}.json", "`make figures` writes it anew"), folder / f"{name}.csv"
+            same = files.sha256(files.content(data)) == about["csv_sha256"]
             checks.require(same, f"{data} does not match the SHA-256 in {name}.json: `make figures` writes both anew")
             title = f"{number} · {name[3:].replace('_', ' ').capitalize()}"
-            mark = f"**{about.mark}.** " if about.mark else ""
-            more = f"{about.provenance} " if about.provenance else ""
+            mark = f"**{about['mark']}.** " if about["mark"] else ""
+            more = f"{about['provenance']} " if about["provenance"] else ""
             more = fold("Data and provenance", f"{more}[SVG]({name}.svg) · [data]({name}.csv)")
-            parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{as_markdown(about.caption)}\n\n{more}\n")
+            parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{as_markdown(about['caption'])}\n\n{more}\n")
     parts += ["## Films\n"] * bool(films := sorted((folder / "films").glob("*.json")))
     for path in films:
-        film = read_about(Filmed, path, "python -m mbaug films")
+        film = files.unsealed(path, "`python -m mbaug films` writes it anew")
         title = f"{tasks.find(path.stem).title}, before and after learning online"
-        picture, more = f"![{title}](films/{path.stem}.gif)", fold("Provenance", film.provenance)
-        parts.append(f"### {title}\n\n{picture}\n\n{film.caption}\n\n{more}\n")
+        picture, more = f"![{title}](films/{path.stem}.gif)", fold("Provenance", film["provenance"])
+        parts.append(f"### {title}\n\n{picture}\n\n{film['caption']}\n\n{more}\n")
     return "\n".join(parts)
 
 
