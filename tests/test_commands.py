@@ -296,9 +296,10 @@ def test_a_closed_pipe_is_no_error(lines):
 
 
 def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatch, capsys):
-    """A bfloat16 run may be cheaper, but not every processor has bfloat16 products."""
-    costs = {"seed0": ("bfloat16", 1.0), "seed1": ("float32", 3.0), "seed2": ("float32", 2.0)}
-    found = {name: {"provenance": {"precision": p}, "wall_seconds": s} for name, (p, s) in costs.items()}
+    """A bfloat16 run may be cheaper, but not every processor has bfloat16 products. Nor has every machine a GPU."""
+    low, full, gpu = {"precision": "bfloat16"}, {"precision": "float32"}, {"precision": "float32", "device": "a GPU"}
+    costs = {"seed0": (low, 1.0), "seed1": (full, 3.0), "seed2": (full, 2.0), "seed3": (gpu, 0.1)}
+    found = {name: {"provenance": origin, "wall_seconds": seconds} for name, (origin, seconds) in costs.items()}
     monkeypatch.setattr(records, "load_metadata", lambda root: found)
     monkeypatch.setattr(verify, "verify", lambda run, *rest: f"verified {run}")
     commands.main(["verify"])

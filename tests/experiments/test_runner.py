@@ -480,6 +480,17 @@ def test_a_cluster_worker_keeps_runs_of_different_profiles_apart(tmp_path):
         assert records.difference({"format": FORMAT} | metadata, profile.apply(SCRATCH)) is None
 
 
+@slow
+def test_a_cluster_worker_does_not_return_what_other_code_has_trained(tmp_path, monkeypatch):
+    trained, train = [], run.train
+    monkeypatch.setattr(run, "train", lambda *given: trained.append(run.circumstances()["code"]) or train(*given))
+    here = run.circumstances()
+    for code in ("old", "old", "edited"):
+        monkeypatch.setattr(run, "circumstances", lambda code=code: here | {"code": code})
+        runner.attempt_on_worker([[RUN]], BRIEF, tmp_path)
+    assert trained == ["old", "edited"]
+
+
 def test_a_record_from_a_cluster_is_written_once_and_only_with_the_settings_sent(recorded, tmp_path):
     """Rows, metadata and actors are written. An existing record stays as it is."""
     table, metadata = records.read(recorded / "runs", RUN)

@@ -167,6 +167,17 @@ def test_multiples_have_one_panel_per_task_and_no_bands():
     assert axes[3].lines[0].get_ydata().tolist() == drawn.query("task == 'ant' and arm == 'td3'")["score"].tolist()
 
 
+def test_every_seed_has_a_line_in_its_tasks_panel():
+    _, axes = plt.subplots(1, 4)
+    table = evaluations({"augmented": 30.0, "td3": 10.0}, seeds=3, tasks=("hopper", "ant"))
+    drawn = figures.every_seed(axes, table, "score")
+    assert [axis.get_title(loc="left") for axis in axes] == ["Hopper", "Walker2d", "HalfCheetah", "Ant"]
+    assert [len(axis.lines) for axis in axes] == [6, 0, 0, 6]
+    assert list(drawn) == [*statistics.RUN, "steps", "score"]
+    first = drawn.query("task == 'ant' and arm == 'augmented' and seed == 0")
+    assert axes[3].lines[0].get_ydata().tolist() == first["score"].tolist()
+
+
 def test_dots_show_means_with_intervals_and_each_seed():
     _, axes = plt.subplots(1, 4)
     table = pd.concat([evaluations({"augmented": 30.0, "td3": 10.0}), evaluations({"td3": 20.0}, seeds=1, tasks=("ant",))])
