@@ -80,12 +80,12 @@ def test_set_up_takes_only_the_steps_that_are_left(setup):
     Path("offline").touch()
     assert "failed, see the messages above" in setup("cpu")[-1]
     Path("offline").unlink()
-    cpu = [".venv", f"torch=={dict(LOCK)['torch']}+cpu", ".venv/tmp/others", ".venv/lib", "."]
+    cpu = [".venv", f"torch=={dict(LOCK)['torch']}+cpu", ".venv/tmp/others", "."]
     assert setup() == cpu
     assert setup() == cpu
     Path("requirements.txt").touch()
     assert setup() == [*cpu, *cpu[1:]]
-    assert setup("default")[9:] == [".venv", ".venv/tmp/torch", ".venv/tmp/others", ".venv/lib", "."]
+    assert setup("default")[7:] == [".venv", ".venv/tmp/torch", ".venv/tmp/others", "."]
 
 
 def test_every_set_up_installs_the_extras_and_does_not_ask_for_torch_again(setup):
