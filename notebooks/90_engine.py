@@ -538,8 +538,8 @@ pd.concat(gpus).round(1).astype(object).fillna("–") if gpus else "no GPU was m
 # On the GPU, too, a replay gives the same bits as the code as written, and in float64 a GPU learns what the CPU learns
 # (tests that run where there is a GPU). A run that was interrupted continues there with the same rows. We measured it
 # with torch 2.11, which is older than the version we lock. All records come from CPUs, so that they can be compared. To
-# measure your GPU, run `python -m benchmarks --device cuda --record`. To train on it, run
-# `python -m mbaug record STUDY --device cuda --population 20`.
+# measure your GPU, run `python -m benchmarks --device cuda --record`. To train on it, give `record` the options
+# `--device cuda --workers 1 --population 20`: one process with many agents is what we measured.
 
 # %% [markdown]
 # ## 7. The cost of a larger dataset
