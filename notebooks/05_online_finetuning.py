@@ -5,10 +5,10 @@
 #
 # <!-- answer -->
 # All four tasks, 2 to 5 seeds: over the first 100,000 interactions the mean score is 15 [14, 16] for TD3 from scratch, 33 [31,
-# 34] for TD3 with the data in its replay buffer, 7.7 [−24, 39] after vanilla pre-training, 2.9 [0.1, 5.8] after pre-training
-# with imagined next states, and 23 [−9.1, 55] with noise of the same size. It takes 5 seeds to tell whether vanilla
-# pre-training pays. The agent with imagined next states scores −4.8 [−31, +21] against vanilla pre-training, −20 [−47, +6.8]
-# against noise, and −30 [−33, −27] against TD3 with the data.
+# 34] for TD3 with the data in its replay buffer, 10 [−1.6, 22] after vanilla pre-training, 2.9 [0.1, 5.8] after pre-training
+# with imagined next states, and 23 [−18, 65] with noise of the same size. It takes 5 seeds to tell whether vanilla pre-training
+# pays. The agent with imagined next states scores −7.1 [−18, +3.9] against vanilla pre-training, −21 [−53, +12] against noise,
+# and −30 [−33, −27] against TD3 with the data.
 # <!-- /answer -->
 #
 # | | |

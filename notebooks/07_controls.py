@@ -6,10 +6,10 @@
 #
 # <!-- answer -->
 # All four tasks, 2 or 3 seeds: an agent that was pre-trained with the model's next states scores 2.9 [0.1, 5.8] over the first
-# 100,000 interactions. With recorded next states it scores 7.7 [−24, 39], and with noise as large as the model's error 23
-# [−9.1, 55]. Without Ant the first 2 would be 23 and 21. It takes 5 seeds to tell whether the model beats noise. With a perfect
-# model the method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow
-# from this, 0 came true, 0 failed, and 5 are open.
+# 100,000 interactions. With recorded next states it scores 10 [−1.6, 22], and with noise as large as the model's error 23 [−18,
+# 65]. Without Ant the first 2 would be 23 and 21. It takes 5 seeds to tell whether the model beats noise. With a perfect model
+# the method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow from
+# this, 0 came true, 0 failed, and 5 are open.
 # <!-- /answer -->
 #
 # | | |
