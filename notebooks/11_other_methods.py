@@ -6,8 +6,8 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
 # critics, data kept* on Ant (77), HalfCheetah (44), Hopper (69) and Walker2d (32). *LayerNorm critics, data kept* on Hopper,
-# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +23 [+15, +31] compared with *TD3 with the data, no pre-training*, +44
-# [+9.4, +78] compared with *vanilla, data kept* and +31 [+23, +38] compared with *SAC from scratch*. A verdict takes 5 seeds.
+# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +23 [+15, +31] compared with *TD3 with the data, no pre-training*, +40
+# [+25, +56] compared with *vanilla, data kept* and +31 [+23, +38] compared with *SAC from scratch*. A verdict takes 5 seeds.
 # Not recorded yet: *LayerNorm critics, no pre-training*, *RLPD*, *augmented, LayerNorm critics, data kept*, *IQL, data kept*
 # and *behaviour cloning, data kept*.
 # <!-- /answer -->
