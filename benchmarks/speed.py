@@ -91,12 +91,12 @@ def product_rate(
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     left, right = (torch.randn(networks, *shape, device=device).to(dtype) for shape in ((batch, inputs), (inputs, outputs)))
 
-    def products() -> None:
+    def call() -> None:
         for _ in range(20):
             torch.bmm(left, right)
 
-    call = products if device == "cpu" else graphs.cuda_graph(products)
-    return rate(call, seconds) * 20 * 2 * networks * batch * inputs * outputs
+    timed = call if device == "cpu" else graphs.cuda_graph(call)
+    return rate(timed, seconds) * 20 * 2 * networks * batch * inputs * outputs
 
 
 def operations(state_size: int, action_size: int, learner: TD3) -> float:
@@ -164,8 +164,9 @@ def costs(seconds: float, device: str, precision: str = "float32", population=1,
 
 def costs_alone(seconds: float, device: str, *given, **options) -> dict:
     """Returns `costs`; on the CPU those of a new process, because the peak memory of a process never falls."""
-    call = in_new_process if device == "cpu" else lambda function, *arguments, **named: function(*arguments, **named)
-    return call(costs, seconds, device, *given, **options)
+    if device == "cpu":
+        return in_new_process(costs, seconds, device, *given, **options)
+    return costs(seconds, device, *given, **options)
 
 
 def in_new_process(call: Callable, *arguments, **options) -> Any:
