@@ -308,18 +308,10 @@ def family(measure):
 
 
 def on_each_task(comparison):
-    """Returns the difference on each task, without its interval."""
-    scores = statistics.mean_score(table)
-    found = {
-        task: statistics.by_task(scores, comparison.arm, *comparison.others).get(task)
-        for task in tasks.TASKS
-    }
-    return {
-        tasks.find(t).title: figures.number(np.mean(pair[0]) - np.mean(pair[1]), signed=True)
-        if pair
-        else "–"
-        for t, pair in found.items()
-    }
+    """Returns the difference on each task that has it, without its interval."""
+    pairs = statistics.by_task(score, comparison.arm, *comparison.others)
+    gaps = {task: np.mean(one) - np.mean(other) for task, (one, other) in pairs.items()}
+    return {tasks.find(task).title: figures.number(gap, signed=True) for task, gap in gaps.items()}
 
 
 names = [figures.look(each.others[0]).label for each in claims.METHODS]
@@ -327,6 +319,7 @@ verdicts = [claims.decided(each) for each in claims.compare(claims.METHODS, tabl
 windows = {"0 to 100K": statistics.mean_score, "25K to 100K": claims.LEARNING}
 second = pd.DataFrame({name: family(measure) for name, measure in windows.items()}, names)
 apart = pd.DataFrame(map(on_each_task, claims.METHODS), names)
+apart = apart.reindex(columns=[task.title for task in tasks.TASKS.values()]).fillna("–")
 second = pd.concat([second, apart], axis=1).assign(verdict=verdicts)
 second.rename_axis(f"{figures.look('layernorm_data').label}, minus")
 
