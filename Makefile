@@ -56,7 +56,7 @@ lock: .venv/ready  ## lock the packages of pyproject.toml in requirements.txt, w
 		--output-file requirements.txt pyproject.toml
 
 clean:      ## remove generated files, except .venv, recorded runs, and the checkpoints and datasets in build
-	@find build -mindepth 1 -maxdepth 1 ! -name checkpoints ! -name offline -exec rm -rf {} + 2>/dev/null || true
+	@find build -mindepth 1 -maxdepth 1 ! -name checkpoints ! -name offline ! -name minari -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf .pytest_cache .ruff_cache .hypothesis
 
 .venv/ready: requirements.txt pyproject.toml scripts/setup

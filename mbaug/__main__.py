@@ -86,13 +86,15 @@ def record(arguments: argparse.Namespace) -> None:
         runs = studies.with_seeds(runs, arguments.seeds)
     runs = runner.select(runs, arguments.only)
     cores = joblib.cpu_count()  # cores that this process may use
-    workers, limit = arguments.workers or cores, WORKERS_PER_CORE * cores
+    default = cores if arguments.device == "cpu" else 1  # one process with many agents fills a GPU
+    workers, limit = arguments.workers or default, WORKERS_PER_CORE * cores
     checks.require(workers <= limit, f"workers is {workers}, but on {cores} cores it must be at most {limit}")
     root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
-    hours = runner.seconds(missing, runner.step_seconds(records.load_metadata(records.root())), profile) / workers / 3600
-    name = arguments.study or "programme"
-    say(f"{name}: {len(missing)} runs missing in {root}, about {hours:.1f} hours with {workers} workers")
+    hours = runner.seconds(missing, runner.step_seconds(records.load_metadata(records.root())), profile) / 3600
+    takes = f"{hours / workers:.1f} hours with {workers} worker{'s' * (workers > 1)}"
+    takes = f"{hours:.1f} hours of one CPU core" if arguments.cluster or arguments.device != "cpu" else takes
+    say(f"{arguments.study or 'programme'}: {len(missing)} runs missing in {root}, about {takes}")
     if not missing and profile.name != "paper":
         say(f"to train them again after a change of code, remove {root}")
     if arguments.dry_run:
@@ -106,9 +108,12 @@ def status(arguments: argparse.Namespace) -> None:
     import joblib
 
     from mbaug import files
+    from mbaug.checks import require
     from mbaug.experiments import records, runner, studies
 
     work, root = files.repository() / "build" / "checkpoints" / "paper", records.root()
+    together = "--parquet writes all recorded runs: leave out the study"
+    require(arguments.study is None or arguments.parquet is None, together)
     if arguments.parquet is not None:
         records.write_parquet(root, arguments.parquet)
         say(arguments.parquet)
@@ -179,6 +184,8 @@ def data(arguments: argparse.Namespace) -> None:
     imports = arguments.source is not None or arguments.name is not None
     unused = "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari"
     require(imports or arguments.export or arguments.output is None, unused)
+    others = " and ".join(f"--{option}" for option in ("export", "readme", "probes") if getattr(arguments, option))
+    require(not imports or not others, f"an import takes no {others}: run two commands")
     # Without a clone an import needs --output, and all else fails in files.repository().
     into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
     if arguments.export:

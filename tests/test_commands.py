@@ -115,6 +115,7 @@ class Called(Exception):
     [
         ("record tiny --only */seed1", runner, "record", {"runs": RUNS[1:], "population": 1, "cluster": None, "workers": 2}),
         ("record --population 2 --workers 3 --device cuda", runner, "record", {"population": 2, "workers": 3, "device": "cuda"}),
+        ("record --device cuda", runner, "record", {"population": 1, "workers": 1, "device": "cuda"}),
         ("record tiny --cluster tcp://host:8786", runner, "record", {"cluster": "tcp://host:8786", "work": None}),
         ("verify hopper/none/small/seed0 --updates 300", verify, "verify", {"which": RUNS[0], "updates": 300}),
         ("watch hopper --run hopper/none/small/seed0", runner, "policy", {"which": RUNS[0], "name": "final"}),
@@ -169,6 +170,9 @@ def test_status_exports_every_recorded_row_if_pyarrow_is_installed(tmp_path, mon
         ("record tiny --only */sac/*", "no run matches '*/sac/*'; an example of a run's name is hopper/none/small/seed0"),
         ("record tiny --workers 1 --device cdua", "unknown device 'cdua': allowed are 'cpu'"),
         ("record tiny --workers 100000", "workers is 100000, but on 2 cores it must be at most 8"),
+        ("status tiny --parquet runs.parquet", "--parquet writes all recorded runs: leave out the study"),
+        ("data a.hdf5 --as hopper-a --readme", "an import takes no --readme: run two commands"),
+        ("data a.hdf5 --as hopper-a --export minari --probes", "an import takes no --export and --probes: run two commands"),
         ("status tny", "unknown study 'tny'"),
         ("verify", "nothing is recorded in"),
         ("verify hopper/none/small/seed7", "seed7 is not recorded"),
@@ -324,12 +328,13 @@ def test_an_interrupted_command_mentions_checkpoints_only_if_it_writes_them(type
 
 
 @pytest.mark.parametrize("given", ["tpu", "cuda"])
-def test_an_unavailable_device_is_refused_even_in_a_dry_run(given, repository, monkeypatch):
+def test_an_unavailable_device_is_refused_even_in_a_dry_run(given, repository, monkeypatch, capsys):
     """On a cluster any known device is accepted: the workers have their own."""
     monkeypatch.setattr(engine, "devices", lambda: ("cpu",))
     with pytest.raises(SystemExit, match=f"unknown device '{given}': .*allowed are 'cpu'$"):
         commands.main(["record", "tiny", "--dry-run", "--device", given])
     commands.main(["record", "tiny", "--dry-run", "--device", "cuda", "--cluster", "tcp://nowhere:1"])
+    assert "about 0.5 hours of one CPU core" in capsys.readouterr().out  # how many workers there are nobody knows here
 
 
 def test_figures_ends_with_what_was_found_where_to_look_and_what_to_do_next(monkeypatch, capsys):

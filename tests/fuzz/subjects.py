@@ -199,7 +199,7 @@ STATE = {"rows": [[]], "outside": [0.0], "switch": [], "wall_seconds": 0.0, "com
 
 def population() -> SimpleNamespace:
     """Returns a stand-in for the population that `run.load` restores."""
-    return SimpleNamespace(learner=LEARNER, commits=[], begin=0.0)
+    return SimpleNamespace(learner=LEARNER, commits=[])
 
 
 def save_checkpoint(folder: Path) -> None:
