@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 01 · Small datasets
 #
-# **How little is 10,000 transitions?**
+# **How small is a dataset of 10,000 transitions?**
 #
 # <!-- answer -->
-# 10,000 transitions are 80 seconds of a hopper's life. We draw them from the 45,044 transitions of 318 episodes. Half of these
+# 10,000 transitions are 80 seconds of simulated time. We draw them from the 45,044 transitions of 318 episodes. Half of these
 # episodes return less than 218, while an expert returns 3,234. The nearest drawn state is 0.8 simulator steps away from a new
 # state of the same episodes, and 1.1 steps from a state of an episode that was not drawn. With 1,000 transitions the distances
 # would be 1.4 and 2.0 steps.
@@ -22,7 +22,7 @@
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False  # False: draw from data/runs; True: train now, into build/runs
+retrain = False  # has no effect here: this chapter trains nothing and reads the pools
 
 # %%
 from types import SimpleNamespace
@@ -154,9 +154,9 @@ show(tasks.normalised_score)
 by_hand = 100 * (np.array([467, 1422]) + 20.272305) / (3234.3 + 20.272305)
 scores = tasks.normalised_score(task, np.array([467, 1422]))
 assert np.allclose(scores, by_hand), "the score is the formula above"
-standing_ant = tasks.normalised_score(tasks.find("ant"), 1000)
+standing_ant = tasks.normalised_score(tasks.find("ant"), 975)
 print(f"D4RL's Hopper data score {by_hand[0]:.0f} (medium-replay) and {by_hand[1]:.0f} (medium).")
-print(f"An ant that only stands returns about 1,000: score {standing_ant:.0f}.")
+print(f"An ant that only stands returns about 975: score {standing_ant:.0f}.")
 
 # %% [markdown]
 # *Read.* 0 is a random policy and 100 an expert of 2020, and a score above 100 is possible. The scale is linear in the
@@ -337,7 +337,7 @@ print(f"two draws of 10,000 from 402,000 rows, as many as D4RL has, share {10_00
 # had D4RL's full replay. So the spread over our seeds reflects the luck of training in full, but the luck of the data
 # only in part.
 #
-# ## 6. How good are they?
+# ## 6. How good are the episodes?
 #
 # *Ask.* How good are the episodes? We expect many short, poor episodes from the beginning of training, and few good ones,
 # which are long and so hold many rows. We cannot draw the distribution of D4RL's episodes here, but we know its mean from
@@ -368,14 +368,14 @@ figure, axes = plt.subplots(1, 2, sharex=True, figsize=(8, 4))
 medium = f"medium level: {task.return_medium:,.0f}"
 for axis, (unit, count) in zip(axes, counts.items(), strict=True):
     axis.stairs(count / count.sum(), edges, fill=True, color="#56B4E9")
-    axis.axvline(lives.mean(), color="#0072B2", label=f"mean episode, ours: {lives.mean():.0f}")
-    axis.axvline(467, color="#D55E00", linestyle="--", label="mean episode, D4RL's: 467")
+    axis.axvline(lives.mean(), color="#0072B2", label=f"mean return, our pool: {lives.mean():.0f}")
+    axis.axvline(467, color="#D55E00", linestyle="--", label="mean return, D4RL's data: 467")
     axis.axvline(task.return_medium, color="black", linestyle=":", label=medium)
     axis.set(xlabel="return of the episode (rewards)", ylabel=f"share of {unit}")
     axis.set_title(f"{unit}, by return")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-about = f"Undiscounted return of the pool's {len(lives)} episodes. Right, each transition counts. "
-about += "Of D4RL only the mean is published."
+about = f"Undiscounted return of the pool's {len(lives)} episodes. On the right each transition counts "
+about += "once. D4RL publishes only the mean."
 figures.save_figure(figure, "01_returns", table, f"{about} {origin}.", profile)
 
 # %%
@@ -386,7 +386,7 @@ pd.Series(worth, name="share at the medium level or above").map("{:.0%}".format)
 # %% [markdown]
 # *Read.* Few episodes reach the medium level, but they are long, so they hold a larger share of the transitions.
 #
-# ## 7. Where has the hopper been?
+# ## 7. Which states do the drawn rows cover?
 #
 # *Ask.* Two of the eleven dimensions decide whether an episode goes on: the task ends below a height of 0.7 m or at a
 # tilt beyond 0.2 rad. With the forward velocity they show most of a hopper's motion. We count rows in the cells of a
@@ -445,8 +445,9 @@ for across in grids:
 pd.DataFrame(missed).T.map("{:.1%}".format)
 
 # %% [markdown]
-# *Read.* In two dimensions 10,000 rows look like plenty. They only miss cells where the hopper seldom was, most of them
-# at the rim. But a state has eleven dimensions, and section 1 shows how far new states are from the drawn rows there.
+# *Read.* In two dimensions 10,000 rows look like plenty. They only miss cells in which the hopper rarely was, most of
+# them at the edge of the map. But a state has eleven dimensions. Section 1 shows how far new states are from the drawn
+# rows in all eleven.
 #
 # ## 8. One scale for all dimensions
 #
@@ -484,12 +485,13 @@ scales.round(3)
 # moves a dimension. For most dimensions it is a small part of the deviation. So *nothing moves* is a good guess, and
 # [chapter 02](02_world_model.ipynb) uses it as a baseline.
 #
-# ## 9. Four bodies, four qualities
+# ## 9. Four tasks, four qualities of data
 #
-# *Ask.* So far we saw one body and one kind of data. The paper's claim is about four bodies, and about data that are
-# *poor*. How poor are our pools? `random` comes from uniform actions. The other pools of a task come from one training
-# run. `medium-replay` is drawn from all its transitions until the medium level. `medium` comes from the agent at that
-# moment, and `expert` from the agent at the end. (A fifth, `medium-expert`, is half `medium` and half `expert`.)
+# *Ask.* So far we have seen one task and one kind of data. The paper's claim is about four tasks, and about data of
+# *poor* quality. How poor are our pools? `random` comes from uniform actions. The other pools of a task come from one
+# training run. `medium-replay` is drawn from all transitions of this run up to the medium level. `medium` comes from
+# the agent at that moment, and `expert` from the agent at the end. (A fifth, `medium-expert`, is half `medium` and half
+# `expert`.)
 #
 # There is one exception. Hopper's `medium-replay` comes from an earlier SAC, trained on another processor. The runs of
 # the following chapters were recorded with this pool, so we keep it. We do not know D4RL's medium level of Ant. Ours is a
@@ -524,9 +526,9 @@ rows.round(1).astype(object).fillna("–")
 # their shares. It is the number of equally frequent cells that would be as diverse.
 #
 # *Read.* Random hoppers and walkers fall at once. Most random ants end early, too, but only after a few seconds. All
-# episodes of cheetahs last to the time limit. `medium` can be better than its name: if an agent's score jumps, it may
-# be far above the level when it first holds it. And diversity is not quality: on Ant `random` has more diverse heights
-# and speeds than `medium-replay`.
+# episodes of cheetahs last to the time limit. `medium` can be better than its name says: if an agent's score jumps, the
+# agent may be far above the medium level when it first holds this level. And diversity is not quality: on Ant `random`
+# has more diverse heights and speeds than `medium-replay`.
 #
 # The next table shows where each pool comes from:
 
@@ -633,7 +635,8 @@ pd.DataFrame(rows).T
 # ## Where we differ from the paper
 #
 # - Data: our own SAC on `Hopper-v5`, not D4RL's on its older Hopper, and a pool of whole episodes, not the full replay.
-# - Time limits are kept as transitions that bootstrap. We do not know how the authors' reader treats them.
+# - Time limits are kept as transitions that bootstrap. In the authors' code they bootstrap as well [C], but we do not
+#   know whether its reader keeps these rows.
 # - Seeds share rows of the pool, as section 5 shows.
 #
 # ## Try it
@@ -656,7 +659,8 @@ pd.DataFrame(rows).T
 # <details><summary>Why the same draw for every arm?</summary>
 #
 # Some draws are luckier than others. If two arms had different draws, their difference would contain this luck twice.
-# With the same draw it cancels, and we need fewer seeds to see a difference.
+# With the same draw it cancels. Our intervals do not use this: they treat the seeds of two arms as independent, so they
+# are rather too wide than too narrow.
 # </details>
 #
 # <details><summary>Why divide by the data's standard deviation, and not by the range the task allows?</summary>

@@ -6,8 +6,8 @@
 # <!-- answer -->
 # Augmentation replaces half of a batch's next states by imagined ones and changes nothing else. On HalfCheetah they move by
 # 0.47 standard deviations per dimension, while a step of the simulator moves a state by 1.17. The targets of a trained critic
-# have a standard deviation of 148 rewards, and they move by +15 on average. A single target moves by 41 rewards that stay and
-# by 27 that average out over the model's samples. With noise of the same size the three numbers are −26, 31 and 47.
+# have a standard deviation of 148 rewards, and they move by +15 on average. The shift of a single target has two parts: 41
+# rewards stay, and 27 average out over the model's samples. With noise of the same size the three numbers are −26, 31 and 47.
 # <!-- /answer -->
 #
 # | | |
@@ -22,7 +22,7 @@
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False  # nothing that is drawn here is trained here: `python -m mbaug models` fits the networks
+retrain = False  # has no effect here: `python -m mbaug models` trains the networks of this chapter
 
 # %%
 import matplotlib.pyplot as plt
@@ -275,7 +275,7 @@ far.set_index("source")[["outside", "nearest"]].map("{:.4f}".format).replace("na
 def look(source):
     """Returns colour and line style of a source, those of its arm where it has one."""
     arms = {"sample": "augmented", "noise": "noise", "deterministic": "deterministic"}
-    style = figures.look(arms.get(source, f"augmented_{source}"))
+    style = figures.look(arms.get(source, f"{source}_offline"))
     return {"color": style.colour, "linestyle": style.line, "label": source}
 
 
@@ -296,8 +296,9 @@ save_figure(figure, "03_outside", spread, caption, profile)
 # %% [markdown]
 # *Read.* Few components leave the range, though noise leaves it several times as often as a sample. The distances say
 # more. The model's predictions lie even nearer to the data than recorded states do, because they are pulled towards the
-# middle. Noise of the same size leaves the data. Noise errs in each dimension independently, while a decoder errs along
-# the data. So matched noise is a fair control for the *size* of an error, but not for its *direction*.
+# middle. Noise of the same size leaves the data. Noise errs in each dimension independently, while a decoder errs
+# mostly in directions in which the data vary. So matched noise is a fair control for the *size* of an error, but not
+# for its *direction*.
 #
 # ## 4. How far the targets move
 #
@@ -387,7 +388,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
 left.plot(points["recorded"], points["imagined"], ".", markersize=2, color=look("sample")["color"])
 left.set(xlabel="target, recorded next state (rewards)", ylabel="target, model's sample (rewards)")
-left.set_title("One row, one point")
+left.set_title("Each point is one row")
 for place, source in enumerate(sources):
     for offset, part, alpha in ((-0.2, "stays", 1), (0.2, "averages out", 0.4)):
         size, colour = moves.loc[source, part], look(source)["color"]
@@ -478,35 +479,37 @@ ticks = stored("03_one_table", pd.DataFrame({"sample": fresh[0, :, y]}), profile
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
 left.plot(*np.split(quantiles, 2, axis=1), ".", markersize=3, alpha=0.6)
-left.set(xlabel="quantile, asked directly (standard deviations)", ylabel="quantile, picked from tables")
+left.set(
+    xlabel="quantile, sampled directly (standard deviations)", ylabel="quantile, picked from tables"
+)
 left.set_title("All dimensions of one row's next state")
 left.locator_params(nbins=5)
 
 bins = np.histogram_bin_edges(frame["direct"], 30)
 outline = {"histtype": "step", "linewidth": 1.8}
-right.hist(frame["direct"], bins, color="#0072B2", label="asked directly", **outline)
+right.hist(frame["direct"], bins, color="#0072B2", label="sampled directly", **outline)
 right.hist(frame["table"], bins, color="#D55E00", label="picked from tables", **outline)
 place = np.full(rule.table_samples, -6)
 right.plot(ticks, place, "|", color="#000000", markersize=9, label="one table")
-right.axvline(rows.next_state[0, y], color="#009E73", linestyle="--", label="recorded next state")
+right.axvline(rows.next_state[0, y], color="#000000", linestyle="--", label="recorded next state")
 right.set(xlabel=task.state_names[y], ylabel="samples", ylim=(-14, None))
-right.set_title("One of them")
+right.set_title("One of these dimensions")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 caption = (
-    "One row's imagined next state: 2,000 samples asked of the model against 2,000 picks from tables. "
+    "One row's imagined next state: 2,000 samples of the model compared with 2,000 picks from tables. "
 )
 save_figure(figure, "03_table", frame, f"{caption}HalfCheetah, seed 0.", profile)
 
 # %% [markdown]
-# *Read.* Only the distribution of *one* pick is equal. Until the table is drawn again, a row has only the samples marked
-# by ticks in the right-hand picture, and its picks repeat. The settings tell how much the table saves: we compare how
-# often a row is replaced during the life of a table with how often the model is called for it.
+# *Read.* Only the distribution of *one* pick is equal. Until the table is drawn again, a row has only the samples
+# marked by ticks in the right-hand picture, and its picks repeat. The settings tell how much the table saves: we
+# compare how often a row is replaced while one table is in use with how often the model is called for this row.
 
 # %% tags=["nbval-check-output"]
 per_update, plan = augmentation.replaced(rule.rate, learner.batch_size), settings.Pretraining()
 visits = rule.redraw_interval * per_update / plan.transitions
 different = plan.updates // rule.redraw_interval * rule.table_samples
-saving = {"times a row is replaced while a table lives": visits, "samples a row": rule.table_samples}
+saving = {"times a row is replaced while a table is used": visits, "samples a row": rule.table_samples}
 saving |= {
     "times less work for the model": visits / rule.table_samples,
     "different samples in all": different,

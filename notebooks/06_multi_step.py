@@ -4,8 +4,8 @@
 # **Can the world model look several steps ahead, and does it help an agent if it does?**
 #
 # <!-- answer -->
-# After 1, 5 and 50 steps from the last true state the error of the paper's model, encoded anew at every step, is 0.4, 0.7 and
-# 0.92, of a deterministic network 0.048, 0.17 and 1.7, and of the guess that nothing moves 0.39, 1.2 and 2.1 (variances of the
+# After 1, 5 and 50 steps from a true state, the paper's model has errors of 0.4, 0.7 and 0.92 if it re-encodes every step, a
+# deterministic network has 0.048, 0.17 and 1.7, and the guess that nothing moves has 0.39, 1.2 and 2.1 (in variances of the
 # states, median of 4 tasks; 1 is the error of always predicting the mean state). Whether targets of several steps help an agent
 # is not yet recorded.
 # <!-- /answer -->
@@ -52,7 +52,7 @@ figures.style()
 # never sees another true state. The episode is from `hopper-medium`, and no model was fitted on it. The deterministic
 # network has the smallest one-step error ([chapter 02](02_world_model.ipynb)), so we expect it to follow the truth for
 # longest. The VAE draws noise, so its roll-outs should spread like a fan. We roll the VAE out in two ways: it stays in
-# its latent space, or it encodes its own prediction anew at every step. Section 4 explains both.
+# its latent space, or it re-encodes its own prediction at every step. Section 4 explains both.
 
 # %%
 hopper, pool = tasks.find("hopper"), read.load("hopper-medium")
@@ -89,12 +89,12 @@ fan = stored("06_fan", pd.DataFrame(columns), profile, tolerance=0.02)  # roundi
 
 # %%
 looks = {
-    "persistence": ("nothing moves", "#000000", ":"),
+    "persistence": ("persistence (nothing moves)", "#000000", ":"),
     "linear": ("linear regression", "#E69F00", "-."),
     "deterministic": ("deterministic network", "#D55E00", (0, (5, 1))),
     "latent": ("VAE, in latent space", "#56B4E9", "-"),
-    "encoded": ("VAE, encoded anew", "#0072B2", "-"),
-    "light": ("VAE, KL weight / 100, encoded anew", "#009E73", "--"),
+    "encoded": ("VAE, re-encoded at each step", "#0072B2", "-"),
+    "light": ("VAE, KL weight / 100, re-encoded", "#003F63", "--"),
 }
 
 
@@ -119,7 +119,7 @@ for axis in axes[1]:
     axis.set_xlabel("time since the last true state (s)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 text = "One second of Hopper from one true state and the recorded actions: what happened, the network, "
-text += "and 20 roll-outs of the VAE, in latent space and encoded anew at every step. Lines that leave "
+text += "and 20 roll-outs of the VAE, in latent space and re-encoded at every step. Lines that leave "
 text += "the picture go on outside. Seed 0."
 figures.save_figure(figure, "06_fan", fan, text, profile)
 
@@ -128,8 +128,8 @@ figures.save_figure(figure, "06_fan", fan, text, profile)
 # hop. We expected a fan, and that failed. In latent space the VAE's lines are smooth. They start apart, because $z$ is
 # drawn once and the encoding is blurred. Then most of them come together at one height: no more noise enters, and the
 # latent state has lost the phase of the stride. Their velocity falls far below the truth, so that they leave the
-# picture. When the VAE encodes anew at every step, its lines are apart from the first step on. They jitter, and lose
-# the phase as well.
+# picture. When the VAE re-encodes at every step, its lines are apart from the first step. They jitter, and lose the
+# phase as well.
 #
 # The table has the distance of roll-outs from the truth, as a root mean square over the roll-outs of each kind.
 
@@ -144,11 +144,11 @@ pd.DataFrame(table, index=[f"after {fan['seconds'][k]:.2g} s" for k in moments])
 
 # %% [markdown]
 # *Read.* At first the network is far nearer to the truth than the VAE. After a second it has lost the truth as well. In
-# height the VAE that encodes anew is then even nearer, because it stays around the mean height. One second of one
-# episode is an example, not evidence. Section 5 measures many such windows on four tasks. First we explain how a critic
-# uses several steps.
+# height the VAE that re-encodes is then even nearer, because it stays around the mean height. One second of one episode
+# is an example, not evidence. Section 5 measures many such windows on four tasks. First we explain how a critic uses
+# several steps.
 #
-# ## 2. A window by hand
+# ## 2. Windows of recorded steps, and where they end
 #
 # *Ask.* An $n$-step target needs $n$ recorded steps that follow each other. What happens where the episode ends sooner?
 # This depends on how it ends: after a fall there are no more rewards, but after a time limit there would be.
@@ -227,7 +227,7 @@ print("targets of the five rows:", *target)
 #
 # $$z_{k+1} = z_k + f(z_k, a_k), \quad z_0 \sim q(z \mid s_0), \quad \hat s_n = D(z_n)$$
 #
-# Encoded anew at every step:
+# Re-encoded at every step:
 #
 # $$\hat s_{k+1} = D\big(z + f(z, a_k)\big), \quad z \sim q(z \mid \hat s_k)$$
 #
@@ -244,7 +244,7 @@ show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 # %% [markdown]
 # `open_loop` returns all steps of a roll-out, for the figures here. An *arm* is one way to train an agent. The recorded
 # arms used `augmentation.rollout`, which returns only the last step of each window. It calls the model once per step,
-# so these arms *encode anew* at every step.
+# so these arms *re-encode* at every step.
 #
 # How does an error grow from step to step? For a linear system we can compute it exactly. Let $s_{k+1} = A s_k + B a_k$,
 # and let a model start with an error $e_0$ and add an error $\delta_k$ in every step. Then
@@ -257,11 +257,11 @@ show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 # | $e_n$ | `rolled - truth` | `[rows, state]` | that of the state |
 # | $\delta$ | `slip` | `[state]` | that of the state |
 #
-# The largest eigenvalue $|\lambda|$ of $A$ decides. Below 1 the first error dies out and the sum converges. At 1 the sum
-# grows with $n$, or with $\sqrt n$ if the $\delta_k$ are independent noise. Above 1 it grows like $|\lambda|^n$. In
-# latent space the blurred encoding enters once, as $e_0$. If we encode anew, it enters at every step, as $\delta_k$. So
-# we expect the latent way to be better over many steps, unless the latent dynamics are poor: the loss trains $f$ for one
-# step only.
+# The largest eigenvalue $|\lambda|$ of $A$ decides. Below 1 the first error dies out and the sum converges. At 1 the
+# sum grows with $n$, or with $\sqrt n$ if the $\delta_k$ are independent noise. Above 1 it grows like $|\lambda|^n$. In
+# latent space the blurred encoding enters once, as $e_0$. If we re-encode, it enters at every step, as $\delta_k$. So
+# we expect the latent way to be better over many steps, unless the latent dynamics are poor: the loss trains $f$ for
+# one step only.
 #
 # *Check by hand.* We roll out a damped oscillator with the function of the recorded arms. First we give it a wrong start,
 # then a small error $\delta$ at each step.
@@ -435,15 +435,16 @@ growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 # start. These roll-outs start in a true state, so their error is the sum of the $\delta_k$. With eigenvalues near 1
 # this sum grows although no single error does. If the errors point the same way, $n$ of them add up to $n$ times one,
 # which is $n^2$ times the squared error. The deterministic network begins with the smallest errors, but they grow as
-# well: after 50 steps it is the best predictor on one task and the worst on another. The VAE beats persistence after
-# several steps on Hopper and Walker2d, as we expected, but at the first step on HalfCheetah and Ant, where a step is
-# long. On Walker2d the regression starts only a little below persistence. The error of a VAE that encodes anew levels
-# off: each encoding pulls the state back to those that it knows, so the VAE forgets the state rather than diverging.
+# well: after 50 steps it is the best predictor on no task, and on Walker2d it is the worst by far. The VAE beats
+# persistence after several steps on Hopper and Walker2d, as we expected, but at the first step on HalfCheetah and Ant,
+# where a step is long. On Walker2d the regression starts only a little below persistence, and on Ant at half of it. The
+# error of a VAE that re-encodes levels off: each encoding pulls the state back to states that the VAE knows, so the VAE
+# forgets the state rather than diverging.
 
 # %%
 wins = (wide["latent"] < wide["encoded"]).groupby("task")
 better = {"share of the horizons": wins.mean(), f"after {len(horizons)} steps": wins.last()}
-pd.DataFrame(better).loc[names].T.rename_axis("latent space beats encoding anew")
+pd.DataFrame(better).loc[names].T.rename_axis("latent space beats re-encoding")
 
 # %% [markdown]
 # *Read.* We expected the latent way to be better over many steps. At the last horizon it is better on HalfCheetah only.
@@ -455,7 +456,7 @@ pd.DataFrame(better).loc[names].T.rename_axis("latent space beats encoding anew"
 # of motion than the data that the models were fitted on. Where a dimension hardly varies, a small error counts as many
 # variances.
 #
-# ## 6. Does it help?
+# ## 6. Do targets of several steps help an agent?
 #
 # *Ask.* A longer target changes two things at once: it holds more recorded rewards before the critic's own estimate, and
 # its imagined state is worse. So the study `horizons` has arms with and without imagination on HalfCheetah: $n$ = 1, 2, 3
@@ -528,8 +529,8 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 # %% [markdown]
 # *How to read it, once it is recorded.* The two lines of a panel separate the two changes. Where both lines rise with
 # $n$, the recorded rewards help. Imagination helps where the augmented line lies above the vanilla one. Where it rises
-# alone, imagination may only harm less. Where the gap grows with $n$ and the score falls, the critic over-rates states
-# that the roll-outs made up.
+# alone, imagination may only harm less. Where the gap grows with $n$ and the score falls, the critic over-estimates
+# states that the roll-outs made up.
 #
 # ## Where we differ from the paper
 #
@@ -570,11 +571,11 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 # target is too low ([Munos et al. 2016](https://arxiv.org/abs/1606.02647) correct for that, and we do not).
 # </details>
 #
-# <details><summary>Why do the imagined arms not use the latent way?</summary>
+# <details><summary>Why do the augmented arms not roll out in latent space?</summary>
 #
-# The augmentation takes any one-step `predict` ([chapter 03](03_augmentation.ipynb)), also noise and the other controls.
-# It makes a roll-out by calling this function again. Only a VAE has a latent space to stay in. Section 5 shows what the
-# latent way would gain or lose.
+# The augmentation takes any one-step `predict` ([chapter 03](03_augmentation.ipynb)), including noise and the other
+# controls. It makes a roll-out by calling this function again. Only a VAE has a latent space to stay in. Section 5
+# shows what a roll-out in latent space would gain or lose.
 # </details>
 #
 # <details><summary>The deterministic network predicts so much better. Is it the better augmentation?</summary>

@@ -53,7 +53,7 @@ figures.style()
 #
 # *Ask.* Are errors the same everywhere? We map states along their first two principal components: how many of the
 # 10,000 rows are in a cell, and how much the paper's model errs there. If the model has learned best what it saw often,
-# the second map should be the negative of the first.
+# errors should be small where rows are many.
 
 # %%
 size, samples = settings.Pretraining().transitions, settings.Augmentation().table_samples
@@ -177,8 +177,8 @@ for axis, drawing, label, ticks in (
     bar = figure.colorbar(drawing, ax=axis, label=label, ticks=ticks, format="%g", extend=ends)
     bar.minorticks_off()
 text = f"States on two principal components (standard deviations). Above, how many of the {size:,} rows "
-text += "are in a cell; below, the error of the VAE's samples on other rows, over its mean. The darkest "
-text += "cells lie beyond the scale. Seed 0."
+text += "are in a cell; below, the error of the VAE's samples on other rows, as a multiple of its mean. "
+text += "The darkest cells lie beyond the scale. Seed 0."
 save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
@@ -264,26 +264,27 @@ still, vae = (steps[kind].unstack() for kind in ("persistence", "sample"))
 grown = {
     "VAE, sampled: thinnest / densest": ends[5] / ends[1],
     "VAE, sampled: longest / shortest step": vae[5] / vae[1],
-    "nothing moves: longest / shortest step": still[5] / still[1],
-    "VAE, sampled / nothing moves: shortest step": vae[1] / still[1],
-    "VAE, sampled / nothing moves: longest step": vae[5] / still[5],
+    "persistence: longest / shortest step": still[5] / still[1],
+    "VAE, sampled / persistence: shortest step": vae[1] / still[1],
+    "VAE, sampled / persistence: longest step": vae[5] / still[5],
 }
 pd.DataFrame(grown).loc[here].T.rename_axis("ratio of errors").round(2)
 
 # %% [markdown]
 # *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. The next two rows
-# compare the shortest steps with the longest. "Nothing moves" grows by construction, because the rows are sorted by its
-# error. The VAE's error hardly depends on the length of the step on Hopper and HalfCheetah, but on Ant it grows a lot.
-# The last two rows are the test. On the longest steps the VAE errs less than persistence on every task, on Hopper only
-# just. On the shortest steps it errs far more on every task but HalfCheetah, because it is blurred even where the body
-# hardly moves. Of the other two conditions, height matters on Ant only, where the second fifth has the smallest error
-# by far, and on HalfCheetah the error falls as the return rises.
+# compare the shortest steps with the longest. The error of persistence grows by construction, because the rows are
+# sorted by it. The VAE's error hardly depends on the length of the step on Hopper and HalfCheetah, but on Ant it grows
+# a lot. The last two rows are the test. On the longest steps the VAE errs less than persistence on every task, on
+# Hopper only just. On the shortest steps it errs far more on every task but HalfCheetah, because it is blurred even
+# where the body hardly moves. Of the other two conditions, height matters on Ant only, where the second fifth has the
+# smallest error by far. On Ant and HalfCheetah the error falls as the return rises, on Ant to a third up to the fourth
+# fifth.
 #
 # ### Contact, falls, other policies
 #
 # *Ask.* Dynamics are hardest at impacts: a foot touches down, and velocities jump within milliseconds. We ask the
 # simulator whether a body touches anything before and after the step. We also test on the data of other policies. Other
-# agents collected the pools `medium` and `random`, so their states lie further from the 10,000.
+# policies collected the pools `medium` and `random`, so the states in them lie further from the 10,000.
 
 # %%
 show(reliability.histories, reliability.bodies)
@@ -428,8 +429,10 @@ labels = [f"{which}: {what}" for which in ("furthest", "deepest") for what in ("
 for axis, label in zip(axes[:, 0], labels, strict=True):
     axis.set_ylabel(label)
 table = pd.DataFrame(strangest, index=["furthest", "deepest"]).T.rename_axis("task").reset_index()
-text = "The next state that was recorded, and the one that the VAE imagined in its place: the furthest "
-text += f"off of {count:,} samples, and the deepest in the ground or in itself. Seed 0."
+text = "Recorded next states, and those that the VAE imagined in their place. Upper pairs: the largest "
+text += (
+    f"error of {count:,} samples. Lower pairs: the sample deepest in the ground or in itself. Seed 0."
+)
 save_figure(figure, "08_strangest", table, text, profile)
 
 # %% [markdown]
@@ -476,7 +479,7 @@ shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 #
 # *Ask.* An error without a direction averages out, but an error with a direction stays ([chapter
 # 07](07_controls.ipynb)). How far do the errors pull the prediction towards the mean, given the true next state? The
-# slope of the prediction on the true next state tells:
+# slope of a regression of the prediction on the true next state shows this:
 #
 # $$\begin{gathered}
 # b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \\
@@ -488,8 +491,9 @@ shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 # states look better, and values are compressed by $1 - b$.
 #
 # The slope does not show *why* a model errs. It is 1 minus the error of section 2 for every regression whose errors are
-# not correlated with its predictions. But it tells a pull to the mean from mere noise, which leaves it at 1. If the
-# VAE's blur is such a pull, it should shrink more than the deterministic network, which was fitted on the same rows.
+# not correlated with its predictions. But the slope distinguishes a pull to the mean from mere noise, which leaves it
+# at 1. If the blur is such a pull and the formula holds, the VAE should compress values on every task, and matched
+# noise on none.
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -524,11 +528,11 @@ slopes = {"slope": medians[[f"slope of {kind}" for kind in columns]], "1 − err
 pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes.items()}).round(2)
 
 # %% [markdown]
-# *Read.* The table has medians over quantities. The deterministic network hardly shrinks, and its slope is 1 minus its
-# error, as is that of linear regression. The VAE shrinks more on every task. Matched noise errs as much as its samples
-# but does not shrink. The samples shrink about as much as the mean prediction, because their noise has no direction.
-# Next we look at values. We ask agents that never learned from an imagined state (`vanilla`) for the values of imagined
-# states.
+# *Read.* The table has medians over quantities. The slope of the deterministic network is 1 minus its error, as are
+# that of linear regression and that of the VAE's samples: they shrink as much as their error implies. The VAE's mean
+# prediction shrinks more than that. Matched noise errs as much as the samples but does not shrink. The samples shrink
+# about as much as the mean prediction, because their noise has no direction. Next we look at values. We ask agents that
+# never learned from an imagined state (`vanilla`) for the values of imagined states.
 
 
 # %%
@@ -589,20 +593,25 @@ shown.round(1) if agents else Markdown("No agent yet.")
 
 # %%
 told = values.groupby("task", sort=False).first() if agents else values
-told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
+told = told.filter(like="compressed by ").rename(
+    columns=lambda name: name.removeprefix("compressed by ")
+)
+told.rename_axis(columns="values compressed by").round(3) if agents else Markdown("No agent yet.")
 
 # %% [markdown]
 # *Read.* The best states lose value and most others gain it. On Hopper the formula has the right shape: the poorer the
 # state, the more value it gains. On HalfCheetah it fails: the poorest tenth gains less than the middle. The formula
-# takes $V$ as linear in the state, which it is not. We have not tested whether that is the reason. Its size is off as
-# well: with the median slopes above, values should lose 1 minus the slope of their spread, more on HalfCheetah than on
-# Hopper. We fit a straight line to the shift, and the last table shows which part of their spread the values lose. The
-# row `a fall within 20 steps`, where there is one, shows how much value the model adds to bodies that are about to
-# fall. The deterministic network hardly moves values. Noise of the same size lowers nearly all of them. A part of that
-# is the twins' penalty, and the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains
-# both. A task that is missing has no vanilla agent in `data/models` yet.
+# takes $V$ as linear in the state, which it is not. We have not tested whether that is the reason. The size is wrong as
+# well. By the formula, the spread of the values should shrink by 1 minus the median slope above, so more on HalfCheetah
+# than on Hopper. We fit a straight line to the shift, and the last table shows by which share the spread really
+# shrinks. On Hopper the model compresses values several times as much as noise does. On HalfCheetah noise, which pulls
+# nothing to the middle, compresses them as much. So there the compression does not come from the pull. The row `a fall
+# within 20 steps`, where there is one, shows how much value the model adds to bodies that are about to fall. The
+# deterministic network hardly moves values. Noise of the same size lowers nearly all of them. A part of that is the
+# twins' penalty, and the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains both. A
+# task that is missing has no vanilla agent in `data/models` yet.
 #
-# ## 5. Can we tell beforehand?
+# ## 5. Can we tell in advance which rows have large errors?
 #
 # *Ask.* We can compute the error only if we know the true next state. Which signal tells us without it where the error is
 # large? We compare five candidates. If the VAE expressed its own uncertainty well, the first would be enough.
@@ -612,7 +621,7 @@ told[["compressed by sample"]].round(2) if agents else Markdown("No agent yet.")
 # | spread of the VAE's samples | variance of `said[...]["sample"]` over samples | the VAE |
 # | length of its mean step | $\lvert \hat s' - s \rvert^2$ of `said[...]["mean"]` | the VAE |
 # | distance to the data | $d_j$ of section 2, the tenth neighbour of $s$ | the data |
-# | spread over five fits | variance of `small[task]` over seeds | five more fits, of two seconds each |
+# | spread over five fits | variance of `small[task]` over seeds | five small deterministic networks, fitted in two seconds each |
 # | blur of the state | `imagination.doubt`: how badly the VAE reconstructs $s$ itself | the VAE |
 #
 # We measure each signal by the area under the ROC curve for the *worst tenth* of rows. That is the probability that a row
@@ -718,7 +727,7 @@ wide.sort_values(("area", "mean"), ascending=False).round(2)
 # Chapter 02 has the reason: the encoder is the bottleneck. If the VAE cannot encode a state, it cannot predict from it.
 # And we can see how well it encodes a state without knowing the next one.
 #
-# ## 6. Does it help to know?
+# ## 6. Does it help to imagine only reliable rows?
 #
 # *Ask.* The method imagines a random half of each batch. With a signal we can choose the half: the rows that the signal
 # trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`). Everything else is as in the arm
@@ -792,7 +801,7 @@ columns = {name: [minus(*pair, name) for pair in pairs] for name in study.tasks}
 pd.DataFrame(columns, [" − ".join(pair) for pair in pairs])
 
 # %% [markdown]
-# *How to read it, once it is recorded.* The first line speaks for one of the two explanations. With three seeds it is a
+# *How to read it, once it is recorded.* The first row supports one of the two explanations. With three seeds it is a
 # direction, not a verdict. Only this line compares arms that differ in nothing but the rows: against `augmented` a
 # second thing changes, because the same rows are imagined every time.
 #

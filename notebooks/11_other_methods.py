@@ -19,10 +19,10 @@
 # | minutes on one core | paper: below 1 · smoke: about 1, it trains tiny agents · quick: up to 20 (the study `hopper`) |
 #
 # [Chapter 05](05_online_finetuning.ipynb) compared the paper's method with its own ablations. Here we compare it with
-# other methods. Each one gets the same 10,000 transitions and the same 100,000 interactions. TD3 and SAC from scratch,
-# which get no transitions, stand beside them. An *arm* is one way to train an online agent from the data. *Data kept*
-# means that the transitions stay in the replay buffer and that learning begins after 5,000 interactions instead of
-# 25,000. A *seed* is the number of a repetition.
+# other methods. Each one gets the same 10,000 transitions and the same 100,000 interactions. We also show TD3 and SAC
+# from scratch, which get no transitions. An *arm* is one way to train an online agent from the data. *Data kept* means
+# that the transitions stay in the replay buffer and that learning begins after 5,000 interactions instead of 25,000. A
+# *seed* is the number of a repetition.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -42,7 +42,7 @@ from IPython.display import Markdown
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import measures, records, runner, studies, trained
-from mbaug.method import augmentation, bc, iql, layernorm, networks, rlpd, td3, transitions
+from mbaug.method import augmentation, bc, iql, layernorm, networks, rlpd, sac, td3, transitions
 from mbaug.method.networks import Arithmetic
 from mbaug.method.transitions import Batch
 from mbaug.reporting import advice, claims, figures, statistics
@@ -240,6 +240,7 @@ show(rlpd.rows, rlpd.actor_loss)
 
 # %% [markdown]
 # *Check by hand.* The replay holds 10 old and 4 new rows. We draw six of them, and three must be old and three new.
+# Then we compute the actor's loss of five random rows.
 
 # %% tags=["nbval-check-output"]
 places = torch.tensor([0.0, 0.5, 0.999, 0.0, 0.5, 0.999], dtype=torch.float64)
@@ -247,12 +248,20 @@ found = rlpd.rows(places, offline=10, size=14).tolist()
 print("rows of a batch:", found)
 assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and every row can be drawn"
 
+agent = rlpd.create(2, 1, sac.SAC(hidden=(4, 4)), [torch.Generator().manual_seed(0)])
+state, normal, alpha = torch.randn(1, 5, 2), torch.randn(1, 5, 1), torch.tensor([0.3])
+batch = Batch(state, normal, state[..., 0], state, state[..., 0])  # the loss reads only the states
+loss, _ = rlpd.actor_loss(agent.actor, agent.critics, batch, alpha, normal)
+action, log_density = sac.sample(agent.actor, state, normal)
+expected = (0.3 * log_density - agent.critics(state, action).mean(dim=0)).mean()
+assert torch.isclose(loss, expected), "the actor maximises the mean of the critics"
+
 # %% [markdown]
 # ## 4. IQL and cloning: other losses
 #
 # *Ask.* [IQL](https://arxiv.org/abs/2110.06169) never asks a critic about an action that is not in the data. A state's
-# value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, the better ones
-# more:
+# value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, with more weight
+# on better ones:
 #
 # $$\begin{gathered}
 # L_V = \frac1B\sum_b \big|\tau - 1(u_b \lt 0)\big|\, u_b^2, \\
@@ -278,8 +287,8 @@ show(iql.value_loss, iql.critic_target, iql.actor_loss, bc.cloning_loss)
 
 # %% [markdown]
 # *Check by hand.* Three actions of one state are worth 0, 1 and 5. The expectile of 0.5 is their mean, 2. The expectile
-# of 0.7 must lie higher, where the weighted errors on both sides balance: 0.7 (5 − V) = 0.3 (V − 0) + 0.3 (V − 1) gives V
-# = 2.92.
+# of 0.7 must lie higher, where the weighted errors on both sides balance: 0.7 (5 − V) = 0.3 (V − 0) + 0.3 (V − 1) gives
+# V = 2.92. We also weight three rows of the actor's loss by hand.
 
 # %% tags=["nbval-check-output"]
 value, target = torch.zeros(1, 3, requires_grad=True), torch.tensor([[0.0, 1.0, 5.0]])
@@ -290,14 +299,25 @@ for expectile, expected in ((0.5, 2.0), (0.7, 3.8 / 1.3)):
     print(f"expectile {expectile}: V = {best:.2f}")
     assert abs(best - expected) < 1e-3, "the loss is least where both pulls are equal"
 
+advantage = torch.tensor(
+    [[-4.0, 0.0, 400.0]]
+)  # weights exp(-3), 1, and 100, where the exponential is cut
+action, sigma_1 = torch.tensor([[[0.5], [0.0], [1.0]]]), torch.zeros(1, 1, 1)
+loss = iql.actor_loss(torch.zeros(1, 3, 1), sigma_1, action, advantage, iql.IQL())
+log_density = -0.5 * np.array([0.5, 0.0, 1.0]) ** 2 - 0.5 * np.log(2 * np.pi)
+assert np.isclose(loss.item(), -(np.array([np.exp(-3), 1, 100]) * log_density).mean()), (
+    "better rows count more"
+)
+
 # %% [markdown]
 # ## 5. What was found
 #
 # *Ask.* Before any run with LayerNorm was recorded, we named three comparisons as the second primary family. By then we
-# knew the runs of TD3 with the data and of SAC, and one of vanilla with data kept. They are `layernorm_data` minus TD3
-# with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each is over four tasks, with p
-# values corrected for their number. Everything else here is exploratory. Every arm that keeps the data begins to learn
-# after 5,000 steps. In these steps a pre-trained agent acts with its own policy, while the other agents act at random.
+# knew the runs of TD3 with the data and of SAC, and one of vanilla with data kept. The three comparisons are
+# `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each
+# is over four tasks, with p values corrected for their number. Everything else here is exploratory. Every arm that
+# keeps the data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own policy, while
+# the other agents act at random.
 
 
 # %%
@@ -334,14 +354,14 @@ def of(measure, task, arm):
     """Returns the numbers of an arm's runs on a task, in words."""
     levels = measure.index.to_frame()
     own = measure[(levels["task"] == task) & (levels["arm"] == arm)].to_numpy()
-    return figures.words(statistics.interval([own])).replace("–", "not recorded")
+    return figures.words(statistics.interval([own])).replace("–", figures.absent(arm, task))
 
 
 def minutes(task, arm):
     """Returns the minutes that an arm's runs took: the median, the smallest and the largest."""
     own = [a["wall_seconds"] / 60 for r, a in metadata.items() if (r.task, r.arm) == (task, arm)]
     if len(own) < 2:
-        return f"{own[0]:.0f}" if own else "not recorded"
+        return f"{own[0]:.0f}" if own else figures.absent(arm, task)
     return f"{np.median(own):.0f} ({min(own):.0f} to {max(own):.0f})"
 
 
@@ -355,12 +375,10 @@ words = {
 pd.DataFrame(words).T
 
 # %% [markdown]
-# Four arms are planned on Hopper and HalfCheetah alone: `layernorm`, `augmented_layernorm_data`, `iql` and `bc`. On the
-# other tasks they stay "not recorded".
 #
-# *Beside published numbers.* What do ten thousand transitions cost offline? [CORL](https://github.com/corl-team/CORL)
-# trained the same algorithms on all of D4RL's medium-replay data. The table has the last score before going online,
-# from its README and from our runs.
+# *Compared with published numbers.* How much offline score do we lose because we have only 10,000 transitions?
+# [CORL](https://github.com/corl-team/CORL) trained the same algorithms on all of D4RL's medium-replay data. The table
+# has the last score before going online, from its README and from our runs.
 
 # %%
 published = {  # transitions, and the last scores of TD3+BC, IQL and behaviour cloning
@@ -411,9 +429,11 @@ square.replace("nan%", "–").rename(index=lambda arm: figures.look(arm).label)
 
 # %% [markdown]
 # *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together. This
-# number does not depend on the processor. An update of SAC costs about half as much again as one of TD3 ([chapter
+# number does not depend on the processor. An update of SAC costs about 1.5 times as much as one of TD3 ([chapter
 # 90](90_engine.ipynb)). (Imagination also needs the fit of its world model.) Points further right used more compute,
-# and higher points score better.
+# and higher points score better. Pre-trained arms make about three times as many updates as TD3 with the data. We have
+# no arm that makes as many without pre-training. So a gain over TD3 with the data may come from LayerNorm, from
+# pre-training, or from more updates.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
@@ -448,7 +468,7 @@ def soon(task, arm):
     levels = reached.index.to_frame()
     own = reached[(levels["task"] == task) & (levels["arm"] == arm)]
     if not len(own):
-        return "not recorded"
+        return figures.absent(arm, task)
     median = f"{own.median():,.0f}" if np.isfinite(own.median()) else "not reached"
     return f"{median} ({np.isfinite(own).sum()} of {len(own)})"
 
@@ -457,7 +477,7 @@ by_arm = {figures.look(arm).label: {task: soon(task, arm) for task in tasks.TASK
 pd.DataFrame(by_arm).T
 
 # %% [markdown]
-# ## 6. Why: what the critics believe when pre-training ends
+# ## 6. Why: are LayerNorm's critics better calibrated?
 #
 # *Ask.* If LayerNorm works because critics no longer run away, its critics must be better calibrated, and it should
 # help only where vanilla critics do run away. We compare the values that they predict for 400 fixed states with the
@@ -469,11 +489,11 @@ pd.DataFrame(by_arm).T
 
 # %%
 def known_of(arm, task):
-    """Returns an arm's mean gap, spread, roughness (in rewards, relative), drop and number of seeds."""
+    """Returns an arm's mean gap, size of the gap, spread, two roughnesses, drop and number of seeds."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
     found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
     rows = [(gap, fit["value_std"], fit["roughness"]["action"][0]) for gap, fit in found]
-    rows = [(gap, spread, rough, rough / spread) for gap, spread, rough in rows]
+    rows = [(gap, abs(gap), spread, rough, rough / spread) for gap, spread, rough in rows]
     return [*np.mean(rows, axis=0), dropped.get((arm, task), np.nan), len(rows)] if rows else None
 
 
@@ -484,7 +504,7 @@ asked = {
     for task in tasks.TASKS
     for arm in own
 }
-columns = ["gap (rewards)", "spread (rewards)", "roughness (rewards)", "roughness / spread"]
+columns = ["gap (rewards)", "|gap|", "spread (rewards)", "roughness (rewards)", "roughness / spread"]
 columns += ["drop (points)", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
 inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
@@ -500,17 +520,18 @@ def below(numbers, other):
 
 
 if len(inside):
-    print("LayerNorm's gap is nearer to zero", below(inside["gap (rewards)"].abs(), "vanilla_data"))
+    print("LayerNorm's |gap| is smaller", below(inside["|gap|"], "vanilla_data"))
     print("its values are less rough in rewards", below(inside["roughness (rewards)"], "vanilla_data"))
     print("and relative to their spread", below(inside["roughness / spread"], "vanilla_data"))
 
 # %% [markdown]
 # *Read.* The table holds only arms that are recorded. With a gap near zero, a critic predicts well on average. With a
-# gap below zero, it predicts too little. The three lines compare LayerNorm with vanilla, where both keep the data.
-# Where a critic has run away, its spread is huge, so its roughness relative to that says little: read the roughness in
-# rewards there. The second expectation fails. On Hopper and HalfCheetah no vanilla critic runs away, and LayerNorm
-# still has the higher mean score in the table of section 5. So keeping critics from running away is not all that it
-# does.
+# gap below zero, it predicts too little. `|gap|` is the mean size of the gap over seeds, because gaps of both signs
+# would cancel. The three lines compare these means for LayerNorm and vanilla, where both keep the data. They do not say
+# how sure a difference is: on Hopper the two gaps are nearly the same. Where a critic has run away, its spread is huge,
+# so its roughness relative to that says little: read the roughness in rewards there. The second expectation fails. On
+# Hopper and HalfCheetah no vanilla critic runs away, and LayerNorm still has the higher mean score in the table of
+# section 5. So keeping critics from running away is not all that it does.
 #
 # *Off the data.* A small move says little about actions that nobody tried. So we walk in a straight line from each
 # recorded action $a$ to a random corner $u$ of the box of actions, and ask how the value changes on the way:
@@ -523,7 +544,7 @@ if len(inside):
 # | $a, u$ | `action`, `other` | `[P, B, A]` | full torque is 1 |
 # | $v$ | returned, three quantiles over rows | `[P, shares, 3]` | standard deviations of the values |
 #
-# Where $v$ rises, the actor is drawn to actions that are not in the data, and offline nothing corrects the critic. We
+# Where $v$ rises, the actor moves towards actions that are not in the data, and offline nothing corrects the critic. We
 # expect values to fall on most lines. A tenth of the lines rise by more than the 90 % quantile, which we expect to be
 # lower with LayerNorm.
 
@@ -545,8 +566,8 @@ assert np.allclose(found[-1], [0.2, 1, 1.8]), "quantiles of a rise by 2 and of n
 print("at the end of the way:", [round(x, 3) for x in found[-1].tolist()])
 
 # %% [markdown]
-# Critics of all arms and tasks are too large to ship. `python -m mbaug models` asks those that the recorded runs kept,
-# and writes their answers into `data/models/drawn`. For an agent that we ship we compute them here and compare.
+# Critics of all arms and tasks are too large to ship. `python -m mbaug models` evaluates the critics that the recorded
+# runs kept, and writes the values into `data/models/drawn`. For an agent that we ship we compute them here and compare.
 
 # %% tags=["nbval-check-output"]
 lines, quantiles = pd.read_csv(DRAWN / "11_actions.csv"), ["low", "median", "high"]
@@ -583,7 +604,7 @@ end_of_way
 # with *matched noise*: where noise lowers `high` as much, the reason is not LayerNorm alone. We did not check whether
 # the gains that remain are false. The roughness cannot show this, because it has no sign.
 #
-# ## 7. Is imagination over? The simulator in the model's place
+# ## 7. What if the world model were perfect? The simulator in its place
 #
 # *Ask.* The paper's model makes errors, and it only predicts what follows recorded actions. What if it made no errors,
 # and predicted what follows the *policy's* actions? No fitted model can do better, and we need not fit one: the simulator
@@ -591,7 +612,7 @@ end_of_way
 # [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the branch:
 #
 # $$\begin{gathered}
-# a_t = \mathrm{clip}(\pi(s_t) + \sigma \varepsilon_t), \\
+# a_t = \mathrm{clip}(\pi(s_t) + \sigma\, \xi_t), \quad \xi_t \sim \mathcal N(0, I), \\
 # (s_{t+1}, r_t, d_t) = \mathrm{simulator}(s_t, a_t), \quad t = 0, \dots, k - 1,
 # \end{gathered}$$
 #
@@ -605,6 +626,8 @@ end_of_way
 # | $k$ | `branch` | number | steps |
 # | $n / B$ | `rate` | number | share of a batch |
 # | $\sigma$ | `exploration_noise` | number, 0.1 | of an action in [-1, 1] |
+# | $s_t, a_t, r_t, d_t$ | columns of the transitions that are returned | one per step | the environment's, $d$ is 0 or 1 |
+# | $\xi_t$ | drawn by the learner's `act` | one per action dimension | none |
 #
 # The cloning term of TD3+BC keeps the policy near the recorded actions, where it sees little that is new. So we also
 # reduce this term to a tenth and to zero. We expect the simulator to add little with the cloning term and more without
@@ -628,8 +651,8 @@ print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 # %% [markdown]
 # The table has every arm that we screen, including the poor ones. It covers two tasks, with seeds that no other table
 # uses. To keep the screening short, these arms have a quarter of the offline updates and half of the interactions of
-# the others. *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics over-rate their
-# policy when pre-training ends (rewards). *Online* is the mean score over all interactions.
+# the others. *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics over-estimate
+# their policy when pre-training ends (rewards). *Online* is the mean score over all interactions.
 
 # %%
 ceiling = studies.find("ceiling")
@@ -694,7 +717,7 @@ print(advice.track_record(known_cases) if len(known_cases) else "no case is reco
 # tasks, a rule that is right somewhat more often than a fixed choice may be lucky. For your own data, `python -m mbaug
 # advise DATASET` computes all of this in minutes: both scores, whether a world model of your rows beats the guess that
 # nothing changes, how far a critic over-fits them, and what the rule says. It trains its policy for a tenth of the
-# updates. The recorded policies on which it chooses its margin have the same number.
+# updates. It chooses its margin on recorded policies after the same number of updates.
 #
 # ## Where we differ from the papers
 #

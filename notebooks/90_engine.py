@@ -89,12 +89,11 @@ figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols
 for number, (algorithm, some) in enumerate(peers.groupby("algorithm", sort=False)):
     look = {"label": algorithm, "color": ["#0072B2", "#E69F00"][number]}
     right.errorbar(some["updates_per_second"], some["who"], xerr=reach(some), fmt="os"[number], **look)
-right.set(xlabel="updates a second, Hopper", xlim=(0, None), title="Beside a peer")
+right.set(xlabel="updates a second, Hopper", xlim=(0, None), title="Compared with other libraries")
 right.margins(y=0.15)
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
-text = (
-    f"Updates a second of TD3+BC, against the limit of the products. TD3 and SAC beside a peer. {about}."
-)
+text = "Left: updates a second of TD3+BC, and the limit of the matrix products. "
+text += f"Right: TD3 and SAC, compared with other libraries. {about}."
 figures.save_figure(figure, "90_updates", frame, text, drawn_as)
 
 # %% [markdown]
@@ -112,14 +111,14 @@ ours["minutes for 200,000 updates"] = 200_000 / ours["updates a second"] / 60
 ours.round(2)
 
 # %% [markdown]
-# How many times as fast are we? Each row is one of our precisions. Each column is one peer, which computes in float32.
-# Where a number is below 1, the peer is faster.
+# How many times as fast are we? Each row is one of our precisions. Each column is one other library, which computes in
+# float32. Where a number is below 1, that library is faster.
 
 # %%
-print("They take turns, each in a process of its own, on one core.")
+print("The libraries take turns, each in a process of its own, on one core.")
 faster = results.pairs(document["sections"]["peers"])
 ahead = [f"{row.by_peer} at {row.algorithm} (float32)" for row in faster.itertuples() if row.times < 1]
-print("Peers that are faster than mbaug:", ", ".join(ahead) or "none")
+print("Libraries that are faster than mbaug:", ", ".join(ahead) or "none")
 faster = faster.pivot(index=["algorithm", "precision"], columns="by_peer", values="times")
 faster.rename_axis(columns="times as fast as").round(2)
 
@@ -322,11 +321,12 @@ gains.round(2)
 # checks this for every algorithm, population and precision, and each capture on the CPU checks it again before its
 # first replay is used.
 #
-# **Numbers that are too small.** A hidden unit that is never active has no gradient. Its first moment in Adam shrinks by
-# a tenth a step. After some 800 steps it is below $10^{-38}$, where a float32 has no full precision left. It stays there,
-# because the smallest such number times 0.9 rounds to itself. Processors are slow at arithmetic with these *subnormal*
-# numbers. For the weights they make no difference: a step is such a moment divided by $10^{-8}$ at least. So
-# `engine.prepare` tells the processor to treat them as zero.
+# **Numbers that are too small.** A hidden unit that is never active has no gradient. Its first moment in Adam shrinks
+# by a tenth a step. After some 800 steps it is below $10^{-38}$, where a float32 has no full precision left. It stays
+# there, because the smallest such number times 0.9 rounds to itself. Processors are slow at arithmetic with these
+# *subnormal* numbers. They make no difference to the weights: a step of Adam divides such a moment by at least
+# $10^{-8}$, and the result is still far too small to change a weight. So `engine.prepare` tells the processor to treat
+# them as zero.
 
 # %%
 size = {False: "of ordinary size", True: "below 1e-38"}
@@ -359,8 +359,8 @@ moments[list(way.values())].rename_axis(index="first moments", columns=None).rou
 # | $\delta_l$ | `gradient`, by $h_{l-1} W_l + b_l$, given for the last layer | `[networks, rows, outputs]` | that of the loss |
 # | $\nabla_{W_l}, \nabla_{b_l}$ | `weight_gradient`, `bias_gradient` | those of $W_l$, $b_l$ | that of the loss |
 #
-# Here is the backward pass of the [class](../mbaug/engine/perceptron.py) that does this. Half of its lines treat the
-# last layer and products in bfloat16 apart.
+# Here is the backward pass of the [class](../mbaug/engine/perceptron.py) that does this. Half of its lines are special
+# cases for the last layer and for products in bfloat16.
 
 # %%
 show(perceptron._Perceptron.backward)
@@ -439,7 +439,7 @@ found = found.rename(columns={1: "one thread", 2: "two threads"}).round(1)
 found.rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# ## 6. What the population axis gains
+# ## 6. What do we gain by training several agents in one process?
 #
 # *Ask.* Every network here has a leading axis P, so that the *seeds* of a study (its repetitions) can train side by side,
 # with one product for all. A GPU is mostly idle with one agent, and a population fills it. On a CPU the products are the
@@ -477,7 +477,10 @@ def straightness(x, y):
 single = crowd[crowd["precision"] == "float32"]
 more, off = straightness(single["population"], single["peak_megabytes"])
 memory = {"one agent (MB)": single["peak_megabytes"].iloc[0], "each further one (MB)": more}
-memory |= {"of it parameters, moments, data (MB)": held.iloc[0], "off a straight line (%)": 100 * off}
+memory |= {
+    "parameters, moments, data of one agent (MB)": held.iloc[0],
+    "off a straight line (%)": 100 * off,
+}
 pd.Series(memory).round(1).to_frame("float32").T
 
 # %%
@@ -487,7 +490,7 @@ paces = {
     for name, rows in sections.items()
 }
 pace = pd.concat({name: each / each.iloc[0] for name, each in paces.items()}, axis=1).sort_index()
-pace = pace.rename_axis(columns=["measured", "updates, beside those of one agent"])
+pace = pace.rename_axis(columns=["measured", "updates, relative to one agent"])
 pace.map("{:.2f}".format).replace("nan", "–")
 
 # %% [markdown]
@@ -532,14 +535,16 @@ pd.concat(gpus).round(1).astype(object).fillna("–") if gpus else "no GPU was m
 # cores of the first figure's machine make as many updates. *Steps a second* is online TD3, one update after each step,
 # where simulators and exploring policies run on one core, one after the other. Our expectations hold: the graph matters
 # most for one agent, five agents take hardly more time than one, and twenty far less than twenty times as much. From
-# twenty to eighty the gain is small, so about twenty agents fill this GPU. Each agent takes about 18 MB. The other 2.2 GB do not depend on the population. We suppose that they
-# are cuBLAS's workspaces for the many captures of this measurement.
+# twenty to eighty the gain is small, so about twenty agents fill this GPU. Each agent takes about 18 MB. The other 2.2
+# GB do not depend on the population. We suppose that they are cuBLAS's workspaces for the many captures of this
+# measurement.
 #
-# On the GPU, too, a replay gives the same bits as the code as written, and in float64 a GPU learns what the CPU learns
-# (tests that run where there is a GPU). A run that was interrupted continues there with the same rows. We measured it
-# with torch 2.11, which is older than the version we lock. All records come from CPUs, so that they can be compared. To
-# measure your GPU, run `python -m benchmarks --device cuda --record`. To train on it, give `record` the options
-# `--device cuda --workers 1 --population 20`: one process with many agents is what we measured.
+# On the GPU, too, a replay gives the same bits as the code as written, and in float64 training on a GPU agrees with
+# training on the CPU. Tests check both wherever there is a GPU. A run that was interrupted continues there with the
+# same rows. We measured it with torch 2.11, which is older than the version we lock. All records come from CPUs, so
+# that they can be compared. To measure your GPU, run `python -m benchmarks --device cuda --record`. To train on it,
+# give `record` the options `--device cuda --population 20`: one process with many agents is what we
+# measured.
 
 # %% [markdown]
 # ## 7. The cost of a larger dataset
@@ -641,7 +646,7 @@ bound.round()
 # | $d_s$ | `differences` | one per seed $s$ and task | score |
 #
 # We expect a wide interval that contains zero. Rounding changes the first action a little and the next state a little
-# more. After some hundred steps the two runs have no more in common than two seeds have.
+# more. After a few hundred steps the two runs have no more in common than two seeds have.
 
 # %%
 show(statistics.differences)

@@ -1,4 +1,4 @@
-"""Imports in mbaug: a room imports only from earlier rooms, the method needs no engine, and there are no cycles."""
+"""Imports in mbaug: a folder imports only from earlier folders, the method needs no engine, and there are no cycles."""
 
 import ast
 import subprocess
@@ -54,9 +54,9 @@ def test_every_module_belongs_to_a_room():
 
 
 @pytest.mark.parametrize("module", GRAPH)
-def test_a_module_imports_only_from_its_own_and_earlier_rooms(module):
+def test_a_module_imports_only_from_its_own_and_earlier_folders(module):
     later = {other for other in GRAPH[module] if ROOMS.index(room(other)) > ROOMS.index(room(module))}
-    assert not later, f"{module} imports {later} from later rooms"
+    assert not later, f"{module} imports {later} from later folders"
     if room(module) == "method":
         assert "engine" not in map(room, GRAPH[module]), "the method must run without the engine"
 

@@ -184,12 +184,12 @@ _SWEEP = ("td3", "td3_fast", "td3_late", "sac", "sac_slow", "sac_late")
 _QUALITIES = ("random", "medium-replay", "medium", "medium-expert", "expert")
 
 STUDIES = by_name(
-    Study("hopper", "Does it jump-start Hopper?", _HOPPER, seeds=(0, 1, 2)),
-    Study("baselines", "How good is no pre-training?", ("td3", "sac", "td3_data"), FOUR),
-    Study("long", "Where does SAC end?", ("sac_million",), FOUR, seeds=(0,)),
+    Study("hopper", "Does the method jump-start online learning on Hopper?", _HOPPER, seeds=(0, 1, 2)),
+    Study("baselines", "How good are agents without pre-training?", ("td3", "sac", "td3_data"), FOUR),
+    Study("long", "What does SAC score after a million steps?", ("sac_million",), FOUR, seeds=(0,)),
     Study("sweep", "Are the baselines handicapped?", _SWEEP, ("hopper", "walker2d"), seeds=(0, 1)),
     Study("precision", "Does bfloat16 learn as float32 does?", ("td3", "td3_bfloat16"), TWO),
-    Study("core", "Does it help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
+    Study("core", "Does imagination help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
     Study("carried", "What of the pre-trained agent helps? Is a model without latent state as good?", _CARRIED, TWO),
     Study("still", "What do carried critics make of a fresh actor's warm-up?", _CRITICS, ("halfcheetah",), seeds=(0,)),
     Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
@@ -199,13 +199,15 @@ STUDIES = by_name(
     Study("horizons", "Do more steps help?", _HORIZONS, ("halfcheetah",)),
     Study("states", "Does TD3 gain by standardised states?", ("td3_data", "td3_data_raw", "td3_standardised"), TWO),
     Study("qualities", "How poor may the data be?", ("vanilla", "augmented"), qualities=_QUALITIES),
-    Study("transfer", "What else of the way online matters?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
+    Study("transfer", "What else matters when going online?", ("augmented", "augmented_no_moments", "augmented_no_warmup")),
     Study("models", "Which world model?", ("augmented", *_MODELS)),
-    Study("layernorm", "Does LayerNorm in the critics keep the promise?", ("layernorm_data",), FOUR),
+    Study("layernorm", "Does LayerNorm in the critics help more than imagination?", ("layernorm_data",), FOUR),
     Study("methods", "What else can be done with the same data?", ("layernorm_data", "td3_layernorm_data", "rlpd"), FOUR),
     Study("ceiling", "Would a perfect model help?", _CEILING, TWO, seeds=(100, 101, 102)),
-    Study("algorithms", "And with other losses, or imagination?", _ALGORITHMS, TWO),
+    Study("algorithms", "Do other losses, or LayerNorm with imagination, help?", _ALGORITHMS, TWO),
 )
+
+PLANNED = {(run.arm, run.task) for study in STUDIES.values() for run in study.runs()}  # every arm on each of its tasks
 
 # The order of recording: line by line. The studies of a line go together, by seed, and within a seed by task as in ORDER.
 PROGRAMME = (

@@ -7,7 +7,7 @@
 - ``augmentation``: the paper's one idea, half of a batch's next states imagined.
 - ``td3``, ``sac``, ``layernorm``, ``rlpd``, ``iql``, ``bc``: one file an algorithm, each ending in the record that ``algorithm``
   describes.
-- ``arms``: the registry of algorithms, and all settings of one way to an online agent.
+- ``arms``: the registry of algorithms, and all settings of one way to train an online agent.
 - ``training``: offline pre-training and online fine-tuning, as generators.
 
 Everything here runs on torch alone. ``mbaug.engine`` computes the same functions faster; a run passes it in.

@@ -1,4 +1,4 @@
-"""An arm: all settings of one way to an online agent. The registry of algorithms stands here, because an arm names one."""
+"""An arm: all settings of one way to train an online agent. The registry of algorithms is here, because an arm names one."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -29,7 +29,7 @@ def _names(able: Callable[[Algorithm], bool]) -> str:
 
 @settings
 class Arm:
-    """Everything that a run depends on but its task, its dataset and its seed."""
+    """Everything that a run depends on, except its task, its dataset and its seed."""
 
     algorithm: str = "td3"
     learner: Any = td3.TD3()  # the algorithm's settings

@@ -25,8 +25,8 @@ def replaced(rate: float, batch_size: int) -> int:
 def augment(batch: Batch, imagined: Float[Tensor, "*axes imagined state"], rate: float) -> Batch:
     """Returns the batch with its first n = round(rate * B) next states imagined; state, action, reward, terminal stay.
 
-    The rows of a batch are drawn independently, so its first n rows are as random as any other n. Any leading axes: a block of
-    batches is augmented at once. `imagined` holds n rows of each batch or more.
+    The rows of a batch are drawn independently, so its first n rows are as random as any other n. The batch may have any leading
+    axes, so that a block of batches is augmented at once. `imagined` holds n rows of each batch or more.
     Source: Macaluso et al. 2023; the authors' code for "reward and done stay as recorded".
     """
     count = replaced(rate, batch.next_state.shape[-2])
@@ -103,9 +103,9 @@ def branches(
 ) -> Dataset:
     """Returns `size` transitions of a policy's own actions: at most `steps` from each start.
 
-    The paper's augmentation keeps the recorded actions; this is its ceiling. A terminal transition ends
-    its branch. The transitions are chosen evenly from all that were imagined. Some come twice if terminal
-    ones left too few.
+    The paper's augmentation keeps the recorded actions. This shows the most that a perfect model could give if it is asked about
+    the policy's actions. A terminal transition ends its branch. The transitions are chosen evenly from all that were imagined.
+    Some come twice if terminal ones left too few.
     Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:

@@ -44,7 +44,7 @@ def predict(
     generator: torch.Generator,
     mode: str = "sample",
 ) -> State:
-    """Returns one imagined next state a row: "sample" of z ~ q(z | s), the paper's, or "mean" of z = mu(s)."""
+    """Returns one imagined next state per row: mode "sample" uses z ~ q(z | s), as the paper does, and "mean" uses z = mu(s)."""
     scale = {"sample": 1, "mean": 0}
     normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
     normal = normal * scale[choose("prediction mode", mode, scale)]

@@ -2,9 +2,10 @@
 
 There is no pre-training. Half of each batch comes from the offline rows, and the critics have LayerNorm.
 
-Where it differs from the authors' code: 1. two critics in place of ten, of which theirs takes the least of two. 2. One update a
-step in place of up to twenty. 3. LayerNorm has no learned gain and offset. 4. Learning begins after 5,000 steps in place of
-10,000, as for every other arm that keeps the data. 5. Parameters start as torch.nn.Linear's do (theirs are Glorot-uniform).
+Where it differs from the authors' code: 1. There are two critics. The authors have ten, and a target takes the minimum of two of
+them. 2. There is one update per step instead of up to twenty. 3. LayerNorm has no learned gain and offset. 4. Learning begins
+after 5,000 steps instead of 10,000, as for every other arm that keeps the data. 5. Parameters start as torch.nn.Linear's do
+(theirs are Glorot-uniform).
 """
 
 from dataclasses import replace
@@ -25,7 +26,7 @@ def create(state_size: int, action_size: int, settings: SAC, generators: Generat
 
 
 def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[Tensor, "*axes batch"]:
-    """Returns the rows of a replay that a batch takes: half of the `offline` ones, which stand first, half of those since.
+    """Returns the rows of a replay that a batch takes: half of them from the first `offline` rows, half from those added since.
 
     `places` are uniform in [0, 1). Source: Ball et al. 2023, section 4.1, symmetric sampling.
     """
@@ -34,7 +35,7 @@ def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[T
 
 
 def actor_loss(*given) -> tuple[Losses, Losses]:
-    """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC has their least.
+    """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC takes their minimum.
 
     The arguments are those of `sac.actor_loss`. Source: Ball et al. 2023, Algorithm 1.
     """

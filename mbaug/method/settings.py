@@ -1,4 +1,4 @@
-"""The numbers of the method's stages, once: each with its symbol, unit and source. Those of an algorithm stand in its own file.
+"""All hyper-parameters of the method's stages, each with its symbol, unit and source. Those of an algorithm are in its own file.
 
 Sources: [C] the authors' development repository (October 2023), [S] and [A] two summaries of the paper. `ours` marks what no
 source states, with the reason.

@@ -1,7 +1,7 @@
 """The algorithms as a reader knows them: offline pre-training and online fine-tuning, as generators.
 
 They log, save and draw nothing. Each yields whenever an evaluation is due, and the caller evaluates, records or stops.
-A `Learner` holds everything that is needed to go on, so that a run killed in the night continues bit for bit.
+A `Learner` holds everything that is needed to go on, so that an interrupted run continues bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +124,7 @@ def block(
 
 
 def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor], None]:
-    """Returns a function of a block's batches and noise that does an update with each and counts `gradient_steps` on.
+    """Returns a function that takes a block's batches and noise, makes one update with each, and increases `gradient_steps`.
 
     It works in stretches that end where the actor moves. The arithmetic may capture a stretch once and replay it. There is a
     capture for each length of a stretch and each place within the policy delay at which it begins. With loss=None the actor
@@ -288,8 +288,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
 
     For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then
-    an update follows each step. The learner goes on from where it is, and `buffer` grows by one transition
-    an agent and step.
+    an update follows each step. The learner goes on from where it is, and `buffer` grows by one transition per agent and step.
     """
     plan = learner.arm.online
     _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")

@@ -28,7 +28,7 @@ ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "epi
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A fixed set of transitions in the order of their episodes, as the environment gave and got them, unscaled."""
+    """A fixed set of transitions in the order of their episodes. States, actions and rewards are in the environment's units."""
 
     name: str
     state: Float[np.ndarray, "rows state"]
@@ -142,7 +142,7 @@ class Batch(NamedTuple):
 
 
 def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> Float[Tensor, "rows width"]:
-    """Returns one row a transition: state, action, next state, reward, terminal, truncated. One gather fetches all of it.
+    """Returns one row per transition: state, action, next state, reward, terminal, truncated. One gather fetches all of them.
 
     With a horizon n above 1 the next state is the window's last, the reward its discounted sum, and `terminal` the share of
     the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3. This needs the

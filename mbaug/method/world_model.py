@@ -1,4 +1,4 @@
-"""The world model: a VAE whose latent state the action moves one step, its loss and its fit; and a model without latent state.
+"""The world model: a VAE in which an action moves the latent state by one step, its loss and its fit; and a model without one.
 
 A model is one agent's: it is fitted once to a dataset. States are standardised by that dataset's mean and standard deviation; the
 networks see nothing else. All random numbers come from the CPU: a GPU gets the same ones.

@@ -94,15 +94,15 @@ def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:
     return f"This may change: {joined(reasons)}. " if reasons else ""
 
 
-def without_one(measure: pd.Series, *arms: str) -> str:
-    """Returns the arms' means without each task that decides which arm is the best; "" if there is no such task."""
-    means = pd.DataFrame({task: map(np.mean, scores) for task, scores in statistics.by_task(measure, *arms).items()}, arms)
+def without_one(measure: pd.Series, *arms: str, also: str) -> str:
+    """Returns all means without each task that decides which of `arms` is the best; "" if there is no such task."""
+    scores = statistics.by_task(measure, *arms, also)
+    means = pd.DataFrame({task: map(np.mean, of_task) for task, of_task in scores.items()}, [*arms, also])
     found = []
     for task in means if len(means.columns) > 1 else ():
-        others = means.drop(columns=task).mean(axis=1)
-        if others.idxmax() != means.mean(axis=1).idxmax():
-            without = joined([number(mean) for mean in others])
-            found.append(f" Without {tasks.find(task).title} the first {len(arms)} would be {without}.")
+        rest = means.drop(columns=task).mean(axis=1)
+        if rest.drop(also).idxmax() != means.drop(also).mean(axis=1).idxmax():
+            found.append(f" Without {tasks.find(task).title} the means are {joined([number(mean) for mean in rest])}.")
     return "".join(found)
 
 
@@ -120,11 +120,11 @@ def benefits(scores: pd.Series) -> str:
         return NOTHING
     td3, vanilla, augmented, data = map(words, means)
     gain = statistics.difference(shared(scores, *arms), "augmented", "vanilla")
-    helps = tell(gain, "imagination helps", "imagination harms")
+    helps = tell(gain, "imagination helps", "imagination does harm")
     return (
         f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, {augmented} after pre-training with imagined next states, and {data} with the data in its replay buffer "
-        f"instead.{without_one(shared(scores, *arms), *arms[:3])} {capitalised(helps)}."
+        f"instead.{without_one(scores, *arms[:3], also=arms[3])} {capitalised(helps)}."
     )
 
 
@@ -151,7 +151,7 @@ def small_datasets(frame: pd.DataFrame) -> str:
     table = drawn("01_neighbours").set_index(["way", "rows"])
     other, same = (table["steps"].xs(way, level="way") for way in ("whole episodes", "single rows"))
     return (
-        f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of a hopper's life. We draw "
+        f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of simulated time. We draw "
         f"them from the {card['transitions']:,} transitions of {card['episodes']} episodes. Half of these episodes return less "
         f"than {card['return_quantiles']['50']:.0f}, while an expert returns {expert:,.0f}. The nearest drawn state is "
         f"{same[10_000]:.1f} simulator steps away from a new state of the same episodes, and {other[10_000]:.1f} steps from a "
@@ -185,23 +185,23 @@ def augmentation(frame: pd.DataFrame) -> str:
         f"Augmentation replaces half of a batch's next states by imagined ones and changes nothing else. On HalfCheetah they "
         f"move by {states.loc['sample', 'error']:.2f} standard deviations per dimension, while a step of the simulator moves a "
         f"state by {states.loc['sample', 'step']:.2f}. The targets of a trained critic have a standard deviation of "
-        f"{model['spread']:.0f} rewards, and they move by {by_model} on average. A single target moves by {model['stays']:.0f} "
-        f"rewards that stay and by {model['averages out']:.0f} that average out over the model's samples. With noise of the same "
-        f"size the three numbers are {by_noise}, {noise['stays']:.0f} and {noise['averages out']:.0f}."
+        f"{model['spread']:.0f} rewards, and they move by {by_model} on average. The shift of a single target has two parts: "
+        f"{model['stays']:.0f} rewards stay, and {model['averages out']:.0f} average out over the model's samples. With noise of "
+        f"the same size the three numbers are {by_noise}, {noise['stays']:.0f} and {noise['averages out']:.0f}."
     )
 
 
 def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
     """Returns the tasks on which a critic runs away, and sentences that count such critics, by arm, when pre-training ends."""
     figure = drawn("04_runaway")
-    limits, promised = figure.groupby("task")["limit"].first(), last_offline(table, "predicted_value").reset_index()
-    promised, by_arm = promised[promised["arm"].isin(figure["arm"])], []
-    over = promised[promised["predicted_value"] > promised["task"].map(limits)]
-    for arm in in_order(promised["arm"]):
-        where, of_arm = over["task"][over["arm"] == arm], (promised["arm"] == arm).sum()
+    limits, last = figure.groupby("task")["limit"].first(), last_offline(table, "predicted_value").reset_index()
+    last, by_arm = last[last["arm"].isin(figure["arm"])], []
+    over = last[last["predicted_value"] > last["task"].map(limits)]
+    for arm in in_order(last["arm"]):
+        where, of_arm = over["task"][over["arm"] == arm], (last["arm"] == arm).sum()
         titles = joined([tasks.find(task).title for task in tasks.TASKS if task in set(where)])
         by_arm.append(f"{len(where) or 'none'} of {of_arm} with “{look(arm).label}”{f' ({titles})' * bool(titles)}")
-    definition = "A critic runs away when it promises more than the largest reward at every step would give."
+    definition = "A critic runs away when it predicts more than the largest reward at every step would give."
     return [*over["task"].unique()], f"{definition} When pre-training ends, {joined(by_arm)} have done so."
 
 
@@ -217,7 +217,7 @@ def offline(frame: pd.DataFrame) -> str:
     calm = excess[~excess.index.get_level_values("task").isin(wild)]
     return (
         f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
-        f"were imagined. {capitalised(tell(score, 'imagination helps', 'imagination harms'))}. {counted} {overrated(calm)}"
+        f"were imagined. {capitalised(tell(score, 'imagination helps', 'imagination does harm'))}. {counted} {overrated(calm)}"
     ).rstrip()
 
 
@@ -227,10 +227,11 @@ def overrated(excess: pd.Series) -> str:
     if not where:
         return ""
     vanilla, augmented = map(words, means)
-    more = tell(statistics.difference(excess, "augmented", "vanilla"), "imagination adds to it", "imagination lowers it")
+    difference = statistics.difference(excess, "augmented", "vanilla")
+    more = tell(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
     return (
-        f"Where no critic runs away ({where}), the return that a critic predicts, minus what its policy earns, is {vanilla} "
-        f"discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
+        f"Where no critic runs away ({where}), over-estimation, the return that a critic predicts minus what its policy earns, "
+        f"is {vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
     )
 
 
@@ -248,9 +249,9 @@ def online(frame: pd.DataFrame) -> str:
         f"{where}: over the first 100,000 interactions the mean score is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
         f"states, and {noise} with noise of the same size. "
-        f"{capitalised(tell(pays, 'vanilla pre-training pays', 'vanilla pre-training costs'))}. "
-        f"The agent with imagined next states scores {others[0]} against vanilla pre-training, {others[1]} against noise, and "
-        f"{others[2]} against TD3 with the data."
+        f"{capitalised(tell(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
+        f"Compared with vanilla pre-training, imagined next states change the score by {others[0]}, compared with noise by "
+        f"{others[1]}, and compared with TD3 with the data by {others[2]}."
     )
 
 
@@ -261,15 +262,16 @@ def multi_step(frame: pd.DataFrame) -> str:
     kinds = "encoded", "deterministic", "persistence"
     vae, network, persistence = ("{:.2g}, {:.2g} and {:.2g}".format(*wide.loc[kind]) for kind in kinds)
     growth = (
-        f"After 1, 5 and 50 steps from the last true state the error of the paper's model, encoded anew at every step, is {vae}, "
-        f"of a deterministic network {network}, and of the guess that nothing moves {persistence} (variances of the states, "
+        f"After 1, 5 and 50 steps from a true state, the paper's model has errors of {vae} if it re-encodes every step, "
+        f"a deterministic network has {network}, and the guess that nothing moves has {persistence} (in variances of the states, "
         f"median of {count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
     )
     score, (arm, other) = mean_score(claims.main_runs(frame)), ("augmented_horizon5", "augmented_horizon1")
     if not statistics.by_task(score, arm, other):
         return f"{growth} Whether targets of several steps help an agent is not yet recorded."
-    helps = tell(statistics.difference(score, arm, other), "five steps score higher than one", "five steps score lower than one")
-    return f"{growth} As the target of an agent, {helps}."
+    more, less = (f"targets of five steps give a {word} score than targets of one" for word in ("higher", "lower"))
+    helps = tell(statistics.difference(score, arm, other), more, less)
+    return f"{growth} {capitalised(helps)}."
 
 
 def controls(frame: pd.DataFrame) -> str:
@@ -287,10 +289,9 @@ def controls(frame: pd.DataFrame) -> str:
     return (
         f"{where}: an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
         f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's error {noise}."
-        f"{without_one(scores, 'augmented', 'vanilla')} {capitalised(model)}. With a perfect model the method equals vanilla "
-        f"pre-training, so a true effect must come from the model's error. Of "
-        f"{len(PREDICTIONS)} predictions that follow from this, {true} came true, {failed} failed, and "
-        f"{len(PREDICTIONS) - true - failed} are open."
+        f"{without_one(scores, 'augmented', 'vanilla', also='noise')} {capitalised(model)}. With a perfect model the method "
+        f"equals vanilla pre-training, so a true effect must come from the model's error. Of {len(PREDICTIONS)} predictions that "
+        f"follow from this, {true} came true, {failed} failed, and {len(PREDICTIONS) - true - failed} are open."
     )
 
 

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
+from mbaug.experiments import studies
 from mbaug.reporting import statistics
 from mbaug.reporting.statistics import ENOUGH_SEEDS
 
@@ -86,9 +87,16 @@ PREDICTORS = {  # predictors of the next state: label, colour, marker
     "reconstruction": ("VAE, reconstruction of s'", "#CC79A7", "v"),
     "sample": ("VAE, sampled (the paper's)", "#0072B2", "o"),
     "mean": ("VAE, mean", "#56B4E9", "o"),
-    "persistence": ("nothing moves", "#000000", "s"),
+    "persistence": ("persistence (nothing moves)", "#000000", "s"),
     "linear": ("linear regression", "#E69F00", "^"),
     "deterministic": ("deterministic network", "#D55E00", "D"),
+}
+OFFLINE = {  # arms that learn only offline, each with another source of next states; `PREDICTORS` has the same colours
+    "mean_offline": Look("model's mean, offline only", "#56B4E9", "-."),
+    "jitter_offline": Look("model's jitter, offline only", "#7F7F7F", "-."),
+    "shrink_offline": Look("pull to the middle, offline only", "#A6761D", "-."),
+    "reconstruction_offline": Look("reconstruction of s', offline only", "#CC79A7", "-."),
+    "target_noise_offline": Look("doubled target noise, offline only", "#B2182B", "-."),
 }
 PARTS = {  # of an arm's name after that of a known arm: in words
     "actor": "actor only",
@@ -110,8 +118,8 @@ def look(arm: str) -> Look:
     An arm named after a known one, such as "augmented_25" (per cent) or "vanilla_actor", gets a lighter or darker shade of its
     colour and other dashes. The name of any other arm determines its colour.
     """
-    if arm in LOOKS:
-        return LOOKS[arm]
+    if arm in LOOKS or arm in OFFLINE:
+        return (LOOKS | OFFLINE)[arm]
     digest = hashlib.sha256(arm.encode()).digest()
     label, hue, lightness, saturation = arm.replace("_", " "), digest[1] / 256, 0.4, 0.6
     if families := [name for name in LOOKS if arm.startswith(f"{name}_")]:
@@ -124,6 +132,11 @@ def look(arm: str) -> Look:
         lightness = 0.3 + 0.4 * share
     colour = to_hex(colorsys.hls_to_rgb(hue, lightness, saturation)).upper()
     return Look(label, colour, VARIANT_LINES[digest[0] % len(VARIANT_LINES)])
+
+
+def absent(arm: str, task: str) -> str:
+    """Returns why an arm has no run on a task, in two words."""
+    return "not recorded" if (arm, task) in studies.PLANNED else "not planned"
 
 
 def in_order(arms: Iterable[str]) -> list[str]:
@@ -196,7 +209,7 @@ def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.Data
 
 
 def wide_values(axis: Axes, values: pd.Series) -> None:
-    """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, since critics that run away promise millions."""
+    """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, since critics that run away predict millions."""
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
     low, high = min(-1_000.0, 3 * values.min()), 3 * max(1_000.0, values.max())
     labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million"}
@@ -240,7 +253,7 @@ def dots(
         for arm, height in heights.items():
             seeds, colour = table.loc[(table["task"] == task) & (table["arm"] == arm), measure.name], look(arm).colour
             if seeds.empty:
-                axis.text(0.04, height, "not recorded", va="center", color="#767676", transform=axis.get_yaxis_transform())
+                axis.text(0.04, height, absent(arm, task), va="center", color="#767676", transform=axis.get_yaxis_transform())
                 continue
             bar(axis, [of_task["low"][arm], of_task["high"][arm]], [height, height], colour)
             axis.plot(seeds, [height - 0.3] * len(seeds), "o", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
@@ -301,13 +314,13 @@ def words(found: statistics.Interval, signed: bool = False) -> str:
     return number(found.value, signed) + ends
 
 
-def span(numbers: Iterable) -> str:
+def span(numbers: Collection) -> str:
     """Returns the range of whole numbers, as "2", "2 or 3" or "2 to 5"."""
     low, high = min(numbers), max(numbers)
     return f"{low:,} {'or' if high == low + 1 else 'to'} {high:,}" if low < high else f"{high:,}"
 
 
-def count(noun: str, numbers: Iterable) -> str:
+def count(noun: str, numbers: Collection) -> str:
     """Returns the range of whole numbers with their noun, as "1 seed" or "2 to 5 seeds"."""
     return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
 

@@ -255,7 +255,7 @@ def calibration(metadata: Mapping[Any, Mapping]) -> pd.Series:
 
     `metadata` is what `records.load_metadata` returns. Runs without a calibration are left out.
     """
-    gaps = {run: about["calibration"]["all"]["gap"] for run, about in metadata.items() if about["calibration"]}
+    gaps = {run: about["calibration"]["all"]["gap"] for run, about in metadata.items() if about.get("calibration")}
     index = pd.MultiIndex.from_tuples([(run.task, run.dataset, run.arm, run.seed) for run in gaps], names=RUN)
     return pd.Series([*gaps.values()], index, dtype=float, name="gap")
 

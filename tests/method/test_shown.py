@@ -47,7 +47,7 @@ NOT_TRAINED = {
 
 
 def of_the_method(module, name):
-    """Returns whether a module of the method has a function of this name; classes and other rooms do not count."""
+    """Returns whether a module of the method has a function of this name; classes and other folders do not count."""
     path = ROOT / "mbaug/method" / f"{module}.py"
     return path.is_file() and inspect.isfunction(getattr(importlib.import_module(f"mbaug.method.{module}"), name, None))
 

@@ -17,7 +17,7 @@ from evaluated import runs
 
 from mbaug import files
 from mbaug.reporting import figures, statistics
-from mbaug.reporting.figures import LOOKS, look
+from mbaug.reporting.figures import LOOKS, OFFLINE, PREDICTORS, look
 from mbaug.reporting.statistics import Interval
 
 
@@ -86,6 +86,10 @@ def test_show_displays_docstring_as_prose_and_the_live_source_without_it(monkeyp
 def test_known_arms_have_different_labels_and_colours():
     for part in ("label", "colour"):
         assert len({getattr(one, part) for one in LOOKS.values()}) == len(LOOKS)
+        assert len({getattr(one, part) for one in OFFLINE.values()}) == len(OFFLINE)
+    for arm in OFFLINE:
+        predictor = PREDICTORS.get(arm.removesuffix("_offline"))
+        assert predictor is None or look(arm).colour == predictor[1], f"{arm} and its predictor need the same colour"
 
 
 def test_the_look_of_any_other_arm_never_changes():

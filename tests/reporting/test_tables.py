@@ -76,7 +76,7 @@ def test_the_badges_match_the_projects_metadata():
     badges = dict(re.findall(r"\[!\[(\w+):? (.+?)\]\(docs/badges", TEXT))
     first, end = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
     assert badges["Python"] == f"3.{first} to 3.{int(end) - 1}"
-    ran = re.search(r"What we ran,.*?\n\n", TEXT, re.S)[0]
+    ran = re.search(r"We ran everything.*?\n\n", TEXT, re.S)[0]
     assert {f"3.{minor}" for minor in range(int(first), int(end))} == {*re.findall(r"\b3\.\d+", ran)}, (
         "The README should say which of these versions we ran."
     )
@@ -100,7 +100,7 @@ def test_no_example_opens_a_server_to_everybody():
     before = re.sub(r"\s+", " ", TEXT.partition("dask scheduler")[0])[-700:]
     assert "HOST must be an address of a private network, or 127.0.0.1 on a single machine" in before
     assert "Otherwise the cluster needs [TLS]" in before
-    assert "status pages listen on every address" in before
+    assert "dashboard listens on every address" in before
 
 
 def test_the_table_of_results_has_a_row_for_each_arm_and_a_column_for_each_task(tmp_path):
