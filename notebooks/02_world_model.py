@@ -451,8 +451,8 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 # This is reverse water-filling, known from rate-distortion theory ([Cover and
 # Thomas](https://onlinelibrary.wiley.com/doi/book/10.1002/047174882X), section 10.3.3). $\theta$ is a water level: a
 # component with a variance below $\theta$ is lost, and any other component has an error of $\theta$, however large its
-# variance is. It was our idea to apply this theory to the loss. We expect the mean error to be right to within 10 or 20
-# %, not exactly, and a single component less so.
+# variance is. It was our idea to apply this theory to the loss. We expect the mean error to be right to within 10 or
+# 20 %, not exactly, and a single component less so.
 
 # %%
 show(measures.rate_distortion)

@@ -93,6 +93,13 @@ def test_a_picture_follows_within_300_words(name):
     assert count <= 300, f"{count} words stand before the first picture"
 
 
+def test_no_line_is_a_comment_on_the_site():
+    """The site's parser drops a line of Markdown that begins with %, such as the end of "50 %" after a line break."""
+    pages = [path.read_text() for part in ("*.md", "data/**/*.md", "docs/*.md", "figures/*.md") for path in ROOT.glob(part)]
+    cells = [cell.source for name in CONTENTS for cell in read(name) if cell.cell_type == "markdown"]
+    assert not [line for text in pages + cells for line in text.splitlines() if line.startswith("%")]
+
+
 @NAMES
 def test_chapters_use_few_semicolons(name):
     text = prose(written(name))

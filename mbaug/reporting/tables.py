@@ -78,7 +78,9 @@ def written(path: Path, frame: pd.DataFrame) -> str:
         answer = ANSWERS[path.stem](frame)
     except FileNotFoundError:
         answer = "Its numbers are not yet drawn."
-    parts = {"answer": textwrap.fill(answer, 126, break_on_hyphens=False)}
+    together = answer.replace(" %", "\xa0%").split("\n\n")  # the site takes a line that begins with % for a comment
+    paragraphs = [textwrap.fill(paragraph, 126, break_on_hyphens=False) for paragraph in together]
+    parts = {"answer": "\n\n".join(paragraphs).replace("\xa0", " ")}
     if not comment:
         parts |= {"claims": claims_table(frame), "found": found_table(frame)}
     for name, part in parts.items():

@@ -155,6 +155,15 @@ def test_text_between_the_readmes_markers_is_generated_and_edits_are_lost(tmp_pa
         assert tables.written(path, frame) == text
 
 
+def test_a_line_of_an_answer_never_begins_with_a_per_cent_sign(tmp_path, monkeypatch):
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    monkeypatch.setitem(answers.ANSWERS, "README", lambda frame: 30 * "at 50 % ")
+    text = tables.written(path, runs({"td3": 10})).partition("<!-- /answer -->")[0]
+    assert text.count("50 %") == 30
+    assert "\n%" not in text
+
+
 def test_an_answer_without_its_stored_tables_says_so(tmp_path, monkeypatch):
     """The first `make figures` of a new chapter writes its answer before the chapter runs, and again afterwards."""
     path = tmp_path / "02_world_model.py"
