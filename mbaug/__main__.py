@@ -307,7 +307,7 @@ def figures(arguments: argparse.Namespace) -> None:
     tables.update(frame)  # again, since an answer may use numbers that were just drawn
     folder = chapters.committed_figures()
     figures.write_gallery(folder)
-    say(f"found: {answers.sentence(frame)}")
+    say(f"found: {answers.readme(frame)}")
     say(f"look:  README.md has the paper's claims, and {os.path.relpath(folder / 'README.md')} every figure")
     say("next:  read on with .venv/bin/jupyter lab notebooks/00_overview.ipynb, or train the missing runs with make record")
 
@@ -332,7 +332,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "study": {"nargs": "?", "help": "name of a study, e.g. hopper (default: the whole programme, in its order)"},
         "--only": {"default": "*", "metavar": "PATTERN", "help": "train only runs whose name matches, e.g. 'sac/*'"},
         "--seeds": {"type": seeds, "metavar": "SEEDS", "help": "train these seeds instead of the study's, e.g. 0-4 or 0,2,5"},
-        "--workers": {"type": count, "metavar": "N", "help": "number of processes (default: one per core)"},
+        "--workers": {"type": count, "metavar": "N", "help": "number of processes (default: one per core, one for a GPU)"},
         "--population": {"type": count, "default": 1, "metavar": "N", "help": "agents trained by each process (default: 1)"},
         "--cluster": {"type": address, "metavar": "tcp://HOST:8786", "help": "train on the workers of this Dask cluster"},
         "--device": {"default": "cpu", "help": "device to train on: cpu or cuda (default: cpu)"},

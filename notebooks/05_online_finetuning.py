@@ -5,9 +5,9 @@
 #
 # <!-- answer -->
 # All four tasks, 3 to 5 seeds: over the first 100,000 interactions the mean score is 15 [14, 16] for TD3 from scratch, 33 [31,
-# 34] for TD3 with the data in its replay buffer, 10 [−1.6, 22] after vanilla pre-training, 2.7 [−0.1, 5.6] after pre-training
+# 34] for TD3 with the data in its replay buffer, 9.8 [−1.8, 21] after vanilla pre-training, 2.7 [−0.1, 5.6] after pre-training
 # with imagined next states, and 23 [13, 32] with noise of the same size. It takes 5 seeds to tell whether vanilla pre-training
-# pays off. Compared with vanilla pre-training, imagined next states change the score by −7.3 [−18, +3.7], compared with noise
+# pays off. Compared with vanilla pre-training, imagined next states change the score by −7.1 [−18, +3.9], compared with noise
 # by −20 [−28, −11], and compared with TD3 with the data by −30 [−33, −27].
 # <!-- /answer -->
 #

@@ -469,11 +469,11 @@ shares = stored("08_strange", shares, profile, tolerance=0.02).set_index(["task"
 shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 
 # %% [markdown]
-# *Read.* Compare the VAE's `sample` with the deterministic network, which was fitted on the same rows. The last column is
-# the worst: when a body falls in this step, the VAE nearly always imagines a body that stands. Falls are rare and lie at
-# the rim of the data, and the blur pulls them back inside. Neither model was fitted on rows that end an episode, so that
-# does not explain the difference. Noise of the same size makes impossible states more often. But it starts at $s'$, so
-# many of the fallen bodies stay fallen.
+# *Read.* Compare the VAE's `sample` with the deterministic network, which was fitted on the same rows. The last column
+# is the worst: when a body falls in this step, the VAE nearly always imagines a body that stands. Falls are rare and
+# lie at the edge of the data, and the blur pulls them back inside. Neither model was fitted on rows that end an
+# episode, so that does not explain the difference. Noise of the same size makes impossible states more often. But it
+# starts at $s'$, so many of the fallen bodies stay fallen.
 #
 # ## 4. Which way is it wrong?
 #
@@ -525,7 +525,7 @@ medians = quantities.groupby("task").median(numeric_only=True).loc[here]
 columns = [*looks, "noise"]
 labels = [*(label for label, *_ in looks.values()), "matched noise"]
 slopes = {"slope": medians[[f"slope of {kind}" for kind in columns]], "1 − error": 1 - medians[columns]}
-pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes.items()}).round(2)
+pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes.items()}).T.round(2)
 
 # %% [markdown]
 # *Read.* The table has medians over quantities. The slope of the deterministic network is 1 minus its error, as are
@@ -601,15 +601,18 @@ told.rename_axis(columns="values compressed by").round(3) if agents else Markdow
 # %% [markdown]
 # *Read.* The best states lose value and most others gain it. On Hopper the formula has the right shape: the poorer the
 # state, the more value it gains. On HalfCheetah it fails: the poorest tenth gains less than the middle. The formula
-# takes $V$ as linear in the state, which it is not. We have not tested whether that is the reason. The size is wrong as
-# well. By the formula, the spread of the values should shrink by 1 minus the median slope above, so more on HalfCheetah
-# than on Hopper. We fit a straight line to the shift, and the last table shows by which share the spread really
-# shrinks. On Hopper the model compresses values several times as much as noise does. On HalfCheetah noise, which pulls
-# nothing to the middle, compresses them as much. So there the compression does not come from the pull. The row `a fall
-# within 20 steps`, where there is one, shows how much value the model adds to bodies that are about to fall. The
-# deterministic network hardly moves values. Noise of the same size lowers nearly all of them. A part of that is the
-# twins' penalty, and the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains both. A
-# task that is missing has no vanilla agent in `data/models` yet.
+# takes $V$ as linear in the state, which it is not. We have not tested whether that is the reason.
+#
+# The size is wrong as well. By the formula, the spread of the values should shrink by 1 minus the median slope above,
+# so more on HalfCheetah than on Hopper. We fit a straight line to the shift, and the last table shows by which share
+# the spread really shrinks. On Hopper the model compresses values several times as much as noise does. On HalfCheetah
+# noise, which pulls nothing to the middle, compresses them as much. So there the compression does not come from the
+# pull.
+#
+# The row `a fall within 20 steps`, where there is one, shows how much value the model adds to bodies that are about to
+# fall. The deterministic network hardly moves values. Noise of the same size lowers nearly all of them. A part of that
+# is the twins' penalty, and the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains
+# both. A task that is missing has no vanilla agent in `data/models` yet.
 #
 # ## 5. Can we tell in advance which rows have large errors?
 #
@@ -849,7 +852,7 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #
 # <details><summary>Is the blur of s not simply the distance to the data?</summary>
 #
-# The two often agree: both are large at the rim of the data. But the blur is also large where the VAE has no latent
+# The two often agree: both are large at the edge of the data. But the blur is also large where the VAE has no latent
 # dimension for a quantity, however dense the data are there.
 # </details>
 #

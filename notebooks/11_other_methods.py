@@ -6,8 +6,8 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
 # critics, data kept* on Ant (77), HalfCheetah (44), Hopper (69) and Walker2d (32). *LayerNorm critics, data kept* on Hopper,
-# Walker2d, HalfCheetah and Ant (2 to 5 seeds) scores +23 [+15, +31] compared with *TD3 with the data, no pre-training*, +40
-# [+25, +56] compared with *vanilla, data kept* and +31 [+23, +38] compared with *SAC from scratch*. A verdict takes 5 seeds.
+# Walker2d, HalfCheetah and Ant (3 to 5 seeds) scores +23 [+15, +31] compared with *TD3 with the data, no pre-training*, +40
+# [+24, +56] compared with *vanilla, data kept* and +31 [+23, +38] compared with *SAC from scratch*. A verdict takes 5 seeds.
 # Not recorded yet: *LayerNorm critics, no pre-training*, *RLPD*, *augmented, LayerNorm critics, data kept*, *IQL, data kept*
 # and *behaviour cloning, data kept*.
 # <!-- /answer -->
@@ -406,10 +406,10 @@ pd.DataFrame(beside).T
 # many as our TD3+BC and IQL and twenty times as many as our cloning, in an older simulator and on other data. So even a
 # large difference is only a rough measure of what the small dataset costs.
 #
-# Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's,
-# averaged over the tasks on which both arms have two runs. Above one half the row's arm won more often in these runs.
-# The first column has the number of tasks on which the arm has two runs: shares over different tasks are not
-# comparable.
+# Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's
+# (columns have the numbers of the rows), averaged over the tasks on which both arms have two runs. Above one half the
+# row's arm won more often in these runs. The first column has the number of tasks on which the arm has two runs: shares
+# over different tasks are not comparable.
 
 
 # %%
@@ -425,7 +425,9 @@ square["tasks"] = twice
 for arm, other in combinations(twice, 2):
     share = beats(arm, other)
     square.loc[arm, other], square.loc[other, arm] = f"{share:.0%}", f"{1 - share:.0%}"
-square.replace("nan%", "–").rename(index=lambda arm: figures.look(arm).label)
+square.columns = ["tasks", *range(1, len(twice) + 1)]
+square.index = [f"{place}. {figures.look(arm).label}" for place, arm in enumerate(twice, 1)]
+square.replace("nan%", "–")
 
 # %% [markdown]
 # *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together. This
@@ -504,8 +506,7 @@ asked = {
     for task in tasks.TASKS
     for arm in own
 }
-columns = ["gap (rewards)", "|gap|", "spread (rewards)", "roughness (rewards)", "roughness / spread"]
-columns += ["drop (points)", "seeds"]
+columns = ["gap", "|gap|", "spread", "roughness", "roughness / spread", "drop", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
 inside.map("{:,.3g}".format) if len(inside) else Markdown("Not yet recorded.")
 
@@ -521,17 +522,18 @@ def below(numbers, other):
 
 if len(inside):
     print("LayerNorm's |gap| is smaller", below(inside["|gap|"], "vanilla_data"))
-    print("its values are less rough in rewards", below(inside["roughness (rewards)"], "vanilla_data"))
+    print("its values are less rough in rewards", below(inside["roughness"], "vanilla_data"))
     print("and relative to their spread", below(inside["roughness / spread"], "vanilla_data"))
 
 # %% [markdown]
-# *Read.* The table holds only arms that are recorded. With a gap near zero, a critic predicts well on average. With a
-# gap below zero, it predicts too little. `|gap|` is the mean size of the gap over seeds, because gaps of both signs
-# would cancel. The three lines compare these means for LayerNorm and vanilla, where both keep the data. They do not say
-# how sure a difference is: on Hopper the two gaps are nearly the same. Where a critic has run away, its spread is huge,
-# so its roughness relative to that says little: read the roughness in rewards there. The second expectation fails. On
-# Hopper and HalfCheetah no vanilla critic runs away, and LayerNorm still has the higher mean score in the table of
-# section 5. So keeping critics from running away is not all that it does.
+# *Read.* The table holds only arms that are recorded. Gap, spread and roughness are in rewards, and the drop is in
+# points of score. With a gap near zero, a critic predicts well on average. With a gap below zero, it predicts too
+# little. `|gap|` is the mean size of the gap over seeds, because gaps of both signs would cancel. The three lines
+# compare these means for LayerNorm and vanilla, where both keep the data. They do not say how sure a difference is: on
+# Hopper the two gaps are nearly the same. Where a critic has run away, its spread is huge, so its roughness relative to
+# that says little: read the roughness in rewards there. The second expectation fails. On Hopper and HalfCheetah no
+# vanilla critic runs away, and LayerNorm still has the higher mean score in the table of section 5. So keeping critics
+# from running away is not all that it does.
 #
 # *Off the data.* A small move says little about actions that nobody tried. So we walk in a straight line from each
 # recorded action $a$ to a random corner $u$ of the box of actions, and ask how the value changes on the way:

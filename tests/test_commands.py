@@ -341,7 +341,7 @@ def test_figures_ends_with_what_was_found_where_to_look_and_what_to_do_next(monk
     monkeypatch.setattr(chapters, "run", lambda *given, **named: None)
     monkeypatch.setattr(tables, "update", lambda frame: None)
     monkeypatch.setattr(figures, "write_gallery", lambda folder: None)
-    monkeypatch.setattr(answers, "sentence", lambda frame: "Imagination helps.")
+    monkeypatch.setattr(answers, "readme", lambda frame: "Imagination helps.")
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("MBAUG_FIGURES", raising=False)
     commands.main(["figures", "--only", "00"])

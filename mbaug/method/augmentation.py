@@ -1,8 +1,8 @@
 """The paper's one idea: in each batch, replace a fraction of the next states by imagined ones, and nothing else.
 
 The predictor is an argument, so the idea works with any model. It predicts from the fixed rows of a dataset alone. So we keep a
-table of K imagined next states a row and redraw it now and then. Its samples have the same distribution as those of a model that
-is called on every batch, at a 26th of the cost.
+table of K imagined next states per row and redraw it now and then. A single pick from it has the same distribution as one call
+of the model, at a 26th of the cost. Until the next table the same K samples of a row repeat.
 """
 
 from collections.abc import Callable, Sequence

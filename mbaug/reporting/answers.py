@@ -91,7 +91,7 @@ def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:
     few = f"{too_few(seeds)} for a verdict"
     untried = f"“{look(fresh).label}” has too few runs to say whether pre-training matters here"
     reasons = [few] * (min(seeds) < ENOUGH_SEEDS) + [untried] * (fresh in LOOKS and fresh not in compared)
-    return f"This may change: {joined(reasons)}. " if reasons else ""
+    return f"This may change: {', and '.join(reasons)}. " if reasons else ""
 
 
 def without_one(measure: pd.Series, *arms: str, also: str) -> str:
@@ -106,10 +106,10 @@ def without_one(measure: pd.Series, *arms: str, also: str) -> str:
     return "".join(found)
 
 
-def sentence(frame: pd.DataFrame) -> str:
-    """Returns the README's answer: what we would do today, and whether pre-training and imagination pay."""
+def readme(frame: pd.DataFrame) -> str:
+    """Returns the README's answer in two paragraphs: what we would do today, and whether pre-training and imagination help."""
     scores = mean_score(claims.main_runs(frame))
-    return recommendation(scores) + benefits(scores)
+    return f"{recommendation(scores).rstrip()}\n\n{benefits(scores)}".lstrip()
 
 
 def benefits(scores: pd.Series) -> str:
@@ -370,7 +370,7 @@ def methods(frame: pd.DataFrame) -> str:
 
 
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by name: the README or a chapter
-    "README": sentence,
+    "README": readme,
     "00_overview": overview,
     "01_small_datasets": small_datasets,
     "02_world_model": world_model,

@@ -93,13 +93,14 @@ def test_the_recommended_arm_must_be_recorded_on_every_task():
     """The best arm comes first. One on three tasks is left out, and one with a single seed is named but not recommended."""
     few = runs({"noise": 90}, seeds=2, tasks=FOUR[1:])
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
-    said = answers.sentence(frame)
+    said = answers.readme(frame)
     assert said.startswith("With 10,000 transitions we would choose “vanilla pre-training” today. Over four tasks its mean score")
     assert "interactions is 40 [40, 40], with 2 seeds per task. The next best of 3 arms, " in said
     assert "arms, “augmented 50 %”, scores 20 [19, 21]. The difference is +20 [+19, +21], likely too high" in said
     assert "to recommend" not in said
+    assert said.count("\n\n") == 1, "what we would do and whether imagination helps are two paragraphs"
     single = pd.concat([frame, runs({"layernorm_data": 60}, seeds=1, tasks=FOUR)])
-    assert "“LayerNorm critics, data kept” scores 60, but 1 seed per task is too few to recommend it." in answers.sentence(single)
+    assert "“LayerNorm critics, data kept” scores 60, but 1 seed per task is too few to recommend it." in answers.readme(single)
 
 
 def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pretraining_are_recorded():
@@ -107,7 +108,7 @@ def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pr
     untried = "“LayerNorm critics, no pre-training” has too few runs to say whether pre-training matters here"
     for seeds, arms, expected in (
         (2, {"vanilla": 40}, f"{few}. "),
-        (2, best, f"{few} and {untried}. "),
+        (2, best, f"{few}, and {untried}. "),
         (5, best, f" This may change: {untried}. "),
         (5, best | {"td3_layernorm_data": 30}, ""),
     ):
@@ -123,7 +124,7 @@ def test_the_answer_names_the_task_that_decides_which_arm_is_best():
         (25, "replay buffer instead. It takes"),
     ):
         frame = pd.concat([most, runs({"td3": 20, "vanilla": 15, "augmented": on_ant, "td3_data": 0}, seeds=2, tasks=FOUR[:1])])
-        assert said in answers.sentence(frame)
+        assert said in answers.readme(frame)
 
 
 def test_the_overview_counts_the_claims_and_repeats_the_readmes_answer():
@@ -132,7 +133,7 @@ def test_the_overview_counts_the_claims_and_repeats_the_readmes_answer():
     text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 [6.8, 13] from scratch, 40 [37, 43] "
     text += "after offline pre-training, 20 [14, 26] after pre-training with imagined next states, and 50 [47, 53] with the "
     text += "data in its replay buffer instead. It takes 5 seeds to tell whether imagination helps."
-    assert answers.sentence(less) == text
+    assert answers.readme(less) == text
     assert answers.overview(less) == f"None of the paper's 6 claims can be judged so far. {text}"
     more = pd.concat([less, runs(arms, seeds=5, tasks=FOUR)])
     more = more.drop_duplicates(["task", "arm", "seed", "phase", "environment_steps"])
