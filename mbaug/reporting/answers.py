@@ -137,7 +137,7 @@ def overview(frame: pd.DataFrame) -> str:
             verdicts.append(f"({claim.letter}) {claims.verdict(found)}")
     judged = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged so far"
     scores = mean_score(table)
-    return f"{judged}{': ' if verdicts else ''}{'; '.join(verdicts)}. {benefits(scores)} {recommendation(scores)}".rstrip()
+    return f"{judged}{': ' if verdicts else ''}{'; '.join(verdicts)}. {benefits(scores)}\n\n{recommendation(scores)}".rstrip()
 
 
 def drawn(name: str) -> pd.DataFrame:
