@@ -5,13 +5,15 @@
 #
 # <!-- answer -->
 # None of the paper's 6 claims can be judged so far. All four tasks, 3 to 5 seeds: the mean score of TD3 over the first 100,000
-# interactions is 15 [14, 16] from scratch, 9.8 [−1.8, 21] after offline pre-training, 2.7 [−0.1, 5.6] after pre-training with
+# interactions is 15 [14, 16] from scratch, 9.8 [−1.8, 21] after offline pre-training, 2.7 [−0.1, 5.5] after pre-training with
 # imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 20, 23 and 27.
-# It takes 5 seeds to tell whether imagination helps. With 10,000 transitions we would choose “LayerNorm critics, data kept”
-# today. Over four tasks its mean score in the first 100,000 interactions is 56 [47, 64], with 3 seeds per task. The next best
-# of 9 arms, “TD3 with the data, no pre-training”, scores 33 [31, 34]. The difference is +23 [+15, +31], likely too high, since
-# we chose the best of several. This may change: 3 seeds per task are too few for a verdict, and “LayerNorm critics, no
-# pre-training” has too few runs to say whether pre-training matters here.
+# It takes 5 seeds to tell whether imagination helps.
+#
+# With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
+# 100,000 interactions is 56 [47, 64], with 3 seeds per task. The next best of 9 arms, “TD3 with the data, no pre-training”,
+# scores 33 [31, 34]. The difference is +23 [+15, +31], likely too high, since we chose the best of several. This may change: 3
+# seeds per task are too few for a verdict, and “LayerNorm critics, no pre-training” has too few runs to say whether
+# pre-training matters here.
 # <!-- /answer -->
 #
 # A score of 0 is a random policy, and 100 is an expert. Square brackets hold a 95 % interval.

@@ -5,7 +5,7 @@
 # online?
 #
 # <!-- answer -->
-# All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 2.7 [−0.1, 5.6] over the first
+# All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 2.7 [−0.1, 5.5] over the first
 # 100,000 interactions. With recorded next states it scores 9.8 [−1.8, 21], and with noise as large as the model's error 23 [13,
 # 32]. Without Ant the means are 23, 20 and 26. It takes 5 seeds to tell whether the model beats noise. With a perfect model the
 # method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow from this,
