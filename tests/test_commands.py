@@ -5,16 +5,18 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
 from mbaug import __main__ as commands
 from mbaug import engine, files
-from mbaug.datasets import read, render
-from mbaug.experiments import records, runner, studies, verify
+from mbaug.datasets import collect, read, render
+from mbaug.experiments import records, runner, studies, trained, verify
 from mbaug.experiments.records import Run
 from mbaug.method.arms import Arm
 from mbaug.method.settings import Evaluation
@@ -106,6 +108,9 @@ def test_status_and_dry_runs_train_nothing_and_take_seconds(typed, printed):
     assert len(lines) > 5
 
 
+WATCHED = Path("to/hopper-none-small-seed0-final.mp4")
+
+
 class Called(Exception):
     """Ends a command where it calls into the package; holds the arguments of the call."""
 
@@ -120,6 +125,12 @@ class Called(Exception):
         ("verify hopper/none/small/seed0 --updates 300", verify, "verify", {"which": RUNS[0], "updates": 300}),
         ("watch hopper --run hopper/none/small/seed0", runner, "policy", {"which": RUNS[0], "name": "final"}),
         ("watch hopper --run hopper/none/small/seed1 --policy medium", runner, "policy", {"which": RUNS[1], "name": "medium"}),
+        ("watch hopper --run hopper/none/small/seed0 --seconds 2", render, "frames", {"seconds": 2.0}),
+        ("watch hopper --run hopper/none/small/seed0 --output to", files, "write_atomically", {"path": WATCHED}),
+        ("collect hopper --seed 3", runner, "recorded", {"which": Run("hopper", "none", "sac_million", 3)}),
+        ("collect hopper --seed 3 --output pools", collect, "collect", {"seed": 3, "folders": (Path("pools"), Path("pools"))}),
+        ("models --work elsewhere", trained, "make", {"work": Path("elsewhere")}),
+        ("figures --profile smoke --only 02", chapters, "run", {"profile": "smoke", "only": "02"}),
     ],
 )
 def test_typed_options_reach_the_function_that_they_are_for(typed, module, callee, given, repository, monkeypatch):
@@ -128,6 +139,8 @@ def test_typed_options_reach_the_function_that_they_are_for(typed, module, calle
     def called(*positional, **named):
         raise Called(signature.bind(*positional, **named).arguments)
 
+    monkeypatch.setattr(runner, "policy", lambda *given: None)
+    monkeypatch.setattr(render, "frames", lambda *given: (np.zeros((2, 32, 32, 3), np.uint8), 25))
     monkeypatch.setattr(module, callee, called)
     monkeypatch.setattr(engine, "devices", lambda: ("cpu", "cuda"))
     monkeypatch.setattr(render, "opengl", lambda: "")

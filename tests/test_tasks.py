@@ -145,6 +145,13 @@ def test_a_restored_snapshot_continues_bit_for_bit(name, dynamics):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_environments_start_from_a_random_stream_of_their_own():
+    task = tasks.find("hopper")
+    for seed, state in zip([5, 3], Lockstep(task, [5, 3]).state, strict=True):
+        first, _ = tasks.make(task).reset(seed=streams.integer(seed, "environment"))
+        np.testing.assert_array_equal(state, first.astype(np.float32))
+
+
 # --- stochastic tasks -----------------------------------------------------------------------------------------------------
 
 

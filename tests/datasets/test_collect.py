@@ -155,6 +155,9 @@ def test_episodes_are_chosen_without_repeats_until_there_are_enough_rows(states)
     chosen = collect.choose_episodes(replay, 150, seed=0)
     assert sum(map(len, chosen)) >= 150
     assert len({episode[0] for episode in chosen}) == len(chosen)
+    found = pools.episodes(replay)
+    *before, _ = streams.numpy_generator(0, "pool").permutation(len(found))[: len(chosen)]
+    assert sum(len(found[number]) for number in before) < 150, "The last one should be needed."
     other = collect.choose_episodes(replay, 150, seed=1)
     assert [episode[0] for episode in chosen] != [episode[0] for episode in other]
     every = np.concatenate(collect.choose_episodes(replay, 1_000, seed=0))
@@ -182,6 +185,7 @@ def test_roll_out_pools_hold_complete_episodes_of_their_policy(whole, states, qu
     check.check_dataset(HOPPER, pool)
     assert len(pool) >= 150
     assert pool.terminal[-1] | pool.truncated[-1]
+    assert np.array_equal(pool.state[:1], tasks.Lockstep(HOPPER, [streams.integer(0, "pool", quality)]).state)
     before_last = np.flatnonzero(pool.terminal | pool.truncated)[-2] if len(np.unique(pool.episode)) > 1 else -1
     assert before_last + 1 < 150, "The pool should have no more episodes than needed."
     if quality == "random":

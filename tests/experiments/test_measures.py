@@ -118,16 +118,17 @@ def test_critics_that_overfit_have_a_larger_error_on_new_rows():
 
 def test_overfitting_reports_percentiles_and_roughness_of_every_agent():
     learner, trained = learned(2)
-    new = random_rows(2, 20, 1)
-    found = measures.overfitting(learner, trained, new, streams.torch_generators([0, 1], "p"))
+    new, elsewhere = (random_rows(2, 20, seed) for seed in (1, 2))
+    found = measures.overfitting(learner, trained, new, streams.torch_generators([0, 1], "p"), elsewhere)
     for k, each in enumerate(found):
         values = measures.values(learner.agent.critics, trained.state, trained.action)[k].numpy()
         np.testing.assert_allclose(each["percentiles"]["recorded"], np.percentile(values, measures.PERCENTILES), rtol=1e-4)
         assert each["percentiles"]["action"] != each["percentiles"]["recorded"] != each["percentiles"]["state"]
         for part in ("action", "state"):
             assert 0 < each["roughness"][part][0] < each["roughness"][part][1]
-        errors = [measures.error(learner, batch)[k].item() for batch in (trained, new)]
-        assert [each["error_trained"], each["error_new"]] == errors
+        assert each["value_std"] == pytest.approx(values.std(), rel=1e-4)
+        errors = [measures.error(learner, batch)[k].item() for batch in (trained, new, elsewhere)]
+        assert [each[f"error_{name}"] for name in ("trained", "new", "elsewhere")] == errors
     assert found[0] != found[1]
 
 

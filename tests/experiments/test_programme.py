@@ -122,6 +122,11 @@ def test_a_study_of_an_extra_task_joins_the_programme(monkeypatch):
     assert "swimmer" not in studies.FOUR
 
 
+def test_the_programme_goes_seed_by_seed_and_then_task_by_task():
+    places = [(run.seed, run.task) for run in studies.programme() if run.arm == "vanilla"]
+    assert places == [(seed, task) for seed in range(5) for task in studies.ORDER]
+
+
 def test_runs_that_share_a_pretraining_are_one_cell():
     """One process trains a cell. The first is seed 0 of HalfCheetah."""
     cells = studies.cells(studies.programme())

@@ -103,6 +103,7 @@ def test_metadata_are_read_back_and_name_the_run(tmp_path):
     found = records.read_metadata(tmp_path, RUN)
     assert found == identity | METADATA | hashes | {"sha256": found["sha256"]}
     assert records.load_metadata(tmp_path) == {RUN: found}
+    assert records.load_metadata(tmp_path, [replace(RUN, seed=1)]) == {}
     assert records.read(tmp_path, RUN).metadata == found
     assert records.policies(tmp_path, RUN)["final"].tolist() == [1.0, 2.0]
 

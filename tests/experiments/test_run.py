@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, TINY, arms, on_data, record, rows  # noqa: F401
 
-from mbaug import engine, provenance
-from mbaug.datasets import check
+from mbaug import engine, provenance, tasks
+from mbaug.datasets import check, read
 from mbaug.experiments import models, records, run, runner, studies
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training, transitions
@@ -85,6 +85,56 @@ def test_branches_are_simulator_steps_of_each_agent_from_its_drawn_states(tmp_pa
     noise = batch.action[0].numpy() - greedy
     assert 0.08 < noise.std() < 0.12
     assert 0 <= both.outside[0] < 0.1
+
+
+def test_noisy_dynamics_reach_evaluations_and_fine_tuning(tmp_path, monkeypatch):
+    noisy, lockstep, given = tasks.Dynamics(action_noise=0.1), tasks.Lockstep, []
+    monkeypatch.setattr(tasks, "Lockstep", lambda *arguments: given.append(arguments[2:]) or lockstep(*arguments))
+    population = run.begin([RUN], replace(TINY.apply(SCRATCH), dynamics=noisy), tmp_path)
+    assert isinstance(population.evaluator.environments[0][0], tasks.Stochastic)
+    next(run.finetune(population))
+    assert given == [(noisy,)]
+
+
+def test_rows_are_drawn_and_states_standardised_as_the_plan_says(tmp_path):
+    arm, pool = TINY.apply(OFFLINE), read.load("hopper-random")
+    for whole, draw in ((False, transitions.draw), (True, transitions.draw_episodes)):
+        plan = replace(arm.pretraining, whole_episodes=whole, standardise=not whole)
+        population = run.begin([on_data()], replace(arm, pretraining=plan), tmp_path)
+        assert population.drawn[0].sha256 == draw(pool, 500, 0)[0].sha256
+        assert (population.learner.standardiser.std == 1).all() == whole
+
+
+def test_imagined_next_states_are_those_at_the_end_of_each_window(tmp_path, monkeypatch):
+    """A source that repeats the recorded next states gives those of the learner's own table, three steps ahead."""
+    monkeypatch.setattr(imagination, "predictor", lambda *given: lambda state, action, next_state, generator: next_state)
+    population = run.begin([on_data("small_imagining")], studies.ahead(TINY.apply(IMAGINING), 3), tmp_path)
+    population.fits = [None]
+    recorded = transitions.unpack(population.table, 11, 3).next_state
+    for imagined in run.imagined(population, population.arm.augmentation, 0).unbind(dim=2):
+        torch.testing.assert_close(imagined, recorded)
+
+
+def test_an_evaluation_records_the_values_of_its_first_state_and_of_drawn_rows(tmp_path):
+    population = run.begin([on_data()], TINY.apply(OFFLINE), tmp_path)
+    run.evaluate(population, "pretrain")
+    learner, ((row,),) = population.learner, population.rows
+    first = torch.from_numpy(population.evaluator(learner.policy, "pretrain", 0).first_state)
+    state, drawn = learner.standardiser.apply(first), transitions.unpack(population.table[:, :100], 11, 3)
+    for name, given in (("predicted_value", (state, learner.agent.actor(state))), ("data_value", (drawn.state, drawn.action))):
+        assert row[name] == pytest.approx(learner.agent.critics(*given).amin(dim=0).mean().item(), rel=1e-4)
+
+
+def test_critics_are_measured_on_drawn_rows_on_the_rest_and_on_another_pool(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(run.measures, "overfitting", lambda *given: found.append(given) or [None])
+    population = run.begin([on_data(seed=1)], TINY.apply(OFFLINE), tmp_path)
+    run.measure_at_switch(population)
+    ((learner, trained_on, new, _, elsewhere),) = found
+    datasets = population.drawn[0], population.rest[0], read.load("hopper-medium")
+    for batch, dataset in zip((trained_on, new, elsewhere), datasets, strict=True):
+        state = learner.standardiser.invert(batch.state)[0].numpy()
+        assert np.abs(state[:, None] - dataset.state).max(axis=2).min(axis=1).max() < 1e-4
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------------
@@ -220,6 +270,23 @@ def test_agents_in_a_population_record_the_same_rows_as_alone(alone, tmp_path, m
     for which in (RUN, SECOND):
         assert rows(tmp_path, which).equals(rows(alone, which))
         assert records.read_metadata(tmp_path / "runs", which)["wall_seconds"] == 50
+
+
+@pytest.mark.slow
+def test_agents_that_learn_from_data_record_the_same_in_a_population_as_alone(tmp_path):
+    """Rows, and the measures of their critics and world models."""
+    runs = [on_data("small_imagining", seed) for seed in (0, 1)]
+    for name, population in (("together", 2), ("alone", 1)):
+        record(tmp_path / name, runs, SHORT, population=population)
+    for which in runs:
+        one, other = (records.read(tmp_path / name / "runs", which) for name in ("together", "alone"))
+        pd.testing.assert_frame_equal(one.rows, other.rows, rtol=1e-6)
+        for key in ("draw_sha256", "world_model"):
+            assert one.metadata[key] == other.metadata[key]
+        assert one.metadata["calibration"]["all"] == pytest.approx(other.metadata["calibration"]["all"], rel=1e-4, nan_ok=True)
+        (first, second) = (each.metadata["watch"]["overfitting"] for each in (one, other))
+        assert first["roughness"]["state"] == pytest.approx(second["roughness"]["state"], rel=1e-4)
+        assert first["error_new"] == pytest.approx(second["error_new"], rel=1e-4)
 
 
 def test_a_diverged_agent_is_recorded_and_its_neighbour_continues(alone, tmp_path, monkeypatch):

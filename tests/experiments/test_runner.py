@@ -406,15 +406,17 @@ def test_status_counts_finished_and_diverged_runs(recorded, tmp_path):
 
 
 def test_the_estimate_of_hours_uses_records_of_this_processor(tmp_path, monkeypatch):
-    """Records of other processors count only if there are no others. A pre-training that arms share counts once."""
+    """Records of other processors count only if there are no others, those of a GPU never. Shared pre-training counts once."""
     assert runner.step_seconds(records.load_metadata(tmp_path)) == 0.01
     found = {PAIR[0]: {"wall_seconds": 1900.0, "provenance": {"cpu": "another"}}}  # for 95,000 updates
     monkeypatch.setattr(records, "load_metadata", lambda root: found)
     assert runner.step_seconds(records.load_metadata(tmp_path)) == pytest.approx(0.02)
     found[PAIR[1]] = {"wall_seconds": 950.0, "provenance": {"cpu": provenance.processor()}}
+    found[THIRD] = {"wall_seconds": 1.0, "provenance": {"cpu": provenance.processor(), "device": "a GPU"}}
     assert runner.step_seconds(records.load_metadata(tmp_path)) == pytest.approx(0.01)
     runs = [Run("hopper", "hopper-medium-replay", arm, 0) for arm in ("augmented", "augmented_critics", "vanilla_critics")]
     assert runner.seconds(runs, 0.01) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000))
+    assert runner.seconds(runs + [replace(each, seed=1) for each in runs], 1.0) == 2 * runner.seconds(runs, 1.0)
 
 
 @pytest.mark.parametrize(

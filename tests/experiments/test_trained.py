@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from mbaug import tasks
+from mbaug import streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import checkpoint, measures, models, records, trained
 from mbaug.experiments.studies import ARMS
@@ -49,12 +49,13 @@ def test_rounding_does_not_change_the_error_of_a_world_model(name):
 
 
 def keep(work, which):
-    """Writes an agent's networks as its run keeps them at the switch; returns the learner."""
+    """Writes an agent's networks as its run keeps them at the switch, and another actor as a later one; returns the learner."""
     standardiser = transitions.Standardiser(torch.ones(1, 17), torch.full((1, 17), 2.0))
     learner = training.learner(ARMS[which.arm], tasks.find(which.task), [3], standardiser, arithmetic=models.FAST)
     path = work / "kept" / str(which) / "switch.safetensors"
     path.parent.mkdir(parents=True)
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in models.agent(learner, 0).items()}, path)
+    safetensors.torch.save_file({"actor": training.actors(learner)[0] + 1}, path.with_name("50000.safetensors"))
     return learner
 
 
@@ -64,6 +65,7 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     monkeypatch.setattr(trained, "WORLD_MODELS", {})
     monkeypatch.setattr(trained, "ENSEMBLES", {})
     agents = {("halfcheetah", arm): (arm, "switch"), ("hopper", "noise"): ("noise", "switch")}
+    agents["halfcheetah", f"{arm}_50000"] = arm, "50000"
     monkeypatch.setattr(trained, "AGENTS", agents)
     learner = keep(tmp_path / "work", records.Run("halfcheetah", "halfcheetah-medium-replay", arm, 0))
     lines = [*trained.make(tmp_path / "work", records.root(), tmp_path / "models")]
@@ -74,6 +76,8 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     inputs = torch.ones(1, 5, 17), torch.zeros(1, 5, 6)
     torch.testing.assert_close(found.agent.critics(*inputs), learner.agent.critics(*inputs), atol=5e-3, rtol=0)
     np.testing.assert_allclose(found.act(state[0, 0]), found.policy(state)[0, 0], atol=1e-6)
+    later = trained.load("halfcheetah", f"{arm}_50000", tmp_path / "models")[0]["actor"]
+    torch.testing.assert_close(later, training.actors(learner)[0] + 1, atol=5e-3, rtol=0)
     assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
 
 
@@ -89,8 +93,11 @@ def test_critics_that_a_run_kept_are_asked_again_and_other_answers_stay(tmp_path
     assert table["share"].tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
     record = records.read_metadata(records.root(), which)["csv_sha256"][:12]
     assert table["record"].tolist() == [record] * 5 + ["other"]
-    learner.seeds = [which.seed]  # whose draw and corners are asked about
-    np.testing.assert_allclose(table[["low", "median", "high"]][:5], trained.lines(learner).iloc[:, :3], rtol=1e-4, atol=1e-9)
+    drawn, _ = transitions.draw(read.load(which.dataset), 10_000, which.seed)
+    state, action = (torch.from_numpy(part[None, :1_000]) for part in (drawn.state, drawn.action))
+    corner = torch.randint(0, 2, action.shape, generator=streams.torch_generator(which.seed, "corners")) * 2.0 - 1
+    expected = measures.along_actions(learner.agent.critics, (state - 1) / 2, action, corner)[0]
+    np.testing.assert_allclose(table[["low", "median", "high"]][:5], expected, rtol=1e-4, atol=1e-6)
     assert (table[["low", "median", "high"]][1:5].to_numpy() != 0).any()
     path.write_text(path.read_text().replace(f"0,0,0,{record}", f"0,7,0,{record}"))
     before = path.read_bytes()

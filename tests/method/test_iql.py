@@ -75,6 +75,29 @@ def test_an_update_moves_all_parts_and_the_target_slowly(pair):
     close(pair.target_critics.network.flat, expected)
 
 
+def test_an_update_moves_values_then_the_actor_then_the_critics(pair, monkeypatch):
+    """Each loss gets what its equation names, with the parameters that the losses before it have moved."""
+    value_loss, critic_loss, expectiles = iql.value_loss, iql.critic_loss, []
+
+    def of_values(found, target, expectile):
+        close(target, np.stack([least(pair, k) for k in range(2)]))
+        expectiles.append(expectile)
+        return value_loss(found, target, expectile)
+
+    def of_actor(mean, spread, action, advantage, settings):
+        close(advantage, np.stack([least(pair, k) - value(pair, k) for k in range(2)]))
+        return iql.actor_loss(mean, spread, action, advantage, settings)
+
+    def of_critics(critics, batch, target):
+        close(target, iql.critic_target(pair, batch, SMALL, both(NOISE)))
+        return critic_loss(critics, batch, target)
+
+    monkeypatch.setattr(iql, "value_loss", of_values)
+    monkeypatch.setattr(iql, "critic_loss", of_critics)
+    iql.update(pair, THREES, both(NOISE)[None], SMALL, 1, of_actor)
+    assert expectiles == [0.7]
+
+
 def test_the_actor_waits_for_the_policy_delay_and_nothing_else_does(pair):
     moved = {name: [] for name in PARTS}
     for step in range(1, 5):

@@ -48,6 +48,11 @@ def test_a_window_equals_a_walk_over_its_steps(ends, horizon):
         assert data.episode[last] == data.episode[row]
 
 
+def test_a_window_ends_where_the_episode_changes_even_if_no_end_is_marked():
+    data = replace(chain([""] * 4), episode=np.array([0, 0, 1, 1]))
+    assert transitions.windows(data, 3, DISCOUNT).length.tolist() == [2, 1, 2, 1]
+
+
 def test_the_target_is_the_n_step_return():
     """TD3 itself, unchanged, gives y = r_0 + g r_1 + g^2 r_2 + g^3 Q(s_3)."""
     rows = transitions.pack(chain(["", "", "", ""]), 3, DISCOUNT)[:1].expand(4, -1).unsqueeze(0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from made import close, generators, learned
 
+from mbaug.method.arms import ALGORITHMS
 from mbaug.method.networks import LANES, Adam, Arithmetic, perceptron
 from mbaug.method.settings import PRECISIONS
 from mbaug.method.td3 import TD3
@@ -25,6 +26,15 @@ def test_each_network_is_initialised_as_torch_linear_is_from_its_own_stream():
             bound = 1 / math.sqrt(weight.shape[1])
             for part in (weight[k], bias[k, 0]):
                 assert torch.equal(part, torch.empty_like(part).uniform_(-bound, bound, generator=generator))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_the_two_critics_of_an_agent_start_with_different_parameters(algorithm):
+    """Equal ones would stay equal, and their minimum would be either."""
+    agent = algorithm.create(3, 2, algorithm.settings(hidden=(4,)), generators(*SEEDS))
+    for weight, bias in agent.critics.network.layers:
+        for first, second in (weight.split(len(SEEDS)), bias.split(len(SEEDS))):
+            assert (first != second).any(dim=(1, 2)).all()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

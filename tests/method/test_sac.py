@@ -89,6 +89,14 @@ def test_the_temperature_grows_while_the_entropy_is_below_its_target(target_entr
     assert ((sac.temperature(agent) > sac.temperature(agents())) == grows).all()
 
 
+def test_the_target_entropy_counts_each_action_and_the_temperature_has_its_own_learning_rate():
+    """Two actions have a target of -2 nats, so alpha falls at an entropy of -1.5. Adam's first step is as long as its rate."""
+    settings, agent = replace(SMALL, target_entropy_per_action=-1.0, temperature_learning_rate=0.01), agents()
+    loss = lambda *given: (sac.actor_loss(*given)[0], torch.full((2,), 1.5).double())  # noqa: E731
+    sac.update(agent, THREES, torch.stack([both(NOISE)] * 2), settings, 1, loss)
+    close(agent.log_temperature[:2], np.full(2, np.log(0.5) - 0.01), 1e-6)
+
+
 def test_noise_at_the_next_state_affects_the_critics_and_noise_at_the_state_the_actor():
     zero, first, second = updated(SMALL, 0 * NOISE, 0 * NOISE), updated(SMALL, NOISE, 0 * NOISE), updated(SMALL, 0 * NOISE, NOISE)
     assert torch.equal(second.critics.network.flat, zero.critics.network.flat)

@@ -252,6 +252,24 @@ def test_imagined_next_states_are_given_exactly_if_the_arm_has_an_augmentation()
             next(training.pretrain(learner, table, given))
 
 
+def test_each_kind_of_random_number_has_a_stream_of_its_own(seen):
+    """Recorded runs depend on which."""
+    learner, table, imagine = offline([1, 3])
+    list(training.pretrain(learner, table, imagine))
+    assert set(learner.generators) == {"batches", "update noise", "imagined samples"}
+    pairs = zip(*(streams.torch_generators([1, 3], name) for name in ("batches", "update noise")), strict=True)
+    for k, (batches, noise) in enumerate(pairs):
+        rows = transitions.unpack(table[k, torch.randint(60, (50, 32), generator=batches)], 11, 3)
+        normal = torch.randn(50, 1, 32, 3, generator=noise)
+        assert torch.equal(torch.stack([batch.state[k] for _, batch, *_ in seen[:50]]), rows.state)
+        assert torch.equal(torch.stack([drawn[:, k] for _, _, drawn, *_ in seen[:50]]), td3.noise(normal, TD3()))
+    plan = replace(PLAN["finetuning"], warmup_policy="uniform")
+    learner, buffer = finetuned([1, 3], replace(VANILLA, finetuning=plan))
+    assert set(learner.generators) == {"batches", "update noise", "exploration", "uniform actions"}
+    for rows, uniform in zip(buffer.rows, streams.torch_generators([1, 3], "uniform actions"), strict=True):
+        assert torch.equal(rows[:50, 11:14], 2 * torch.rand(50, 3, generator=uniform) - 1)
+
+
 # --- from offline to online -----------------------------------------------------------------------------------------------
 
 
@@ -333,6 +351,15 @@ def test_the_replay_buffer_holds_what_happened():
     assert difference[inside].std() == pytest.approx(arm.learner.exploration_noise, rel=0.15)
 
 
+def test_the_replay_buffer_marks_time_limits_as_truncated():
+    task = replace(tasks.find("halfcheetah"), options={"max_episode_steps": 20})
+    learner = training.learner(replace(VANILLA, finetuning=Finetuning(50, 50, evaluation_interval=50)), task, [1, 3])
+    buffer = training.replay(learner)
+    list(training.finetune(learner, Lockstep(task, [1, 3]), buffer))
+    assert not buffer.rows[..., -2].any()
+    assert buffer.rows[..., -1].nonzero().tolist() == [[0, 19], [0, 39], [1, 19], [1, 39]]
+
+
 def test_updates_draw_only_from_the_replay_buffer(seen):
     _, buffer = finetuned([1, 3], VANILLA)
     assert len(seen) == 100
@@ -343,6 +370,16 @@ def test_updates_draw_only_from_the_replay_buffer(seen):
             assert (batch.state[k][:, None] == known[None]).all(dim=-1).any(dim=-1).all()
     newest = [(batch.state[0] == buffer.rows[0, n, :11]).all(dim=-1).any() for n, (_, batch, *_) in enumerate(seen, start=50)]
     assert any(newest), "the transition of the current step can be drawn"
+
+
+def test_critics_that_settle_draw_only_from_the_filled_part_of_the_replay_buffer(seen):
+    learner, table, _ = offline([1, 3], KEEPING)
+    training.settle(learner, training.replay(learner, table), 50)
+    known = transitions.unpack(table, 11, 3).state
+    assert len(seen) == 50
+    for _, batch, *_, loss in seen:
+        assert (batch.state[:, :, None] == known[:, None]).all(dim=-1).any(dim=-1).all()
+        assert loss is None
 
 
 def test_only_the_critics_move_right_after_the_warm_up():

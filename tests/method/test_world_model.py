@@ -9,7 +9,9 @@ import torch
 from made import mlp
 from systems import DRAWN, SHORT, TINY, normal, parameters, random_model
 
+from mbaug import streams
 from mbaug.method import world_model
+from mbaug.method.networks import perceptron
 from mbaug.method.settings import WorldModel
 
 ROWS = normal(3, 3), normal(3, 2, seed=1), normal(3, 3, seed=2), normal(3, 5, seed=3)  # state, action, next state, n
@@ -78,6 +80,22 @@ def test_kl_weight_is_one_over_the_batches_of_an_epoch():
     for _, loss in islice(world_model.epochs(TINY, DRAWN, 0), 3):
         expected = loss.reconstruction + loss.kl / 5 + 10 * loss.prediction + loss.latent
         torch.testing.assert_close(loss.total, expected)
+
+
+def test_each_kind_of_model_starts_from_a_random_stream_of_its_own():
+    still = replace(SHORT, epochs=1, learning_rate=1e-12)
+    (model, _), control = next(world_model.epochs(still, DRAWN, 3)), world_model.fit_deterministic(still, DRAWN, 3)
+    for network, name in ((model.encoder, "world model"), (control.network, "deterministic model")):
+        start = perceptron(network.sizes, [streams.torch_generator(3, name)])
+        torch.testing.assert_close(network.flat, start.flat, rtol=0, atol=1e-8)
+
+
+def test_the_terms_of_an_epoch_are_means_over_its_rows():
+    """The KL term has no noise. At a tiny learning rate it is that of the model over all rows that end no episode."""
+    model, terms = next(world_model.epochs(replace(TINY, learning_rate=1e-9), DRAWN, 0))
+    state = model.standardiser.apply(torch.from_numpy(world_model.interior(DRAWN).state))
+    expected = world_model.kl_divergence(world_model.posterior(model, state)).mean().detach()
+    torch.testing.assert_close(terms.kl, expected, rtol=1e-4, atol=0)
 
 
 def test_the_deterministic_model_is_as_large_as_the_world_model():

@@ -15,7 +15,7 @@ from mbaug import files, tasks
 from mbaug.datasets import render
 from mbaug.experiments import records, trained
 from mbaug.reporting import films
-from mbaug.reporting.figures import look
+from mbaug.reporting.figures import look, number
 
 FOLDER = ROOT / "figures" / "films"
 HERE = sorted(path.stem for path in FOLDER.glob("*.gif"))
@@ -79,7 +79,8 @@ def test_a_film_has_as_many_colours_as_its_size_allows(monkeypatch):
 
 
 def test_a_film_is_made_for_each_task_and_only_once(tmp_path, monkeypatch):
-    made, path = [], tmp_path / "halfcheetah.gif"
+    made, said, film, path = [], [], films.film, tmp_path / "halfcheetah.gif"
+    monkeypatch.setattr(films, "film", lambda panels, words, rate: said.append(words) or film(panels, words, rate))
     monkeypatch.setattr(trained, "agent", lambda *given: made.append(given) or SimpleNamespace(act=None))
     monkeypatch.setattr(tasks, "TASKS", {"halfcheetah": tasks.find("halfcheetah")})
     monkeypatch.setattr(tasks, "make", lambda task, **options: tasks.gymnasium.make(task.gym_id))
@@ -89,6 +90,8 @@ def test_a_film_is_made_for_each_task_and_only_once(tmp_path, monkeypatch):
     about = films.about("halfcheetah", records.root())
     assert path.with_suffix(".json").read_bytes() == files.sealed(about)
     assert about["caption"].startswith("HalfCheetah, augmented 50 %, seed 0: the agent at the switch")
+    moments = "at the switch", "after 50,000", "after 100,000"
+    assert said == [[f"{when}\nscore {number(score)}" for when, score in zip(moments, about["scores"], strict=True)]]
     assert [*films.make(tmp_path, records.root())] == []
     path.unlink()
     assert [*films.make(tmp_path, records.root())] == [path]

@@ -279,6 +279,7 @@ def test_the_sign_flip_test_by_hand():
     assert statistics.chance([np.array([-1.0, -2.0, -4.0])]) == 1
     assert statistics.chance([np.array([0.1, 0.2, -0.3])]) == 5 / 8  # the sum 0 is a tie except for rounding
     assert statistics.chance([]) == 1
+    assert statistics.chance([np.ones(40)]) == 1e-4  # of 10,000 outcomes, only the observed one is as large
 
 
 @pytest.mark.parametrize("n_pairs", [8, 20])
