@@ -173,7 +173,7 @@ pd.concat({window: by_arm(every, mean(measure)) for window, measure in windows.i
 # %% [markdown]
 # *Compare.* The next table has the augmented arm minus each other arm, and three pairs of arms that all keep the data,
 # with Welch's interval. "Together" is the mean over all tasks that have two seeds of both arms, with equal weights.
-# "Beats" is how often an augmented run scores more than a run of the other arm.
+# "Beats" is how often a run of the first arm scores more than a run of the second.
 
 
 # %%
