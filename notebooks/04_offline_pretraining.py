@@ -7,7 +7,7 @@
 # All four tasks, 3 or 4 seeds: when pre-training ends, the policy scores 3.6 [−11, 18] if all next states were recorded, and
 # −4.2 [−7.6, −0.9] if half were imagined. It takes 5 seeds to tell whether imagination helps. A critic runs away when it
 # predicts more than the largest reward at every step would give. When pre-training ends, 6 of 13 with “vanilla pre-training”
-# (Walker2d and Ant), 3 of 13 with “augmented 50 %” (Ant), 2 of 12 with “matched noise 50 %” (Ant), none of 6 with
+# (Walker2d and Ant), 3 of 13 with “augmented 50 %” (Ant), 2 of 13 with “matched noise 50 %” (Ant), none of 6 with
 # “deterministic model 50 %” and none of 12 with “LayerNorm critics, data kept” have done so. Where no critic runs away
 # (HalfCheetah and Hopper, 3 or 4 seeds), over-estimation, the return that a critic predicts minus what its policy earns, is −43
 # [−100, 15] discounted rewards with recorded next states and 93 [20, 165] with imagined ones. It takes 5 seeds to tell whether
