@@ -92,8 +92,10 @@ def record(arguments: argparse.Namespace) -> None:
     root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
     hours = runner.seconds(missing, runner.step_seconds(records.load_metadata(records.root())), profile) / 3600
-    takes = f"{hours / workers:.1f} hours with {workers} worker{'s' * (workers > 1)}"
-    takes = f"{hours:.1f} hours of one CPU core" if arguments.cluster or arguments.device != "cpu" else takes
+    if arguments.cluster or arguments.device != "cpu":
+        takes = f"{hours:.1f} hours of one CPU core"
+    else:
+        takes = f"{hours / workers:.1f} hours with {workers} worker{'s' * (workers > 1)}"
     say(f"{arguments.study or 'programme'}: {len(missing)} runs missing in {root}, about {takes}")
     if not missing and profile.name != "paper":
         say(f"to train them again after a change of code, remove {root}")

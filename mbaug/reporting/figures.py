@@ -118,8 +118,8 @@ def look(arm: str) -> Look:
     An arm named after a known one, such as "augmented_25" (per cent) or "vanilla_actor", gets a lighter or darker shade of its
     colour and other dashes. The name of any other arm determines its colour.
     """
-    if arm in LOOKS or arm in OFFLINE:
-        return (LOOKS | OFFLINE)[arm]
+    if known := LOOKS.get(arm) or OFFLINE.get(arm):
+        return known
     digest = hashlib.sha256(arm.encode()).digest()
     label, hue, lightness, saturation = arm.replace("_", " "), digest[1] / 256, 0.4, 0.6
     if families := [name for name in LOOKS if arm.startswith(f"{name}_")]:

@@ -85,8 +85,8 @@ def test_primary_comparisons_are_also_shown_without_the_seeds_known_before():
     """The known seeds, three of Hopper and one of HalfCheetah, score 100 more. The last column leaves them out."""
     frame = runs({"augmented": 50, "vanilla": 40}, seeds=5, tasks=TASKS, spread=0.0)
     for task, arm, seed in claims.KNOWN:
-        known = (frame["task"] == task) & (frame["seed"] == seed) & (frame["arm"] == "augmented")
-        frame.loc[known & (arm == "augmented"), "score"] += 100
+        if arm == "augmented":
+            frame.loc[(frame["task"] == task) & (frame["arm"] == arm) & (frame["seed"] == seed), "score"] += 100
     first = claims.claims_table(frame).splitlines()[2].split(" | ")
     assert first[1].startswith("+30 [")
     assert first[3] == "+10 [+10, +10]"
