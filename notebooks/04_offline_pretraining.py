@@ -777,12 +777,12 @@ last = rough[rough["width"] == widths[-1]].pivot(
     index=["task", "moved"], columns="arm", values="roughness"
 )
 pairs = [t for t in tested if {(t, "augmented"), (t, "vanilla")} <= {*shipped}]
-spread = {
+spreads = {
     arm: pd.Series({t: q_values[f"{t} {arm}: recorded actions"].std() for t in pairs}) for arm in arms
 }
 last["augmented / vanilla"] = last["augmented"] / last["vanilla"] if pairs else np.nan
-less = spread["augmented"] / spread["vanilla"]
-last["that, relative to the spread"] = last["augmented / vanilla"].div(less, level="task")
+narrower = spreads["augmented"] / spreads["vanilla"]
+last["that, relative to the spread"] = last["augmented / vanilla"].div(narrower, level="task")
 last.round(2)
 
 # %% [markdown]

@@ -248,8 +248,9 @@ found = rlpd.rows(places, offline=10, size=14).tolist()
 print("rows of a batch:", found)
 assert found == [0, 5, 9, 10, 12, 13], "three rows are old, three are new, and every row can be drawn"
 
-agent = rlpd.create(2, 1, sac.SAC(hidden=(4, 4)), [torch.Generator().manual_seed(0)])
-state, normal, alpha = torch.randn(1, 5, 2), torch.randn(1, 5, 1), torch.tensor([0.3])
+generator, alpha = torch.Generator().manual_seed(0), torch.tensor([0.3])
+agent = rlpd.create(2, 1, sac.SAC(hidden=(4, 4)), [generator])
+state, normal = (torch.randn(1, 5, size, generator=generator) for size in (2, 1))
 batch = Batch(state, normal, state[..., 0], state, state[..., 0])  # the loss reads only the states
 loss, _ = rlpd.actor_loss(agent.actor, agent.critics, batch, alpha, normal)
 action, log_density = sac.sample(agent.actor, state, normal)
