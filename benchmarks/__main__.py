@@ -35,8 +35,9 @@ def bench(as_json: bool, record: bool, device: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Any expected error ends the process with one sentence."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    options.add_argument("--record", action="store_true", help="record all sections in data/benchmarks (up to 40 minutes)")
+    to = options.add_mutually_exclusive_group()
+    to.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    to.add_argument("--record", action="store_true", help="record all sections in data/benchmarks (up to 40 minutes)")
     options.add_argument("--device", default="cpu", help="device to measure: cpu or cuda (default: cpu)")
     given = options.parse_args(arguments)
     try:

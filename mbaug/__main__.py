@@ -85,6 +85,8 @@ def record(arguments: argparse.Namespace) -> None:
     if arguments.seeds is not None:
         runs = studies.with_seeds(runs, arguments.seeds)
     runs = runner.select(runs, arguments.only)
+    both = arguments.workers is not None and arguments.cluster is not None
+    checks.require(not both, "--workers is for this machine: `dask worker --nworkers` sets the number of a cluster's workers")
     cores = joblib.cpu_count()  # cores that this process may use
     default = cores if arguments.device == "cpu" else 1  # one process with many agents fills a GPU
     workers, limit = arguments.workers or default, WORKERS_PER_CORE * cores
@@ -186,8 +188,8 @@ def data(arguments: argparse.Namespace) -> None:
     imports = arguments.source is not None or arguments.name is not None
     unused = "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari"
     require(imports or arguments.export or arguments.output is None, unused)
-    others = " and ".join(f"--{option}" for option in ("export", "readme", "probes") if getattr(arguments, option))
-    require(not imports or not others, f"an import takes no {others}: run two commands")
+    asked = ["an import"] * imports + [f"--{each}" for each in ("export", "readme", "probes") if getattr(arguments, each)]
+    require(len(asked) <= 1, f"{' and '.join(asked)} are different jobs: run a command for each")
     # Without a clone an import needs --output, and all else fails in files.repository().
     into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
     if arguments.export:

@@ -17,7 +17,7 @@ CLONE = Path(__file__).resolve().parents[1]  # the clone, or site-packages if th
 
 
 class CannotWrite(OSError):
-    """A file cannot be written, for example because the disk is full; existing files are unchanged."""
+    """A file cannot be written, for example because the disk is full. No file is left half-written."""
 
 
 def repository() -> Path:

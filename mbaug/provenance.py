@@ -65,7 +65,10 @@ def _versions() -> dict[str, str]:
 
 
 def code() -> str:
-    """Returns a digest of the code that trains, TRAINING. Comments, docstrings and line breaks do not count."""
+    """Returns a digest of the code that trains, TRAINING. Comments, docstrings and line breaks do not count.
+
+    Minor versions of Python parse to other trees, so only the Python that wrote a checkpoint continues it.
+    """
     package, digest = Path(__file__).resolve().parent, hashlib.sha256()
     for part in TRAINING:
         for path in sorted((package / part).glob("*.py")) or [package / part]:

@@ -20,7 +20,7 @@ STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # the parts of the simulator's stat
 
 @checks.settings
 class Dynamics:
-    """How stochastic a task is. With all values zero it is the original task. `ours`: the paper leaves this question open."""
+    """How stochastic a task is. With all values zero it is the original task. `ours`: the paper does not ask this."""
 
     action_noise: NotNegative = 0.0  # standard deviation of noise on an action in [-1, 1]
     observation_noise: NotNegative = 0.0  # standard deviation of noise on every component of an observation, in its unit

@@ -116,18 +116,6 @@ def values(critics, k, state, action):
 # --- updates --------------------------------------------------------------------------------------------------------------
 
 
-def learned_one_step(name):
-    """Returns two agents that learned from random actions with reward -(a - 0.3)^2, and the largest error of their actions."""
-    algorithm, settings, g = ALGORITHMS[name], LEARNERS[name], torch.Generator().manual_seed(0)
-    agent = algorithm.create(1, 1, settings, generators(0, 1))
-    for step in range(1, 401):
-        state, action = torch.rand(2, 64, 1, generator=g), 2 * torch.rand(2, 64, 1, generator=g) - 1
-        batch = Batch(state, action, -(action[..., 0] - 0.3).square(), state, torch.ones(2, 64))
-        noise = algorithm.noise(torch.randn(algorithm.normals, 2, 64, 1, generator=g), settings)
-        algorithm.update(agent, batch, noise, settings, step)
-    return agent, (algorithm.greedy(agent, torch.rand(2, 100, 1, generator=g)) - 0.3).abs().max()
-
-
 def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss):
     """Returns a population of agents after some updates on random batches."""
     algorithm, g = ALGORITHMS[name], torch.Generator().manual_seed(7)

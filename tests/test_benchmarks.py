@@ -228,22 +228,12 @@ def test_each_processor_has_its_own_file_and_the_fastest_comes_first(folder):
     assert [document["provenance"]["cpu"] for document in results.load(folder)] == ["x", "AMD EPYC 9R14, family 25 (x)"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "sentence"),
-    [
-        ('"format"', "format", "is not JSON"),
-        ('"peers"', '"pears"', "its content does not match its SHA-256"),
-        ("50.0,", "", "its content does not match its SHA-256"),
-        ("70.0", "71.0", "its content does not match its SHA-256"),
-    ],
-)
-def test_a_damaged_file_is_refused_with_its_name_and_what_to_do(folder, old, new, sentence):
+def test_a_damaged_file_is_refused_with_its_name_and_what_to_do(folder):
     command(["--record"])
     (path,) = folder.iterdir()
-    path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(
-        ValueError, match=rf"{re.escape(str(path))}.*{sentence}.*: measure it again with python -m benchmarks --record$"
-    ):
+    path.write_text(path.read_text().replace("70.0", "71.0", 1))
+    remedy = "measure it again with python -m benchmarks --record"
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: its content does not match its SHA-256: {remedy}$"):
         results.load(folder)
 
 
@@ -258,3 +248,6 @@ def test_the_command_prints_its_results_or_one_error_sentence(folder, capsys, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="benchmarks: unknown device 'cuda': allowed are 'cpu'"):
         command(["--device", "cuda", "--record"])
+    with pytest.raises(SystemExit):
+        command(["--json", "--record"])
+    assert "not allowed with argument --json" in capsys.readouterr().err

@@ -105,6 +105,25 @@ def test_json_is_standard_and_holds_plain_numbers():
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (b'"a"', b"a", "is not JSON"),
+        (b'"a"', b'"b"', "its content does not match its SHA-256"),
+        (b"1.5", b"1.6", "its content does not match its SHA-256"),
+        (b"  ", b"", "its content does not match its SHA-256"),
+        (b"{", b"[]{", "is not JSON"),
+    ],
+)
+def test_a_sealed_document_that_was_edited_is_refused(tmp_path, old, new, sentence):
+    path = tmp_path / "a.json"
+    path.write_bytes(files.sealed({"a": 1.5}))
+    assert files.unsealed(path, "")["a"] == 1.5
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(ValueError, match=f"a.json.*{sentence}.*: make it anew$"):
+        files.unsealed(path, "make it anew")
+
+
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"", "Expecting value"),

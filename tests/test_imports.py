@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-ROOMS = (
+ORDER = (
     *("__init__", "files", "checks", "ending", "streams", "provenance", "engine", "tasks", "method"),
     *("datasets", "experiments", "reporting", "__main__"),
 )
@@ -39,7 +39,8 @@ def imported(source: str) -> set[str]:
 GRAPH = {module: imported(path.read_text()) for module, path in sorted(MODULES.items())}
 
 
-def room(module: str) -> str:
+def top(module: str) -> str:
+    """Returns the folder or single file at the top of the package that a module belongs to."""
     return module.split(".")[0]
 
 
@@ -49,16 +50,16 @@ def test_every_import_form_is_found():
     assert imported(source) == {"method.td3", "tasks", "streams", "__init__", "method.sac"}
 
 
-def test_every_module_belongs_to_a_room():
-    assert set(map(room, MODULES)) == set(ROOMS)
+def test_every_module_belongs_to_a_folder_of_the_order():
+    assert set(map(top, MODULES)) == set(ORDER)
 
 
 @pytest.mark.parametrize("module", GRAPH)
 def test_a_module_imports_only_from_its_own_and_earlier_folders(module):
-    later = {other for other in GRAPH[module] if ROOMS.index(room(other)) > ROOMS.index(room(module))}
+    later = {other for other in GRAPH[module] if ORDER.index(top(other)) > ORDER.index(top(module))}
     assert not later, f"{module} imports {later} from later folders"
-    if room(module) == "method":
-        assert "engine" not in map(room, GRAPH[module]), "the method must run without the engine"
+    if top(module) == "method":
+        assert "engine" not in map(top, GRAPH[module]), "the method must run without the engine"
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -128,7 +128,6 @@ def test_binder_installs_what_the_project_needs():
     torch = Requirement(next(one for one in PROJECT["dependencies"] if one.startswith("torch")))
     assert conda[1:] == ["pip", f"pytorch-cpu{torch.specifier}"]
     assert packages["pip"] == ["-e .."]
-    assert (ROOT / ".binder" / ".." / "pyproject.toml").is_file()
 
 
 def test_citation_and_package_name_the_same_repository_and_version():

@@ -137,7 +137,8 @@ def collect(
     Raises:
         ValueError: a folder holds a pool of another seed.
     """
-    paths = {quality: folders[quality == "replay"] / f"{task.name}-{quality}.hdf5" for quality in read.QUALITIES}
+    main, large = folders
+    paths = {name: (large if name == "replay" else main) / f"{task.name}-{name}.hdf5" for name in read.QUALITIES}
     for path in filter(pools.exists, paths.values()):
         found = read.read_card(path).get("seed")
         other = f"seed {seed} was requested, but {path.stem} in {path.parent} has seed {found}"

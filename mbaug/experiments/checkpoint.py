@@ -46,9 +46,8 @@ def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]
     try:
         if not path.is_file():
             raise ValueError("it is not a regular file")
-        tensors = safetensors.torch.load_file(path)
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if {"state", "sha256"} <= {*header} and _digest(tensors, header["state"]) == header["sha256"]:
             return tensors, json.loads(header["state"])
         reason = "its content does not match its SHA-256"

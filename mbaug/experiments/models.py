@@ -14,6 +14,7 @@ from mbaug.method.training import Learner
 from mbaug.method.transitions import Standardiser
 from mbaug.method.world_model import Deterministic, Loss, Model
 
+PARTS = ("encoder", "decoder", "transition")  # networks of a world model
 FAST = Arithmetic(perceptron.forward, graphs.captured)  # computes everything that is recorded
 
 
@@ -57,9 +58,6 @@ def save(fitted: Fit, commits: list[str]) -> tuple[dict[str, Tensor], dict[str, 
     bfloat16 = model.encoder.arithmetic.precision == "bfloat16"
     plain = {"residual": model.residual, "bfloat16": bfloat16, "errors": fitted.errors, "epochs": fitted.epochs}
     return tensors, plain | {"commits": commits}
-
-
-PARTS = ("encoder", "decoder", "transition")
 
 
 def restore(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], device: str = "cpu") -> Fit:

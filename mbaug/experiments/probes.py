@@ -34,7 +34,7 @@ class Probe:
 
 
 def choose(task: Task, pool: Dataset) -> Probe:
-    """Returns STATES rows of a pool, equally many from each group; the share of an empty group goes to "anywhere".
+    """Returns STATES rows of a pool, equally many from each group; what a small group lacks comes from "anywhere".
 
     The groups "low return" and "high return" are the episodes of the lowest and the highest quarter by return. No row has a
     clipped velocity (`tasks.unclipped`).
@@ -46,7 +46,7 @@ def choose(task: Task, pool: Dataset) -> Probe:
     low, high = np.quantile(episodes["reward"].sum(), (0.25, 0.75))
     members = (np.ones(len(pool), dtype=bool), ends & (remaining < NEAR), returns <= low, returns >= high)
     per_group = STATES // len(GROUPS)
-    counts = [per_group if (allowed & unclipped).any() else 0 for allowed in members]
+    counts = [min(per_group, np.count_nonzero(allowed & unclipped)) for allowed in members]
     counts[0] += STATES - sum(counts)
     rows = [
         streams.numpy_generator(0, "probe", name).choice(np.flatnonzero(allowed & unclipped), count, replace=False)

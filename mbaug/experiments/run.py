@@ -297,7 +297,8 @@ def imagined(population: Population, rule: Augmentation, number: int) -> Tensor:
 def branched(population: Population, rule: Augmentation, number: int) -> Float[Tensor, "population rows width"]:
     """Returns table `number` of whole transitions, packed: the simulator's answers to the policies' own actions.
 
-    Branches start in drawn states without clipped velocities. Their actions have TD3's exploration noise, as online.
+    Branches start in drawn states without clipped velocities, and go on from what the simulator then observes: these velocities
+    may be clipped (with uniform actions 0.6 % of rows on Hopper, none on HalfCheetah). Actions have TD3's exploration noise.
     """
     learner, task, tables = population.learner, population.learner.task, []
     for k, drawn in enumerate(population.drawn):

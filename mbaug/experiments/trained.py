@@ -81,9 +81,9 @@ def world_model(task: str, name: str = "world_model", folder: Path = FOLDER) -> 
     return models.restore(tensors, about["fit"])
 
 
-def ensemble(task: str, folder: Path = FOLDER) -> list[Deterministic]:
+def ensemble(task: str) -> list[Deterministic]:
     """Returns the small models of a task's medium-replay data, which differ only in their seeds; raises as `load`."""
-    tensors, about = load(task, "ensemble", folder)
+    tensors, about = load(task, "ensemble")
     standardiser = Standardiser(tensors["mean"], tensors["std"])
     return [Deterministic(models.network(str(seed), tensors), standardiser) for seed in about["seeds"]]
 

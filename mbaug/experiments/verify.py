@@ -9,6 +9,7 @@ from mbaug.checks import require
 from mbaug.experiments import records, run
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS
+from mbaug.provenance import VERSIONED, provenance
 
 
 def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
@@ -17,7 +18,8 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     Stops after `updates` gradient steps; `work` is an empty folder for checkpoints.
 
     Raises:
-        ValueError: the arm's settings are no longer the recorded ones, or this processor cannot multiply in its precision.
+        ValueError: the arm's settings are no longer the recorded ones, or this processor cannot multiply in its precision. Or the
+            rows differ although processor and versions are those of the record, so the code computes something else.
     """
     record, arm = records.read(root, which), ARMS[which.arm]
     difference = records.difference(record.metadata, arm)
@@ -27,8 +29,18 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
         if population.learner.gradient_steps >= updates:
             break
     again = pd.DataFrame(population.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
+    then, now = record.metadata["provenance"], provenance(arm.precision)
+    names = "cpu", "device", "torch", *VERSIONED
+    excuses = ", ".join(f"{name} {now.get(name)} for {then[name]}" for name in names if then.get(name) != now.get(name))
+
+    def different(how: str) -> str:
+        """Returns how the rows differ, with a possible excuse; raises ValueError if there is none."""
+        sentence = f"{which}: different {how}"
+        require(bool(excuses), f"{sentence}, with the same processor and versions: the code computes something else")
+        return f"{sentence}, perhaps by rounding: here is {excuses}"
+
     if len(again) > len(record.rows) or (population.ended and len(again) < len(record.rows)):
-        return f"{which}: different: {len(again)} rows now, but {len(record.rows)} in its record"
+        return different(f"number of rows, {len(again)} for {len(record.rows)}")
     recorded = record.rows[: len(again)]
     if again.equals(recorded):
         return f"{which}: {len(again)} rows are equal bit for bit"
@@ -39,4 +51,4 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
         largest = (again[numbers] - recorded[numbers]).abs().max().max()
         return f"{which}: {len(again)} rows are equal within 0.1 %, the largest difference is {largest:.2g}"
     first = again.loc[~close, ["phase", "gradient_steps", "environment_steps", "episode"]].iloc[0].to_dict()
-    return f"{which}: different from row {int((~close).argmax())} on ({first}); another processor or version rounds differently"
+    return different(f"from row {int((~close).argmax())} on ({first})")

@@ -6,6 +6,7 @@ asked for at an action outside the data. The actor clones the recorded actions, 
 Where it differs from the authors' code: 1. the actor's learning rate stays as it is (theirs decays along a cosine, offline).
 2. Parameters start as torch.nn.Linear's do (theirs are orthogonal). 3. Rewards are used as they are recorded, so that values are
 in the unit of every other algorithm. Theirs are scaled by the range of a dataset's returns; here one factor scales advantages.
+4. States are standardised. 5. There are 200,000 offline updates instead of a million.
 """
 
 import math

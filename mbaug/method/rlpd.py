@@ -3,9 +3,9 @@
 There is no pre-training. Half of each batch comes from the offline rows, and the critics have LayerNorm.
 
 Where it differs from the authors' code: 1. There are two critics. The authors have ten, and a target takes the minimum of two of
-them. 2. There is one update per step instead of up to twenty. 3. LayerNorm has no learned gain and offset. 4. Learning begins
-after 5,000 steps instead of 10,000, as for every other arm that keeps the data. 5. Parameters start as torch.nn.Linear's do
-(theirs are Glorot-uniform).
+them. 2. There is one update per step instead of up to twenty. 3. LayerNorm has no learned gain and offset, and adds 1e-5 to the
+variance where theirs adds 1e-6. 4. States are standardised. 5. The temperature is learned through its logarithm. 6. Parameters
+start as torch.nn.Linear's do (theirs are Glorot-uniform).
 """
 
 from dataclasses import replace

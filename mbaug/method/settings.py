@@ -1,7 +1,7 @@
 """All hyper-parameters of the method's stages, each with its symbol, unit and source. Those of an algorithm are in its own file.
 
-Sources: [C] the authors' development repository (October 2023), [S] and [A] two summaries of the paper. `ours` marks what no
-source states, with the reason.
+Sources: [C] the first author's development repository (October 2023), [S] and [A] two summaries of the paper. `ours` marks what
+no source states, with the reason.
 """
 
 from mbaug.checks import Count, Layers, NotNegative, Positive, Share, Whole, choose, require, settings
@@ -32,7 +32,7 @@ class Augmentation:
 
     rate: Share = 0.5  # share of a batch; S, A, C
     source: str = "sample"  # of the imagined ones, a name in imagination.SOURCES; z is sampled at prediction time; C
-    picks: str = "random"  # which rows are imagined; S, A, C. "trusted", "distrusted": those of least, most doubt; ours
+    picks: str = "random"  # which rows are imagined; C. "trusted", "distrusted": those of least, most doubt; ours
     table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
     redraw_interval: Count = 20_000  # updates between two tables, a multiple of 50; ours: 10 tables in 200,000 updates
     branch: Whole = 0  # steps of a branch at the policy's own actions (augmentation.branches); 0: none, as in the paper; ours
@@ -53,7 +53,7 @@ class Pretraining:
     updates: Whole = 200_000  # gradient steps; 0: only draw the rows
     transitions: Count = 10_000  # rows drawn for a seed
     whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
-    horizon: Count = 1  # n, steps of the target; S, A: multi-step prediction, 2 to 5
+    horizon: Count = 1  # n, steps of the target; A, C: 1
     evaluation_interval: Count = 10_000  # updates; ours: 20 points, a tenth of a minute each
     standardise: bool = True  # states by the drawn rows' mean and standard deviation; False: as they are
     standardiser_epsilon: NotNegative = 1e-3  # added to the standard deviation of a state's dimension

@@ -223,7 +223,10 @@ def pretrain(
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
-            if rule.branch:  # draw again: a resumed run no longer has the policy of the last table
+            # Draw branches again: a resumed run no longer has the policy of the last table. So how
+            # often we evaluate changes what is learned, unless `evaluation_interval` is a multiple of
+            # `redraw_interval`, as in all our arms with branches.
+            if rule.branch:
                 imagined = None
 
 

@@ -1,8 +1,8 @@
 """Advice before an agent goes online: what a dataset is worth, what to keep of it, and how often that advice was right.
 
-The rule keeps whichever scores more, the data or the policy that was pre-trained on them. Li et al. (2025, arXiv 2510.01460)
-find it right in 45 of 63 cases. Its only parameter is the margin within which two scores count as equal. We choose it on
-recorded tasks.
+The rule keeps whichever scores more, the data or the policy that was pre-trained on them. In Li et al. (2025, arXiv 2510.01460)
+results agree strongly with it in 45 of 63 cases. Its only parameter is the margin within which two scores count as equal. We
+choose it on recorded tasks.
 """
 
 import re
@@ -31,7 +31,7 @@ KEEPS = {  # by regime: the arm to choose, and what it keeps and why
     "inferior": ("td3_data", "the data: the policy scores less"),
 }
 MARGINS = np.arange(51.0)  # candidate margins, in points of score
-UPDATES, EPOCHS, EPISODES = 20_000, 60, 10  # short training: a tenth of the paper's updates, a fifth of its epochs
+UPDATES, EPOCHS, EPISODES = 20_000, 60, 10  # short training: a tenth of the recorded arms' updates, a fifth of their epochs
 NEW_SHARE = 0.1  # smallest share of a dataset that is held out from training
 
 
@@ -42,10 +42,14 @@ def regime(data: float, policy: float, margin: float) -> str:
 
 
 def _score(task: tasks.Task, pool: Dataset) -> float:
-    """Returns the normalised score of the mean return of complete episodes, or of all episodes if none is complete."""
-    rows = pd.DataFrame({"reward": pool.reward, "ended": pool.terminal.astype(bool) | pool.truncated.astype(bool)})
-    episodes = rows.groupby(pool.episode).agg(total=("reward", "sum"), ended=("ended", "any"))
-    complete = episodes.loc[episodes["ended"], "total"]
+    """Returns the normalised score of the mean return of complete episodes, or of all episodes if none is complete.
+
+    An episode is complete if it ends in a terminal state or at the time limit. An episode that the end of a file cuts is neither.
+    A file without next states lacks the step at the time limit.
+    """
+    rows = pd.DataFrame({"reward": pool.reward, "terminal": pool.terminal}).groupby(pool.episode)
+    episodes = rows.agg(total=("reward", "sum"), terminal=("terminal", "any"), steps=("reward", "size"))
+    complete = episodes.loc[episodes["terminal"] | (episodes["steps"] >= tasks.STEPS - 1), "total"]
     return float(tasks.normalised_score(task, (complete if len(complete) else episodes["total"]).mean()))
 
 

@@ -41,9 +41,9 @@ def shared(measure: pd.Series, *arms: str) -> pd.Series:
 
 
 def tell(difference: Interval, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
-    """Returns the statement that a difference supports, with its size; or that `planned` seeds are needed, or do not tell."""
+    """Returns what a difference shows, with its size; or that we wait for `planned` seeds, or that they do not tell."""
     if difference.n_seeds < planned:
-        return f"it takes {planned} seeds to tell whether {positive}"
+        return f"we wait for {planned} seeds to say whether {positive}"
     size = words(difference, signed=True)
     if difference.low <= 0 <= difference.high:
         return f"{planned} seeds do not tell whether {positive} ({size})"
@@ -195,6 +195,7 @@ def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
     """Returns the tasks on which a critic runs away, and sentences that count such critics, by arm, when pre-training ends."""
     figure = drawn("04_runaway")
     limits, last = figure.groupby("task")["limit"].first(), last_offline(table, "predicted_value").reset_index()
+    last = last.replace({"arm": {"layernorm_data": "layernorm"}}).drop_duplicates(statistics.RUN)  # they differ only online
     last, by_arm = last[last["arm"].isin(figure["arm"])], []
     over = last[last["predicted_value"] > last["task"].map(limits)]
     for arm in in_order(last["arm"]):

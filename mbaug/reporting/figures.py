@@ -22,7 +22,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
@@ -141,7 +141,8 @@ def absent(arm: str, task: str) -> str:
 
 def in_order(arms: Iterable[str]) -> list[str]:
     """Returns the arms in the order in which figures and tables list them: that of `LOOKS`, then by name."""
-    return [arm for arm in LOOKS if arm in set(arms)] + sorted(set(arms) - set(LOOKS))
+    given = set(arms)
+    return [arm for arm in LOOKS if arm in given] + sorted(given - set(LOOKS))
 
 
 def style() -> None:
@@ -187,6 +188,15 @@ def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str 
     return summary
 
 
+def panels(figure: Figure | SubFigure) -> np.ndarray:
+    """Returns a row of panels, one per task, for `dots`. Ant's scores spread by far the most: its x axis is its own."""
+    axes = figure.subplots(1, len(tasks.TASKS), sharey=True)
+    shared = [axis for axis, task in zip(axes, tasks.TASKS, strict=True) if task != "ant"]
+    for axis in shared[1:]:
+        axis.sharex(shared[0])
+    return axes
+
+
 def multiples(axes: Iterable[Axes], table: pd.DataFrame) -> pd.DataFrame:
     """Draws the online curves of a few arms, one panel per task, and returns what it draws. Bands would hide each other."""
     parts = []
@@ -198,20 +208,25 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Draws a line for each seed, one panel per task, and returns what it draws. A mean would hide single seeds far away."""
+    """Draws a line for each seed, one panel per task, and returns what it draws. A mean would hide single seeds far away.
+
+    A y axis on which values go beyond ±1,000 is logarithmic there (`wide_values`).
+    """
     for axis, task in zip(axes, tasks.TASKS.values(), strict=True):
         own = table[table["task"] == task.name]
         for (arm, _), rows in own.groupby(["arm", "seed"]):
             drawn = look(str(arm))
             axis.plot(rows["steps"] / 1000, rows[value], color=drawn.colour, ls=drawn.line, label=drawn.label, lw=1)
         axis.set_title(task.title)
+        if own[value].abs().max() > 1_000:
+            wide_values(axis, own[value])
     return table[[*statistics.RUN, "steps", value]]
 
 
 def wide_values(axis: Axes, values: pd.Series) -> None:
     """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, since critics that run away predict millions."""
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
-    low, high = min(-1_000.0, 3 * values.min()), 3 * max(1_000.0, values.max())
+    low, high = min(-100.0, 3 * values.min()), 3 * max(1_000.0, values.max())
     labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million"}
     ticks = {sign * size: f"−{text}" if sign * size < 0 else text for sign in (-1, 1) for size, text in labels.items()}
     axis.set_yticks([*ticks], [*ticks.values()])
@@ -237,6 +252,9 @@ def mark_cut_bars(figure: Figure) -> None:
                 axis.add_artist(Line2D(*edge, color=colour, marker=marker, markersize=5, clip_on=False))
 
 
+SEEDS = {"markersize": 4, "alpha": 0.65, "markeredgewidth": 0}  # the small dots of single seeds
+
+
 def dots(
     axes: Iterable[Axes], measure: pd.Series, arms: Sequence[str], names: Iterable[str] = tuple(tasks.TASKS)
 ) -> pd.DataFrame:
@@ -256,37 +274,36 @@ def dots(
                 axis.text(0.04, height, absent(arm, task), va="center", color="#767676", transform=axis.get_yaxis_transform())
                 continue
             bar(axis, [of_task["low"][arm], of_task["high"][arm]], [height, height], colour)
-            axis.plot(seeds, [height - 0.3] * len(seeds), "o", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
-            axis.plot(seeds.mean(), height, "o", color=colour, markersize=7, fillstyle="full" if len(seeds) > 1 else "none")
+            axis.plot(seeds, [height - 0.33] * len(seeds), "o", color=colour, **SEEDS)
+            axis.plot(seeds.mean(), height, "o", color=colour, markersize=6.5, fillstyle="full" if len(seeds) > 1 else "none")
         if of_task.empty:
             axis.set_xticks([])
         labels = [",\n".join(look(arm).label.rsplit(", ", 1)) for arm in arms]
-        axis.set(title=tasks.find(task).title, ylim=(0.6 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
+        axis.set(title=tasks.find(task).title, ylim=(0.35 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.25)
         axis.label_outer()
     every = summary.merge(table[["task", "arm", "seed", measure.name]], on=["task", "arm"], suffixes=("", "_of_seed"))
-    return every[every["arm"].isin(arms)]
+    return every[every["arm"].isin(arms) & every["task"].isin([*names])]
 
 
 def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.DataFrame:
     """Draws one number per run of one task at each arm's place on the x axis: mean, interval, and each seed beside them.
 
-    A hollow dot is a single seed. Returns what it draws, without the arms that have no run.
+    A hollow dot is a single seed. Returns what it draws, a row per seed, without the arms that have no run.
     """
     groups, rows = {arm: runs.to_numpy() for arm, runs in measure.dropna().groupby("arm")}, []
     for arm, place in ((arm, place) for arm, place in places.items() if arm in groups):
         seeds, found, colour = groups[arm], statistics.interval([groups[arm]]), look(arm).colour
         bar(axis, [place, place], [found.low, found.high], colour)
         beside = offset_copy(axis.transData, axis.get_figure(root=True), x=6, units="points")
-        small = {"markersize": 3, "alpha": 0.5, "markeredgewidth": 0, "transform": beside}
-        axis.plot([place] * len(seeds), seeds, "o", color=colour, **small)
+        axis.plot([place] * len(seeds), seeds, "o", color=colour, transform=beside, **SEEDS)
         axis.update_datalim([(place, seed) for seed in seeds])  # the shift beside the place keeps `plot` from doing so
         fill = "full" if len(seeds) > 1 else "none"
-        axis.plot(place, found.value, "o", color=colour, markersize=7, fillstyle=fill, label=look(arm).label)
-        rows.append([arm, place, *found[:4]])
+        axis.plot(place, found.value, "o", color=colour, markersize=6.5, fillstyle=fill, label=look(arm).label)
+        rows += [[arm, place, *found[:4], seed] for seed in seeds]
     axis.margins(y=0.25)
-    return pd.DataFrame(rows, columns=["arm", "place", "value", "low", "high", "n_seeds"])
+    return pd.DataFrame(rows, columns=["arm", "place", "value", "low", "high", "n_seeds", "value_of_seed"])
 
 
 def legend(figure: Figure) -> None:
@@ -330,10 +347,12 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-LINES = f"Lines are means over seeds, and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
+BANDS = f", and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
+LINES = f"Lines are means over seeds{BANDS}"
 
-DOTS = "Large dots are means over seeds, bars 95 % t intervals, and small dots seeds. A hollow dot is a single seed, and an "
-DOTS += "arrowhead marks a bar that goes on outside"
+HOLLOW = "A hollow dot is a single seed. "
+DOTS = f"Large dots are means over seeds, bars 95 % t intervals, and small dots seeds. {HOLLOW}An arrowhead marks a bar that "
+DOTS += "goes on outside"
 
 
 def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None, drawn: str = LINES) -> str:
@@ -346,6 +365,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
     least, most = seeds.min(), seeds.max()
     drawn = drawn if most > 1 or drawn != LINES else "A line is one run, without an interval"
+    drawn = drawn.replace(BANDS, "" if most < ENOUGH_SEEDS else BANDS).replace(HOLLOW, "" if least > 1 else HOLLOW)
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
     each = ", ".join(f"{label} ({number})" for label, number in by_arm.items())
     drawn = f"{drawn}. " * bool(drawn) + (f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm")
@@ -378,7 +398,8 @@ def save_figure(
     """Displays a figure with its caption below, and writes it as PNG, SVG, CSV of what it draws, and JSON with the caption.
 
     The bytes depend on the content alone: they hold no dates and no random identifiers. In profiles other than "paper" the
-    figure is marked "not evidence", with the smallest `n_seeds` in `frame`. `folder` defaults to `figures_folder(profile)`.
+    figure is marked "not evidence", with the smallest `n_seeds` in `frame`. `folder` defaults to `figures_folder(profile)`. If
+    `frame` has no rows, there is nothing to see: only the caption is displayed, and nothing is written.
 
     Raises:
         ValueError: The name does not have the form NN_name, where NN is the chapter's number.
@@ -395,6 +416,10 @@ def save_figure(
         letters = {"fontsize": 3.2 * figure.get_figwidth(), "weight": "bold", "color": "#D55E00", "alpha": 0.35, "rotation": 15}
         figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters).set_in_layout(False)
     shown, _, provenance = caption.partition("\n\n")
+    if frame.empty:
+        plt.close(figure)
+        display(Markdown(f"*{as_markdown(shown)}*"))
+        return
     table = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode()
     about = {"caption": shown, "csv_sha256": files.sha256(table), "provenance": provenance, "mark": mark, "profile": profile}
     contents = {"csv": table, "json": files.sealed(about)}

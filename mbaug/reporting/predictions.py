@@ -99,7 +99,7 @@ def held(prediction: Prediction, table: pd.DataFrame) -> Held:
 
 def judged(prediction: Prediction, found: Held) -> str:
     """Returns "as predicted" if the interval lies within the bounds, "contradicted" if it lies outside, or what is unclear."""
-    low, high, n_seeds = found.interval[1:4]
+    _, low, high, n_seeds, *_ = found.interval
     if n_seeds < prediction.planned:
         return "too few seeds" if n_seeds else "not yet recorded"
     if found.missing:

@@ -55,10 +55,10 @@ def bodies(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> pd.Data
     return pd.DataFrame(found, columns=["fallen", "contact", "depth", "bent"])
 
 
-def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"], pixels: int = 144) -> render.Frames:
+def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> render.Frames:
     """Returns an image of each state, even of one that is impossible for the body. It needs OpenGL but no screen."""
     os.environ["MUJOCO_GL"] = render.opengl()
-    environment = render.plain(tasks.make(task, render_mode="rgb_array", width=pixels, height=pixels, **render.CLOSE))
+    environment = render.plain(tasks.make(task, render_mode="rgb_array", width=144, height=144, **render.CLOSE))
     images = render.stills(environment, states)
     environment.close()
     return images

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from conftest import contents, wait_until
 
 from mbaug import __main__ as commands
@@ -195,17 +194,6 @@ def test_roll_out_pools_hold_complete_episodes_of_their_policy(whole, states, qu
         act = collect.explorer(HOPPER, TINY, states[-1].actor(steps))
     random = streams.numpy_generator(0, "pool", quality)
     assert np.array_equal(pool.action, np.stack([act(state, random) for state in pool.state]))
-
-
-def test_roll_out_actions_equal_the_formulas_of_their_policies(whole, states):
-    state, size = load(whole, "medium").state[0], HOPPER.action_size
-    act, again = (streams.numpy_generator(0, "formulas") for _ in range(2))
-    assert np.array_equal(collect.uniform(HOPPER)(state, act), 2 * again.random(size, dtype=np.float32) - 1)
-    actor, learner = states[-1].actor(400), training.learner(TINY, HOPPER, [0])
-    training.set_actor(learner, actor)
-    normal = torch.from_numpy(again.standard_normal(size, dtype=np.float32)).view(1, 1, -1)
-    expected, _ = sac.sample(learner.agent.actor, torch.from_numpy(state).view(1, 1, -1), normal)
-    assert np.allclose(collect.explorer(HOPPER, TINY, actor)(state, act), expected.detach()[0, 0], atol=1e-5)
 
 
 # --- from a training run to pools -----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_each_pool_without_a_strip_gets_one(tmp_path, monkeypatch):
 
 
 def test_the_first_library_that_works_is_used(monkeypatch):
-    """A library set in MUJOCO_GL is the only one tried. Unknown libraries and those that hang do not work."""
+    """A library set in MUJOCO_GL is taken if it works. Unknown libraries and those that hang do not work."""
     assert not render.works("nonsense")
     monkeypatch.setattr(render, "TRIAL", "import time; time.sleep(60)")
     monkeypatch.setattr(render, "TRIAL_SECONDS", 0.5)

@@ -50,6 +50,16 @@ def test_every_state_belongs_to_its_group(task):
             assert returns[episode] >= high - 1e-6
 
 
+def test_what_a_small_group_lacks_comes_from_anywhere():
+    pool = POOLS["hopper"]
+    fallen = np.unique(pool.episode[pool.terminal])
+    few = pool.rows(np.flatnonzero(~np.isin(pool.episode, fallen[1:])))
+    probe = probes.choose(tasks.find("hopper"), few)
+    near = (probe.group == probes.GROUPS.index("near a fall")).sum()
+    assert 0 < near <= probes.NEAR
+    assert len(probe.row) == probes.STATES
+
+
 @each_task
 def test_the_simulator_repeats_the_recorded_step_from_a_state(task):
     """We take the recorded action in every 20th state."""

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -348,25 +347,6 @@ def test_runs_load_as_one_tidy_frame(tmp_path):
     assert records.load_runs(tmp_path, [second, RUN])["arm"].tolist() == ["sac"]
     none = records.load_runs(tmp_path / "none")
     assert none.dtypes.to_dict() == frame.dtypes.to_dict(), "The columns and their types should be the same without runs."
-
-
-@pytest.mark.slow
-def test_a_thousand_runs_load_quickly(tmp_path):
-    """It takes at most three times as long as reading the runs one by one, a limit that suits any machine."""
-    first, steps = Run("hopper", "none", "td3", 0), range(10_000, 410_000, 10_000)
-    records.write(tmp_path, first, [row for k in steps for row in rows(10, gradient_steps=k)], SCRATCH)
-    path = first.path(tmp_path)
-    document = json.loads(path.with_suffix(".json").read_text())
-    for seed in range(1, 1000):  # we copy files: writing 1,000 runs with fsync would be slow
-        path.with_name(f"seed{seed}.csv").write_bytes(path.with_suffix(".csv").read_bytes())
-        path.with_name(f"seed{seed}.json").write_bytes(sealed(document | {"seed": seed}))
-    began = time.process_time()
-    for seed in range(100):
-        records.read(tmp_path, replace(first, seed=seed))
-    alone, began = time.process_time() - began, time.process_time()
-    frame = records.load_runs(tmp_path)
-    assert time.process_time() - began < 3 * 10 * alone
-    assert (len(frame), frame["seed"].nunique()) == (400_000, 1000)
 
 
 # --- settings of old records and of today's code --------------------------------------------------------------------------

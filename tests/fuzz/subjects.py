@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from mutations import damaged, edited, rewritten
 
-from benchmarks import results
 from mbaug import files, tasks
 from mbaug.datasets import check, pools, read
 from mbaug.datasets.cards import read_card
@@ -253,15 +252,6 @@ def read_states(folder: Path) -> list:
     return list(vars(probes.load(TASK, folder)).values())
 
 
-def benchmark(folder: Path) -> None:
-    for document in results.load()[:1]:
-        results.keep(document | {"format": results.FORMAT}, folder)
-
-
-def read_benchmarks(folder: Path) -> list:
-    return [results.table(rows).to_csv() for document in results.load(folder) for rows in document["sections"].values()]
-
-
 def captions(folder: Path) -> None:
     for path in sorted((files.repository() / "figures").glob("0[01]_*.json")):
         for suffix in (".json", ".csv"):
@@ -298,8 +288,6 @@ SUBJECTS = [
     Subject("checkpoints of something else", 100, save_checkpoint, read_checkpoint, other_checkpoint, bound=False),
     Subject("trained networks", 40, networks, read_networks, bytes_of()),
     Subject("fixed states", 60, states, read_states, bytes_of()),
-    Subject("benchmarks, bytes", 60, benchmark, read_benchmarks, bytes_of()),
-    Subject("benchmarks, edited", 60, benchmark, read_benchmarks, json_of()),
     Subject("captions", 60, captions, read_captions, bytes_of()),
     Subject("captions, edited", 60, captions, read_captions, json_of("*.json")),
     Subject("tables", 40, table, read_table, bytes_of()),

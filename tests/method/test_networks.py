@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from made import close, generators, learned
+from made import generators, learned
 
 from mbaug.method.arms import ALGORITHMS
-from mbaug.method.networks import LANES, Adam, Arithmetic, perceptron
+from mbaug.method.networks import LANES, Arithmetic, perceptron
 from mbaug.method.settings import PRECISIONS
 from mbaug.method.td3 import TD3
 
@@ -50,15 +50,3 @@ def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_stays_zero(pre
         for tensor in (tensor for layer in net.layers for tensor in layer):
             tensor.fill_(7)
         assert net.flat[:count].eq(7).all()
-
-
-def test_adam_equals_torchs():
-    ours = torch.randn(LANES, dtype=torch.float64)
-    theirs = torch.nn.Parameter(ours.clone())
-    moments, optimiser = Adam.zeros(ours), torch.optim.Adam([theirs], lr=0.01)
-    for _ in range(20):
-        theirs.grad = torch.randn_like(ours)
-        moments.step(ours, theirs.grad, 0.01)
-        optimiser.step()
-    close(ours, theirs)
-    assert moments.steps == 20

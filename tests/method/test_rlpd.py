@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made import DOUBLE, NOISE, THREE, THREES, both, generators, learned_one_step, mlp, values
+from made import DOUBLE, NOISE, THREE, THREES, both, generators, mlp, values
 
 from mbaug import tasks
 from mbaug.method import rlpd, sac, training
@@ -43,8 +43,3 @@ def test_actor_loss_by_hand():
         assert log_density[k].item() == pytest.approx(density[k].mean().item(), abs=1e-12)
     assert agent.critics.network.normalised
     assert mlp(agent.actor.network, 0, THREE["state"]).shape == (3, 4), "the actor is SAC's, without LayerNorm"
-
-
-@pytest.mark.slow
-def test_rlpd_solves_a_one_step_task():
-    assert learned_one_step("rlpd")[1] < 0.1

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made import DOUBLE, NOISE, THREE, THREES, both, close, generators, learned_one_step, mlp, values
+from made import DOUBLE, NOISE, THREE, THREES, both, close, generators, mlp, values
 
 from mbaug.method import sac
 from mbaug.method.sac import SAC
@@ -132,10 +132,3 @@ def test_the_log_std_is_clamped_where_it_learns_and_where_it_explores(pair):
     assert (actor(THREES.state)[1] == -25).all()
     found = sac.explorer(pair, 0, SAC(hidden=(4,), log_std_min=-30.0, log_std_max=-25.0))(THREE["state"][0], np.ones(2))
     close(found, sac.greedy(pair, THREES.state)[0, 0], 1e-8)
-
-
-@pytest.mark.slow
-def test_sac_solves_a_one_step_task_and_its_temperature_falls():
-    agent, error = learned_one_step("sac")
-    assert error < 0.1
-    assert (sac.temperature(agent) < 0.05).all()

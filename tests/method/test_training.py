@@ -404,7 +404,6 @@ class OneStep(Lockstep):
         return Step(next_state, -np.square(action[:, 0] - 0.3).astype(np.float32), ends, ~ends, self.state)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", LEARNERS)
 def test_an_agent_solves_a_one_step_task_from_the_transitions_that_it_collects(algorithm):
     kept = ALGORITHMS[algorithm].rows is not None  # it also learns from offline rows

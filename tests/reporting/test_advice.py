@@ -70,10 +70,17 @@ def test_a_case_needs_all_three_arms_and_the_score_of_the_policy():
 
 
 def test_the_score_of_a_dataset_is_the_mean_over_complete_episodes():
+    """A reader marks the last row of a file as truncated, even if the file ends in the middle of an episode."""
     pool = read.load("hopper-random")
     half = pool.rows(np.flatnonzero(pool.episode <= 1)[:-1])  # the second episode lacks its end
+    half.truncated[-1] = True
     score = partial(normalised_score, tasks.find("hopper"))
     assert advice._score(tasks.find("hopper"), half) == pytest.approx(score(pool.reward[pool.episode == 0].sum()))
+    cheetah = read.load("halfcheetah-random")
+    longer = cheetah.rows(np.arange(1_010))  # one episode at the time limit, and the start of the next
+    longer.truncated[-1] = True
+    score_of_one = normalised_score(tasks.find("halfcheetah"), cheetah.reward[:1_000].sum())
+    assert advice._score(tasks.find("halfcheetah"), longer) == pytest.approx(score_of_one)
     cut = half.rows(np.arange(3))
     assert advice._score(tasks.find("hopper"), cut) == pytest.approx(score(cut.reward.sum())), (
         "Without complete episodes the incomplete ones should count."

@@ -35,7 +35,7 @@ def test_an_answer_without_two_recorded_seeds_says_so(name):
 
 def test_a_difference_counts_only_with_five_seeds_and_an_interval_without_zero():
     texts = {n: answers.tell(Interval(5.0, 1.0, 9.0, n), "it helps", "it harms") for n in (4, 5)}
-    assert texts == {4: "it takes 5 seeds to tell whether it helps", 5: "it helps (+5.0 [+1.0, +9.0])"}
+    assert texts == {4: "we wait for 5 seeds to say whether it helps", 5: "it helps (+5.0 [+1.0, +9.0])"}
     assert answers.tell(Interval(-5.0, -9.0, -1.0, 5), "it helps", "it harms") == "it harms (−5.0 [−9.0, −1.0])"
     both = answers.tell(Interval(5.0, -1.0, 11.0, 5), "it helps", "it harms")
     assert both == "5 seeds do not tell whether it helps (+5.0 [−1.0, +11])"
@@ -62,15 +62,17 @@ def test_the_online_answer_has_the_means_and_the_primary_comparisons():
     mixed = mixed[(mixed["seed"] < 2) | (mixed["arm"] == "td3") | (mixed["task"] == "ant")]
     found = answers.online(mixed)
     assert found.startswith("All four tasks, 2 to 4 seeds: over"), "The most count too."
-    assert " It takes 5 seeds to tell whether vanilla pre-training pays off. " in found
+    assert " We wait for 5 seeds to say whether vanilla pre-training pays off. " in found
 
 
 def test_the_offline_answer_counts_the_critics_that_run_away(folder):
     """Vanilla critics predict 117 to 123. The mean, 120, would hide that two of them stay below Ant's limit."""
-    rows = [("vanilla", "ant", 119), ("vanilla", "hopper", 200), ("augmented", "ant", 119)]
+    rows = [("vanilla", "ant", 119), ("vanilla", "hopper", 200), ("augmented", "ant", 119), ("layernorm", "ant", 119)]
     pd.DataFrame(rows, columns=["arm", "task", "limit"]).to_csv(folder / "04_runaway.csv", index=False)
-    found = answers.offline(runs({"augmented": 20, "vanilla": 40, "noise": 90}, seeds=5, tasks=("ant", "hopper")))
-    assert "3 of 10 with “vanilla pre-training” (Ant) and none of 10 with “augmented 50 %” have done so. Where no" in found
+    arms = {"augmented": 20, "vanilla": 40, "noise": 90, "layernorm": 10, "layernorm_data": 10}
+    found = answers.offline(runs(arms, seeds=5, tasks=("ant", "hopper")))
+    assert "3 of 10 with “vanilla pre-training” (Ant), none of 10 with “augmented 50 %” and none of 10 with" in found
+    assert " “LayerNorm critics” have done so. Where no" in found, "Offline the arm that keeps the data is the same."
     assert "Where no critic runs away (Hopper, 5 seeds), over-estimation, the return that a critic predicts minus what" in found
     assert "is 80 [78, 82] discounted rewards with recorded next states and 40 [36, 44] with imagined ones." in found
     assert found.endswith("Imagination lowers over-estimation (−40 [−44, −36]).")
@@ -120,8 +122,8 @@ def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pr
 def test_the_answer_names_the_task_that_decides_which_arm_is_best():
     most = runs({"td3": 10, "vanilla": 20, "augmented": 30, "td3_data": 40}, seeds=2, tasks=FOUR[1:])
     for on_ant, said in (
-        (-90, " Without Ant the means are 10, 20, 30 and 40. It takes"),
-        (25, "replay buffer instead. It takes"),
+        (-90, " Without Ant the means are 10, 20, 30 and 40. We wait"),
+        (25, "replay buffer instead. We wait"),
     ):
         frame = pd.concat([most, runs({"td3": 20, "vanilla": 15, "augmented": on_ant, "td3_data": 0}, seeds=2, tasks=FOUR[:1])])
         assert said in answers.readme(frame)
@@ -132,7 +134,7 @@ def test_the_overview_counts_the_claims_and_repeats_the_readmes_answer():
     less = runs(arms, seeds=2)
     text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 [6.8, 13] from scratch, 40 [37, 43] "
     text += "after offline pre-training, 20 [14, 26] after pre-training with imagined next states, and 50 [47, 53] with the "
-    text += "data in its replay buffer instead. It takes 5 seeds to tell whether imagination helps."
+    text += "data in its replay buffer instead. We wait for 5 seeds to say whether imagination helps."
     assert answers.readme(less) == text
     assert answers.overview(less) == f"None of the paper's 6 claims can be judged so far. {text}"
     more = pd.concat([less, runs(arms, seeds=5, tasks=FOUR)])

@@ -140,10 +140,11 @@ def test_claim_f_is_that_vanilla_critics_overestimate_and_overfit_more():
 def test_runs_on_other_datasets_do_not_count():
     main, other = runs({"augmented": 50, "td3": 10}), runs({"augmented": 0}).assign(dataset="hopper-random")
     assert claims.claims_table(pd.concat([main, other])) == claims.claims_table(main)
+    assert claims.main_runs(runs({"td3": 10}, tasks=("swimmer",))).empty, "Extra tasks are not the paper's."
 
 
 def test_the_studies_train_five_seeds_of_every_comparison():
     trained = {(run.task, run.arm, run.seed) for run in studies.programme()}
-    for comparison in [*PRIMARY, *(part for claim in CLAIMS for part in claim.parts)]:
+    for comparison in [*PRIMARY, *claims.METHODS, *claims.HORIZONS, *(part for claim in CLAIMS for part in claim.parts)]:
         arms = (comparison.arm, *comparison.others)
         assert {(task, arm, seed) for task in comparison.tasks for arm in arms for seed in range(5)} <= trained, comparison

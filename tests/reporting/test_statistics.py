@@ -42,14 +42,6 @@ def test_overestimation_is_value_minus_discounted_return():
     assert table["overestimation"].item() == 20.0
 
 
-def test_more_episodes_per_seed_do_not_narrow_an_interval():
-    scores = [(10.0, 0), (20.0, 1), (60.0, 2)]
-    once = evaluations([("td3", seed, "finetune", 0, score) for score, seed in scores])
-    often = evaluations([("td3", seed, "finetune", 0, score) for score, seed in scores for _ in range(10)])
-    by = ["arm", "steps"]
-    pd.testing.assert_frame_equal(statistics.summarise(once, by), statistics.summarise(often, by))
-
-
 def test_a_summary_refuses_episodes_in_place_of_seeds():
     found = episodes([("td3", 0, "finetune", 0, 1.0), ("td3", 0, "finetune", 0, 2.0)])
     with pytest.raises(ValueError, match="unit is the seed"):
@@ -68,14 +60,6 @@ def test_without_runs_all_tables_are_empty(tmp_path):
         statistics.mean_offline,
     ):
         assert statistics.differences(measure(table), "augmented", "td3") == []
-
-
-def test_evaluations_accepts_what_load_runs_returns(tmp_path):
-    row = dict.fromkeys(records.COLUMNS, 1.0) | {"phase": "finetune", "gradient_steps": 1, "environment_steps": 100_000}
-    rows = [row | {"episode": k, "length": 1, "return": value} for k, value in enumerate([0.0, 200.0])]
-    records.write(tmp_path, records.Run("hopper", "none", "td3", 0), rows, RECORD)
-    score = statistics.final_score(statistics.evaluations(records.load_runs(tmp_path)))
-    assert score.to_dict() == {("hopper", "none", "td3", 0): pytest.approx(100 * 120.272305 / 3254.572305)}
 
 
 # --- divergence -----------------------------------------------------------------------------------------------------------
@@ -294,13 +278,6 @@ def test_the_sign_flip_test_agrees_with_scipy(n_pairs):
         rng=np.random.default_rng(1),
     )
     assert statistics.chance([values]) == pytest.approx(theirs.pvalue, abs=0.01 if n_pairs > 14 else 1e-12)
-
-
-def test_the_probability_of_improvement_is_the_mann_whitney_statistic():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(0.5, 1, 7), rng.normal(0, 1, 5)
-    found = statistics.probability_of_improvement([x], [y])
-    assert found == pytest.approx(scipy.stats.mannwhitneyu(x, y).statistic / 35)
 
 
 def test_the_probability_of_improvement_by_hand():
