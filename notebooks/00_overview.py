@@ -5,18 +5,18 @@
 #
 # <!-- answer -->
 # None of the paper's 6 claims can be judged so far. All four tasks, 3 to 5 seeds: the mean score of TD3 over the first 100,000
-# interactions is 15 [14, 16] from scratch, 9.8 [−1.8, 21] after offline pre-training, 2.7 [−0.1, 5.5] after pre-training with
-# imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 20, 23 and 27.
-# It takes 5 seeds to tell whether imagination helps.
+# interactions is 15 [14, 16] from scratch, 10 [−1.7, 22] after offline pre-training, 2.7 [−0.1, 5.5] after pre-training with
+# imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 21, 23 and 27.
+# We wait for 5 seeds to say whether imagination helps.
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 56 [47, 64], with 3 seeds per task. The next best of 9 arms, “TD3 with the data, no pre-training”,
-# scores 33 [31, 34]. The difference is +23 [+15, +31], likely too high, since we chose the best of several. This may change: 3
-# seeds per task are too few for a verdict, and “LayerNorm critics, no pre-training” has too few runs to say whether
-# pre-training matters here.
+# 100,000 interactions is 56 [47, 64], with 3 or 4 seeds per task. The next best of 9 arms, “TD3 with the data, no
+# pre-training”, scores 33 [31, 34]. The difference is +23 [+15, +31], likely too high, since we chose the best of several. This
+# may change: 3 or 4 seeds per task are too few for a verdict, and “LayerNorm critics, no pre-training” has too few runs to say
+# whether pre-training matters here.
 # <!-- /answer -->
 #
-# A score of 0 is a random policy, and 100 is an expert. Square brackets hold a 95 % interval.
+# A score of 0 is D4RL's random policy, and 100 is its expert. Square brackets hold a 95 % interval.
 #
 # | | |
 # |---|---|
@@ -63,7 +63,7 @@ few = shown[shown["arm"].isin(["td3", "td3_data", "vanilla", "augmented", "layer
 figure = plt.figure(figsize=(8, 6.6))
 above, below = figure.subfigures(2, 1, height_ratios=(1.1, 1))
 scores = statistics.mean_score(shown, plan.steps)
-drawn = figures.dots(above.subplots(1, 4, sharex=True, sharey=True), scores, arms)
+drawn = figures.dots(figures.panels(above), scores, arms)
 above.supxlabel(f"mean D4RL-normalised score over the first {plan.steps:,} interactions", fontsize=10)
 axes = below.subplots(1, 4, sharex=True, sharey=True)
 figures.multiples(axes, few)
@@ -71,10 +71,9 @@ for axis in axes:
     axis.axvspan(0, plan.warmup_steps / 1000, color="#EBEBEB", zorder=0)
 below.supxlabel(figures.STEPS["finetune"], fontsize=10)
 figures.legend(figure)
-text = "What 10,000 transitions are worth online. Below, the curves of five of the arms. Vanilla and "
-text += (
-    "augmented agents start to learn at the end of the grey part, the others after 5,000 interactions."
-)
+text = "What 10,000 transitions are worth online. Ant has an axis of its own. Below, the curves of five "
+text += "of the arms, means over seeds. Vanilla and augmented agents start to learn at the end of the "
+text += "grey part, the others after 5,000 interactions."
 origins = {run: about for run, about in records.load_metadata(folder).items() if run.arm in arms}
 caption = figures.caption(text, shown, origins, figures.DOTS)
 figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
@@ -102,7 +101,7 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 # ## 1. What the paper claims
 #
 # Offline datasets are often small, here 10,000 transitions, and of poor quality. The paper says that an agent trained
-# on them alone over-fits its critic and collapses when it goes online [S]. Its remedy is to fit a world model to the
+# on them alone can over-fit its critic and collapse when it goes online [S]. Its remedy is to fit a world model to the
 # same 10,000 transitions, and to let it imagine half of the next states that the critic learns from.
 #
 # | | claim | source |
@@ -111,7 +110,7 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 # | b | In some cases it needs 10 times fewer interactions. After 100K interactions it is comparable to online SAC after 1M or more. | abstract, S |
 # | c | It is clearly better than vanilla offline pre-training on Ant, Hopper, Walker2d and HalfCheetah. | S |
 # | d | 50 % is the best share of next states to replace. | S |
-# | e | Pre-trained actor and critic both help online, the actor most when there is no augmentation. | A |
+# | e | Pre-trained actor and critic both help online. The actor is important when there is no augmentation. | A |
 # | f | Augmentation smooths the critic's over-fitting, which shows in the distributions of Q-values. | S, A |
 #
 # We do not have the paper's full text, so we quote none of its numbers. We rely on three sources. Each statement about
@@ -124,8 +123,7 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 #   ([`ganjiro/ContrastiveWorldModel`](https://github.com/ganjiro/ContrastiveWorldModel), branch `Pre-Training`, head
 #   `54133b9`). It has no licence, so we took facts and numbers from it, but no code.
 #
-# **Nobody but the authors knows whether the published runs used exactly C.** We say this once, and it holds wherever we
-# name C.
+# **We do not know whether the published runs used exactly C.** We say this once, and it holds wherever we name C.
 #
 # ## 2. What we found
 #
@@ -285,7 +283,7 @@ figures.save_figure(figure, "00_method", data, text, profile)
 # | [06 multi-step](06_multi_step.ipynb) | Can the world model look several steps ahead, and does it help? |
 # | [07 controls](07_controls.ipynb) | Does the model help, or just its error? Which part of the agent is worth keeping online? |
 # | [08 reliability](08_reliability.ipynb) | Where is the model wrong, can we tell, and does it help to know? |
-# | 09 stochastic dynamics, 10 data size and quality | the paper's open questions |
+# | 09 stochastic dynamics, 10 data size and quality | questions beyond the paper |
 # | [11 other methods](11_other_methods.ipynb) | What else can be done with the same 10,000 transitions? |
 # | [90 engine](90_engine.ipynb) | How fast is training, compared with what, and what limits it? |
 #

@@ -128,7 +128,7 @@ pd.DataFrame(reach).round(1)
 #
 # The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use [Gymnasium's v5
 # tasks](https://gymnasium.farama.org/environments/mujoco/). Our Ant has 27 observations, because the 84 contact forces
-# that [D4RL](https://arxiv.org/abs/2004.07219) adds were [found to be all
+# in the observations of Gym's older Ant, which [D4RL](https://arxiv.org/abs/2004.07219) used, were [found to be all
 # zero](https://github.com/Farama-Foundation/D4RL/issues/143). An expert's returns differ by a factor of nearly four
 # between tasks, so we compare results as D4RL's normalised score:
 #
@@ -388,9 +388,9 @@ pd.Series(worth, name="share at the medium level or above").map("{:.0%}".format)
 #
 # ## 7. Which states do the drawn rows cover?
 #
-# *Ask.* Two of the eleven dimensions decide whether an episode goes on: the task ends below a height of 0.7 m or at a
-# tilt beyond 0.2 rad. With the forward velocity they show most of a hopper's motion. We count rows in the cells of a
-# grid, for the pool, our draw, and another draw. We expect the draws to miss some of the cells.
+# *Ask.* In practice two of the eleven dimensions decide whether an episode goes on: the task ends below a height of 0.7
+# m or at a tilt beyond 0.2 rad. With the forward velocity they show most of a hopper's motion. We count rows in the
+# cells of a grid, for the pool, our draw, and another draw. We expect the draws to miss some of the cells.
 
 # %%
 tilt, forward = "torso angle (rad)", "forward velocity (m/s)"
@@ -565,8 +565,8 @@ def shares(name):
     body, data = tasks.find(name.split("-")[0]), datasets[name]
     lives = pd.Series(data.reward).groupby(data.episode).agg(["sum", "size"]).sort_values("sum")
     share = lives["size"].cumsum() / len(data)
-    score = tasks.normalised_score(body, lives["sum"])
-    return pd.DataFrame({"pool": name, "score": score, "share": share})
+    score = tasks.normalised_score(body, lives["sum"]).to_numpy()
+    return pd.DataFrame({"pool": name, "score": [score[0], *score], "share": [0, *share]})
 
 
 # %%
@@ -635,8 +635,7 @@ pd.DataFrame(rows).T
 # ## Where we differ from the paper
 #
 # - Data: our own SAC on `Hopper-v5`, not D4RL's on its older Hopper, and a pool of whole episodes, not the full replay.
-# - Time limits are kept as transitions that bootstrap. In the authors' code they bootstrap as well [C], but we do not
-#   know whether its reader keeps these rows.
+# - Time limits are kept as transitions that bootstrap. The authors' code does the same for the agent [C].
 # - Seeds share rows of the pool, as section 5 shows.
 #
 # ## Try it

@@ -16,8 +16,8 @@
 # | gives | figures `02_errors`, `02_losses`, `02_rate_distortion`, `02_steps`, `02_episode`, and tables |
 # | minutes on one core | below 1 in all profiles |
 #
-# The world models of this chapter are fitted with all settings of the paper. The notebook makes one more fit of a few
-# seconds, so that you see the loop at work (section 4).
+# The world models of this chapter are fitted with the settings of the recorded runs. The notebook makes one more fit of
+# a few seconds, so that you see the loop at work (section 4).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -543,11 +543,11 @@ table = pd.DataFrame(beside, [*weights]).rename_axis("weight of the KL term")
 table.map(lambda value: "–" if np.isnan(value) else f"{value:.2g}")
 
 # %% [markdown]
-# *Read.* The first row is the paper's weight. There the theory meets our expectation for a sample: the loss asks for
-# most of the blur, and longer training would remove little of it. For the mean prediction the measured error is about
-# 1.5 times the predicted one. At the small weight the theory fails for both: it predicts almost no blur, so the
-# measured error is mostly what the theory ignores, the error of the dynamics and of an unfinished fit. We have not
-# tested which of the two dominates. The row "a twelfth of it" has the weight that the KL term would get if it were
+# *Read.* The first row is the weight of the authors' code [C]. There the theory meets our expectation for a sample: the
+# loss asks for most of the blur, and longer training would remove little of it. For the mean prediction the measured
+# error is about 1.5 times the predicted one. At the small weight the theory fails for both: it predicts almost no blur,
+# so the measured error is mostly what the theory ignores, the error of the dynamics and of an unfinished fit. We have
+# not tested which of the two dominates. The row "a twelfth of it" has the weight that the KL term would get if it were
 # averaged over the twelve latents (section 3). Where a measured error is missing, we ship no such fit.
 #
 # Note that $w_\text{KL} = 1 / \text{batches}$: the blur grows as the data shrink. On all rows of D4RL's dataset the same
@@ -616,9 +616,8 @@ axis.set(yscale="log", xticks=table.index)
 axis.set_xlabel("held-out rows in tenths, from the smallest step to the largest")
 axis.set_ylabel("error of one step (variances)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-text = (
-    f"Held-out error by the length of the true step. A point is a tenth of {len(probe):,} rows, seed 0."
-)
+text = "Hopper, seed 0: held-out error by the length of the true step. A point is a tenth of "
+text += f"{len(probe):,} rows."
 figures.save_figure(figure, "02_steps", table.rename_axis("tenth").reset_index(), text, profile)
 
 # %%
@@ -671,8 +670,8 @@ for axis, name in zip(axes, shown, strict=True):
     axis.set_ylabel(name.replace(" (", "\n("))
 axes[-1].set_xlabel("time (s)")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-text = "One-step predictions along a second of an episode, each from the true state. About a fifth of "
-text += "its rows were drawn."
+text = "Hopper: one-step predictions along a second of an episode, each from the true state. About a "
+text += "fifth of its rows were drawn."
 figures.save_figure(figure, "02_episode", episode, text, profile)
 
 # %% [markdown]
@@ -692,7 +691,7 @@ print("        is the VAE's sample worse than persistence?", error["sample"] > e
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - The transition predicts the change of $z$, as the paper says. The authors' code predicts $z'$ itself [C].
+# - The transition predicts the change of $z$, as the paper says [S, A]. The authors' code predicts $z'$ itself [C].
 # - The latent error compares $z'$ with the *mean* of $q(z \mid s')$. The authors' code compares it with a sample [C].
 #   The gradient's expectation is the same.
 # - The shipped weights are rounded to 16 bits. The recorded runs used 32 bits.

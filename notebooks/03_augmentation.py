@@ -17,8 +17,8 @@
 # | minutes on one core | below 1 in all profiles |
 #
 # We follow one imagined next state through the algorithm: into a batch, then into a target. The world model and the
-# critic were trained with all settings of the paper, for seed 0. A *seed* is the number of a repetition. It fixes the
-# drawn data and every other random choice.
+# critic were trained with the settings of the recorded runs, for seed 0. A *seed* is the number of a repetition. It
+# fixes the drawn data and every other random choice.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -545,7 +545,8 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 # The rule leaves it as recorded [C], and the model does not predict one. A replaced row therefore combines the reward
 # of the real step with the value of the imagined state. The inconsistency concerns a single reward. It is small beside
 # the value of the next state, which sums up about a hundred rewards. [MBPO](https://arxiv.org/abs/1906.08253) and
-# related methods learn the reward because they imagine many steps.
+# related methods learn the reward because in their model the policy chooses the actions, and no recorded reward belongs
+# to those.
 #
 # </details>
 #

@@ -6,10 +6,10 @@
 #
 # <!-- answer -->
 # All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 2.7 [−0.1, 5.5] over the first
-# 100,000 interactions. With recorded next states it scores 9.8 [−1.8, 21], and with noise as large as the model's error 23 [13,
-# 32]. Without Ant the means are 23, 20 and 26. It takes 5 seeds to tell whether the model beats noise. With a perfect model the
-# method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow from this,
-# 0 came true, 0 failed, and 5 are open.
+# 100,000 interactions. With recorded next states it scores 10 [−1.7, 22], and with noise as large as the model's error 23 [13,
+# 32]. Without Ant the means are 23, 21 and 26. We wait for 5 seeds to say whether the model beats noise. With a perfect model
+# the method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow from
+# this, 0 came true, 0 failed, and 5 are open.
 # <!-- /answer -->
 #
 # | | |
@@ -531,10 +531,10 @@ pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 # ## 7. Which parts of the agent help online?
 #
 # *Ask.* The agent of chapter 05 goes online with its actor, its two critics and the Adam states of both. Which of them
-# helps? The paper says that actor and critics both help, the actor most when there was no augmentation [A]. If we carry
-# the critics alone, the agent starts with a *fresh* actor. We first gave this agent the paper's warm-up, 25,000 steps of
-# its own policy. With vanilla's critics the curve of seed 0 stayed flat to the end, so we looked for the reason. The
-# table has the lowest and the highest online score of seed 0:
+# helps? The paper says that actor and critics both help, and that the actor is important when there is no augmentation
+# [A]. If we carry the critics alone, the agent starts with a *fresh* actor. We first gave this agent the warm-up of the
+# authors' code [C], 25,000 steps of its own policy. With vanilla's critics the curve of seed 0 stayed flat to the end,
+# so we looked for the reason. The table has the lowest and the highest online score of seed 0:
 
 
 # %% tags=["nbval-check-output"]
@@ -604,7 +604,7 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 7.2), sharey=True)
 drawn = figures.dots(axes, online, carried, studies.TWO)
 for axis in axes:
     axis.set_xlabel("mean online score")
-text = f"Mean online score, 0 to {end:,} interactions, by what is carried."
+text = f"Mean online score, 0 to {end:,} interactions, by what is carried. The axes differ."
 shown = table[table["arm"].isin(carried) & table["task"].isin(studies.TWO)]
 caption = figures.caption(text, shown[shown["phase"] == "finetune"], drawn=figures.DOTS)
 save_figure(figure, "07_carried", drawn, caption, profile)

@@ -148,6 +148,7 @@ for name in here:
     place["error"], seen = errors[name, "outside"]["sample"], seen.value_counts().rename("drawn")
     found = place.groupby(["x", "y"])["error"].agg(["mean", "size"]).join(seen).reset_index()
     parts.append(found.assign(task=name, drawn=found["drawn"].fillna(0)))
+least = 5 if profile != "smoke" else 1  # rows in a cell, so that its mean says something
 grid = stored("08_map", pd.concat(parts, ignore_index=True), profile, tolerance=0.01)
 
 
@@ -164,6 +165,7 @@ figure, axes = plt.subplots(2, 4, figsize=(8, 4.6), sharex="col", sharey="col")
 for (upper, lower), name in zip(axes.T, tasks.TASKS, strict=True):
     own = grid[grid["task"] == name]
     relative = own["mean"] / np.average(own["mean"], weights=own["size"])
+    relative = relative.where(own["size"] >= least)
     many = coloured(upper, own, own["drawn"] + 1, cmap="viridis", norm=LogNorm(1, 300))
     wrong = coloured(lower, own, relative, cmap="RdBu_r", norm=LogNorm(1 / 3, 3))
     upper.set_title(tasks.find(name).title)
@@ -178,7 +180,8 @@ for axis, drawing, label, ticks in (
     bar.minorticks_off()
 text = f"States on two principal components (standard deviations). Above, how many of the {size:,} rows "
 text += "are in a cell; below, the error of the VAE's samples on other rows, as a multiple of its mean. "
-text += "The darkest cells lie beyond the scale. Seed 0."
+text += f"Below, cells with fewer than {least} of these rows are left out. The darkest cells lie "
+text += "beyond the scale. Seed 0."
 save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
@@ -187,7 +190,7 @@ save_figure(figure, "08_map", grid, text, profile)
 # cells with at least five rows:
 
 # %%
-enough = grid[grid["size"] >= (5 if profile != "smoke" else 1)].groupby("task")[["drawn", "mean"]]
+enough = grid[grid["size"] >= least].groupby("task")[["drawn", "mean"]]
 alike = enough.apply(lambda own: spearmanr(own["drawn"], own["mean"]).statistic).reindex(here)
 alike.round(2).to_frame("rank correlation of density and error")
 
@@ -823,11 +826,12 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - **Which rows are imagined.** In the paper and its code they are chosen at random [S, A, C] ([chapter
-#   00](00_overview.ipynb) says what these sources are). The two arms of section 6 are ours.
-# - **Trust.** The paper does not ask where its model is reliable. Methods such as
-#   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951) do ask. They use the spread
-#   over an ensemble and change the reward or end the episode. We only choose rows.
+# - **Which rows are imagined.** The authors' code chooses them at random [C] ([chapter 00](00_overview.ipynb) says what
+#   this source is). The two arms of section 6 are ours.
+# - **Trust.** Our sources do not say whether the paper asks where its model is reliable. Methods such as
+#   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951) do ask. MOPO subtracts from
+#   the reward the largest standard deviation that a member of its ensemble predicts. MOReL ends the episode, with a
+#   penalty, where the members disagree. We only choose rows.
 # - **One draw.** All networks here are of seed 0 and one quality, medium-replay.
 #
 # ## Try it

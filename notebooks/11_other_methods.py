@@ -69,21 +69,21 @@ pretrained = ["vanilla", "vanilla_data", "augmented", "augmented_data", "layerno
 pretrained += ["augmented_layernorm_data", "iql", "bc"]
 arms = [*scratch, *pretrained]
 score = statistics.mean_score(table, end)
-figure, axes = plt.subplots(1, 4, figsize=(8, 6.4))
-drawn = figures.dots(axes, score, arms)
+figure = plt.figure(figsize=(8, 6.4))
+drawn = figures.dots(figures.panels(figure), score, arms)
 figure.supxlabel(f"mean score over the first {end:,} interactions", fontsize=10)
 shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune")]
 text = "Mean online score of each arm, as far as it is recorded. The first five arms do not pre-train, "
-text += "and TD3 and SAC from scratch use no offline transitions."
+text += "and TD3 and SAC from scratch use no offline transitions. Ant has an axis of its own."
 caption = figures.caption(text, shown, metadata, figures.DOTS)
 save_figure(figure, "11_methods", drawn, caption, profile)
 
 # %% [markdown]
 # ## 1. The candidates
 #
-# *Ask.* A critic that is trained on little data over-fits. The paper's remedy is to imagine some of the data. Other
-# methods change the critic, the loss, or the online phase. If imagination is worth the cost of its world model, it should
-# beat them.
+# *Ask.* A critic that is trained on little data can over-fit. The paper's remedy is to imagine some of the data. Other
+# methods change the critic, the loss, or the online phase. If imagination is worth the cost of its world model, it
+# should beat them.
 #
 # | arm | offline | online | its paper |
 # |---|---|---|---|
@@ -440,21 +440,23 @@ square.replace("nan%", "–")
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
-points = score.groupby(["task", "arm"]).mean().reset_index()
+points = score.groupby(["task", "arm"]).agg(mean_score="mean", n_seeds="size").reset_index()
 points = points[points["arm"].isin(arms)]
 points["updates"] = [studies.updates(studies.ARMS[arm]) for arm in points["arm"]]
 for axis, task in zip(axes, tasks.TASKS, strict=True):
     for row in points[points["task"] == task].itertuples():
         look, kept = figures.look(row.arm), studies.ARMS[row.arm].online.keep_data
-        marker = "s" if kept else "o"
-        axis.plot(row.updates / 1000, row.mean_score, marker, color=look.colour, label=look.label)
+        style = {"color": look.colour, "fillstyle": "full" if row.n_seeds > 1 else "none"}
+        place = row.updates / 1000, row.mean_score
+        axis.plot(*place, "s" if kept else "o", label=look.label, **style)
     axis.margins(0.15)
     axis.set(title=tasks.find(task).title, xlim=(0, 350), xlabel="updates (thousands)")
     axis.set_ylim(min(0, axis.get_ylim()[0]), None)
 axes[0].set_ylabel("mean online score")
 figures.legend(figure)
 text = "Mean online score over the updates of a run, offline and online, means over seeds. "
-text += "Squares keep the data, circles do not."
+text += "Squares keep the data, circles do not. The y axes differ."
+text += " A hollow mark is a single seed." * bool((points["n_seeds"] == 1).any())
 save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
 
 # %% [markdown]
@@ -610,8 +612,8 @@ end_of_way
 # ## 7. What if the world model were perfect? The simulator in its place
 #
 # *Ask.* The paper's model makes errors, and it only predicts what follows recorded actions. What if it made no errors,
-# and predicted what follows the *policy's* actions? No fitted model can do better, and we need not fit one: the simulator
-# is that model. From drawn states the policy acts for $k$ steps, a *branch* as in
+# and predicted what follows the *policy's* actions? No fitted model is more accurate, and we need not fit one: the
+# simulator is that model. From drawn states the policy acts for $k$ steps, a *branch* as in
 # [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the branch:
 #
 # $$\begin{gathered}
@@ -634,9 +636,10 @@ end_of_way
 #
 # The cloning term of TD3+BC keeps the policy near the recorded actions, where it sees little that is new. So we also
 # reduce this term to a tenth and to zero. We expect the simulator to add little with the cloning term and more without
-# it. [Edge-of-Reach](https://arxiv.org/abs/2402.12527) made the same experiment with roll-outs and found that they fail
-# even with true dynamics. Where true dynamics do not help, a more accurate model will not help either. A wrong model
-# may still help by smoothing ([chapter 07](07_controls.ipynb)).
+# it. [Edge-of-Reach](https://arxiv.org/abs/2402.12527) made the same experiment with roll-outs and found that methods
+# fail with true dynamics that work with a fitted model and its penalty for uncertainty. Where true dynamics do not
+# help, a more accurate model alone will not help either. A wrong model may still help by smoothing ([chapter
+# 07](07_controls.ipynb)).
 
 # %%
 show(augmentation.branches, augmentation.recorded_only)
@@ -728,7 +731,8 @@ print(advice.track_record(known_cases) if len(known_cases) else "no case is reco
 # |---|---|---|---|
 # | LayerNorm | learned gain and offset | neither | equally many parameters with and without it |
 # | RLPD | ten critics, up to 20 updates a step | two, one update a step | the compute of every other arm |
-# | RLPD | learning begins after 10,000 steps | 5,000 | as every arm that keeps the data |
+# | RLPD, IQL | raw states | standardised states | as every arm that keeps the data |
+# | IQL | a million offline updates | 200,000 | as every pre-trained arm |
 # | IQL | learning rate of the actor decays | constant | training continues online |
 # | IQL | rewards times 1,000 / (range of the returns) | advantages times 0.25 | values in the same unit in every arm |
 # | TD3+BC | a million rows | 10,000 | the question of this project |
