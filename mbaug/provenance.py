@@ -20,8 +20,10 @@ COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
 Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
 VERSIONED = "numpy", "gymnasium", "mujoco"  # packages on which a result depends, beside torch
-# An edit of datasets/check.replay, experiments/models or experiments/measures changes records, too, but not the digest of `code`.
-TRAINING = "method", "engine", "experiments/run.py", "streams.py", "tasks.py"  # code of this package that decides what is learned
+TRAINING = (  # code of this package that decides what a run learns and what its record holds
+    *("streams.py", "engine", "tasks.py", "method", "datasets/check.py"),
+    *(f"experiments/{name}.py" for name in ("models", "measures", "run")),
+)
 OPTIONAL = {"device", "earlier_commits"}  # fields of `Provenance` that a file may lack
 
 

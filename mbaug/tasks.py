@@ -1,4 +1,4 @@
-"""Makes the paper's four MuJoCo tasks, steps a population of them in lockstep, evaluates policies and normalises returns."""
+"""Makes the paper's four MuJoCo tasks and your own, steps many in lockstep, evaluates policies and normalises returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ CALM = Dynamics()
 class Task:
     """One task. Actions are in [-1, 1], and returns are undiscounted."""
 
-    name: str  # the paper's name
+    name: str  # as runs and datasets are called
     gym_id: str  # Gymnasium's id
     action_size: int
     return_random: float  # return that scores 0 (D4RL, d4rl/infos.py)
@@ -164,12 +164,19 @@ def make(task: Task, dynamics: Dynamics = CALM, **options) -> gymnasium.Env:
     """Returns an environment with a time limit of 1,000 steps and the given `dynamics`. Passes `options` to gymnasium.make.
 
     Raises:
-        ValueError: the environment's actions are not `task.action_size` numbers in [-1, 1].
+        ValueError: Gymnasium does not know the task, its actions are not `task.action_size` numbers in [-1, 1], or its
+            observations do not have `task.state_size` components.
     """
     arguments = {"max_episode_steps": STEPS, "disable_env_checker": True} | task.options | options
-    environment = gymnasium.make(task.gym_id, **arguments)
+    try:
+        environment = gymnasium.make(task.gym_id, **arguments)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"Gymnasium cannot make {task.gym_id!r}: {error}") from None
     found, needed = environment.action_space, gymnasium.spaces.Box(-1, 1, (task.action_size,))
     checks.require(found == needed, f"{task.gym_id} has actions in {found}, but a task needs {needed}")
+    shape = environment.observation_space.shape
+    named = f"{task.gym_id} has observations of shape {shape}, but the task {task.name!r} names {task.state_size} components"
+    checks.require(shape == (task.state_size,), named)
     return environment if dynamics == CALM else Stochastic(environment, dynamics)
 
 

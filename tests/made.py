@@ -125,5 +125,6 @@ def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss)
         batch = Batch(*(2 * torch.rand((population, BATCH, *shape), generator=g, dtype=dtype) - 1 for shape in shapes))
         batch = batch._replace(terminal=(batch.terminal > 0.6).to(dtype))
         normal = torch.randn(algorithm.normals, population, BATCH, ACTION, generator=g, dtype=dtype)
-        algorithm.update(agent, batch, algorithm.noise(normal, settings), settings, step, **loss)
+        policy_step = step % settings.policy_delay == 0
+        algorithm.update(agent, batch, algorithm.noise(normal, settings), settings, policy_step, **loss)
     return agent

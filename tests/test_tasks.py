@@ -77,7 +77,8 @@ def test_scores_are_normalised_as_in_d4rl():
 
 
 def test_a_task_of_your_own_has_the_same_time_limit():
-    reacher = replace(tasks.find("hopper"), gym_id="Reacher-v5", action_size=2)
+    names = {"positions": (*"abcdef",), "velocities": (*"ghij",)}
+    reacher = replace(tasks.find("hopper"), gym_id="Reacher-v5", action_size=2, **names)
     assert tasks.make(reacher).spec.max_episode_steps == tasks.STEPS  # Gymnasium's limit is 50
 
 
@@ -86,6 +87,15 @@ def test_a_task_with_other_actions_is_refused(gym_id, size, found):
     sentence = f"{gym_id} has actions in Box({found}, float32), but a task needs Box(-1.0, 1.0, ({size},), float32)"
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         tasks.make(replace(tasks.find("hopper"), gym_id=gym_id, action_size=size))
+
+
+def test_a_task_with_other_observations_or_an_unknown_id_is_refused():
+    hopper = tasks.find("hopper")
+    sentence = "Hopper-v5 has observations of shape (11,), but the task 'hopper' names 10 components"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        tasks.make(replace(hopper, velocities=hopper.velocities[1:]))
+    with pytest.raises(ValueError, match="Gymnasium cannot make 'Hoper-v5': "):
+        tasks.make(replace(hopper, gym_id="Hoper-v5"))
 
 
 # --- lockstep -------------------------------------------------------------------------------------------------------------

@@ -24,15 +24,14 @@ CONSTANT = "new_full", "ones_like"  # operations of an update whose results are 
 
 def captured(
     period: Callable[..., None],
-    first: int,
     inputs: Sequence[Tensor],
     state: Sequence[Tensor],
     capture: Callable[[Call], Call] | None = None,
 ) -> Callable[..., None]:
-    """Returns a function that replays `period(number, *tensors)`, which changes `state` in place, as a graph.
+    """Returns a function that replays `period(*tensors)`, which changes `state` in place, as a graph.
 
-    The graph copies the tensors of each call to fixed buffers, and its number is always `first`. So later tensors must be like
-    `inputs`, and no shape in `period` may depend on a value. Capturing leaves `state` unchanged.
+    The graph copies the tensors of each call to fixed buffers. So later tensors must be like `inputs`, no shape in `period` may
+    depend on a value, and all else that it reads must stay the same. Capturing leaves `state` unchanged.
 
     On the CPU we compare the first replay with `period` itself, bit for bit. If it differs, or if the capture fails, we warn
     and return `period`, which is slower but gives the same numbers. `capture` turns a call into its replay. By default it is
@@ -53,9 +52,9 @@ def captured(
         return after
 
     try:
-        period(first, *buffers)
+        period(*buffers)
         expected = reset()
-        replay = capture(partial(period, first, *buffers))
+        replay = capture(partial(period, *buffers))
         reset()
         replay()
         pairs = zip(expected, reset(), strict=True)
@@ -70,7 +69,7 @@ def captured(
     finally:
         reset()
 
-    def play(_: int, *tensors: Tensor) -> None:
+    def play(*tensors: Tensor) -> None:
         for buffer, tensor in zip(buffers, tensors, strict=True):
             buffer.copy_(tensor)
         replay()
@@ -127,7 +126,7 @@ def cpu_graph(call: Call) -> Call:
     processor's cache. During the capture all intermediate results of `call` are in memory at once.
 
     Raises:
-        RuntimeError: An operation returns a Python number, which every replay would repeat unchanged.
+        RuntimeError: An operation returns a Python number, which every replay would repeat, or a shape depends on values.
     """
     with _Recorder() as recorder:
         call()
@@ -156,6 +155,8 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
     for number, operation in enumerate(operations):
         function, results = operation.function, _tensors(operation.results)
         args, kwargs = tree_map_only(Tensor, stand_in, (operation.args, operation.kwargs))
+        if _has_a_shape_of_values(operation):
+            raise RuntimeError(f"the shape of what {function} returns depends on values")
         if function._schema.is_mutable:
             yield _first_that_works(_ways(operation, args, kwargs))
         elif not results:
@@ -174,6 +175,12 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
         for address in _memory(operation) & held.keys():
             if last_read[address] == number:
                 free[len(held[address])].append(held.pop(address))
+
+
+def _has_a_shape_of_values(operation: Operation) -> bool:
+    """Returns whether the results' shape depends on values, as of a nonzero or of a boolean mask."""
+    masks = operation.name != "index" or any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(operation.args[1]))
+    return torch.Tag.dynamic_output_shape in operation.function.tags and masks
 
 
 def _ways(operation: Operation, args: tuple, kwargs: dict, results: Sequence[Tensor] = ()) -> Iterator[Call]:

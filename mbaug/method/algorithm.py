@@ -1,4 +1,8 @@
-"""The record that describes an algorithm. It stands at the end of the algorithm's file; no other code names an algorithm."""
+"""The record that describes an algorithm. It stands at the end of the algorithm's file.
+
+An agent is a frozen dataclass of P agents. It has an `actor` and `critics`, the `moments` of their Adams by name, and targets
+called `target_` and the name of what they follow. The critics have a twin axis of two (`networks.TWIN`).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +20,11 @@ class Algorithm:
 
     settings: type  # of its hyper-parameters, among them hidden, discount, batch_size and policy_delay
     create: Callable[..., Any]  # (state_size, action_size, settings, generators, arithmetic) -> P fresh agents
-    critic_target: Callable[..., Tensor]  # (agent, batch, settings, noise) -> y [P, B], what the critics move towards
-    update: Callable[..., None]  # (agent, batch, noise, settings, step, loss): moves the agents in place
+    # (agent, batch, settings, noise) -> y [P, B], by which we measure the critics' errors. `update` calls its own.
+    critic_target: Callable[..., Tensor]
+    # (agent, batch, noise, settings, policy_step, loss): moves the agents in place. A graph may replay it (engine.graphs). So it
+    # may depend on nothing else that changes between updates, such as a counter, and no shape in it on a value.
+    update: Callable[..., None]
     online_loss: Callable[..., Any]  # of the actor, for `update`
     greedy: Callable[..., Tensor]  # (agent, state) -> the actions of an evaluation
     explorer: Callable[..., Explore]  # (agent, number, settings) -> how one agent acts while it learns

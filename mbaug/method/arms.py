@@ -75,7 +75,7 @@ class Arm:
             return
         alone = "an augmentation with a branch needs picks='random' and the horizon 1"
         require((rule.picks, plan.horizon) == ("random", 1), alone)
-        able = _names(lambda each: each.settings is td3.TD3)
+        able = _names(lambda each: issubclass(each.settings, td3.TD3))
         unable = f"the algorithm is {self.algorithm!r}, but only {able} have what a branch needs"
         require(isinstance(self.learner, td3.TD3), f"{unable}: TD3's exploration noise and an actor's loss like TD3's")
         require(self.model is None, unasked)

@@ -263,4 +263,6 @@ def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
             missing = "the source 'deterministic' needs a deterministic model, but this fit has none"
             control = given(fitted.deterministic, missing)
             return lambda s, a, s_, g: predict_deterministic(control, s, a)
-    return _of_model(fitted.model)[source]
+    known = _of_model(fitted.model)
+    require(source in known, f"the source {source!r} is in SOURCES, but `predictor` has no case for it")
+    return known[source]

@@ -102,16 +102,23 @@ def actor_loss(
     return -(weight * density.sum(dim=-1)).mean(dim=-1)
 
 
-def update(agent: Agent, batch: Batch, noise: Noise, settings: IQL, step: int, loss: Callable = actor_loss) -> None:
+def update(
+    agent: Agent,
+    batch: Batch,
+    noise: Noise,
+    settings: IQL,
+    policy_step: bool,
+    loss: Callable = actor_loss,
+) -> None:
     """Moves values, actor, critics and target critics, in this order, in place; `noise` is not used.
 
-    The actor moves at every `policy_delay`-th gradient step; steps count from 1.
+    The actor moves in a policy step only, which is every `policy_delay`-th update.
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     least = agent.target_critics(batch.state, batch.action).amin(dim=TWIN)  # targets have no gradient
     losses = value_loss(agent.value(batch.state)[0], least, settings.expectile)
     networks.descend(losses, rate, (agent.value.network.flat, agent.moments["value"]))
-    if step % settings.policy_delay == 0:
+    if policy_step:
         advantage = least - agent.value(batch.state)[0].detach()
         spread = log_std(agent, batch.action.shape[-1], settings)
         losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings)

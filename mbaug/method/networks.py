@@ -58,7 +58,7 @@ class Arithmetic:
     """How networks compute: by which functions, in which precision, on which device. `PLAIN` is ordinary torch."""
 
     forward: Callable[[Tensor, Tensor, Layers, torch.dtype | None, bool], Tensor] = plain_forward  # a network's outputs
-    captured: Callable[..., Callable[..., None]] = lambda period, first, inputs, state: period  # see engine.graphs
+    captured: Callable[..., Callable[..., None]] = lambda period, inputs, state: period  # see engine.graphs
     precision: str = "float32"  # one of settings.PRECISIONS; "bfloat16": only the wide products, everything else in float32
     device: str = "cpu"
 

@@ -139,18 +139,19 @@ def update(
     batch: Batch,
     noise: Noise,
     settings: SAC,
-    step: int,
+    policy_step: bool,
     loss: Callable = actor_loss,
 ) -> None:
     """Moves critics, actor, temperature and target critics, in place.
 
-    `noise` holds standard normals for the actions at s' and at s; steps count from 1.
+    The actor and the temperature move in a policy step only, which is every `policy_delay`-th update. `noise`
+    holds standard normals for the actions at s' and at s.
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
     losses = critic_loss(agent.critics, batch, target)
     networks.descend(losses, rate, (critics.flat, agent.moments["critics"]))
-    if step % settings.policy_delay == 0:
+    if policy_step:
         losses, log_density = loss(agent.actor, agent.critics, batch, temperature(agent), noise[1])
         networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))
         target_entropy = settings.target_entropy_per_action * batch.action.shape[-1]

@@ -6,6 +6,7 @@ no source states, with the reason.
 
 from mbaug.checks import Count, Layers, NotNegative, Positive, Share, Whole, choose, require, settings
 
+BLOCK = 50  # updates and environment steps whose random numbers are drawn at once
 PRECISIONS = ("float32", "bfloat16", "float64")
 PICKS = ("random", "trusted", "distrusted")
 
@@ -34,11 +35,19 @@ class Augmentation:
     source: str = "sample"  # of the imagined ones, a name in imagination.SOURCES; z is sampled at prediction time; C
     picks: str = "random"  # which rows are imagined; C. "trusted", "distrusted": those of least, most doubt; ours
     table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
-    redraw_interval: Count = 20_000  # updates between two tables, a multiple of 50; ours: 10 tables in 200,000 updates
+    redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
     branch: Whole = 0  # steps of a branch at the policy's own actions (augmentation.branches); 0: none, as in the paper; ours
 
     def __post_init__(self) -> None:
         choose("picking rule", self.picks, PICKS)
+        _check_blocks(self, "redraw_interval")
+
+
+def _check_blocks(plan: object, *names: str) -> None:
+    """Raises ValueError unless these numbers of updates or steps are whole blocks."""
+    for name in names:
+        number = getattr(plan, name)
+        require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
 
 
 def _check_intervals(name: str, budget: int, interval: int) -> None:
@@ -61,6 +70,7 @@ class Pretraining:
     def __post_init__(self) -> None:
         single = f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors"
         require(self.horizon == 1 or self.whole_episodes, single)
+        _check_blocks(self, "updates", "evaluation_interval")
         _check_intervals("updates", self.updates, self.evaluation_interval)
 
 
@@ -86,6 +96,7 @@ class Finetuning:
         require(updates == 0 or warmup > 0 or self.keep_data, empty)
         endless = f"critic_updates is {updates}, but the warm-up never ends: it needs warmup_steps below steps = {steps}"
         require(updates == 0 or warmup < steps, endless)
+        _check_blocks(self, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
         _check_intervals("steps", steps, self.evaluation_interval)
 
 

@@ -99,19 +99,19 @@ def update(
     batch: Batch,
     noise: Noise,
     settings: TD3,
-    step: int,
+    policy_step: bool,
     loss: Callable | None = actor_loss,
 ) -> None:
-    """Moves the critics and, at every `policy_delay`-th gradient step, the actor and the targets, in place.
+    """Moves the critics and, in a policy step, the actor and the targets, in place.
 
-    `noise` is what `noise` returned; steps count from 1; the actor's loss is `actor_loss` online and
-    `actor_loss_bc` offline. With None the actor stays as it is.
+    Every `policy_delay`-th update is a policy step. `noise` is what `noise` returned. The actor's loss is
+    `actor_loss` online and `actor_loss_bc` offline. With None the actor stays as it is.
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
     losses = critic_loss(agent.critics, batch, target)
     networks.descend(losses, rate, (critics.flat, agent.moments["critics"]))
-    if step % settings.policy_delay == 0:
+    if policy_step:
         if loss is not None:
             losses = loss(agent.actor, agent.critics, batch, settings)
             networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))

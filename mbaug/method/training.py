@@ -20,11 +20,10 @@ from mbaug.method import augmentation, transitions
 from mbaug.method.algorithm import Algorithm
 from mbaug.method.arms import ALGORITHMS, Arm
 from mbaug.method.networks import PLAIN, Arithmetic
-from mbaug.method.settings import Augmentation, Finetuning
+from mbaug.method.settings import BLOCK, Augmentation, Finetuning
 from mbaug.method.transitions import Batch, ReplayBuffer, Standardiser
 from mbaug.tasks import Lockstep, Task
 
-BLOCK = 50  # updates whose batches and noise are drawn at once
 ACTING = "exploration", "uniform actions"  # random streams of acting, on the CPU as the simulators are
 
 Table = Float[Tensor, "population rows width"]
@@ -126,37 +125,32 @@ def block(
 def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor], None]:
     """Returns a function that takes a block's batches and noise, makes one update with each, and increases `gradient_steps`.
 
-    It works in stretches that end where the actor moves. The arithmetic may capture a stretch once and replay it. There is a
+    It works in stretches that end with a policy step. The arithmetic may capture a stretch once and replay it. There is a
     capture for each length of a stretch and each place within the policy delay at which it begins. With loss=None the actor
     stays as it is.
     """
     settings, stretches = learner.arm.learner, {}
 
-    def stretch(first: int, *inputs: Tensor) -> None:
-        for number, (*batch, noise) in enumerate(zip(*inputs, strict=True), start=first):
-            learner.algorithm.update(learner.agent, Batch(*batch), noise, settings, number, loss)
+    def stretch(place: int, *inputs: Tensor) -> None:
+        for number, (*batch, noise) in enumerate(zip(*inputs, strict=True), start=place + 1):
+            policy_step = number == settings.policy_delay
+            learner.algorithm.update(learner.agent, Batch(*batch), noise, settings, policy_step, loss)
 
     def learn(batches: Batch, noise: Tensor) -> None:
         start = 0
         while start < len(noise):
-            place, first = learner.gradient_steps % settings.policy_delay, learner.gradient_steps + 1
+            place = learner.gradient_steps % settings.policy_delay  # updates since the last policy step
             end = min(start + settings.policy_delay - place, len(noise))
             inputs = [part[start:end] for part in (*batches, noise)]
             if (place, end - start) not in stretches:
                 state = list(memory(learner).values())
-                captured = learner.arithmetic.captured(stretch, first, inputs, state)
+                captured = learner.arithmetic.captured(partial(stretch, place), inputs, state)
                 stretches[place, end - start] = captured
-            stretches[place, end - start](first, *inputs)
+            stretches[place, end - start](*inputs)
             learner.gradient_steps += end - start
             start = end
 
     return learn
-
-
-def _on_grid(plan: object, *names: str) -> None:
-    for name in names:
-        number = getattr(plan, name)
-        require(number % BLOCK == 0, f"{name} is {number}, but it must be a multiple of {BLOCK}")
 
 
 def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
@@ -168,6 +162,14 @@ def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
     require((imagine is None) == (rule is None), together)
     picks = "random" if rule is None else rule.picks
     require((picks == "random") == (doubt is None), f"picks is {picks!r}, but doubt is {said[1]}: all but 'random' need it")
+
+
+def _check_imagined(learner: Learner, table: Table, imagined: Tensor, packed: bool) -> None:
+    """Raises ValueError unless imagined next states, or packed transitions, have the shape that `table` asks for."""
+    found, (agents, rows, width) = list(imagined.shape), table.shape
+    needed = [agents, "rows", width] if packed else [agents, rows, "samples", learner.task.state_size]
+    fits = len(found) == len(needed) and all(size in ("rows", "samples", own) for size, own in zip(needed, found, strict=True))
+    require(fits, f"imagine returned a tensor of shape {found}, but it must be [{', '.join(map(str, needed))}]")
 
 
 def _with_branches(learner: Learner, batches: Batch, branches: Table, count: int) -> Batch:
@@ -197,11 +199,9 @@ def pretrain(
             at random.
 
     Raises:
-        ValueError: a budget is no multiple of BLOCK, or `imagine` or `doubt` does not fit the augmentation.
+        ValueError: `imagine` or `doubt` does not fit the augmentation, or an imagined table has another shape.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
-    _on_grid(plan, "updates", "evaluation_interval")
-    _on_grid(rule, "redraw_interval")
     _check_given(learner, imagine, doubt)
     count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
     loss = learner.algorithm.offline_loss
@@ -212,6 +212,7 @@ def pretrain(
         number, since = divmod(learner.gradient_steps, rule.redraw_interval)
         if imagine is not None and (imagined is None or since == 0):
             imagined = imagine(number).to(learner.arithmetic.device)
+            _check_imagined(learner, table, imagined, rule.branch > 0)
         index, batches, noise = block(learner, table, doubt=doubt)
         if imagined is not None and rule.branch:
             batches = _with_branches(learner, batches, imagined, count)
@@ -294,7 +295,6 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     an update follows each step. The learner goes on from where it is, and `buffer` grows by one transition per agent and step.
     """
     plan = learner.arm.online
-    _on_grid(plan, "steps", "warmup_steps", "critic_updates", "evaluation_interval")
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
     rows = learner.algorithm.rows or (lambda places, _, size: (places * size).long())
     mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()

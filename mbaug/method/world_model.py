@@ -162,7 +162,7 @@ def _descent(
     found = like.new_zeros(terms)
     changed = [found, *(tensor for flat, adam in learned for tensor in (flat, adam.first, adam.second, adam.steps))]
 
-    def update(_: int, *batch: Tensor) -> None:
+    def update(*batch: Tensor) -> None:
         losses = tuple(loss(*batch))
         descend(losses[-1], settings.learning_rate, *learned)
         found.copy_(torch.stack(losses).detach())
@@ -176,8 +176,8 @@ def _descent(
             batch = [column.index_select(0, index.to(column.device)) for column in columns]
             batch.append(torch.randn(len(index), latent, generator=generator).to(like))
             if len(index) not in updates:
-                updates[len(index)] = parts[0].arithmetic.captured(update, 0, batch, changed)
-            updates[len(index)](0, *batch)
+                updates[len(index)] = parts[0].arithmetic.captured(update, batch, changed)
+            updates[len(index)](*batch)
             means = means + found * (len(index) / len(rows))
         yield means
 

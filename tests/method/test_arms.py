@@ -8,10 +8,12 @@ from mbaug.method.arms import ALGORITHMS, Arm
 from mbaug.method.iql import IQL
 from mbaug.method.sac import SAC
 from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
+from mbaug.method.td3 import TD3
 
 OFFLINE = {"model": WorldModel(), "augmentation": Augmentation(), "pretraining": Pretraining()}
 SIMULATED = Augmentation(source="simulator", branch=1)
 PLAIN_SAC = {"algorithm": "sac", "learner": SAC()}
+LIKE_TD3 = ", ".join(repr(name) for name, algorithm in ALGORITHMS.items() if issubclass(algorithm.settings, TD3))
 OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.items() if algorithm.offline_loss)
 
 
@@ -57,7 +59,7 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         ),
         (
             {"algorithm": "iql", "learner": IQL(), "augmentation": SIMULATED, "pretraining": Pretraining()},
-            "the algorithm is 'iql', but only 'td3', 'layernorm', 'bc' have what a branch needs: TD3's exploration noise",
+            f"the algorithm is 'iql', but only {LIKE_TD3} have what a branch needs: TD3's exploration noise",
         ),
     ],
     ids=lambda part: part[:40] if isinstance(part, str) else "",

@@ -68,7 +68,7 @@ def test_actor_loss_by_hand(pair):
 
 def test_an_update_moves_all_parts_and_the_target_slowly(pair):
     before, spread = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS}, pair.log_std.detach().clone()
-    iql.update(pair, THREES, both(NOISE)[None], SMALL, 1)
+    iql.update(pair, THREES, both(NOISE)[None], SMALL, True)
     assert not any(torch.equal(getattr(pair, name).network.flat, before[name]) for name in PARTS)
     assert (pair.log_std != spread)[:4].tolist() == [True, False, True, True], "a clipped spread has no gradient"
     expected = 0.995 * before["target_critics"] + 0.005 * pair.critics.network.flat.detach()
@@ -94,16 +94,16 @@ def test_an_update_moves_values_then_the_actor_then_the_critics(pair, monkeypatc
 
     monkeypatch.setattr(iql, "value_loss", of_values)
     monkeypatch.setattr(iql, "critic_loss", of_critics)
-    iql.update(pair, THREES, both(NOISE)[None], SMALL, 1, of_actor)
+    iql.update(pair, THREES, both(NOISE)[None], SMALL, True, of_actor)
     assert expectiles == [0.7]
 
 
-def test_the_actor_waits_for_the_policy_delay_and_nothing_else_does(pair):
+def test_only_the_actor_waits_for_a_policy_step(pair):
     moved = {name: [] for name in PARTS}
     for step in range(1, 5):
         before = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS}
         spread = pair.log_std.detach().clone()
-        iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,), policy_delay=2), step)
+        iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,)), step % 2 == 0)
         for name in PARTS:
             moved[name].append(not torch.equal(getattr(pair, name).network.flat, before[name]))
         assert torch.equal(pair.log_std, spread) == (step % 2 == 1)
@@ -117,8 +117,8 @@ def test_exploration_adds_noise_with_the_learned_spread_to_the_greedy_action(pai
         spread = iql.log_std(pair, 2, SMALL).detach()[:, 0].exp().numpy()
         wanted = np.clip(iql.greedy(pair, THREES.state)[:, 0].numpy() + spread * NOISE[0], -1, 1)
         close([explore(THREE["state"][0], NOISE[0]) for explore in explorers], wanted)
-        for step in range(1, 21):
-            iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,), learning_rate=0.01), step)
+        for _ in range(20):
+            iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,), learning_rate=0.01), True)
     assert not np.allclose(spread, np.exp([[-0.3, 0.1], [-1.0, 0.0]]), atol=0.01), "the spread must change in between"
 
 

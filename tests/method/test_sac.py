@@ -79,7 +79,7 @@ def test_temperature_loss_by_hand():
 def updated(settings, *noise):
     """Returns two agents after one update with this noise in the actions at s' and at s."""
     agent = agents()
-    sac.update(agent, THREES, torch.stack([both(part) for part in noise]), settings, 1)
+    sac.update(agent, THREES, torch.stack([both(part) for part in noise]), settings, True)
     return agent
 
 
@@ -93,7 +93,7 @@ def test_the_target_entropy_counts_each_action_and_the_temperature_has_its_own_l
     """Two actions have a target of -2 nats, so alpha falls at an entropy of -1.5. Adam's first step is as long as its rate."""
     settings, agent = replace(SMALL, target_entropy_per_action=-1.0, temperature_learning_rate=0.01), agents()
     loss = lambda *given: (sac.actor_loss(*given)[0], torch.full((2,), 1.5).double())  # noqa: E731
-    sac.update(agent, THREES, torch.stack([both(NOISE)] * 2), settings, 1, loss)
+    sac.update(agent, THREES, torch.stack([both(NOISE)] * 2), settings, True, loss)
     close(agent.log_temperature[:2], np.full(2, np.log(0.5) - 0.01), 1e-6)
 
 
@@ -104,12 +104,12 @@ def test_noise_at_the_next_state_affects_the_critics_and_noise_at_the_state_the_
     assert not torch.equal(second.actor.network.flat, zero.actor.network.flat)
 
 
-def test_an_update_moves_the_actor_only_after_the_policy_delay_and_the_targets_always(pair):
+def test_an_update_moves_the_actor_only_in_a_policy_step_and_the_targets_always(pair):
     names = {"actor": pair.actor, "critics": pair.critics, "targets": pair.target_critics}
     for step in range(1, 5):
         before = {name: part.network.flat.detach().clone() for name, part in names.items()}
         temperature = sac.temperature(pair).clone()
-        sac.update(pair, THREES, torch.stack([both(NOISE)] * 2), SAC(hidden=(4,), policy_delay=2), step)
+        sac.update(pair, THREES, torch.stack([both(NOISE)] * 2), SAC(hidden=(4,)), step % 2 == 0)
         moved = {name for name, part in names.items() if not torch.equal(part.network.flat.detach(), before[name])}
         assert moved == {"critics", "targets"} | ({"actor"} if step % 2 == 0 else set())
         assert torch.equal(sac.temperature(pair), temperature) == (step % 2 == 1)

@@ -1,5 +1,6 @@
 """Training: what an agent learns depends on its seed and data alone, not on other agents, evaluations or interruptions."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -223,7 +224,7 @@ def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_ta
     numbers = []
     steps = training.pretrain(learner, table, lambda number: numbers.append(number) or imagine(number))
     assert [learner.gradient_steps for _ in steps] == [50, 100]
-    assert [arguments[4] for arguments in seen] == list(range(1, 101))
+    assert [arguments[4] for arguments in seen] == [False, True] * 50, "Every second update is a policy step."
     assert {arguments[5] for arguments in seen} == {td3.actor_loss_bc}
     assert (learner.environment_steps, numbers) == (0, [0, 1])
 
@@ -234,13 +235,35 @@ def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_ta
         ("pretraining", "updates", {"updates": 120, "evaluation_interval": 40}),
         ("pretraining", "evaluation_interval", {"updates": 600, "evaluation_interval": 120}),
         ("augmentation", "redraw_interval", {"redraw_interval": 120}),
+        ("finetuning", "warmup_steps", {"warmup_steps": 120}),
+        ("finetuning", "critic_updates", {"critic_updates": 120}),
+        ("finetuning", "steps", {"steps": 120, "warmup_steps": 50, "evaluation_interval": 40}),
+        ("finetuning", "evaluation_interval", {"steps": 600, "evaluation_interval": 120}),
     ],
 )
 def test_a_budget_must_be_a_multiple_of_50(stage, name, changes):
-    """Training looks only every 50 updates, so another interval would skip evaluations or tables."""
-    learner, table, imagine = offline([1], replace(VANILLA, **{stage: replace(PLAN[stage], **changes)}))
+    """Training looks only every 50 updates or steps, so another interval would skip evaluations or tables."""
     with pytest.raises(ValueError, match=f"^{name} is 120, but it must be a multiple of 50$"):
-        next(training.pretrain(learner, table, imagine))
+        replace(PLAN[stage], **changes)
+
+
+def test_policy_steps_are_counted_across_blocks(monkeypatch):
+    """With a policy delay of 3, blocks of 7 updates end between two policy steps."""
+    learner, table, _ = offline([1], replace(UNAUGMENTED, learner=replace(UNAUGMENTED.learner, policy_delay=3)))
+    found = []
+    monkeypatch.setattr(learner, "algorithm", replace(learner.algorithm, update=lambda *given: found.append(given[4])))
+    learn = training.updater(learner, None)
+    for _ in range(3):
+        learn(*training.block(learner, table, 7)[1:])
+    assert found == [False, False, True] * 7
+
+
+@pytest.mark.parametrize("shape", [(60, 4, 11), (1, 60, 11), (1, 59, 4, 11), (1, 60, 4, 3), (2, 60, 4, 11)])
+def test_imagined_next_states_of_another_shape_are_refused(shape):
+    learner, table, _ = offline([1])
+    sentence = rf"^imagine returned a tensor of shape {re.escape(str(list(shape)))}, but it must be \[1, 60, samples, 11\]$"
+    with pytest.raises(ValueError, match=sentence):
+        next(training.pretrain(learner, table, lambda number: torch.zeros(shape)))
 
 
 def test_imagined_next_states_are_given_exactly_if_the_arm_has_an_augmentation():
