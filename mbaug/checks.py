@@ -1,8 +1,7 @@
 """Checks values. Every error is one sentence that says what was given and what is allowed.
 
 A settings class declares bounds as the types of its fields (`Count`, `Positive`, `Share`, ...). The decorator `settings` checks
-them. We do not use pydantic because it is a compiled dependency, and because we would have to rewrite each of its messages to
-get such sentences.
+them. We do not use pydantic because we would have to rewrite each of its messages to get such sentences.
 """
 
 import difflib

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,8 +39,16 @@ def in_one_sentence(path: Path) -> Iterator[None]:
     except OSError as error:
         reason, inside = error.strerror or type(error).__name__, path.absolute().is_relative_to(CLONE)
         remedy = "work in a clone that you may write to" if inside else "choose another folder"
-        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else remedy
+        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else remedy
         raise CannotWrite(f"Cannot write {path}: {reason}. Nothing there was changed: {remedy}.") from error
+
+
+def check_writable(folder: Path, size: int = 1) -> None:
+    """Makes a folder if it is missing, and raises CannotWrite unless a file of `size` bytes can be written into it."""
+    with in_one_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(size))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -72,6 +72,7 @@ def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
     ("code", "folder", "remedy"),
     [
         (errno.ENOSPC, "clone", "make room"),
+        (errno.EFBIG, "clone", "make room"),
         (errno.EROFS, "clone", "work in a clone that you may write to"),  # `figures`, for one, has no option for a folder
         (errno.EACCES, "other", "choose another folder"),
     ],

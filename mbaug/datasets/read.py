@@ -87,7 +87,8 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
     found, path, (task, _, quality) = bundled(folders), Path(name), name.partition("-")
     if path.suffix in SUFFIXES or len(path.parts) > 1 or path.is_file():
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}: give the path of a D4RL v2 file or one of {', '.join(found)}")
+            what = f"{path} is not a regular file" if path.exists() else f"there is no file {path}"
+            raise FileNotFoundError(f"{what}: give the path of a D4RL v2 file or one of {', '.join(found)}")
         return path
     if name not in found and folders is FOLDERS:
         files.repository()  # without a clone, its error explains where the data are
@@ -166,8 +167,9 @@ def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np
 def _check_succession(name: str, state: np.ndarray, next_state: np.ndarray, ended: np.ndarray) -> None:
     """Raises ValueError unless each next state equals the following row's state inside an episode and differs at its end."""
     equal = np.isclose(next_state[:-1], state[1:], rtol=1e-3, atol=1e-3).all(axis=1)
+    finite = np.isfinite(next_state[:-1]).all(axis=1) & np.isfinite(state[1:]).all(axis=1)  # Dataset refuses all others
     for wrong, words in (
-        (~equal & ~ended[:-1], "inside an episode differ from the observation in the following row"),
+        (~equal & ~ended[:-1] & finite, "inside an episode differ from the observation in the following row"),
         (equal & ended[:-1], "at an episode's end are the first observation of the next episode"),
     ):
         sentence = f"{name}: {wrong.sum():,} of {len(state):,} next_observations {words} (first: row {wrong.argmax()})"

@@ -19,6 +19,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+import torch
 from filelock import Timeout
 from tqdm import tqdm
 
@@ -64,14 +65,24 @@ def current(root: Path, which: Run, arm: Arm) -> dict[str, Any] | None:
     return metadata
 
 
-def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
-    """Returns the runs that need no data or have them here, and reports the rest; raises FileNotFoundError if none remain."""
+def with_data(runs: Sequence[Run], profile: Profile, report: Report) -> list[Run]:
+    """Returns the runs that need no data or have them here, and reports the rest.
+
+    Raises:
+        FileNotFoundError: none remain.
+        ValueError: a run draws more transitions than its dataset has.
+    """
     lacking = {}
     for dataset in sorted({each.dataset for each in runs} - {"none"}):
         try:
-            read.load(dataset)
+            size = len(read.load(dataset))
         except FileNotFoundError as error:
             lacking[dataset] = error
+            continue
+        for each in (each for each in runs if each.dataset == dataset):
+            drawn = profile.apply(ARMS[each.arm]).offline.transitions
+            fewer = "use an arm with a smaller pretraining.transitions"
+            require(drawn <= size, f"{each} draws {drawn:,} transitions, but {dataset} has only {size:,}: {fewer}")
     found = [each for each in runs if each.dataset not in lacking]
     if runs and not found:
         raise next(iter(lacking.values()))
@@ -118,11 +129,14 @@ def train(runs: Sequence[Run], profile: Profile, root: Path, work: Path, device:
 
 
 def outcome(runs: Sequence[Run], call: Callable[[], None]) -> Outcome:
-    """Calls a function that records runs and returns the outcome: a failure is a sentence, or a traceback for a bug."""
+    """Calls a function that records runs and returns the outcome: a failure is a sentence, or a traceback for a bug.
+
+    torch raises RuntimeError for most bugs, such as tensors of unequal shape.
+    """
     problem = ""
     try:
         call()
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, ImportError, torch.OutOfMemoryError) as error:
         problem = f"{runs[0]}: {error}"
     except Exception:
         problem = f"{runs[0]}: {traceback.format_exc()}"
@@ -173,11 +187,14 @@ def record(
 
     Raises:
         FileNotFoundError: none of the missing runs has its data here.
-        ValueError: a run is recorded with other settings (`current`).
+        ValueError: a run is recorded with other settings (`current`), or draws more transitions than its dataset has.
+        files.CannotWrite: `root` cannot be written.
         RuntimeError: some runs failed. All others were recorded first.
     """
     wanted = missing(runs, root, profile)
-    wanted = wanted if cluster else with_data(wanted, report)
+    wanted = wanted if cluster else with_data(wanted, profile, report)
+    if wanted:
+        files.check_writable(root)
     if wanted and ("+" in commit() or commit() == "unknown"):
         report(f"the records will name the commit {commit()}: train in a clean clone if you want to keep them")
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}

@@ -6,8 +6,9 @@ set of runs; studies that need the same run read the same record.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Annotated
 
-from mbaug.checks import choose, require
+from mbaug.checks import Bound, choose, require, settings
 from mbaug.experiments.records import Run
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
@@ -134,16 +135,23 @@ def updates(arm: Arm) -> int:
 # --- studies --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+Names = Annotated[tuple[str, ...], Bound(lambda x: x and all(isinstance(name, str) for name in x), "a tuple of one name or more")]
+_seeds = Bound(
+    lambda x: x and all(isinstance(seed, int) and seed >= 0 for seed in x), "a tuple of whole numbers, each 0 or above"
+)
+Seeds = Annotated[tuple[int, ...], _seeds]
+
+
+@settings
 class Study:
     """A question and the runs that answer it: arms x tasks x data qualities x seeds."""
 
     name: str
     question: str
-    arms: tuple[str, ...]  # names in ARMS
-    tasks: tuple[str, ...] = ("hopper",)
-    qualities: tuple[str, ...] = ("medium-replay",)  # of the offline data
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
+    arms: Names  # in ARMS
+    tasks: Names = ("hopper",)
+    qualities: Names = ("medium-replay",)  # of the offline data; of your own dataset TASK-NAME, the NAME
+    seeds: Seeds = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
     def __post_init__(self) -> None:
         for kind, names, allowed in (("arm", self.arms, ARMS), ("task", self.tasks, EVERY)):
@@ -172,7 +180,7 @@ def dataset(task: str, quality: str, arm: str) -> str:
 
 _HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
 _TRUSTED = ("augmented_trusted_offline", "augmented_distrusted_offline")
-_OFFLINE = tuple(name for name, arm in ARMS.items() if arm.finetuning is None and name not in _TRUSTED)
+_OFFLINE = tuple(f"{source}_offline" for source in ("mean", "jitter", "shrink", "reconstruction", "target_noise"))
 _CARRIED = (*(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform")), "deterministic")
 _CRITICS = ("vanilla_critics", "augmented_critics")
 _RATES = ("vanilla", "augmented_25", "augmented", "augmented_75", "augmented_100")
@@ -263,11 +271,13 @@ class Profile:
     seeds: int | None = None  # how many of a study's seeds
 
     def apply(self, arm: Arm) -> Arm:
-        """Returns `arm` with its settings reduced to this profile's limits."""
+        """Returns `arm` with its settings reduced to this profile's limits, and budgets to multiples of the interval."""
         limits = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seeds"}
 
         def within(part):
             reduced = {name: min(getattr(part, name), limit) for name, limit in limits.items() if hasattr(part, name)}
+            for budget in {"updates", "steps"} & reduced.keys():
+                reduced[budget] -= reduced[budget] % reduced["evaluation_interval"]
             return part if part is None else replace(part, **reduced)
 
         stages = ("model", "augmentation", "pretraining", "finetuning", "evaluation")

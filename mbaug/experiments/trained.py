@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mbaug import files, streams, tasks
+from mbaug.checks import choose
 from mbaug.datasets import read
 from mbaug.experiments import checkpoint, measures, models, records, run
 from mbaug.experiments.models import FAST
@@ -61,7 +62,13 @@ def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
 
 
 def existing(task: str, name: str, folder: Path = FOLDER) -> Path:
-    """Returns the path of a file; raises FileNotFoundError, with the command that makes the file, if it is missing."""
+    """Returns the path of a file.
+
+    Raises:
+        ValueError: no such file is shipped.
+        FileNotFoundError: it is missing; the message has the command that makes it.
+    """
+    choose("shipped network", f"{task}/{name}", ["/".join(each) for each in names()])
     path = path_of(task, name, folder)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: `python -m mbaug models` makes it, once its run is recorded")

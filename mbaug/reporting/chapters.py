@@ -98,10 +98,7 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
         files.CannotWrite: The output folder cannot be written.
         RuntimeError: A notebook failed, or its reading copy cannot be written. All others were executed.
     """
-    with files.in_one_sentence(output):
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output) as probe:
-            probe.write(bytes(1_000_000))  # about the size of a notebook with its figures
+    files.check_writable(output, size=1_000_000)  # about that of a notebook with its figures
     print(f"{len(sources)} notebooks, {WORKERS} at a time, into {output}", flush=True)
     started = time.monotonic()
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # a socket's path has at most about 100 characters

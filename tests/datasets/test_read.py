@@ -230,7 +230,8 @@ def test_the_first_folder_that_holds_a_pool_is_used(tmp_path):
 @pytest.mark.parametrize("name", ["absent.hdf5", "folder/absent", "folder.hdf5"])
 def test_the_error_for_a_path_without_a_file_says_what_to_give(in_tmp_path, name):
     (in_tmp_path / "folder.hdf5").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"there is no file {name}: give the path of a D4RL v2 file or"):
+    what = f"{name} is not a regular file" if name == "folder.hdf5" else f"there is no file {name}"
+    with pytest.raises(FileNotFoundError, match=f"^{what}: give the path of a D4RL v2 file or"):
         read.load(name)
 
 
@@ -336,6 +337,13 @@ def test_next_observations_must_agree_with_the_following_rows(tmp_path, row, lik
     columns = d4rl()
     columns["next_observations"][row] = columns["observations"][like]
     with pytest.raises(ValueError, match=f"{sentence}, but they must be what the environment returned before it was reset"):
+        read.load(written(tmp_path, columns))
+
+
+def test_a_value_that_is_not_finite_is_named_and_not_its_neighbours(tmp_path):
+    columns = d4rl()
+    columns["observations"][4] = np.nan
+    with pytest.raises(ValueError, match="finite"):
         read.load(written(tmp_path, columns))
 
 

@@ -12,7 +12,8 @@ from small import few_states
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import probes, records, runner, studies
-from mbaug.experiments.studies import ARMS, Study
+from mbaug.experiments.studies import ARMS, PROFILES, Study
+from mbaug.method.settings import Pretraining
 from mbaug.method.transitions import Dataset
 
 # Even smaller than the profile: one block of updates in each stage.
@@ -86,6 +87,13 @@ def test_every_arm_trains_to_the_end_of_its_budget(name, root, monkeypatch):
     check_sharing(pretrained)
 
 
+def test_a_profile_keeps_budgets_multiples_of_the_interval():
+    """20,000, the updates of the profile quick, are no multiple of 1,500."""
+    arm = replace(ARMS["vanilla"], pretraining=Pretraining(updates=48_000, evaluation_interval=1_500))
+    plan = PROFILES["quick"].apply(arm).offline
+    assert (plan.updates, plan.evaluation_interval) == (19_500, 1_500)
+
+
 def test_no_two_arms_have_equal_settings():
     for (name, arm), (other, same) in combinations(ARMS.items(), 2):
         assert arm != same, f"{name} and {other} are one arm under two names."
@@ -99,6 +107,11 @@ def test_the_studies_use_exactly_the_arms_of_the_registry():
     ("make", "sentence"),
     [
         (lambda: Study("mine", "?", ("augmentd",)), "unknown arm in the study 'mine': 'augmentd': did you mean 'augmented'"),
+        (lambda: Study("mine", "?", ()), "arms is (), but it must be a tuple of one name or more"),
+        (
+            lambda: Study("mine", "?", ("td3",), seeds=(0, -1)),
+            "seeds is (0, -1), but it must be a tuple of whole numbers, each 0",
+        ),
         (lambda: Study("mine", "?", ("td3",), ("hoper",)), "unknown task in the study 'mine': 'hoper': did you mean 'hopper'"),
         (lambda: studies.by_name(*[studies.find("rates")] * 2), "two studies have the name 'rates', but each must have its own"),
     ],

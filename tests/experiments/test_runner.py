@@ -313,7 +313,17 @@ def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
         record(tmp_path, [RUN])
 
 
+def test_a_folder_for_records_that_cannot_be_written_is_reported_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "attempt", lambda *given: pytest.fail("It trains."))
+    (tmp_path / "runs").touch()
+    with pytest.raises(files.CannotWrite, match=f"^Cannot write {re.escape(str(tmp_path / 'runs'))}: "):
+        record(tmp_path, [RUN])
+
+
 def test_an_unexpected_error_is_reported_with_its_traceback(tmp_path, monkeypatch):
+    """Shapes that do not fit are a RuntimeError of torch."""
+    monkeypatch.setattr(run, "train", lambda *given: torch.ones(2) + torch.ones(3))
+    assert "line" in runner.attempt([[RUN]], TINY, tmp_path / "runs", tmp_path / "work")[0][1]
     monkeypatch.setattr(run, "train", lambda *given: {}["absent"])
     ((runs, problem),) = runner.attempt([[RUN]], TINY, tmp_path / "runs", tmp_path / "work")
     assert runs == [RUN]
@@ -325,15 +335,20 @@ def test_runs_whose_dataset_is_missing_are_left_out(monkeypatch):
     def load(name):
         if name == "ant-medium":
             raise FileNotFoundError("ant-medium is not here: `collect` makes it")
+        return range(5_000)
 
     monkeypatch.setattr(runner.read, "load", load)
     here, reported = [RUN, on_data()], []
     lacking = [Run("ant", "ant-medium", "vanilla", seed) for seed in (0, 1)]
-    assert runner.with_data([lacking[0], *here, lacking[1]], reported.append) == here
+    small = studies.PROFILES["smoke"]
+    assert runner.with_data([lacking[0], *here, lacking[1]], small, reported.append) == here
     assert reported == ["2 runs are skipped: ant-medium is not here: `collect` makes it"]
-    assert runner.with_data([], reported.append) == []
+    assert runner.with_data([], small, reported.append) == []
     with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
-        runner.with_data(lacking, reported.append)
+        runner.with_data(lacking, small, reported.append)
+    vanilla = Run("hopper", "hopper-mine", "vanilla", 0)
+    with pytest.raises(ValueError, match=f"^{vanilla} draws 10,000 transitions, but hopper-mine has only 5,000: use an arm with"):
+        runner.with_data([vanilla], studies.PROFILES["paper"], reported.append)
 
 
 # --- existing records -----------------------------------------------------------------------------------------------------
