@@ -522,7 +522,7 @@ for mode, line in (("sample", "-"), ("mean", "--")):
 for name, line in zip(("persistence", "linear", "deterministic"), (":", "-.", (0, (5, 1))), strict=True):
     right.axhline(error[name], color=looks[name][1], linestyle=line, label=looks[name][0])
 right.set(xscale="log", yscale="log", ylim=(5e-4, 1), title="Error by KL weight")
-right.set_xlabel("weight of the KL term (the paper's is 1)")
+right.set_xlabel("weight of the KL term (1: the authors' code)")
 right.set_ylabel("error of one step (variances)")
 left.legend(loc="upper right")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -7,7 +7,7 @@
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
 # critics, data kept* on Ant (77), HalfCheetah (44), Hopper (69) and Walker2d (32). *LayerNorm critics, data kept* on Hopper,
 # Walker2d, HalfCheetah and Ant (3 to 5 seeds) scores +23 [+15, +31] compared with *TD3 with the data, no pre-training*, +40
-# [+24, +56] compared with *vanilla, data kept* and +31 [+23, +38] compared with *SAC from scratch*. A verdict takes 5 seeds.
+# [+24, +55] compared with *vanilla, data kept* and +31 [+23, +38] compared with *SAC from scratch*. A verdict takes 5 seeds.
 # Not recorded yet: *LayerNorm critics, no pre-training*, *RLPD*, *augmented, LayerNorm critics, data kept*, *IQL, data kept*
 # and *behaviour cloning, data kept*.
 # <!-- /answer -->
