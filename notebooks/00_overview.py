@@ -5,8 +5,8 @@
 #
 # <!-- answer -->
 # None of the paper's 6 claims can be judged so far. All four tasks, 3 to 5 seeds: the mean score of TD3 over the first 100,000
-# interactions is 15 [14, 16] from scratch, 10 [−1.7, 22] after offline pre-training, 2.7 [−0.1, 5.5] after pre-training with
-# imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 21, 23 and 27.
+# interactions is 15 [14, 16] from scratch, 10 [−1.7, 22] after offline pre-training, 1.8 [−1.4, 5.0] after pre-training with
+# imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 21, 22 and 27.
 # We wait for 5 seeds to say whether imagination helps.
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first

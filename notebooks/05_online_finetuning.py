@@ -5,10 +5,10 @@
 #
 # <!-- answer -->
 # All four tasks, 3 to 5 seeds: over the first 100,000 interactions the mean score is 15 [14, 16] for TD3 from scratch, 33 [31,
-# 34] for TD3 with the data in its replay buffer, 10 [−1.7, 22] after vanilla pre-training, 2.7 [−0.1, 5.5] after pre-training
+# 34] for TD3 with the data in its replay buffer, 10 [−1.7, 22] after vanilla pre-training, 1.8 [−1.4, 5.0] after pre-training
 # with imagined next states, and 23 [13, 32] with noise of the same size. We wait for 5 seeds to say whether vanilla
-# pre-training pays off. Compared with vanilla pre-training, imagined next states change the score by −7.5 [−19, +3.7], compared
-# with noise by −20 [−28, −11], and compared with TD3 with the data by −30 [−33, −27].
+# pre-training pays off. Compared with vanilla pre-training, imagined next states change the score by −8.4 [−19, +2.6], compared
+# with noise by −21 [−29, −13], and compared with TD3 with the data by −31 [−34, −28].
 # <!-- /answer -->
 #
 # | | |
