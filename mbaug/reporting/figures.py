@@ -365,7 +365,10 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
     least, most = seeds.min(), seeds.max()
     drawn = drawn if most > 1 or drawn != LINES else "A line is one run, without an interval"
-    drawn = drawn.replace(BANDS, "" if most < ENOUGH_SEEDS else BANDS).replace(HOLLOW, "" if least > 1 else HOLLOW)
+    if most < ENOUGH_SEEDS:
+        drawn = drawn.replace(BANDS, "")
+    if least > 1:
+        drawn = drawn.replace(HOLLOW, "")
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
     each = ", ".join(f"{label} ({number})" for label, number in by_arm.items())
     drawn = f"{drawn}. " * bool(drawn) + (f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm")
@@ -407,6 +410,11 @@ def save_figure(
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"A figure's name must be its chapter's number and a few words, like 05_online_curves; got {name!r}.")
+    shown, _, provenance = caption.partition("\n\n")
+    if frame.empty:
+        plt.close(figure)
+        display(Markdown(f"*{as_markdown(shown)}*"))
+        return
     folder = figures_folder(profile) if folder is None else Path(folder)
     mark_cut_bars(figure)
     mark = ""
@@ -415,11 +423,6 @@ def save_figure(
         mark = f"{profile} profile{seeds}: not evidence"
         letters = {"fontsize": 3.2 * figure.get_figwidth(), "weight": "bold", "color": "#D55E00", "alpha": 0.35, "rotation": 15}
         figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters).set_in_layout(False)
-    shown, _, provenance = caption.partition("\n\n")
-    if frame.empty:
-        plt.close(figure)
-        display(Markdown(f"*{as_markdown(shown)}*"))
-        return
     table = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode()
     about = {"caption": shown, "csv_sha256": files.sha256(table), "provenance": provenance, "mark": mark, "profile": profile}
     contents = {"csv": table, "json": files.sealed(about)}
