@@ -144,8 +144,8 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     yield f"regime    {found} (a difference of {number(margin)} points or less counts as none)"
     yield f"advice    keep {why}. The arm is {arm!r}: {look(arm).label}"
     yield f"record    {track_record(rows)}"
-    if size < studies.VANILLA.offline.transitions:
-        yield f"note      our arms draw {studies.VANILLA.offline.transitions:,} transitions: give yours transitions={size}"
+    if len(pool) < (drawn_by_ours := studies.VANILLA.offline.transitions):
+        yield f"note      our arms draw {drawn_by_ours:,} transitions: give yours transitions={size}"
 
 
 def _task_in(name: str) -> str:
