@@ -54,7 +54,7 @@ def _score(task: tasks.Task, pool: Dataset) -> float:
 
 
 def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
-    """Returns a row for each task and seed at which every arm of KEEPS is recorded: both scores, and each arm's mean score.
+    """Returns both scores and each arm's mean score, for tasks and seeds with all arms of KEEPS.
 
     The policy's score is taken after `updates` updates of pre-training, or at the end of pre-training if None.
     """
@@ -119,7 +119,8 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
         updates, epochs: budgets of the short training and of the short fit of the world model.
 
     Raises:
-        ValueError: the task is unknown, or the dataset does not belong to it. Also what `read.load` raises.
+        ValueError: The task is unknown, or the dataset does not belong to it. Also what `read.load`
+            raises.
     """
     pool = read.load(name)
     task = tasks.find(_task_in(pool.name) if task_name is None else task_name)

@@ -5,7 +5,8 @@ Some answers quote tables that chapters have drawn. They raise FileNotFoundError
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,13 @@ from mbaug import files, tasks
 from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
+from mbaug.reporting.claims import Comparison, Finding
 from mbaug.reporting.figures import LOOKS, count, in_order, joined, look, number, words
-from mbaug.reporting.predictions import PREDICTIONS, held, judged
+from mbaug.reporting.predictions import PREDICTIONS, judged, measured
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
 OURS = claims.METHODS[0].arm  # the arm that chapter 11 compares with the others
+IMAGINATION = "imagination raises the mean score", "imagination lowers the mean score"
 NOTHING = "Not yet recorded: no task has two seeds of every arm."
 
 
@@ -35,19 +38,35 @@ def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     return f"{where}, {count('seed', statistics.seeds(groups))}" if groups else "", found
 
 
-def shared(measure: pd.Series, *arms: str) -> pd.Series:
-    """Returns the measure on the tasks on which all arms have two seeds, so that a sentence compares arms on the same tasks."""
-    return measure[measure.index.get_level_values("task").isin([*statistics.by_task(measure, *arms)])]
+def shared(table: pd.DataFrame, *arms: str) -> pd.DataFrame:
+    """Returns the evaluations on tasks on which all arms have two seeds, so that a sentence compares arms on the same tasks."""
+    return table[table["task"].isin([*statistics.by_task(mean_score(table), *arms)])]
 
 
-def tell(difference: Interval, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
-    """Returns what a difference shows, with its size; or that we wait for `planned` seeds, or that they do not tell."""
-    if difference.n_seeds < planned:
+def tell(finding: Finding, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
+    """Returns what a finding shows, with its size; or that we wait for `planned` seeds, or that they leave it open.
+
+    Only a verdict by the rules of the claims is told as a fact (`claims.decided`). If one task decides the sign, we say so.
+    """
+    difference = finding.interval
+    if difference.n_seeds < planned or set(finding.tasks) != set(finding.comparison.tasks):
         return f"we wait for {planned} seeds to say whether {positive}"
     size = words(difference, signed=True)
     if difference.low <= 0 <= difference.high:
-        return f"{planned} seeds do not tell whether {positive} ({size})"
-    return f"{positive if difference.value > 0 else negative} ({size})"
+        return f"{planned} seeds leave it open whether {positive} ({size})"
+    said = positive if difference.value > 0 else negative
+    firm = claims.decided(finding) in ("reproduced", "contradicted")
+    p = f"; p {claims.p_value(finding)}" * (planned == ENOUGH_SEEDS)
+    told = f"{said} ({size})" if firm else f"the seeds suggest that {said}, but not firmly ({size}{p})"
+    for task, other in finding.without.items():
+        told += f". But without {tasks.find(task).title} the difference is {words(other, signed=True)}"
+    return told
+
+
+def alone(comparison: Comparison, table: pd.DataFrame) -> Finding:
+    """Returns the finding for an exploratory comparison, in a family of its own."""
+    (found,) = claims.compare([comparison], table)
+    return found
 
 
 def on_all_tasks(scores: pd.Series, least: int) -> dict[str, Interval]:
@@ -65,8 +84,9 @@ def recommendation(scores: pd.Series) -> str:
     if len(found) < 2:
         return ""
     (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
-    highest = max(tried, key=lambda arm: tried[arm].value)
-    own, others = (statistics.seeds(statistics.by_task(scores, arm, least=1)) for arm in (best, highest))
+    highest, gap = max(tried, key=lambda arm: tried[arm].value), statistics.difference(scores, best, second)
+    own, others = (seeds_of(scores, arm) for arm in (best, highest))
+    tie = ", so we cannot tell the two apart" if gap.low <= 0 else ""
     untested = ""
     if highest != best:
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"
@@ -75,9 +95,13 @@ def recommendation(scores: pd.Series) -> str:
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} per task. The next best of "
         f"{len(found)} arms, “{look(second).label}”, scores {words(second_mean)}. The difference is "
-        f"{words(statistics.difference(scores, best, second), signed=True)}, likely too high, since we chose the best of "
-        f"several. {untested}{provisional(best, own, [*found])}"
+        f"{words(gap, signed=True)}{tie}. {untested}{provisional(scores, best, second)}"
     )
+
+
+def seeds_of(scores: pd.Series, arm: str) -> list[int]:
+    """Returns how many seeds an arm has on each task where it has any."""
+    return statistics.seeds(statistics.by_task(scores, arm, least=1))
 
 
 def too_few(seeds: list[int]) -> str:
@@ -85,17 +109,18 @@ def too_few(seeds: list[int]) -> str:
     return f"{count('seed', seeds)} per task {'are' if max(seeds) > 1 else 'is'} too few"
 
 
-def provisional(arm: str, seeds: list[int], compared: Sequence[str]) -> str:
-    """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the same arm without pre-training."""
-    fresh = f"td3_{arm}"
-    few = f"{too_few(seeds)} for a verdict"
-    untried = f"“{look(fresh).label}” has too few runs to say whether pre-training matters here"
-    reasons = [few] * (min(seeds) < ENOUGH_SEEDS) + [untried] * (fresh in LOOKS and fresh not in compared)
+def provisional(scores: pd.Series, best: str, second: str) -> str:
+    """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the best arm without pre-training."""
+    fresh = f"td3_{best}"
+    few = [n for arm in (best, second) for n in seeds_of(scores, arm) if n < ENOUGH_SEEDS]
+    untried = len(done := seeds_of(scores, fresh)) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS
+    reasons = [f"{too_few(few)} for a verdict"] if few else []
+    reasons += [f"“{look(fresh).label}” has too few runs to say whether pre-training matters here"] * (fresh in LOOKS and untried)
     return f"This may change: {', and '.join(reasons)}. " if reasons else ""
 
 
 def without_one(measure: pd.Series, *arms: str, also: str) -> str:
-    """Returns all means without each task that decides which of `arms` is the best; "" if there is no such task."""
+    """Returns all means without the task that alone decides which of `arms` is the best; "" if there is no such task."""
     scores = statistics.by_task(measure, *arms, also)
     means = pd.DataFrame({task: map(np.mean, of_task) for task, of_task in scores.items()}, [*arms, also])
     found = []
@@ -103,24 +128,25 @@ def without_one(measure: pd.Series, *arms: str, also: str) -> str:
         rest = means.drop(columns=task).mean(axis=1)
         if rest.drop(also).idxmax() != means.drop(also).mean(axis=1).idxmax():
             found.append(f" Without {tasks.find(task).title} the means are {joined([number(mean) for mean in rest])}.")
-    return "".join(found)
+    return found[0] if len(found) == 1 else ""
 
 
 def readme(frame: pd.DataFrame) -> str:
     """Returns the README's answer in two paragraphs: what we would do today, and whether pre-training and imagination help."""
-    scores = mean_score(claims.main_runs(frame))
-    return f"{recommendation(scores).rstrip()}\n\n{benefits(scores)}".lstrip()
+    table = claims.main_runs(frame)
+    return f"{recommendation(mean_score(table)).rstrip()}\n\n{benefits(table)}".lstrip()
 
 
-def benefits(scores: pd.Series) -> str:
-    """Returns the mean scores of TD3 from scratch, pre-trained, with imagination or with the data, and if imagination helps."""
+def benefits(table: pd.DataFrame) -> str:
+    """Returns the mean scores of TD3 and its three variants, and whether imagination helps."""
     arms = "td3", "vanilla", "augmented", "td3_data"
+    table = shared(table, *arms)
+    scores = mean_score(table)
     where, means = shared_means(scores, *arms)
     if not where:
         return NOTHING
     td3, vanilla, augmented, data = map(words, means)
-    gain = statistics.difference(shared(scores, *arms), "augmented", "vanilla")
-    helps = tell(gain, "imagination helps", "imagination does harm")
+    helps = tell(claims.compare(claims.PRIMARY, table)[0], *IMAGINATION)
     return (
         f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, {augmented} after pre-training with imagined next states, and {data} with the data in its replay buffer "
@@ -129,15 +155,15 @@ def benefits(scores: pd.Series) -> str:
 
 
 def overview(frame: pd.DataFrame) -> str:
-    """Returns the answer of 00_overview: the claims that have a verdict, and the parts of the README's answer."""
+    """Returns the answer of 00_overview: the claims that have all their runs, and the parts of the README's answer."""
     table, verdicts = claims.main_runs(frame), []
     for claim in claims.CLAIMS:
         found = claims.findings(claim, table)
-        if any(each.interval.n_seeds >= ENOUGH_SEEDS for each in found):
+        if {*map(claims.decided, found)}.isdisjoint(("too few seeds", "not attempted")):
             verdicts.append(f"({claim.letter}) {claims.verdict(found)}")
-    judged = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged so far"
-    scores = mean_score(table)
-    return f"{judged}{': ' if verdicts else ''}{'; '.join(verdicts)}. {benefits(scores)}\n\n{recommendation(scores)}".rstrip()
+    done = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged so far"
+    judged = f"{done}{': ' if verdicts else ''}{'; '.join(verdicts)}"
+    return f"{judged}. {benefits(table)}\n\n{recommendation(mean_score(table))}".rstrip()
 
 
 def drawn(name: str) -> pd.DataFrame:
@@ -209,26 +235,27 @@ def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
 def offline(frame: pd.DataFrame) -> str:
     """Returns the answer of 04_offline_pretraining: what imagination does to the policy and to its critic."""
     table = claims.main_runs(frame)
-    scores, excess = last_offline(table), last_offline(table, "overestimation")
-    where, means = shared_means(scores, "vanilla", "augmented")
+    where, means = shared_means(last_offline(table), "vanilla", "augmented")
     if not where:
         return NOTHING
     vanilla, augmented = map(words, means)
-    score, (wild, counted) = statistics.difference(scores, "augmented", "vanilla"), runaways(table)
-    calm = excess[~excess.index.get_level_values("task").isin(wild)]
+    score, (wild, counted) = alone(Comparison("augmented", ("vanilla",), measure=last_offline), table), runaways(table)
+    calm = tuple(task for task in claims.FOUR if task not in wild)
     return (
         f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
-        f"were imagined. {capitalised(tell(score, 'imagination helps', 'imagination does harm'))}. {counted} {overrated(calm)}"
+        f"were imagined. {capitalised(tell(score, 'imagination raises this score', 'imagination lowers this score'))}. {counted} "
+        f"{overrated(table, calm)}"
     ).rstrip()
 
 
-def overrated(excess: pd.Series) -> str:
-    """Returns sentences on the over-estimation of vanilla and augmented critics, on tasks where none runs away."""
-    where, means = shared_means(excess, "vanilla", "augmented")
+def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
+    """Returns sentences on the over-estimation of vanilla and augmented critics on `calm` tasks, where none runs away."""
+    measure = partial(last_offline, value="overestimation")
+    where, means = shared_means(measure(table[table["task"].isin(calm)]), "vanilla", "augmented")
     if not where:
         return ""
     vanilla, augmented = map(words, means)
-    difference = statistics.difference(excess, "augmented", "vanilla")
+    difference = alone(Comparison("augmented", ("vanilla",), calm, measure), table)
     more = tell(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
     return (
         f"Where no critic runs away ({where}), over-estimation, the return that a critic predicts minus what its policy earns, "
@@ -239,13 +266,13 @@ def overrated(excess: pd.Series) -> str:
 def online(frame: pd.DataFrame) -> str:
     """Returns the answer of 05_online_finetuning: does pre-training pay, and how do the primary comparisons come out?"""
     arms = "td3", "td3_data", "vanilla", "augmented", "noise"
-    scores = shared(mean_score(claims.main_runs(frame)), *arms)
-    where, means = shared_means(scores, *arms)
+    table = shared(claims.main_runs(frame), *arms)
+    where, means = shared_means(mean_score(table), *arms)
     if not where:
         return NOTHING
     td3, data, vanilla, augmented, noise = map(words, means)
-    pays = statistics.difference(scores, "vanilla", "td3")
-    others = [words(statistics.difference(scores, "augmented", other), signed=True) for other in ("vanilla", "noise", "td3_data")]
+    pays = alone(Comparison("vanilla", ("td3",)), table)
+    others = [words(each.interval, signed=True) for each in claims.compare(claims.PRIMARY, table)]
     return (
         f"{where}: over the first 100,000 interactions the mean score is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
@@ -267,11 +294,12 @@ def multi_step(frame: pd.DataFrame) -> str:
         f"a deterministic network has {network}, and the guess that nothing moves has {persistence} (in variances of the states, "
         f"median of {count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
     )
-    score, (arm, other) = mean_score(claims.main_runs(frame)), ("augmented_horizon5", "augmented_horizon1")
-    if not statistics.by_task(score, arm, other):
+    family = claims.compare(claims.HORIZONS, claims.main_runs(frame))
+    (found,) = (each for each in family if each.comparison.arm == "augmented_horizon5")
+    if not found.tasks:
         return f"{growth} Whether targets of several steps help an agent is not yet recorded."
     more, less = (f"targets of five steps give a {word} score than targets of one" for word in ("higher", "lower"))
-    helps = tell(statistics.difference(score, arm, other), more, less)
+    helps = tell(found, more, less)
     return f"{growth} {capitalised(helps)}."
 
 
@@ -279,25 +307,27 @@ def controls(frame: pd.DataFrame) -> str:
     """Returns the answer of 07_controls: model against noise of the same size, and how the predictions fared."""
     table = claims.main_runs(frame)
     arms = "augmented", "noise", "vanilla"
-    scores = shared(mean_score(table), *arms)
+    same = shared(table, *arms)
+    scores = mean_score(same)
     where, means = shared_means(scores, *arms)
     if not where:
         return NOTHING
     augmented, noise, vanilla = map(words, means)
-    model = tell(statistics.difference(scores, "augmented", "noise"), "the model beats noise", "noise beats the model")
-    outcomes = Counter(judged(each, held(each, table)) for each in PREDICTIONS)
+    model = tell(claims.compare(claims.PRIMARY, same)[1], "the model beats noise", "noise beats the model")
+    outcomes = Counter(judged(each, measured(each, table)) for each in PREDICTIONS)
     true, failed = outcomes["as predicted"], outcomes["contradicted"]
+    left = len(PREDICTIONS) - true - failed
     return (
         f"{where}: an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
-        f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's error {noise}."
-        f"{without_one(scores, 'augmented', 'vanilla', also='noise')} {capitalised(model)}. With a perfect model the method "
-        f"equals vanilla pre-training, so a true effect must come from the model's error. Of {len(PREDICTIONS)} predictions that "
-        f"follow from this, {true} came true, {failed} failed, and {len(PREDICTIONS) - true - failed} are open."
+        f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's held-out error "
+        f"{noise}.{without_one(scores, 'augmented', 'vanilla', also='noise')} {capitalised(model)}. With a perfect model the "
+        f"method equals vanilla pre-training, so a true effect must come from the model's error. Of {len(PREDICTIONS)} "
+        f"predictions that follow from this, {true} came true, {failed} failed, and {left} {'is' if left == 1 else 'are'} open."
     )
 
 
 def engine(frame: pd.DataFrame) -> str:
-    """Returns the answer of 90_engine: updates a second, compared with peers and with the limit of the matrix products."""
+    """Returns the answer of 90_engine: updates per second, compared with peers and the limit."""
     table = drawn("90_updates")
     hopper = table[(table["task"] == "hopper") & (table["population"] == 1)].set_index("precision")
     paces = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
@@ -330,14 +360,14 @@ def reliability(frame: pd.DataFrame) -> str:
         f"{highest.max():.2f} (0.5 is chance). It is the best on {first} of {count('task', [len(highest)])}. The spread of the "
         f"model's samples has {spread.min():.2f} to {spread.max():.2f}."
     )
-    study, offline = find("trusted"), statistics.mean_offline(claims.main_runs(frame))
-    trusted, distrusted = study.arms
-    if not statistics.by_task(offline, trusted, distrusted):
+    study = find("trusted")
+    comparison = Comparison(study.arms[0], study.arms[1:], study.tasks, statistics.mean_offline)
+    found = alone(comparison, claims.main_runs(frame))
+    if not found.tasks:
         return f"{drawn_answer} Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded."
-    difference = statistics.difference(offline, trusted, distrusted)
     safe = "imagining only the rows that the best signal calls safe scores"
     higher, lower = (f"{safe} {word} than imagining only the others" for word in ("higher", "lower"))
-    return f"{drawn_answer} Offline, {tell(difference, higher, lower, len(study.seeds))}."
+    return f"{drawn_answer} Offline, {tell(found, higher, lower, len(study.seeds))}."
 
 
 def methods(frame: pd.DataFrame) -> str:

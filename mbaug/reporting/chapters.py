@@ -1,8 +1,9 @@
 """Runs the notebooks headless: all of them in one batch, or as executed reading copies beside their sources.
 
-People edit `notebooks/NN_noun.py` (percent format), and everything else is made from it. Jupytext turns a source into a
-notebook. Papermill sets its parameters, executes it, and writes it into `build/`, never into git. Each notebook has its own
-kernel with one thread, and WORKERS of them run at a time.
+People edit `notebooks/NN_name.py` (percent format), and everything else is made from it. Jupytext
+turns a source into a notebook. Papermill sets its parameters, executes it, and writes it into
+`build/`, never into git. Each notebook has its own kernel with one thread, and WORKERS of them run
+at a time.
 """
 
 import hashlib

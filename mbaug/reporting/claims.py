@@ -45,6 +45,7 @@ class Claim:
     said: str
     notebook: str
     parts: tuple[Comparison, ...]
+    caveat: str = ""  # what the measures cannot show
 
 
 class Finding(NamedTuple):
@@ -56,6 +57,8 @@ class Finding(NamedTuple):
     interval: Interval  # n_seeds is 1 if no task has two seeds of every arm, but some task has one
     p: float  # with Holm's correction for all comparisons of the family
     better: tuple[str, ...]  # if there are several others: those with a higher mean than the arm
+    above: int  # on how many of the tasks the difference is above zero
+    without: dict[str, Interval]  # the task that alone decides the sign, if there is one: the difference without it
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))
@@ -111,38 +114,42 @@ CLAIMS = (
         "visible in the distributions of Q-values [S, A]",
         "04_offline_pretraining",
         tuple(Comparison("vanilla", ("augmented",), FOUR, partial(last_offline, value=x), unit) for x, unit in CRITIC.items()),
+        "Both measures mislead where critics run away: see the rules below.",
     ),
 )
 RULES = f"""\
 A number is the difference between two arms, averaged over seeds and then over tasks, with its 95 % t interval in brackets
 (Welch's; over tasks Satterthwaite's). The interval covers the luck of seeds on these tasks. It says nothing about other tasks, or
-about other data of these tasks: each task has one pool, and two draws from it share rows. One task can decide a mean of four. An
-interval over tasks is too narrow where two seeds of one arm decide it.
+about other data of these tasks: each task has one pool, and two draws from it share rows. It assumes roughly normal scores. So it
+is too narrow where a few seeds of an arm collapse, or where two seeds of one arm decide a mean over tasks.
 
 When we named a comparison, we fixed its tasks and its {ENOUGH_SEEDS} seeds. Two families of three comparisons are primary: the
 table above, and that of [chapter 11](notebooks/11_other_methods.ipynb). We named the second family before any run with
 LayerNorm. By then TD3 with the data and SAC were recorded with all seeds, and “vanilla, data kept” with one. Holm's method
 corrects each family separately. All other comparisons are exploratory.
 
-Arms from scratch see raw states, and every pre-trained arm sees standardised ones. With the data, standardised states alone gain
-a lot on HalfCheetah ([chapter 05](notebooks/05_online_finetuning.ipynb), section 7). Claims (a) and (e) and the comparison with
-SAC include this gain.
+Arms from scratch see raw states, and every pre-trained arm sees standardised ones. Claims (a) and (e) and the comparison with SAC
+include what standardised states gain. [Chapter 05](notebooks/05_online_finetuning.ipynb), section 7, has the runs that separate
+the two.
 
 Claim (b) subtracts a threshold: SAC's published mean score over the last 100K of a million interactions, less {MARGIN:.0f}
 points. The table also gives the mean of our one run of SAC over the same interactions.
 
 - *Reproduced*: the difference over all its tasks is above zero, as the claim says, with p at most {LEVEL} after
   Holm's correction. *Contradicted*: the difference is below zero, by the same test.
-- *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, a task is missing, or another
-  rate has a higher mean.
-- *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} we show an interval but decide
-  nothing. *Not attempted*: we have not run it yet.
+- *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, or another rate has a higher mean.
+- *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} of an arm on a task we show an
+  interval but decide nothing. *Not attempted*: we have not run it yet.
+- If one task alone decides the sign of a mean over tasks, the table has the difference without it, and the verdict names it.
+- A claim of several parts has a verdict for each. Claim (b) says “in some cases”, so one task is enough for it. Claims (e) and
+  (f) need all their parts.
 
 How small a difference can we see? With {ENOUGH_SEEDS} seeds per arm we find a difference in 80 of 100 cases if it is \
 {statistics.detectable(ENOUGH_SEEDS):.1f} standard
-deviations of one arm's seeds, or {statistics.detectable(ENOUGH_SEEDS, 4):.1f} over four tasks. Holm tests the first of three \
-comparisons at a third of the level. At this level it
-takes {statistics.detectable(ENOUGH_SEEDS, tests=3):.1f} and {statistics.detectable(ENOUGH_SEEDS, 4, tests=3):.1f}. Smaller \
+deviations of one arm's seeds, or {statistics.detectable(ENOUGH_SEEDS, 4):.1f} over four tasks if these deviations are alike. \
+They are not: Ant's are the largest, and they
+count most. Holm tests the first of three comparisons at a third of the level. At this level it takes
+{statistics.detectable(ENOUGH_SEEDS, tests=3):.1f} and {statistics.detectable(ENOUGH_SEEDS, 4, tests=3):.1f}. Smaller \
 differences mostly stay undecided.
 
 Both measures of claim (f) mislead where critics run away. The first is in rewards, so one task can decide the mean of four. It
@@ -172,13 +179,18 @@ def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
         scores = comparison.measure(table[table["arm"].isin([arm, *others]) & table["task"].isin(comparison.tasks)])
         groups = statistics.by_task(scores, arm, *others)
         threshold = 0.0 if others else published_end(comparison.tasks[0]) - MARGIN
-        interval = statistics.difference(scores, arm, *others, minus=threshold)
+        difference = partial(statistics.difference, minus=threshold)
+        interval, task = difference(scores, arm, *others), scores.index.get_level_values("task")
+        apart = [difference(scores[task == name], arm, *others).value for name in groups]
+        rest = {name: difference(scores[task != name], arm, *others) for name in groups}
+        flipped = {name: other for name, other in rest.items() if other.value * interval.value < 0}
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
         seeds = tuple(statistics.seeds(groups))
         better = [other for other in others if statistics.difference(scores, other, arm).value > 0]
         better = tuple(better) if len(others) > 1 else ()
-        found.append(Finding(comparison, tuple(groups), seeds, interval, interval.p, better))
+        above, without = sum(value > 0 for value in apart), flipped if len(flipped) == 1 else {}
+        found.append(Finding(comparison, tuple(groups), seeds, interval, interval.p, better, above, without))
     corrected = statistics.holm([finding.p for finding in found])
     return [finding._replace(p=float(p)) for finding, p in zip(found, corrected, strict=True)]
 
@@ -191,8 +203,8 @@ def published_end(task: str) -> float:
 def decided(finding: Finding) -> str:
     """Returns the verdict on one part of a claim, by `RULES`."""
     _, low, high, n_seeds, *_ = finding.interval
-    firm = finding.p <= LEVEL and set(finding.tasks) == set(finding.comparison.tasks)
-    if n_seeds < ENOUGH_SEEDS:
+    firm, whole = finding.p <= LEVEL, set(finding.tasks) == set(finding.comparison.tasks)
+    if n_seeds < ENOUGH_SEEDS or not whole:
         return "too few seeds" if n_seeds else "not attempted"
     if low <= 0 <= high:
         return "undecided"
@@ -203,8 +215,14 @@ def decided(finding: Finding) -> str:
 
 def verdict(found: Sequence[Finding]) -> str:
     """Returns the verdict on a claim: the one that all its parts share, or each verdict with its number of parts."""
-    verdicts = Counter(map(decided, found))
+    verdicts = Counter(f"{decided(each)}{_decider(each)}" for each in found)
     return ", ".join(name if n == len(found) else f"{name} in {n} of {len(found)} parts" for name, n in verdicts.items())
+
+
+def _decider(finding: Finding) -> str:
+    """Returns the task that decides the sign, as " (Ant decides)"; "" if there is none or the sign decides nothing."""
+    silent = decided(finding) in ("undecided", "too few seeds", "not attempted")
+    return "" if silent else "".join(f" ({tasks.find(task).title} decides)" for task in finding.without)
 
 
 def claims_table(frame: pd.DataFrame) -> str:
@@ -216,6 +234,7 @@ def claims_table(frame: pd.DataFrame) -> str:
         kind = "primary" if claim.parts[0] in PRIMARY else "exploratory"
         measured = [_measured(each) if each.comparison.others else _beside_sac(each, table) for each in found if each.tasks]
         lead = [] if claim.parts[0].others or not measured else [f"{look(claim.parts[0].arm).label} minus a threshold:"]
+        measured += [claim.caveat] * bool(measured and claim.caveat)
         cells = claim.letter, f"{claim.text} *({kind})*", claim.said, "<br>".join(lead + measured) or "–", verdict(found), link
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", fold("How a verdict is reached", RULES)])
@@ -230,14 +249,20 @@ def _primary(table: pd.DataFrame) -> list[str]:
     columns = [f"{look(PRIMARY[0].arm).label} minus", *windows, later, "p", "tasks and seeds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for first, second, unseen in zip(*found, compare(PRIMARY, unknown), strict=True):
-        numbers = [words(each.interval, signed=True) if each.tasks else "–" for each in (first, second, unseen)]
-        numbers[2] += f" ({_titles(unseen)})" * bool(unseen.tasks and unseen.tasks != first.tasks)
-        lines.append(f"| {' | '.join([look(first.comparison.others[0]).label, *numbers, _p(first), _runs(first)])} |")
+        numbers = [words(each.interval, signed=True) + _without(each) if each.tasks else "–" for each in (first, second, unseen)]
+        where = f"{_titles(unseen)}, " * (unseen.tasks != first.tasks)
+        numbers[2] += f" ({where}{count('seed', unseen.seeds)})" if unseen.tasks else ""
+        lines.append(f"| {' | '.join([look(first.comparison.others[0]).label, *numbers, p_value(first), _runs(first)])} |")
     return lines
 
 
-def _p(finding: Finding) -> str:
-    """Returns a p value in words, or a dash until all seeds are recorded."""
+def _without(finding: Finding) -> str:
+    """Returns the difference without the task that decides its sign, as ", without Ant +1.6 [−2.6, +5.8]"."""
+    return "".join(f", without {tasks.find(task).title} {words(other, True)}" for task, other in finding.without.items())
+
+
+def p_value(finding: Finding) -> str:
+    """Returns the corrected p value in words, or a dash until all seeds are recorded."""
     p = "below 0.001" if finding.p < 0.001 else f"{finding.p:.2g}"
     return p if finding.interval.n_seeds >= ENOUGH_SEEDS else "–"
 
@@ -258,7 +283,8 @@ def _measured(finding: Finding) -> str:
     other = f"the mean of {', '.join(others)}" if len(others) > 1 else "".join(others)
     number = f"**{words(finding.interval, signed=True)}** {finding.comparison.unit}"
     text = f"{look(arm).label} minus {other}: {number}; {_runs(finding)}"
-    text += f"; p {_p(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
+    text += f" (above zero on {finding.above} of {len(finding.tasks)} tasks{_without(finding)})" * (len(finding.tasks) > 1)
+    text += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     return text + (f"; higher still: {', '.join(look(arm).label for arm in finding.better)}" if finding.better else "")
 
 
@@ -268,5 +294,5 @@ def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     million = table[(table["arm"] == "sac_million") & (table["task"] == task)]
     ours = words(statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()]))
     about = f"threshold {number(published_end(task) - MARGIN)}, our SAC {ours}; {count('seed', finding.seeds)}"
-    about += f"; p {_p(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
+    about += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     return f"{_titles(finding)}: **{words(finding.interval, signed=True)}** {finding.comparison.unit} ({about})"

@@ -37,8 +37,8 @@ def about(task: str, root: Path) -> dict[str, Any]:
     """Returns the content of the JSON beside a film: caption, provenance, run, scores, and checksums of the actors.
 
     Raises:
-        ValueError: the run, or one of the evaluations, is not recorded.
-        FileNotFoundError: an actor is missing.
+        ValueError: The run, or one of the evaluations, is not recorded.
+        FileNotFoundError: An actor is missing.
     """
     which = Run(task, f"{task}-medium-replay", ARM, 0)
     evaluations = statistics.evaluations(records.load_runs(root, [which]))
@@ -60,10 +60,12 @@ def about(task: str, root: Path) -> dict[str, Any]:
 
 
 def film(panels: Sequence[Frames], words: Sequence[str], frames_per_second: int) -> bytes:
-    """Returns an endless GIF of panels side by side, each under its words. All panels have the same number of frames.
+    """Returns a looping GIF of panels side by side, each below its text.
+
+    All panels have the same number of frames.
 
     Raises:
-        ValueError: the GIF has more than BYTES even with the fewest colours.
+        ValueError: The GIF has more than BYTES even with the fewest colours.
     """
     width = panels[0].shape[2]
     head = Image.new("RGB", (width * len(panels), HEAD), "white")

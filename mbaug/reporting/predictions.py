@@ -76,28 +76,31 @@ PREDICTIONS = (
 )
 
 
-class Held(NamedTuple):
+class Measured(NamedTuple):
     """What the recorded runs say about a prediction."""
 
     interval: Interval
     missing: tuple[str, ...]  # tasks on which an arm has fewer than two seeds
 
 
-def held(prediction: Prediction, table: pd.DataFrame) -> Held:
-    """Returns the predicted difference in evaluations (`claims.main_runs`), on the tasks where both arms have two seeds."""
+def measured(prediction: Prediction, table: pd.DataFrame) -> Measured:
+    """Returns the measured difference, on the tasks where both arms have two seeds.
+
+    `table` is what `claims.main_runs` returns.
+    """
     scores, sides = statistics.by_task(prediction.measure(table), *prediction.arms), (prediction.tasks, prediction.minus)
     missing = tuple(task for task in prediction.tasks + prediction.minus if task not in scores)
     groups, weights = [], []
     for sign, side in zip((1, -1), sides, strict=True):
         recorded = [scores[task] for task in side if task in scores]
         if side and not recorded:
-            return Held(Interval(np.nan, np.nan, np.nan, 0), missing)
+            return Measured(Interval(np.nan, np.nan, np.nan, 0), missing)
         groups += [group for arms in recorded for group in arms]
         weights += [sign / len(recorded), -sign / len(recorded)] * len(recorded) if recorded else []
-    return Held(statistics.contrast(groups, weights), missing)
+    return Measured(statistics.contrast(groups, weights), missing)
 
 
-def judged(prediction: Prediction, found: Held) -> str:
+def judged(prediction: Prediction, found: Measured) -> str:
     """Returns "as predicted" if the interval lies within the bounds, "contradicted" if it lies outside, or what is unclear."""
     _, low, high, n_seeds, *_ = found.interval
     if n_seeds < prediction.planned:

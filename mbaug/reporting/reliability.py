@@ -29,7 +29,10 @@ def distance(
     known: Float[np.ndarray, "known state"],
     skipped: int = 0,
 ) -> np.ndarray:
-    """Returns each state's Euclidean distance to its tenth nearest known state. Set `skipped` to 1 if it is one of them."""
+    """Returns each state's Euclidean distance to its tenth nearest known state.
+
+    Set `skipped` to 1 if the states are known states themselves, so that none is its own neighbour.
+    """
     return KDTree(known).query(state, [NEIGHBOUR + skipped])[0][:, 0]
 
 

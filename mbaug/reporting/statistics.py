@@ -1,12 +1,14 @@
 """Statistics that are valid with five seeds: means with t intervals, differences, contrasts, and what they can detect.
 
-The seed is the unit: ten episodes of one agent are one score, never ten. Welch's t compares two arms as if their seeds were
-independent. Arms that share a seed share draws or a whole pre-training. If their scores rise and fall together for that reason,
-the interval is too wide. Tasks are fixed and not sampled: each task's mean counts the same, and Satterthwaite's formula gives
-the degrees of freedom. For normal scores such an interval holds the truth in about 95 of 100 cases: in 93 to 97 with three
-seeds, whether one arm's scores vary more or not. With three it is wide. Agarwal et al. (2021, arXiv 2108.13264) recommend
-interquartile means with a bootstrap for a few runs of many tasks. Here such a mean drops whole tasks, and for three seeds of one
-task its bootstrap holds the truth in 76 of 100 cases.
+The seed is the unit: ten episodes of one agent are one score, never ten. Welch's t compares two
+arms as if their seeds were independent. But arms with the same seed share draws or a whole
+pre-training. If their scores rise and fall together for that reason, the interval is too wide.
+Tasks are fixed and not sampled: each task's mean counts the same, and Satterthwaite's formula gives
+the degrees of freedom. For normal scores such an interval contains the truth in about 95 of 100
+cases: in 93 to 97 with three seeds, whether one arm's scores vary more or not. With three seeds it
+is wide. Agarwal et al. (2021, arXiv 2108.13264) recommend interquartile means with a bootstrap for
+a few runs of many tasks. Here such a mean drops whole tasks, and for three seeds of one task its
+bootstrap contains the truth in 76 of 100 cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -180,7 +182,7 @@ def differences(measure: pd.Series, arm: str, other: str) -> list[Float[np.ndarr
     return [paired.to_numpy() for _, paired in (wide[arm] - wide[other]).groupby("task")]
 
 
-def chance(strata: Strata) -> float:
+def sign_flip_p(strata: Strata) -> float:
     """Returns the share of random signs with which the paired differences add up to at least the observed sum.
 
     This is Fisher's exact one-sided test of "no difference" by sign flips. We show it but decide nothing by it: n pairs never

@@ -27,13 +27,16 @@ def command(name: str) -> str:
 def stored(
     name: str, computed: pd.DataFrame, profile: str = "paper", tolerance: float = 1e-3, folder: Path = DRAWN
 ) -> pd.DataFrame:
-    """Returns the committed table, after comparing it with the computed one. Other profiles than "paper" get the computed one.
+    """Returns the committed table, after comparing it with the computed one.
+
+    Profiles other than "paper" get the computed one.
 
     `tolerance` is the largest allowed difference, as a fraction of a column's largest absolute value.
 
     Raises:
-        FileNotFoundError: the table does not exist yet; the message names the command that writes it.
-        ValueError: the tables differ; the message names the first number that does.
+        FileNotFoundError: The table does not exist yet; the message names the command that writes
+            it.
+        ValueError: The tables differ; the message names the first number that does.
     """
     if profile != "paper":
         return computed
@@ -67,7 +70,8 @@ def picture(name: str, draw: Callable[[], bytes], folder: Path = DRAWN) -> np.nd
     """Returns the committed PNG. Only `python -m mbaug figures --anew` draws it, so nothing else needs OpenGL.
 
     Raises:
-        FileNotFoundError: the picture does not exist yet; the message names the command that draws it.
+        FileNotFoundError: The picture does not exist yet; the message names the command that draws
+            it.
     """
     path = folder / f"{name}.png"
     if os.environ.get(ANEW):

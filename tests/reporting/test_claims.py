@@ -56,10 +56,23 @@ def test_the_table_shows_the_fewest_and_the_most_seeds_behind_a_number():
 def test_five_seeds_on_all_tasks_reproduce_or_contradict_a_claim():
     arms = {"augmented": 50, "td3": 10, "vanilla": 30}
     assert verdicts(runs(arms, seeds=5, tasks=TASKS))["a"] == "reproduced"
-    assert verdicts(runs(arms, seeds=5, tasks=TASKS[:3]))["a"] == "direction only"
+    assert verdicts(runs(arms, seeds=5, tasks=TASKS[:3]))["a"] == "too few seeds", "Ant has none."
     less = {"augmented": 10, "td3": 50}
     assert verdicts(runs(less, seeds=5, tasks=TASKS))["a"] == "contradicted"
-    assert verdicts(runs(less, seeds=5, tasks=TASKS[:3]))["a"] == "opposite direction only"
+
+
+def test_a_verdict_names_the_task_without_which_the_difference_has_the_other_sign():
+    """+10 on three tasks and -90 on Ant: -15 over all four."""
+    most = runs({"augmented": 20, "td3": 10}, seeds=5, tasks=TASKS[:3])
+    frame = pd.concat([most, runs({"augmented": -60, "td3": 30}, seeds=5, tasks=("ant",))])
+    assert verdicts(frame)["a"] == "contradicted (Ant decides)"
+    found = claims.claims_table(frame)
+    assert ", 5 seeds (above zero on 3 of 4 tasks, without Ant +10 [+9.0, +11]); p below 0.001" in found
+    alike = claims.claims_table(runs({"augmented": 20, "td3": 10}, seeds=5, tasks=TASKS))
+    assert "(above zero on 4 of 4 tasks); p below" in alike
+    assert "without Ant" not in alike.partition("<details>")[0]
+    close = pd.concat([most, runs({"augmented": -1, "td3": 30}, seeds=5, tasks=("ant",), spread=20)])
+    assert verdicts(close)["a"] == "undecided", "The interval holds zero: no task decides anything."
 
 
 def test_an_interval_that_contains_zero_leaves_a_claim_undecided():
@@ -78,7 +91,8 @@ def test_primary_comparisons_are_corrected_for_their_number():
     assert corrected.p == pytest.approx(3 * alone.p)
     assert (verdicts(frame)["a"], verdicts(frame)["c"]) == ("reproduced", "direction only")
     first = claims.claims_table(frame).splitlines()[2]
-    assert re.fullmatch(r"\| vanilla pre-training \|( .*\[.*\] \|){3} 0\.\d+ \| Ant, .*, 5 seeds \|", first)
+    pattern = r"\| vanilla pre-training \|( .*\[.*\] \|){2} .*\[.*\] \(2 to 5 seeds\) \| 0\.\d+ \| Ant, .*, 5 seeds \|"
+    assert re.fullmatch(pattern, first)
 
 
 def test_primary_comparisons_are_also_shown_without_the_seeds_known_before():
@@ -89,9 +103,9 @@ def test_primary_comparisons_are_also_shown_without_the_seeds_known_before():
             frame.loc[(frame["task"] == task) & (frame["arm"] == arm) & (frame["seed"] == seed), "score"] += 100
     first = claims.claims_table(frame).splitlines()[2].split(" | ")
     assert first[1].startswith("+30 [")
-    assert first[3] == "+10 [+10, +10]"
+    assert first[3] == "+10 [+10, +10] (2 to 5 seeds)"
     few = frame[(frame["task"] != "ant") & (frame["seed"] < 2)]  # one seed of HalfCheetah and none of Hopper are new
-    assert claims.claims_table(few).splitlines()[2].split(" | ")[3] == "+10 [+10, +10] (Walker2d)"
+    assert claims.claims_table(few).splitlines()[2].split(" | ")[3] == "+10 [+10, +10] (Walker2d, 2 seeds)"
 
 
 def test_claim_b_compares_each_task_with_the_published_score_of_sac():

@@ -8,7 +8,7 @@ from evaluated import runs
 
 from mbaug.experiments import studies
 from mbaug.reporting import claims
-from mbaug.reporting.predictions import PREDICTIONS, Held, Prediction, held, judged, listed
+from mbaug.reporting.predictions import PREDICTIONS, Measured, Prediction, judged, listed, measured
 from mbaug.reporting.statistics import Interval
 
 BELOW = Prediction("below", "above", ("augmented", "noise"), ("hopper", "ant"), high=0.0)
@@ -30,21 +30,21 @@ def test_a_prediction_is_about_a_mean_over_tasks_or_a_difference_between_tasks()
     one = runs({"augmented": 10, "noise": 30}, 5, ("hopper",))
     other = runs({"augmented": 10, "noise": 20}, 5, ("ant", "halfcheetah"))
     found = claims.main_runs(pd.concat([one, other]))
-    assert held(BELOW, found).interval.value == pytest.approx(-15)
-    assert held(LESS, found).interval.value == pytest.approx(-10 - -15)
-    assert held(ALIKE, found) == Held(held(ALIKE, found).interval, ())
+    assert measured(BELOW, found).interval.value == pytest.approx(-15)
+    assert measured(LESS, found).interval.value == pytest.approx(-10 - -15)
+    assert measured(ALIKE, found) == Measured(measured(ALIKE, found).interval, ())
 
 
 def test_a_prediction_with_missing_tasks_arms_or_seeds_is_not_decided():
-    part = held(BELOW, table({"augmented": 10, "noise": 30}, tasks=("hopper",)))
+    part = measured(BELOW, table({"augmented": 10, "noise": 30}, tasks=("hopper",)))
     assert part.missing == ("ant",)
     assert part.interval.value == pytest.approx(-20)
     assert judged(BELOW, part) == "tasks missing"
-    assert judged(LESS, held(LESS, table({"augmented": 10, "noise": 30}))) == "not yet recorded", (
+    assert judged(LESS, measured(LESS, table({"augmented": 10, "noise": 30}))) == "not yet recorded", (
         "There is nothing to subtract from."
     )
-    assert judged(BELOW, held(BELOW, table({"augmented": 10}))) == "not yet recorded"
-    assert judged(BELOW, held(BELOW, table({"augmented": 10, "noise": 30}, seeds=4))) == "too few seeds"
+    assert judged(BELOW, measured(BELOW, table({"augmented": 10}))) == "not yet recorded"
+    assert judged(BELOW, measured(BELOW, table({"augmented": 10, "noise": 30}, seeds=4))) == "too few seeds"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_prediction_with_missing_tasks_arms_or_seeds_is_not_decided():
     ],
 )
 def test_the_whole_interval_decides_a_prediction(prediction, low, high, verdict):
-    assert judged(prediction, Held(Interval((low + high) / 2, low, high, 5), ())) == verdict
+    assert judged(prediction, Measured(Interval((low + high) / 2, low, high, 5), ())) == verdict
 
 
 def test_the_list_numbers_each_prediction_and_says_what_would_contradict_it():

@@ -257,13 +257,13 @@ def test_a_difference_compares_an_arms_mean_over_tasks_with_that_of_the_others()
 
 
 def test_the_sign_flip_test_by_hand():
-    assert statistics.chance([np.array([1.0, 2.0, 4.0])]) == 1 / 8
-    assert statistics.chance([np.array([1.0, 2.0]), np.array([4.0])]) == 1 / 8
-    assert statistics.chance([np.array([-1.0, 2.0, 4.0])]) == 2 / 8  # two of eight sums, 5 and 7, are at least 5
-    assert statistics.chance([np.array([-1.0, -2.0, -4.0])]) == 1
-    assert statistics.chance([np.array([0.1, 0.2, -0.3])]) == 5 / 8  # the sum 0 is a tie except for rounding
-    assert statistics.chance([]) == 1
-    assert statistics.chance([np.ones(40)]) == 1e-4  # of 10,000 outcomes, only the observed one is as large
+    assert statistics.sign_flip_p([np.array([1.0, 2.0, 4.0])]) == 1 / 8
+    assert statistics.sign_flip_p([np.array([1.0, 2.0]), np.array([4.0])]) == 1 / 8
+    assert statistics.sign_flip_p([np.array([-1.0, 2.0, 4.0])]) == 2 / 8  # two of eight sums, 5 and 7, are at least 5
+    assert statistics.sign_flip_p([np.array([-1.0, -2.0, -4.0])]) == 1
+    assert statistics.sign_flip_p([np.array([0.1, 0.2, -0.3])]) == 5 / 8  # the sum 0 is a tie except for rounding
+    assert statistics.sign_flip_p([]) == 1
+    assert statistics.sign_flip_p([np.ones(40)]) == 1e-4  # of 10,000 outcomes, only the observed one is as large
 
 
 @pytest.mark.parametrize("n_pairs", [8, 20])
@@ -277,7 +277,7 @@ def test_the_sign_flip_test_agrees_with_scipy(n_pairs):
         n_resamples=20_000,
         rng=np.random.default_rng(1),
     )
-    assert statistics.chance([values]) == pytest.approx(theirs.pvalue, abs=0.01 if n_pairs > 14 else 1e-12)
+    assert statistics.sign_flip_p([values]) == pytest.approx(theirs.pvalue, abs=0.01 if n_pairs > 14 else 1e-12)
 
 
 def test_the_probability_of_improvement_by_hand():
