@@ -105,8 +105,9 @@ def overfitting(
     the same values, as recorded and with actions or states `moved` by the largest of WIDTHS. `roughness` is measured at each of
     WIDTHS, for actions and for states.
 
-    `trained` are rows that each agent learned from, `new` are rows of the same episodes that it never saw, and `elsewhere`, if
-    given, are rows of whole episodes of another policy. `generators`, one per agent, draw the perturbations.
+    `trained` are rows that each agent learned from. `new` are rows that it never saw: of the same episodes, or of others if
+    it learned from whole episodes. `elsewhere`, if given, are rows of whole episodes of another policy. `generators`, one per
+    agent, draw the perturbations.
     """
     batches = {"trained": trained, "new": new} | ({} if elsewhere is None else {"elsewhere": elsewhere})
     critics = learner.agent.critics
@@ -156,10 +157,11 @@ def calibration(
 ) -> dict[str, dict[str, float | int]]:
     """Returns how well one agent's critics predict the returns of its own policy, for all states and for each group.
 
-    Keys within a group: `states` is their number. `value` and `return` are the means of min_i Q_i(s, pi(s)) and of the policy's
-    return from these states. `gap` is their difference. `gap_std`, `value_std` and `return_std` are standard deviations over
-    states. `twin_gap` is the mean of |Q_1 - Q_2|. `rank_correlation` is that of value and return, NaN if one of them is constant.
-    All but `states` and `rank_correlation` are in discounted rewards.
+    Keys within a group: `states` is the number of states. `value` and `return` are the means of
+    min_i Q_i(s, pi(s)) and of the policy's return from these states. `gap` is their difference.
+    `gap_std`, `value_std` and `return_std` are standard deviations over states. `twin_gap` is the
+    mean of |Q_1 - Q_2|. `rank_correlation` is Spearman's correlation of value and return, NaN if
+    one of them is constant. All but `states` and `rank_correlation` are in discounted rewards.
 
     `values` are Q_i(s, pi(s)), `returns` the policy's discounted return from each state, and `group` its index in `groups`.
     """
@@ -232,7 +234,7 @@ def rate_distortion(
     `correlation` is the states' correlation matrix; w_KL = kl_weight / batches; `mode` is "sample" or "mean".
 
     Raises:
-        ValueError: the mode is unknown. The sentence names the nearest one.
+        ValueError: The mode is unknown. The sentence names the nearest one.
     """
     variance = np.sort(np.linalg.eigvalsh(correlation))[::-1]
     theta = settings.kl_weight / batches * len(variance) / (2 * (1 + settings.prediction_weight))

@@ -44,14 +44,14 @@ SAVED = "rows", "outside", "switch"  # attributes of a population that a checkpo
 
 
 def key(*parts: object) -> str:
-    """Returns a name for whatever depends only on `parts`; work with the same name is done once."""
+    """Returns a digest of `parts`, the name of the work that depends only on them."""
     return files.sha256(json.dumps(files.plain(parts), sort_keys=True).encode())[:16]
 
 
 def stage(work: Path, *parts: object) -> Path:
     """Returns the folder of checkpoints of a stage that depends on `parts`, and on code, versions and processor.
 
-    So edited code, another MuJoCo or another processor never continues what an earlier one began: it trains anew.
+    So a stage starts again after a change of code, versions or processor.
     """
     return work / key(*parts, circumstances())
 
@@ -239,8 +239,15 @@ def evaluate(population: Population, phase: str) -> None:
 
 
 def training_rows(population: Population) -> Batch:
-    """Returns the first rows that each agent drew, on which we measure its values."""
-    return transitions.unpack(population.table[:, : population.arm.evaluation.probe_rows], *population.learner.sizes)
+    """Returns rows that each agent learned from, on which we measure its values.
+
+    Single transitions were drawn at random, so the first of them are a fair sample. Whole episodes follow one another, so there
+    the rows are evenly spaced.
+    """
+    table, count = population.table, population.arm.evaluation.probe_rows
+    if population.arm.offline.whole_episodes:
+        table = table[:, torch.linspace(0, table.shape[1] - 1, min(count, table.shape[1])).long()]
+    return transitions.unpack(table[:, :count], *population.learner.sizes)
 
 
 def save(where: Path, population: Population, tensors: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:
@@ -270,7 +277,7 @@ def keep(population: Population, name: str, number: int, tensors: dict[str, Tens
 
 
 def kept(work: Path, which: Run, name: str) -> Path:
-    """Returns the path of what a run keeps: its networks at the "switch", or its actor after so many environment steps."""
+    """Returns the path of what a run keeps: networks ("switch"), or an actor after `name` steps."""
     return work / "kept" / str(which) / f"{name}.safetensors"
 
 

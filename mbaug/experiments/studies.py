@@ -32,7 +32,10 @@ CLONING = {"weak": 0.1, "free": 1e-6}  # strengths of the cloning term; Adam ign
 
 
 def augmented(source: str = "sample", rate: float = 0.5, **model: int | float) -> Arm:
-    """Returns the arm whose batches have a share `rate` of next states from `source`; `model` changes the paper's model."""
+    """Returns the arm whose batches have a share `rate` of next states from `source`.
+
+    `model` overrides settings of the paper's world model.
+    """
     return replace(VANILLA, model=replace(WorldModel(), **model), augmentation=Augmentation(rate, source))
 
 
@@ -97,6 +100,8 @@ ARMS: dict[str, Arm] = {
         f"augmented_{picks}_offline": replace(augmented(), augmentation=Augmentation(picks=picks), finetuning=None)
         for picks in ("trusted", "distrusted")
     },
+    # Its tables are drawn 20 times as often. So a sample is used once or twice, almost as if each batch called the model.
+    "augmented_redrawn_offline": replace(augmented(), augmentation=Augmentation(redraw_interval=1_000), finetuning=None),
     "target_noise_offline": replace(VANILLA, learner=TD3(target_noise=0.4, target_noise_clip=1.0), finetuning=None),
     **{f"augmented_{percent}": augmented(rate=percent / 100) for percent in (25, 75, 100)},
     **{f"augmented_horizon{n}": ahead(augmented(), n) for n in (1, 2, 3, 5)},
@@ -150,7 +155,7 @@ class Study:
     question: str
     arms: Names  # in ARMS
     tasks: Names = ("hopper",)
-    qualities: Names = ("medium-replay",)  # of the offline data; of your own dataset TASK-NAME, the NAME
+    qualities: Names = ("medium-replay",)  # of offline data; for your own dataset TASK-NAME: NAME
     seeds: Seeds = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
     def __post_init__(self) -> None:
@@ -159,7 +164,11 @@ class Study:
                 choose(f"{kind} in the study {self.name!r}:", name, allowed)
 
     def runs(self, seeds: int | None = None) -> list[Run]:
-        """Returns the runs of the first (or all) seeds, seed by seed, to pair them early; from scratch, qualities share a run."""
+        """Returns the runs of the first `seeds` seeds, or of all.
+
+        They come seed by seed, so that arms can be compared early. Arms from scratch use no data,
+        so all qualities share their run.
+        """
         places = [(task, quality) for task in self.tasks for quality in self.qualities]
         found = [Run(t, dataset(t, q, arm), arm, seed) for seed in self.seeds[:seeds] for t, q in places for arm in self.arms]
         return list(dict.fromkeys(found))
@@ -180,6 +189,7 @@ def dataset(task: str, quality: str, arm: str) -> str:
 
 _HOPPER = ("td3", "sac", "vanilla", "augmented", "noise")
 _TRUSTED = ("augmented_trusted_offline", "augmented_distrusted_offline")
+_TABLE = ("augmented", "augmented_redrawn_offline")
 _OFFLINE = tuple(f"{source}_offline" for source in ("mean", "jitter", "shrink", "reconstruction", "target_noise"))
 _CARRIED = (*(f"{name}_{part}" for name in ("vanilla", "augmented") for part in ("actor", "critics_uniform")), "deterministic")
 _CRITICS = ("vanilla_critics", "augmented_critics")
@@ -201,6 +211,7 @@ STUDIES = by_name(
     Study("carried", "What of the pre-trained agent helps? Is a model without latent state as good?", _CARRIED, TWO),
     Study("still", "What do carried critics make of a fresh actor's warm-up?", _CRITICS, ("halfcheetah",), seeds=(0,)),
     Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
+    Study("table", "Does it matter that imagined states repeat until they are redrawn?", _TABLE, TWO, seeds=(0, 1, 2)),
     Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
     Study("trusted", "Does it help to imagine where the model is good?", _TRUSTED, TWO, seeds=(0, 1, 2)),
     Study("rates", "Is 50 % the best rate?", _RATES, ("halfcheetah",)),
@@ -217,9 +228,10 @@ STUDIES = by_name(
 
 PLANNED = {(run.arm, run.task) for study in STUDIES.values() for run in study.runs()}  # every arm on each of its tasks
 
-# The order of recording: line by line. The studies of a line go together, by seed, and within a seed by task as in ORDER.
+# Runs are recorded line by line, within a line by seed, and within a seed by task (ORDER).
 PROGRAMME = (
     ("core", "carried", "cold", "layernorm"),
+    ("table",),
     ("sources",),
     ("trusted",),
     ("rates",),

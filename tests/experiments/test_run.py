@@ -125,6 +125,16 @@ def test_an_evaluation_records_the_values_of_its_first_state_and_of_drawn_rows(t
         assert row[name] == pytest.approx(learner.agent.critics(*given).amin(dim=0).mean().item(), rel=1e-4)
 
 
+def test_rows_to_measure_come_from_all_episodes_where_whole_ones_were_drawn(tmp_path):
+    """The first rows would come from the first episodes alone."""
+    arm = studies.ahead(TINY.apply(OFFLINE), 1)
+    population = run.begin([on_data()], arm, tmp_path)
+    (drawn,), rows = population.drawn, run.training_rows(population).state[0]
+    spaced = torch.linspace(0, 499, 100).long()
+    torch.testing.assert_close(rows, population.learner.standardiser.of(0).apply(torch.from_numpy(drawn.state))[spaced])
+    assert len(np.unique(drawn.episode[spaced])) > 2 * len(np.unique(drawn.episode[:100]))
+
+
 def test_critics_are_measured_on_drawn_rows_on_the_rest_and_on_another_pool(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(run.measures, "overfitting", lambda *given: found.append(given) or [None])
