@@ -37,7 +37,7 @@ quick: .venv/ready  ## train Hopper's main arms, one seed, with reduced budgets,
 record: .venv/ready  ## train and record the missing runs of the programme, or of STUDY=... (hours; resumes if interrupted)
 	@$(MBAUG) record $(STUDY)
 
-notebooks: .venv/ready  ## execute the notebooks' reading copies (.ipynb) again from their sources (.py)
+notebooks: .venv/ready  ## execute the notebooks (.py) and write their reading copies (.ipynb)
 	@$(MBAUG) notebooks
 
 site: .venv/ready  ## build the site into build/site; needs no network

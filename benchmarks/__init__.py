@@ -1,1 +1,1 @@
-"""Measures how fast an update is, beside the processor's limit and other libraries: `python -m benchmarks`."""
+"""Measures how fast an update is, compared with the processor's limit and other libraries."""

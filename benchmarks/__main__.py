@@ -18,8 +18,8 @@ def bench(as_json: bool, record: bool, device: str) -> None:
     thorough, all_sections = (speed.FULL, speed.SECTIONS) if device == "cpu" else (speed.FULL_ON_GPU, speed.ON_GPU)
     effort, sections = (thorough, all_sections) if record else (speed.QUICK, speed.SHORT)
     if record:
-        minutes = f"Measures every section {effort.repeats} times, up to {40 if device == 'cpu' else 10} minutes"
-        print(f"{minutes}: leave the machine idle meanwhile", flush=True)
+        minutes = f"Measures every section {effort.repeats} times, in up to {40 if device == 'cpu' else 10} minutes"
+        print(f"{minutes}: leave the machine otherwise idle", flush=True)
     document = results.measure(effort, device, [one for one in sections if one in all_sections])
     if record or as_json:
         print(results.keep(document) if record else json.dumps(files.finite(files.plain(document)), indent=2))

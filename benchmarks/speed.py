@@ -1,4 +1,4 @@
-"""Measures how fast an update is, beside the limit that the processor's matrix products set, and beside other libraries.
+"""Measures how fast an update is, compared with the matrix products alone and other libraries.
 
 A section is a function of an effort and a device that yields rows. In a row, floats are measured, and all other values say what
 was measured.
@@ -59,7 +59,7 @@ class Effort:
 
 
 QUICK, FULL = Effort(0.6, 1), Effort(1.5, 5)
-FULL_ON_GPU = Effort(0.6, 3, populations=(1, 20), growth=(1, 5, 20, 80))  # about 5 minutes: GPUs are often lent for minutes
+FULL_ON_GPU = Effort(0.6, 3, populations=(1, 20), growth=(1, 5, 20, 80))  # about 5 minutes
 TINY = Effort(0.02, 1, populations=(1, 2), growth=(1, 2), rows=(1_000, 10_000))
 
 
@@ -312,7 +312,7 @@ def split(profile: cProfile.Profile) -> dict[str, float]:
         "bias, ReLU and last layer, forward": within(forward) - in_products(forward),
         "bias, ReLU and last layer, backward": within(backward) - in_products(backward),
         "Adam": within(networks.Adam.step),
-        "targets follow": within(networks.track),
+        "targets follow": within(networks.soft_update),
         "batches: gather": within(transitions.gather, transitions.unpack),
         "indices and noise": within(training.block) - within(transitions.gather, transitions.unpack),
     }

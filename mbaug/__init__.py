@@ -6,9 +6,9 @@ lines above):
 - ``files``, ``checks``, ``ending``, ``streams``, ``provenance``: atomic writes, checks of values, how processes end, named
   random streams, commit and versions.
 - ``engine``: makes the method faster; it computes the same functions, up to rounding.
-- ``tasks``: the four MuJoCo tasks: make, step side by side, evaluate, score.
+- ``tasks``: makes the four MuJoCo tasks, steps many at once, evaluates policies, computes scores.
 - ``method``: the paper: world model, augmentation, TD3, SAC and others, pre-training and fine-tuning.
-- ``datasets``: offline data: read, check, collect, render.
+- ``datasets``: reads, checks, collects and renders offline data.
 - ``experiments``: the evidence: every arm and study as plain data, and code to train, record and verify runs.
 - ``reporting``: statistics, figures, the paper's claims, headless execution of the notebooks.
 """

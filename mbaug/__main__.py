@@ -86,7 +86,7 @@ def record(arguments: argparse.Namespace) -> None:
         runs = studies.with_seeds(runs, arguments.seeds)
     runs = runner.select(runs, arguments.only)
     both = arguments.workers is not None and arguments.cluster is not None
-    checks.require(not both, "--workers is for this machine: `dask worker --nworkers` sets the number of a cluster's workers")
+    checks.require(not both, "--workers and --cluster exclude each other: on a cluster, use `dask worker --nworkers`")
     cores = joblib.cpu_count()  # cores that this process may use
     default = cores if arguments.device == "cpu" else 1  # one process with many agents fills a GPU
     workers, limit = arguments.workers or default, WORKERS_PER_CORE * cores
@@ -100,7 +100,7 @@ def record(arguments: argparse.Namespace) -> None:
         takes = f"{hours / workers:.1f} hours with {workers} worker{'s' * (workers > 1)}"
     say(f"{arguments.study or 'programme'}: {len(missing)} runs missing in {root}, about {takes}")
     if not missing and profile.name != "paper":
-        say(f"to train them again after a change of code, remove {root}")
+        say(f"to train them again after a code change, delete {root}")
     if arguments.dry_run:
         say(*missing, sep="\n")
         return
@@ -189,8 +189,8 @@ def data(arguments: argparse.Namespace) -> None:
     unused = "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari"
     require(imports or arguments.export or arguments.output is None, unused)
     asked = ["an import"] * imports + [f"--{each}" for each in ("export", "readme", "probes") if getattr(arguments, each)]
-    require(len(asked) <= 1, f"{' and '.join(asked)} are different jobs: run a command for each")
-    # Without a clone an import needs --output, and all else fails in files.repository().
+    require(len(asked) <= 1, f"{' and '.join(asked)} cannot be combined: run one command for each")
+    # Without a clone, an import needs --output, and everything else fails in files.repository().
     into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
     if arguments.export:
         folder = arguments.output or into.with_name("minari")
@@ -278,7 +278,7 @@ def watch(arguments: argparse.Namespace) -> None:
 
 
 def films(arguments: argparse.Namespace) -> None:
-    """Films each agent of data/models at the switch, after 50,000 and after 100,000 interactions, into figures/films."""
+    """Films each agent of data/models before, during and after learning online."""
     from mbaug.datasets import render
 
     os.environ["MUJOCO_GL"] = render.opengl()  # before importing MuJoCo, which fails if the library it names is missing
@@ -306,7 +306,7 @@ def figures(arguments: argparse.Namespace) -> None:
         os.environ[stored.ANEW] = "1"
     chapters.run(arguments.profile, only=arguments.only)
     if frame is None:
-        say(f"look:  {figures.figures_folder(arguments.profile)}; tiny budgets show that it runs, but are no evidence")
+        say(f"look:  {figures.figures_folder(arguments.profile)}; reduced budgets test the code, but are not evidence")
         return
     tables.update(frame)  # again, since an answer may use numbers that were just drawn
     folder = chapters.committed_figures()
@@ -317,7 +317,7 @@ def figures(arguments: argparse.Namespace) -> None:
 
 
 def notebooks(arguments: argparse.Namespace) -> None:
-    """Updates the chapters' answers and executes the notebooks' reading copies again."""
+    """Updates the chapters' answers, and executes the notebooks to renew their reading copies."""
     from mbaug.experiments import records
     from mbaug.reporting import chapters, tables
 
@@ -326,7 +326,7 @@ def notebooks(arguments: argparse.Namespace) -> None:
     chapters.reading_copies(only=arguments.only)
 
 
-TASK = {"help": "name of a task, e.g. hopper; an unknown name lists all tasks"}
+TASK = {"help": "name of a task, e.g. hopper (any unknown name prints the list)"}
 PROFILE = {"default": "paper", "help": "training budgets: smoke, quick or paper (default: paper)"}
 CHAPTER = {"metavar": "NN", "help": "execute only this chapter, e.g. 02 or 02_world_model"}
 FOLDER = {"type": Path, "metavar": "FOLDER"}
@@ -336,7 +336,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "study": {"nargs": "?", "help": "name of a study, e.g. hopper (default: the whole programme, in its order)"},
         "--only": {"default": "*", "metavar": "PATTERN", "help": "train only runs whose name matches, e.g. 'sac/*'"},
         "--seeds": {"type": seeds, "metavar": "SEEDS", "help": "train these seeds instead of the study's, e.g. 0-4 or 0,2,5"},
-        "--workers": {"type": count, "metavar": "N", "help": "number of processes (default: one per core, one for a GPU)"},
+        "--workers": {"type": count, "metavar": "N", "help": "number of processes (default: one per core, or one on a GPU)"},
         "--population": {"type": count, "default": 1, "metavar": "N", "help": "agents trained by each process (default: 1)"},
         "--cluster": {"type": address, "metavar": "tcp://HOST:8786", "help": "train on the workers of this Dask cluster"},
         "--device": {"default": "cpu", "help": "device to train on: cpu or cuda (default: cpu)"},
@@ -353,7 +353,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     },
     collect: {
         "task": TASK,
-        "--to": {"type": integer, "metavar": "STEPS", "help": "stop after STEPS steps; 0 only writes the random dataset"},
+        "--to": {"type": integer, "metavar": "STEPS", "help": "stop after STEPS environment steps (0: only write random data)"},
         "--seed": {"type": integer, "default": 0, "help": "random seed of the training (default: 0)"},
         "--output": FOLDER | {"help": "folder to write to (default: data/offline; for the whole replay: build/offline)"},
     },
@@ -382,7 +382,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     figures: {
         "--profile": PROFILE,
         "--only": CHAPTER,
-        "--anew": {"action": "store_true", "help": "write data/models/drawn again instead of comparing with it"},
+        "--anew": {"action": "store_true", "help": "overwrite the tables in data/models/drawn instead of checking them"},
     },
     notebooks: {"--only": CHAPTER},
 }

@@ -60,7 +60,7 @@ def needs(what: str, package: str) -> str:
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on a value beside its type, and the words that complete "it must be ..."."""
+    """A condition on a value besides its type, and the words that complete "it must be ..."."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -132,8 +132,9 @@ def settings(cls: Class) -> Class:
 def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] = (), parent: str = "") -> Value:
     """Returns an instance of a settings class, read from parsed JSON that must hold exactly its fields.
 
-    Where the class declares a tuple, a list becomes one. Where it declares a settings class, an object becomes one. A field of
-    type `Any` is kept as it is. Fields named in `lacking` may be missing at any depth if they have a default, which they take.
+    A list becomes a tuple where the class declares a tuple. An object becomes an instance where the
+    class declares a settings class. A field of type `Any` is kept as it is. Fields named in
+    `lacking` may be missing at any depth if they have a default, which they then take.
 
     Raises:
         ValueError: A field is missing, unknown, or not allowed. The message begins with `where`, the file's name, and puts

@@ -57,7 +57,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Writes files that belong together: first all of them as temporary files, flushed to disk, then renames these.
+    """Writes files that belong together: temporary files first, flushed to disk and then renamed.
 
     If writing a temporary file fails, nothing changes. If a rename fails, files that did not exist before are removed again.
     """
@@ -182,5 +182,5 @@ def sha256(content: bytes | Path) -> str:
     """Returns the SHA-256 of bytes or of a file, in hexadecimal digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with open(content, "rb") as file:  # not read at once: it may be larger than memory
+    with open(content, "rb") as file:  # in chunks: it may be larger than memory
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What a result depends on beside its settings: commit, versions, processor and precision."""
+"""What a result depends on besides its settings: commit, versions, processor and precision."""
 
 import ast
 import hashlib
@@ -19,7 +19,7 @@ from mbaug.checks import Bound, settings
 COMMIT = r"([0-9a-f]{40}|[0-9a-f]{64})(\+dirty)?|unknown"
 Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit, perhaps with +dirty, or unknown")]
 
-VERSIONED = "numpy", "gymnasium", "mujoco"  # packages on which a result depends, beside torch
+VERSIONED = "numpy", "gymnasium", "mujoco"  # packages on which a result depends, besides torch
 TRAINING = (  # code of this package that decides what a run learns and what its record holds
     *("streams.py", "engine", "tasks.py", "method", "datasets/check.py"),
     *(f"experiments/{name}.py" for name in ("models", "measures", "run")),
@@ -67,9 +67,10 @@ def _versions() -> dict[str, str]:
 
 
 def code() -> str:
-    """Returns a digest of the code that trains, TRAINING. Comments, docstrings and line breaks do not count.
+    """Returns the SHA-256 of the training code (TRAINING), without comments and docstrings.
 
-    Minor versions of Python parse to other trees, so only the Python that wrote a checkpoint continues it.
+    Line breaks do not count either. Minor versions of Python parse the same code to different
+    trees. So only the Python version that wrote a checkpoint can continue it.
     """
     package, digest = Path(__file__).resolve().parent, hashlib.sha256()
     for part in TRAINING:

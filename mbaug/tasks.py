@@ -20,7 +20,7 @@ STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # the parts of the simulator's stat
 
 @checks.settings
 class Dynamics:
-    """How stochastic a task is. With all values zero it is the original task. `ours`: the paper does not ask this."""
+    """How stochastic a task is. All zeros: the original task. Ours: the paper has none."""
 
     action_noise: NotNegative = 0.0  # standard deviation of noise on an action in [-1, 1]
     observation_noise: NotNegative = 0.0  # standard deviation of noise on every component of an observation, in its unit
@@ -35,16 +35,16 @@ CALM = Dynamics()
 class Task:
     """One task. Actions are in [-1, 1], and returns are undiscounted."""
 
-    name: str  # as runs and datasets are called
+    name: str  # as in the names of runs and datasets
     gym_id: str  # Gymnasium's id
     action_size: int
     return_random: float  # return that scores 0 (D4RL, d4rl/infos.py)
-    return_expert: float  # return that scores 100 (the same)
+    return_expert: float  # return that scores 100 (same source)
     return_medium: float | None  # mean return of D4RL's medium dataset; None if we do not know it
     positions: tuple[str, ...]  # names of the first components of a state, with their units
     velocities: tuple[str, ...]  # names of the other components, with their units
     # Mean online returns of 10 seeds, by algorithm and environment steps. TD3: its authors' curves (sfujim/TD3,
-    # learning_curves). SAC: Tianshou's MuJoCo benchmark, whose axis begins after 10,000 steps.
+    # learning_curves). SAC: Tianshou's MuJoCo benchmark, whose x axis omits 10,000 steps.
     published: dict[str, dict[int, int]] = field(default_factory=dict)
     published_end: int = 0  # SAC's mean return in the twenty evaluations of the last 100,000 of a million steps
     authors_td3: int = 0  # score of TD3 from scratch after 100,000 steps in the authors' repository [C]
@@ -68,7 +68,7 @@ class Task:
 
 
 def _body(place: Sequence[str], motion: Sequence[str], joints: Sequence[str]) -> dict[str, Any]:
-    """Returns a task's `positions` and `velocities`: the names of the torso's, then one for each joint."""
+    """Returns the names of a task's positions and velocities: torso first, then joints."""
     return {
         "positions": (*place, *(f"{joint} angle (rad)" for joint in joints)),
         "velocities": (*motion, *(f"{joint} velocity (rad/s)" for joint in joints)),
@@ -151,7 +151,7 @@ def find(name: str) -> Task:
 
 
 def unclipped(task: Task, state: Float[np.ndarray, "rows state"]) -> Bool[np.ndarray, " rows"]:
-    """Returns which states have no clipped velocity. Only from these can `set_state` restore the simulator."""
+    """Returns which states have no clipped velocity. `set_state` can restore only these."""
     return np.abs(state[:, -len(task.velocities) :]).max(axis=1) < task.velocity_limit
 
 
@@ -208,7 +208,10 @@ class Stochastic(gymnasium.Wrapper):
 
 
 def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) -> None:
-    """Sets a simulator that was just reset to an observed state. The position along the track, which no state holds, is zero."""
+    """Puts a freshly reset simulator into an observed state.
+
+    The position along the track becomes zero, because no state contains it.
+    """
     simulator: Any = environment.unwrapped
     positions, velocities = simulator.model.nq, simulator.model.nv
     hidden = positions + velocities - len(state)
@@ -330,7 +333,10 @@ class Evaluator:
         return Episodes(*(np.concatenate(part, axis=1) for part in zip(*chunks, strict=True)))
 
     def _play(self, policy: Policy, state: Float[np.ndarray, "population episodes state"], steps: int | None = None) -> Episodes:
-        """Returns the episodes that begin in `state`, to which the environments are set, each cut after `steps` steps."""
+        """Returns the episodes that begin in `state`, each cut after `steps` steps.
+
+        The environments are already in these states.
+        """
         first_state = state.copy()
         total, discounted, length = (np.zeros(state.shape[:2]) for _ in range(3))
         alive = {(k, e) for k in range(len(self.seeds)) for e in range(state.shape[1])}

@@ -1,4 +1,4 @@
-"""Builders that several tests share: random transitions, hand computations in NumPy, and short trainings."""
+"""Builders that several tests share: random data, computations in NumPy, short training runs."""
 
 from copy import copy
 
@@ -68,7 +68,7 @@ def dataset(rows, state=3, action=2, seed=0, name="made"):
 def refused(record, name, value):
     """Returns the error sentence with which a settings record refuses a value, or None if it accepts the value.
 
-    The value is set behind the back of __init__, where the type checks of these tests would refuse it first.
+    We bypass __init__, where the type checks of these tests would refuse the value first.
     """
     changed = copy(record)
     object.__setattr__(changed, name, value)

@@ -42,7 +42,7 @@ def repository(tmp_path, monkeypatch):
 def test_record_trains_the_missing_runs_and_then_has_nothing_to_do(repository, capsys):
     """The first command writes its run into the folder of the profile; the second finds it there."""
     command = ["record", "tiny", "--profile", "smoke", "--seeds", "1", "--workers", "1"]
-    for missing, said in (("1", str(RUNS[1])), ("0", "to train them again after a change of code, remove ")):
+    for missing, said in (("1", str(RUNS[1])), ("0", "to train them again after a code change, delete ")):
         commands.main(command)
         assert records.recorded(repository / "build" / "smoke" / "runs") == RUNS[1:]
         first, *rest = capsys.readouterr().out.splitlines()
@@ -184,9 +184,9 @@ def test_status_exports_every_recorded_row_if_pyarrow_is_installed(tmp_path, mon
         ("record tiny --workers 1 --device cdua", "unknown device 'cdua': allowed are 'cpu'"),
         ("record tiny --workers 100000", "workers is 100000, but on 2 cores it must be at most 8"),
         ("status tiny --parquet runs.parquet", "--parquet writes all recorded runs: leave out the study"),
-        ("record tiny --workers 2 --cluster tcp://host:1", "--workers is for this machine: `dask worker --nworkers` sets the"),
-        ("data a.hdf5 --as hopper-a --readme", "an import and --readme are different jobs: run a command for each"),
-        ("data --export minari --probes", "--export and --probes are different jobs: run a command for each"),
+        ("record tiny --workers 2 --cluster tcp://host:1", "--workers and --cluster exclude each other: on a cluster, use"),
+        ("data a.hdf5 --as hopper-a --readme", "an import and --readme cannot be combined: run one command for each"),
+        ("data --export minari --probes", "--export and --probes cannot be combined: run one command for each"),
         ("status tny", "unknown study 'tny'"),
         ("verify", "nothing is recorded in"),
         ("verify hopper/none/small/seed7", "seed7 is not recorded"),

@@ -1,4 +1,4 @@
-"""Provenance: what numbers depend on beside their settings, that is code, versions, processor and arithmetic."""
+"""Provenance: what numbers depend on besides settings: code, versions, processor, precision."""
 
 import os
 import subprocess

@@ -65,7 +65,7 @@ class Card:
     source_sha256: str | None = None  # of the source file
     # our own pools only
     seed: Whole | None = None
-    run: str | None = None  # recorded training run; None if this training differed from it, or for `random`
+    run: str | None = None  # recorded training run; None if this run differed, or for `random`
     settings: Any = None  # of the training
     policy: str | None = None  # the policy that was rolled out
     greedy_return: float | None = None  # mean return of that policy's evaluation
@@ -75,7 +75,7 @@ class Card:
     replay_episodes: Count | None = None
     replay_mean_return: float | None = None
     curve: tuple[Point, ...] | None = None
-    card_sha256: Sha256 | None = None  # of the card without this line; `read_card` requires it
+    card_sha256: Sha256 | None = None  # of the card without this key; `read_card` requires it
 
     def __post_init__(self) -> None:
         checks.choose("task", self.task, [task.gym_id for task in tasks.EVERY.values()])
@@ -103,7 +103,8 @@ def checked(plain: Any, where: str) -> dict[str, Any]:
     """Returns the contents of a card unchanged after checking them.
 
     Raises:
-        ValueError: a key is missing, unknown or has a value that is not allowed; the message begins with `where`.
+        ValueError: A key is missing, unknown or has a value that is not allowed; the message begins
+            with `where`.
     """
     card = checks.read(Card, plain, where, OPTIONAL | provenance.OPTIONAL)
     if card.settings is not None:
@@ -120,7 +121,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """Returns the contents of the card of the pool at `path`.
 
     Raises:
-        DatasetDamaged: the card is missing or invalid.
+        DatasetDamaged: The card is missing or invalid.
     """
     card = path.with_suffix(".json")
     try:

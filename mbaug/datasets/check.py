@@ -1,4 +1,4 @@
-"""Checks that a dataset belongs to a task by replaying rows of it in the simulator, and imports D4RL and Minari datasets."""
+"""Checks a dataset by replaying rows in the simulator, and imports D4RL and Minari datasets."""
 
 import re
 import shlex
@@ -56,7 +56,7 @@ def replay(task: Task, state: Float[np.ndarray, "rows state"], action: Float[np.
 
 
 def _evenly_spaced(allowed: Bool[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " some"]:
-    """Returns the numbers of at most `count` allowed rows, evenly spaced, so that no random stream is needed."""
+    """Returns the indices of at most `count` allowed rows, evenly spaced and not random."""
     rows = np.flatnonzero(allowed)
     return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(count, len(rows))).astype(int))]
 
@@ -70,7 +70,7 @@ def check_dataset(task: Task, dataset: Dataset) -> str:
     """Returns a sentence that says how well replayed rows of the dataset agree with the task's simulator.
 
     Raises:
-        ValueError: the transitions do not belong to the task; the message says what differs.
+        ValueError: The transitions do not belong to the task; the message says what differs.
     """
     for name, size in (("state", task.state_size), ("action", task.action_size)):
         given = getattr(dataset, name).shape[1]
@@ -93,7 +93,7 @@ def _check_replay(task: Task, dataset: Dataset, rows: np.ndarray, count: int) ->
     """Returns a sentence about the replay of these rows, of which only the first `count` are inside an episode.
 
     Raises:
-        ValueError: the replay differs too much from the recorded transitions.
+        ValueError: The replay differs too much from the recorded transitions.
     """
     next_state, reward, terminal = replay(task, dataset.state[rows], dataset.action[rows])
     unit, state = dataset.state.std(axis=0, dtype=np.float64) + 1e-3, dataset.state[rows]
@@ -147,8 +147,9 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
         report: receives a line for each finding.
 
     Raises:
-        ValueError: the name does not have this form or is reserved, or the data do not belong to the task.
-        FileExistsError: a pool of this name exists in `folder`.
+        ValueError: The name does not have this form or is reserved, or the data do not belong to
+            the task.
+        FileExistsError: A pool of this name exists in `folder`.
     """
     path = folder / f"{name}.hdf5"
     task_name, _, quality = name.partition("-")

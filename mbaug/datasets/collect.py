@@ -109,11 +109,11 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The results of a training so far, from which we make pools."""
+    """The results of a training run so far, from which we make pools."""
 
     task: Task
     seed: int  # of the agent, of the choice of episodes and of the roll-outs
-    run: str | None  # name of the run for the cards; None if this training differs from the recorded one
+    run: str | None  # name of the run for the cards; None if this run differs from the recorded one
     arm: Arm
     provenance: dict
     curve: list[dict]  # evaluations (`curve`)
@@ -127,15 +127,16 @@ def collect(
 ) -> None:
     """Makes the missing pools of a task and seed, and trains only as far as they need.
 
-    If the record and `expert` exist, training ends when the curve holds the medium level. If everything exists, we do not train.
-    On another processor than the record's, training takes another course, so the cards of new pools name no run.
+    If the record and `expert` exist, training stops at the medium level. If everything exists, we
+    do not train. On a processor other than the record's, training gives different numbers, so the
+    cards of new pools name no run.
 
     Args:
         folders: the folder of the pools, and the folder of the `replay` pool.
         train: starts or continues the training. It yields the results before its first step and after every evaluation.
 
     Raises:
-        ValueError: a folder holds a pool of another seed.
+        ValueError: A folder holds a pool of another seed.
     """
     main, large = folders
     paths = {name: (large if name == "replay" else main) / f"{task.name}-{name}.hdf5" for name in read.QUALITIES}
@@ -160,7 +161,7 @@ def collect(
         if not to_the_end and medium_steps(trained.curve, level):
             break
     if recorded.curve and trained.curve != recorded.curve[: len(trained.curve)]:
-        consequence = "training took another course here, as on another processor: the cards of its pools name no run"
+        consequence = "this training differs from it, as on another processor: the cards of its pools name no run"
         report(f"{recorded.run} is recorded, but {consequence}")
         trained = replace(trained, run=None)
     make_trained(trained, level, paths, report)

@@ -46,7 +46,7 @@ ROW = (
 
 
 def minari_datasets(folder: Path) -> Iterator[str]:
-    """Exports each bundled pool to `folder` unless it is there and yields its Minari id, then writes the README.
+    """Exports the bundled pools that `folder` lacks, yields all Minari ids, then writes the README.
 
     Raises:
         ModuleNotFoundError: Minari is not installed.

@@ -36,8 +36,9 @@ def read_hdf5(path: Path) -> Columns:
     """Returns the columns, by name, of a D4RL file or of one of our pools.
 
     Raises:
-        DatasetDamaged: the file is not HDF5, or a column is missing, incomplete or of the wrong shape or type.
-        OSError: the system refuses to read the file.
+        DatasetDamaged: The file is not HDF5, or a column is missing, incomplete or of the wrong
+            shape or type.
+        OSError: The system refuses to read the file.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:

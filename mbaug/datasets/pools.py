@@ -72,7 +72,7 @@ def write(path: Path, rows: Rows, task: tasks.Task, card: dict) -> None:
     """Writes the finished episodes in `rows` as HDF5, and beside it the card: `card` with a description of the episodes.
 
     Raises:
-        FileExistsError: the pool exists.
+        FileExistsError: The pool exists.
     """
     if exists(path):
         raise FileExistsError(f"{path.stem} already exists in {path.parent}: pools are never overwritten")

@@ -94,7 +94,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         files.repository()  # without a clone, its error explains where the data are
     if name not in found and task in tasks.EVERY and quality in QUALITIES:
         command = f"python -m mbaug collect {task}{' --to 0' if quality == 'random' else ''}"
-        raise FileNotFoundError(f"{name} is not here: run `{command}` to make it")
+        raise FileNotFoundError(f"dataset {name} does not exist: run `{command}` to make it")
     path = found[choose("dataset", name, [*found, "PATH.hdf5", MINARI + "ID"])]
     if files.sha256(path) != read_card(path)["sha256"]:
         remedy = "restore the pool and its card or make both again"
@@ -144,7 +144,8 @@ def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np
     it is a fall.
 
     Raises:
-        ValueError: no episode ends, one is longer than the limit, or one times out before the limit and before the file ends.
+        ValueError: No episode ends, one is longer than the limit, or one times out before the limit
+            and before the file ends.
     """
     for key in ("terminals", "timeouts"):
         flags = bool(np.isin(arrays[key], (0, 1)).all())

@@ -70,9 +70,10 @@ def check_seconds(seconds: float) -> None:
 def frames(
     environment: gymnasium.Env, act: Callable[[np.ndarray], np.ndarray], seconds: float, most: int = FRAMES_PER_SECOND
 ) -> tuple[Frames, int]:
-    """Returns images of a policy during `seconds` of simulated time, at most `most` per second, and their number per second.
+    """Returns images of a policy for `seconds` of simulated time, and their frame rate.
 
-    The environment has render_mode="rgb_array". When an episode ends, the next one begins.
+    The frame rate is at most `most` per second. The environment has render_mode="rgb_array". When
+    an episode ends, the next one begins.
     """
     steps_per_second = environment.metadata["render_fps"]
     every = math.ceil(steps_per_second / most)

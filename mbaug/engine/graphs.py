@@ -30,8 +30,9 @@ def captured(
 ) -> Callable[..., None]:
     """Returns a function that replays `period(*tensors)`, which changes `state` in place, as a graph.
 
-    The graph copies the tensors of each call to fixed buffers. So later tensors must be like `inputs`, no shape in `period` may
-    depend on a value, and all else that it reads must stay the same. Capturing leaves `state` unchanged.
+    The graph copies the tensors of each call to fixed buffers. So later tensors must have the
+    shapes, dtypes and device of `inputs`. No shape in `period` may depend on a value, and
+    everything else that it reads must stay the same. Capturing leaves `state` unchanged.
 
     On the CPU we compare the first replay with `period` itself, bit for bit. If it differs, or if the capture fails, we warn
     and return `period`, which is slower but gives the same numbers. `capture` turns a call into its replay. By default it is
@@ -78,7 +79,7 @@ def captured(
 
 
 def cuda_graph(call: Call) -> Call:
-    """Returns the replay of `call` as a CUDA graph, after three calls that warm it up."""
+    """Returns the replay of `call` as a CUDA graph, captured after three warm-up calls."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -178,15 +179,16 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
 
 
 def _has_a_shape_of_values(operation: Operation) -> bool:
-    """Returns whether the results' shape depends on values, as of a nonzero or of a boolean mask."""
+    """Returns whether a result's shape depends on values, as with nonzero or a boolean mask."""
     masks = operation.name != "index" or any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(operation.args[1]))
     return torch.Tag.dynamic_output_shape in operation.function.tags and masks
 
 
 def _ways(operation: Operation, args: tuple, kwargs: dict, results: Sequence[Tensor] = ()) -> Iterator[Call]:
-    """Yields calls that repeat the operation, the fastest first: in place or, given `results`, with its output in their memory.
+    """Yields calls that repeat the operation, fastest first.
 
-    Functions of `torch` and methods of `Tensor` have half the overhead of the same operation in torch.ops.
+    They work in place or, given `results`, write their output into the memory of these. Functions
+    of `torch` and methods of `Tensor` have half the overhead of the same operation in torch.ops.
     """
     name, packet = operation.name, operation.function.overloadpacket
     if not results:

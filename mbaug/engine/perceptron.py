@@ -10,11 +10,14 @@ from torch import Tensor
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 EPSILON = 1e-5  # added to the variance in LayerNorm, torch's default
-WIDE = 64  # fewest inputs and outputs of a bfloat16 product; in narrower layers the casts cost more than they save
+WIDE = 64  # least width for a bfloat16 product: in narrower layers casting costs more than it saves
 
 
 def _normalise(hidden: Tensor) -> Tensor:
-    """Replaces u by LN(u) = s (u - mean u), s = 1 / sqrt(var u + 1e-5), in place; returns s. Takes half the time of torch's."""
+    """Replaces u by LN(u) = s (u - mean u), s = 1 / sqrt(var u + 1e-5), in place; returns s.
+
+    It takes half the time of torch's layer_norm.
+    """
     units = hidden.shape[-1]
     hidden.sub_(hidden.sum(-1, keepdim=True), alpha=1 / units)
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)

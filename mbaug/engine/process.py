@@ -51,8 +51,9 @@ def has_bfloat16(device: str = "cpu") -> bool:
 def keep_memory() -> bool:
     """Tells the C library to keep the memory that an update frees; returns whether the library has this option.
 
-    An update needs the same few megabytes as the one before. By default glibc may return them to the system and request them
-    again, which costs hundreds of page faults per update. Which processes are affected is chance: it depends on earlier frees.
+    An update needs the same few megabytes as the one before. By default glibc may return them to
+    the system and request them again, which costs hundreds of page faults per update. Which
+    processes are affected depends on earlier frees, and so on chance.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -69,12 +70,14 @@ def devices() -> tuple[str, ...]:
 def prepare(precision: str = "float32", device: str = "cpu") -> str:
     """Prepares this process for training; returns the precision it will use, float32 if bfloat16 is missing.
 
-    Beside any other load, two threads can be several times slower than one, because they spin at their barriers. So each
-    process trains with one thread, and a study runs one process per core. Users who asked for more threads are warned.
+    When other processes are busy, two threads can be several times slower than one, because they
+    spin at their barriers. So each process trains with one thread, and a study runs one process per
+    core. Users who request more threads get a warning.
 
     Numbers below 1e-38 become zero in this thread, because a processor is several times slower on them. A unit that is never
-    active has no gradient, so Adam multiplies its moments by 0.9 at each step until they are that small. In long trainings on
-    Hopper this happens to most moments of the actor (notebook 90_engine). Such moments are too small to move a weight.
+    active has no gradient, so Adam multiplies its moments by 0.9 at each step until they are that
+    small. In long runs on Hopper this happens to most moments of the actor (notebook 90_engine).
+    Such moments are too small to move a weight.
 
     Float32 products use oneDNN where it keeps all 24 bits, which is slightly faster on AMD's Zen 4. Torch calls this "medium"
     precision. On processors with AMX, "medium" computes in bfloat16, and on a GPU in TF32, so we do not use it there.

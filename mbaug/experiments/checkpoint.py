@@ -41,7 +41,7 @@ def unpacked(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """Returns the tensors, on the CPU, and the plain data of a file with the content that `packed` returned.
 
     Raises:
-        CheckpointDamaged: the content is not what was written. The sentence ends with `remedy`.
+        CheckpointDamaged: The content is not what was written. The sentence ends with `remedy`.
     """
     try:
         if not path.is_file():

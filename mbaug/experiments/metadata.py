@@ -96,7 +96,7 @@ class Metadata:
         require(found == expected, f"provenance.precision is {found!r}, but it must be that of the settings, {expected!r}")
 
 
-# The keys that the caller of `records.write` supplies; it adds the others itself.
+# The keys that the caller of `records.write` supplies. The function adds the others.
 OWN = ("settings", "draw_sha256", "status", "diverged_at", "watch", "calibration", "world_model", "provenance", "wall_seconds")
 
 

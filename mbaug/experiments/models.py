@@ -1,4 +1,4 @@
-"""Models as tensors and plain data: the content of a fit's checkpoint, and the networks that are kept of an agent."""
+"""Models as tensors and plain data: the content of a fit's checkpoint, and an agent's networks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -61,7 +61,7 @@ def save(fitted: Fit, commits: list[str]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def restore(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], device: str = "cpu") -> Fit:
-    """Returns the fit that `save` returned as tensors and plain data."""
+    """Returns the fit from the tensors and plain data that `save` returned."""
     standardiser = Standardiser(tensors["mean"], tensors["std"])
     arithmetic = replace(FAST, precision="bfloat16" if plain["bfloat16"] else "float32", device=device)
     parts = {part: network(part, tensors, arithmetic) for part in PARTS}

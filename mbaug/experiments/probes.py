@@ -1,4 +1,6 @@
-"""Fixed states of each task, the same for every arm and seed: critics predict a policy's return from them, simulators measure it.
+"""Fixed states of each task, the same for every arm and seed.
+
+We compare the return that critics predict from these states with the return in the simulator.
 
 `data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. `python -m mbaug data --probes` makes the
 files, and a test compares each with its pool.
@@ -76,8 +78,8 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
     """Returns a task's states.
 
     Raises:
-        FileNotFoundError: the file is missing. The sentence names the command that makes it.
-        CheckpointDamaged: its content is not what was written.
+        FileNotFoundError: The file is missing. The sentence names the command that makes it.
+        CheckpointDamaged: Its content is not what was written.
     """
     path, remedy = path_of(task, folder), "`python -m mbaug data --probes` makes it"
     if not path.exists():

@@ -69,8 +69,8 @@ def with_data(runs: Sequence[Run], profile: Profile, report: Report) -> list[Run
     """Returns the runs that need no data or have them here, and reports the rest.
 
     Raises:
-        FileNotFoundError: none remain.
-        ValueError: a run draws more transitions than its dataset has.
+        FileNotFoundError: No runs remain.
+        ValueError: A run draws more transitions than its dataset has.
     """
     lacking = {}
     for dataset in sorted({each.dataset for each in runs} - {"none"}):
@@ -100,7 +100,7 @@ def lock_folder(which: Run, arm: Arm, work: Path) -> Path:
 
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
-    """Returns whether a process is training the run: tries to take its lock, and lets it go at once."""
+    """Returns whether a process is training the run: tries to take its lock, then releases it."""
     folder = lock_folder(which, arm, work)
     try:
         with run.lock(folder, blocking=False) if folder.exists() else nullcontext():
@@ -186,10 +186,11 @@ def record(
     finished run, each failed population, and each missing dataset.
 
     Raises:
-        FileNotFoundError: none of the missing runs has its data here.
-        ValueError: a run is recorded with other settings (`current`), or draws more transitions than its dataset has.
+        FileNotFoundError: None of the missing runs has its data here.
+        ValueError: A run is recorded with other settings (`current`), or draws more transitions
+            than its dataset has.
         files.CannotWrite: `root` cannot be written.
-        RuntimeError: some runs failed. All others were recorded first.
+        RuntimeError: Some runs failed. All others were recorded first.
     """
     wanted = missing(runs, root, profile)
     wanted = wanted if cluster else with_data(wanted, profile, report)
@@ -227,7 +228,7 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
     Runs that another command is training come last, so that two commands share the work without waiting for each other.
 
     Raises:
-        RuntimeError: several workers are wanted, but this machine has no semaphores.
+        RuntimeError: Several workers are wanted, but this machine has no semaphores.
     """
     engine.prepare()  # warns here if more threads are requested; the workers do not warn
     if workers == 1:  # train in this process
@@ -275,7 +276,7 @@ def on_a_cluster(
     written only if its settings match those we sent and it is still missing here.
 
     Raises:
-        RuntimeError: the scheduler is lost, or has had no workers for GIVE_UP seconds.
+        RuntimeError: The scheduler is lost, or has had no workers for GIVE_UP seconds.
     """
     try:
         from distributed import Client
@@ -284,10 +285,11 @@ def on_a_cluster(
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it logs pages about a lost connection
     with Client(address, set_as_default=False) as client:
         pending = {client.submit(attempt_on_worker, cell, profile, work, device, pure=False): cell for cell in jobs}
-        last_seen, warned = time.monotonic(), False  # when there was last a worker
+        last_seen, warned = time.monotonic(), False  # when a worker was last connected
         while pending:
             done = [future for future in pending if future.done()]
-            if client.status in ("closing", "closed") or any(future.cancelled() for future in done):  # only its loss cancels
+            # Only the loss of the scheduler cancels a future.
+            if client.status in ("closing", "closed") or any(future.cancelled() for future in done):
                 raise RuntimeError(f"the scheduler at {address} is lost: start it and its workers, and run the command again")
             for future in done:
                 yield from returned_outcomes(future, pending.pop(future), profile, root)
@@ -343,9 +345,10 @@ def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
 
 
 def step_seconds(recorded: Mapping[Run, Mapping[str, Any]]) -> float:
-    """Returns the seconds of a gradient step of one worker: the median over recorded runs, if possible on this processor.
+    """Returns the seconds that one worker takes per gradient step.
 
-    `recorded` is what `records.load_metadata` returns.
+    This is the median over the runs recorded on this processor, else over all runs recorded on a
+    CPU, else 0.01. `recorded` is what `records.load_metadata` returns.
     """
     found = [
         (metadata["provenance"]["cpu"], metadata["wall_seconds"] / max(studies.updates(ARMS[each.arm]), 1))
@@ -375,8 +378,8 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
     """Returns the policy of an actor that was kept beside a record ("medium" or "final"): the greedy action for a state.
 
     Raises:
-        FileNotFoundError: the run is not recorded, or was recorded without its actors.
-        ValueError: there is no such actor, or the arm's settings are no longer the recorded ones.
+        FileNotFoundError: The run is not recorded, or was recorded without its actors.
+        ValueError: There is no such actor, or the arm's settings are no longer the recorded ones.
     """
     kept, arm = records.policies(root, which), ARMS[which.arm]
     if not kept:

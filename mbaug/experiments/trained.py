@@ -4,7 +4,8 @@
 - `world_model_kl0.01` is a world model with a hundredth of the KL weight.
 - `ensemble` is five small deterministic models.
 - `<arm>` is an arm's agent at the switch, `<arm>_50000` its actor after 50,000 environment steps.
-- `drawn/11_actions.csv` has the values of more critics than fit in here, computed from what their recorded runs kept.
+- `drawn/11_actions.csv` has values of more critics than we ship here, computed from what their
+  recorded runs kept.
 
 Weights are rounded to bfloat16, which halves the files; chapters compute with the rounded weights. Each file's header holds its
 provenance and a digest. `python -m mbaug models` makes the missing files.
@@ -43,7 +44,7 @@ WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hop
 # Deterministic models of 50 units per layer. A fit takes a second or two; the errors are 1.3 to 1.5 times those of full size.
 SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
 ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # values are the seeds of the fits
-LINED = "vanilla", "augmented", "noise", "layernorm_data"  # arms whose critics are asked about actions off the data
+LINED = "vanilla", "augmented", "noise", "layernorm_data"  # arms for which we compute `lines`
 LINED_ROWS = 1_000  # transitions of each run's draw
 AT_SWITCH = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
 AGENTS = {(task, arm): (arm, "switch") for task, arm in AT_SWITCH} | {  # values are the arm and the moment in its run
@@ -65,8 +66,8 @@ def existing(task: str, name: str, folder: Path = FOLDER) -> Path:
     """Returns the path of a file.
 
     Raises:
-        ValueError: no such file is shipped.
-        FileNotFoundError: it is missing; the message has the command that makes it.
+        ValueError: No such file is shipped.
+        FileNotFoundError: It is missing; the message has the command that makes it.
     """
     choose("shipped network", f"{task}/{name}", ["/".join(each) for each in names()])
     path = path_of(task, name, folder)
@@ -98,8 +99,9 @@ def ensemble(task: str) -> list[Deterministic]:
 def agent(task: str, arm: str, moment: str = "switch", folder: Path = FOLDER) -> Learner:
     """Returns a learner with an arm's actor and critics at the switch; raises as `load`.
 
-    It can act and value, but not resume training: its targets and moments are fresh. For Walker2d and Ant, whose critics are not
-    kept, all values are NaN. At a later `moment`, "50000" or "100000" environment steps, only the actor is from that moment.
+    It can act and predict values, but not resume training: targets and moments are fresh. For
+    Walker2d and Ant, whose critics are not kept, all values are NaN. At a later `moment`, "50000"
+    or "100000" environment steps, only the actor is from that moment.
     """
     tensors, about = load(task, arm, folder)
     learner = restored(task, arm, about["seed"], tensors)
@@ -147,9 +149,10 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
 
 
 def lines(learner: Learner) -> pd.DataFrame:
-    """Returns `measures.along_actions` of one agent's critics, a row a share, from the first rows of its draw.
+    """Returns `measures.along_actions` for the first rows of one agent's draw, one row per share.
 
-    Each line leads from a recorded action to a random corner of the actions' box. The corners depend on the seed alone.
+    Each line leads from a recorded action to a random corner of the action space. The corners
+    depend only on the seed.
     """
     seed, size = learner.seeds[0], learner.arm.offline.transitions
     drawn, _ = transitions.draw(read.load(f"{learner.task.name}-medium-replay"), size, seed)

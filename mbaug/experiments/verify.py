@@ -18,8 +18,9 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     Stops after `updates` gradient steps; `work` is an empty folder for checkpoints.
 
     Raises:
-        ValueError: the arm's settings are no longer the recorded ones, or this processor cannot multiply in its precision. Or the
-            rows differ although processor and versions are those of the record, so the code computes something else.
+        ValueError: The arm's settings are no longer the recorded ones, or this processor lacks its
+            precision, or the rows differ although processor and versions are those of the record.
+            In the last case the code computes something else.
     """
     record, arm = records.read(root, which), ARMS[which.arm]
     difference = records.difference(record.metadata, arm)
@@ -31,13 +32,13 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     again = pd.DataFrame(population.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
     then, now = record.metadata["provenance"], provenance(arm.precision)
     names = "cpu", "device", "torch", *VERSIONED
-    excuses = ", ".join(f"{name} {now.get(name)} for {then[name]}" for name in names if then.get(name) != now.get(name))
+    excuses = ", ".join(f"{name} {now.get(name)}, not {then[name]}" for name in names if then.get(name) != now.get(name))
 
     def different(how: str) -> str:
-        """Returns how the rows differ, with a possible excuse; raises ValueError if there is none."""
+        """Returns how the rows differ if rounding may explain it, else raises ValueError."""
         sentence = f"{which}: different {how}"
         require(bool(excuses), f"{sentence}, with the same processor and versions: the code computes something else")
-        return f"{sentence}, perhaps by rounding: here is {excuses}"
+        return f"{sentence}, perhaps because of rounding: this machine has {excuses}"
 
     if len(again) > len(record.rows) or (population.ended and len(again) < len(record.rows)):
         return different(f"number of rows, {len(again)} for {len(record.rows)}")

@@ -1,14 +1,16 @@
-"""The paper. In reading order:
+"""The paper's method. In reading order:
 
 - ``settings``: every hyper-parameter once, with symbol, unit and source.
 - ``networks``: perceptrons with a leading population axis, and Adam.
 - ``transitions``: what an agent learns from, offline and online.
-- ``world_model``, ``imagination``: a VAE that predicts one step, and what stands in its place in the controls.
-- ``augmentation``: the paper's one idea, half of a batch's next states imagined.
-- ``td3``, ``sac``, ``layernorm``, ``rlpd``, ``iql``, ``bc``: one file an algorithm, each ending in the record that ``algorithm``
-  describes.
+- ``world_model``, ``imagination``: a VAE that predicts one step, and what replaces it in the
+  controls.
+- ``augmentation``: the paper's one idea: half of a batch's next states are imagined.
+- ``td3``, ``sac``, ``layernorm``, ``rlpd``, ``iql``, ``bc``: one file per algorithm. Each ends with
+  the record that ``algorithm`` describes.
 - ``arms``: the registry of algorithms, and all settings of one way to train an online agent.
 - ``training``: offline pre-training and online fine-tuning, as generators.
 
-Everything here runs on torch alone. ``mbaug.engine`` computes the same functions faster; a run passes it in.
+Everything here runs in plain torch. ``mbaug.engine`` computes the same functions faster: a run
+passes it in.
 """

@@ -23,7 +23,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def _names(able: Callable[[Algorithm], bool]) -> str:
-    """Returns the quoted names of the algorithms that are able, for an error."""
+    """Returns the quoted names of the algorithms for which `able` is true, for an error message."""
     return ", ".join(repr(name) for name, algorithm in ALGORITHMS.items() if able(algorithm))
 
 
@@ -47,7 +47,7 @@ class Arm:
         own, needed = type(self.learner).__name__, algorithm.settings.__name__
         require(own == needed, f"the learner's settings are {own}(...), but the algorithm {self.algorithm!r} needs {needed}(...)")
         if self.pretraining is None and self.finetuning is None:
-            raise ValueError("pretraining and finetuning are both None, but an arm has one of them at least")
+            raise ValueError("pretraining and finetuning are both None, but an arm needs at least one of them")
         if self.pretraining is not None and self.pretraining.updates > 0 and algorithm.offline_loss is None:
             able = _names(lambda each: each.offline_loss is not None)
             raise ValueError(f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out")
@@ -55,9 +55,9 @@ class Arm:
         self._check_online(algorithm)
 
     def _check_augmentation(self) -> None:
-        """Raises ValueError unless the augmentation has what its source needs, and a model is given only to be asked."""
+        """Raises ValueError if the augmentation lacks what it needs, or ignores the model."""
         plan, rule = self.pretraining, self.augmentation
-        unasked = "a model is given, but augmentation is None or asks the simulator: nothing would ask the model"
+        unasked = "a model is given, but augmentation is None or its source is the simulator: nothing would use the model"
         if rule is None:
             require(self.model is None, unasked)
             return
@@ -67,13 +67,13 @@ class Arm:
             )
         source = choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
         given_branch = f"the augmentation's source is {source!r} and branch is {rule.branch}"
-        needed = f"a branch is what {SIMULATOR!r} needs, and it alone: give both or neither"
+        needed = f"only {SIMULATOR!r} has a branch, and it needs one above 0: give both or neither"
         require((source == SIMULATOR) == (rule.branch > 0), f"{given_branch}, but {needed}")
         if source != SIMULATOR:
             missing = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
             require(self.model is not None, missing)
             return
-        alone = "an augmentation with a branch needs picks='random' and the horizon 1"
+        alone = f"picks is {rule.picks!r} and horizon is {plan.horizon}, but a branch needs picks='random' and horizon=1"
         require((rule.picks, plan.horizon) == ("random", 1), alone)
         able = _names(lambda each: issubclass(each.settings, td3.TD3))
         unable = f"the algorithm is {self.algorithm!r}, but only {able} have what a branch needs"
@@ -85,29 +85,29 @@ class Arm:
         online = self.finetuning
         if online is None:
             return
-        alone = f"critic_updates is {online.critic_updates}, but the algorithm {self.algorithm!r} cannot move its critics alone"
+        alone = f"critic_updates is {online.critic_updates}, but the algorithm {self.algorithm!r} cannot update its critics alone"
         require(online.critic_updates == 0 or algorithm.critics_alone, alone)
         data = f"the algorithm {self.algorithm!r} draws from the offline rows online, too: it needs keep_data=True"
         require(algorithm.rows is None or online.keep_data, data)
 
     @property
     def offline(self) -> Pretraining:
-        """The pre-training; raises ValueError where there is none."""
-        return given(self.pretraining, "this arm has no pretraining: it learns online alone")
+        """The settings of the pre-training; raises ValueError if there is none."""
+        return given(self.pretraining, "this arm has no pretraining: it learns only online")
 
     @property
     def online(self) -> Finetuning:
-        """The fine-tuning; raises ValueError where there is none."""
-        return given(self.finetuning, "this arm has no finetuning: it learns offline alone")
+        """The settings of the fine-tuning; raises ValueError if there is none."""
+        return given(self.finetuning, "this arm has no finetuning: it learns only offline")
 
     @property
     def offline_part(self) -> "Arm | None":
-        """What arms with the same pre-training share; None if there is none."""
+        """This arm without fine-tuning, the part that arms can share; None without pre-training."""
         return None if self.pretraining is None else replace(self, finetuning=None)
 
 
 def read(plain: Any, where: str, lacking: Collection[str] = ()) -> Arm:
-    """Returns the arm that `files.plain` gave as JSON, its algorithm's settings among it; it raises what `checks.read` raises."""
+    """Returns an arm and its algorithm's settings from parsed JSON; raises as `checks.read`."""
     known = isinstance(plain, dict) and plain.get("algorithm") in (*ALGORITHMS,)
     if known and "learner" in plain:
         own = ALGORITHMS[plain["algorithm"]].settings

@@ -1,8 +1,9 @@
 """The paper's one idea: in each batch, replace a fraction of the next states by imagined ones, and nothing else.
 
-The predictor is an argument, so the idea works with any model. It predicts from the fixed rows of a dataset alone. So we keep a
-table of K imagined next states per row and redraw it now and then. A single pick from it has the same distribution as one call
-of the model, at a 26th of the cost. Until the next table the same K samples of a row repeat.
+The predictor is an argument, so the idea works with any model. It predicts only from the fixed rows
+of a dataset. So we keep a table of K imagined next states per row and redraw it from time to time.
+A single pick from it has the same distribution as one call of the model, at 1/26 of the cost. The K
+samples of a row stay the same until the next table.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +18,22 @@ from mbaug.method.transitions import Action, Batch, Dataset, Predict, State, gat
 
 
 def replaced(rate: float, batch_size: int) -> int:
-    """Returns round(rate * B), how many next states of a batch are replaced; raises ValueError outside [0, 1]."""
+    """Returns round(rate * B), the number of next states that are replaced in a batch.
+
+    Raises:
+        ValueError: The rate is outside [0, 1].
+    """
     require(0 <= rate <= 1, f"the augmentation rate is {rate}, but it must be in [0, 1]")
     return round(rate * batch_size)
 
 
 def augment(batch: Batch, imagined: Float[Tensor, "*axes imagined state"], rate: float) -> Batch:
-    """Returns the batch with its first n = round(rate * B) next states imagined; state, action, reward, terminal stay.
+    """Returns the batch with its first n = round(rate * B) next states imagined.
 
-    The rows of a batch are drawn independently, so its first n rows are as random as any other n. The batch may have any leading
-    axes, so that a block of batches is augmented at once. `imagined` holds n rows of each batch or more.
+    State, action, reward and terminal stay as recorded. The rows of a batch are drawn
+    independently, so its first n rows are as random as any other n. The batch may have any leading
+    axes, so that a block of batches is augmented at once. `imagined` holds at least n rows of each
+    batch.
     Source: Macaluso et al. 2023; the authors' code for "reward and done stay as recorded".
     """
     count = replaced(rate, batch.next_state.shape[-2])
@@ -42,7 +49,11 @@ def imagined_table(
     samples: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "rows samples state"]:
-    """Returns K = `samples` independent predictions for each row of one agent's dataset."""
+    """Returns K = `samples` independent predictions for each row of one agent's dataset.
+
+    Raises:
+        ValueError: A prediction does not have the shape of the next states.
+    """
     draws = [predict(state, action, next_state, generator) for _ in range(samples)]
     given, wanted = tuple(draws[0].shape), tuple(next_state.shape)
     sentence = f"predict returned shape {given}, but the next states have {wanted}: they must agree"
@@ -80,8 +91,9 @@ def rollout(
 ) -> Predict:
     """Returns the prediction that follows each row's window of recorded actions and ends after `length` steps.
 
-    Each imagined state is the input of the next step, so errors may compound. A source that changes the recorded next state
-    gets the one of the same step. With windows of one step this is `predict`.
+    Each imagined state is the input of the next step, so errors may compound. A source that
+    perturbs the recorded next state receives that of the same step. With windows of one step this
+    is `predict`.
     """
 
     def predict_window(state, first_action, last_state, generator):
@@ -103,17 +115,18 @@ def branches(
 ) -> Dataset:
     """Returns `size` transitions of a policy's own actions: at most `steps` from each start.
 
-    The paper's augmentation keeps the recorded actions. This shows the most that a perfect model could give if it is asked about
-    the policy's actions. A terminal transition ends its branch. The transitions are chosen evenly from all that were imagined.
-    Some come twice if terminal ones left too few.
+    The paper's augmentation keeps the recorded actions. Branches show the most that a perfect model
+    could contribute if it predicts the outcomes of the policy's own actions. A terminal transition
+    ends its branch. The result is evenly spaced among all imagined transitions. Some repeat if
+    early ends left too few.
     Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:
-        step: (state, action) -> next state, reward and whether it is terminal, of each row.
-        act: (state) -> the policy's action, of each row.
-        state: where the branches start, as the environment gives it.
-        steps: of a branch.
-        size: how many transitions to return.
+        step: (state, action) -> next state, reward and terminal of each row.
+        act: (state) -> the policy's action in each row.
+        state: the first state of each branch, in the environment's units.
+        steps: the largest number of steps in a branch.
+        size: the number of transitions to return.
     """
     columns = []
     for _ in range(steps):

@@ -1,6 +1,7 @@
 """Behaviour cloning before TD3: offline the actor imitates the data and the critics learn what the imitation is worth.
 
-The critics follow TD3's target, so they value the clone; online everything is `td3`.
+The critics follow TD3's target, so they value the clone. As in TD3, the actor moves in every second update only. Online
+everything is `td3`.
 """
 
 from dataclasses import replace

@@ -110,7 +110,7 @@ def add_noise(
     noise_std: Float[Tensor, " state"],
     generator: torch.Generator,
 ) -> State:
-    """s' + std n for standard normal n: the control that is as wrong as the model but knows no dynamics."""
+    """s' + std n for standard normal n: errors of the model's size, but without dynamics."""
     return next_state + noise_std * torch.randn(next_state.shape, generator=generator)
 
 
@@ -121,7 +121,10 @@ def add_jitter(model: Model, state: State, action: Action, next_state: State, ge
 
 
 def contraction(model: Model, dataset: Dataset) -> Callable[[State], State]:
-    """Returns the pull to the mean, s' -> [s', 1] W with W = argmin sum |[s', 1] W - mean prediction|^2 over inner rows."""
+    """Returns the part of the bias that is linear in s'.
+
+    s' -> [s', 1] W with W = argmin sum |[s', 1] W - mean prediction|^2 over rows that end no episode.
+    """
     rows = world_model.interior(dataset)
     mean = predict(model, torch.from_numpy(rows.state), torch.from_numpy(rows.action), torch.Generator(), "mean")
     return _least_squares(mean.numpy(), rows.next_state)
@@ -172,8 +175,9 @@ def error_parts(
 ) -> tuple[Float[Tensor, " state"], Float[Tensor, " state"]]:
     """Returns the mean squared error of imagined next states as bias^2 and jitter^2, in variances of each dimension.
 
-    With e = s^' - s' and the means over a row's K samples: jitter^2 = mean Var(e), unbiased, and bias^2 = mean |E e|^2
-    less jitter^2 / K, which is what K samples leave of it. Their sum is the mean of e^2 exactly. One sample has no jitter.
+    Let e = s^' - s', with E and Var over a row's K samples. Then jitter^2 = mean Var(e), unbiased,
+    and bias^2 = mean |E e|^2 - jitter^2 / K, because an average of K samples still has that much
+    jitter. Their sum is exactly the mean of e^2. A single sample has no jitter.
     """
     error = (imagined - next_state.unsqueeze(1)).double() / std
     samples = error.shape[1]
@@ -183,13 +187,15 @@ def error_parts(
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted world model, the course of its fit, and its held-out errors."""
+    """A fitted world model, the history of its fit, and its held-out errors."""
 
     model: Model  # after the last epoch
     losses: Loss  # each term's mean over the rows of an epoch, [epochs]
     epochs: list[int]  # after which `history` was measured
-    history: Float[Tensor, "evaluations state"]  # the error of the sampled prediction then
-    errors: dict[str, list[float]]  # by name (`held_out_error`), a number a dimension; empty without held-out rows
+    # `held_out_error` of the sampled prediction after each of these epochs
+    history: Float[Tensor, "evaluations state"]
+    # `held_out_error` of each source in the end, per dimension; empty without held-out rows
+    errors: dict[str, list[float]]
     deterministic: Deterministic | None = None  # the model without latent state, if a source needs it
 
     @property
@@ -237,18 +243,18 @@ def _of_model(model: Model) -> dict[str, Predict]:
 
 SIMULATOR = "simulator"  # not a model: the task itself, at the policy's own actions (`augmentation.branches`)
 SOURCES = ("sample", "mean", "reconstruction", "jitter", "shrink", "noise", "deterministic")
-CERTAIN = ("mean", "shrink", "deterministic")  # those of SOURCES whose prediction depends on no random number
+NOISELESS = ("mean", "shrink", "deterministic")  # those of SOURCES that use no random numbers
 
 
 def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
     """Returns a source of imagined next states, predict(state, action, next_state, generator), for a fit and its rows.
 
-    "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s'). "jitter", "shrink":
-    the samples' spread alone, the pull to the mean alone. "noise": s' and Gaussian noise as strong as the held-out
-    error. "deterministic": the prediction of the model without latent state.
+    "sample", "mean": the world model's prediction. "reconstruction": D(z) with z ~ q(z | s').
+    "jitter": only the spread of the samples. "shrink": only the linear part of the bias. "noise": s' plus Gaussian
+    noise of the size of the held-out error. "deterministic": the prediction of the model without latent state.
 
     Raises:
-        ValueError: the source is unknown, or `fitted` lacks what it needs.
+        ValueError: The source is unknown, or `fitted` lacks what it needs.
     """
     match choose("augmentation source", source, SOURCES):
         case "jitter":

@@ -4,18 +4,19 @@ It keeps values from running away where there are no data (Ball et al. 2023, arX
 """
 
 from dataclasses import replace
+from typing import Any
 
 from mbaug.method import td3
 from mbaug.method.networks import PLAIN, Critics, Generators
 from mbaug.method.td3 import TD3
 
 
-def normalised(agent):
-    """Returns the agents with critics and target critics whose hidden layers are h = relu(LN(h W + b))."""
+def normalised(agents: Any) -> Any:
+    """Returns P agents, of any algorithm, with critics and target critics whose hidden layers are h = relu(LN(h W + b))."""
     names = "critics", "target_critics"
-    networks = {name: getattr(agent, name).network for name in names}
+    networks = {name: getattr(agents, name).network for name in names}
     critics = {name: Critics(replace(each, normalised=True)) for name, each in networks.items()}
-    return replace(agent, **critics)
+    return replace(agents, **critics)
 
 
 def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> td3.Agent:

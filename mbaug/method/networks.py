@@ -18,10 +18,10 @@ from torch.optim.adam import adam
 
 States = Float[Tensor, "population batch state"]
 Actions = Float[Tensor, "population batch action"]
-Noise = Float[Tensor, "normals population batch action"]  # of an update
-Values = Float[Tensor, "population batch"]  # a number a transition
-Losses = Float[Tensor, " population"]  # a number an agent
-Generators = Sequence[torch.Generator]  # one a network
+Noise = Float[Tensor, "normals population batch action"]  # of one update
+Values = Float[Tensor, "population batch"]  # one number per transition
+Losses = Float[Tensor, " population"]  # one number per agent
+Generators = Sequence[torch.Generator]  # one per network
 Layers = tuple[tuple[Tensor, Tensor], ...]  # (weight [N, in, out], bias [N, 1, out]) of each layer
 
 TWIN = 0  # the axis of the two critics
@@ -42,8 +42,8 @@ def plain_forward(
 ) -> Tensor:
     """Returns the outputs [N, batch, out] of N perceptrons, h = relu(h W + b) layer by layer, the last one linear.
 
-    Where `normalised`, h = relu(LN(h W + b)). The gradient goes to `flat`, if it requires one. All products are in the dtype of
-    `flat`: `product_dtype` is for an engine.
+    Where `normalised`, h = relu(LN(h W + b)). The gradient goes to `flat`, if it requires one. All
+    products are in the dtype of `flat`: only the engine uses `product_dtype`.
     """
     if flat.requires_grad:  # without a gradient `layers` may hold only the first networks, whose place in `flat` is unknown
         layers = layer_views(flat, len(inputs), [layers[0][0].shape[1], *(weight.shape[2] for weight, _ in layers)])
@@ -79,8 +79,9 @@ def count(sizes: Sequence[int]) -> int:
 def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype) -> Float[Tensor, " parameters"]:
     """Returns a zero buffer on the CPU for the parameters of `population` perceptrons with these layer sizes.
 
-    Its length is a multiple of LANES: torch's fused Adam rounds the rest of an array differently from its body, and an
-    agent's last bias would depend on how many neighbours it has.
+    Its length is a multiple of LANES. Torch's fused Adam rounds the remainder of an array
+    differently from its body, so an agent's last bias would otherwise depend on the number of
+    agents.
     """
     return torch.zeros(-(-population * count(sizes) // LANES) * LANES, dtype=dtype)
 
@@ -88,7 +89,8 @@ def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype) -> Float
 def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequence[int]) -> Layers:
     """Returns (weight [N, in, out], bias [N, 1, out]) of each layer as views of `flat`.
 
-    Layer by layer and, within a layer, network by network: so each weight is one contiguous batch for one product.
+    The order is layer by layer and, within a layer, network by network. So the weights of a layer
+    are one contiguous batch for one product.
     """
     shapes = [(population, rows, outputs) for inputs, outputs in pairwise(sizes) for rows in (inputs, 1)]
     counts = [math.prod(shape) for shape in shapes]
@@ -100,7 +102,7 @@ def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequ
 class Perceptron:
     """N multi-layer perceptrons with ReLU between their layers."""
 
-    flat: Float[Tensor, " parameters"]  # all of them, in the order of `layer_views`
+    flat: Float[Tensor, " parameters"]  # all parameters, in the order of `layer_views`
     layers: Layers  # views of `flat` without a gradient
     arithmetic: Arithmetic = PLAIN
     normalised: bool = False  # LayerNorm before each ReLU
@@ -146,7 +148,7 @@ def perceptron(sizes: Sequence[int], generators: Generators, arithmetic: Arithme
 
 @dataclass(frozen=True, eq=False)
 class Actor:
-    """pi(s) = tanh(MLP(s)): one action in [-1, 1] a state."""
+    """pi(s) = tanh(MLP(s)): one action in [-1, 1] per state."""
 
     network: Perceptron
 
@@ -167,7 +169,7 @@ class Critics:
 
     @cached_property
     def frozen(self) -> "Critics":
-        """The same critics, in the same memory, without gradient: an actor's loss does not move them."""
+        """The same critics and memory, without gradient: an actor's loss does not train them."""
         return Critics(replace(self.network, flat=self.network.flat.detach()))
 
     @cached_property
@@ -178,8 +180,11 @@ class Critics:
         return Critics(replace(self.frozen.network, layers=layers))
 
 
-def act_alone(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns one network as a NumPy function of one vector, in the same memory. A call takes 10 microseconds, in torch 40."""
+def numpy_forward(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns one network as a NumPy function of one vector.
+
+    It shares the network's memory. A call takes 10 microseconds, compared with 40 in torch.
+    """
     *hidden, (last_weight, last_bias) = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
 
     def forward(vector: np.ndarray) -> np.ndarray:
@@ -212,7 +217,7 @@ class Adam:
         )  # fmt: skip
 
 
-def descend(
+def adam_step(
     losses: Float[Tensor, "*population"],
     learning_rate: float,
     *learned: tuple[Tensor, Adam],
@@ -227,6 +232,6 @@ def descend(
 
 
 @torch.no_grad()
-def track(target: Perceptron, online: Perceptron, rate: float) -> None:
+def soft_update(target: Perceptron, online: Perceptron, rate: float) -> None:
     """theta' <- (1 - tau) theta' + tau theta, in place."""
     target.flat.lerp_(online.flat, rate)

@@ -1,11 +1,12 @@
-"""RLPD (Ball, Smith, Kostrikov & Levine 2023, arXiv 2302.02948): SAC that learns online from old and new transitions alike.
+"""RLPD (Ball, Smith, Kostrikov & Levine 2023, arXiv 2302.02948): SAC with offline and new data.
 
 There is no pre-training. Half of each batch comes from the offline rows, and the critics have LayerNorm.
 
 Where it differs from the authors' code: 1. There are two critics. The authors have ten, and a target takes the minimum of two of
 them. 2. There is one update per step instead of up to twenty. 3. LayerNorm has no learned gain and offset, and adds 1e-5 to the
-variance where theirs adds 1e-6. 4. States are standardised. 5. The temperature is learned through its logarithm. 6. Parameters
-start as torch.nn.Linear's do (theirs are Glorot-uniform).
+variance where theirs adds 1e-6. 4. States are standardised. 5. The temperature's loss is log alpha (H - target) for the policy's
+entropy H, as in `sac` (theirs is alpha (H - target)). 6. Parameters start as torch.nn.Linear's do (theirs are Glorot-uniform).
+7. Recorded actions are not clipped to +-(1 - 1e-5).
 """
 
 from dataclasses import replace
@@ -26,9 +27,10 @@ def create(state_size: int, action_size: int, settings: SAC, generators: Generat
 
 
 def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[Tensor, "*axes batch"]:
-    """Returns the rows of a replay that a batch takes: half of them from the first `offline` rows, half from those added since.
+    """Returns the indices of a batch's rows in a replay buffer that holds `size` rows.
 
-    `places` are uniform in [0, 1). Source: Ball et al. 2023, section 4.1, symmetric sampling.
+    Half come from its first `offline` rows, and half from those added since. `places` are uniform
+    in [0, 1). Source: Ball et al. 2023, section 4.1, symmetric sampling.
     """
     old, new = places.tensor_split([places.shape[-1] // 2], dim=-1)
     return torch.cat([old * offline, offline + new * (size - offline)], dim=-1).long()

@@ -21,13 +21,13 @@ from mbaug.method.transitions import Batch
 class SAC:
     """Soft actor-critic with a learned temperature."""
 
-    hidden: Layers = (256, 256)  # units a layer; SAC
+    hidden: Layers = (256, 256)  # units per layer; SAC
     discount: Share = 0.99  # gamma, per step; SAC
     target_rate: Share = 0.005  # tau, per update; SAC
     learning_rate: Positive = 1e-3  # Adam, actor and critics; Tianshou's MuJoCo benchmark, the strongest published SAC we know
-    temperature_learning_rate: Positive = 3e-4  # Adam, log alpha; the same
+    temperature_learning_rate: Positive = 3e-4  # Adam, log alpha; same source
     batch_size: Count = 256  # B, transitions; SAC
-    policy_delay: Count = 1  # every update moves the actor; SAC
+    policy_delay: Count = 1  # every update also updates the actor; SAC
     initial_temperature: Positive = 1.0  # alpha at the start; SAC code
     target_entropy_per_action: float = -1.0  # nats per action dimension; SAC
     log_std_min: float = -20.0  # of the Gaussian before tanh; SAC code
@@ -53,12 +53,12 @@ class GaussianActor:
 
 @dataclass(frozen=True, eq=False)
 class Agent:
-    """P agents: their networks, the target critics, log alpha and the moments of the three Adams."""
+    """P agents: their networks, the target critics, log alpha and Adam's moments."""
 
     actor: GaussianActor
     critics: Critics
     target_critics: Critics
-    log_temperature: Float[Tensor, " padded"]  # of agent k at k; padded as `allocate` says
+    log_temperature: Float[Tensor, " padded"]  # agent k's is at index k; padded as in `allocate`
     moments: dict[str, Adam]
 
 
@@ -88,7 +88,7 @@ def sample(actor: GaussianActor, state: States, normal: Actions) -> tuple[Action
 
 
 def temperature(agent: Agent) -> Losses:
-    """Returns alpha of each agent, held fixed."""
+    """Returns alpha of each agent, without gradient."""
     return agent.log_temperature.detach()[: agent.actor.network.number].exp()
 
 
@@ -117,8 +117,9 @@ def actor_loss(
     noise: Actions,
     over_critics: Callable[..., Tensor] = torch.amin,
 ) -> tuple[Losses, Losses]:
-    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi; `over_critics` reduces the twins, here by their minimum.
+    """L = mean (alpha log pi(a|s) - min_i Q_i(s, a)), and mean log pi.
 
+    `over_critics` reduces the twin axis, by default to the minimum.
     Source: Haarnoja et al. 2018b, equation 9.
     """
     action, log_density = sample(actor, batch.state, noise)
@@ -142,23 +143,23 @@ def update(
     policy_step: bool,
     loss: Callable = actor_loss,
 ) -> None:
-    """Moves critics, actor, temperature and target critics, in place.
+    """Updates critics, actor, temperature and target critics, in place.
 
-    The actor and the temperature move in a policy step only, which is every `policy_delay`-th update. `noise`
-    holds standard normals for the actions at s' and at s.
+    The actor and the temperature are updated only in a policy step, which is every
+    `policy_delay`-th update. `noise` holds standard normals for the actions at s' and at s.
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
     losses = critic_loss(agent.critics, batch, target)
-    networks.descend(losses, rate, (critics.flat, agent.moments["critics"]))
+    networks.adam_step(losses, rate, (critics.flat, agent.moments["critics"]))
     if policy_step:
         losses, log_density = loss(agent.actor, agent.critics, batch, temperature(agent), noise[1])
-        networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))
+        networks.adam_step(losses, rate, (actor.flat, agent.moments["actor"]))
         target_entropy = settings.target_entropy_per_action * batch.action.shape[-1]
         losses = temperature_loss(agent.log_temperature[: len(losses)], log_density, target_entropy)
         learned = agent.log_temperature, agent.moments["log_temperature"]
-        networks.descend(losses, settings.temperature_learning_rate, learned)
-    networks.track(agent.target_critics.network, critics, settings.target_rate)
+        networks.adam_step(losses, settings.temperature_learning_rate, learned)
+    networks.soft_update(agent.target_critics.network, critics, settings.target_rate)
 
 
 @torch.no_grad()
@@ -168,8 +169,8 @@ def greedy(agent: Agent, state: States) -> Actions:
 
 
 def explorer(agent: Agent, number: int, settings: SAC) -> Explore:
-    """Returns a = tanh(mu(s) + sigma(s) n) of one agent, a NumPy function of a state and a normal n."""
-    forward = networks.act_alone(agent.actor.network.layers, number)
+    """Returns a = tanh(mu(s) + sigma(s) n) of one agent, as a NumPy function of s and n."""
+    forward = networks.numpy_forward(agent.actor.network.layers, number)
 
     def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
         mean, log_std = np.split(forward(state), 2)

@@ -1,7 +1,7 @@
 """All hyper-parameters of the method's stages, each with its symbol, unit and source. Those of an algorithm are in its own file.
 
-Sources: [C] the first author's development repository (October 2023), [S] and [A] two summaries of the paper. `ours` marks what
-no source states, with the reason.
+Sources: [C] the first author's development repository (github.com/ganjiro/ContrastiveWorldModel, branch Pre-Training, 54133b9),
+[S] and [A] two summaries of the paper. `ours` marks what no source states, with the reason.
 """
 
 from mbaug.checks import Count, Layers, NotNegative, Positive, Share, Whole, choose, require, settings
@@ -15,8 +15,8 @@ PICKS = ("random", "trusted", "distrusted")
 class WorldModel:
     """The VAE with a latent transition. Values from [C] unless a line says otherwise."""
 
-    hidden: Layers = (500, 500, 500)  # units a layer, encoder and decoder
-    transition_hidden: Layers = (300, 600, 300)  # units a layer, latent transition
+    hidden: Layers = (500, 500, 500)  # units per layer, encoder and decoder
+    transition_hidden: Layers = (300, 600, 300)  # units per layer, latent transition
     latent_size: Count = 12  # dimensions of z, every task
     residual: bool = True  # z' = z + f(z, a); S, A. False: z' = f(z, a), as in C
     kl_weight: NotNegative = 1.0  # w_KL times the batches of an epoch: w_KL = kl_weight / batches per epoch
@@ -32,11 +32,14 @@ class Augmentation:
     """Which share of a batch's next states is replaced, and by what."""
 
     rate: Share = 0.5  # share of a batch; S, A, C
-    source: str = "sample"  # of the imagined ones, a name in imagination.SOURCES; z is sampled at prediction time; C
-    picks: str = "random"  # which rows are imagined; C. "trusted", "distrusted": those of least, most doubt; ours
-    table_samples: Count = 10  # K imagined next states a row; ours: 26 times fewer rows through the model
+    # source of imagined next states, a name in imagination.SOURCES; z is sampled when predicting; C
+    source: str = "sample"
+    # which rows are imagined: "random" (C); ours: of least doubt, "trusted", or of most, "distrusted"
+    picks: str = "random"
+    table_samples: Count = 10  # K imagined next states per row; ours: 26 times fewer predictions
     redraw_interval: Count = 20_000  # updates between two tables; ours: 10 tables in 200,000 updates
-    branch: Whole = 0  # steps of a branch at the policy's own actions (augmentation.branches); 0: none, as in the paper; ours
+    # steps along the policy's own actions (augmentation.branches); ours; 0: none, as in the paper
+    branch: Whole = 0
 
     def __post_init__(self) -> None:
         choose("picking rule", self.picks, PICKS)
@@ -60,11 +63,11 @@ class Pretraining:
     """Offline: an algorithm's offline loss on the drawn transitions. Values from [C]."""
 
     updates: Whole = 200_000  # gradient steps; 0: only draw the rows
-    transitions: Count = 10_000  # rows drawn for a seed
+    transitions: Count = 10_000  # rows drawn per seed
     whole_episodes: bool = False  # True: the rows are drawn as whole episodes, which a horizon above 1 needs
     horizon: Count = 1  # n, steps of the target; A, C: 1
-    evaluation_interval: Count = 10_000  # updates; ours: 20 points, a tenth of a minute each
-    standardise: bool = True  # states by the drawn rows' mean and standard deviation; False: as they are
+    evaluation_interval: Count = 10_000  # updates; ours: 20 evaluations of about 6 seconds each
+    standardise: bool = True  # states, by the drawn rows' mean and standard deviation; False: raw
     standardiser_epsilon: NotNegative = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
@@ -76,12 +79,12 @@ class Pretraining:
 
 @settings
 class Finetuning:
-    """Online: what is carried over, how long nothing is learned, what is in the replay at the start."""
+    """Online: what is carried over, what the warm-up does, and how the replay buffer starts."""
 
-    steps: Count = 100_000  # environment steps, warm-up included; ours: where the claim is made
+    steps: Count = 100_000  # environment steps, warm-up included; ours: the budget of the claims
     warmup_steps: Whole = 25_000  # environment steps without updates; C
     warmup_policy: str = "agent"  # "agent": the carried actor with noise (C); "uniform": actions at random
-    keep_data: bool = False  # True: the replay starts with the offline rows; C: False
+    keep_data: bool = False  # True: the replay buffer starts with the offline rows; C: False
     carry_actor: bool = True  # C
     carry_critics: bool = True  # C
     carry_moments: bool = True  # the Adam states of what is carried; C
@@ -102,7 +105,7 @@ class Finetuning:
 
 @settings
 class Evaluation:
-    """Greedy episodes in separate environments, and what we measure of the critics when pre-training ends."""
+    """Greedy episodes in separate environments, and measures of critics when pre-training ends."""
 
     episodes: Count = 10  # C
     probe_rows: Count = 1_000  # dataset rows on which the critics are measured; ours

@@ -1,7 +1,7 @@
 """TD3 (Fujimoto, van Hoof & Meger 2018) and TD3+BC (Fujimoto & Gu 2021) for a population of agents.
 
-Every function keeps the population axis: a loss is a vector of P numbers, one an agent. Offline and online differ by which
-actor loss is passed to `update`, not by a flag inside.
+Every function keeps the population axis: a loss is a vector of P numbers, one per agent. Offline
+and online differ only in the actor loss that is passed to `update`.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from mbaug.method.transitions import Batch
 class TD3:
     """TD3 and, with the behaviour-cloning term, TD3+BC. Sources: the papers, their code, and the authors' repository [C]."""
 
-    hidden: Layers = (256, 256)  # units a layer, actor and critics; TD3 code, C
+    hidden: Layers = (256, 256)  # units per layer, actor and critics; TD3 code, C
     discount: Share = 0.99  # gamma, per step; TD3
     target_rate: Share = 0.005  # tau, per update of the targets; TD3
     learning_rate: Positive = 3e-4  # Adam, actor and critics; TD3 code, C
@@ -33,12 +33,12 @@ class TD3:
     target_noise: NotNegative = 0.2  # sigma~, of an action in [-1, 1]; TD3
     target_noise_clip: NotNegative = 0.5  # c, of an action in [-1, 1]; TD3
     exploration_noise: NotNegative = 0.1  # sigma, of an action in [-1, 1]; TD3, C
-    behaviour_weight: Positive = 2.5  # alpha of lambda = alpha / mean|Q|; TD3+BC, C
+    behaviour_weight: Positive = 2.5  # alpha of lambda = alpha / mean|Q|, the weight of Q; TD3+BC, C
 
 
 @dataclass(frozen=True, eq=False)
 class Agent:
-    """P agents: their networks, slowly following targets, and the moments of both Adams."""
+    """P agents: their networks, the target networks, and Adam's moments for actor and critics."""
 
     actor: Actor
     critics: Critics
@@ -55,7 +55,7 @@ def create(state_size: int, action_size: int, settings: TD3, generators: Generat
     return Agent(Actor(actor), Critics(critics), Actor(actor.copy()), Critics(critics.copy()), moments)
 
 
-def noise(normal: Float[Tensor, "..."], settings: TD3) -> Float[Tensor, "..."]:
+def smoothing_noise(normal: Float[Tensor, "..."], settings: TD3) -> Float[Tensor, "..."]:
     """Returns epsilon = clip(sigma~ n, -c, c) for standard normal n: the smoothing of the target action."""
     bound = settings.target_noise_clip
     return (settings.target_noise * normal).clamp(-bound, bound)
@@ -85,8 +85,8 @@ def actor_loss(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> L
 def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -> Losses:
     """L = -lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2 with lambda = alpha / mean |Q_1|: the offline loss.
 
-    lambda is held fixed: it only scales. The second mean runs over the batch and the action's dimensions.
-    Source: Fujimoto & Gu 2021, equation 3 to 5.
+    lambda has no gradient. The second mean runs over the batch and the action's dimensions.
+    Source: Fujimoto & Gu 2021, equations 3 to 5.
     """
     action = actor(batch.state)
     value = critics.first(batch.state, action)[0]
@@ -102,32 +102,33 @@ def update(
     policy_step: bool,
     loss: Callable | None = actor_loss,
 ) -> None:
-    """Moves the critics and, in a policy step, the actor and the targets, in place.
+    """Updates the critics and, in a policy step, the actor and the targets, in place.
 
-    Every `policy_delay`-th update is a policy step. `noise` is what `noise` returned. The actor's loss is
+    Every `policy_delay`-th update is a policy step. `noise` is that of `smoothing_noise`. The actor's loss is
     `actor_loss` online and `actor_loss_bc` offline. With None the actor stays as it is.
     """
     rate, actor, critics = settings.learning_rate, agent.actor.network, agent.critics.network
     target = critic_target(agent, batch, settings, noise[0])
     losses = critic_loss(agent.critics, batch, target)
-    networks.descend(losses, rate, (critics.flat, agent.moments["critics"]))
+    networks.adam_step(losses, rate, (critics.flat, agent.moments["critics"]))
     if policy_step:
         if loss is not None:
             losses = loss(agent.actor, agent.critics, batch, settings)
-            networks.descend(losses, rate, (actor.flat, agent.moments["actor"]))
-        networks.track(agent.target_critics.network, critics, settings.target_rate)
-        networks.track(agent.target_actor.network, actor, settings.target_rate)
+            networks.adam_step(losses, rate, (actor.flat, agent.moments["actor"]))
+        networks.soft_update(agent.target_critics.network, critics, settings.target_rate)
+        networks.soft_update(agent.target_actor.network, actor, settings.target_rate)
 
 
 @torch.no_grad()
 def greedy(agent: Any, state: States) -> Actions:
-    """Returns pi(s), the action of an evaluation, of any agents with such an actor."""
+    """Returns pi(s), the action in an evaluation, for agents with a deterministic actor."""
     return agent.actor(state)
 
 
 def explorer(agent: Agent, number: int, settings: TD3) -> Explore:
-    """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, a NumPy function of a state and a normal n."""
-    forward, sigma = networks.act_alone(agent.actor.network.layers, number), settings.exploration_noise
+    """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, as a NumPy function of s and n."""
+    forward = networks.numpy_forward(agent.actor.network.layers, number)
+    sigma = settings.exploration_noise
     return lambda state, normal: np.clip(np.tanh(forward(state)) + sigma * normal, -1, 1)
 
 
@@ -141,6 +142,6 @@ ALGORITHM = Algorithm(
     greedy=greedy,
     explorer=explorer,
     carried={"actor": ("actor",), "critics": ("critics",)},
-    noise=noise,
+    noise=smoothing_noise,
     critics_alone=True,
 )

@@ -1,7 +1,8 @@
 """The algorithms as a reader knows them: offline pre-training and online fine-tuning, as generators.
 
-They log, save and draw nothing. Each yields whenever an evaluation is due, and the caller evaluates, records or stops.
-A `Learner` holds everything that is needed to go on, so that an interrupted run continues bit for bit.
+They log, save and plot nothing. Each yields whenever an evaluation is due. The caller evaluates,
+records or stops. A `Learner` holds everything that is needed to go on, so that an interrupted run
+continues bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from mbaug.tasks import Lockstep, Task
 ACTING = "exploration", "uniform actions"  # random streams of acting, on the CPU as the simulators are
 
 Table = Float[Tensor, "population rows width"]
-Noise = Float[Tensor, "block normals population batch action"]
+BlockNoise = Float[Tensor, "block normals population batch action"]
 Act = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (states, standard normals) -> actions, [P, ...] each
 
 
@@ -37,7 +38,7 @@ class Learner:
 
     arm: Arm  # the settings they share
     task: Task
-    seeds: list[int]  # one an agent; all random streams of agent k come from seeds[k]
+    seeds: list[int]  # one per agent; all random streams of agent k come from seeds[k]
     algorithm: Algorithm
     agent: Any  # the networks, of the algorithm's class
     standardiser: Standardiser  # of states, never changed; on the CPU, as the simulators are
@@ -45,7 +46,7 @@ class Learner:
     diverged_at: list[dict | None]  # per agent None, or the counters at which its parameters stopped being finite
     gradient_steps: int = 0
     environment_steps: int = 0
-    generators: dict[str, list[torch.Generator]] = field(default_factory=dict)  # by stream, one an agent
+    generators: dict[str, list[torch.Generator]] = field(default_factory=dict)  # [stream][agent]
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -53,7 +54,7 @@ class Learner:
         return self.task.state_size, self.task.action_size
 
     def stream(self, name: str) -> list[torch.Generator]:
-        """Returns the generators of stream `name`, made when first asked for."""
+        """Returns the generators of stream `name`, which are made on first use."""
         if name not in self.generators:
             device = "cpu" if name in ACTING else self.arithmetic.device
             self.generators[name] = streams.torch_generators(self.seeds, name, device=device)
@@ -102,7 +103,7 @@ def learner(
     return Learner(arm, task, list(seeds), algorithm, agent, standardiser, arithmetic, [None] * len(seeds))
 
 
-def _update_noise(learner: Learner, updates: int) -> Noise:
+def _update_noise(learner: Learner, updates: int) -> BlockNoise:
     """Returns the noise of a block of updates."""
     settings, device = learner.arm.learner, learner.arithmetic.device
     shape = updates, learner.algorithm.normals, settings.batch_size, learner.task.action_size
@@ -112,8 +113,11 @@ def _update_noise(learner: Learner, updates: int) -> Noise:
 
 def block(
     learner: Learner, table: Table, updates: int = BLOCK, doubt: Float[Tensor, "population rows"] | None = None
-) -> tuple[Int[Tensor, "block population batch"], Batch, Noise]:
-    """Returns the rows that a block of updates draws from the table, by `doubt` if it is given; their batches; the noise."""
+) -> tuple[Int[Tensor, "block population batch"], Batch, BlockNoise]:
+    """Returns the indices of the rows that a block of updates draws, the batches, and the noise.
+
+    If `doubt` is given, each batch is sorted by it (`augmentation.by_doubt`).
+    """
     draw = partial(torch.randint, table.shape[1], device=learner.arithmetic.device)
     index = learner.drawn("batches", draw, updates, learner.arm.learner.batch_size)
     if doubt is not None and learner.arm.augmentation is not None:
@@ -187,7 +191,7 @@ def pretrain(
 ) -> Iterator[None]:
     """Yields at every evaluation interval while P agents learn offline with the algorithm's offline loss.
 
-    The learner goes on from where it is.
+    The learner continues from its current state.
 
     Args:
         learner: the agents.
@@ -195,11 +199,12 @@ def pretrain(
         imagine: number of a table -> imagined next states [P, rows, K, state], standardised; for an
             augmentation with a branch packed transitions [P, rows, width] (`augmentation.branches`).
             None: the arm has no augmentation.
-        doubt: of each row, for an augmentation that picks by it (`augmentation.by_doubt`). None: it picks
-            at random.
+        doubt: each row's doubt, for an augmentation that picks by it (`augmentation.by_doubt`).
+            None: it picks at random.
 
     Raises:
-        ValueError: `imagine` or `doubt` does not fit the augmentation, or an imagined table has another shape.
+        ValueError: `imagine` or `doubt` does not fit the augmentation, or an imagined table has a
+            wrong shape.
     """
     plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
     _check_given(learner, imagine, doubt)
@@ -249,7 +254,9 @@ def carry(learner: Learner, plan: Finetuning) -> None:
 def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
     """Returns a replay buffer for the whole online phase: empty or, if the plan keeps the data, starting with `table`.
 
-    Raises ValueError if the plan keeps the data and the table has no rows, or the other way round.
+    Raises:
+        ValueError: The plan keeps the data but the table has no rows, or the table has rows but the
+            plan does not keep the data.
     """
     population, (state_size, action_size), kept = len(learner.seeds), learner.sizes, learner.arm.online.keep_data
     table = torch.empty(population, 0, 2 * state_size + action_size + 3) if table is None else table
@@ -261,15 +268,15 @@ def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
     return buffer
 
 
-def settle(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
-    """Updates the critics alone on the rows of the replay, so that fresh critics learn the value of a carried actor."""
+def warm_up_critics(learner: Learner, buffer: ReplayBuffer, updates: int) -> None:
+    """Updates only the critics, on the rows of the replay buffer, so that fresh critics learn to value a carried actor."""
     learn = updater(learner, None)
     for _ in range(0, updates, BLOCK):
         learn(*block(learner, buffer.rows[:, : buffer.size])[1:])
 
 
 def _behaviour(learner: Learner, act: Act, uniform: bool) -> Callable[[int, np.ndarray], np.ndarray]:
-    """Returns how agents act in the next BLOCK steps: (number of the step, their states) -> their actions.
+    """Returns the policy of the next BLOCK steps: (index of the step, states) -> actions.
 
     An agent that has diverged (NaN) does not act: its actions are 0.
     """
@@ -281,18 +288,20 @@ def _behaviour(learner: Learner, act: Act, uniform: bool) -> Callable[[int, np.n
     return lambda number, state: np.nan_to_num(act(state, normals[number]))
 
 
-def _online_draws(learner: Learner) -> tuple[Noise, Float[Tensor, "block population batch"]]:
-    """Returns the noise of the next BLOCK updates, and their batches' places in the replay buffer, in [0, 1)."""
+def _online_draws(learner: Learner) -> tuple[BlockNoise, Float[Tensor, "block population batch"]]:
+    """Returns the noise of the next BLOCK updates, and uniform numbers in [0, 1) that choose the rows of their batches."""
     kind = {"dtype": torch.float64, "device": learner.arithmetic.device}
     noise = _update_noise(learner, BLOCK)
     return noise, learner.drawn("batches", torch.rand, BLOCK, learner.arm.learner.batch_size, **kind)
 
 
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
-    """Yields at every evaluation interval while P agents collect and learn online; every interaction counts.
+    """Yields at every evaluation interval while P agents collect data and learn online.
 
-    For the first `warmup_steps` nothing is learned; then the critics alone learn for `critic_updates`; then
-    an update follows each step. The learner goes on from where it is, and `buffer` grows by one transition per agent and step.
+    The first `warmup_steps` only collect data. Then the critics alone learn for `critic_updates`.
+    After that, an update follows each step. Every environment step counts, the warm-up included.
+    The learner continues from its current state, and `buffer` grows by one transition per agent and
+    step.
     """
     plan = learner.arm.online
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
@@ -300,7 +309,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     mean, std = learner.standardiser.mean.numpy(), learner.standardiser.std.numpy()
     while learner.environment_steps < plan.steps:
         if learner.environment_steps == plan.warmup_steps:
-            settle(learner, buffer, plan.critic_updates)
+            warm_up_critics(learner, buffer, plan.critic_updates)
         learning = learner.environment_steps >= plan.warmup_steps
         behave = _behaviour(learner, act, uniform=not learning and plan.warmup_policy == "uniform")
         if learning:
@@ -363,7 +372,11 @@ def actors(learner: Learner) -> list[Float[Tensor, " parameters"]]:
 
 
 def set_actor(learner: Learner, actor: Float[Tensor, " parameters"]) -> None:
-    """Gives a learner of one agent an actor that `actors` returned."""
+    """Sets the actor of a single-agent learner to parameters that `actors` returned.
+
+    Raises:
+        ValueError: The number of parameters differs.
+    """
     own = len(actors(learner)[0])
     require(len(actor) == own, f"the actor has {len(actor)} parameters, but {learner.task.name} with these settings needs {own}")
     learner.agent.actor.network.flat.detach()[:own] = actor

@@ -72,7 +72,10 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
 
     We never train on the rest: held-out errors are measured on it. Every arm of a seed gets the same draw.
     The parts of a composed dataset give transitions in turn, so their numbers are as equal as the parts
-    allow. Raises ValueError if the pool has fewer.
+    allow.
+
+    Raises:
+        ValueError: `size` is below 1 or above the size of the pool.
     """
     _check_size(pool, size)
     order = streams.numpy_generator(seed, "draw").permutation(len(pool))
@@ -85,12 +88,19 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
 
 def _check_size(pool: Dataset, size: int) -> None:
     require(
-        1 <= size <= len(pool), f"{size} transitions asked for, but {pool.name} has {len(pool)}: allowed are 1 to {len(pool)}"
+        1 <= size <= len(pool),
+        f"{size} transitions were requested, but {pool.name} has {len(pool)}: allowed are 1 to {len(pool)}",
     )
 
 
 def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Returns `size` transitions of whole episodes in random order, the last one cut, and the episodes that are left."""
+    """Returns `size` transitions of whole episodes in random order, and the episodes that are left.
+
+    The last drawn episode is cut to fit.
+
+    Raises:
+        ValueError: The pool has fewer transitions, or it is composed of several pools.
+    """
     _check_size(pool, size)
     sentence = f"{pool.name} is composed of several pools, but whole episodes are drawn from one alone"
     require(not pool.part.any(), sentence)
@@ -138,7 +148,7 @@ class Batch(NamedTuple):
     action: Float[Tensor, "population batch action"]
     reward: Float[Tensor, "population batch"]
     next_state: Float[Tensor, "population batch state"]
-    terminal: Float[Tensor, "population batch"]  # 1 cuts the bootstrap, as at a terminal (see `windows`)
+    terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut (`windows`)
 
 
 def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> Float[Tensor, "rows width"]:
@@ -172,7 +182,10 @@ def gather(
 
 @dataclass(frozen=True, eq=False)
 class Standardiser:
-    """x -> (x - mean) / std per state dimension, with the numbers of each agent's own data; one agent needs no first axis."""
+    """x -> (x - mean) / std per state dimension, with each agent's own mean and std.
+
+    The standardiser of a single agent may lack the first axis.
+    """
 
     mean: Float[Tensor, "*population state"]
     std: Float[Tensor, "*population state"]
@@ -227,6 +240,6 @@ class ReplayBuffer:
     def extend(self, rows: Float[Tensor, "population new width"]) -> None:
         """Appends `new` packed transitions for each agent; raises ValueError if the buffer is full."""
         end, capacity = self.size + rows.shape[1], self.rows.shape[1]
-        require(end <= capacity, f"{end} transitions asked for, but the replay buffer holds at most {capacity}")
+        require(end <= capacity, f"{end} transitions were requested, but the replay buffer holds at most {capacity}")
         self.rows[:, self.size : end] = rows
         self.size = end

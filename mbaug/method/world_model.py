@@ -1,7 +1,8 @@
-"""The world model: a VAE in which an action moves the latent state by one step, its loss and its fit; and a model without one.
+"""The world model (a VAE with a latent transition), its loss and fit, and a deterministic model.
 
-A model is one agent's: it is fitted once to a dataset. States are standardised by that dataset's mean and standard deviation; the
-networks see nothing else. All random numbers come from the CPU: a GPU gets the same ones.
+Each agent has its own model, which is fitted once to the agent's dataset. The networks see states
+only after standardisation by that dataset's mean and standard deviation. All random numbers come
+from the CPU, so a GPU gets the same ones.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from mbaug import streams
 from mbaug.method import networks
-from mbaug.method.networks import PLAIN, Adam, Arithmetic, Perceptron, descend, perceptron
+from mbaug.method.networks import PLAIN, Adam, Arithmetic, Perceptron, adam_step, perceptron
 from mbaug.method.settings import WorldModel
 from mbaug.method.transitions import Action, Dataset, Standardiser, State
 
@@ -75,7 +76,7 @@ class Loss(NamedTuple):
     """The four terms, unweighted, and their weighted sum."""
 
     reconstruction: Float[Tensor, "*epochs"]  # mean (D(z) - s)^2
-    kl: Float[Tensor, "*epochs"]  # mean KL(q(z | s) || N(0, 1)), nats a row
+    kl: Float[Tensor, "*epochs"]  # mean KL(q(z | s) || N(0, 1)), nats per row
     prediction: Float[Tensor, "*epochs"]  # mean (D(z') - s')^2
     latent: Float[Tensor, "*epochs"]  # mean (z' - sg mu(s'))^2
     total: Float[Tensor, "*epochs"]
@@ -134,7 +135,9 @@ def epochs(
     seed: int,
     arithmetic: Arithmetic = PLAIN,
 ) -> Iterator[tuple[Model, Loss]]:
-    """Yields the model and the mean terms of the loss after every epoch. The model is one object, which the fit moves.
+    """Yields the model and the mean terms of the loss after every epoch.
+
+    It is always the same model object, which the fit updates in place.
 
     An epoch is a random permutation of the rows that end no episode, cut into batches, the last one smaller.
     """
@@ -153,9 +156,10 @@ def epochs(
 def _descent(
     model: Any, loss: Callable, dataset: Dataset, settings: WorldModel, generator: torch.Generator, terms: int, latent: int = 0
 ) -> Iterator[Float[Tensor, " terms"]]:
-    """Minimises the last term of a loss by all networks of a model, with Adam; yields the mean terms of every epoch.
+    """Minimises the last term of a loss with Adam over all networks of a model; yields mean terms.
 
-    `loss` takes a batch of states, actions, next states and standard normals, `latent` of these a row; it returns its `terms`.
+    `loss` takes a batch of states, actions, next states and standard normals, `latent` of them per
+    row. It returns `terms` numbers.
     """
     rows, parts = interior(dataset), [part for part in vars(model).values() if isinstance(part, Perceptron)]
     learned, like = [(part.flat, Adam.zeros(part.flat)) for part in parts], parts[0].flat.detach()
@@ -164,7 +168,7 @@ def _descent(
 
     def update(*batch: Tensor) -> None:
         losses = tuple(loss(*batch))
-        descend(losses[-1], settings.learning_rate, *learned)
+        adam_step(losses[-1], settings.learning_rate, *learned)
         found.copy_(torch.stack(losses).detach())
 
     state, action, next_state = map(torch.from_numpy, (rows.state, rows.action, rows.next_state))
@@ -209,7 +213,10 @@ def fit_deterministic(
     seed: int,
     arithmetic: Arithmetic = PLAIN,
 ) -> Deterministic:
-    """Returns the deterministic model: L = mean (s + f(s, a) - s')^2, as many steps of Adam as a world model."""
+    """Returns the deterministic model, fitted with as many Adam steps as a world model.
+
+    L = mean (s + f(s, a) - s')^2.
+    """
     generator = streams.torch_generator(seed, "deterministic model")
     layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])
     standardiser = Standardiser.fit([dataset.state], EPSILON).of(0)

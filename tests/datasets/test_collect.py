@@ -281,7 +281,7 @@ def test_pools_of_training_that_differs_from_the_record_name_no_run(whole, state
     nudged = [{"environment_steps": 0, "returns": [0.0, 0.0]}, *recorded.curve[1:]]
     lines = collected(tmp_path, [replace(state, curve=nudged[: len(state.curve)]) for state in states], recorded)
     assert [line for line in lines if "name no run" in line] == [
-        f"{RUN} is recorded, but training took another course here, as on another processor: the cards of its pools name no run"
+        f"{RUN} is recorded, but this training differs from it, as on another processor: the cards of its pools name no run"
     ]
     for quality in ("replay", "expert"):
         assert set(card(whole, quality)) - set(card(tmp_path, quality)) == {"run"}
@@ -362,7 +362,7 @@ def test_one_training_run_makes_all_pools_and_the_record(clone):
 
 @pytest.mark.slow
 def test_a_killed_command_ends_with_the_same_bytes_when_repeated(clone, tmp_path):
-    """kill -9 strikes between two checkpoints. After the same command again, pools, cards and record are equal."""
+    """It is killed between two checkpoints. Repeating it gives equal pools, cards and record."""
     process = multiprocessing.get_context("fork").Process(target=command, args=(tmp_path,))
     process.start()
     wait_until("an actor between two checkpoints", lambda: list(tmp_path.rglob("actors/250.safetensors")))

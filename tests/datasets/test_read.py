@@ -200,7 +200,7 @@ def test_the_error_for_an_unknown_name_suggests_the_nearest_one(tmp_path):
     ],
 )
 def test_the_error_for_a_missing_pool_names_the_command_that_makes_it(tmp_path, name, lacking, command):
-    with pytest.raises(FileNotFoundError, match=f"^{lacking} is not here: run `{command}` to make it$"):
+    with pytest.raises(FileNotFoundError, match=f"^dataset {lacking} does not exist: run `{command}` to make it$"):
         read.load(name, [tmp_path])
 
 

@@ -1,4 +1,4 @@
-"""Measures of critics: computed by hand for linear critics, and able to detect rows learned by heart."""
+"""Measures of critics: computed by hand for linear critics, and able to detect memorised rows."""
 
 from dataclasses import replace
 
@@ -89,7 +89,7 @@ def test_roughness_is_the_mean_change_of_the_minimum_of_both_critics():
 
 
 def random_rows(population, count, seed):
-    """Returns rows of pure noise, which a critic can fit only by learning them by heart."""
+    """Returns rows of pure noise, which a critic can fit only by memorising them."""
     g = torch.Generator().manual_seed(seed)
     state, next_state = torch.randn(2, population, count, 3, generator=g)
     action = torch.rand(population, count, 2, generator=g) * 2 - 1

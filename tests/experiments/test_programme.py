@@ -44,7 +44,7 @@ def root(tmp_path_factory):
 
 
 def check_sharing(pretrained):
-    """Asserts that two runs of a task, dataset and seed share their pre-training exactly if only their fine-tuning differs.
+    """Asserts that runs of one dataset and seed share pre-training iff only fine-tuning differs.
 
     Args:
         pretrained: the arm of each run and the rows of its pre-training.

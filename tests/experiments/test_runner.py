@@ -423,7 +423,7 @@ def test_verify_compares_every_column_and_every_row(change, sentence, recorded, 
     copy(recorded, tmp_path / "elsewhere", change, provenance=origin)
     found = verify.verify(RUN, tmp_path / "elsewhere", tmp_path / "work")
     assert sentence in found
-    assert found.endswith(f", perhaps by rounding: here is cpu {provenance.processor()} for another")
+    assert found.endswith(f", perhaps because of rounding: this machine has cpu {provenance.processor()}, not another")
 
 
 def test_verify_refuses_a_record_with_other_settings(recorded, tmp_path):

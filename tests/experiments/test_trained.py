@@ -81,8 +81,8 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
 
 
-def test_critics_that_a_run_kept_are_asked_again_and_other_answers_stay(tmp_path):
-    """The digest of a run's CSV says which one was asked."""
+def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_path):
+    """The digest of a run's CSV says which run was evaluated."""
     which, path = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0), tmp_path / "11_actions.csv"
     learner = keep(tmp_path / "work", which)
     path.write_text(
@@ -106,7 +106,7 @@ def test_critics_that_a_run_kept_are_asked_again_and_other_answers_stay(tmp_path
         assert path.read_bytes() == before
 
 
-def test_answers_of_critics_come_from_recorded_runs():
+def test_values_of_critics_come_from_recorded_runs():
     table = pd.read_csv(trained.FOLDER / "drawn" / "11_actions.csv")
     assert table.groupby(["task", "arm", "seed"])["share"].apply(list).map(lambda shares: shares == [*measures.SHARES]).all()
     for task, arm, seed, record in table[["task", "arm", "seed", "record"]].drop_duplicates().itertuples(index=False):

@@ -24,14 +24,14 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         ({"precision": "float16"}, "unknown precision 'float16': did you mean "),
         ({"algorithm": "sac"}, "the learner's settings are TD3(...), but the algorithm 'sac' needs SAC(...)"),
         ({"learner": IQL()}, "the learner's settings are IQL(...), but the algorithm 'td3' needs TD3(...)"),
-        ({"finetuning": None}, "pretraining and finetuning are both None, but an arm has one of them at least"),
+        ({"finetuning": None}, "pretraining and finetuning are both None, but an arm needs at least one of them"),
         (
             PLAIN_SAC | {"pretraining": Pretraining()},
             f"the algorithm is 'sac', but only {OFFLINE_ALGORITHMS} have an offline loss",
         ),
         (
             PLAIN_SAC | {"finetuning": Finetuning(critic_updates=50)},
-            "critic_updates is 50, but the algorithm 'sac' cannot move its critics alone",
+            "critic_updates is 50, but the algorithm 'sac' cannot update its critics alone",
         ),
         (
             {"algorithm": "rlpd", "learner": SAC()},
@@ -46,16 +46,16 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         ),
         (
             OFFLINE | {"augmentation": Augmentation(branch=1)},
-            "the augmentation's source is 'sample' and branch is 1, but a branch is what 'simulator' needs, and it alone",
+            "the augmentation's source is 'sample' and branch is 1, but only 'simulator' has a branch, and it needs one above 0",
         ),
         (
             OFFLINE | {"model": None, "augmentation": Augmentation(source="simulator")},
             "the augmentation's source is 'simulator' and",
         ),
-        (OFFLINE | {"augmentation": SIMULATED}, "a model is given, but augmentation is None or asks the simulator"),
+        (OFFLINE | {"augmentation": SIMULATED}, "a model is given, but augmentation is None or its source is the simulator"),
         (
             {"augmentation": SIMULATED, "pretraining": Pretraining(whole_episodes=True, horizon=3)},
-            "an augmentation with a branch needs picks='random' and the horizon 1",
+            "picks is 'random' and horizon is 3, but a branch needs picks='random' and horizon=1",
         ),
         (
             {"algorithm": "iql", "learner": IQL(), "augmentation": SIMULATED, "pretraining": Pretraining()},

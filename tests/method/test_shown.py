@@ -25,9 +25,9 @@ ONE_STEP = Pretraining(updates=50, transitions=50, evaluation_interval=50)
 CELLS = "".join(path.read_text() for path in sorted((ROOT / "notebooks").glob("*.py")))
 SHOWN = set(re.findall(r"\b(\w+)\.(\w+)\b", " ".join(re.findall(r"\bshow\(([^)]*)\)", CELLS))))
 METHOD = {
-    "td3": ("noise", "critic_target", "critic_loss", "actor_loss", "actor_loss_bc", "update", "explorer"),
+    "td3": ("smoothing_noise", "critic_target", "critic_loss", "actor_loss", "actor_loss_bc", "update", "explorer"),
     "sac": ("sample", "critic_target", "critic_loss", "actor_loss", "temperature_loss", "update"),
-    "networks": ("track", "layer_norm"),
+    "networks": ("soft_update", "layer_norm"),
     "layernorm": ("normalised",),
     "rlpd": ("rows", "actor_loss"),
     "iql": ("value_loss", "critic_target", "actor_loss"),

@@ -73,7 +73,7 @@ def test_critic_target_by_hand(pair):
 
 def test_target_noise_is_scaled_and_clipped():
     normal = torch.tensor([0.0, 1.0, -2.0, 10.0, -10.0])
-    torch.testing.assert_close(td3.noise(normal, TD3()), torch.tensor([0.0, 0.2, -0.4, 0.5, -0.5]))
+    torch.testing.assert_close(td3.smoothing_noise(normal, TD3()), torch.tensor([0.0, 0.2, -0.4, 0.5, -0.5]))
 
 
 @pytest.mark.parametrize("loss", [td3.actor_loss, None], ids=["actor", "critics alone"])

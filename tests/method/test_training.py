@@ -174,7 +174,7 @@ def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
 
 
 def test_with_a_branch_the_critics_learn_from_whole_imagined_transitions_and_the_actor_from_recorded_ones(seen):
-    """Imagined rows come from another draw; recorded rows and noise are those of a training without augmentation."""
+    """Imagined rows come from another draw; recorded rows and noise are as without augmentation."""
     rule = replace(PLAN["augmentation"], source="simulator", branch=1)
     learner, table, _ = offline([1, 3], replace(VANILLA, model=None, augmentation=rule))
     others, numbers = offline([2, 4])[1], []
@@ -242,7 +242,7 @@ def test_pretraining_uses_the_offline_loss_counts_its_updates_and_redraws_its_ta
     ],
 )
 def test_a_budget_must_be_a_multiple_of_50(stage, name, changes):
-    """Training looks only every 50 updates or steps, so another interval would skip evaluations or tables."""
+    """Training checks only every 50 updates or steps: others would skip evaluations or tables."""
     with pytest.raises(ValueError, match=f"^{name} is 120, but it must be a multiple of 50$"):
         replace(PLAN[stage], **changes)
 
@@ -266,7 +266,7 @@ def test_imagined_next_states_of_another_shape_are_refused(shape):
         next(training.pretrain(learner, table, lambda number: torch.zeros(shape)))
 
 
-def test_imagined_next_states_are_given_exactly_if_the_arm_has_an_augmentation():
+def test_imagined_next_states_are_given_if_and_only_if_the_arm_has_an_augmentation():
     """An augmented arm without them would train as vanilla does, and vanilla would ignore them."""
     learner, table, imagine = offline([1])
     for arm, given, said in ((VANILLA, None, "None, but the arm has an"), (UNAUGMENTED, imagine, "given, but the arm has no")):
@@ -285,7 +285,7 @@ def test_each_kind_of_random_number_has_a_stream_of_its_own(seen):
         rows = transitions.unpack(table[k, torch.randint(60, (50, 32), generator=batches)], 11, 3)
         normal = torch.randn(50, 1, 32, 3, generator=noise)
         assert torch.equal(torch.stack([batch.state[k] for _, batch, *_ in seen[:50]]), rows.state)
-        assert torch.equal(torch.stack([drawn[:, k] for _, _, drawn, *_ in seen[:50]]), td3.noise(normal, TD3()))
+        assert torch.equal(torch.stack([drawn[:, k] for _, _, drawn, *_ in seen[:50]]), td3.smoothing_noise(normal, TD3()))
     plan = replace(PLAN["finetuning"], warmup_policy="uniform")
     learner, buffer = finetuned([1, 3], replace(VANILLA, finetuning=plan))
     assert set(learner.generators) == {"batches", "update noise", "exploration", "uniform actions"}
@@ -331,7 +331,7 @@ def test_the_replay_buffer_starts_empty_or_with_the_offline_rows():
     assert torch.equal(full.rows[:, :60], table)
 
 
-def test_a_replay_buffer_has_offline_rows_exactly_if_the_plan_keeps_the_data():
+def test_a_replay_buffer_has_offline_rows_if_and_only_if_the_plan_keeps_the_data():
     """Without any, RLPD would take half of each batch from the first transition, and TD3 would silently keep nothing."""
     learner, table, _ = offline([1, 3])
     for arm, rows, number in ((KEEPING, None, 0), (VANILLA, table, 60)):
@@ -397,7 +397,7 @@ def test_updates_draw_only_from_the_replay_buffer(seen):
 
 def test_critics_that_settle_draw_only_from_the_filled_part_of_the_replay_buffer(seen):
     learner, table, _ = offline([1, 3], KEEPING)
-    training.settle(learner, training.replay(learner, table), 50)
+    training.warm_up_critics(learner, training.replay(learner, table), 50)
     known = transitions.unpack(table, 11, 3).state
     assert len(seen) == 50
     for _, batch, *_, loss in seen:
@@ -408,7 +408,7 @@ def test_critics_that_settle_draw_only_from_the_filled_part_of_the_replay_buffer
 def test_only_the_critics_move_right_after_the_warm_up():
     """With `critic_updates` the critics learn from the replay buffer before the actor moves. Each of these updates counts."""
     (learner, table, _), (before, *_) = offline([1], KEEPING), offline([1])
-    training.settle(learner, training.replay(learner, table), 100)
+    training.warm_up_critics(learner, training.replay(learner, table), 100)
     names = "actor", "target_actor", "critics", "target_critics"
     moved = [name for name in names if not torch.equal(flat(getattr(learner.agent, name)), flat(getattr(before.agent, name)))]
     assert (moved, learner.gradient_steps) == (["critics", "target_critics"], 100)
@@ -417,7 +417,7 @@ def test_only_the_critics_move_right_after_the_warm_up():
 
 
 class OneStep(Lockstep):
-    """Episodes of one step with reward -(a - 0.3)^2; the state tells nothing."""
+    """Episodes of one step with reward -(a - 0.3)^2; the state carries no information."""
 
     def __init__(self):
         self.random, self.state = np.random.default_rng(0), np.zeros((2, 1), np.float32)

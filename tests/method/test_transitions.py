@@ -79,7 +79,7 @@ def test_drawn_episodes_are_whole_except_the_last(pool, data, seed):
 @pytest.mark.parametrize("size", [0, 6])
 def test_a_draw_of_nothing_or_of_more_than_the_pool_is_refused(size):
     for draw in (transitions.draw, transitions.draw_episodes):
-        with pytest.raises(ValueError, match=f"^{size} transitions asked for, but made has 5: allowed are 1 to 5$"):
+        with pytest.raises(ValueError, match=f"^{size} transitions were requested, but made has 5: allowed are 1 to 5$"):
             draw(dataset(5), size, 0)
 
 
@@ -131,7 +131,7 @@ def test_a_replay_buffer_keeps_rows_in_order_and_refuses_more_than_it_can_hold(p
         buffer.extend(part)
     assert buffer.size == sum(counts)
     assert torch.equal(buffer.rows[:, : buffer.size], torch.cat([*rows, torch.zeros(population, 0, 11)], dim=1))
-    sentence = f"{buffer.size + spare + 1} transitions asked for, but the replay buffer holds at most {buffer.size + spare}"
+    sentence = f"{buffer.size + spare + 1} transitions were requested, but the replay buffer holds at most {buffer.size + spare}"
     with pytest.raises(ValueError, match=sentence):
         buffer.extend(torch.ones(population, spare + 1, 11))
     assert not buffer.rows[:, buffer.size :].any()
