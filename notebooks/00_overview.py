@@ -7,13 +7,12 @@
 # None of the paper's 6 claims can be judged so far. All four tasks, 3 to 5 seeds: the mean score of TD3 over the first 100,000
 # interactions is 15 [14, 16] from scratch, 10 [−1.7, 22] after offline pre-training, 1.8 [−1.4, 5.0] after pre-training with
 # imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 21, 22 and 27.
-# We wait for 5 seeds to say whether imagination helps.
+# We wait for 5 seeds to say whether imagination raises the mean score.
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 56 [47, 64], with 3 or 4 seeds per task. The next best of 9 arms, “TD3 with the data, no
-# pre-training”, scores 33 [31, 34]. The difference is +23 [+15, +31], likely too high, since we chose the best of several. This
-# may change: 3 or 4 seeds per task are too few for a verdict, and “LayerNorm critics, no pre-training” has too few runs to say
-# whether pre-training matters here.
+# 100,000 interactions is 55 [50, 60], with 3 or 4 seeds per task. The next best of 9 arms, “TD3 with the data, no
+# pre-training”, scores 33 [31, 34]. The difference is +22 [+17, +27]. This may change: 3 or 4 seeds per task are too few for a
+# verdict, and “LayerNorm critics, no pre-training” has too few runs to say whether pre-training matters here.
 # <!-- /answer -->
 #
 # A score of 0 is D4RL's random policy, and 100 is its expert. Square brackets hold a 95 % interval.
@@ -30,7 +29,7 @@
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
-retrain = False  # False: draw from data/runs; True: train now, into build/runs
+retrain = False  # False: draw from data/runs; True: train now, into build/<profile>/runs
 
 # %%
 from collections import Counter
@@ -85,7 +84,7 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 #   replay buffer.
 # - *Vanilla* is pre-trained on the recorded data alone.
 # - *Augmented* is the paper's method: during pre-training a world model imagines half of the next states.
-# - *Matched noise* is our control: instead of imagining, we add noise as large as the model's error.
+# - *Matched noise* is our control: instead of imagining, we add noise as large as the model's held-out error.
 # - *LayerNorm critics, data kept* is vanilla pre-training with LayerNorm in the critics and the offline data in the replay
 #   buffer ([chapter 11](11_other_methods.ipynb)).
 #
@@ -328,8 +327,8 @@ by_arm.rename(columns={"count": "runs", "min": "fewest hours", "mean": "mean", "
 #
 # The main differences are in how we count and compare. We count every interaction, give an interval with each mean, and
 # run a matched-noise control beside the method. We use today's tasks (`Hopper-v5`) and collected the data on them,
-# because D4RL's simulator no longer installs. The [README](../README.md) has the whole table, and each chapter ends with
-# its own.
+# because D4RL's simulator no longer installs. The [README](../README.md) has the main ones in a table, and each chapter
+# ends with its own.
 #
 # ## Try it
 #

@@ -28,6 +28,7 @@ retrain = False  # nothing is trained in this chapter: it reads networks and rec
 # %%
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,7 +39,7 @@ from IPython.display import Markdown
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import records, studies, trained
-from mbaug.method import augmentation, imagination, transitions
+from mbaug.method import augmentation, imagination, td3, transitions
 from mbaug.reporting import claims, figures, statistics
 from mbaug.reporting.figures import show
 from mbaug.reporting.stored import stored
@@ -207,12 +208,18 @@ show(transitions.windows)
 # The critic's target is the function of [chapter 04](04_offline_pretraining.ipynb). It takes the discounted sum as its
 # reward and `cut` as its terminal.
 #
-# *Check by hand.* Suppose that every state is worth 10. The two forms of the target must agree on all five rows.
+# *Check by hand.* Suppose that every state is worth 10. We pass the five rows to `critic_target`, with an agent that
+# says so. The targets must be the $n$-step returns.
 
 # %% tags=["nbval-check-output"]
 bootstrap = [0.5**3 * 10, 0, 0, 0, 0.5 * 10]  # three steps on; after the fall; one step on
-target = found.reward + 0.5 * (1 - found.cut) * 10
-assert np.allclose(target, np.add(reward, bootstrap)), "both forms are the n-step return"
+stub = SimpleNamespace(
+    target_actor=lambda state: 0 * state,
+    target_critics=lambda state, action: 0 * action[None, ..., 0] + 10,
+)
+rows = transitions.unpack(transitions.pack(short, 3, 0.5)[None], 1, 1)
+target = td3.critic_target(stub, rows, td3.TD3(discount=0.5), torch.zeros(1, 5, 1))[0].numpy()
+assert np.allclose(target, np.add(reward, bootstrap)), "TD3's target is the n-step return"
 print("targets of the five rows:", *target)
 
 # %% [markdown]
@@ -327,7 +334,7 @@ pd.DataFrame(table).round(3)
 # They come from a different policy than the rows that the models were fitted on. The error is in variances of these
 # episodes' states,
 #
-# $$ E_n = \operatorname{mean}_{j,\,i} \big( (s_{n,j,i} - \hat s_{n,j,i}) / \sigma_i \big)^2, $$
+# $$ E_n = \operatorname{mean}_{j,\,i} \Big[\big( (s_{n,j,i} - \hat s_{n,j,i}) / \sigma_i \big)^2\Big], $$
 #
 # so 1 is the error of always predicting their mean, and two unrelated states of an episode differ by about 2.
 #
@@ -429,7 +436,7 @@ first(wide >= 1).T
 growth = wide.groupby("task").last() / wide.groupby("task").first()
 growth = growth.loc[names].rename(columns={kind: label for kind, (label, *_) in looks.items()})
 growth.insert(0, "largest eigenvalue alone", radius ** (2 * (len(horizons) - 1)))
-growth = growth.T.round(1).astype(object).fillna("–")
+growth = growth.T.astype(float).round(1).astype(object).fillna("–")
 growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 
 # %% [markdown]
@@ -540,6 +547,8 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 #   each other, but not with the arms of [chapter 05](05_online_finetuning.ipynb).
 # - **Recorded actions.** Our roll-outs follow the recorded actions. Methods such as
 #   [MBPO](https://arxiv.org/abs/1906.08253) let the policy act inside the model and learn the reward too.
+# - **No correction for the policy.** The recorded actions inside a window are those of other policies. $n$-step targets do
+#   not correct for that.
 # - **One-step training.** The model is trained for one step, as in the paper. It could be trained on whole windows.
 #
 # ## Try it
@@ -547,7 +556,7 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 # Each is one line. Say what will happen before you run it. Set `profile = "quick"` first, because the profile "paper"
 # compares what you compute with the committed tables.
 #
-# 1. In section 1, `row = np.flatnonzero(pool.terminal)[0] - 124` starts all roll-outs a second before a fall. Which of the two
+# 1. In section 1, `row = np.flatnonzero(pool.terminal)[6] - 124` starts all roll-outs a second before a fall. Which of the two
 #    quantities goes wrong first?
 # 2. In section 4, put `1.1` in place of `0.95` in `A`, so that $|\lambda|$ is above 1. Does a wrong start still fade?
 # 3. In section 5, use `drawn[task].state.std(axis=0)` for `scale`. Errors are then in variances of the rows that the

@@ -180,8 +180,8 @@ for axis, drawing, label, ticks in (
     bar.minorticks_off()
 text = f"States on two principal components (standard deviations). Above, how many of the {size:,} rows "
 text += "are in a cell; below, the error of the VAE's samples on other rows, as a multiple of its mean. "
-text += f"Below, cells with fewer than {least} of these rows are left out. The darkest cells lie "
-text += "beyond the scale. Seed 0."
+text += "White: none of the other rows is there, or, below, fewer than "
+text += f"{least}. The darkest cells lie beyond the scale. Seed 0."
 save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
@@ -203,7 +203,7 @@ alike.round(2).to_frame("rank correlation of density and error")
 # *Ask.* We compute the error of chapter 02 for a single row $j$. If a predictor draws random numbers, we average over its
 # samples:
 #
-# $$e_j = \operatorname{mean}_{k,\,i} \big( (s'_{j,i} - \hat s'_{j,k,i}) / \sigma_i \big)^2$$
+# $$e_j = \operatorname{mean}_{k,\,i} \Big[\big( (s'_{j,i} - \hat s'_{j,k,i}) / \sigma_i \big)^2\Big]$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -654,7 +654,8 @@ show(reliability.area, imagination.doubt)
 worst = np.array([False, True, False])
 assert reliability.area(np.array([1.0, 2.0, 3.0]), worst) == 0.5, "one of two pairs is in order"
 assert reliability.area(np.array([1.0, 9.0, 3.0]), worst) == 1, "the worst row has the largest signal"
-assert reliability.area(np.array([2.0, 2.0, 2.0]), worst) == 0.5, "ties count half"
+first = np.array([True, False, False])
+assert reliability.area(np.array([2.0, 2.0, 2.0]), first) == 0.5, "ties count half"
 if here:
     model, three = fits[here[0]].model, torch.from_numpy(asked[here[0], "outside"].state[:3])
     known = model.standardiser.apply(three)
@@ -840,7 +841,7 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 # compares what you compute with the committed tables.
 #
 # 1. In `components`, `[:, :-3:-1]` takes the two largest components. Take the two smallest, `[:, :2]`. What is left of
-#    the map?
+#    the map? What happens to the rank correlation of section 1, and why?
 # 2. In section 5, put `errors[name, place]["deterministic"]` in place of `errors[name, place]["sample"]`. Which signal is
 #    now the best?
 # 3. Set `reliability.NEIGHBOUR = 1` before section 2. Is the nearest neighbour a better signal than the tenth?

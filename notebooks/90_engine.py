@@ -271,10 +271,10 @@ share.loc["the profiler itself adds"] = table.sum() / whole - 1
 share.map("{:.1%}".format).rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# *Read.* Our guess was too high: products take less than two thirds of the time. The rest is mostly bias, ReLU, the
-# last layer (a weighted sum rather than a product), and the losses as they are written in `td3`. bfloat16 makes only
-# the products cheaper and adds casts, so there the rest takes a larger share. The profiler adds a cost to each call, so
-# it exaggerates the rest. We can reduce the rest in two ways, and neither changes an equation.
+# *Read.* Our guess was too high: products take less than half of the time. The rest is mostly bias, ReLU, the last
+# layer (a weighted sum rather than a product), and the losses as they are written in `td3`. bfloat16 makes only the
+# products cheaper and adds casts, so there the rest takes a larger share. The profiler adds a cost to each call, so it
+# exaggerates the rest. We can reduce the rest in two ways, and neither changes an equation.
 #
 # **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. Python, autograd and
 # the allocator need to produce that sequence only once. So we run a stretch of updates, up to where the actor moves, once
