@@ -11,7 +11,7 @@ unexport PYTHONPATH
 export MPLCONFIGDIR := $(CURDIR)/build/matplotlib
 
 help:       ## list these targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
+	@awk -F ':[^#]*## ' '/^[a-z-]*:[^#]*## / {printf "%-12s%s\n", $$1, $$2}' Makefile
 
 setup:      ## make .venv (TORCH=cpu: torch without CUDA, if pip's index has it; PYTHON=...: the Python to use)
 	@scripts/setup "$(TORCH)"

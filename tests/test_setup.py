@@ -1,6 +1,7 @@
 """Set-up: one sentence says what a machine lacks, and pip, uv and conda share one list of packages and bounds."""
 
 import ast
+import fcntl
 import os
 import re
 import shutil
@@ -59,19 +60,43 @@ def setup(monkeypatch, tmp_path):
     ("sentence", "arguments"),
     [
         (
-            "no working Python from 3.11 to 3.14 found as python3.14 to python3.11",
+            "no working Python from 3.11 to 3.14 found as python3.11 to python3.14",
             {"programs": {"python3.13": "echo shim >&2; exit 127", "python": "exit 1"}},
         ),
         ("no working Python from 3.11 to 3.14 found as /no/python", {"named": "/no/python"}),
         ("python3.12 has no venv module .* apt install python3-venv", {"programs": {"python3.12": "exit 3", "python": "exit 1"}}),
         ("TORCH=rocm is not known: choose default", {"torch": "rocm"}),
         (r"has 7\.2 GB of free disk space, but set-up needs 8 GB \(3 GB with TORCH=cpu\)", {"gigabytes": 7}),
+        (
+            r"has 7\.2 GB of free disk space",  # whatever awk writes with a decimal comma
+            {"gigabytes": 7, "programs": {"awk": '[ "$LC_ALL" = C ] && exec /usr/bin/awk "$@"; echo 7,2'}},
+        ),
+        ("no wheels for Intel Macs", {"programs": {"uname": "echo Darwin x86_64"}}),
         ("needs 3 GB", {"torch": "cpu", "gigabytes": 2, "named": sys.executable}),  # the check accepts a real Python
     ],
 )
 def test_an_unsuitable_machine_is_refused_in_one_sentence_before_anything_changes(setup, sentence, arguments):
     (line,) = setup(**arguments)
     assert re.match(f"setup: .*{sentence}", line)
+    assert not Path(".venv").exists()
+
+
+def test_set_up_takes_a_python_whose_path_has_a_space(setup):
+    Path("my env").mkdir()
+    Path("my env/python").write_text(f"#!/bin/sh\n{GOOD}\n")
+    Path("my env/python").chmod(0o755)
+    assert setup("cpu", named="my env/python")[0] == ".venv"
+
+
+def test_set_up_waits_for_another_set_up_of_the_same_clone(setup, monkeypatch):
+    setup(programs={"python": "exit 1"})  # writes the programs, and changes nothing else
+    with open("requirements.txt", "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = subprocess.Popen(["env", f"PYTHON={sys.executable}", "scripts/setup", "cpu"], stderr=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.kill()
+        process.wait()
     assert not Path(".venv").exists()
 
 
@@ -90,7 +115,7 @@ def test_set_up_takes_only_the_steps_that_are_left(setup):
 
 def test_every_set_up_installs_the_extras_and_does_not_ask_for_torch_again(setup):
     """Stable-Baselines3 requires torch, but the CPU-only torch has another hash than the locked one."""
-    setup("cpu", programs={"flock": "exit 1"})  # set-up also works on file systems without locks
+    setup("cpu")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {Requirement(one).name.replace("_", "-") for one in chain(*extras.values())}
     found = {*re.findall(r"^([\w-]+)==", Path("others").read_text(), re.M)}
