@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import os
 import re
 import select
@@ -15,10 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mbaug import ending
+from mbaug import ending, files
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
+if (files.CLONE / "pyproject.toml").is_file():
+    os.environ.setdefault("MPLCONFIGDIR", str(files.CLONE / "build" / "matplotlib"))  # we write nothing outside the clone
 
 
 SEEDS = 100  # upper limit for --seeds: for the whole programme these are 10,000 runs
@@ -132,7 +135,7 @@ def status(arguments: argparse.Namespace) -> None:
         missing = [run for run in runs if run not in metadata]
         total, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
         hours = f"{total:>7.1f} hours on {cores} cores, {left:.1f} left"
-        say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}{study.question}")
+        say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}  {study.question}")
     missing = [run for run in programme if run not in metadata]
     hours_left = runner.seconds(missing, pace) / 3600 / cores
     say(f"programme: {len(missing)} runs missing, about {hours_left:.1f} hours on {cores} cores")
@@ -412,11 +415,15 @@ def end_of_pipe(error: BrokenPipeError) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command. Any expected error ends the process with one sentence."""
+    for stream in (sys.stdout, sys.stderr):  # a locale such as ISO-8859-1 lacks some of our letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = parser().parse_args(arguments)
     try:
         with ending.as_by_ctrl_c():
             given.call(given)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None where a shell closed it with >&-
+                sys.stdout.flush()
     except BrokenPipeError as error:
         end_of_pipe(error)
     except KeyboardInterrupt:

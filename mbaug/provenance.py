@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -102,18 +103,28 @@ def commit() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Returns the output of a git command in a folder, ignoring GIT_* variables, which may name another repository."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    """Returns the output of a git command in a folder, without variables such as GIT_DIR, which may name another repository.
+
+    Git refuses a clone that another user owns, as in containers. We run its code anyway, so we trust it.
+    """
+    environment = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_)", name)}
+    command = ["git", "-c", f"safe.directory={folder.parent}", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
 
 def processor() -> str:
-    """Returns the processor's name, on Linux with family and model, because a virtual machine's name is often only a brand."""
+    """Returns the processor's name, on Linux with family and model, because a virtual machine's name is often only a brand.
+
+    Linux gives no name on ARM, but numbers of the implementer and of the part.
+    """
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
         return platform.processor() or platform.machine()
-    facts = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", first, re.MULTILINE))
+    named = r"^(model name|cpu family|model|CPU implementer|CPU part)\s*:\s*(.+)$"
+    facts = dict(re.findall(named, first, re.MULTILINE))
     name = facts.pop("model name", platform.machine())
     return ", ".join([name, *(f"{fact.removeprefix('cpu ')} {value}" for fact, value in facts.items())])

@@ -58,6 +58,13 @@ def test_a_processor_is_named_with_its_family_and_model(monkeypatch):
     first = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
     monkeypatch.setattr(provenance.Path, "read_text", lambda path: first + "\n" + first.replace("17", "1"))
     assert provenance.processor() == "AMD EPYC, family 25, model 17"
+    arm = "processor\t: 0\nFeatures\t: fp\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd0c\n"
+    monkeypatch.setattr(provenance.Path, "read_text", lambda path: arm)
+    monkeypatch.setattr(provenance.platform, "machine", lambda: "aarch64")
+    assert provenance.processor() == "aarch64, CPU implementer 0x41, CPU part 0xd0c"
+    monkeypatch.setattr(provenance.sys, "platform", "darwin")
+    monkeypatch.setattr(provenance.subprocess, "run", lambda *a, **b: subprocess.CompletedProcess(a, 0, "Apple M2\n"))
+    assert provenance.processor() == "Apple M2"
 
 
 def test_the_commit_is_that_of_the_code_that_was_imported(clone):
@@ -74,6 +81,16 @@ def test_the_commit_is_that_of_the_code_that_was_imported(clone):
         provenance.commit.cache_clear()
         assert provenance.commit() == head
         assert len(head) == 40
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to another user")
+def test_a_clone_of_another_user_has_its_commit(clone, monkeypatch):
+    """Git alone would refuse it, as in a container whose user differs."""
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    head = committed(clone, "mbaug")
+    for path in (clone, *clone.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert provenance.commit() == head
 
 
 def test_code_that_no_repository_tracks_has_no_commit(clone, monkeypatch):

@@ -5,7 +5,7 @@ Each dataset holds the reference returns of its task, so `minari.get_normalized_
 
 import importlib.util
 import os
-import shutil
+import tempfile
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from mbaug.checks import needs
 from mbaug.datasets import read
 from mbaug.datasets.cards import read_card
 from mbaug.datasets.pools import LICENCE
-from mbaug.method.transitions import Dataset
+from mbaug.method.transitions import ROWS, Dataset
 
 VERSION = 0  # version of the exported datasets, the last part of a Minari id
 LEARNING = "a learning agent, from its first step on"  # policy of a medium-replay pool, whose card names none
@@ -57,22 +57,32 @@ def minari_datasets(folder: Path) -> Iterator[str]:
     folder = folder.absolute()
     with files.in_one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)  # the folder in which Minari reads and writes
     project, lines = tomllib.loads((files.repository() / "pyproject.toml").read_text())["project"], []
     for name, path in read.bundled([read.FOLDER]).items():
         card, data = read_card(path), read.load(name)
         task = tasks.find(name.partition("-")[0])
         identifier = f"mbaug/{name.replace('-', '/', 1)}-v{VERSION}"
         if not (folder / identifier).exists():
-            try:
+            size = 2 * sum(getattr(data, column).nbytes for column in ROWS)
+            files.check_writable(folder, size)  # on a full disk HDF5 prints pages, and may crash
+            with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as temporary:
+                os.environ["MINARI_DATASETS_PATH"] = temporary  # the folder in which Minari writes
                 create(identifier, task, data, card, project)
-            except BaseException:  # including Ctrl-C, so that an existing dataset is always complete
-                shutil.rmtree(folder / identifier, ignore_errors=True)
-                raise
+                publish(Path(temporary), folder, identifier)
+        os.environ["MINARI_DATASETS_PATH"] = str(folder)  # where Minari now finds them
         lines.append(ROW.format(**{"policy": LEARNING} | card | {"id": identifier}))
         yield identifier
     text = CARD.format(version=project["version"], licence=LICENCE, rows="\n".join(lines))
     files.write_atomically(folder / "README.md", text.encode())
+
+
+def publish(temporary: Path, folder: Path, identifier: str) -> None:
+    """Moves a finished dataset, so that an existing one is always complete, and copies what describes its namespaces."""
+    for about in temporary.rglob("namespace_metadata.json"):
+        target = folder / about.relative_to(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(target, about.read_bytes())
+    os.replace(temporary / identifier, folder / identifier)
 
 
 def create(identifier: str, task: tasks.Task, data: Dataset, card: dict, project: dict) -> None:

@@ -197,7 +197,8 @@ def record(
     if wanted:
         files.check_writable(root)
     if wanted and ("+" in commit() or commit() == "unknown"):
-        report(f"the records will name the commit {commit()}: train in a clean clone if you want to keep them")
+        why = " (git is missing, or there is no history here)" * (commit() == "unknown")
+        report(f"the records will name the commit {commit()}{why}: train in a clean clone if you want to keep them")
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     jobs, problems = studies.cells(wanted, population), []
     if cluster:

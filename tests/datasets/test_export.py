@@ -46,6 +46,28 @@ def test_a_second_export_changes_no_file_and_the_readme_lists_every_dataset(expo
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")} == before != {}
 
 
+def test_an_export_that_is_killed_leaves_no_dataset(exported, monkeypatch, tmp_path):
+    """As if it were killed while Minari writes: what is there is not taken for a dataset, and the same command makes it."""
+    made, create = exported[0].rglob("*.hdf5"), export.create
+
+    def killed(*given):
+        create(*given)
+        raise KeyboardInterrupt
+
+    assert len([*made]) == 2
+    monkeypatch.setattr(export, "create", killed)
+    folder = tmp_path / "other"
+    with pytest.raises(KeyboardInterrupt):
+        next(export.minari_datasets(folder))
+    assert not [*folder.rglob("*.hdf5")]
+    monkeypatch.setattr(export, "create", create)
+    monkeypatch.setattr(files, "check_writable", lambda folder, size: sizes.append(size))
+    sizes: list[int] = []
+    assert len([*export.minari_datasets(folder)]) == 2
+    written = [path.stat().st_size for path in sorted(folder.rglob("*.hdf5"))]
+    assert all(size > real for size, real in zip(sizes, written, strict=True)), "room is checked for all that Minari writes"
+
+
 def test_an_export_into_a_file_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # monkeypatch restores it after the export has changed it
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: True)

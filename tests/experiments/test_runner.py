@@ -287,7 +287,7 @@ def test_uncommitted_code_is_reported_before_it_trains(tmp_path, monkeypatch):
         record(tmp_path, [RUN], report=reported.append)
     assert reported == [
         f"the records will name the commit {x}: train in a clean clone if you want to keep them"
-        for x in ("unknown", "0" * 40 + "+dirty")
+        for x in ("unknown (git is missing, or there is no history here)", "0" * 40 + "+dirty")
     ]
     assert counts == [1, 2, 2]
 
