@@ -234,7 +234,7 @@ def wide_values(axis: Axes, values: pd.Series) -> None:
     """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, since critics that run away predict millions."""
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
     low, high = min(-100.0, 3 * values.min()), 3 * max(1_000.0, values.max())
-    labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million"}
+    labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million", 1e9: "1 billion"}
     ticks = {sign * size: f"−{text}" if sign * size < 0 else text for sign in (-1, 1) for size, text in labels.items()}
     axis.set_yticks([*ticks], [*ticks.values()])
     axis.set_ylim(low, high)
