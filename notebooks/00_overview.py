@@ -5,7 +5,7 @@
 #
 # <!-- answer -->
 # None of the paper's 6 claims can be judged so far. All four tasks, 3 to 5 seeds: the mean score of TD3 over the first 100,000
-# interactions is 15 [14, 16] from scratch, 10 [−1.7, 22] after offline pre-training, 1.8 [−1.4, 5.0] after pre-training with
+# interactions is 15 [14, 16] from scratch, 10 [−2.0, 22] after offline pre-training, 1.7 [−1.3, 4.7] after pre-training with
 # imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 21, 22 and 27.
 # We wait for 5 seeds to say whether imagination raises the mean score.
 #

@@ -181,14 +181,16 @@ pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 # | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: dynamics, blur and sampling noise |
 # | `mean` | the same with $z = \mu(s)$ | dynamics and blur |
 # | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | blur and sampling noise, no dynamics |
-# | `noise` | $s'_i + e_i^{1/2}\,\sigma_i\,n_i$ | matched noise: in each dimension as large as the error $e_i$ of `sample`, no dynamics |
+# | `noise` | $s'_i + \sqrt{e_i}\,\sigma_i\,\xi_i$ | matched noise: the held-out error $e_i$ of `sample` in each dimension, no dynamics |
 # | `deterministic` | $s + f(s, a)$ | dynamics of a plain network as large as the model |
 
 # %%
 show(imagination.predictor, imagination.add_noise)
 
 # %% [markdown]
-# The sources `jitter` and `shrink` are two more controls, for [chapter 07](07_controls.ipynb).
+# In `noise`, $\xi_i$ is a standard normal number, $\sigma_i$ the standard deviation of dimension $i$ in the data, and
+# $e_i$ is in variances ([chapter 02](02_world_model.ipynb)). The sources `jitter` and `shrink` are two more controls,
+# for [chapter 07](07_controls.ipynb).
 
 # %% [markdown]
 # *Look.* How far is each source from the recorded next state, and how long is one step? We take root mean squares over
@@ -558,10 +560,10 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 #
 # <details><summary>Does a sampled prediction regularise more than its mean?</summary>
 #
-# In the long run the critic learns the mean of the targets over samples. If the value is linear in $s'$ near the
-# prediction, the mean target of the samples equals the target of the mean. Samples then only add gradient noise. Where
-# the value bends, for example where the robot is about to fall, the samples average over the bend. That is smoothing. The
-# columns of section 4 measure both.
+# Only where the value bends. In the long run the critic learns the mean of the targets over samples. If the value is
+# linear in $s'$ near the prediction, the mean target of the samples equals the target of the mean. Samples then only
+# add gradient noise. Where the value bends, for example where the robot is about to fall, the samples average over the
+# bend. That is smoothing. The columns of section 4 measure both.
 #
 # </details>
 #

@@ -5,9 +5,9 @@
 #
 # <!-- answer -->
 # All four tasks, 3 to 5 seeds: over the first 100,000 interactions the mean score is 15 [14, 16] for TD3 from scratch, 33 [31,
-# 34] for TD3 with the data in its replay buffer, 10 [−1.7, 22] after vanilla pre-training, 1.8 [−1.4, 5.0] after pre-training
+# 34] for TD3 with the data in its replay buffer, 10 [−2.0, 22] after vanilla pre-training, 1.7 [−1.3, 4.7] after pre-training
 # with imagined next states, and 22 [13, 31] with noise of the same size. We wait for 5 seeds to say whether vanilla
-# pre-training pays off. Compared with vanilla pre-training, imagined next states change the score by −8.4 [−19, +2.6], compared
+# pre-training pays off. Compared with vanilla pre-training, imagined next states change the score by −8.3 [−19, +2.8], compared
 # with noise by −21 [−29, −12], and compared with TD3 with the data by −31 [−34, −28].
 # <!-- /answer -->
 #

@@ -588,8 +588,8 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 #
 # <details><summary>The deterministic network predicts so much better. Is it the better augmentation?</summary>
 #
-# Only agents can tell, and the arm `deterministic` of the study `carried` trains them. If the model's error is what
-# regularises, a better prediction may help less.
+# Only agents can tell. The arm `deterministic` trains them, and the [README](../README.md) has their scores. If
+# the model's error is what regularises, a better prediction may help less.
 # </details>
 #
 # **Next:** [07 · Controls](07_controls.ipynb): does the model help, or just its error?

@@ -5,8 +5,8 @@
 # online?
 #
 # <!-- answer -->
-# All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 1.8 [−1.4, 5.0] over the first
-# 100,000 interactions. With recorded next states it scores 10 [−1.7, 22], and with noise as large as the model's held-out error
+# All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 1.7 [−1.3, 4.7] over the first
+# 100,000 interactions. With recorded next states it scores 10 [−2.0, 22], and with noise as large as the model's held-out error
 # 22 [13, 31]. Without Ant the means are 22, 21 and 26. We wait for 5 seeds to say whether the model beats noise. With a perfect
 # model the method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow
 # from this, 0 came true, 0 failed, and 5 are open.
@@ -250,7 +250,7 @@ show(imagination.error_parts)
 # | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$: no dynamics | bias and jitter |
 # | `jitter` | $s'$ + (sample − mean) | the model's jitter, with a little bias |
 # | `shrink` | the affine function of $s'$ that fits `mean` best | the linear part of the bias, a pull to the middle |
-# | `noise` | $s' + \sigma n$, as large as the held-out error of `sample` | jitter alone, in all directions |
+# | `noise` | $s' + \sigma \xi$, $\xi \sim \mathcal N(0, I)$, as large as the held-out error of `sample` | jitter alone, in all directions |
 # | `deterministic` | a plain network, no latent state | a small bias |
 
 # %%

@@ -112,7 +112,7 @@ save_figure(figure, "11_methods", drawn, caption, profile)
 # [LayerNorm](https://arxiv.org/abs/1607.06450) puts each hidden layer on a sphere before the ReLU:
 #
 # $$\begin{gathered}
-# h_l = \mathrm{relu}\big(\mathrm{LN}(W_l h_{l-1} + b_l)\big), \\
+# h_l = \mathrm{relu}\big(\mathrm{LN}(h_{l-1} W_l + b_l)\big), \\
 # \mathrm{LN}(u)_i = \frac{u_i - \bar u}{\sqrt{\tfrac1n \sum_j (u_j - \bar u)^2 + \epsilon}} .
 # \end{gathered}$$
 #
