@@ -7,11 +7,11 @@
 # All four tasks, 3 or 4 seeds: when pre-training ends, the policy scores 3.9 [−10, 18] if all next states were recorded, and
 # −4.1 [−6.9, −1.3] if half were imagined. We wait for 5 seeds to say whether imagination raises this score. A critic runs away
 # when it predicts more than the largest reward at every step would give. When pre-training ends, 7 of 15 with “vanilla
-# pre-training” (Walker2d and Ant), 3 of 15 with “augmented 50 %” (Ant), 2 of 14 with “matched noise 50 %” (Ant), none of 8 with
-# “deterministic model 50 %” and none of 14 with “LayerNorm critics” have done so. Where no critic runs away (HalfCheetah and
-# Hopper, 4 seeds), over-estimation, the return that a critic predicts minus what its policy earns, is −49 [−94, −3.0]
-# discounted rewards with recorded next states and 99 [55, 142] with imagined ones. We wait for 5 seeds to say whether
-# imagination raises over-estimation.
+# pre-training” (Walker2d and Ant), 3 of 15 with “augmented 50 %” (Ant), 3 of 15 with “matched noise 50 %” (Walker2d and Ant),
+# none of 8 with “deterministic model 50 %” and none of 14 with “LayerNorm critics” have done so. Where no critic runs away
+# (HalfCheetah and Hopper, 4 seeds), over-estimation, the return that a critic predicts minus what its policy earns, is −49
+# [−94, −3.0] discounted rewards with recorded next states and 99 [55, 142] with imagined ones. We wait for 5 seeds to say
+# whether imagination raises over-estimation.
 # <!-- /answer -->
 #
 # | | |

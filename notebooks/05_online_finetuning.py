@@ -8,7 +8,7 @@
 # 34] for TD3 with the data in its replay buffer, 10 [−2.0, 22] after vanilla pre-training, 1.7 [−1.3, 4.7] after pre-training
 # with imagined next states, and 22 [13, 31] with noise of the same size. We wait for 5 seeds to say whether vanilla
 # pre-training pays off. Compared with vanilla pre-training, imagined next states change the score by −8.3 [−19, +2.8], compared
-# with noise by −21 [−29, −12], and compared with TD3 with the data by −31 [−34, −28].
+# with noise by −20 [−28, −12], and compared with TD3 with the data by −31 [−34, −28].
 # <!-- /answer -->
 #
 # | | |

@@ -7,7 +7,7 @@
 # <!-- answer -->
 # All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 1.7 [−1.3, 4.7] over the first
 # 100,000 interactions. With recorded next states it scores 10 [−2.0, 22], and with noise as large as the model's held-out error
-# 22 [13, 31]. Without Ant the means are 22, 21 and 26. We wait for 5 seeds to say whether the model beats noise. With a perfect
+# 22 [13, 31]. Without Ant the means are 22, 21 and 25. We wait for 5 seeds to say whether the model beats noise. With a perfect
 # model the method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow
 # from this, 0 came true, 0 failed, and 5 are open.
 # <!-- /answer -->
