@@ -244,10 +244,9 @@ def training_rows(population: Population) -> Batch:
     Single transitions were drawn at random, so the first of them are a fair sample. Whole episodes follow one another, so there
     the rows are evenly spaced.
     """
-    table, count = population.table, population.arm.evaluation.probe_rows
     if population.arm.offline.whole_episodes:
-        table = table[:, torch.linspace(0, table.shape[1] - 1, min(count, table.shape[1])).long()]
-    return transitions.unpack(table[:, :count], *population.learner.sizes)
+        return spaced_rows(population, population.drawn)
+    return transitions.unpack(population.table[:, : population.arm.evaluation.probe_rows], *population.learner.sizes)
 
 
 def save(where: Path, population: Population, tensors: dict[str, Tensor] | None = None, plain: dict | None = None) -> None:

@@ -327,24 +327,26 @@ def legend(figure: Figure) -> None:
 
 def number(value: float, signed: bool = False) -> str:
     """Returns a number for readers: one decimal below 10 and none above, commas, millions in words, a true minus sign."""
-    value, unit = (value / 1e6, " million") if abs(value) >= 1e6 else (value, "")
-    return _digits(value, signed) + unit
+    (text,), unit = _in_one_unit([value], signed)
+    return text + unit
 
 
-def _digits(value: float, signed: bool) -> str:
-    """Returns `number` without the unit."""
-    text = f"{value:{'+' if signed else ''},.{1 if abs(value) < 9.95 else 0}f}".replace("-", "−")
-    return re.sub(r"^[+−](?=0(\.0)?$)", "", text)
+def _in_one_unit(values: Sequence[float], signed: bool) -> tuple[list[str], str]:
+    """Returns numbers as `number` does, but without their unit; and the unit that all share, " million" or ""."""
+    scale, unit = (1e6, " million") if max(map(abs, values)) >= 1e6 else (1, "")
+    sign, texts = "+" if signed else "", []
+    for value in (value / scale for value in values):
+        text = f"{value:{sign},.{1 if abs(value) < 9.95 else 0}f}".replace("-", "−")
+        texts.append(re.sub(r"^[+−](?=0(\.0)?$)", "", text))
+    return texts, unit
 
 
 def words(found: statistics.Interval, signed: bool = False) -> str:
     """Returns an interval as "21 [5.0, 38]"; without brackets if a single seed gives none; a dash if there is no value."""
     if np.isnan(found.value):
         return "–"
-    ends = [] if np.isnan(found.low) else [found.low, found.high]
-    unit, name = (1e6, " million") if max(map(abs, [found.value, *ends])) >= 1e6 else (1, "")
-    value, *ends = (_digits(each / unit, signed) for each in (found.value, *ends))
-    return value + (f" [{', '.join(ends)}]" if ends else "") + name
+    (value, *ends), unit = _in_one_unit(found[:1] if np.isnan(found.low) else found[:3], signed)
+    return value + (f" [{', '.join(ends)}]" if ends else "") + unit
 
 
 def span(numbers: Collection) -> str:
