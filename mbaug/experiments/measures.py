@@ -139,9 +139,9 @@ def along_actions(
     action: Float[Tensor, "population batch action"],
     other: Float[Tensor, "population batch action"],
 ) -> Float[Tensor, "population shares quantiles"]:
-    """v(x) = (V(s, a + x (u - a)) - V(s, a)) / SD V(s, a) with V = min_i Q_i: how values change from recorded actions a to u.
+    """v(p) = (Q(s, a + p (o - a)) - Q(s, a)) / SD Q(s, a), Q = min(Q_1, Q_2): how values change from recorded actions a to o.
 
-    Returns the QUANTILES over rows at each of SHARES x. Above zero, a policy could gain by actions that are not in the data.
+    Returns the QUANTILES over rows at each of SHARES p. Above zero, a policy could gain by actions that are not in the data.
     """
     recorded, way = values(critics, state, action), other - action
     moved = torch.stack([values(critics, state, action + share * way) for share in SHARES], dim=1)
@@ -221,20 +221,20 @@ def rate_distortion(
     """Returns the normalised error that this loss leaves to a linear-Gaussian VAE: 1/d sum_i min(lambda_i, theta).
 
     Each principal component of the d standardised states, of variance lambda_i, has a latent of its own. A posterior variance
-    sigma^2 costs w_KL (-1/2 log sigma^2) nats and gives the sampled reconstruction an error D = lambda_i sigma^2. Because s' is
-    close to s, the loss counts this error 1 + w_p = 11 times. So the cost of D <= lambda_i is
+    sigma^2 costs w_KL (-1/2 log sigma^2) nats and gives the sampled reconstruction an error delta = lambda_i sigma^2. Because s'
+    is close to s, the loss counts this error 1 + w_p = 11 times. So the cost of delta <= lambda_i is
 
-        (1 + w_p) D / d + w_KL / 2 log(lambda_i / D),    smallest at    D = theta = w_KL d / (2 (1 + w_p)).
+        (1 + w_p) delta / d + w_KL / 2 log(lambda_i / delta),    smallest at    delta = theta = w_KL d / (2 (1 + w_p)).
 
     For w_KL = 1/3, theta is d / 66, whatever lambda_i is: the KL term sets a price, and detail below theta is not worth it.
-    The decoder multiplies deviations from the mean by 1 - D / lambda_i. The mean reconstruction has no sampling noise, so its
-    error is only D^2 / lambda_i. We leave out the term of the latent error, which is 1/12 per latent beside 11/d.
+    The decoder multiplies deviations from the mean by 1 - delta / lambda_i. The mean reconstruction has no sampling noise, so its
+    error is only delta^2 / lambda_i. We leave out the term of the latent error, which is 1/12 per latent beside 11/d.
     Source: ours; reverse water-filling (Cover & Thomas 2006, 10.3.3).
 
     `correlation` is the states' correlation matrix; w_KL = kl_weight / batches; `mode` is "sample" or "mean".
 
     Raises:
-        ValueError: The mode is unknown. The sentence names the nearest one.
+        ValueError: The mode is unknown. The message suggests the nearest one.
     """
     variance = np.sort(np.linalg.eigvalsh(correlation))[::-1]
     theta = settings.kl_weight / batches * len(variance) / (2 * (1 + settings.prediction_weight))

@@ -110,7 +110,7 @@ def add_noise(
     noise_std: Float[Tensor, " state"],
     generator: torch.Generator,
 ) -> State:
-    """s' + std n for standard normal n: errors of the model's size, but without dynamics."""
+    """s' + std xi for standard normal xi: errors of the model's size, but without dynamics."""
     return next_state + noise_std * torch.randn(next_state.shape, generator=generator)
 
 

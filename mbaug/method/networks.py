@@ -29,7 +29,7 @@ LANES = 64  # a multiple of every vector width, in elements
 
 
 def layer_norm(hidden: Float[Tensor, "*rows units"]) -> Float[Tensor, "*rows units"]:
-    """LN(u) = (u - mean u) / sqrt(var u + 1e-5), mean and variance over the units of a layer, row by row.
+    """LN(x) = (x - mean x) / sqrt(var x + 1e-5), mean and variance over the units of a layer, row by row.
 
     It has no learned gain and offset: the next layer's weights can hold a gain, and the bias before it already shifts a unit.
     Source: Ba, Kiros & Hinton 2016 (arXiv 1607.06450), equation 3.

@@ -188,9 +188,9 @@ def _descent(
 
 @dataclass(frozen=True, eq=False)
 class Deterministic:
-    """A network s' = s + f(s, a), without latent state or sampling, as large as a world model."""
+    """A network s' = s + g(s, a), without latent state or sampling, as large as a world model."""
 
-    network: Perceptron  # [s, a] -> f(s, a)
+    network: Perceptron  # [s, a] -> g(s, a)
     standardiser: Standardiser  # of states
 
 
@@ -203,7 +203,7 @@ def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int)
 
 
 def move(model: Deterministic, state: State, action: Action) -> State:
-    """s' = s + f(s, a), standardised."""
+    """s' = s + g(s, a), standardised."""
     return state + model.network.alone(torch.cat([state, action], dim=-1))
 
 
@@ -215,7 +215,7 @@ def fit_deterministic(
 ) -> Deterministic:
     """Returns the deterministic model, fitted with as many Adam steps as a world model.
 
-    L = mean (s + f(s, a) - s')^2.
+    L = mean (s + g(s, a) - s')^2.
     """
     generator = streams.torch_generator(seed, "deterministic model")
     layers = deterministic_sizes(settings, dataset.state.shape[1], dataset.action.shape[1])

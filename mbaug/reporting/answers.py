@@ -5,7 +5,7 @@ Some answers quote tables that chapters have drawn. They raise FileNotFoundError
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.claims import Comparison, Finding
-from mbaug.reporting.figures import LOOKS, count, in_order, joined, look, number, words
+from mbaug.reporting.figures import LOOKS, count, in_order, joined, look, number, two_digits, words
 from mbaug.reporting.predictions import PREDICTIONS, judged, measured
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
@@ -31,11 +31,15 @@ def capitalised(text: str) -> str:
 
 
 def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
-    """Returns the tasks on which all arms have two seeds, as "Hopper, 3 seeds" ("" if none), and each arm's mean over them."""
+    """Returns the tasks on which all arms have two seeds, as "Hopper (3 seeds)" ("" if none), and each arm's mean over them."""
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
-    where = joined([tasks.find(name).title for name in groups]) if len(groups) < len(claims.FOUR) else "All four tasks"
-    return f"{where}, {count('seed', statistics.seeds(groups))}" if groups else "", found
+    return f"{in_words(groups)} ({count('seed', statistics.seeds(groups))})" if groups else "", found
+
+
+def in_words(names: Collection[str]) -> str:
+    """Returns tasks as a list in words, such as "Hopper and Ant" or "all four tasks"."""
+    return "all four tasks" if set(names) == set(claims.FOUR) else joined([tasks.find(name).title for name in names])
 
 
 def shared(table: pd.DataFrame, *arms: str) -> pd.DataFrame:
@@ -93,8 +97,8 @@ def recommendation(scores: pd.Series) -> str:
         untested = f"{scored}, but {too_few(others)} to recommend it. "
     return (
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
-        f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} per task. The next best of "
-        f"{len(found)} arms, “{look(second).label}”, scores {words(second_mean)}. The difference is "
+        f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} per task. The next best of {len(found)} "
+        f"arms with two seeds on every task, “{look(second).label}”, scores {words(second_mean)}. The difference is "
         f"{words(gap, signed=True)}{tie}. {untested}{provisional(scores, best, second)}"
     )
 
@@ -148,7 +152,7 @@ def benefits(table: pd.DataFrame) -> str:
     td3, vanilla, augmented, data = map(words, means)
     helps = tell(claims.compare(claims.PRIMARY, table)[0], *IMAGINATION)
     return (
-        f"{where}: the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
+        f"On {where}, the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, {augmented} after pre-training with imagined next states, and {data} with the data in its replay buffer "
         f"instead.{without_one(scores, *arms[:3], also=arms[3])} {capitalised(helps)}."
     )
@@ -177,12 +181,12 @@ def small_datasets(frame: pd.DataFrame) -> str:
     table = drawn("01_neighbours").set_index(["way", "rows"])
     other, same = (table["steps"].xs(way, level="way") for way in ("whole episodes", "single rows"))
     return (
-        f"10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of simulated time. We draw "
-        f"them from the {card['transitions']:,} transitions of {card['episodes']} episodes. Half of these episodes return less "
-        f"than {card['return_quantiles']['50']:.0f}, while an expert returns {expert:,.0f}. The nearest drawn state is "
-        f"{same[10_000]:.1f} simulator steps away from a new state of the same episodes, and {other[10_000]:.1f} steps from a "
-        f"state of an episode that was not drawn. With 1,000 transitions the distances would be {same[1_000]:.1f} and "
-        f"{other[1_000]:.1f} steps."
+        f"On Hopper 10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of simulated time. We "
+        f"draw them from the {card['transitions']:,} transitions of {card['episodes']} episodes. Half of these episodes return "
+        f"less than {card['return_quantiles']['50']:.0f}, while an expert returns {expert:,.0f}. From a new state of the same "
+        f"episodes, the nearest drawn state is typically {same[10_000]:.1f} times as far as one simulator step moves the state. "
+        f"From a state of an episode that was not drawn it is {other[10_000]:.1f} times as far. With 1,000 transitions it would "
+        f"be {same[1_000]:.1f} and {other[1_000]:.1f} times."
     )
 
 
@@ -191,13 +195,18 @@ def world_model(frame: pd.DataFrame) -> str:
     mean = pd.read_csv(stored.DRAWN / "02_errors.csv").groupby("task", sort=False).mean(numeric_only=True)
     where = joined([tasks.find(str(name)).title for name in mean.index])
     kinds = ("sample", "persistence", "linear", "deterministic")
-    vae, persistence, linear, network = (joined([f"{error:.2g}" for error in mean[kind]]) for kind in kinds)
+    vae, persistence, linear, network = (joined([*map(two_digits, mean[kind])]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
-    return (
+    coarse = "Only coarsely: linear regression and a deterministic network of the same size predict better on every task. "
+    if better[1:] == ["none", "none"]:
+        lead, rivals = coarse, ""
+    else:
+        lead, rivals = "", f", the regression on {better[1]} and the network on {better[2]}"
+    return lead + (
         f"On held-out rows of {where}, the paper's VAE has one-step errors of {vae}, where 1 is the error of always predicting "
         f"the mean state. The guess that nothing moves has errors of {persistence}, linear regression of {linear}, and "
         f"a deterministic network of {network}. The VAE beats the guess on {better[0]} of "
-        f"{count('task', [len(mean)])}, the regression on {better[1]} and the network on {better[2]}."
+        f"{count('task', [len(mean)])}{rivals}."
     )
 
 
@@ -211,9 +220,10 @@ def augmentation(frame: pd.DataFrame) -> str:
         f"Augmentation replaces half of a batch's next states by imagined ones and changes nothing else. On HalfCheetah they "
         f"move by {states.loc['sample', 'error']:.2f} standard deviations per dimension, while a step of the simulator moves a "
         f"state by {states.loc['sample', 'step']:.2f}. The targets of a trained critic have a standard deviation of "
-        f"{model['spread']:.0f} rewards, and they move by {by_model} on average. The shift of a single target has two parts: "
-        f"{model['stays']:.0f} rewards stay, and {model['averages out']:.0f} average out over the model's samples. With noise of "
-        f"the same size the three numbers are {by_noise}, {noise['stays']:.0f} and {noise['averages out']:.0f}."
+        f"{model['spread']:.0f} rewards, and they move by {by_model} on average. The shift of a single target has two parts "
+        f"(root mean squares): {model['stays']:.0f} rewards stay, and {model['averages out']:.0f} average out over the model's "
+        f"samples. With noise of the same size targets move by {by_noise} on average, {noise['stays']:.0f} stay, and "
+        f"{noise['averages out']:.0f} average out."
     )
 
 
@@ -227,9 +237,10 @@ def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
     for arm in in_order(last["arm"]):
         where, of_arm = over["task"][over["arm"] == arm], (last["arm"] == arm).sum()
         titles = joined([tasks.find(task).title for task in tasks.TASKS if task in set(where)])
-        by_arm.append(f"{len(where) or 'none'} of {of_arm} with “{look(arm).label}”{f' ({titles})' * bool(titles)}")
-    definition = "A critic runs away when it predicts more than the largest reward at every step would give."
-    return [*over["task"].unique()], f"{definition} When pre-training ends, {joined(by_arm)} have done so."
+        runs = "with" if by_arm else "runs with"
+        by_arm.append(f"{len(where) or 'none'} of {of_arm} {runs} “{look(arm).label}”{f' ({titles})' * bool(titles)}")
+    definition = "A critic has run away if it predicts more than the largest reward at every step would give."
+    return [*over["task"].unique()], f"{definition} When pre-training ends, critics have run away in {joined(by_arm)}."
 
 
 def offline(frame: pd.DataFrame) -> str:
@@ -242,9 +253,9 @@ def offline(frame: pd.DataFrame) -> str:
     score, (wild, counted) = alone(Comparison("augmented", ("vanilla",), measure=last_offline), table), runaways(table)
     calm = tuple(task for task in claims.FOUR if task not in wild)
     return (
-        f"{where}: when pre-training ends, the policy scores {vanilla} if all next states were recorded, and {augmented} if half "
-        f"were imagined. {capitalised(tell(score, 'imagination raises this score', 'imagination lowers this score'))}. {counted} "
-        f"{overrated(table, calm)}"
+        f"On {where}, the policy scores {vanilla} when pre-training ends if all next states were recorded, and {augmented} if "
+        f"half were imagined. {capitalised(tell(score, 'imagination raises this score', 'imagination lowers this score'))}. "
+        f"{counted} {overrated(table, calm)}"
     ).rstrip()
 
 
@@ -258,8 +269,8 @@ def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
     difference = alone(Comparison("augmented", ("vanilla",), calm, measure), table)
     more = tell(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
     return (
-        f"Where no critic runs away ({where}), over-estimation, the return that a critic predicts minus what its policy earns, "
-        f"is {vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
+        f"Where no critic runs away, on {where}, the return that a critic predicts minus what its policy earns is "
+        f"{vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
     )
 
 
@@ -271,15 +282,16 @@ def online(frame: pd.DataFrame) -> str:
     if not where:
         return NOTHING
     td3, data, vanilla, augmented, noise = map(words, means)
-    pays = alone(Comparison("vanilla", ("td3",)), table)
+    pays, jumps = (alone(Comparison(arm, ("td3",)), table) for arm in ("vanilla", "augmented"))
     others = [words(each.interval, signed=True) for each in claims.compare(claims.PRIMARY, table)]
     return (
-        f"{where}: over the first 100,000 interactions the mean score is {td3} for TD3 from scratch, {data} for TD3 with the "
+        f"On {where}, the mean score over the first 100,000 interactions is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
         f"states, and {noise} with noise of the same size. "
         f"{capitalised(tell(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
-        f"Compared with vanilla pre-training, imagined next states change the score by {others[0]}, compared with noise by "
-        f"{others[1]}, and compared with TD3 with the data by {others[2]}."
+        f"The score after pre-training with imagined next states differs from that of TD3 from scratch by "
+        f"{words(jumps.interval, signed=True)}, of vanilla pre-training by {others[0]}, of noise by {others[1]}, and of TD3 with "
+        f"the data by {others[2]}."
     )
 
 
@@ -288,11 +300,14 @@ def multi_step(frame: pd.DataFrame) -> str:
     table = pd.read_csv(stored.DRAWN / "06_open_loop.csv").query("horizon in (1, 5, 50)")
     wide = table.groupby(["predictor", "horizon"])["error"].median().unstack()
     kinds = "encoded", "deterministic", "persistence"
-    vae, network, persistence = ("{:.2g}, {:.2g} and {:.2g}".format(*wide.loc[kind]) for kind in kinds)
+    vae, network, persistence = (joined([*map(two_digits, wide.loc[kind])]) for kind in kinds)
+    five = table[table["horizon"] == 5].pivot(index="task", columns="predictor", values="error")
+    beaten = [(five["encoded"] < five[kind]).sum() or "none" for kind in ("persistence", "deterministic")]
     growth = (
-        f"After 1, 5 and 50 steps from a true state, the paper's model has errors of {vae} if it re-encodes every step, "
-        f"a deterministic network has {network}, and the guess that nothing moves has {persistence} (in variances of the states, "
-        f"median of {count('task', [table['task'].nunique()])}; 1 is the error of always predicting the mean state)."
+        f"After five steps the paper's model errs less than the guess that nothing moves on {beaten[0]} of "
+        f"{count('task', [len(five)])}, and less than a deterministic network on {beaten[1]}. After 1, 5 and 50 steps "
+        f"the errors are {vae} for the model, if it re-encodes every step, {network} for the network, and {persistence} for the "
+        f"guess (in variances of the states, median of {count('task', [len(five)])})."
     )
     family = claims.compare(claims.HORIZONS, claims.main_runs(frame))
     (found,) = (each for each in family if each.comparison.arm == "augmented_horizon5")
@@ -318,11 +333,12 @@ def controls(frame: pd.DataFrame) -> str:
     true, failed = outcomes["as predicted"], outcomes["contradicted"]
     left = len(PREDICTIONS) - true - failed
     return (
-        f"{where}: an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
+        f"On {where}, an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
         f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's held-out error "
         f"{noise}.{without_one(scores, 'augmented', 'vanilla', also='noise')} {capitalised(model)}. With a perfect model the "
-        f"method equals vanilla pre-training, so a true effect must come from the model's error. Of {len(PREDICTIONS)} "
-        f"predictions that follow from this, {true} came true, {failed} failed, and {left} {'is' if left == 1 else 'are'} open."
+        f"method equals vanilla pre-training, so any real difference must come from the model's error. Of {len(PREDICTIONS)} "
+        f"predictions that follow from this, {true or 'none'} came true, {failed or 'none'} failed, and {left or 'none'} "
+        f"{'is' if left == 1 else 'are'} open."
     )
 
 
@@ -331,10 +347,12 @@ def engine(frame: pd.DataFrame) -> str:
     table = drawn("90_updates")
     hopper = table[(table["task"] == "hopper") & (table["population"] == 1)].set_index("precision")
     paces = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
-    shares = joined([f"{row['fraction_of_limit']:.0%}" for _, row in hopper.iterrows()])
-    peers = table[(table["algorithm"] == "TD3") & (table["precision"] == "float32")].set_index("by")["updates_per_second"]
-    each = [f"{pace:.0f} with {re.sub(r' [0-9.]+$', '', str(who))}" for who, pace in peers.items()]
-    beside = f" TD3 without BC makes, in float32, {joined(each)}." if len(each) > 1 else ""
+    shares = joined([f"{100 * row['fraction_of_limit']:.0f} %" for _, row in hopper.iterrows()])
+    beside = ""
+    for algorithm, name in {"TD3": "TD3 without BC", "SAC": "SAC"}.items():
+        peers = table[(table["algorithm"] == algorithm) & (table["precision"] == "float32")].set_index("by")["updates_per_second"]
+        each = [f"{pace:.0f} with {re.sub(r' [0-9.]+$', '', str(who))}" for who, pace in peers.items()]
+        beside += f" {name} makes, in float32, {joined(each)}." if len(each) > 1 else ""
     return (
         f"On one core ({table['cpu'].iloc[0]}), an agent on Hopper makes this many updates of TD3+BC a second: {joined(paces)}. "
         f"That is {shares} of what the matrix products alone allow.{beside}"
@@ -350,15 +368,15 @@ def reliability(frame: pd.DataFrame) -> str:
     best = str(area.mean(axis=1).idxmax())
     first = int((area.idxmax() == best).sum())
     spread, highest = area.loc["spread of the samples"], area.loc[best]
+    told = {"blur of the state": "the blur of the state, that is, how badly the VAE reconstructs the state itself,"}
     drawn_answer = (
         f"The paper's model errs {ratio.min():.1f} to {ratio.max():.1f} times as much in the fifth of the rows that lie "
         f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(ratio)])}). Its errors pull states to the "
         f"middle of the data: of the steps that end in a fall, it imagines {standing.min():.0f} to {standing.max():.0f} % as "
         f"standing ({count('task', [len(standing)])}), which does no harm in itself. Some signals tell in advance which rows "
-        f"have the largest errors. The best of {len(area)} on average is the {best}, with an area under the ROC curve of "
-        f"{highest.min():.2f} to "
-        f"{highest.max():.2f} (0.5 is chance). It is the best on {first} of {count('task', [len(highest)])}. The spread of the "
-        f"model's samples has {spread.min():.2f} to {spread.max():.2f}."
+        f"have the largest errors. The best of {len(area)} on average is {told.get(best, f'the {best},')} with an "
+        f"area under the ROC curve of {highest.min():.2f} to {highest.max():.2f} (0.5 is chance). It is the best on {first} of "
+        f"{count('task', [len(highest)])}. The spread of the model's samples reaches {spread.min():.2f} to {spread.max():.2f}."
     )
     study = find("trusted")
     comparison = Comparison(study.arms[0], study.arms[1:], study.tasks, statistics.mean_offline)
@@ -379,23 +397,27 @@ def methods(frame: pd.DataFrame) -> str:
     if means.empty:
         return NOTHING
     best: dict[str, list[str]] = {}
-    for task, arm in means.dropna(how="all").idxmax(axis=1).items():
-        best.setdefault(look(str(arm)).label, []).append(f"{tasks.find(str(task)).title} ({number(means[arm][task])})")
+    first = means.dropna(how="all").idxmax(axis=1)
+    for task in (task for task in tasks.TASKS if task in first.index):
+        found = f"{tasks.find(task).title} ({number(means[first[task]][task])})"
+        best.setdefault(look(str(first[task])).label, []).append(found)
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
-    family = [f"{words(each.interval, signed=True)} compared with *{look(each.comparison.others[0]).label}*" for each in found]
+    family = [f"by {words(each.interval, True)} from that of *{look(each.comparison.others[0]).label}*" for each in found]
     few = statistics.by_task(scores, OURS, least=1)
     ours = "The methods of this chapter are not yet recorded."
     if family or few:
-        alone = [f"{number(few[task][0].mean())} on {tasks.find(task).title}" for task in tasks.TASKS if task in few]
-        scored = joined(family) if family else f"{joined(alone)}, with too few seeds to compare"
-        compared = [tasks.find(task).title for task in tasks.TASKS if any(task in finding.tasks for finding in found)]
+        alone = [f"{number(scores[0].mean())} on {tasks.find(task).title}" for task, scores in few.items()]
+        compared = [task for task in tasks.TASKS if any(task in finding.tasks for finding in found)]
         seeds = [n for finding in found for n in finding.seeds]
-        where = f" on {joined(compared)} ({count('seed', seeds)})" if found else ""
+        ours = f"*{look(OURS).label}* scores {joined(alone)}, with too few seeds to compare."
+        if family:
+            where = f"On {in_words(compared)} ({count('seed', seeds)}),"
+            ours = f"{where} the mean score of *{look(OURS).label}* differs {joined(family)}."
         verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
         planned = dict.fromkeys(arm for name in ("layernorm", "methods", "algorithms") for arm in find(name).arms)
         missing = joined([f"*{look(arm).label}*" for arm in planned if arm not in set(table["arm"])])
-        ours = f"*{look(OURS).label}*{where} scores {scored}.{verdict}{f' Not recorded yet: {missing}.' * bool(missing)}"
+        ours += f"{verdict}{f' Not recorded yet: {missing}.' * bool(missing)}"
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
     return f"{best_of}: {highest}. {ours}"
 

@@ -5,7 +5,7 @@ exceptions. The baselines were recorded before.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -233,7 +233,9 @@ def claims_table(frame: pd.DataFrame) -> str:
         found, link = findings(claim, table), f"[{claim.notebook}](notebooks/{claim.notebook}.ipynb)"
         kind = "primary" if claim.parts[0] in PRIMARY else "exploratory"
         measured = [_measured(each) if each.comparison.others else _beside_sac(each, table) for each in found if each.tasks]
-        lead = [] if claim.parts[0].others or not measured else [f"{look(claim.parts[0].arm).label} minus a threshold:"]
+        first, lead = claim.parts[0], []
+        if measured and not first.others:
+            lead = [f"{look(first.arm).label} minus a threshold, {first.unit}:"]
         measured += [claim.caveat] * bool(measured and claim.caveat)
         cells = claim.letter, f"{claim.text} *({kind})*", claim.said, "<br>".join(lead + measured) or "–", verdict(found), link
         lines.append(f"| {' | '.join(cells)} |")
@@ -250,7 +252,7 @@ def _primary(table: pd.DataFrame) -> list[str]:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for first, second, unseen in zip(*found, compare(PRIMARY, unknown), strict=True):
         numbers = [words(each.interval, signed=True) + _without(each) if each.tasks else "–" for each in (first, second, unseen)]
-        where = f"{_titles(unseen)}, " * (unseen.tasks != first.tasks)
+        where = f"{on(unseen.tasks)}, " * (unseen.tasks != first.tasks)
         numbers[2] += f" ({where}{count('seed', unseen.seeds)})" if unseen.tasks else ""
         lines.append(f"| {' | '.join([look(first.comparison.others[0]).label, *numbers, p_value(first), _runs(first)])} |")
     return lines
@@ -269,12 +271,12 @@ def p_value(finding: Finding) -> str:
 
 def _runs(finding: Finding) -> str:
     """Returns the tasks and the number of seeds of each arm that a finding rests on, or a dash."""
-    return f"{_titles(finding)}, {count('seed', finding.seeds)}" if finding.tasks else "–"
+    return f"{on(finding.tasks)}, {count('seed', finding.seeds)}" if finding.tasks else "–"
 
 
-def _titles(finding: Finding) -> str:
-    """Returns the tasks that a finding rests on, in words."""
-    return ", ".join(tasks.find(task).title for task in finding.tasks)
+def on(names: Collection[str]) -> str:
+    """Returns tasks in words, such as "Hopper, Ant" or "all four tasks"."""
+    return "all four tasks" if set(names) == set(FOUR) else ", ".join(tasks.find(name).title for name in names)
 
 
 def _measured(finding: Finding) -> str:
@@ -295,4 +297,5 @@ def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     ours = words(statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()]))
     about = f"threshold {number(published_end(task) - MARGIN)}, our SAC {ours}; {count('seed', finding.seeds)}"
     about += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
-    return f"{_titles(finding)}: **{words(finding.interval, signed=True)}** {finding.comparison.unit} ({about})"
+    about += "; all seeds end at the same score" if finding.interval.high - finding.interval.low < 0.1 else ""
+    return f"{on(finding.tasks)}: **{words(finding.interval, signed=True)}** ({about})"

@@ -140,6 +140,18 @@ def absent(arm: str, task: str) -> str:
     return "not recorded" if (arm, task) in studies.PLANNED else "not planned"
 
 
+def titled(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table with the titles of tasks in its rows and columns, as in figures."""
+    names = {name: task.title for name, task in tasks.EVERY.items()}
+    return table.rename(index=names, columns=names)
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table with the titles of tasks and the labels of arms in its rows and columns, as in figures."""
+    names = {arm: look(arm).label for arm in studies.ARMS}
+    return titled(table).rename(index=names, columns=names)
+
+
 def in_order(arms: Iterable[str]) -> list[str]:
     """Returns the arms in the order in which figures and tables list them: that of `LOOKS`, then by name."""
     given = set(arms)
@@ -248,8 +260,8 @@ def bar(axis: Axes, x: Sequence, y: Sequence, colour: str) -> None:
     axis.add_artist(Line2D(x, y, color=colour, label="_bar"))
 
 
-def mark_cut_bars(figure: Figure) -> None:
-    """Puts an arrowhead on the edge of a panel where a `bar` goes on outside."""
+def mark_cut_bars(figure: Figure) -> bool:
+    """Puts an arrowhead on the edge of a panel where a `bar` goes on outside, and returns whether the figure has any."""
     for axis in figure.axes:
         (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
         bars = [line for line in axis.lines if line.get_label() == "_bar"]
@@ -259,7 +271,9 @@ def mark_cut_bars(figure: Figure) -> None:
             outside = {"<": x < left, ">": x > right, "v": y < bottom, "^": y > top}
             for marker in (marker for marker, cut in outside.items() if cut):
                 edge = [np.clip(x, left, right)], [np.clip(y, bottom, top)]
-                axis.add_artist(Line2D(*edge, color=colour, marker=marker, markersize=5, clip_on=False))
+                arrow = Line2D(*edge, color=colour, marker=marker, markersize=5, clip_on=False, label="_arrow")
+                axis.add_artist(arrow)
+    return any(line.get_label() == "_arrow" for axis in figure.axes for line in axis.lines)
 
 
 SEEDS = {"markersize": 4, "alpha": 0.65, "markeredgewidth": 0}  # the small dots of single seeds
@@ -326,19 +340,25 @@ def legend(figure: Figure) -> None:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Returns a number for readers: one decimal below 10 and none above, commas, millions in words, a true minus sign."""
+    """Returns a number for readers: one decimal below 10, none above, thousands and millions in words, a true minus sign."""
     (text,), unit = _in_one_unit([value], signed)
     return text + unit
 
 
 def _in_one_unit(values: Sequence[float], signed: bool) -> tuple[list[str], str]:
-    """Returns numbers as `number` does, but without their unit; and the unit that all share, " million" or ""."""
-    scale, unit = (1e6, " million") if max(map(abs, values)) >= 1e6 else (1, "")
+    """Returns numbers as `number` does, but without their unit; and the unit that all share, such as " million"."""
+    largest = max(map(abs, values))
+    scale, unit = (1e6, " million") if largest >= 1e6 else (1e3, " thousand") if largest >= 1e5 else (1, "")
     sign, texts = "+" if signed else "", []
     for value in (value / scale for value in values):
         text = f"{value:{sign},.{1 if abs(value) < 9.95 else 0}f}".replace("-", "−")
         texts.append(re.sub(r"^[+−](?=0(\.0)?$)", "", text))
     return texts, unit
+
+
+def two_digits(value: float) -> str:
+    """Returns a number with two significant digits, such as "0.40"; a dash if there is none."""
+    return "–" if np.isnan(value) else f"{value:#.2g}".rstrip(".")
 
 
 def words(found: statistics.Interval, signed: bool = False) -> str:
@@ -368,9 +388,9 @@ def joined(names: Sequence[str]) -> str:
 BANDS = f", and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
 LINES = f"Lines are means over seeds{BANDS}"
 
-HOLLOW = "A hollow dot is a single seed. "
-DOTS = f"Large dots are means over seeds, bars 95 % t intervals, and small dots seeds. {HOLLOW}An arrowhead marks a bar that "
-DOTS += "goes on outside"
+HOLLOW = " A hollow dot is a single seed."
+ARROW = " An arrowhead marks a bar that goes on outside."
+DOTS = f"Large dots are means over seeds, bars 95 % t intervals, and small dots seeds.{HOLLOW}{ARROW}"
 
 
 def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None, drawn: str = LINES) -> str:
@@ -388,8 +408,9 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     if least > 1:
         drawn = drawn.replace(HOLLOW, "")
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
-    each = ", ".join(f"{label} ({number})" for label, number in by_arm.items())
-    drawn = f"{drawn}. " * bool(drawn) + (f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm")
+    each = ", ".join(f"“{label}” ({number})" for label, number in by_arm.items())
+    each = f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm"
+    drawn = f"{drawn.rstrip('.')}. " * bool(drawn) + each
     diverged = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     diverged = joined([f"{runs} of {look(arm).label}" for arm, runs in diverged.items()])
     scored = f" Diverged, and scored 0 from then on, or as low as before if that is less: {diverged}." if diverged else ""
@@ -399,7 +420,8 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
         facts += [] if last.empty else [count(noun, last)]
     if origins := [record["provenance"] for record in (records or {}).values()]:
         commits = {re.sub(r"^([0-9a-f]{7})[0-9a-f]*", r"\1", origin["commit"]) for origin in origins}
-        facts += [*sorted({origin["precision"] for origin in origins}), f"code {joined(sorted(commits))}"]
+        code = joined(sorted(commits)) if len(commits) <= 5 else f"of {len(commits)} commits, which the records name"
+        facts += [*sorted({origin["precision"] for origin in origins}), f"code {code}"]
     return f"{text} {drawn}.{scored}\n\n{', '.join(facts)}."
 
 
@@ -434,7 +456,7 @@ def save_figure(
         display(Markdown(f"*{as_markdown(shown)}*"))
         return
     folder = figures_folder(profile) if folder is None else Path(folder)
-    mark_cut_bars(figure)
+    shown = shown if mark_cut_bars(figure) else shown.replace(ARROW, "")
     mark = ""
     if profile != "paper":  # the mark stays on the figure, so that the notebook shows it too
         seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""
@@ -467,7 +489,8 @@ def gallery(folder: Path) -> str:
         ValueError: The JSON beside a figure or film is not what `save_figure` or `films.make`
             wrote, or a CSV has changed.
     """
-    parts = ["# Figures\n\nGenerated by `make figures`. Below each picture is a link to the numbers that it draws.\n"]
+    where = "Under each picture, “Data and provenance” opens a link to the numbers that it draws."
+    parts = [f"# Figures\n\nGenerated by `make figures`. {where}\n"]
     for source in sorted((files.repository() / "notebooks").glob("*.py")):
         text, number = source.read_text(encoding="utf-8"), source.stem[:2]
         named = dict.fromkeys(re.findall(rf'"({number}_\w+)"', text))

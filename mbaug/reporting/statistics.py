@@ -20,6 +20,7 @@ from jaxtyping import Float
 from scipy import optimize, stats
 
 from mbaug.experiments.studies import ARMS, offline_updates
+from mbaug.tasks import EVERY
 
 RUN = ["task", "dataset", "arm", "seed"]
 ENOUGH_SEEDS = 5  # smallest number of seeds for a verdict, fixed before the runs
@@ -110,7 +111,7 @@ def interval(strata: Strata) -> Interval:
 
 
 def by_task(measure: pd.Series, *arms: str, least: int = 2) -> dict[str, list[Float[np.ndarray, "_"]]]:
-    """Returns {task: [array of each arm]} for the tasks on which all arms have at least `least` seeds.
+    """Returns {task: [array of each arm]} for the tasks on which all arms have at least `least` seeds, in the order of figures.
 
     A `measure` has one number per run, as the functions below return it.
 
@@ -120,7 +121,8 @@ def by_task(measure: pd.Series, *arms: str, least: int = 2) -> dict[str, list[Fl
     if measure.reset_index().duplicated(["task", "seed", "arm"]).any():
         raise ValueError("Several runs have the same task, arm and seed: select one dataset first.")
     groups = {(task, arm): rows.dropna().to_numpy() for (task, arm), rows in measure.groupby(["task", "arm"], sort=False)}
-    found = {task: [groups.get((task, arm), np.zeros(0)) for arm in arms] for task, _ in groups}
+    names = sorted({task for task, _ in groups}, key=lambda task: [*EVERY, task].index(task))
+    found = {task: [groups.get((task, arm), np.zeros(0)) for arm in arms] for task in names}
     return {task: scores for task, scores in found.items() if min(map(len, scores)) >= least}
 
 

@@ -62,7 +62,7 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
             authors = str(task.authors_td3) if algorithm == "td3" else "–"
             cells = [words(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
             cells = cells if ours.n_seeds else ["not yet recorded", 0, "–"]
-            rows.append([task.name, algorithm.upper(), f"{steps:,}", number(theirs), authors, *cells])
+            rows.append([task.title, algorithm.upper(), f"{steps:,}", number(theirs), authors, *cells])
     columns = ["task", "algorithm", "interactions", "published", "authors' [C]", "ours", "our seeds", "ours − published"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 

@@ -61,24 +61,20 @@ def test_an_answer_is_as_firm_as_the_verdict_and_names_the_task_that_decides():
 def test_the_online_answer_has_the_means_and_the_primary_comparisons():
     arms = {"td3_data": 30, "noise": 48, "vanilla": 40, "td3": 10}
     found = answers.online(runs(arms | {"augmented": 20}, seeds=5, tasks=FOUR))
-    assert found.startswith(
-        "All four tasks, 5 seeds: over the first 100,000 interactions the mean score is 10 [9.6, 10] for TD3 f"
-    )
+    assert found.startswith("On all four tasks (5 seeds), the mean score over the first 100,000 interactions is 10 [9.6, 10] for")
     assert "30 [30, 30] for TD3 with the data in its replay buffer, 40 [40, 40] after vanilla pre-training, 20 [19, 21]" in found
     assert " Vanilla pre-training pays off (+30 [+29, +31]). " in found
-    assert (
-        "change the score by −20 [−21, −19], compared with noise by −28 [−29, −27], and compared with TD3 with the data" in found
-    )
+    assert "from that of TD3 from scratch by +10 [+9.2, +11], of vanilla pre-training by −20 [−21, −19], of noise by −28" in found
     poor = answers.online(runs({"noise": 8, "td3_data": 8, "vanilla": 5, "td3": 10, "augmented": 6.5}, seeds=5, tasks=FOUR))
     assert " Vanilla pre-training lowers the score (−5.0 [" in poor
     other = runs({"vanilla": -60, "td3": 30}, seeds=5, tasks=("ant",))
-    assert answers.online(pd.concat([runs(arms | {"augmented": 20}, seeds=5), other])).startswith("Hopper, 5 seeds: over"), (
+    assert answers.online(pd.concat([runs(arms | {"augmented": 20}, seeds=5), other])).startswith("On Hopper (5 seeds), the"), (
         "A task that lacks some of the arms should not count."
     )
     mixed = runs(arms | {"augmented": 20}, seeds=4, tasks=FOUR)
     mixed = mixed[(mixed["seed"] < 2) | (mixed["arm"] == "td3") | (mixed["task"] == "ant")]
     found = answers.online(mixed)
-    assert found.startswith("All four tasks, 2 to 4 seeds: over"), "The most count too."
+    assert found.startswith("On all four tasks (2 to 4 seeds), the"), "The most count too."
     assert " We wait for 5 seeds to say whether vanilla pre-training pays off. " in found
 
 
@@ -88,25 +84,25 @@ def test_the_offline_answer_counts_the_critics_that_run_away(folder):
     pd.DataFrame(rows, columns=["arm", "task", "limit"]).to_csv(folder / "04_runaway.csv", index=False)
     arms = {"augmented": 20, "vanilla": 40, "noise": 90, "layernorm": 10, "layernorm_data": 10}
     found = answers.offline(runs(arms, seeds=5, tasks=("ant", "hopper")))
-    assert "3 of 10 with “vanilla pre-training” (Ant), none of 10 with “augmented 50 %” and none of 10 with" in found
-    assert " “LayerNorm critics” have done so. Where no" in found, "Offline the arm that keeps the data is the same."
-    assert "Where no critic runs away (Hopper, 5 seeds), over-estimation, the return that a critic predicts minus what" in found
-    assert "is 80 [78, 82] discounted rewards with recorded next states and 40 [36, 44] with imagined ones." in found
+    assert "in 3 of 10 runs with “vanilla pre-training” (Ant), none of 10 with “augmented 50 %” and none of 10 with" in found
+    assert " “LayerNorm critics”. Where no" in found, "Offline the arm that keeps the data is the same."
+    assert "Where no critic runs away, on Hopper (5 seeds), the return that a critic predicts minus what its" in found
+    assert "policy earns is 80 [78, 82] discounted rewards with recorded next states and 40 [36, 44] with imagined ones." in found
     assert found.endswith("We wait for 5 seeds to say whether imagination raises over-estimation."), "Two calm tasks are missing."
 
 
 def test_the_offline_answer_reports_policy_and_critic():
     found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5, tasks=FOUR))
-    assert found.startswith("All four tasks, 5 seeds: when pre-training ends, the policy scores 40 [")
+    assert found.startswith("On all four tasks (5 seeds), the policy scores 40 [")
     assert "Imagination lowers this score (−20 [" in found
     assert found.endswith("Imagination lowers over-estimation (−40 [−42, −38]).")
 
 
 def test_the_controls_answer_compares_the_model_with_noise_and_counts_predictions():
     found = answers.controls(runs({"noise": 48, "vanilla": 40, "augmented": 20}, seeds=5, tasks=FOUR))
-    assert found.startswith("All four tasks, 5 seeds: an agent that was pre-trained with the model's next states scores 20 [")
+    assert found.startswith("On all four tasks (5 seeds), an agent that was pre-trained with the model's next states scores 20 [")
     assert "Noise beats the model (−28 [" in found
-    assert found.endswith("1 came true, 0 failed, and 4 are open."), "Equal losses decide only the first prediction."
+    assert found.endswith("1 came true, none failed, and 4 are open."), "Equal losses decide only the first prediction."
 
 
 def test_the_recommended_arm_must_be_recorded_on_every_task():
@@ -115,8 +111,8 @@ def test_the_recommended_arm_must_be_recorded_on_every_task():
     frame = pd.concat([runs({"td3": 10, "vanilla": 40, "augmented": 20}, seeds=2, tasks=FOUR), few])
     said = answers.readme(frame)
     assert said.startswith("With 10,000 transitions we would choose “vanilla pre-training” today. Over four tasks its mean score")
-    assert "interactions is 40 [40, 40], with 2 seeds per task. The next best of 3 arms, " in said
-    assert "arms, “augmented 50 %”, scores 20 [19, 21]. The difference is +20 [+19, +21]. This may change" in said
+    assert "interactions is 40 [40, 40], with 2 seeds per task. The next best of 3 arms with two seeds on every task, " in said
+    assert "task, “augmented 50 %”, scores 20 [19, 21]. The difference is +20 [+19, +21]. This may change" in said
     assert "to recommend" not in said
     near = answers.readme(runs({"td3": 39.8, "vanilla": 40}, seeds=2, tasks=FOUR))
     assert "The difference is +0.2 [−0.2, +0.6], so we cannot tell the two apart. This" in near
@@ -160,9 +156,9 @@ def test_the_answer_names_the_task_that_decides_which_arm_is_best():
 def test_the_overview_counts_the_claims_and_repeats_the_readmes_answer():
     arms = {"augmented": 20, "vanilla": 40, "td3": 10, "td3_data": 50}
     less = runs(arms, seeds=2)
-    text = "Hopper, 2 seeds: the mean score of TD3 over the first 100,000 interactions is 10 [6.8, 13] from scratch, 40 [37, 43] "
-    text += "after offline pre-training, 20 [14, 26] after pre-training with imagined next states, and 50 [47, 53] with the "
-    text += "data in its replay buffer instead. We wait for 5 seeds to say whether imagination raises the mean score."
+    text = "On Hopper (2 seeds), the mean score of TD3 over the first 100,000 interactions is 10 [6.8, 13] from scratch, "
+    text += "40 [37, 43] after offline pre-training, 20 [14, 26] after pre-training with imagined next states, and 50 [47, 53] "
+    text += "with the data in its replay buffer instead. We wait for 5 seeds to say whether imagination raises the mean score."
     assert answers.readme(less) == text
     assert answers.overview(less) == f"None of the paper's 6 claims can be judged so far. {text}"
     more = pd.concat([less, runs(arms, seeds=5, tasks=FOUR)])
@@ -178,9 +174,12 @@ def test_the_multi_step_answer_reports_stored_errors_and_then_the_records(folder
     pd.DataFrame(rows, columns=["task", "predictor", "horizon", "error"]).to_csv(folder / "06_open_loop.csv", index=False)
     arms = {"augmented_horizon1": 20, "augmented_horizon5": 40}
     found = answers.multi_step(runs(arms, seeds=5, tasks=("halfcheetah",)))
-    medians = "0.4, 2 and 20 if it re-encodes every step, a deterministic network has 0.02, 0.1 and 1, and the guess that"
+    assert found.startswith(
+        "After five steps the paper's model errs less than the guess that nothing moves on none of 3 tasks, and"
+    )
+    medians = "0.40, 2.0 and 20 for the model, if it re-encodes every step, 0.020, 0.10 and 1.0 for the network, and 0.10, 0.50"
     assert medians in found  # of three tasks
-    assert "nothing moves has 0.1, 0.5 and 5 (in variances of the states, median of 3 tasks; " in found
+    assert "and 5.0 for the guess (in variances of the states, median of 3 tasks)." in found
     assert found.endswith("Targets of five steps give a higher score than targets of one (+20 [+19, +21]).")
     not_recorded = " Whether targets of several steps help an agent is not yet recorded."
     assert answers.multi_step(runs(arms).iloc[:0]) == found.partition(" Targets of")[0] + not_recorded
@@ -201,9 +200,10 @@ def test_the_reliability_answer_reports_stored_tables_and_then_the_records(folde
     found = answers.reliability(runs(arms, tasks=FOUR[1:3]))
     assert found.startswith("The paper's model errs 5.0 to 25.0 times as much in the fifth of the rows")
     assert "it imagines 90 to 100 % as standing (2 tasks), which does no harm in itself. " in found
-    assert "The best of 3 on average is the blur of the state, with an area under the ROC curve of 0.70 to 0.90 (0.5 is" in found
+    assert "The best of 3 on average is the blur of the state, that is, how badly the VAE reconstructs the state" in found
+    assert "itself, with an area under the ROC curve of 0.70 to 0.90 (0.5 is" in found
     assert "It is the best on 1 of 2 tasks. " in found
-    assert "The spread of the model's samples has 0.50 to 0.60. " in found
+    assert "The spread of the model's samples reaches 0.50 to 0.60. " in found
     suggested = (
         "Offline, the seeds suggest that imagining only the rows that the best signal calls safe scores higher than imagining"
     )
@@ -217,9 +217,11 @@ def test_the_world_model_answer_reports_stored_errors(folder):
     rows = [["hopper", "a", 0.1, 0.2, 0.04, 0.01], ["hopper", "b", 0.3, 0.1, 0.02, 0.03], ["ant", "a", 0.5, 2, 0.6, 0.7]]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "02_errors.csv", index=False)
     found = answers.world_model(runs({"td3": 10}).iloc[:0])
-    assert found.startswith("On held-out rows of Hopper and Ant, the paper's VAE has one-step errors of 0.2 and 0.5, where 1 is ")
+    assert found.startswith(
+        "On held-out rows of Hopper and Ant, the paper's VAE has one-step errors of 0.20 and 0.50, where 1 is "
+    )
     assert (
-        "nothing moves has errors of 0.15 and 2, linear regression of 0.03 and 0.6, and a deterministic network of 0.02 and 0.7."
+        "nothing moves has errors of 0.15 and 2.0, linear regression of 0.030 and 0.60, and a deterministic network of 0.020 and "
         in found
     )
     assert found.endswith("The VAE beats the guess on 1 of 2 tasks, the regression on 1 and the network on 1.")
@@ -228,20 +230,20 @@ def test_the_world_model_answer_reports_stored_errors(folder):
 def test_the_methods_answer_names_the_best_arm_of_each_task_and_then_the_other_methods():
     arms = {"td3_data": 30, "vanilla_data": 40, "sac": 20}
     found = answers.methods(runs(arms, seeds=5, tasks=FOUR))
-    assert "interactions: *vanilla, data kept* on Ant (40), HalfCheetah (40), Hopper (40) and Walker2d (40). " in found
+    assert "interactions: *vanilla, data kept* on Hopper (40), Walker2d (40), HalfCheetah (40) and Ant (40). " in found
     assert found.endswith("The methods of this chapter are not yet recorded.")
     single = runs({"layernorm_data": 60}, seeds=1, tasks=("hopper", "ant"))
     found = answers.methods(pd.concat([runs(arms, seeds=5, tasks=FOUR), single]))
     assert "*LayerNorm critics, data kept* scores 60 on Hopper and 60 on Ant, with too few seeds to compare." in found
     assert found.endswith("*IQL, data kept* and *behaviour cloning, data kept*."), "These are not recorded yet."
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=5, tasks=FOUR))
-    assert "*LayerNorm critics, data kept* on Ant (60), " in found
-    assert "*LayerNorm critics, data kept* on Hopper, Walker2d, HalfCheetah and Ant (5 seeds) scores +30 [" in found
-    assert "compared with *TD3 with the data, no pre-training*, +20 [" in found
+    assert "*LayerNorm critics, data kept* on Hopper (60), " in found
+    assert "On all four tasks (5 seeds), the mean score of *LayerNorm critics, data kept* differs by +30 [" in found
+    assert "from that of *TD3 with the data, no pre-training*, by +20 [" in found
     assert "A verdict" not in found
     found = answers.methods(runs(arms | {"layernorm_data": 60}, seeds=2))
-    assert "*LayerNorm critics, data kept* on Hopper (2 seeds) scores +30 [" in found
-    assert " compared with *SAC from scratch*. A verdict takes 5 seeds. Not recorded yet: " in found
+    assert "On Hopper (2 seeds), the mean score of *LayerNorm critics, data kept* differs by +30 [" in found
+    assert " from that of *SAC from scratch*. A verdict takes 5 seeds. Not recorded yet: " in found
 
 
 def test_the_small_datasets_answer_reports_stored_distances_and_the_pools_card(folder):
@@ -253,9 +255,9 @@ def test_the_small_datasets_answer_reports_stored_distances_and_the_pools_card(f
     columns = ["way", "rows", "mean", "steps", "seconds"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "01_neighbours.csv", index=False)
     found = answers.small_datasets(runs({"td3": 10}))
-    assert found.startswith("10,000 transitions are 80 seconds of simulated time. We draw them from the 45,044 transitions of")
-    assert "is 0.1 simulator steps away from a new state of the same episodes, and 0.2 steps from a state of an episode" in found
-    assert found.endswith("that was not drawn. With 1,000 transitions the distances would be 1.0 and 2.0 steps.")
+    assert found.startswith("On Hopper 10,000 transitions are 80 seconds of simulated time. We draw them from the 45,044")
+    assert "nearest drawn state is typically 0.1 times as far as one simulator step moves the state. From a state of" in found
+    assert found.endswith("not drawn it is 0.2 times as far. With 1,000 transitions it would be 1.0 and 2.0 times.")
 
 
 def test_the_augmentation_answer_reports_stored_states_and_targets(folder):
@@ -266,8 +268,9 @@ def test_the_augmentation_answer_reports_stored_states_and_targets(folder):
     targets.to_csv(folder / "03_targets.csv", index=False)
     found = answers.augmentation(runs({"td3": 10}))
     assert "move by 0.40 standard deviations per dimension, while a step of the simulator moves a state by 1.20. " in found
-    assert "148 rewards, and they move by +15 on average. The shift of a single target has two parts: 41 rewards" in found
-    assert found.endswith(" With noise of the same size the three numbers are −26, 31 and 47.")
+    assert "148 rewards, and they move by +15 on average. The shift of a single target has two parts (root" in found
+    assert " mean squares): 41 rewards stay, and 27 average out over the model's samples. " in found
+    assert found.endswith(" With noise of the same size targets move by −26 on average, 31 stay, and 47 average out.")
 
 
 def test_the_engine_answer_reports_stored_update_rates(folder):
@@ -285,7 +288,7 @@ def test_the_engine_answer_reports_stored_update_rates(folder):
     found = answers.engine(runs({"td3": 10}))
     assert "an agent on Hopper makes this many updates of TD3+BC a second: 255 in float32 and 373 in bfloat16. " in found
     assert found.endswith(
-        "That is 66% and 16% of what the matrix products alone allow. TD3 without BC makes, in float32, "
+        "That is 66 % and 16 % of what the matrix products alone allow. TD3 without BC makes, in float32, "
         "247 with mbaug and 133 with Stable-Baselines3."
     )
     pd.DataFrame(rows, columns=columns).to_csv(folder / "90_updates.csv", index=False)

@@ -217,14 +217,19 @@ def test_seeds_set_the_width_of_a_panel_and_arrowheads_mark_intervals_that_go_on
     figures.dots_at(axes[2], statistics.mean_score(few), {"augmented": 3.0})
     saved = []
     for _ in range(2):
-        figures.save_figure(figure, "05_dots", drawn, "About dots.", folder=tmp_path)
-        saved.append((tmp_path / "05_dots.png").read_bytes())
+        figures.save_figure(figure, "05_dots", drawn, f"About dots.{figures.ARROW}", folder=tmp_path)
+        saved.append([(tmp_path / f"05_dots.{suffix}").read_bytes() for suffix in ("png", "json")])
     assert saved[0] == saved[1]
+    assert b"arrowhead" in saved[0][1]
     heads = [[line.get_marker() for line in axis.lines if line.get_marker() in tuple("<>v^")] for axis in axes]
     assert heads == [["<", ">"], [], ["v", "^"]]
     low, high = axes[0].get_xlim()
     assert [line.get_xdata()[0] for line in axes[0].lines[-2:]] == [low, high]
     assert 27 < low < 28.5 < 29.5 < high < 31
+    figure, axis = plt.subplots()
+    drawn = figures.dots([axis], statistics.mean_score(many), ["augmented"], ("ant",))
+    figures.save_figure(figure, "05_dots", drawn, f"About dots.{figures.ARROW} Seeds.", folder=tmp_path)
+    assert b'"caption": "About dots. Seeds."' in (tmp_path / "05_dots.json").read_bytes(), "no bar is cut here"
 
 
 def test_one_legend_names_each_arm_once():
@@ -242,6 +247,7 @@ def test_one_legend_names_each_arm_once():
 
 def test_numbers_are_rounded_for_reading():
     texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33 million", 5_204_376.0: "5.2 million"}
+    texts |= {45_044.0: "45,044", -123_938.0: "−124 thousand"}
     assert {value: figures.number(value) for value in texts} == texts
     signed = {21.6: "+22", 0.0: "0.0", -0.04: "0.0", 0.05: "+0.1", -0.6: "−0.6"}
     assert {value: figures.number(value, signed=True) for value in signed} == signed
@@ -251,6 +257,7 @@ def test_an_interval_is_written_as_its_value_and_bounds():
     assert figures.words(Interval(21.2, 5.0, 38.4, 3), signed=True) == "+21 [+5.0, +38]"
     assert figures.words(Interval(21.2, -5.0, 38.4, 3)) == "21 [−5.0, 38]"
     assert figures.words(Interval(21.2, np.nan, np.nan, 1)) == "21"
+    assert figures.words(Interval(123_938.0, -9_859.0, 257_736.0, 3)) == "124 [−9.9, 258] thousand"
     assert figures.words(Interval(np.nan, np.nan, np.nan, 0)) == "–"
     assert figures.words(Interval(np.nan, np.nan, np.nan, 1), signed=True) == "–"
 
@@ -261,7 +268,7 @@ def test_a_caption_says_what_is_drawn_and_then_its_provenance():
     commits = ["0123456789abcdef", "unknown", "89abcdef01234567+dirty"]
     records = {k: {"provenance": {"commit": commit, "precision": "float32"}} for k, commit in enumerate(commits)}
     assert figures.caption("Scores.", statistics.evaluations(frame), records) == (
-        "Scores. Lines are means over seeds. Seeds: TD3 from scratch (2), vanilla pre-training (3).\n\n"
+        "Scores. Lines are means over seeds. Seeds: “TD3 from scratch” (2), “vanilla pre-training” (3).\n\n"
         "200,000 updates, 100,000 interactions, float32, code 0123456, 89abcde+dirty and unknown."
     )
 
@@ -276,7 +283,21 @@ def test_a_caption_explains_only_the_marks_that_are_drawn():
     assert found[5] == f" {figures.LINES}. 5 seeds per arm.\n\n100,000 interactions."
     assert found[1] == " A line is one run, without an interval. 1 seed per arm.\n\n100,000 interactions."
     both = pd.concat([evaluations({"td3": 1.0}, 3), evaluations({"td3": 1.0}, 1, ("ant",))])
-    assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds: TD3 from scratch (1 to 3).\n\n")
+    assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds: “TD3 from scratch” (1 to 3).\n\n")
+
+
+def test_a_caption_names_a_few_commits_and_counts_many():
+    origins = [{"commit": f"{k:07d}", "precision": "float32"} for k in range(6)]
+    for number, code in ((2, "code 0000000 and 0000001."), (6, "code of 6 commits, which the records name.")):
+        records = {k: {"provenance": origin} for k, origin in enumerate(origins[:number])}
+        assert figures.caption("", evaluations({"td3": 1.0}), records).endswith(f"float32, {code}")
+
+
+def test_a_table_calls_tasks_and_arms_as_figures_do():
+    table = pd.DataFrame([[1, 2]], ["td3_data"], ["halfcheetah", "noise"])
+    assert [*figures.titled(table).columns] == ["HalfCheetah", "noise"], "a source of next states can be called like an arm"
+    found = figures.labelled(table)
+    assert [*found.index, *found.columns] == ["TD3 with the data, no pre-training", "HalfCheetah", "matched noise 50 %"]
 
 
 def test_a_figure_without_records_says_so():

@@ -135,10 +135,10 @@ def test_our_baselines_stand_beside_published_ones():
     frame = tables.beside_published(claims.main_runs(runs({"td3": 10.0, "sac": 90.0}, tasks=("hopper", "ant"))))
     found = dict(zip(frame.index, frame.to_numpy().tolist(), strict=True))
     assert len(found) == 12
-    assert found["hopper", "TD3", "100,000"] == ["21", "12", "10 [8.8, 11]", 3, "−11"]
-    assert found["ant", "SAC", "100,000"] == ["29", "–", "90 [89, 91]", 3, "+61"]
-    assert found["hopper", "SAC", "1,000,000"] == ["109", "–", "not yet recorded", 0, "–"]
-    assert {row[2] for (task, *_), row in found.items() if task == "walker2d"} == {"not yet recorded"}
+    assert found["Hopper", "TD3", "100,000"] == ["21", "12", "10 [8.8, 11]", 3, "−11"]
+    assert found["Ant", "SAC", "100,000"] == ["29", "–", "90 [89, 91]", 3, "+61"]
+    assert found["Hopper", "SAC", "1,000,000"] == ["109", "–", "not yet recorded", 0, "–"]
+    assert {row[2] for (task, *_), row in found.items() if task == "Walker2d"} == {"not yet recorded"}
 
 
 README = "# Title\n\n<!-- answer -->\n<!-- /answer -->\n"
@@ -169,7 +169,7 @@ def test_an_answer_without_its_stored_tables_says_so(tmp_path, monkeypatch):
     """The first `make figures` of a new chapter writes its answer before the chapter runs, and again afterwards."""
     path = tmp_path / "02_world_model.py"
     path.write_text("# <!-- answer -->\n# <!-- /answer -->\n")
-    assert "# On held-out rows of " in tables.written(path, runs({"td3": 10}))
+    assert "# Only coarsely: " in tables.written(path, runs({"td3": 10}))
     monkeypatch.setattr(stored, "DRAWN", tmp_path)
     assert tables.written(path, runs({"td3": 10})) == "# <!-- answer -->\n# Its numbers are not yet drawn.\n# <!-- /answer -->\n"
 
@@ -180,7 +180,7 @@ def test_an_answer_is_a_comment_in_a_chapters_source_and_nothing_else_changes(tm
     frame = runs({"augmented": 50, "noise": 50, "vanilla": 40, "td3": 10, "td3_data": 30}, seeds=5)
     lines = tables.written(path, frame).splitlines()
     assert lines[:4] + lines[-3:] == ["# %% [markdown]", "# # 05", "#", "# <!-- answer -->", "# <!-- /answer -->", "#", "# more"]
-    assert lines[4].startswith("# Hopper, 5 seeds: over the first 100,000 interactions the mean score is 10 [")
+    assert lines[4].startswith("# On Hopper (5 seeds), the mean score over the first 100,000 interactions is 10 [")
     assert all(line.startswith("# ") and len(line) <= 130 for line in lines[4:-3])
 
 
