@@ -4,10 +4,10 @@
 # **How small is a dataset of 10,000 transitions?**
 #
 # <!-- answer -->
-# 10,000 transitions are 80 seconds of simulated time. We draw them from the 45,044 transitions of 318 episodes. Half of these
-# episodes return less than 218, while an expert returns 3,234. The nearest drawn state is 0.8 simulator steps away from a new
-# state of the same episodes, and 1.1 steps from a state of an episode that was not drawn. With 1,000 transitions the distances
-# would be 1.4 and 2.0 steps.
+# On Hopper 10,000 transitions are 80 seconds of simulated time. We draw them from the 45,044 transitions of 318 episodes. Half
+# of these episodes return less than 218, while an expert returns 3,234. From a new state of the same episodes, the nearest
+# drawn state is typically 0.8 times as far as one simulator step moves the state. From a state of an episode that was not drawn
+# it is 1.1 times as far. With 1,000 transitions it would be 1.4 and 2.0 times.
 # <!-- /answer -->
 #
 # | | |
@@ -16,9 +16,9 @@
 # | gives | figures `01_neighbours`, `01_collection`, `01_returns`, `01_coverage`, `01_qualities`, `01_collectors` |
 # | minutes on one core | below 1 in all profiles, because nothing is trained |
 #
-# A *transition* is one step of a simulated body. A *pool* is the dataset that we ship, and a run of this project learns
-# from 10,000 transitions drawn from it. A *seed* is the number of a repetition, and each seed has its own draw. [S], [A]
-# and [C] are our sources for the paper, see the [overview](00_overview.ipynb).
+# A *transition* is one step of a simulated body. A *pool* is one of the datasets that we ship. A run learns from 10,000
+# transitions drawn from a pool. A *seed* is the number of a repetition, and each seed has its own draw. [S], [A] and
+# [C] are our sources for the paper, see the [overview](00_overview.ipynb).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -97,7 +97,8 @@ figures.save_figure(figure, "01_neighbours", table, f"{about}{origin}.", profile
 # ## 1. How far is the nearest known state?
 #
 # *Ask.* How far is a new state from the states that a model or a critic knows? We use the Euclidean distance, after
-# dividing each dimension by its standard deviation. We measure it in two ways, and we expect the second to give larger
+# dividing each dimension by its standard deviation. The dotted line is the median length of one simulator step, and the
+# table below has the distance in this unit. We measure it in two ways, and we expect the second to give larger
 # distances.
 #
 # - *Single rows:* we draw $n$ rows, and take the other rows as new states. At 10,000 rows, most of these are only a few
@@ -115,14 +116,15 @@ slope = {
     for way, each in table.groupby("way")
 }
 slope = pd.Series(slope)
-reach = {"steps to the nearest of 10,000": at, "times as many rows to halve it": 2 ** (-1 / slope)}
+reach = {"distance to the nearest of 10,000 (steps)": at}
+reach["factor in rows that halves it"] = 2 ** (-1 / slope)
 pd.DataFrame(reach).round(1)
 
 # %% [markdown]
-# *Read.* The lines are shallow: as the table shows, many times as many rows are needed to halve the distance. The first
-# column confirms our guess: states of other episodes are farther away. By this measure 10,000 rows are few, but 100,000
-# would not be many either. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are *held out*,
-# the error is measured close to known rows, so it is too optimistic.
+# *Read.* The lines are shallow: halving the distance takes several times as many rows, as the last column shows. The
+# first column confirms our guess: states of other episodes are farther away. By this measure 10,000 rows are few, but
+# 100,000 would not be many either. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are
+# *held out*, the error is measured close to known rows, so it is too optimistic.
 #
 # ## 2. Four tasks and one score
 #
@@ -165,10 +167,10 @@ print(f"An ant that only stands returns about 975: score {standing_ant:.0f}.")
 #
 # ## 3. How we collected the data
 #
-# A *medium-replay* dataset is everything that an agent experienced while it learned, until it was half good. Ours comes
-# from [SAC](https://arxiv.org/abs/1812.05905) on `Hopper-v5`. It stops when the agent, acting greedily, holds D4RL's
-# medium level over two consecutive evaluations. On Hopper scores typically rise slowly at first, then jump up and fall
-# back, and we expect such a curve.
+# A *medium-replay* dataset is everything that an agent experienced while it learned, until it reached D4RL's medium
+# level (on Hopper a score of 44). Ours comes from [SAC](https://arxiv.org/abs/1812.05905) on `Hopper-v5`. It stops when
+# the agent, acting greedily, holds D4RL's medium level over two consecutive evaluations. On Hopper scores typically
+# rise slowly at first, then jump up and fall back, and we expect such a curve.
 
 # %%
 show(collect.holds)
@@ -202,15 +204,15 @@ figures.save_figure(figure, "01_collection", table, f"{about} {origin}.", profil
 # %% tags=["nbval-check-output"]
 print(f"command: {card['command']}")
 print(f"stopped after {card['replay_transitions']:,} steps")
-print(f"the last two evaluations returned {returns[-2:].mean(1).round()}")
+print("the last two evaluations returned {:,.0f} and {:,.0f}".format(*returns[-2:].mean(1)))
 print(f"in the one before the last, {(returns[-2] < level).sum()} of ten episodes were below the level")
 print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole episodes")
 print(f"licence {card['licence']}")
 
 # %% [markdown]
-# *Read.* This is one agent with one seed, and another SAC would have collected other data. The ten episodes of an
-# evaluation mostly lie close together. So the jumps come from the agent itself, and the stopping time is partly luck. The
-# replay was collected with exploration noise. The curve was evaluated without it.
+# *Read.* This is one agent with one seed, and another seed would have collected other data. The ten episodes of an
+# evaluation mostly lie close together. So the jumps come from the agent itself, and the stopping time is partly luck.
+# The replay was collected with exploration noise. The curve was evaluated without it.
 #
 # From the replay we choose whole episodes uniformly at random until we have 45,000 transitions. This pool is small enough
 # to ship.
@@ -236,23 +238,25 @@ step.round(3)
 
 # %% [markdown]
 # The agent does not observe the forward position. How far the hopper has come does not matter, but its speed does. One
-# row is 8 milliseconds.
+# row covers 8 milliseconds.
 #
 # *Terminal* and *truncated* both end an episode, but they mean different things. **Terminal**: the hopper fell, and no
-# reward follows. **Truncated**: the time limit of 1,000 steps was reached, although the hopper could hop on. The critic's
-# target must tell them apart:
+# reward follows. **Truncated**: the time limit of 1,000 steps was reached, although the hopper could hop on. A *critic*
+# $Q$ estimates the discounted sum of the rewards that follow. Its target is the reward plus the discounted value of the
+# next state, the *bootstrap*. This target must tell the two ends apart:
 #
 # $$y = r + \gamma\,(1 - d)\,\min_i Q_i'(s', \pi'(s'))$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $r$, $y$ | `batch.reward`, the value returned | `[P, B]`: agents, batch | rewards |
-# | $d$ | `terminal` | `[P, B]` | 1 after a fall, else 0, a time limit included |
-# | $\gamma$ | `settings.discount` | one number | a step |
-# | $Q_i'$ | `agent.target_critics` | `[2, P, B]` | rewards |
-# | $\pi'$ | `agent.target_actor` | `[P, B, A]` | action in [-1, 1] |
+# | $r$, $y$ | `batch.reward`, the value returned | `[agents, batch]` | rewards |
+# | $d$ | `terminal` | `[agents, batch]` | 1 after a fall, else 0, a time limit included |
+# | $\gamma$ | `settings.discount` | one number | per step |
+# | $Q_i'$ | `agent.target_critics`, critic $i$ is 1 or 2 | `[2, agents, batch]` | rewards |
+# | $\pi'$ | `agent.target_actor` | `[agents, batch, action]` | action in [-1, 1] |
 #
-# [Chapter 04](04_offline_pretraining.ipynb) shows the function, `td3.critic_target`.
+# We leave out the small noise that TD3 adds to $\pi'(s')$, and the check below sets it to zero. [Chapter
+# 04](04_offline_pretraining.ipynb) has the noise, and shows the function, `td3.critic_target`.
 #
 # *Check by hand.* We take three rows of the pool: one inside an episode, one at a fall, and one at a time limit. To test
 # the rule alone, we take a critic whose value is 100 everywhere. That is the value of a reward of 1 at every step, for
@@ -339,9 +343,9 @@ print(f"two draws of 10,000 from 402,000 rows, as many as D4RL has, share {10_00
 #
 # ## 6. How good are the episodes?
 #
-# *Ask.* How good are the episodes? We expect many short, poor episodes from the beginning of training, and few good ones,
-# which are long and so hold many rows. We cannot draw the distribution of D4RL's episodes here, but we know its mean from
-# D4RL's [published figures](https://github.com/Farama-Foundation/D4RL).
+# *Ask.* We expect many short, poor episodes from the beginning of training, and few good ones, which are long and so
+# hold many rows. We cannot draw the distribution of D4RL's episodes here, but we know its mean from D4RL's [published
+# figures](https://github.com/Farama-Foundation/D4RL).
 
 # %%
 about_data = {
@@ -356,7 +360,8 @@ about_data = {
 comparison = pd.DataFrame(about_data, index=["transitions", "episodes", "mean return"]).T
 comparison["mean score"] = tasks.normalised_score(task, comparison["mean return"])
 comparison["mean length"] = comparison["transitions"] / comparison["episodes"]
-comparison.round(1).astype({"transitions": int, "episodes": int})
+whole = comparison[["transitions", "episodes"]].map("{:,.0f}".format)
+comparison.assign(**whole).map(lambda x: x if isinstance(x, str) else figures.number(x))
 
 # %%
 edges = np.arange(0, 3_400, 100)
@@ -375,7 +380,7 @@ for axis, (unit, count) in zip(axes, counts.items(), strict=True):
     axis.set_title(f"{unit}, by return")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 about = f"Undiscounted return of the pool's {len(lives)} episodes. On the right each transition counts "
-about += "once. D4RL publishes only the mean."
+about += "once. Both mean returns are means over episodes; D4RL publishes only that."
 figures.save_figure(figure, "01_returns", table, f"{about} {origin}.", profile)
 
 # %%
@@ -389,7 +394,7 @@ pd.Series(worth, name="share at the medium level or above").map("{:.0%}".format)
 # ## 7. Which states do the drawn rows cover?
 #
 # *Ask.* In practice two of the eleven dimensions decide whether an episode goes on: the task ends below a height of 0.7
-# m or at a tilt beyond 0.2 rad. With the forward velocity they show most of a hopper's motion. We count rows in the
+# m or at a torso angle beyond 0.2 rad. We add the forward velocity, which the reward pays for. We count rows in the
 # cells of a grid, for the pool, our draw, and another draw. We expect the draws to miss some of the cells.
 
 # %%
@@ -404,6 +409,17 @@ for name, each in {"pool": pool, "draw, seed 0": draws[0], "draw, seed 1": draws
         count = np.histogram2d(sideways, each.state[:, 0], (grid, height))[0]
         cells[name, across] = count / len(each)
 
+
+# %%
+def stacked(name):
+    """Returns the shares of a dataset's cells in one column, both grids below each other."""
+    frames = {a: pd.DataFrame(cells[name, a], grids[a][:-1], height[:-1]).stack() for a in grids}
+    return pd.concat(frames)
+
+
+table = pd.DataFrame({name: stacked(name) for name, _ in cells})
+table = table[table["pool"] > 0].rename_axis(["dimension", "from", "height_from"]).reset_index()
+
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(8, 6), sharey=True, sharex="row")
 colours = LogNorm(1 / len(pool), max(share.max() for share in cells.values()))
@@ -417,18 +433,7 @@ for axis in axes[:, 0]:
     axis.set_ylabel("height (m)")
 axes[0, 0].set_xticks([-0.15, 0, 0.15])
 bar = {"label": "share of rows (logarithmic)", "location": "bottom", "shrink": 0.6}
-bar = figure.colorbar(image, ax=axes, **bar)
-
-
-# %%
-def stacked(name):
-    """Returns the shares of a dataset's cells in one column, both grids below each other."""
-    frames = {a: pd.DataFrame(cells[name, a], grids[a][:-1], height[:-1]).stack() for a in grids}
-    return pd.concat(frames)
-
-
-table = pd.DataFrame({name: stacked(name) for name, _ in cells})
-table = table[table["pool"] > 0].rename_axis(["dimension", "from", "height_from"]).reset_index()
+figure.colorbar(image, ax=axes, **bar)
 about = "Share of rows in cells of height against torso angle and forward velocity, white where there "
 about += f"are none. {origin}, draws of 10,000."
 figures.save_figure(figure, "01_coverage", table, about, profile)
@@ -439,8 +444,8 @@ for across in grids:
     every, some = (cells[name, across] for name in ("pool", "draw, seed 0"))
     cells_seen = np.count_nonzero(some) / np.count_nonzero(every)
     missed[across] = {
-        "cells that the draw has": cells_seen,
-        "rows in the others": every[some == 0].sum(),
+        "share of the pool's cells that the draw has": cells_seen,
+        "share of the pool's rows in the other cells": every[some == 0].sum(),
     }
 pd.DataFrame(missed).T.map("{:.1%}".format)
 
@@ -458,8 +463,9 @@ pd.DataFrame(missed).T.map("{:.1%}".format)
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $s$ | `state` | `[P, rows, S]` | of the environment |
-# | $\mu$, $\sigma + \varepsilon$ | `mean`, `std` | `[P, S]` | of the environment |
+# | $s$, $\tilde s$ | `state`, what `apply` returns | `[agents, rows, state]` | of the environment, standard deviations |
+# | $\mu$, $\sigma + \varepsilon$ | `mean`, `std` | `[agents, state]` | of the environment |
+# | $i$ | dimension of the state | – | – |
 # | $\varepsilon$ | `epsilon` | one number | $10^{-5}$ for the world model, $10^{-3}$ for the agent [C] |
 
 # %%
@@ -480,10 +486,10 @@ scales["one step / deviation"] = scales["one step"] / scales["standard deviation
 scales.round(3)
 
 # %% [markdown]
-# *Read.* Compare the largest standard deviation with the smallest: without a common scale the dimension with the smallest
-# would not count at all. An epsilon of 0.001 is small even beside the smallest. The last column shows how far one step
-# moves a dimension. For most dimensions it is a small part of the deviation. So *nothing moves* is a good guess, and
-# [chapter 02](02_world_model.ipynb) uses it as a baseline.
+# *Read.* Compare the largest standard deviation with the smallest: without a common scale the dimension with the
+# smallest would not count at all. An epsilon of 0.001 is small even beside the smallest. The last column shows how far
+# one step moves a dimension. For most dimensions it is a small part of the deviation. So on Hopper *nothing moves* is a
+# good guess, and [chapter 02](02_world_model.ipynb) uses it as a baseline on all four tasks.
 #
 # ## 9. Four tasks, four qualities of data
 #
@@ -494,8 +500,8 @@ scales.round(3)
 # `expert`.)
 #
 # There is one exception. Hopper's `medium-replay` comes from an earlier SAC, trained on another processor. The runs of
-# the following chapters were recorded with this pool, so we keep it. We do not know D4RL's medium level of Ant. Ours is a
-# third of the way from the return that scores 0 to the final return.
+# the following chapters were recorded with this pool, so we keep it. We do not know D4RL's medium level of Ant. We set
+# ours a third of the way from the return that scores 0 to the final return.
 #
 # We expect random hoppers and walkers to fall at once. Cheetahs cannot fall, so we expect all their episodes to last to
 # the time limit.
@@ -513,13 +519,17 @@ def summary(card):
     """Returns what a card says of its pool, in a row of a table."""
     row = {key.replace("_", " "): card[key] for key in KEYS}
     quartiles = (card["return_quantiles"][share] for share in ("25", "50", "75"))
-    row["quartiles of the return"] = ", ".join(f"{each:,.0f}" for each in quartiles)
+    row["quartiles of the return"] = ", ".join(f"{each:,.0f}" for each in quartiles).replace("-", "−")
     row["diversity"] = card["state_coverage"]["effective"]
     return row | {"D4RL's mean return": (card["d4rl"] or {}).get("mean_return")}
 
 
 rows = pd.DataFrame([summary(card) for card in cards.values()], index=list(cards))
-rows.round(1).astype(object).fillna("–")
+decimal = ["mean return", "mean score", "diversity", "D4RL's mean return"]
+rows[decimal] = rows[decimal].map(lambda value: "–" if np.isnan(value) else figures.number(value))
+whole = ["transitions", "episodes", "terminals"]
+rows[whole] = rows[whole].map("{:,}".format)
+rows
 
 # %% [markdown]
 # For the *diversity* we count rows in cells of height and forward velocity, and take the exponential of the entropy of
@@ -530,16 +540,16 @@ rows.round(1).astype(object).fillna("–")
 # agent may be far above the medium level when it first holds this level. And diversity is not quality: on Ant `random`
 # has more diverse heights and speeds than `medium-replay`.
 #
-# The next table shows where each pool comes from:
+# The next table shows where each pool comes from. Its card in `data/offline` also has the command that made it. The
+# data are licensed under CC BY 4.0.
 
 
 # %%
 def origin_of(card):
     """Returns what a card says of how its pool was made, in a row of a table."""
     made = card["provenance"]
-    row = {"command": card["command"], "commit": made["commit"][:7]}
-    row |= {"processor": made["cpu"], "mujoco": made["mujoco"], "torch": made["torch"]}
-    return row | {"licence": card["licence"], "SHA-256": card["sha256"][:12]}
+    row = {"commit": made["commit"][:7], "processor": made["cpu"], "SHA-256": card["sha256"][:12]}
+    return row | {"MuJoCo": made["mujoco"], "torch": made["torch"]}
 
 
 pd.DataFrame([origin_of(card) for card in cards.values()], index=list(cards))
@@ -617,7 +627,7 @@ figures.save_figure(figure, "01_collectors", curve, about, profile)
 def compared(card):
     """Returns when a task's medium level was held and what its data return, beside D4RL's."""
     steps, theirs = card["replay_transitions"], card["d4rl"].get("mean_return")
-    row = {"steps until held": f"{steps:,}", "D4RL's": f"{card['d4rl']['transitions']:,}"}
+    row = {"steps until held": f"{steps:,}", "D4RL's transitions": f"{card['d4rl']['transitions']:,}"}
     row["mean return"] = f"{card['mean_return']:,.0f}"
     return row | {"D4RL's mean return": "not known here" if theirs is None else f"{theirs:,.0f}"}
 
@@ -640,7 +650,7 @@ pd.DataFrame(rows).T
 #
 # ## Try it
 #
-# - In section 5, use `transitions.draw(pool, 1_000, seed)` in `draws`. How many falls are left to learn from?
+# - In section 5, write `1_000` in place of `10_000` in `draws`. How many falls are left to learn from?
 # - In section 7, give `forward` the value `"foot velocity (rad/s)"`, and its grid `np.linspace(-10, 10, 41)`. What piles
 #   up at the ends?
 # - In section 4, use `np.array([1, 0, 0])` in `by_hand`, as if the time limit were a fall. What does the assert say, and
@@ -659,13 +669,13 @@ pd.DataFrame(rows).T
 #
 # Some draws are luckier than others. If two arms had different draws, their difference would contain this luck twice.
 # With the same draw it cancels. Our intervals do not use this: they treat the seeds of two arms as independent, so they
-# are rather too wide than too narrow.
+# tend to be too wide.
 # </details>
 #
 # <details><summary>Why divide by the data's standard deviation, and not by the range the task allows?</summary>
 #
-# Most dimensions have no such range. Where they have one (velocities are cut at 10), the data rarely fill it. A network
-# needs inputs whose spread is about one.
+# Most dimensions have no such range. Where they have one (velocities are clipped at 10), the data rarely fill it. A
+# network needs inputs whose spread is about one.
 # </details>
 #
 # **Next:** [02 · World model](02_world_model.ipynb): can a VAE predict one step from so little?

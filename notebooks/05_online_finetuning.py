@@ -4,11 +4,12 @@
 # **Does the pre-trained agent jump-start online learning?**
 #
 # <!-- answer -->
-# All four tasks, 3 to 5 seeds: over the first 100,000 interactions the mean score is 15 [14, 16] for TD3 from scratch, 33 [31,
-# 34] for TD3 with the data in its replay buffer, 10 [−2.0, 22] after vanilla pre-training, 1.7 [−1.3, 4.7] after pre-training
-# with imagined next states, and 22 [13, 31] with noise of the same size. We wait for 5 seeds to say whether vanilla
-# pre-training pays off. Compared with vanilla pre-training, imagined next states change the score by −8.3 [−19, +2.8], compared
-# with noise by −20 [−28, −12], and compared with TD3 with the data by −31 [−34, −28].
+# On all four tasks (3 to 5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33
+# [31, 34] for TD3 with the data in its replay buffer, 11 [3.6, 19] after vanilla pre-training, 1.7 [−1.3, 4.7] after
+# pre-training with imagined next states, and 22 [13, 31] with noise of the same size. We wait for 5 seeds to say whether
+# vanilla pre-training pays off. The score after pre-training with imagined next states differs from that of TD3 from scratch by
+# −13 [−16, −10], of vanilla pre-training by −9.4 [−17, −2.0], of noise by −20 [−28, −12], and of TD3 with the data by −31 [−34,
+# −28].
 # <!-- /answer -->
 #
 # | | |
@@ -20,8 +21,9 @@
 # An *arm* is one way to train an online agent. TD3 and SAC *from scratch* start with nothing. *TD3 with the data*
 # starts with the 10,000 transitions in its replay buffer. The other arms are
 # [pre-trained](04_offline_pretraining.ipynb) on these transitions: *vanilla* on the recorded next states alone,
-# *augmented* with the world model's predictions in place of half of them, and *matched noise* with noise of the same
-# size on half of them. A *seed* is the number of a repetition: it fixes the drawn data and every other random choice.
+# *augmented* with the world model's predictions in place of half of them, and *matched noise* with noise as large as
+# the world model's error on half of them. A *seed* is the number of a repetition: it fixes the drawn data and every
+# other random choice.
 #
 # [S] and [A] are two summaries of [the paper](https://arxiv.org/abs/2312.09844), and [C] is its first author's
 # development repository. The [overview](00_overview.ipynb) says what is known about each.
@@ -81,16 +83,17 @@ caption = figures.caption(text, online[online["arm"].isin(arms)], metadata, figu
 figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), caption, profile)
 
 # %% [markdown]
-# ![Ant: one agent at three moments](../figures/films/ant.gif)
-#
-# ![HalfCheetah: one agent at three moments](../figures/films/halfcheetah.gif)
-#
 # ![Hopper: one agent at three moments](../figures/films/hopper.gif)
 #
 # ![Walker2d: one agent at three moments](../figures/films/walker2d.gif)
 #
-# Each film shows the agent of the arm *augmented 50 %*, seed 0, at three moments: when it goes online, after 50,000 and
-# after 100,000 interactions. Its score is the recorded evaluation at that moment. The agent learns nothing before 25,000.
+# ![HalfCheetah: one agent at three moments](../figures/films/halfcheetah.gif)
+#
+# ![Ant: one agent at three moments](../figures/films/ant.gif)
+#
+# From top to bottom: Hopper, Walker2d, HalfCheetah and Ant. Each film shows the agent of the arm *augmented 50 %*, seed
+# 0, at three moments: when it goes online, after 50,000 and after 100,000 interactions. Each score is the recorded
+# evaluation at that moment. Learning begins after 25,000 interactions.
 
 # %% [markdown]
 # ## 1. How to read the curves
@@ -119,17 +122,17 @@ figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), captio
 # | $\bar S$ | `mean_score(table, T, t_0)` | one per run | D4RL-normalised score |
 #
 # We read the mean score in two windows. The window from 0 to 100K counts every interaction. The verdicts on claims (a),
-# (c), (d) and (e) use it. Claim (b) asks where an agent ends, so it uses 75K to 100K. Claim (f) is about critics when
-# pre-training ends. In the window from 25K to 100K all arms learn. It leaves out the warm-up, during which a
-# pre-trained arm stays at its initial score.
+# (c), (d) and (e), which the [overview](00_overview.ipynb) lists, use it. Claim (b) asks where an agent ends, so it
+# uses 75K to 100K. Claim (f) is about critics when pre-training ends. In the window from 25K to 100K all arms learn. It
+# leaves out the warm-up, during which a pre-trained arm stays at its initial score.
 
 # %%
 show(statistics.mean_score)
 
 # %% [markdown]
 # *Check by hand.* A run scores 0, 10 and 20 after 0, 50K and 100K interactions. The curve rises in a straight line, so
-# its mean is 10. The second window begins at 25K, where the run scores 5. There we expect (25 · 7.5 + 50 · 15) / 75 =
-# 12.5.
+# its mean is 10. The second window begins at 25K, where the run scores 5. There we expect $(25 \cdot 7.5 + 50 \cdot 15)
+# / 75 = 12.5$.
 
 # %% tags=["nbval-check-output"]
 name = {"task": "by hand", "dataset": "none", "arm": "td3", "seed": 0, "phase": "finetune"}
@@ -143,8 +146,8 @@ print("mean score, from 0 and from 25K:", *found)
 #
 # *Ask.* If imagination helps, the augmented arm must beat vanilla pre-training. It must also beat matched noise. If it
 # does not, the help comes from smoothing. And it must beat TD3 with the data, which needs no pre-training at all. The
-# first table has each arm's mean score. *Data kept* changes two things: the 10,000 transitions stay in the replay
-# buffer, and learning begins after 5,000 interactions instead of 25,000.
+# first table has each arm's mean score from 0 to 100K, the second from 25K to 100K. *Data kept* changes two things: the
+# 10,000 transitions stay in the replay buffer, and learning begins after 5,000 interactions instead of 25,000.
 
 
 # %%
@@ -156,8 +159,8 @@ def of(measure, task, arm):
 
 def by_arm(rows, tell):
     """Returns a table of words, with one row per arm and one column per task."""
-    words = {figures.look(arm).label: {task: tell(task, arm) for task in tasks.TASKS} for arm in rows}
-    return pd.DataFrame(words).T.replace("–", "not yet recorded")
+    words = {arm: {task: tell(task, arm) for task in tasks.TASKS} for arm in rows}
+    return figures.labelled(pd.DataFrame(words).T).replace("–", "not yet recorded")
 
 
 def mean(measure, signed=False):
@@ -168,12 +171,15 @@ def mean(measure, signed=False):
 # %%
 windows = {"0 to 100K": whole(table), "25K to 100K": whole(table, since=warmup)}
 every = [*arms, "vanilla_data", "augmented_data"]
-pd.concat({window: by_arm(every, mean(measure)) for window, measure in windows.items()})
+by_arm(every, mean(windows["0 to 100K"]))
+
+# %%
+by_arm(every, mean(windows["25K to 100K"]))
 
 # %% [markdown]
-# *Compare.* The next table has the augmented arm minus each other arm, and three pairs of arms that all keep the data,
-# with Welch's interval. "Together" is the mean over all tasks that have two seeds of both arms, with equal weights.
-# "Beats" is how often a run of the first arm scores more than a run of the second.
+# *Compare.* The next two tables, one for each window, have the augmented arm minus each other arm, and three pairs of
+# arms that all keep the data, with Welch's interval. "Together" is the mean over all tasks that have two seeds of both
+# arms, with equal weights. "Beats" is how often a run of the first arm scores more than a run of the second.
 
 
 # %%
@@ -195,19 +201,30 @@ pairs += [
     ("augmented_data", "vanilla_data"),
     ("vanilla_data", "td3_data"),
 ]
-names = {pair: " − ".join(figures.look(arm).label for arm in pair) for pair in pairs}
-rows = {(w, names[pair]): minus(measure, *pair) for w, measure in windows.items() for pair in pairs}
-pd.DataFrame(rows).T.replace({"–": "not yet recorded", "nan%": "–"})
+
+
+def compared(window):
+    """Returns the table of all pairs in one window."""
+    names = {pair: " − ".join(figures.look(arm).label for arm in pair) for pair in pairs}
+    rows = {names[pair]: minus(windows[window], *pair) for pair in pairs}
+    return figures.titled(pd.DataFrame(rows).T).replace({"–": "not yet recorded", "nan%": "–"})
+
+
+compared("0 to 100K")
+
+# %%
+compared("25K to 100K")
 
 # %% [markdown]
-# *Read.* If the interval in brackets contains zero, the sign of the difference is undecided. In the window from 0 to
-# 100K the first three rows are the primary comparisons. The third of them compares a whole recipe: TD3 with the data
-# also keeps the data and begins to learn earlier. The last three rows change less at a time: all their arms keep the
-# data and learn after 5,000 interactions, and the arms differ in pre-training, in imagination, or in both. When we
-# named them, we had recorded the baselines, three seeds of Hopper and one of HalfCheetah. The [README](../README.md)
-# has their p values, corrected for three tests, once all five seeds are recorded. Beside them it has the same
-# differences without the seeds that we already knew. With fewer than five seeds an interval only indicates a direction
-# and decides nothing.
+# *Read.* If the interval in brackets contains zero, the sign of the difference is undecided. With fewer than five seeds
+# an interval only indicates a direction and decides nothing. In the window from 0 to 100K the first three rows are the
+# primary comparisons. The third of them compares a whole recipe: TD3 with the data also keeps the data and begins to
+# learn earlier. The last three rows change less at a time: all their arms keep the data and learn after 5,000
+# interactions, and the arms differ in pre-training, in imagination, or in both.
+#
+# When we named the three primary comparisons, we had recorded the baselines, three seeds of Hopper and one of
+# HalfCheetah. The [README](../README.md) has the p values of these three, corrected for three tests, once all five
+# seeds are recorded. Beside them it has the same differences without the seeds that we already knew.
 #
 # ## 3. How early: the classical jump-start
 #
@@ -238,15 +255,16 @@ def jump_start(task, arm):
 pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jump_start)})
 
 # %% [markdown]
-# *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one. On Ant most pre-trained
+# *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one. On Ant the pre-trained
 # arms do, against our expectation. Even a fresh ant scores well above zero, because an ant that only stands is rewarded
 # for it at every step, and standing takes no skill. An agent can also have a large mean score without a large
 # jump-start: it may begin low and learn fast.
 #
-# "Early" can also mean how soon an agent reaches a level. Our level is the published score of SAC after 100K interactions
-# (section 7). We count the interactions until an evaluation first reaches it. The table has the median over seeds, and
-# how many seeds reach the level. A seed that never reaches it counts as infinitely late. One lucky evaluation is enough,
-# so an arm whose score jumps up and down looks faster than it is. On Ant an agent reaches that level by standing.
+# "Early" can also mean how soon an agent reaches a level. Our level is the published score of SAC after 100K
+# interactions (section 7). We count the interactions until an evaluation first reaches it. The table has the median
+# over seeds, and how many seeds reach the level. A seed that never reaches it counts as infinitely late, so the median
+# lies beyond the last interaction if at most half of the seeds get there. One lucky evaluation is enough, so an arm
+# whose score jumps up and down looks faster than it is. On Ant an agent reaches that level by standing.
 
 
 # %%
@@ -256,7 +274,7 @@ def soon(task, arm):
     steps = of(statistics.steps_to_threshold(online[online["steps"] <= end], level), task, arm)
     if not len(steps):
         return "–"
-    median = f"{np.median(steps):,.0f}" if np.isfinite(np.median(steps)) else "not reached"
+    median = f"{np.median(steps):,.0f}" if np.isfinite(np.median(steps)) else f"beyond {end:,}"
     return f"{median} ({np.isfinite(steps).sum()} of {len(steps)})"
 
 
@@ -289,9 +307,9 @@ by_arm(arms, soon)
 # |---|---|---|---|
 # | $t$, $t_w$ | `learner.environment_steps`, `plan.warmup_steps` | numbers | interactions |
 # | $k$ | `learner.gradient_steps` | number | updates |
-# | $\mathcal D_t$ | `buffer.rows[:, :buffer.size]` | `[P, t, width]`, P agents | transitions, states standardised |
+# | $\mathcal D_t$ | `buffer.rows[:, :buffer.size]` | `[agents, t, width]` | transitions, states standardised |
 # | $\theta, \phi$ | `agent.actor`, `agent.critics` | networks | none |
-# | $\theta', \phi'$ | `agent.target_actor`, `agent.target_critics` | networks | none |
+# | $\theta', \phi'$ | `agent.target_actor`, `agent.target_critics`; index 0: at the switch | networks | none |
 # | not in the equation | `agent.moments` | flat buffers | Adam's two moments |
 
 # %%
@@ -342,7 +360,7 @@ print("critics kept, actor kept, target is a copy:", *checks)
 
 # %% [markdown]
 # *Read.* One consequence is easy to miss. The critics were trained on 10,000 rows of *other* policies, and their first
-# online updates see only the 25,000 newest transitions of *this* policy. They never see the old data again. [Chapter
+# online updates see only 25,000 new transitions, all of *this* policy. They never see the old data again. [Chapter
 # 07](07_controls.ipynb) asks what happens when only the actor or only the critics are carried.
 #
 # *The actor.* Offline, a behaviour-cloning term kept the actor near the recorded actions
@@ -357,11 +375,11 @@ print("critics kept, actor kept, target is a copy:", *checks)
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $s_b$ | `batch.state` | `[P, B, S]`: agents, batch, state | standard deviations of the data |
+# | $s_b$ | `batch.state`, row $b$ of $B$ | `[agents, batch, state]` | standard deviations of the data |
 # | $\pi_\theta$, $Q_{\phi_1}$ | `actor`, `critics.first` | networks | full torque is 1, discounted rewards |
-# | $L$ | returned | `[P]` | discounted rewards |
+# | $L$ | returned | `[agents]` | discounted rewards |
 # | $\sigma$ | `settings.exploration_noise` | number | full torque is 1 |
-# | $n$ | `normal` | `[A]` | none |
+# | $n$ | `normal` | `[action]` | none |
 
 # %%
 show(td3.actor_loss, td3.explorer)
@@ -396,17 +414,19 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 # actions that are not in the data, and the actor is now free to choose them. If augmentation makes the critics better,
 # it should soften this. We measure the *drop*: the last offline score minus the lowest score in a window,
 #
-# $$\mathrm{drop}_{[t_0, T]} = S(\text{last offline evaluation}) - \min_{t_0 \le t \le T} S(t) .$$
+# $$\mathrm{drop}_{[t_0, T]} = S_{\text{offline}} - \min_{t_0 \le t \le T} S(t) .$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $S$ | `table["score"]` | one per evaluation | D4RL-normalised score |
+# | $S(t)$ | `table["score"]` | one per evaluation | D4RL-normalised score |
+# | $S_{\text{offline}}$ | `statistics.last_offline`, the last evaluation offline | one per run | D4RL-normalised score |
 # | $t_0$, $T$ | `first`, `last` of `statistics.score_drop` | numbers | interactions |
 #
-# The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop. During
-# the warm-up our agents do not change, so we can measure this effect. We take two windows with equally many evaluations,
-# one before the first update and one after it. If the updates had no effect, both drops would be the same apart from
-# luck. We expect the second drop to be larger, but by less for the augmented arm.
+# The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop.
+# During the warm-up our agents do not change, so we can measure this effect. We take two windows of five evaluations:
+# 5,000 to 25,000 interactions, before the first update, and 30,000 to 50,000, after it. If the updates had no effect,
+# both drops would be the same apart from luck. We expect the second drop to be larger, but by less for the augmented
+# arm.
 
 # %%
 pretrained = ["vanilla", "augmented", "noise"]
@@ -420,10 +440,10 @@ drawn = figures.dots(axes, harm, pretrained)
 for axis in axes:
     axis.axvline(0, color="#333333", linewidth=0.8)
 figure.supxlabel("drop with updates − drop without (points)", fontsize=10)
-text = f"What the first updates cost: the drop from {warmup:,} to {2 * warmup:,} interactions, minus "
-text += (
-    "the drop of the same agents before. Right of zero, updates did harm. Each panel has its own axis."
+text = (
+    f"What the first updates cost: the drop from {warmup:,} to {2 * warmup:,} interactions, minus the "
 )
+text += "drop of the same agents before. Right of zero, updates did harm. Each panel has its own axis."
 caption = figures.caption(text, online[online["arm"].isin(pretrained)], drawn=figures.DOTS)
 figures.save_figure(figure, "05_score_drop", drawn, caption, profile)
 
@@ -435,16 +455,17 @@ pd.concat({name: by_arm(pretrained, mean(measure)) for name, measure in parts.it
 
 # %%
 less = {f"augmented − {other}": minus(harm, "augmented", other) for other in ("vanilla", "noise")}
-pd.DataFrame(less).T[[*tasks.TASKS, "together"]].replace("–", "not yet recorded")
+figures.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "not yet recorded")
 
 # %% [markdown]
 # *Read.* Right of zero, updates cost more than the noise of evaluations alone. Left of zero, an agent gained from
 # updates at once. The last table compares these differences. We expected the augmented agents to lose less, that is,
-# numbers below zero. A number above zero says that the first updates cost them more. So far that is the case on
-# HalfCheetah, so there our expectation fails.
+# numbers below zero. A number above zero says that the first updates cost them more. So far the interval lies above
+# zero on HalfCheetah only, so there our expectation fails. On the other tasks the sign is open.
 #
-# The score before the switch cancels in a difference, but it limits a fall: compare the row "score offline". This score
-# and $S(0)$ of section 3 are two evaluations of the same policy. They differ by the luck of ten episodes.
+# The score before the switch cancels in "drop with − drop without". But an agent that scores little can lose little:
+# compare the rows of "score offline". This score and $S(0)$ of section 3 are two evaluations of the same policy. They
+# differ by the luck of ten episodes.
 #
 # ## 6. Does over-estimation survive the switch?
 #
@@ -452,12 +473,12 @@ pd.DataFrame(less).T[[*tasks.TASKS, "together"]].replace("–", "not yet recorde
 # returns that the agent does not reach. Online, experience should correct it. At the first state of each evaluation
 # episode we record the return that the critics predict. We subtract the return that the agent then collects,
 #
-# $$o = \min_i Q_{\phi_i}\big(s_0, \pi(s_0)\big) - \sum_t \gamma^t r_t .$$
+# $$o = \min_i Q_{\phi_i}\big(s_0, \pi(s_0)\big) - \sum_h \gamma^h r_h .$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $\min_i Q_{\phi_i}(s_0, \pi(s_0))$ | `predicted_value` | one per episode | discounted rewards |
-# | $\sum_t \gamma^t r_t$ | `discounted_return` | one per episode | discounted rewards |
+# | $\sum_h \gamma^h r_h$ | `discounted_return`; $h$ is the step of the episode | one per episode | discounted rewards |
 # | $o$ | `overestimation` | one per evaluation | discounted rewards |
 #
 # [Chapter 04](04_offline_pretraining.ipynb) shows over-estimation during pre-training. We leave SAC out: its values
@@ -488,11 +509,13 @@ gaps = {stop: rows.set_index(statistics.RUN)["overestimation"] for stop, rows in
 pd.concat({stop: by_arm(shown, mean(gap, signed=True)) for stop, gap in gaps.items()})
 
 # %% [markdown]
-# *Read.* The last columns answer the question, arm by arm. At zero the critic's prediction is right on average. Above
-# zero it predicts too much, below zero too little. TD3 uses the smaller of two critics, so it tends to predict too
-# little once the policy is well known. In the grey part the pre-trained agents do not change, while the others learn
-# from 5,000 interactions on. The gap is in rewards, so a task with larger rewards shows larger gaps. On Ant an
-# augmented agent's values may even flip from far above the truth to far below it.
+# *Read.* The rows "after 100,000" answer the question. Where critics had run away (section 6 of [chapter
+# 04](04_offline_pretraining.ipynb)), over-estimation survives to the end. Elsewhere predictions come near the truth or
+# fall below it. At zero the critic's prediction is right on average. Above zero it predicts too much, below zero too
+# little. TD3 uses the smaller of two critics, so it tends to predict too little once the policy is well known. In the
+# grey part the pre-trained agents do not change, while the others learn from 5,000 interactions on. Over-estimation is
+# in rewards, so a task with larger rewards shows larger numbers. On Ant an augmented agent's values may even flip from
+# far above the truth to far below it.
 #
 # *Why does the augmented agent not recover on Ant?* Perhaps the critic pushes every action to its limit, and the actor
 # cannot come back. The gradient of the actor's loss has the slope of tanh, $1 - a^2$, as a factor, and at the limit
@@ -523,20 +546,20 @@ found["actor moves, 50,000 to 100,000"] = {t.title: moved(t.name) for t in tasks
 pd.DataFrame(found)
 
 # %% [markdown]
-# *Read.* On Ant the agent pushes every joint as hard as it can in every state, from some moment after the switch. Its
-# mean slope is below a millionth, and its actor hardly moves in the second half, while the actors of the other tasks
-# move far. So the agent cannot recover, whatever its critic learns. A step then costs $0.5 \cdot 8 = 4$ rewards of
-# effort and gains 1 for a torso at a healthy height, which makes −3,000 an episode. On the other tasks actions go to
-# the limit as well, but not all of them. We do not know why all of them go there on Ant. A critic that runs away is not
-# the whole explanation: vanilla agents' critics run away on Ant as well. The first figure shows how far the scores of
-# both arms recover.
+# *Read.* After some moment, the agent on Ant pushes every joint as hard as it can in every state. Its mean slope is
+# below a millionth, and its actor hardly moves in the second half, while the actors of the other tasks move far. So the
+# agent cannot recover, whatever its critic learns. A step then costs $0.5 \cdot 8 = 4$ rewards of effort and gains 1
+# for a torso at a healthy height, which makes −3,000 an episode. On the other tasks actions go to the limit as well,
+# but not all of them. We do not know why all of them go there on Ant. A critic that runs away is not the whole
+# explanation: vanilla agents' critics run away on Ant as well. The first figure shows how far the scores of both arms
+# recover.
 #
 # ## 7. The baselines
 #
 # *Ask.* Weak baselines make any method look good. "Ten times fewer interactions" needs a baseline, and the paper's is
 # [SAC](https://arxiv.org/abs/1812.05905) [S]. Are our baselines good enough? SAC maximises reward plus entropy, so it
-# explores by itself. Three equations differ from TD3: the target, the actor, the temperature. (The critics' loss has a
-# factor of one half, which hardly matters to Adam.)
+# explores by itself. Two equations differ from TD3, the target and the actor's loss, and a third adjusts the
+# temperature. (The critics' loss has a factor of one half, which hardly matters to Adam.)
 #
 # $$\begin{gathered}
 # y = r + \gamma\,(1-d)\,\Big(\min_i Q_{\phi'_i}(s', a') - \alpha \log\pi_\theta(a'|s')\Big), \\
@@ -548,18 +571,21 @@ pd.DataFrame(found)
 # L(\log\alpha) = -\log\alpha\,\Big(\tfrac1B\sum_b\log\pi_\theta(a_b|s_b) + \bar H\Big)
 # \end{gathered}$$
 #
-# An action is $a = \tanh u$ with $u = \mu(s) + \sigma(s)\,n$, so the density of $a$ has a correction for the slope of
-# tanh:
+# An action is $a = \tanh u$ with $u = \mu(s) + \sigma_\pi(s)\,n$, so the density of $a$ has a correction for the slope
+# of tanh:
 #
-# $$\log\pi(a|s) = \sum_j \log\mathcal N(u_j;\mu_j,\sigma_j) - \log(1-\tanh^2 u_j)$$
+# $$\log\pi(a|s) = \sum_j \big[\log\mathcal N(u_j;\mu_j,\sigma_{\pi,j}) - \log(1-\tanh^2 u_j)\big]$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $y$ | `critic_target(...)` | `[P, B]` | discounted rewards and entropy |
-# | $\mu, \log\sigma$ | `actor(state)` | two of `[P, B, A]` | action before tanh |
-# | $n$ | `normal` | `[P, B, A]` | none |
-# | $\log\pi$ | second result of `sample` | `[P, B]` | nats |
-# | $\alpha$ | `temperature(agent)` | `[P]` | rewards per nat |
+# | $y$ | `critic_target(...)` | `[agents, batch]` | discounted rewards and entropy |
+# | $r, \gamma, d, \phi'$ | as in [chapter 04](04_offline_pretraining.ipynb) | | |
+# | $\mu, \log\sigma_\pi$ | `actor(state)` | two of `[agents, batch, action]` | action before tanh |
+# | $u$ | `before` | `[agents, batch, action]` | action before tanh |
+# | $n$ | `normal` | `[agents, batch, action]` | none |
+# | $j$ | dimension of an action | – | – |
+# | $\log\pi$ | second result of `sample` | `[agents, batch]` | nats |
+# | $\alpha$ | `temperature(agent)` | `[agents]` | rewards per nat |
 # | $\bar H$ | `target_entropy` | number | nats: −1 for each action dimension |
 
 # %%
@@ -613,7 +639,7 @@ print("log pi is the Gaussian's, minus the log of tanh's slope; target and both 
 ways = ["td3", "td3_standardised", "td3_data_raw", "td3_data"]
 recorded = claims.main_runs(records.load_runs(folder, studies.find("states").runs()))
 both = whole(pd.concat([table[table["arm"] == "td3"], recorded]))
-by_arm(ways, mean(both))[[*studies.TWO]]
+by_arm(ways, mean(both))[[tasks.find(task).title for task in studies.TWO]]
 
 # %% [markdown]
 # *Read.* The last row minus the third is what an agent that has the data gains from standardised states. Every
@@ -637,7 +663,8 @@ chosen.fillna("–").astype(str)
 # used older versions of the tasks, so we expect similar scores, not equal ones. The lowest row is one long run of SAC,
 # because claim (b) of section 9 compares us with SAC after a million interactions. For it the figure has means over the
 # last 100,000 interactions, of our run and of the published ones. The verdict uses this published mean. The table below
-# the figure has single evaluations instead.
+# the figure has single evaluations instead. Its column "authors' [C]" has the score of TD3 from scratch in the authors'
+# repository.
 
 # %%
 million = table[table["arm"] == "sac_million"]
@@ -680,12 +707,12 @@ tables.beside_published(table)
 # their script keeps at 0.2 unless told otherwise. Tianshou's axis begins after 10,000 uniform steps, and we add them.
 #
 # One evaluation is a poor summary of a seed, because Hopper's curves jump up and down. By its published score, SAC on
-# Hopper is half way to the expert after 100,000 interactions, without any offline data. The claim must be compared with
-# *this* SAC, not with TD3.
+# Hopper is half way to the expert after 100,000 interactions, without any offline data. So the claim of ten times fewer
+# interactions must be measured against SAC, not against TD3.
 #
 # *Do our settings handicap the baselines?* We run each baseline again with other choices that are common in the field:
-# another learning rate, or a longer start. The table has the mean scores, and the gain of each choice over ours, seed
-# by seed. All rows use seeds 0 and 1 only, so they differ from section 2.
+# another learning rate, or a later first update. The table has the mean scores, and the gain of each choice over ours,
+# seed by seed. All rows use seeds 0 and 1 only, so they differ from section 2.
 
 # %%
 sweep = studies.find("sweep")
@@ -695,20 +722,23 @@ swept = whole(claims.main_runs(records.load_runs(folder, sweep.runs())))
 def choice(arm):
     """Returns a row of the table: what is chosen, its mean scores, and its gains over our choice."""
     chosen, ours = studies.ARMS[arm], studies.ARMS[arm].algorithm
-    row = {"learning rate": chosen.learner.learning_rate, "first update": chosen.finetuning.warmup_steps}
+    row = {"learning rate": chosen.learner.learning_rate}
+    row["first update"] = f"{chosen.finetuning.warmup_steps:,}"
     for task in sweep.tasks:
         here = swept[swept.index.get_level_values("task") == task]
         gains = [] if arm == ours else np.ravel(statistics.differences(here, arm, ours))
-        row[task] = mean(here)(task, arm)
-        row[f"{task}: gains"] = ", ".join(figures.number(gain, signed=True) for gain in gains) or "–"
+        row[tasks.find(task).title] = mean(here)(task, arm)
+        row[f"{tasks.find(task).title}: gains"] = (
+            ", ".join(figures.number(gain, signed=True) for gain in gains) or "–"
+        )
     return row
 
 
 pd.DataFrame({figures.look(arm).label: choice(arm) for arm in sweep.arms}).T
 
 # %% [markdown]
-# *Read.* A choice that gains on every seed and every task suggests that our baseline is the weaker one. Two seeds
-# cannot establish it. We have not tried other settings on HalfCheetah and Ant.
+# *Read.* A choice that gains on every seed and every task would suggest that our baseline is the weaker one. No choice
+# does so here, but two seeds cannot establish that none would. We have not tried other settings on HalfCheetah and Ant.
 #
 # ## 8. The same curves on the authors' axis
 #
@@ -721,9 +751,9 @@ stops = [step for step in sorted(online["steps"].unique()) if warmup <= step <= 
 stops = stops[:: max(1, len(stops) // 3)]
 curve = online.query("task == 'hopper' and steps in @stops and arm in @arms")
 curve = curve.pivot_table("score", "steps", "arm")
-curve = curve[figures.in_order(curve)].rename(columns=lambda arm: figures.look(arm).label)
-curve.insert(0, "authors' tick", curve.index - warmup)
-curve.rename_axis("interactions").round(1)
+curve = figures.labelled(curve[figures.in_order(curve)].map(figures.number))
+curve.insert(0, "authors' tick", [f"{step - warmup:,}" for step in curve.index])
+curve.set_axis(curve.index.map("{:,}".format)).rename_axis(index="interactions", columns=None)
 
 # %% [markdown]
 # *Read.* These are Hopper's mean scores at a few evaluations. On the authors' axis each row seems to have cost 25,000
@@ -740,17 +770,17 @@ for claim in claims.CLAIMS[:3]:
     print(f"({claim.letter}) {claim.text}: {claims.verdict(found)}")
     for each in (each for each in found if each.tasks):
         sides = [figures.look(arm).label for arm in (each.comparison.arm, *each.comparison.others)]
-        sides += [] if sides[1:] else [f"(SAC's published mean, 900K to 1M, − {claims.MARGIN:.0f})"]
+        sides += [] if sides[1:] else [f"(SAC's published mean, 900K to 1M, less {claims.MARGIN:.0f})"]
         number = figures.words(each.interval, signed=True)
-        print("   ", " − ".join(sides), f"on {', '.join(each.tasks)}: {number} {each.comparison.unit}")
+        print("   ", f"{claims.on(each.tasks)}:", " − ".join(sides), "=", number, each.comparison.unit)
 
 # %% [markdown]
 # What this chapter cannot show, whatever the numbers are:
 #
-# - **(b)** From our mean score between 75K and 100K we subtract SAC's published score, less 10 points: 10 points below
-#   SAC still count as comparable. The published score is SAC's mean over the last 100,000 of a million interactions,
-#   for ten seeds on an older version of the task, and we do not know its spread. Our own SAC at a million is only one
-#   run per task, so it does not enter the verdict.
+# - **(b)** We cannot compare with SAC under equal conditions. The published score is SAC's mean over the last 100,000
+#   of a million interactions, for ten seeds on an older version of the task, and we do not know its spread. Our own SAC
+#   at a million is only one run per task, so it does not enter the verdict. From our mean score between 75K and 100K we
+#   subtract the published score less 10 points: 10 points below SAC still count as comparable.
 # - **Quality.** All pre-trained arms learn from medium-replay data. This chapter tests no other quality.
 # - **Cause.** If matched noise does as well as the world model, we have no evidence that imagination helps: any gain
 #   may come from smoothing. Look at the row "matched noise" of section 2.
@@ -759,10 +789,10 @@ for claim in claims.CLAIMS[:3]:
 #
 # | | paper or its code | here | why |
 # |---|---|---|---|
-# | task | D4RL's `-v2` data and simulator | Gymnasium's v5, data collected there | D4RL's simulator no longer installs |
+# | task | D4RL's `-v2` data and simulator | Gymnasium's v5, data collected there | D4RL's simulator is no longer maintained |
 # | $x$ axis | [C] leaves out the warm-up | every interaction counts | the claim is about saving interactions |
 # | first states | after a later reset not standardised [C] | standardised | the networks have seen no other |
-# | standard deviation | online + 1e-9, offline + 1e-3 [C] | + 1e-3 in both | the agent learned with it |
+# | added to the standard deviation | online 1e-9, offline 1e-3 [C] | 1e-3 in both | the agent learned with it |
 # | evaluations | all start in the same states [C] | new episodes each time | no luck of a fixed start |
 # | from scratch | TD3 [C], SAC [S], with a warm-up that is not known | both, 5,000 uniform steps | a baseline without idle steps |
 # | length | 500,000 steps in the last version [C] | 100,000 | where the claim is made |
@@ -770,7 +800,7 @@ for claim in claims.CLAIMS[:3]:
 #
 # ## Try it
 #
-# Each is one line. Say what will happen before you run it.
+# Each is one line. Predict the result before you run it.
 #
 # 1. In the run of 100 interactions (section 4), set `warmup_steps=0`. What does the check print at its two stops? (Then
 #    its assert fails.)

@@ -5,16 +5,16 @@
 # online?
 #
 # <!-- answer -->
-# All four tasks, 3 or 4 seeds: an agent that was pre-trained with the model's next states scores 1.7 [−1.3, 4.7] over the first
-# 100,000 interactions. With recorded next states it scores 10 [−2.0, 22], and with noise as large as the model's held-out error
-# 22 [13, 31]. Without Ant the means are 22, 21 and 25. We wait for 5 seeds to say whether the model beats noise. With a perfect
-# model the method equals vanilla pre-training, so a true effect must come from the model's error. Of 5 predictions that follow
-# from this, 0 came true, 0 failed, and 5 are open.
+# On all four tasks (3 or 4 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−1.3, 4.7] over the
+# first 100,000 interactions. With recorded next states it scores 11 [3.6, 19], and with noise as large as the model's held-out
+# error 22 [13, 31]. Without Ant the means are 22, 21 and 25. We wait for 5 seeds to say whether the model beats noise. With a
+# perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
+# predictions that follow from this, none came true, none failed, and 5 are open.
 # <!-- /answer -->
 #
 # | | |
 # |---|---|
-# | needs | the recorded runs in `data/runs`, and the trained networks in `data/models` |
+# | needs | the recorded runs in `data/runs`, the pools `<task>-medium-replay`, and the trained networks in `data/models` |
 # | gives | figures `07_target_shift`, `07_errors`, `07_sources`, `07_rates`, `07_carried`, and tables |
 # | minutes on one core | paper: below 1 · smoke: about 1 · quick: up to 20 (these two train the study `rates`) |
 #
@@ -97,17 +97,18 @@ save_figure(figure, "07_target_shift", shift.assign(place=place), caption, profi
 
 # %% [markdown]
 # *Read.* The pull makes a fall look harmless: at the cliff the mean value rises by tens of rewards. Scatter raises the
-# mean value below the cliff, lowers it above, and hardly changes it elsewhere. If two critics disagree off the data, the
-# mean value is lower everywhere than with scatter alone. The rest of the chapter makes each of these sentences exact,
-# derives predictions from them, and tests the predictions on recorded runs.
+# mean value just below the cliff, lowers it just above, and hardly changes it far above. If two critics disagree off
+# the data, the mean value is lower everywhere than with scatter alone. The rest of the chapter makes each of these
+# sentences exact, derives predictions from them, and tests the predictions on recorded runs.
 #
 # ## 1. A perfect model changes nothing
 #
 # *Ask.* What would the method do with the best possible world model? The simulator is deterministic, so a perfect model
-# returns the recorded next state. Augmentation then replaces $s'$ by $s'$:
+# returns the recorded next state. Augmentation replaces the first $n$ of a batch's $B$ next states. With a perfect
+# model it replaces $s'$ by $s'$:
 #
 # $$\begin{gathered}
-# \hat s'_j = s'_j \quad\Rightarrow\quad \big[\,\hat s'_1,\dots,\hat s'_n,\ s'_{n+1},\dots,s'_B\,\big] \\
+# \hat s'_k = s'_k \quad\Rightarrow\quad \big[\,\hat s'_1,\dots,\hat s'_n,\ s'_{n+1},\dots,s'_B\,\big] \\
 # {} = \big[\,s'_1,\dots,s'_B\,\big] \quad\text{at every rate } \rho = n/B .
 # \end{gathered}$$
 #
@@ -139,8 +140,10 @@ print("With a perfect model the batch is the recorded one, bit for bit, at every
 #
 # *Ask.* The critics minimise a mean squared error, so in the long run they learn the *mean* of a row's targets. How far
 # does an error move that mean? Write the imagined next state as $\hat s' = s' + e$ with $e = b + j$. The *bias* $b$ is
-# the same whenever the row is imagined. The *jitter* $j$ is new each time, with mean zero and covariance $C$. With $V(s)
-# = \min_i Q_i(s, \pi(s))$ the mean target of a row at rate $\rho$ is
+# the same whenever the row is imagined. The *jitter* $j$ is new each time, with mean zero and covariance $C$. Let $V(s)
+# = \min_i Q_i(s, \pi(s))$, where the critics $Q_i$ and the actor $\pi$ are the target networks. Without target noise, a
+# row with the next state $s'$ has the target $y(s') = r + \gamma (1-d)\, V(s')$. Then the mean target of a row at rate
+# $\rho$ is
 #
 # $$\begin{gathered}
 # \bar y = (1-\rho)\,y(s') + \rho\ \mathbb E\,y(s' + e) \\
@@ -152,16 +155,16 @@ print("With a perfect model the batch is the recorded one, bit for bit, at every
 # $$\boxed{\ \bar y - y(s') \;\approx\; \rho\,\gamma\,(1-d)\ \Big( b\cdot\nabla V
 # + \tfrac12 \operatorname{tr}\big[(C + b\,b^\top)\,\nabla^2 V\big] \Big)\ }$$
 #
-# | symbol | name in code | shape | unit |
+# | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $\rho$ | `Augmentation.rate` | number in [0, 1] | share of a batch |
 # | $\gamma, d$ | `discount`, `terminal` | number, one per row | per step, 0 or 1 |
-# | $\bar y$ | mean target of a row | one per row | rewards |
+# | $y(s')$, $\bar y$ | a row's target without noise, its mean over what is imagined | one per row | rewards |
 # | $e = b + j$ | `imagined - next_state`, its mean and the rest | one per row and dimension | standard deviations |
 # | $b$ | `imagined.mean(samples) - next_state` | one per row and dimension | standard deviations |
 # | $C$ | covariance of `imagined` over samples | a matrix per row | squared standard deviations |
 # | $V$ | `min Q(s, pi(s))` | one per row | rewards |
-# | $\nabla V, \nabla^2 V$ | its slope, its curvature | a vector, a matrix per row | rewards by one, two units of state |
+# | $\nabla V, \nabla^2 V$ | its slope, its curvature | a vector, a matrix per row | rewards per standard deviation, per squared one |
 #
 # *Check by hand.* For a quadratic $V$ the expansion is exact. We check it with four errors that have mean $b$ and
 # covariance $C$.
@@ -189,7 +192,7 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 # - **A shift accumulates.** A shift $\delta$ in every row becomes $\delta + \gamma\delta + \gamma^2\delta + \dots =
 #   \delta/(1-\gamma)$ in the values, a hundred times as much at $\gamma = 0.99$.
 #
-# The minimum over two critics has a fourth effect. The minimum has a kink where the two critics agree, and on the data
+# The minimum over two critics adds a fourth effect. The minimum has a kink where the two critics agree, and on the data
 # they agree, because both are fitted to the same targets. Jensen's inequality for a concave function says
 #
 # $$\begin{gathered}
@@ -227,17 +230,18 @@ Markdown(predictions.listed())
 # 1. Near a fall $\nabla V$ is large, and the model's bias points away from the fall. Noise has no bias.
 # 2. On HalfCheetah no episode ends early, so $V$ has no cliff.
 # 3. The deterministic model has no jitter, and on Hopper hardly any bias, as section 4 shows.
-# 4. This is the first prediction with each part alone. When we wrote it down we called `shrink` "bias". It is a part of
-#    the bias.
-# 5. The shift is proportional to $\rho$.
+# 4. The argument of prediction 1, with each part of the error alone. When we wrote it down we called `shrink` "bias".
+#    It is a part of the bias.
+# 5. The shift is proportional to $\rho$, so more imagination moves targets further.
 #
-# None of these predictions says that augmentation helps. Only two effects could help, the smoothing and the penalty of
-# the twins, and noise has both too.
+# None of these predictions says that augmentation helps. Jitter could help in two ways, by smoothing and by the penalty
+# of the twins, and noise does both. A bias could help only if values spread too far (see the questions below).
 #
 # ## 4. The bias and the jitter of each source
 #
 # *Ask.* How large are $b$ and $C$ for each *source*, that is, for each way to replace a next state? We ask the trained
-# world models of seed 0 about rows that they were fitted on, because training imagines these same rows.
+# world models of seed 0 about rows that they were fitted on, because training imagines these same rows. The table has
+# root mean squares over rows and dimensions: of $b$, and of the standard deviation of $j$.
 
 # %%
 show(imagination.error_parts)
@@ -252,6 +256,9 @@ show(imagination.error_parts)
 # | `shrink` | the affine function of $s'$ that fits `mean` best | the linear part of the bias, a pull to the middle |
 # | `noise` | $s' + \sigma \xi$, $\xi \sim \mathcal N(0, I)$, as large as the held-out error of `sample` | jitter alone, in all directions |
 # | `deterministic` | a plain network, no latent state | a small bias |
+#
+# $D$, $f$, $q$, $\mu$ and $z$ are those of [chapter 02](02_world_model.ipynb). In `noise`, $\sigma$ is the root of the
+# held-out error of `sample` in each dimension.
 
 # %%
 samples, size = settings.Augmentation().table_samples, settings.Pretraining().transitions
@@ -286,8 +293,10 @@ errors = stored("07_errors", errors, profile) if here else errors
 
 # %%
 wide = errors.set_index(["source", "task"])[["bias", "jitter"]].unstack("task").swaplevel(axis=1)
-wide = wide.reindex(imagination.SOURCES).sort_index(axis=1).round(3)
-wide if here else Markdown("Not yet made: `data/models` has no world model.")
+wide = wide.reindex(imagination.SOURCES).reindex(columns=here, level=0).round(3)
+figures.titled(wide).rename_axis(columns=(None, None)) if here else Markdown(
+    "Not yet made: `data/models` has no world model."
+)
 
 
 # %%
@@ -327,8 +336,9 @@ save_figure(figure, "07_errors", errors, caption, profile)
 # `mean`: the pull to the middle is a large part of the bias, but not all of it. The deterministic network was fitted on
 # the same rows and has less than half of this bias.
 #
-# *How the error moves targets.* We now use the same imagined states in targets. We ask agents that never saw an imagined
-# state: how far would their mean targets move at a rate of 100 %, and which part of the error moves them?
+# *How the error moves targets.* We now use the same imagined states in targets. We ask the shipped vanilla agents,
+# which never saw an imagined state: how far would their mean targets move at a rate of 100 %, and which part of the
+# error moves them?
 
 # %%
 show(measures.target_shift)
@@ -352,8 +362,10 @@ shifts = [[n, s, *moved_by(learners[n], n, s).values()] for n, s in answers if n
 columns = ["task", "source", *measures.Shift._fields, "bias, poorest tenth"]
 shifts = pd.DataFrame(shifts, columns=columns)
 shifts = stored("07_shifts", shifts, profile) if asked else shifts
-wide = shifts.set_index(["task", "source"]).round(1)
-wide if asked else Markdown("Not yet made: `data/models` has no vanilla agent beside a world model.")
+wide = shifts.set_index(["task", "source"]).map(lambda shift: figures.number(shift, signed=True))
+wide.rename(lambda name: tasks.find(name).title, level="task") if asked else Markdown(
+    "Not yet made: `data/models` has no vanilla agent beside a world model."
+)
 
 # %% [markdown]
 # *Read.* The entries are rewards, averaged over transitions: `whole` = `bias` + `jitter`, and `twins` is the part of
@@ -371,23 +383,27 @@ for name in asked:
     whole = own["whole"].map(lambda shift: figures.number(shift, signed=True))
     model, noise = whole["sample"], whole["noise"]
     more = own.loc["sample", "bias, poorest tenth"] > own.loc["sample", "bias"]
-    print(f"{name}: the model moves targets by {model}, matched noise by {noise} rewards;")
-    print(f"    its bias raises the poorest tenth {'more' if more else 'less'} than the average row")
+    title, compared = tasks.find(name).title, "more" if more else "less"
+    print(f"{title}: the model moves targets by {model}, matched noise by {noise} rewards;")
+    print(f"    the model's bias raises the poorest tenth {compared} than the average row")
 
 # %% [markdown]
-# The poorest tenth is chosen by the critic's own value, so any error raises it a little by chance: compare the row
-# `noise`, which has no pull. The picture of the cliff holds on Hopper, where the bias of the samples raises the poorest
-# tenth far more than the average. It does not hold on HalfCheetah, which cannot fall. A shift that is the same
-# everywhere would change no policy. A shift that lifts poor states more than good ones can change it.
+# The poorest tenth is chosen by the critic's own value, so any error moves it up a little relative to the average row:
+# compare the row `noise`, which has no pull. The picture of the cliff holds on Hopper, where the bias of the samples
+# raises the poorest tenth far more than the average. It does not hold on HalfCheetah, which cannot fall. A shift that
+# is the same everywhere would change no policy. A shift that lifts poor states more than good ones can change it.
 #
 # ## 5. Score against error
 #
-# *Ask.* The study `sources` trains an agent with each source, offline only, for three seeds. An *arm* is one such way to
-# train. If the bias does the harm, scores should fall with the bias and not with the jitter. A last arm leaves next
-# states as they are and doubles the noise on the target *action* (`target_noise`). It smooths without any model.
+# *Ask.* The study `sources` trains agents offline, for three seeds, with the four sources that no other study covers:
+# `mean`, `jitter`, `shrink` and `reconstruction`. The sources `sample`, `noise` and `deterministic` are arms of other
+# studies. An *arm* is one way to train an agent. If the bias does the harm, scores should fall with the bias and not
+# with the jitter. A last arm leaves next states as they are and doubles the noise on the target *action*
+# (`target_noise`). It smooths without any model.
 #
-# We first count the recorded runs for this and the next sections. A *seed* is the number of a repetition and gives one
-# observation. An interval needs two.
+# We first count the recorded runs for this and the next sections. (The study `still` has the arms `*_critics`, and
+# `cold` the arms `*_actor_cold`.) A *seed* is the number of a repetition and gives one observation. An interval needs
+# two.
 
 # %%
 folder = runner.runs_folder(profile, retrain)
@@ -428,22 +444,22 @@ def of(measure, arm, name):
 
 def missing(arms):
     """Returns a sentence for a caption that names the arms without a run, "" if there are none."""
-    names = [figures.look(arm).label for arm in arms if arm not in {*table["arm"]}]
+    names = [f"“{figures.look(arm).label}”" for arm in arms if arm not in {*table["arm"]}]
     return f"Not yet recorded: {', '.join(names)}." if names else ""
 
 
 rows = {"none (vanilla)": "vanilla", **arm_of, "target noise doubled": "target_noise_offline"}
 scores = {name: [of(offline, arm, name) for arm in rows.values()] for name in studies.TWO}
-pd.DataFrame(scores, [*rows])
+figures.titled(pd.DataFrame(scores, [*rows]))
 
 
 # %%
 def places(name, part):
-    """Returns where each arm stands: at the error that its source makes on a task."""
-    own = errors[errors["task"] == name].set_index("source")[part]
-    known = {arm_of[source]: error for source, error in own.items()}
-    both = {"vanilla": 0.0, "target_noise_offline": -0.025}  # no error: side by side
-    return both | known if known else {}
+    """Returns where each arm stands: at its source's error, side by side if it makes none."""
+    own = errors[errors["task"] == name].set_index("source")[part].rename(arm_of)
+    known = {"vanilla": 0.0, "target_noise_offline": 0.0} | own.to_dict()
+    exact = [arm for arm, error in known.items() if error == 0]
+    return known | {arm: -0.025 * place for place, arm in enumerate(exact)} if len(own) else {}
 
 
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.2), sharey="row", sharex="col")
@@ -456,11 +472,10 @@ for line, name in zip(axes, studies.TWO, strict=True):
         axis.set_title(f"{tasks.find(name).title}: {part}")
     low, high = line[0].get_ylim()
     line[0].set(ylabel="offline score", ylim=(min(0, low), 1.1 * high))
-for axis in axes[1]:
-    axis.set_xlabel("one-step error (standard deviations per dimension)")
+figure.supxlabel("one-step error (standard deviations per dimension)", fontsize=10)
 figures.legend(figure)
 text = "Offline score, second half of pre-training, against the error of imagined next states. "
-text += "Vanilla pre-training and doubled target noise make no error: the second is drawn left of 0. "
+text += "Arms without an error are drawn side by side, left of 0. "
 text += missing(rows.values())
 shown = table[table["arm"].isin(rows.values()) & table["task"].isin(studies.TWO)]
 caption = figures.caption(text, shown[shown["phase"] == "pretrain"], drawn=figures.DOTS)
@@ -483,7 +498,8 @@ def ranks(rows):
 panels = [(name, part) for name in studies.TWO for part in ("bias", "jitter")]
 arms_of = [panel.drop_duplicates("arm") for panel in drawn]  # a panel has a row for each seed
 rows = [[ranks(panel), len(panel)] for panel in arms_of]
-pd.DataFrame(rows, [f"{name}, {part}" for name, part in panels], ["rank correlation", "arms"])
+titles = [f"{tasks.find(name).title}, {part}" for name, part in panels]
+pd.DataFrame(rows, titles, ["rank correlation", "arms"])
 
 # %% [markdown]
 # *How to read it, once all arms are recorded.* If bias does the harm, the dots fall from left to right in the left
@@ -495,22 +511,19 @@ pd.DataFrame(rows, [f"{name}, {part}" for name, part in panels], ["rank correlat
 # [Sparse-Reg](https://arxiv.org/abs/2506.17155) uses sparse networks for small data. S4RL and Sparse-Reg address
 # over-fitting, as our paper does. SEEM addresses values that diverge. None of the three needs a model of the world.
 #
-# *Is it our table?* We read imagined states from a table ([chapter 03](03_augmentation.ipynb), section 5), while the authors'
-# code asks the model each time [C]. Until the table is drawn again, its ten samples of a row repeat about 26 times each.
-# If agents learned these samples by heart, the table would be to blame for what we see. So the study `table` draws it 20 times
-# as often. A sample is then used once or twice.
+# *Does our table of samples cause this?* We read imagined states from a table ([chapter 03](03_augmentation.ipynb),
+# section 5), while the authors' code asks the model each time [C]. Until the table is drawn again, its ten samples of a
+# row repeat about 26 times each. If agents learned these samples by heart, the table would be to blame for what we see.
+# So the study `table` draws it 20 times as often. A sample is then used once or twice.
 
 # %%
 once = "augmented_redrawn_offline"
-scores = {
-    figures.look(arm).label: [of(offline, arm, name) for name in studies.TWO]
-    for arm in ("augmented", once)
-}
-pd.DataFrame(scores, studies.TWO)
+scores = {arm: [of(offline, arm, name) for name in studies.TWO] for arm in ("augmented", once)}
+figures.labelled(pd.DataFrame(scores, studies.TWO))
 
 # %% [markdown]
-# *How to read it, once it is recorded.* Scores that differ by no more than their intervals say that the repetition does not
-# matter here. The intervals of three seeds are wide, so they exclude a large effect only.
+# *How to read it, once it is recorded.* If the scores differ by no more than their intervals, we see no effect of the
+# repetition. With three seeds only a large effect would show.
 #
 # ## 6. Is 50 % the best rate?
 #
@@ -569,9 +582,9 @@ pd.Series(found).to_frame("lowest to highest")
 
 # %% [markdown]
 # Why? The actions of a fresh actor are near zero, because its last layer is small. With exploration noise of 0.1 the
-# robot hardly moves. We run the first interactions of both arms with the function that training calls. Then we look at
-# the replay buffer: how large are the actions, and how far do the states spread, relative to the spread of the data
-# (which is 1)?
+# robot hardly moves. We run the first interactions with each warm-up, that of the fresh actor and the uniform one, with
+# the function that training calls. Then we look at the replay buffer: how large are the actions, and how far do the
+# states spread, relative to the spread of the data (which is 1)?
 
 
 # %%
@@ -648,7 +661,8 @@ pairs += [(f"{name}_data", other) for name in families for other in (name, "td3_
 pairs += [(f"{name}_actor", f"{name}_actor_cold") for name in families]
 pairs += [("td3_standardised", "td3"), ("td3_data", "td3_data_raw")]
 index = [" − ".join(pair) for pair in pairs]
-pd.DataFrame({name: [minus(*pair, name) for pair in pairs] for name in studies.TWO}, index)
+columns = {name: [minus(*pair, name) for pair in pairs] for name in studies.TWO}
+figures.titled(pd.DataFrame(columns, index))
 
 # %% [markdown]
 # *Read.* A difference to `td3` contains more than what is carried. A carried agent's states are standardised by the
@@ -688,14 +702,16 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
     for each in (each for each in found if each.tasks):
         arm, others = each.comparison.arm, ", ".join(each.comparison.others)
         size = figures.words(each.interval, signed=True)
-        print(f"    {arm} − {others}: {size} {each.comparison.unit}")
+        print(f"    {claims.on(each.tasks)}: {arm} − {others} = {size} {each.comparison.unit}")
 
 # %% [markdown]
 # This chapter has three limits, whatever its numbers are. The expansion is local, and a blurred model's errors are not
 # small at a cliff. We measured one world model per task, that of seed 0. And a score mixes two effects of an error, on
-# the values and on the speed of learning. [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of
-# another method with imagined transitions to the *model's* training targets. It finds that predicting changes inflates
-# the model's variance. The arm `augmented_next_latent` of the study `models` asks a similar question here.
+# the values and on the speed of learning.
+#
+# [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of another method with imagined transitions
+# to the *model's* training targets. It finds that predicting changes inflates the model's variance. The arm
+# `augmented_next_latent` of the study `models` asks a similar question here.
 #
 # ## Where we differ from the paper
 #
@@ -709,7 +725,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 #
 # ## Try it
 #
-# Each is one line. Say what will happen before you run it.
+# Each is one line. Predict the result before you run it.
 #
 # 1. In the first picture, set `spread` to `0.6`. That is twice the jitter and four times the trace. Is the curve of the
 #    jitter four times as high, as the expansion of section 2 says?

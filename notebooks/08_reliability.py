@@ -7,9 +7,9 @@
 # The paper's model errs 2.6 to 21.7 times as much in the fifth of the rows that lie farthest from the 10,000 as in the nearest
 # fifth (4 tasks). Its errors pull states to the middle of the data: of the steps that end in a fall, it imagines 90 to 100 % as
 # standing (3 tasks), which does no harm in itself. Some signals tell in advance which rows have the largest errors. The best of
-# 5 on average is the blur of the state, with an area under the ROC curve of 0.83 to 0.96 (0.5 is chance). It is the best on 1
-# of 4 tasks. The spread of the model's samples has 0.59 to 0.69. Whether it helps to imagine only the rows that the best signal
-# calls safe is not yet recorded.
+# 5 on average is the blur of the state, that is, how badly the VAE reconstructs the state itself, with an area under the ROC
+# curve of 0.83 to 0.96 (0.5 is chance). It is the best on 1 of 4 tasks. The spread of the model's samples reaches 0.59 to 0.69.
+# Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded.
 # <!-- /answer -->
 #
 # | | |
@@ -19,8 +19,8 @@
 # | minutes on one core | paper: about 1 · smoke and quick: below 1 |
 #
 # Chapter [02](02_world_model.ipynb) reports one error per task. Chapter [07](07_controls.ipynb) shows that every effect
-# of the method comes from this error. One average hides where the model is wrong. Here we ask about rows outside the
-# 10,000 that the models were fitted on, unless we say otherwise.
+# of the method comes from this error. Here we ask about rows outside the 10,000 that the models were fitted on, unless
+# we say otherwise.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -180,23 +180,24 @@ for axis, drawing, label, ticks in (
     bar.minorticks_off()
 text = f"States on two principal components (standard deviations). Above, how many of the {size:,} rows "
 text += "are in a cell; below, the error of the VAE's samples on other rows, as a multiple of its mean. "
-text += "White: none of the other rows is there, or, below, fewer than "
-text += f"{least}. The darkest cells lie beyond the scale. Seed 0."
+text += f"White cells hold no other row (above) or fewer than {least} (below). The darkest blue and red "
+text += "cells lie beyond the scale. Seed 0."
 save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
-# *Read.* In blue cells the model errs less than on the task's average, in red cells more. If our guess is right, cells
-# that are bright in the upper map are blue in the lower one. We sum this up in the rank correlation of the two maps, over
-# cells with at least five rows:
+# *Read.* In blue cells the model errs less than the task's average, in red cells more. If our guess is right, cells
+# that are bright in the upper map are blue in the lower one. We sum this up in the rank correlation of the two maps,
+# over cells with at least five rows:
 
 # %%
 enough = grid[grid["size"] >= least].groupby("task")[["drawn", "mean"]]
 alike = enough.apply(lambda own: spearmanr(own["drawn"], own["mean"]).statistic).reindex(here)
-alike.round(2).to_frame("rank correlation of density and error")
+figures.titled(alike.round(2).to_frame("rank correlation of density and error"))
 
 # %% [markdown]
-# The relation is weak: the model errs a little less where it has seen more, and on Walker2d hardly so. Two components
-# hide most dimensions, and cells with few rows are left out. So we now sort the rows by other quantities.
+# The model errs less where it has seen more, but the relation is weak on three of the tasks and moderate on
+# HalfCheetah. Two components hide most dimensions, and cells with few rows are left out. So we now sort the rows by
+# other quantities.
 #
 # ## 2. Where is it wrong?
 #
@@ -208,7 +209,9 @@ alike.round(2).to_frame("rank correlation of density and error")
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $e_j$ | `errors[task, place][predictor]` | one per row | variances |
+# | $s'_{j,i}$ | `rows.next_state` | `[rows, state]` | the environment's |
 # | $\hat s'_{j,k,i}$ | `said[task, place][predictor]` | `[rows, samples, state]` | the environment's |
+# | $j$, $k$, $i$ | row, sample, dimension of the state | – | – |
 # | $\sigma_i$ | `std[task]` | `[state]` | the environment's, of the drawn rows |
 # | $d_j$ | `reliability.distance` | one per row | standard deviations |
 #
@@ -221,6 +224,16 @@ alike.round(2).to_frame("rank correlation of density and error")
 
 # %%
 show(reliability.distance, reliability.parts)
+
+# %% [markdown]
+# *Check by hand.* We take 21 states on a line, at 0, 1, ..., 20. The tenth neighbour of the state at 0 is at 10, if the
+# state itself does not count. The tenth neighbour of a point at −1 is at 9. Both are 10 away.
+
+# %%
+line = np.arange(21.0)[:, None]
+assert reliability.distance(line[:1], line, skipped=1) == 10, "a state is not its own neighbour"
+assert reliability.distance(line[:1] - 1, line) == 10, "the tenth, not the nearest"
+assert (reliability.parts(line[:, 0], 3) == np.repeat([0, 1, 2], 7)).all(), "parts of equal size"
 
 
 # %%
@@ -271,7 +284,7 @@ grown = {
     "VAE, sampled / persistence: shortest step": vae[1] / still[1],
     "VAE, sampled / persistence: longest step": vae[5] / still[5],
 }
-pd.DataFrame(grown).loc[here].T.rename_axis("ratio of errors").round(2)
+figures.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").round(2)
 
 # %% [markdown]
 # *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. The next two rows
@@ -279,15 +292,15 @@ pd.DataFrame(grown).loc[here].T.rename_axis("ratio of errors").round(2)
 # sorted by it. The VAE's error hardly depends on the length of the step on Hopper and HalfCheetah, but on Ant it grows
 # a lot. The last two rows are the test. On the longest steps the VAE errs less than persistence on every task, on
 # Hopper only just. On the shortest steps it errs far more on every task but HalfCheetah, because it is blurred even
-# where the body hardly moves. Of the other two conditions, height matters on Ant only, where the second fifth has the
-# smallest error by far. On Ant and HalfCheetah the error falls as the return rises, on Ant to a third up to the fourth
-# fifth.
+# where the body hardly moves. Of the other two conditions, height matters much on Ant only, where the second fifth has
+# the smallest error by far. On HalfCheetah the error falls as the return rises. On Ant it falls to a third by the
+# fourth fifth, and rises again in the best fifth.
 #
 # ### Contact, falls, other policies
 #
 # *Ask.* Dynamics are hardest at impacts: a foot touches down, and velocities jump within milliseconds. We ask the
 # simulator whether a body touches anything before and after the step. We also test on the data of other policies. Other
-# policies collected the pools `medium` and `random`, so the states in them lie further from the 10,000.
+# policies collected the pools `medium` and `random`. Their states may lie farther from the 10,000, or nearer.
 
 # %%
 show(reliability.histories, reliability.bodies)
@@ -358,18 +371,20 @@ save_figure(figure, "08_moments", by_moment, text, profile)
 # %%
 wide = by_moment.set_index(["task", "group"])["sample"].unstack()[order]
 ratio = wide.div(wide["all rows"], axis=0)[order[1:]].loc[here].T
-ratio.map("{:.2f}".format).replace("nan", "–")
+figures.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
 
 # %% [markdown]
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Of the four groups by contact, the
 # deterministic network errs most where a foot touches down (see the figure), as we expected. For the VAE contact
 # matters less, because its blur outweighs it. Before a fall the VAE errs more than on average, just where a target
-# matters most. On other policies' data its error can be far larger or no larger, depending on where the states lie.
+# matters most. On other policies' data its error is smaller than on all rows in some pools and larger in others. It is
+# largest in Hopper's `medium`, whose states lie far from the 10,000.
 #
 # ### By quantity
 #
-# *Ask.* Which quantities does the model predict worst? For each task the table has the three with the largest error of a
-# sample, beside the errors of two others: the guess that nothing moves, and the deterministic network.
+# *Ask.* Which quantities does the model predict worst? For each task the table has the three with the largest error of
+# a sample, beside the errors of the VAE's mean prediction, the guess that nothing moves, linear regression and the
+# deterministic network. The worst comes last.
 
 # %%
 parts = []
@@ -383,13 +398,18 @@ for name in here:
 quantities = stored("08_quantities", pd.concat(parts, ignore_index=True), profile, tolerance=0.01)
 three = quantities.sort_values("sample").groupby("task", sort=False).tail(3)
 three = three.set_index(["task", "quantity"])
-three.loc[here, ["sample", "mean", "persistence", "linear", "deterministic"]].round(3)
+three = three.loc[here, ["sample", "mean", "persistence", "linear", "deterministic"]]
+three = three.rename(columns={kind: label for kind, (label, *_) in looks.items()})
+figures.titled(three.map(figures.two_digits).rename_axis([None, "quantity"]))
 
 # %% [markdown]
+# *Read.* Nearly all of these quantities are velocities. The exception is Hopper's torso angle. It hardly changes in a
+# step, and the deterministic network predicts it almost without error, but the VAE blurs it.
+#
 # ## 3. The strangest imagined states
 #
 # *Ask.* What does a large error look like? We set the simulator to imagined states and draw them beside the true ones.
-# We choose the sample that is furthest off, and the sample that is deepest in the ground or in itself.
+# We choose the sample that is farthest off, and the sample that is deepest in the ground or in itself.
 
 # %%
 first = {name: {kind: each[:, 0] for kind, each in said[name, "outside"].items()} for name in here}
@@ -419,7 +439,7 @@ def shots():
 # %%
 frames = np.split(picture("08_strangest", shots), 2 * 2 * len(tasks.TASKS), axis=1)
 figure, axes = plt.subplots(4, 4, figsize=(8, 8.4))
-for number, frame in enumerate(frames):  # true and imagined of the furthest, then of the deepest
+for number, frame in enumerate(frames):  # true and imagined of the farthest, then of the deepest
     imagined, (column, deepest) = number // 8, divmod(number % 8, 2)
     axis = axes[2 * deepest + imagined, column]
     axis.imshow(frame)
@@ -428,10 +448,10 @@ for number, frame in enumerate(frames):  # true and imagined of the furthest, th
     axis.spines[:].set_visible(False)
 for axis, name in zip(axes[0], tasks.TASKS, strict=True):
     axis.set_title(tasks.find(name).title)
-labels = [f"{which}: {what}" for which in ("furthest", "deepest") for what in ("true", "imagined")]
+labels = [f"{which}: {what}" for which in ("farthest", "deepest") for what in ("true", "imagined")]
 for axis, label in zip(axes[:, 0], labels, strict=True):
     axis.set_ylabel(label)
-table = pd.DataFrame(strangest, index=["furthest", "deepest"]).T.rename_axis("task").reset_index()
+table = pd.DataFrame(strangest, index=["farthest", "deepest"]).T.rename_axis("task").reset_index()
 text = "Recorded next states, and those that the VAE imagined in their place. Upper pairs: the largest "
 text += (
     f"error of {count:,} samples. Lower pairs: the sample deepest in the ground or in itself. Seed 0."
@@ -443,10 +463,10 @@ save_figure(figure, "08_strangest", table, text, profile)
 # large errors of section 2. The floor hides what is below it.
 #
 # How many are impossible? A state is *impossible* if its body is deeper in the ground or in itself than in any true
-# state of the same rows, or a joint further beyond its range. It is *fallen* if the task would end the episode there.
-# In these rows the true episode goes on, so a fallen imagined state is an error. We also count the reverse error: rows
-# that do end in a fall, for which the model imagines a body that stands. This error does no harm, because the target of
-# a terminal row does not use $\hat s'$.
+# state of the same rows, or if a joint exceeds its range by more. It is *fallen* if the task would end the episode
+# there. *Before a fall* means at most 20 steps before it. In these rows the true episode goes on, so a fallen imagined
+# state is an error. We also count the reverse error: rows that do end in a fall, for which the model imagines a body
+# that stands. This error does no harm, because the target of a terminal row does not use $\hat s'$.
 
 # %%
 ended = {name: pools[name].rows(numbered(name)[1]) for name in here}
@@ -469,14 +489,15 @@ columns = ["too deep", "bent too far", "fallen", "fallen, of rows before a fall"
 shares = [[name, kind, *strange(name, kind)] for name in here for kind in kinds]
 shares = pd.DataFrame(shares, columns=["task", "source", *columns])
 shares = stored("08_strange", shares, profile, tolerance=0.02).set_index(["task", "source"])
-shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
+told = shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
+told.rename(lambda name: tasks.find(name).title, level="task")
 
 # %% [markdown]
 # *Read.* Compare the VAE's `sample` with the deterministic network, which was fitted on the same rows. The last column
-# is the worst: when a body falls in this step, the VAE nearly always imagines a body that stands. Falls are rare and
-# lie at the edge of the data, and the blur pulls them back inside. Neither model was fitted on rows that end an
-# episode, so that does not explain the difference. Noise of the same size makes impossible states more often. But it
-# starts at $s'$, so many of the fallen bodies stay fallen.
+# shows the largest difference: when a body falls in this step, the VAE nearly always imagines a body that stands.
+# (HalfCheetah has no falls.) Falls are rare and lie at the edge of the data, and the blur pulls them back inside.
+# Neither model was fitted on rows that end an episode, so that does not explain the difference. Noise of the same size
+# makes impossible states more often. But it starts at $s'$, so many of the fallen bodies stay fallen.
 #
 # ## 4. Which way is it wrong?
 #
@@ -486,23 +507,25 @@ shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 #
 # $$\begin{gathered}
 # b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \\
-# \hat s' \approx m + b\,(s' - m) \\
-# \Rightarrow\quad V(\hat s') - V(s') \approx -(1 - b)\,\big(V(s') - V(m)\big) .
+# \hat s' \approx \bar s' + b\,(s' - \bar s') \\
+# \Rightarrow\quad V(\hat s') - V(s') \approx -(1 - b)\,\big(V(s') - V(\bar s')\big) .
 # \end{gathered}$$
 #
 # The right side is exact if $V$ is linear and all slopes are the same. Good states then look worse than they are, poor
 # states look better, and values are compressed by $1 - b$.
 #
 # The slope does not show *why* a model errs. It is 1 minus the error of section 2 for every regression whose errors are
-# not correlated with its predictions. But the slope distinguishes a pull to the mean from mere noise, which leaves it
-# at 1. If the blur is such a pull and the formula holds, the VAE should compress values on every task, and matched
-# noise on none.
+# not correlated with its predictions. The decoder is such a regression on the sampled latent. The mean prediction puts
+# the latent's mean in its place, so it shrinks as much but errs less. But the slope distinguishes a pull to the mean
+# from mere noise, which leaves it at 1. If the blur is such a pull and the formula holds, the VAE should compress
+# values on every task, and matched noise on none.
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $b_i$ | `reliability.slope` | `[state]` | none |
-# | $m$ | the mean next state | `[state]` | the environment's |
-# | $V$ | `worth`: $\min_i Q_i(s, \pi(s))$ of a trained agent | one per row | rewards |
+# | $b$ | the common slope, if all $b_i$ are equal | number | none |
+# | $\bar s'$ | the mean next state | `[state]` | the environment's |
+# | $V$ | `worth`: $\min(Q_1, Q_2)$ at $(s, \pi(s))$, of the critics and the actor of `vanilla` | one per row | rewards |
 
 # %%
 show(reliability.slope)
@@ -528,14 +551,14 @@ medians = quantities.groupby("task").median(numeric_only=True).loc[here]
 columns = [*looks, "noise"]
 labels = [*(label for label, *_ in looks.values()), "matched noise"]
 slopes = {"slope": medians[[f"slope of {kind}" for kind in columns]], "1 − error": 1 - medians[columns]}
-pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes.items()}).T.round(2)
+slopes = pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes.items()})
+slopes.rename(lambda name: tasks.find(name).title, level="task").T.round(2) if here else slopes
 
 # %% [markdown]
 # *Read.* The table has medians over quantities. The slope of the deterministic network is 1 minus its error, as are
 # that of linear regression and that of the VAE's samples: they shrink as much as their error implies. The VAE's mean
-# prediction shrinks more than that. Matched noise errs as much as the samples but does not shrink. The samples shrink
-# about as much as the mean prediction, because their noise has no direction. Next we look at values. We ask agents that
-# never learned from an imagined state (`vanilla`) for the values of imagined states.
+# prediction shrinks more than that. Matched noise errs as much as the samples but does not shrink. Next we look at
+# values. We ask agents that never learned from an imagined state (`vanilla`) for the values of imagined states.
 
 
 # %%
@@ -591,15 +614,19 @@ text += f"vanilla agents, seed 0, {count:,} rows outside the draw. Tasks without
 save_figure(figure, "08_values", values, text, profile)
 
 # %%
-shown = values[~tenths].set_index(["task", "group"])[["rows", "value", *kinds]] if agents else values
-shown.round(1) if agents else Markdown("No agent yet.")
+shown = values[~tenths].set_index(["task", "group"]) if agents else values
+moved = shown[[*kinds]].map(lambda shift: figures.number(shift, signed=True)) if agents else values
+moved = shown[["rows", "value"]].map(figures.number).join(moved) if agents else values
+moved = moved.rename(lambda name: tasks.find(name).title, level="task") if agents else moved
+moved if agents else Markdown("No agent yet.")
 
 # %%
 told = values.groupby("task", sort=False).first() if agents else values
 told = told.filter(like="compressed by ").rename(
     columns=lambda name: name.removeprefix("compressed by ")
 )
-told.rename_axis(columns="values compressed by").round(3) if agents else Markdown("No agent yet.")
+told = figures.titled(told.rename_axis(columns="values compressed by"))
+told.map("{:.1%}".format) if agents else Markdown("No agent yet.")
 
 # %% [markdown]
 # *Read.* The best states lose value and most others gain it. On Hopper the formula has the right shape: the poorer the
@@ -609,13 +636,13 @@ told.rename_axis(columns="values compressed by").round(3) if agents else Markdow
 # The size is wrong as well. By the formula, the spread of the values should shrink by 1 minus the median slope above,
 # so more on HalfCheetah than on Hopper. We fit a straight line to the shift, and the last table shows by which share
 # the spread really shrinks. On Hopper the model compresses values several times as much as noise does. On HalfCheetah
-# noise, which pulls nothing to the middle, compresses them as much. So there the compression does not come from the
+# noise, which pulls nothing to the middle, compresses them as much. So there the compression need not come from the
 # pull.
 #
 # The row `a fall within 20 steps`, where there is one, shows how much value the model adds to bodies that are about to
-# fall. The deterministic network hardly moves values. Noise of the same size lowers nearly all of them. A part of that
-# is the twins' penalty, and the larger part is the curvature of the value: [chapter 07](07_controls.ipynb) explains
-# both. A task that is missing has no vanilla agent in `data/models` yet.
+# fall. The deterministic network hardly moves values. Noise of the same size lowers the mean value of every tenth. A
+# part of that is the penalty from the minimum of the two critics, and the larger part is the curvature of the value:
+# [chapter 07](07_controls.ipynb) explains both. A task that is missing has no vanilla agent in `data/models` yet.
 #
 # ## 5. Can we tell in advance which rows have large errors?
 #
@@ -624,10 +651,10 @@ told.rename_axis(columns="values compressed by").round(3) if agents else Markdow
 #
 # | signal | in code | needs |
 # |---|---|---|
-# | spread of the VAE's samples | variance of `said[...]["sample"]` over samples | the VAE |
-# | length of its mean step | $\lvert \hat s' - s \rvert^2$ of `said[...]["mean"]` | the VAE |
+# | spread of the VAE's samples | variance of `said[...]["sample"]` over samples, in units of $\sigma_i^2$, mean over dimensions | the VAE |
+# | length of its mean step | $\operatorname{mean}_i ((\hat s'_i - s_i) / \sigma_i)^2$ of `said[...]["mean"]` | the VAE |
 # | distance to the data | $d_j$ of section 2, the tenth neighbour of $s$ | the data |
-# | spread over five fits | variance of `small[task]` over seeds | five small deterministic networks, fitted in two seconds each |
+# | spread over five fits | variance of `small[task]` over seeds, in units of $\sigma_i^2$, mean over dimensions | five small deterministic networks, fitted in two seconds each |
 # | blur of the state | `imagination.doubt`: how badly the VAE reconstructs $s$ itself | the VAE |
 #
 # We measure each signal by the area under the ROC curve for the *worst tenth* of rows. That is the probability that a row
@@ -635,20 +662,22 @@ told.rename_axis(columns="values compressed by").round(3) if agents else Markdow
 #
 # $$\begin{gathered}
 # \text{area} = \Pr\big(u_j > u_l \mid j \text{ worst}, l \text{ not}\big) \\
-# {} = \frac{\sum_{j\ \text{worst}} \operatorname{rank}(u_j) - n(n+1)/2}{n\,m}
+# {} = \frac{\sum_{j\ \text{worst}} \operatorname{rank}(u_j) - n(n+1)/2}{n\,\bar n}
 # \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $u_j$ | `signal` | one per row | that of the signal |
-# | $n$, $m$ | `worst.sum()`, `(~worst).sum()` | numbers | rows |
+# | $n$, $\bar n$ | `worst.sum()`, `(~worst).sum()` | numbers | rows |
+# | $l$ | a row that is not among the worst | – | – |
 
 # %%
 show(reliability.area, imagination.doubt)
 
 # %% [markdown]
-# *Check by hand.* We take three rows, of which the second is the worst. Its signal lies above one other row and below the
-# other, so the area is a half. And a VAE that returns its input, plus 1 in every dimension, must have a doubt of 1.
+# *Check by hand.* We take three rows, of which the second is the worst. Its signal lies above one other row and below
+# the other, so the area is a half. For three rows we also compute the doubt step by step: encode the state, decode the
+# mean of the latent, and average the squared error over the dimensions.
 
 # %% tags=["nbval-check-output"]
 worst = np.array([False, True, False])
@@ -722,24 +751,25 @@ save_figure(figure, "08_signals", known, text, profile)
 wide = known.set_index(["place", "signal", "task"])[["area", "rank correlation"]].unstack("task")
 wide = wide.reindex(columns=here, level="task").loc["outside"].reindex(order)
 wide["area", "mean"] = wide["area"].mean(axis=1)
-wide.sort_values(("area", "mean"), ascending=False).round(2)
+wide = wide[["area", "rank correlation"]].sort_values(("area", "mean"), ascending=False)
+figures.titled(wide.rename_axis(columns=(None, None))).round(2)
 
 # %% [markdown]
 # *Read.* The signals are in the order of their mean area over the tasks. The blur of the state costs only one pass
 # through a model that we have anyway. Its lead over the distance to the data is small, comes from Hopper, and rests on
 # one model per task. So read "best" as "good everywhere". One would expect the spread of a VAE's samples to show its
-# uncertainty. It ranks all rows moderately, but finds the worst ones poorly. The five fits err on other rows than the
-# VAE, since they do not blur.
+# uncertainty. It ranks all rows moderately, but finds the worst ones poorly. The spread over five fits shows where
+# those networks err, and they do not blur.
 #
-# Chapter 02 has the reason: the encoder is the bottleneck. If the VAE cannot encode a state, it cannot predict from it.
-# And we can see how well it encodes a state without knowing the next one.
+# Chapter 02 suggests a reason: on most tasks the encoder is the bottleneck. If the VAE cannot encode a state, it cannot
+# predict from it. And we can see how well it encodes a state without knowing the next one.
 #
 # ## 6. Does it help to imagine only reliable rows?
 #
-# *Ask.* The method imagines a random half of each batch. With a signal we can choose the half: the rows that the signal
-# trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`). Everything else is as in the arm
-# `augmented` (an *arm* is one way to train): the drawn rows, their number, the table of imagined states. How much does
-# the choice change the error?
+# *Ask.* The method imagines a random half of each batch. With the best signal, the blur of the state, we can choose the
+# half: the rows that the signal trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`).
+# Everything else is as in the arm `augmented` (an *arm* is one way to train an agent): the drawn rows, their number,
+# the table of imagined states. How much does the choice change the error?
 
 # %%
 halves = []
@@ -750,9 +780,13 @@ for name in here:
     own.loc["both"] = error[["sample", "persistence"]].mean()
     halves.append(own.rename_axis("rows").reset_index().assign(task=name))
 halves = stored("08_halves", pd.concat(halves, ignore_index=True), profile, tolerance=0.01)
-halves.set_index(["rows", "task"]).unstack("task").reindex(columns=here, level="task").round(3)
+halves = halves.set_index(["rows", "task"]).unstack("task").reindex(columns=here, level="task")
+figures.titled(halves.rename_axis(columns=(None, None))).map(figures.two_digits)
 
 # %% [markdown]
+# *Read.* The distrusted half errs far more than the trusted half. Its steps are longer, too, as the error of persistence
+# shows.
+#
 # In a batch of 256 rows the rank of a row is nearly its rank among all rows. So nearly always the same half of the data
 # is imagined, and the other half hardly ever. We chose the signal by its area before we trained anything.
 #
@@ -805,12 +839,12 @@ def minus(arm, other, name):
 trusted, distrusted = study.arms
 pairs = [(trusted, distrusted), (trusted, "augmented"), (distrusted, "augmented"), (trusted, "vanilla")]
 columns = {name: [minus(*pair, name) for pair in pairs] for name in study.tasks}
-pd.DataFrame(columns, [" − ".join(pair) for pair in pairs])
+figures.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
 
 # %% [markdown]
 # *How to read it, once it is recorded.* The first row supports one of the two explanations. With three seeds it is a
-# direction, not a verdict. Only this line compares arms that differ in nothing but the rows: against `augmented` a
-# second thing changes, because the same rows are imagined every time.
+# direction, not a verdict. Only this row compares arms that differ in nothing but the rows that are imagined: against
+# `augmented` a second thing changes, because the same rows are imagined every time.
 #
 # Four lines sum up what we saw. They are not tests: we chose the limits afterwards, and the signal on the same rows.
 
@@ -837,7 +871,7 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #
 # ## Try it
 #
-# Each is one line. Say what will happen before you run it. Set `profile = "quick"` first, because the profile "paper"
+# Each is one line. Predict the result before you run it. Set `profile = "quick"` first, because the profile "paper"
 # compares what you compute with the committed tables.
 #
 # 1. In `components`, `[:, :-3:-1]` takes the two largest components. Take the two smallest, `[:, :2]`. What is left of

@@ -5,8 +5,9 @@
 #
 # <!-- answer -->
 # On one core (Intel(R) Xeon(R) Processor, family 6, model 167), an agent on Hopper makes this many updates of TD3+BC a second:
-# 232 in float32 and 313 in bfloat16. That is 54% and 13% of what the matrix products alone allow. TD3 without BC makes, in
-# float32, 223 with mbaug, 153 with plain torch, 114 with Stable-Baselines3 and 214 with SBX.
+# 232 in float32 and 313 in bfloat16. That is 54 % and 13 % of what the matrix products alone allow. TD3 without BC makes, in
+# float32, 223 with mbaug, 153 with plain torch, 114 with Stable-Baselines3 and 214 with SBX. SAC makes, in float32, 137 with
+# mbaug, 90 with plain torch, 71 with Stable-Baselines3 and 169 with SBX.
 # <!-- /answer -->
 #
 # | | |
@@ -51,7 +52,7 @@ document = kept[0] if kept else results.measure(speed.TINY, "cpu", speed.LIVE)
 measured = {name: results.table(rows) for name, rows in document["sections"].items()}
 drawn_as = profile if kept or retrain else "smoke"
 made = document["provenance"]
-about = f"{made['cpu']}, {made['precision']}, torch {made['torch']}. "
+about = f"{made['cpu']}, torch {made['torch']}. "
 about += f"Median and range of {document['repeats']} measurements"
 COLOURS = {"float32": "#0072B2", "bfloat16": "#D55E00"}
 print(f"recorded at commit {made['commit'][:9]}" if kept else "measured now: no evidence")
@@ -117,7 +118,7 @@ ours.round(2)
 # %%
 print("The libraries take turns, each in a process of its own, on one core.")
 faster = results.pairs(document["sections"]["peers"])
-ahead = [f"{row.by_peer} at {row.algorithm} (float32)" for row in faster.itertuples() if row.times < 1]
+ahead = [f"{row.by_peer} for {row.algorithm} (float32)" for row in faster.itertuples() if row.times < 1]
 print("Libraries that are faster than mbaug:", ", ".join(ahead) or "none")
 faster = faster.pivot(index=["algorithm", "precision"], columns="by_peer", values="times")
 faster.rename_axis(columns="times as fast as").round(2)
@@ -153,15 +154,15 @@ found.assign(replayed=replays.map({True: "yes", False: "no"}))
 # where they are needed. The gradient of a network's own input is needed in one place only, where the actor's loss goes
 # back through $Q_1$ to the action:
 #
-# $$ C = 2B \Big[ \underbrace{\pi + 2q}_{\text{target}} + \underbrace{2q + 2\,(q + \tilde q)}_{\text{critics}}
-# + \tfrac1d \big( \underbrace{\pi + q + q}_{\text{through } Q_1} + \underbrace{\pi + \tilde \pi}_{\text{actor}} \big) \Big] $$
+# $$ C = 2B \Big[ \underbrace{p + 2q}_{\text{target}} + \underbrace{2q + 2\,(q + \tilde q)}_{\text{critics}}
+# + \tfrac1k \big( \underbrace{p + q + q}_{\text{through } Q_1} + \underbrace{p + \tilde p}_{\text{actor}} \big) \Big] $$
 #
 # | symbol | in code | value | unit |
 # |---|---|---|---|
-# | $B$, $d$ | `batch_size`, `policy_delay` | 256, 2 | rows, updates |
-# | $\pi$, $q$ | `actor`, `critic` in `operations` | sum of $n m$ over the layers | products a row |
-# | $\tilde \pi$, $\tilde q$ | `hidden_gradients`, for the critic | the same without the first layer | products a row |
-# | $C$ | `operations` | below | floating-point operations an update |
+# | $B$, $k$ | `batch_size`, `policy_delay` | 256, 2 | rows, updates |
+# | $p$, $q$ | `actor`, `critic` in `operations` | sum of inputs × outputs over the layers | multiplications per row |
+# | $\tilde p$, $\tilde q$ | `hidden_gradients`, for the critic | the same without the first layer | multiplications per row |
+# | $C$ | `operations` | below | floating-point operations per update |
 
 # %%
 show(speed.operations)
@@ -183,8 +184,8 @@ passes = {
     "actor, and back to weights": (2 / 2, pi.sum()),
     "actor, back to units": (1 / 2, pi[1:].sum()),
 }
-work = pd.DataFrame.from_dict(passes, orient="index", columns=["times", "products a row"])
-work["GFLOP"] = 2 * 256 * work["times"] * work["products a row"] / 1e9
+work = pd.DataFrame.from_dict(passes, orient="index", columns=["times", "multiplications per row"])
+work["GFLOP"] = 2 * 256 * work["times"] * work["multiplications per row"] / 1e9
 counted = speed.operations(11, 3, td3.TD3())
 assert np.isclose(work["GFLOP"].sum() * 1e9, counted), "the count is the formula's"
 work.round(3)
@@ -228,15 +229,17 @@ pd.Series(each, name="GFLOP an update").round(3).to_frame().T
 rates = measured["products"]
 best = rates[(rates["inputs"] == 256) & (rates["outputs"] == 256)].set_index("precision")["gflops"]
 limit = best / work["GFLOP"].sum()
-rates.rename(columns={"gflops": "GFLOP/s", "gflops_low": "lowest", "gflops_high": "highest"}).round(1)
+rates = rates.rename(columns={"gflops": "GFLOP/s", "gflops_low": "lowest", "gflops_high": "highest"})
+rates.set_index(["precision", "inputs", "outputs"]).round(1)
 
 # %%
 limits = {"GFLOP/s at 256 by 256": best, "no update on Hopper is faster than (1/s)": limit}
 pd.DataFrame(limits).round().astype(int)
 
 # %% [markdown]
-# *Read.* The thinnest product is limited by memory bandwidth, so it stays far below the wide one. A processor without
-# bfloat16 products has no second row.
+# *Read.* The thinnest product does few operations for each number that it reads, so it stays far below the wide one.
+# The limit in the first figure differs a little, because it was timed beside the updates. A processor without bfloat16
+# products has no second row.
 #
 # ## 3. Where the time goes
 #
@@ -271,10 +274,11 @@ share.loc["the profiler itself adds"] = table.sum() / whole - 1
 share.map("{:.1%}".format).rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# *Read.* Our guess was too high: products take less than half of the time. The rest is mostly bias, ReLU, the last
+# *Read.* Our guess was too high: products take less than half of the profile. The rest is mostly bias, ReLU, the last
 # layer (a weighted sum rather than a product), and the losses as they are written in `td3`. bfloat16 makes only the
 # products cheaper and adds casts, so there the rest takes a larger share. The profiler adds a cost to each call, so it
-# exaggerates the rest. We can reduce the rest in two ways, and neither changes an equation.
+# exaggerates the rest. Section 4 derives the backward pass by hand, which this profile already includes. Two more ways
+# reduce the rest, and neither changes an equation: a graph, and arithmetic without tiny numbers.
 #
 # **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. Python, autograd and
 # the allocator need to produce that sequence only once. So we run a stretch of updates, up to where the actor moves, once
@@ -312,7 +316,7 @@ print(text + ", the others describe memory or make constants")
 
 # %%
 gains = pd.DataFrame(
-    {"as written (us)": whole, "as a graph (us)": replayed, "times as fast": whole / replayed}
+    {"as written (µs)": whole, "as a graph (µs)": replayed, "times as fast": whole / replayed}
 )
 gains.round(2)
 
@@ -330,7 +334,7 @@ gains.round(2)
 
 # %%
 size = {False: "of ordinary size", True: "below 1e-38"}
-way = {True: "kept, as IEEE 754 says (us)", False: "taken for zero (us)"}
+way = {True: "kept, as IEEE 754 says (µs)", False: "taken for zero (µs)"}
 moments = measured["moments"]
 first, then = (moments["moments"] < 1e-38).map(size), moments["kept"].map(way)
 moments = moments.assign(first=first, then=then).pivot(
@@ -358,6 +362,8 @@ moments[list(way.values())].rename_axis(index="first moments", columns=None).rou
 # | $h_{l-1}$ | `activations`, the input of layer $l$ | `[networks, rows, inputs]` | none |
 # | $\delta_l$ | `gradient`, by $h_{l-1} W_l + b_l$, given for the last layer | `[networks, rows, outputs]` | that of the loss |
 # | $\nabla_{W_l}, \nabla_{b_l}$ | `weight_gradient`, `bias_gradient` | those of $W_l$, $b_l$ | that of the loss |
+# | $W_l, b_l$ | `layers` | `[networks, inputs, outputs]`, `[networks, 1, outputs]` | none |
+# | $1(\cdot)$ | 1 if true, else 0 | as $h_l$ | none |
 #
 # Here is the backward pass of the [class](../mbaug/engine/perceptron.py) that does this. Half of its lines are special
 # cases for the last layer and for products in bfloat16.
@@ -387,13 +393,13 @@ assert np.allclose(ours[: by_hand.size].view(2, 4), by_hand), "and the chain rul
 # But when two threads share a product, each waits at its end for the other, and a waiting thread spins. If another
 # process occupies one of the cores, one thread is suspended. The other spins until the scheduler resumes it:
 #
-# $$ \frac1{u_2} = \frac1{2 u_1} + n\,w $$
+# $$ \frac1{u_2} = \frac1{2 u_1} + N\,w $$
 #
 # | symbol | in code | value | unit |
 # |---|---|---|---|
 # | $u_1, u_2$ | `updates_per_second` | measured | updates a second with one and two threads |
-# | $n$ | `products` | at least one wait for each product, counted below | waits an update |
-# | $w$ | `wait` | from the equation | milliseconds a wait |
+# | $N$ | `products` | at least one wait for each product, counted below | waits per update |
+# | $w$ | `wait`, in milliseconds | from the equation | seconds per wait |
 
 # %%
 pace = measured["threads"].set_index(["beside", "threads"])
@@ -404,7 +410,7 @@ for number, threads in enumerate(found):
     middle, place = ends["updates_per_second"], np.arange(len(found)) + 0.4 * number
     look = {
         "label": "one thread" if threads == 1 else "two threads",
-        "color": ["#0072B2", "#D55E00"][number],
+        "color": ["#0072B2", "#56B4E9"][number],
     }
     axis.barh(place, middle, 0.36, xerr=reach(ends), **look)
 axis.set(yticks=np.arange(len(found)) + 0.2, yticklabels=[f"beside {name}" for name in found.index])
@@ -421,9 +427,10 @@ columns = {"one thread (1/s)": found[1], "two threads (1/s)": found[2], "a wait 
 pd.DataFrame(columns).round(2)
 
 # %% [markdown]
-# *Read.* Beside another process a wait takes many times as long as alone. This is the scheduler's time, not arithmetic.
-# So we use one thread for each process and one process for each core: `engine.prepare` sets the threads, `mbaug record`
-# starts the processes.
+# *Read.* Alone, two threads are faster than one, but less than twice as fast. Beside another process they are far
+# slower: there a wait takes many times as long as alone. This is the scheduler's time, not arithmetic. So we use one
+# thread for each process and one process for each core: `engine.prepare` sets the threads, `mbaug record` starts the
+# processes.
 
 # %%
 show(engine.prepare)
@@ -495,12 +502,12 @@ pace.map("{:.2f}".format).replace("nan", "–")
 
 # %% [markdown]
 # *Read.* Below 1, a population makes fewer updates in all than one agent alone. The table has two measurements on one
-# machine: this one, and that of the first figure. Where they disagree, the difference means nothing. We only conclude
-# that a population gains little on a CPU, and that many agents can lose. We suppose that their intermediate results no
-# longer fit into the processor's cache. To train twice as many agents, use two processes on two cores. The memory of
-# one agent is nearly all Python and torch. Each further agent mostly adds the intermediate results of a stretch, which
-# are all in memory once, during its capture. So on a CPU the axis is useful only for evaluating in lockstep, with one
-# call for all.
+# machine: this one, and that of the first figure. Where they disagree, the difference is the machine's noise. We only
+# conclude that a population gains little on a CPU, and that many agents can lose. We suppose that their intermediate
+# results no longer fit into the processor's cache. To train twice as many agents, use two processes on two cores. The
+# memory of one agent is nearly all Python and torch. Each further agent mostly adds the intermediate results of a
+# stretch, which are all in memory once, during its capture. So on a CPU the axis is useful only for evaluating in
+# lockstep, with one call for all.
 #
 # *Ask.* And on a GPU? There an update of one agent is hundreds of small kernels, each launched by Python. We capture the
 # stretch of section 3 as a CUDA graph and launch it as a whole. So we expect that the graph gains much for one agent and
@@ -534,10 +541,10 @@ pd.concat(gpus).round(1).astype(object).fillna("–") if gpus else "no GPU was m
 # *Read.* All rows are Hopper in float32, and all rates count the updates or steps of all agents. *Cores* says how many
 # cores of the first figure's machine make as many updates. *Steps a second* is online TD3, one update after each step,
 # where simulators and exploring policies run on one core, one after the other. Our expectations hold: the graph matters
-# most for one agent, five agents take hardly more time than one, and twenty far less than twenty times as much. From
-# twenty to eighty the gain is small, so about twenty agents fill this GPU. Each agent takes about 18 MB. The other 2.2
-# GB do not depend on the population. We suppose that they are cuBLAS's workspaces for the many captures of this
-# measurement.
+# most for one agent, five agents take little more time than one, and twenty far less than twenty times as much. From
+# twenty to eighty agents the rate rises far less, so about twenty agents nearly fill this GPU. Each agent takes about
+# 18 MB. The other 2.2 GB do not depend on the population. We suppose that they are cuBLAS's workspaces for the many
+# captures of this measurement.
 #
 # On the GPU, too, a replay gives the same bits as the code as written, and in float64 training on a GPU agrees with
 # training on the CPU. Tests check both wherever there is a GPU. A run that was interrupted continues there with the
@@ -572,7 +579,7 @@ figures.save_figure(figure, "90_dataset", sizes, f"{text}{about}.", drawn_as)
 # %%
 paces = sizes.set_index("rows")[["gather_microseconds", "updates_per_second"]]
 share = paces["gather_microseconds"] * paces["updates_per_second"] / 1e6
-paces = paces.set_axis(["gather (us)", "updates a second"], axis=1).round().astype(int)
+paces = paces.set_axis(["gather (µs)", "updates a second"], axis=1).round().astype(int)
 paces.assign(**{"gather, of an update": share.map("{:.1%}".format)})
 
 # %%
@@ -628,9 +635,9 @@ print(f"a fit is {work_of_fit / 1e3:.0f} TFLOP, as much as {as_many:,.0f} update
 bound.round()
 
 # %% [markdown]
-# *Read.* Nearly all operations of a fit are products of 500 units by 500, but these take only the share of the time
-# that the table shows. The rest is activations, noise and Adam, on layers of 4,096 rows, 8 MB each. The imagined tables
-# are a small part of the cost of pre-training.
+# *Read.* Nearly all operations of a fit are products of 500 units by 500. At the rate of section 2 these would take
+# only the share of the time that the table shows. The rest is activations, noise and Adam, on layers of 4,096 rows, 8
+# MB each. The imagined tables are a small part of the cost of pre-training.
 #
 # ## 9. Does an agent learn the same in bfloat16?
 #
@@ -638,15 +645,15 @@ bound.round()
 # seed, for 100,000 interactions, once in each precision. No other setting differs. We ask whether the difference of the
 # scores is zero:
 #
-# $$ d_s = S_s^{\text{bfloat16}} - S_s^{\text{float32}} $$
+# $$ \Delta_s = S_s^{\text{bfloat16}} - S_s^{\text{float32}} $$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $S_s$ | `final_score`, `mean_score` | one per run | D4RL-normalised score, after and over 100,000 interactions |
-# | $d_s$ | `differences` | one per seed $s$ and task | score |
+# | $\Delta_s$ | `differences` | one per seed $s$ and task | score |
 #
-# We expect a wide interval that contains zero. Rounding changes the first action a little and the next state a little
-# more. After a few hundred steps the two runs have no more in common than two seeds have.
+# We expect a wide interval that contains zero. Rounding changes the first action that the policy chooses a little, and
+# the next state a little more. After a few hundred steps the two runs have no more in common than two seeds have.
 
 # %%
 show(statistics.differences)
@@ -679,7 +686,7 @@ for name, some in paired.groupby("task"):
         pairs = statistics.differences(measure(some), "bfloat16", "float32")
         rows[name, measure.__name__] = statistics.interval(pairs)
 found = pd.DataFrame(rows, index=statistics.Interval._fields).T
-found.astype({"n_seeds": int}).round(1)
+figures.titled(found.astype({"n_seeds": int}).round(1))
 
 # %% tags=["nbval-check-output"]
 cpus = {
@@ -690,7 +697,8 @@ apart = (processors["float32"] != processors["bfloat16"]).sum()
 zero = (found["low"] <= 0) & (found["high"] >= 0)
 widest = np.maximum(-found["low"], found["high"]).max()
 near = (found["low"] >= -5) & (found["high"] <= 5)
-print(f"zero lies in {zero.sum()} of {len(zero)} intervals, the widest reaches {widest:.0f} points")
+text = f"zero lies in {zero.sum()} of {len(zero)} intervals, "
+print(text + f"and the farthest end lies {widest:.0f} points from zero")
 print(f"{near.sum()} of {len(near)} intervals lie within 5 points of zero")
 print(
     f"{apart} of {len(processors)} pairs were trained on two processors, whose roundings differ as well"
@@ -700,11 +708,11 @@ print(
 # *Read.* An interval without zero would show a difference. An interval with zero only shows that a difference is not
 # larger than the ends of the interval, and these are far apart. The float32 runs are the runs of the baselines.
 #
-# We wrote a rule down before the runs: we may use bfloat16 for recorded runs if every interval contains zero. The rule
-# is weak: the noisier the runs, the easier they pass it. A better one would ask every interval to lie within a few
-# points of zero, which the second line counts. The setting is `precision`. Each *arm* (one way to train an agent) has
-# it, and each record names it. We still record in float32 for three reasons: we compare runs within a study, most of
-# them were begun in float32, and only few processors can multiply bfloat16.
+# We fixed a rule before the runs: we may use bfloat16 for recorded runs if every interval contains zero. The rule is
+# weak: the noisier the runs, the easier they pass it. A better one would ask every interval to lie within a few points
+# of zero, which the second line counts. The setting is `precision`. Each *arm* (one way to train an agent) has it, and
+# each record names it. We still record in float32 for three reasons: we compare runs within a study, most of them were
+# begun in float32, and only few processors can multiply bfloat16.
 #
 # ## Where we differ from the paper
 #
@@ -715,12 +723,12 @@ print(
 #
 # ## Try it
 #
-# - Use `td3.TD3(hidden=(512, 512))` in the last cell of section 1. By which factor does the number of operations grow,
-#   and why not quite four?
-# - In a new cell, run `[speed.product_rate("float32", 256, 256, batch=rows) / 1e9 for rows in (64, 256)]`, in GFLOP/s. Do
-#   smaller batches run at the same rate?
-# - In a shell, run `OMP_NUM_THREADS=2 .venv/bin/python -m mbaug record hopper --workers 1 --profile smoke`. What does it
-#   tell you?
+# 1. Use `td3.TD3(hidden=(512, 512))` in the last cell of section 1. By which factor does the number of operations grow,
+#    and why not quite four?
+# 2. In a new cell, run `[speed.product_rate("float32", 256, 256, batch=rows) / 1e9 for rows in (64, 256)]`, in GFLOP/s. Do
+#    smaller batches run at the same rate?
+# 3. In a shell, run `OMP_NUM_THREADS=2 .venv/bin/python -m mbaug record hopper --workers 1 --profile smoke`. Which
+#    warning do you get, and why?
 #
 # ## Questions
 #
