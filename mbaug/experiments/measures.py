@@ -218,17 +218,17 @@ def rate_distortion(
     batches: int,
     mode: str = "sample",
 ) -> float:
-    """Returns the normalised error that this loss leaves to a linear-Gaussian VAE: 1/d sum_i min(lambda_i, theta).
+    """Returns the normalised error that this loss leaves to a linear-Gaussian VAE: 1/d sum_c min(lambda_c, theta).
 
-    Each principal component of the d standardised states, of variance lambda_i, has a latent of its own. A posterior variance
-    sigma^2 costs w_KL (-1/2 log sigma^2) nats and gives the sampled reconstruction an error delta = lambda_i sigma^2. Because s'
-    is close to s, the loss counts this error 1 + w_p = 11 times. So the cost of delta <= lambda_i is
+    Each principal component of the d standardised states, of variance lambda_c, has a latent of its own. A posterior variance
+    sigma^2 costs w_KL (-1/2 log sigma^2) nats and gives the sampled reconstruction an error delta = lambda_c sigma^2. Because s'
+    is close to s, the loss counts this error 1 + w_p = 11 times. So the cost of delta <= lambda_c is
 
-        (1 + w_p) delta / d + w_KL / 2 log(lambda_i / delta),    smallest at    delta = theta = w_KL d / (2 (1 + w_p)).
+        (1 + w_p) delta / d + w_KL / 2 log(lambda_c / delta),    smallest at    delta = theta = w_KL d / (2 (1 + w_p)).
 
-    For w_KL = 1/3, theta is d / 66, whatever lambda_i is: the KL term sets a price, and detail below theta is not worth it.
-    The decoder multiplies deviations from the mean by 1 - delta / lambda_i. The mean reconstruction has no sampling noise, so its
-    error is only delta^2 / lambda_i. We leave out the term of the latent error, which is 1/12 per latent beside 11/d.
+    For w_KL = 1/3, theta is d / 66, whatever lambda_c is: the KL term sets a price, and detail below theta is not worth it.
+    The decoder multiplies deviations from the mean by 1 - delta / lambda_c. The mean reconstruction has no sampling noise, so its
+    error is only delta^2 / lambda_c. We leave out the term of the latent error, which is 1/12 per latent beside 11/d.
     Source: ours; reverse water-filling (Cover & Thomas 2006, 10.3.3).
 
     `correlation` is the states' correlation matrix; w_KL = kl_weight / batches; `mode` is "sample" or "mean".

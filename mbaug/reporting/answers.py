@@ -253,8 +253,8 @@ def offline(frame: pd.DataFrame) -> str:
     score, (wild, counted) = alone(Comparison("augmented", ("vanilla",), measure=last_offline), table), runaways(table)
     calm = tuple(task for task in claims.FOUR if task not in wild)
     return (
-        f"On {where}, the policy scores {vanilla} when pre-training ends if all next states were recorded, and {augmented} if "
-        f"half were imagined. {capitalised(tell(score, 'imagination raises this score', 'imagination lowers this score'))}. "
+        f"On {where}, the policy scores {vanilla} at the end of pre-training if all next states were recorded, and {augmented} "
+        f"if half were imagined. {capitalised(tell(score, 'imagination raises this score', 'imagination lowers this score'))}. "
         f"{counted} {overrated(table, calm)}"
     ).rstrip()
 

@@ -141,15 +141,20 @@ def absent(arm: str, task: str) -> str:
 
 
 def titled(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table with the titles of tasks in its rows and columns, as in figures."""
+    """Returns a table with the titles of tasks in its rows and columns, as in figures. No line breaks within an interval."""
     names = {name: task.title for name, task in tasks.EVERY.items()}
-    return table.rename(index=names, columns=names)
+    return table.map(_glued).rename(index=names, columns=names)
+
+
+def _glued(cell: Any) -> Any:
+    """Returns a cell of a table in which no interval is broken over two lines."""
+    return re.sub(r"\[.*?\]", lambda found: found[0].replace(" ", "\xa0"), cell) if isinstance(cell, str) else cell
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table with the titles of tasks and the labels of arms in its rows and columns, as in figures."""
+    """Returns a table with the titles of tasks and the labels of arms in its rows and columns. Its columns have no name."""
     names = {arm: look(arm).label for arm in studies.ARMS}
-    return titled(table).rename(index=names, columns=names)
+    return titled(table).rename(index=names, columns=names).rename_axis(columns=None)
 
 
 def in_order(arms: Iterable[str]) -> list[str]:

@@ -294,7 +294,8 @@ def test_a_caption_names_a_few_commits_and_counts_many():
 
 
 def test_a_table_calls_tasks_and_arms_as_figures_do():
-    table = pd.DataFrame([[1, 2]], ["td3_data"], ["halfcheetah", "noise"])
+    table = pd.DataFrame([[1, "2.0 [1.0, 3.0] million"]], ["td3_data"], ["halfcheetah", "noise"])
+    assert figures.titled(table).to_numpy().tolist() == [[1, "2.0 [1.0,\xa03.0] million"]], "an interval stays in one line"
     assert [*figures.titled(table).columns] == ["HalfCheetah", "noise"], "a source of next states can be called like an arm"
     found = figures.labelled(table)
     assert [*found.index, *found.columns] == ["TD3 with the data, no pre-training", "HalfCheetah", "matched noise 50 %"]
