@@ -121,9 +121,9 @@ reach["factor in rows that halves it"] = 2 ** (-1 / slope)
 pd.DataFrame(reach).round(1)
 
 # %% [markdown]
-# *Read.* The lines are shallow: halving the distance takes several times as many rows, as the last column shows. The
-# first column confirms our guess: states of other episodes are farther away. By this measure 10,000 rows are few, but
-# 100,000 would not be many either. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are
+# *Read.* The lines are shallow: halving the distance takes more than ten times as many rows, as the last column shows.
+# The first column confirms our guess: states of other episodes are farther away. By this measure 10,000 rows are few,
+# but 100,000 would not be many either. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are
 # *held out*, the error is measured close to known rows, so it is too optimistic.
 #
 # ## 2. Four tasks and one score
@@ -459,13 +459,13 @@ pd.DataFrame(missed).T.map("{:.1%}".format)
 # *Ask.* The height changes by centimetres, while a foot turns at radians a second. In a squared error only the foot would
 # count. So we standardise states with the mean and standard deviation of the drawn rows:
 #
-# $$\tilde s_i = \frac{s_i - \mu_i}{\sigma_i + \varepsilon}$$
+# $$\tilde s_k = \frac{s_k - \mu_k}{\sigma_k + \varepsilon}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $s$, $\tilde s$ | `state`, what `apply` returns | `[agents, rows, state]` | of the environment, standard deviations |
 # | $\mu$, $\sigma + \varepsilon$ | `mean`, `std` | `[agents, state]` | of the environment |
-# | $i$ | dimension of the state | – | – |
+# | $k$ | dimension of the state | – | – |
 # | $\varepsilon$ | `epsilon` | one number | $10^{-5}$ for the world model, $10^{-3}$ for the agent [C] |
 
 # %%

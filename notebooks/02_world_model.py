@@ -448,21 +448,22 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 #
 # *Ask.* We call the error that encoding and decoding cause the *blur*. Does it come from a poor fit, or does the loss
 # ask for it? Suppose that states are Gaussian and everything is linear. Then each principal component of variance
-# $\lambda_i$ has a latent of its own. Encoding it with an error $\delta_i$ costs $\tfrac12 \log(\lambda_i / \delta_i)$
-# nats of KL. Since $s'$ is close to $s$ on Hopper, both error terms of the loss penalise $\delta_i$, with weight $1 +
+# $\lambda_c$ has a latent of its own. Encoding it with an error $\delta_c$ costs $\tfrac12 \log(\lambda_c / \delta_c)$
+# nats of KL. Since $s'$ is close to $s$ on Hopper, both error terms of the loss penalise $\delta_c$, with weight $1 +
 # 10$ together:
 #
 # $$\begin{gathered}
-# \min_{\delta_i \le \lambda_i}\; \frac{1 + w_p}{d}\,\delta_i + \frac{w_\text{KL}}{2} \log \frac{\lambda_i}{\delta_i} \\
-# \Rightarrow\quad \delta_i = \min(\lambda_i, \theta), \quad \theta = \frac{w_\text{KL}\,d}{2\,(1 + w_p)}
+# \min_{\delta_c \le \lambda_c}\; \frac{1 + w_p}{d}\,\delta_c + \frac{w_\text{KL}}{2} \log \frac{\lambda_c}{\delta_c} \\
+# \Rightarrow\quad \delta_c = \min(\lambda_c, \theta), \quad \theta = \frac{w_\text{KL}\,d}{2\,(1 + w_p)}
 # \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $\lambda_i$ | eigenvalues of `correlation` | `[state]` | variances |
-# | $\delta_i$ | `sampled` | `[state]` | variances |
+# | $\lambda_c$ | eigenvalues of `correlation` | `[state]` | variances |
+# | $\delta_c$ | `sampled` | `[state]` | variances |
 # | $\theta$ | `theta` | one number | variances; $d / 66$ at $w_\text{KL} = 1/3$ |
 # | $w_p$, $d$ | `prediction_weight`, `len(variance)` | one number | none |
+# | $c$ | principal component | – | – |
 #
 # This is reverse water-filling, known from rate-distortion theory ([Cover and
 # Thomas](https://onlinelibrary.wiley.com/doi/book/10.1002/047174882X), section 10.3.3). $\theta$ is a water level: a
@@ -576,7 +577,7 @@ table.map(figures.two_digits)
 # ## 6. Sampled against mean
 #
 # *Ask.* The paper samples its predictions, so the model gives two different answers to the same question [A, C]. How
-# much of the blur is this *jitter*, and how much is a *bias* that stays? For any row, over $K$ samples,
+# much of the error is this *jitter*, and how much is a *bias* that stays? For any row, over $K$ samples,
 #
 # $$\begin{gathered}
 # \operatorname{mean}_k\, (s' - \hat s'_k)^2 = (s' - \bar s')^2 + \operatorname{mean}_k\, (\hat s'_k - \bar s')^2, \\
@@ -650,7 +651,7 @@ summary.rename(names).map(figures.two_digits)
 # %% [markdown]
 # *Read.* A sample of the VAE beats persistence only in the tenth with the largest steps, and its mean prediction only
 # in the last two. The deterministic network wins in every tenth. The error of persistence grows by construction, while
-# those of the VAE grow little.
+# the VAE's errors grow little.
 
 # %% [markdown]
 # ## 8. Along an episode
@@ -738,7 +739,7 @@ assert error["linear"] < error["persistence"] < error["sample"], "on Hopper the 
 # <details><summary>Why is the error of the mean smaller than a sample's, and still large?</summary>
 #
 # The mean has no jitter. But the decoder has learned from noisy latents, and from a noisy latent the best prediction is
-# pulled towards the mean state: its deviation is multiplied by $1 - \delta_i / \lambda_i$. Nothing reverses this pull.
+# pulled towards the mean state: its deviation is multiplied by $1 - \delta_c / \lambda_c$. Nothing reverses this pull.
 # </details>
 #
 # <details><summary>Would more data or longer training help?</summary>

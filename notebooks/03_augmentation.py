@@ -176,15 +176,16 @@ pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 #
 # ## 2. What can replace a next state
 #
-# *Ask.* An imagined state differs from the recorded one because the dynamics are wrong, by a bias, and by jitter. How
-# can we tell them apart? The function that predicts $\hat s'$ is an argument, `predict`. So we can replace the paper's
-# model by other *sources* of next states, each of which errs in a different way:
+# *Ask.* An imagined state differs from the recorded one by a bias, which stays, and by jitter, which is new in each
+# sample. The bias has two causes: wrong dynamics, and the blur of encoding and decoding. How can we tell them apart?
+# The function that predicts $\hat s'$ is an argument, `predict`. So we can replace the paper's model by other *sources*
+# of next states, each of which errs in a different way:
 #
 # | source | $\hat s'$ | what it holds |
 # |---|---|---|
-# | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: dynamics, bias and jitter |
-# | `mean` | the same with $z = \mu(s)$ | dynamics and bias |
-# | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | bias and jitter, no dynamics |
+# | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: bias of both causes, and jitter |
+# | `mean` | the same with $z = \mu(s)$ | bias of both causes |
+# | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | bias of the blur, and jitter: no dynamics |
 # | `noise` | $s'_i + \sqrt{e_i}\operatorname{SD}_i\,\xi_i$ | matched noise: the held-out error $e_i$ of `sample` in each dimension, no dynamics |
 # | `deterministic` | $s + g(s, a)$ | dynamics of a plain network as large as the model |
 
@@ -366,9 +367,9 @@ print("On terminal rows the target is the reward, whatever is imagined.")
 
 # %% [markdown]
 # `averages out` is the root of $\operatorname{mean}_j \operatorname{Var}_k \Delta y_{jk}$ over rows $j$. `stays` is the
-# root of $\operatorname{mean}_j (\operatorname{mean}_k \Delta y_{jk})^2$, less what is left of the first part in a mean
-# of $K$ samples. The average shift shows whether targets rise or fall. A source with one answer has no part that
-# averages out.
+# root of $\operatorname{mean}_j (\operatorname{mean}_k \Delta y_{jk})^2 - \tfrac1K \operatorname{mean}_j
+# \operatorname{Var}_k \Delta y_{jk}$: a mean of $K$ samples still holds that much of the part that averages out. The
+# average shift shows whether targets rise or fall. A source with one answer has no part that averages out.
 
 
 # %%
@@ -435,16 +436,16 @@ save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 # distribution is a sample of this distribution.
 #
 # $$\begin{gathered}
-# T_{jk} \sim p(\hat s' \mid s_j, a_j), \quad k = 1 \dots K, \\
-# \kappa \sim U\{1 \dots K\} \quad\Rightarrow\quad T_{j\kappa} \sim p(\hat s' \mid s_j, a_j)
+# T_{lk} \sim p(\hat s' \mid s_l, a_l), \quad k = 1 \dots K, \\
+# \kappa \sim U\{1 \dots K\} \quad\Rightarrow\quad T_{l\kappa} \sim p(\hat s' \mid s_l, a_l)
 # \end{gathered}$$
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $T$ | `imagined` | `[rows, K, state]`, one for each agent | standardised in training |
 # | $K$ | `Augmentation.table_samples`, `samples` in the functions | number | samples per row |
-# | $j$ | `index` | `[block, agents, n]` | row of the draw |
-# | $\kappa$ | `drawn` | as $j$ | column of the table |
+# | $l$ | `index` | `[block, agents, n]` | row of the draw |
+# | $\kappa$ | `drawn` | as $l$ | column of the table |
 # | $p$, $U$ | the world model, the uniform distribution | – | – |
 
 # %%

@@ -268,7 +268,7 @@ show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 # | $A$, $B$ | `A`, `B` | `[state, state]`, `[state, action]` | the environment's |
 # | $e_n$ | `end(...) - truth` | `[rows, state]` | that of the state |
 # | $\delta$ | `slip` | `[state]` | that of the state |
-# | $\lambda$ | eigenvalue of $A$; its largest size is `radius` | number | per step |
+# | $\lambda$ | eigenvalue of $A$; `radius` is the largest $\lvert\lambda\rvert$ | number | per step |
 #
 # The largest absolute eigenvalue of $A$, $|\lambda|$, decides. Below 1 the first error dies out and the sum converges.
 # At 1 the sum grows with $n$, or with $\sqrt n$ if the $\delta_k$ are independent noise. Above 1 it grows like
@@ -486,7 +486,8 @@ figures.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beat
 # Keep two things in mind. First, steps are not seconds: a step of HalfCheetah lasts several times as long as a step of
 # Hopper (the table of section 4), so five steps cover much more of its stride. Second, these episodes hold fewer kinds
 # of motion than the data that the models were fitted on. Where a dimension hardly varies, a small error counts as many
-# variances. That is why one-step errors are larger here than in chapter 02.
+# variances. On Hopper the VAE's error of one step is several times that of chapter 02, mostly because another policy
+# visits other states.
 #
 # ## 6. Do targets of several steps help an agent?
 #

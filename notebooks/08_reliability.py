@@ -377,8 +377,8 @@ figures.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Of the four groups by contact, the
 # deterministic network errs most where a foot touches down (see the figure), as we expected. For the VAE contact
 # matters less, because its blur outweighs it. Before a fall the VAE errs more than on average, just where a target
-# matters most. On other policies' data its error is smaller than on all rows in some pools and larger in others. It is
-# largest in Hopper's `medium`, whose states lie far from the 10,000.
+# matters most. On other policies' data its error is smaller than on all rows in some pools and larger in others. The
+# ratio is largest in Hopper's `medium`, whose states lie far from the 10,000.
 #
 # ### By quantity
 #

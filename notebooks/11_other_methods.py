@@ -145,7 +145,7 @@ show(networks.layer_norm, layernorm.normalised)
 rows = np.array([[1.0, 2.0, 3.0, 4.0], [-1.0, 1.0, -1.0, 1.0], [0.0, 0.0, 0.0, 8.0]])
 centred = rows - rows.mean(axis=1, keepdims=True)
 by_hand = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + 1e-5)
-assert np.allclose(networks.layer_norm(torch.from_numpy(rows)), by_hand), "LN is (u - mean) / deviation"
+assert np.allclose(networks.layer_norm(torch.from_numpy(rows)), by_hand), "LN is (x - mean) / deviation"
 assert (np.square(by_hand).sum(axis=1) <= 4).all(), "its squares add up to the number of units at most"
 
 double = Arithmetic(precision="float64")
@@ -562,14 +562,14 @@ if len(inside):
 
 # %% [markdown]
 # *Read.* On most tasks LayerNorm's critics are better calibrated than vanilla ones, and by far where vanilla critics
-# run away (Walker2d and Ant). On Hopper the two gaps are nearly the same. All arms of the table keep the data, and it
-# holds only arms that are recorded. Gap, spread and roughness are in rewards, and the drop is in points of score. With
-# a gap near zero, a critic predicts well on average. With a gap below zero, it predicts too little. The three lines
-# compare means over seeds for LayerNorm and vanilla. For them we take the size of each seed's gap, because gaps of both
-# signs would cancel. They do not say how sure a difference is. The drop does not show that LayerNorm's agents lose less
-# at the switch: an agent with a high score has more to lose. Where a critic has run away, its spread is huge, so its
-# roughness relative to that says little: read the roughness in rewards there. The second expectation fails on
-# HalfCheetah. No vanilla critic runs away there, and LayerNorm still has the higher mean score in the table of section
+# run away (Walker2d and Ant). On Hopper the two gaps are nearly the same. The table holds only recorded arms, and all
+# of them keep the data. Gap, spread and roughness are in rewards, and the drop is in points of score. With a gap near
+# zero, a critic predicts well on average. With a gap below zero, it predicts too little. The three lines compare means
+# over seeds for LayerNorm and vanilla. For them we take the size of each seed's gap, because gaps of both signs would
+# cancel. They do not say how sure a difference is. The drop does not show that LayerNorm's agents lose less at the
+# switch: an agent with a high score has more to lose. Where a critic has run away, its spread is huge, so its roughness
+# relative to that says little: read the roughness in rewards there. The second expectation fails on HalfCheetah. No
+# vanilla critic runs away there, and LayerNorm still has the higher mean score in the table of section
 # 5. On Hopper none runs away either, but the seeds leave the difference open. So keeping critics from running away is
 # not all that LayerNorm does.
 #
@@ -586,7 +586,7 @@ if len(inside):
 # | $v$ | returned, three quantiles over rows | `[agents, shares, 3]` | standard deviations of the values |
 #
 # Where $v$ rises, the actor moves towards actions that are not in the data, and offline nothing corrects the critic. We
-# expect values to fall on most ways. On a tenth of the ways they rise by more than the 90 % quantile, which we expect
+# expect values to fall on most paths. On a tenth of the paths they rise by more than the 90 % quantile, which we expect
 # to be lower with LayerNorm.
 
 # %%
@@ -642,9 +642,9 @@ end_of_way.map("{:.2f}".format)
 # %% [markdown]
 # *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws. On
 # Ant and Walker2d, where vanilla critics run away, LayerNorm lowers `high` more than matched noise does. On Hopper
-# noise lowers it as much, so there LayerNorm is not the only way, and on HalfCheetah LayerNorm hardly lowers it. (These
-# arms differ in whether they keep the data, too, but that matters only online.) We did not check whether the gains that
-# remain are false. The roughness cannot show this, because it has no sign.
+# noise lowers it as much, so there LayerNorm is not the only way, and on HalfCheetah LayerNorm does not lower it.
+# (These arms differ in whether they keep the data, too, but that matters only online.) We did not check whether the
+# gains that remain are false. The roughness cannot show this, because it has no sign.
 #
 # ## 7. What if the world model were perfect? The simulator in its place
 #
@@ -753,6 +753,7 @@ show(advice.regime)
 known_cases = advice.cases(frame) if not retrain else pd.DataFrame()
 judged = advice.left_out(known_cases) if len(known_cases) else known_cases
 if len(judged):
+    judged["named"] = [figures.look(arm).label for arm in judged["named"]]
     judged = judged.set_index("task").loc[[task for task in tasks.TASKS if task in {*judged["task"]}]]
     judged = figures.labelled(judged.map(lambda x: figures.number(x) if isinstance(x, float) else x))
 judged if len(judged) else Markdown("Not yet recorded.")

@@ -238,7 +238,7 @@ pd.DataFrame(limits).round().astype(int)
 
 # %% [markdown]
 # *Read.* The thinnest product does few operations for each number that it reads, so it stays far below the wide one.
-# The limit in the first figure differs a little, because it was timed beside the updates. A processor without bfloat16
+# The limits in the first figure are lower, because they were timed beside the updates. A processor without bfloat16
 # products has no second row.
 #
 # ## 3. Where the time goes
