@@ -5,7 +5,7 @@ Some answers quote tables that chapters have drawn. They raise FileNotFoundError
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.claims import Comparison, Finding
-from mbaug.reporting.figures import LOOKS, count, in_order, joined, look, number, two_digits, words
+from mbaug.reporting.figures import LOOKS, count, in_order, in_words, joined, look, number, two_digits, words
 from mbaug.reporting.predictions import PREDICTIONS, judged, measured
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 
@@ -35,11 +35,6 @@ def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
     return f"{in_words(groups)} ({count('seed', statistics.seeds(groups))})" if groups else "", found
-
-
-def in_words(names: Collection[str]) -> str:
-    """Returns tasks as a list in words, such as "Hopper and Ant" or "all four tasks"."""
-    return "all four tasks" if set(names) == set(claims.FOUR) else joined([tasks.find(name).title for name in names])
 
 
 def shared(table: pd.DataFrame, *arms: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ exceptions. The baselines were recorded before.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -16,7 +16,7 @@ import pandas as pd
 from mbaug import tasks
 from mbaug.experiments.studies import FOUR, TWO
 from mbaug.reporting import statistics
-from mbaug.reporting.figures import count, fold, look, number, words
+from mbaug.reporting.figures import count, fold, in_words, look, number, words
 from mbaug.reporting.statistics import ENOUGH_SEEDS, LEVEL, Interval, last_offline, mean_score
 
 Measure = Callable[[pd.DataFrame], pd.Series]  # from evaluations to one number per run
@@ -252,7 +252,7 @@ def _primary(table: pd.DataFrame) -> list[str]:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for first, second, unseen in zip(*found, compare(PRIMARY, unknown), strict=True):
         numbers = [words(each.interval, signed=True) + _without(each) if each.tasks else "–" for each in (first, second, unseen)]
-        where = f"{on(unseen.tasks)}, " * (unseen.tasks != first.tasks)
+        where = f"{in_words(unseen.tasks)}, " * (unseen.tasks != first.tasks)
         numbers[2] += f" ({where}{count('seed', unseen.seeds)})" if unseen.tasks else ""
         lines.append(f"| {' | '.join([look(first.comparison.others[0]).label, *numbers, p_value(first), _runs(first)])} |")
     return lines
@@ -271,12 +271,7 @@ def p_value(finding: Finding) -> str:
 
 def _runs(finding: Finding) -> str:
     """Returns the tasks and the number of seeds of each arm that a finding rests on, or a dash."""
-    return f"{on(finding.tasks)}, {count('seed', finding.seeds)}" if finding.tasks else "–"
-
-
-def on(names: Collection[str]) -> str:
-    """Returns tasks in words, such as "Hopper, Ant" or "all four tasks"."""
-    return "all four tasks" if set(names) == set(FOUR) else ", ".join(tasks.find(name).title for name in names)
+    return f"{in_words(finding.tasks)}, {count('seed', finding.seeds)}" if finding.tasks else "–"
 
 
 def _measured(finding: Finding) -> str:
@@ -298,4 +293,4 @@ def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     about = f"threshold {number(published_end(task) - MARGIN)}, our SAC {ours}; {count('seed', finding.seeds)}"
     about += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     about += "; all seeds end at the same score" if finding.interval.high - finding.interval.low < 0.1 else ""
-    return f"{on(finding.tasks)}: **{words(finding.interval, signed=True)}** ({about})"
+    return f"{in_words(finding.tasks)}: **{words(finding.interval, signed=True)}** ({about})"

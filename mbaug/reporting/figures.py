@@ -390,6 +390,11 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def in_words(names: Collection[str]) -> str:
+    """Returns tasks as a list in words, as "Hopper and Ant" or "all four tasks"."""
+    return "all four tasks" if set(names) == set(studies.FOUR) else joined([tasks.find(name).title for name in names])
+
+
 BANDS = f", and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
 LINES = f"Lines are means over seeds{BANDS}"
 
