@@ -10,9 +10,9 @@
 # and 27. We wait for 5 seeds to say whether imagination raises the mean score.
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 55 [50, 60], with 3 or 4 seeds per task. The next best of 9 arms with two seeds on every task, “TD3
-# with the data, no pre-training”, scores 33 [31, 34]. The difference is +22 [+17, +27]. This may change: 3 or 4 seeds per task
-# are too few for a verdict, and “LayerNorm critics, no pre-training” has too few runs to say whether pre-training matters here.
+# 100,000 interactions is 55 [50, 60], with 4 seeds per task. The next best of 9 arms with two seeds on every task, “TD3 with
+# the data, no pre-training”, scores 33 [31, 34]. The difference is +22 [+17, +27]. This may change: 4 seeds per task are too
+# few for a verdict, and “LayerNorm critics, no pre-training” has too few runs to say whether pre-training matters here.
 # <!-- /answer -->
 #
 # The *mean score* is the area under a run's online learning curve, divided by its length. A score of 0 is D4RL's random

@@ -4,14 +4,14 @@
 # **What does TD3+BC learn from 10,000 transitions, and what changes when half of the next states are imagined?**
 #
 # <!-- answer -->
-# On all four tasks (4 seeds), the policy scores 4.8 [−3.3, 13] at the end of pre-training if all next states were recorded, and
-# −4.2 [−6.6, −1.8] if half were imagined. We wait for 5 seeds to say whether imagination raises this score. A critic has run
-# away if it predicts more than the largest reward at every step would give. When pre-training ends, critics have run away in 8
-# of 16 runs with “vanilla pre-training” (Walker2d and Ant), 4 of 16 with “augmented 50 %” (Ant), 4 of 16 with “matched noise
-# 50 %” (Walker2d and Ant), none of 8 with “deterministic model 50 %” and none of 15 with “LayerNorm critics”. Where no critic
-# runs away, on Hopper and HalfCheetah (4 seeds), the return that a critic predicts minus what its policy earns is −49 [−94,
-# −3.0] discounted rewards with recorded next states and 99 [55, 142] with imagined ones. We wait for 5 seeds to say whether
-# imagination raises over-estimation.
+# On all four tasks (4 or 5 seeds), the policy scores 4.9 [−3.3, 13] at the end of pre-training if all next states were
+# recorded, and −4.2 [−6.6, −1.8] if half were imagined. We wait for 5 seeds to say whether imagination raises this score. A
+# critic has run away if it predicts more than the largest reward at every step would give. When pre-training ends, critics have
+# run away in 8 of 17 runs with “vanilla pre-training” (Walker2d and Ant), 4 of 16 with “augmented 50 %” (Ant), 4 of 16 with
+# “matched noise 50 %” (Walker2d and Ant), none of 8 with “deterministic model 50 %” and none of 16 with “LayerNorm critics”.
+# Where no critic runs away, on Hopper and HalfCheetah (4 or 5 seeds), the return that a critic predicts minus what its policy
+# earns is −38 [−85, 8.5] discounted rewards with recorded next states and 99 [55, 142] with imagined ones. We wait for 5 seeds
+# to say whether imagination raises over-estimation.
 # <!-- /answer -->
 #
 # | | |

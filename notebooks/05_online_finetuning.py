@@ -8,7 +8,7 @@
 # [31, 34] for TD3 with the data in its replay buffer, 11 [3.6, 19] after vanilla pre-training, 1.7 [−1.3, 4.6] after
 # pre-training with imagined next states, and 21 [15, 27] with noise of the same size. We wait for 5 seeds to say whether
 # vanilla pre-training pays off. The score after pre-training with imagined next states differs from that of TD3 from scratch by
-# −13 [−16, −10], of vanilla pre-training by −9.5 [−17, −2.1], of noise by −19 [−25, −13], and of TD3 with the data by −31 [−34,
+# −13 [−16, −10], of vanilla pre-training by −9.4 [−17, −2.0], of noise by −19 [−25, −13], and of TD3 with the data by −31 [−34,
 # −28].
 # <!-- /answer -->
 #
@@ -774,7 +774,14 @@ for claim in claims.CLAIMS[:3]:
         sides = [figures.look(arm).label for arm in (each.comparison.arm, *each.comparison.others)]
         sides += [] if sides[1:] else [f"(SAC's published mean, 900K to 1M, less {claims.MARGIN:.0f})"]
         number = figures.words(each.interval, signed=True)
-        print("   ", f"{claims.on(each.tasks)}:", " − ".join(sides), "=", number, each.comparison.unit)
+        print(
+            "   ",
+            f"{figures.in_words(each.tasks)}:",
+            " − ".join(sides),
+            "=",
+            number,
+            each.comparison.unit,
+        )
 
 # %% [markdown]
 # What this chapter cannot show, whatever the numbers are:

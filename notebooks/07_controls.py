@@ -5,11 +5,11 @@
 # online?
 #
 # <!-- answer -->
-# On all four tasks (4 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−1.3, 4.6] over the first
-# 100,000 interactions. With recorded next states it scores 11 [3.6, 19], and with noise as large as the model's held-out error
-# 21 [15, 27]. Without Ant the means are 22, 21 and 25. We wait for 5 seeds to say whether the model beats noise. With a perfect
-# model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5 predictions that
-# follow from this, none came true, none failed, and 5 are open.
+# On all four tasks (4 or 5 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−1.3, 4.6] over the
+# first 100,000 interactions. With recorded next states it scores 11 [3.6, 19], and with noise as large as the model's held-out
+# error 21 [15, 27]. Without Ant the means are 22, 21 and 25. We wait for 5 seeds to say whether the model beats noise. With a
+# perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
+# predictions that follow from this, none came true, none failed, and 5 are open.
 # <!-- /answer -->
 #
 # | | |
@@ -705,7 +705,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
     for each in (each for each in found if each.tasks):
         arm, others = each.comparison.arm, ", ".join(each.comparison.others)
         size = figures.words(each.interval, signed=True)
-        print(f"    {claims.on(each.tasks)}: {arm} − {others} = {size} {each.comparison.unit}")
+        print(f"    {figures.in_words(each.tasks)}: {arm} − {others} = {size} {each.comparison.unit}")
 
 # %% [markdown]
 # This chapter has three limits, whatever its numbers are. The expansion is local, and a blurred model's errors are not
