@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mbaug import ending, files
+from mbaug import checks, ending, files
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch and NumPy are imported: see engine.prepare
@@ -79,11 +79,14 @@ def record(arguments: argparse.Namespace) -> None:
     """Trains and records the missing runs of the programme, in its order, or of one study; resumes interrupted runs."""
     import joblib
 
-    from mbaug import checks, engine
+    from mbaug import engine
     from mbaug.experiments import records, runner, studies
 
     profile = studies.profile(arguments.profile)
-    checks.choose("device", arguments.device, engine.DEVICES if arguments.cluster else engine.devices())
+    if arguments.cluster:
+        checks.choose("device", arguments.device, engine.DEVICES)
+    else:
+        engine.check_device(arguments.device)
     runs = studies.programme(profile.seeds) if arguments.study is None else studies.find(arguments.study).runs(profile.seeds)
     if arguments.seeds is not None:
         runs = studies.with_seeds(runs, arguments.seeds)
@@ -100,7 +103,7 @@ def record(arguments: argparse.Namespace) -> None:
     if arguments.cluster or arguments.device != "cpu":
         takes = f"{hours:.1f} hours of one CPU core"
     else:
-        takes = f"{hours / workers:.1f} hours with {workers} worker{'s' * (workers > 1)}"
+        takes = f"{hours / workers:.1f} hours with {workers} worker{'s' if workers > 1 else ''}"
     say(f"{arguments.study or 'programme'}: {len(missing)} runs missing in {root}, about {takes}")
     if not missing and profile.name != "paper":
         say(f"to train them again after a code change, delete {root}")
@@ -114,13 +117,11 @@ def status(arguments: argparse.Namespace) -> None:
     """Shows how many runs of each study are recorded and how many hours are left, or the state of one study's runs."""
     import joblib
 
-    from mbaug import files
-    from mbaug.checks import require
     from mbaug.experiments import records, runner, studies
 
-    work, root = files.repository() / "build" / "checkpoints" / "paper", records.root()
+    work, root = runner.work_folder(), records.root()
     together = "--parquet writes all recorded runs: leave out the study"
-    require(arguments.study is None or arguments.parquet is None, together)
+    checks.require(arguments.study is None or arguments.parquet is None, together)
     if arguments.parquet is not None:
         records.write_parquet(root, arguments.parquet)
         say(arguments.parquet)
@@ -149,9 +150,12 @@ def verify(arguments: argparse.Namespace) -> None:
         found = records.load_metadata(records.root())
         if not found:
             raise FileNotFoundError(f"nothing is recorded in {records.root()}: run python -m mbaug record hopper first")
-        made = {run: (one["provenance"], one["wall_seconds"]) for run, one in found.items()}
-        costs = {run: ("device" in origin, origin["precision"] != "float32", wall) for run, (origin, wall) in made.items()}
-        run = min(costs, key=costs.__getitem__)  # trained on a CPU in float32, which every processor has, then the cheapest
+
+        def cost(run: records.Run) -> tuple:
+            origin, seconds = found[run]["provenance"], found[run]["wall_seconds"]
+            return "device" in origin, origin["precision"] != "float32", seconds
+
+        run = min(found, key=cost)  # trained on a CPU in float32, which every processor has, then the cheapest
     else:
         run = records.Run.parse(arguments.run)
     with tempfile.TemporaryDirectory() as work:
@@ -160,21 +164,21 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def collect(arguments: argparse.Namespace) -> None:
     """Trains and records the SAC agent that collects a task's offline data, and writes the datasets; resumes if interrupted."""
-    from mbaug import checks, files, tasks
+    from mbaug import tasks
     from mbaug.datasets import collect, pools, read
     from mbaug.experiments import records, run, runner, studies
 
     task, to, arm = tasks.find(arguments.task), arguments.to, studies.ARMS["sac_million"]
     steps = arm.online.steps
     checks.require(to is None or to <= steps, f"to is {to}, but it must be from 0 to {steps:,}, the number of training steps")
-    work = files.repository() / "build" / "checkpoints" / "paper"  # shared with `record long`, which trains the same run
+    work = runner.work_folder()  # shared with `record long`, which trains the same run
     folders = read.FOLDERS if arguments.output is None else (arguments.output, arguments.output)
     sac_run, root = records.Run(task.name, "none", "sac_million", arguments.seed), records.root()
     run.prepare_for(arm)
     if runner.is_training(sac_run, arm, work):
         say(f"another process is training {sac_run}: waiting until it ends")
     with runner.held([sac_run], arm, work):
-        recorded = runner.recorded(sac_run, root)
+        recorded = runner.recorded_curve(sac_run, root)
         train = partial(run.collected, sac_run, arm, root, work, to)
         collect.collect(task, arguments.seed, folders, recorded, train, say)
     if arguments.output is None:
@@ -183,35 +187,38 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the offline datasets, imports a D4RL v2 file or a Minari dataset, or exports to Minari."""
-    from mbaug import files
-    from mbaug.checks import given, require
     from mbaug.datasets import check, export, pools
     from mbaug.experiments import probes
 
     imports = arguments.source is not None or arguments.name is not None
     unused = "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari"
-    require(imports or arguments.export or arguments.output is None, unused)
-    asked = ["an import"] * imports + [f"--{each}" for each in ("export", "readme", "probes") if getattr(arguments, each)]
-    require(len(asked) <= 1, f"{' and '.join(asked)} cannot be combined: run one command for each")
-    # Without a clone, an import needs --output, and everything else fails in files.repository().
-    into = (arguments.output if imports else None) or files.repository() / "build" / "offline"
+    checks.require(imports or arguments.export or arguments.output is None, unused)
+    asked = [f"--{each}" for each in ("export", "readme", "probes") if getattr(arguments, each)]
+    if imports:
+        asked.insert(0, "an import")
+    checks.require(len(asked) <= 1, f"{' and '.join(asked)} cannot be combined: run one command for each")
+    if imports:
+        source = checks.given(arguments.source, "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID")
+        name = checks.given(arguments.name, "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl")
+        folder = arguments.output or files.repository() / "build" / "offline"
+        say(check.import_dataset(source, name, folder, say))
+        return
+    repository = files.repository()  # raises without a clone
     if arguments.export:
-        folder = arguments.output or into.with_name("minari")
+        folder = arguments.output or repository / "build" / "minari"
         note = f"in {folder}, with a card: set MINARI_DATASETS_PATH to this folder and Minari finds them"
         say(*export.minari_datasets(folder), note, sep="\n")
     elif arguments.readme:
         pools.write_readme()
     elif arguments.probes:
-        probes.write()
-    elif imports:
-        source = given(arguments.source, "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID")
-        name = given(arguments.name, "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl")
-        say(check.import_dataset(source, name, into, say))
+        for path in probes.write():
+            say(path)
     else:
         table = pools.listing()
         say(table.to_string())
         bad = table.index[table.checksum != pools.VERIFIED]
-        require(bad.empty, f"these pools do not match their cards: {', '.join(bad)}; restore pool and card, or make both again")
+        differ = f"these pools do not match their cards: {', '.join(bad)}; restore pool and card, or make both again"
+        checks.require(bad.empty, differ)
 
 
 def strips(arguments: argparse.Namespace) -> None:
@@ -219,7 +226,7 @@ def strips(arguments: argparse.Namespace) -> None:
     from mbaug.datasets import render
 
     os.environ["MUJOCO_GL"] = render.opengl()  # before importing MuJoCo, which fails if the library it names is missing
-    from mbaug import files, tasks
+    from mbaug import tasks
     from mbaug.datasets import read
 
     files.repository()  # raises without a clone, where there would be nothing to render
@@ -229,7 +236,7 @@ def strips(arguments: argparse.Namespace) -> None:
         if strip.exists():
             continue
         task, data = tasks.find(path.stem.split("-")[0]), read.load(path.stem)
-        environment = tasks.make(task, render_mode="rgb_array", width=size, height=size, **render.CLOSE)
+        environment = tasks.make(task, width=size, height=size, **render.CLOSE)
         states = render.moments(data, count, most=round(1 / environment.get_wrapper_attr("dt")))  # a span of 1 s
         files.write_atomically(strip, render.strip(render.stills(environment, states)))
         environment.close()
@@ -238,13 +245,12 @@ def strips(arguments: argparse.Namespace) -> None:
 
 def models(arguments: argparse.Namespace) -> None:
     """Writes the missing files of data/models: fits world models (minutes each) and extracts the agents of recorded runs."""
-    from mbaug import files
-    from mbaug.experiments import records, trained
+    from mbaug.experiments import records, runner, trained
 
-    work = arguments.work or files.repository() / "build" / "checkpoints" / "paper"
+    work = arguments.work or runner.work_folder()
     for line in trained.make(work, records.root()):
         say(line)
-    trained.update_lines(work, records.root())
+    trained.update_along_actions(work, records.root())
 
 
 def advise(arguments: argparse.Namespace) -> None:
@@ -259,13 +265,12 @@ def advise(arguments: argparse.Namespace) -> None:
 def watch(arguments: argparse.Namespace) -> None:
     """Films a few seconds of a recorded policy as MP4 and GIF; needs no display."""
     users_choice = os.environ.pop("MUJOCO_GL", "")  # importing MuJoCo fails if the library it names is missing
-    from mbaug import files, tasks
-    from mbaug.checks import require
+    from mbaug import tasks
     from mbaug.datasets import render
     from mbaug.experiments import records, runner
 
     task, run = tasks.find(arguments.task), records.Run.parse(arguments.run)
-    require(run.task == task.name, f"{run} is a run of {run.task}, but the task given is {task.name}")
+    checks.require(run.task == task.name, f"{run} is a run of {run.task}, but the task given is {task.name}")
     act = runner.policy(run, records.root(), arguments.policy)
     render.check_seconds(arguments.seconds)
     os.environ["MUJOCO_GL"] = users_choice
@@ -296,12 +301,12 @@ def films(arguments: argparse.Namespace) -> None:
 
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless, draws every figure, and updates the README's tables and the chapters' answers."""
-    from mbaug.checks import require
     from mbaug.experiments import records
     from mbaug.reporting import answers, chapters, figures, stored, tables
 
     paper = arguments.profile == "paper"
-    require(paper or not arguments.anew, f"--anew writes tables of the profile 'paper', but the profile is {arguments.profile!r}")
+    refused = f"--anew writes tables of the profile 'paper', but the profile is {arguments.profile!r}"
+    checks.require(paper or not arguments.anew, refused)
     frame = records.load_runs(records.root()) if paper and chapters.find(arguments.only) else None
     if frame is not None:
         tables.update(frame)
@@ -366,7 +371,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--output": FOLDER | {"help": "folder for the import or export (default: build/offline or build/minari)"},
         "--export": {"choices": ["minari"], "help": "export the bundled datasets as Minari datasets"},
         "--readme": {"action": "store_true", "help": "write data/offline/README.md again from the datasets' cards"},
-        "--probes": {"action": "store_true", "help": "write the missing files of data/probes"},
+        "--probes": {"action": "store_true", "help": "write the missing files of data/probes, from medium-replay pools"},
     },
     advise: {
         "dataset": {"help": "name of an offline dataset, path of a D4RL v2 file, or minari:ID"},

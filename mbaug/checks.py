@@ -75,7 +75,12 @@ Share = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]
 Layers = Annotated[
     tuple[int, ...], Bound(lambda x: all(_is(int, n) and n > 0 for n in x), "a tuple of layer sizes, each 1 or more")
 ]
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "a tuple"} | {
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    tuple: "a tuple",
     dict: "an object of named values",
     list: "a list",
 }
@@ -144,17 +149,17 @@ def read(cls: type[Value], plain: object, where: str, lacking: Collection[str] =
     if not isinstance(plain, dict):
         raise ValueError(f"{place} is {plain!r:.300}, but it must be {KINDS[dict]}")
     hints = _hints(cls)
-    for words, names in (
-        ("lacks", [name for name in hints if name not in plain and not (name in lacking and hasattr(cls, name))]),
-        ("has unknown fields:", [repr(name) for name in plain if name not in hints]),
-    ):
-        require(not names, f"{place} {words} {', '.join(names):.200}; allowed are {', '.join(hints)}")
+    missing = [name for name in hints if name not in plain and not (name in lacking and hasattr(cls, name))]
+    require(not missing, f"{place} lacks {', '.join(missing):.200}; allowed are {', '.join(hints)}")
+    unknown = [repr(name) for name in plain if name not in hints]
+    require(not unknown, f"{place} has unknown fields: {', '.join(unknown):.200}; allowed are {', '.join(hints)}")
     prefix = f"{parent}." if parent else ""
     values = {name: _value(hints[name], item, where, lacking, prefix + name) for name, item in plain.items()}
     try:
         return cls(**values)
     except ValueError as error:  # the class refuses this combination of values
-        raise ValueError(f"{where}: {prefix and f'{parent}: '}{error}") from None
+        inside = f"{parent}: " if parent else ""
+        raise ValueError(f"{where}: {inside}{error}") from None
 
 
 def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: str) -> Any:
@@ -166,7 +171,8 @@ def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: st
     if isinstance(value, list) and any(get_origin(option) is tuple for option in options):
         value = tuple(value)
     option = _checked_type(f"{where}: {name}", value, hint)
-    inner = next((part for part in get_args(option)[::-1] if part is not Ellipsis), Any)  # type of a container's items
+    arguments = [part for part in get_args(option) if part is not Ellipsis]
+    inner = arguments[-1] if arguments else Any  # type of a container's items
     if isinstance(value, tuple | list):
         return type(value)(_value(inner, item, where, lacking, f"{name}[{number}]") for number, item in enumerate(value))
     if isinstance(value, dict):

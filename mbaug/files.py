@@ -39,6 +39,8 @@ def in_one_sentence(path: Path) -> Iterator[None]:
     except OSError as error:
         reason, inside = error.strerror or type(error).__name__, path.absolute().is_relative_to(CLONE)
         remedy = "work in a clone that you may write to" if inside else "choose another folder"
+        if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+            remedy = "a file stands where a folder must be, or the other way round: move it, or name another path"
         remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else remedy
         raise CannotWrite(f"Cannot write {path}: {reason}. Nothing there was changed: {remedy}.") from error
 

@@ -22,8 +22,14 @@ Commit = Annotated[str, Bound(lambda x: bool(re.fullmatch(COMMIT, x)), "a commit
 
 VERSIONED = "numpy", "gymnasium", "mujoco"  # packages on which a result depends, besides torch
 TRAINING = (  # code of this package that decides what a run learns and what its record holds
-    *("streams.py", "engine", "tasks.py", "method", "datasets/check.py"),
-    *(f"experiments/{name}.py" for name in ("models", "measures", "run")),
+    "streams.py",
+    "engine",
+    "tasks.py",
+    "method",
+    "datasets/check.py",
+    "experiments/models.py",
+    "experiments/measures.py",
+    "experiments/run.py",
 )
 OPTIONAL = {"device", "earlier_commits"}  # fields of `Provenance` that a file may lack
 
@@ -120,10 +126,7 @@ def processor() -> str:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    try:
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        return platform.processor() or platform.machine()
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     named = r"^(model name|cpu family|model|CPU implementer|CPU part)\s*:\s*(.+)$"
     facts = dict(re.findall(named, first, re.MULTILINE))
     name = facts.pop("model name", platform.machine())

@@ -223,16 +223,12 @@ def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) ->
 
 
 class Step(NamedTuple):
-    """The results of one step of P environments.
-
-    Where an episode ends, `next_state` is its last state and `state` is the first one after the reset. Elsewhere they are equal.
-    """
+    """The results of one step of P environments. Where an episode ends, `next_state` is its last state."""
 
     next_state: Float[np.ndarray, "population state"]
     reward: Float[np.ndarray, " population"]
     terminal: Bool[np.ndarray, " population"]
     truncated: Bool[np.ndarray, " population"]
-    state: Float[np.ndarray, "population state"]
 
 
 class Lockstep:
@@ -254,7 +250,7 @@ class Lockstep:
             truncated[k] &= not terminal[k]
             state[k] = environment.reset()[0] if terminal[k] or truncated[k] else next_state[k]
         self.state = state
-        return Step(next_state, reward, terminal, truncated, state)
+        return Step(next_state, reward, terminal, truncated)
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], list[dict]]:
         """Returns everything that the next step depends on: arrays, and JSON data for each environment."""
@@ -315,9 +311,10 @@ class Evaluator:
 
         `occasion` names the random stream, e.g. ("finetune", 5000), so that extra evaluations do not change other evaluations.
         """
-        rows = zip(self.seeds, self.environments, strict=True)
-        seeded = [[(streams.integer(seed, "evaluation", *occasion, e), one) for e, one in enumerate(row)] for seed, row in rows]
-        first = [[environment.reset(seed=start)[0] for start, environment in row] for row in seeded]
+        first = [
+            [one.reset(seed=streams.integer(seed, "evaluation", *occasion, e))[0] for e, one in enumerate(row)]
+            for seed, row in zip(self.seeds, self.environments, strict=True)
+        ]
         return self._play(policy, np.array(first, dtype=np.float32))
 
     def from_states(self, policy: Policy, states: Float[np.ndarray, "starts state"], steps: int) -> Episodes:

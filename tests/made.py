@@ -1,24 +1,26 @@
 """Builders that several tests share: random data, computations in NumPy, short training runs."""
 
 from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from mbaug import files
-from mbaug.method.arms import ALGORITHMS
+from mbaug import files, tasks
+from mbaug.method import training
+from mbaug.method.arms import ALGORITHMS, Arm
 from mbaug.method.iql import IQL
 from mbaug.method.networks import Arithmetic
 from mbaug.method.sac import SAC
 from mbaug.method.td3 import TD3
-from mbaug.method.transitions import Batch, Dataset
+from mbaug.method.transitions import Batch, Dataset, Standardiser
 
 SHA256 = 64 * "0"
 PROVENANCE = dict.fromkeys(("python", "torch", "numpy", "gymnasium", "mujoco", "mbaug", "cpu"), "1.0")
 DOUBLE = Arithmetic(precision="float64")
 STATE, ACTION, BATCH = 4, 2, 16  # sizes in the updates on random batches
 ABLE = {"hidden": (16, 16), "batch_size": 64, "learning_rate": 3e-3}
-LEARNERS = {  # settings that find the best action of the one-step task in 400 updates
+LEARNERS = {  # settings that find the best action of the one-step task in 500 updates
     "td3": TD3(**ABLE),
     "sac": SAC(**ABLE, initial_temperature=0.1, temperature_learning_rate=0.03),
     "layernorm": TD3(**ABLE | {"hidden": (32, 32)}),  # with LayerNorm, 16 units are too few
@@ -128,3 +130,21 @@ def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss)
         policy_step = step % settings.policy_delay == 0
         algorithm.update(agent, batch, algorithm.noise(normal, settings), settings, policy_step, **loss)
     return agent
+
+
+def learner_of(settings, seeds, state_size, action_size):
+    """Returns untrained learners for a task with these state and action sizes."""
+    task = replace(tasks.find("hopper"), positions=("place",) * state_size, velocities=(), action_size=action_size)
+    return training.learner(Arm(learner=settings), task, seeds, Standardiser.identity(len(seeds), state_size))
+
+
+def linear():
+    """Returns a learner with Q_1 = s + 2 a, Q_2 = 2 s - a and pi = tanh(s / 2), whose target networks are equal to these."""
+    learner = learner_of(TD3(hidden=()), [0], 1, 1)
+    agent = learner.agent
+    for actor, critics in ((agent.actor, agent.critics), (agent.target_actor, agent.target_critics)):
+        actor.network.layers[0][0].fill_(0.5)
+        critics.network.layers[0][0].copy_(torch.tensor([[[1.0], [2.0]], [[2.0], [-1.0]]]))
+        for network in (actor.network, critics.network):
+            network.layers[0][1].zero_()
+    return learner

@@ -246,7 +246,7 @@ def test_the_command_prints_its_results_or_one_error_sentence(folder, capsys, mo
     command(["--json"])
     assert json.loads(capsys.readouterr().out)["sections"]["products"][0]["gflops"] == [100.0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="benchmarks: unknown device 'cuda': allowed are 'cpu'"):
+    with pytest.raises(SystemExit, match="benchmarks: the device is 'cuda', but torch finds no NVIDIA GPU here"):
         command(["--device", "cuda", "--record"])
     with pytest.raises(SystemExit):
         command(["--json", "--record"])

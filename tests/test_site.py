@@ -16,11 +16,18 @@ import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 
+from mbaug.method.arms import ALGORITHMS
 from mbaug.reporting import chapters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONTENTS = [source.stem for source in chapters.find()]
 ADDRESS = "https://github.com/someone/mbaug"
+
+
+def test_the_site_describes_every_algorithm():
+    described = (ROOT / "docs/method.rst").read_text()
+    lacking = [name for name in ALGORITHMS if f"automodule:: mbaug.method.{name}\n" not in described]
+    assert not lacking, "docs/method.rst needs a section for each algorithm"
 
 
 class Page(HTMLParser):

@@ -11,11 +11,9 @@ from mbaug.provenance import Provenance
 
 LATER = {"critic_updates", "dynamics", "probe_steps"}  # settings that did not exist when the first cards were written
 Sha256 = Annotated[str, Bound(lambda x: len(x) == 64 and set(x) <= set("0123456789abcdef"), "64 hexadecimal digits")]
-PUBLISHED = Bound(
-    lambda x: x is None or {*x} <= {"transitions", "episodes", "mean_return"},
-    "an object with no other keys than transitions, episodes, mean_return",
-)
-Published = Annotated[dict[str, float] | None, PUBLISHED]
+KNOWN = "transitions", "episodes", "mean_return"  # what D4RL may have published about a dataset
+_published = Bound(lambda x: {*x} <= {*KNOWN}, f"an object with no other keys than {', '.join(KNOWN)}")
+Published = Annotated[dict[str, float], _published] | None
 
 
 class DatasetDamaged(ValueError):
@@ -84,8 +82,8 @@ class Card:
         require(ends == self.episodes, f"terminals and timeouts add up to {ends}, but there are {self.episodes} episodes")
         sentence = f"episodes is {self.episodes}, but there are only {self.transitions} transitions"
         require(self.episodes <= self.transitions, sentence)
-        quantiles = list(self.return_quantiles), list(self.return_quantiles.values())
-        rising = quantiles == (["0", "25", "50", "75", "100"], sorted(quantiles[1]))
+        values = list(self.return_quantiles.values())
+        rising = list(self.return_quantiles) == ["0", "25", "50", "75", "100"] and values == sorted(values)
         allowed = "its keys must be 0, 25, 50, 75, 100 and its values must not decrease"
         require(rising, f"return_quantiles is {self.return_quantiles}, but {allowed}")
         require((self.seed is None) != (self.source is None), "a card must have a seed or a source, but not both")
@@ -95,7 +93,6 @@ class Card:
         )
 
 
-DIGEST = "card_sha256"
 OPTIONAL = {field.name for field in dataclasses.fields(Card) if field.default is None}
 
 
@@ -114,7 +111,7 @@ def checked(plain: Any, where: str) -> dict[str, Any]:
 
 def sealed(card: dict[str, Any]) -> bytes:
     """Returns the JSON of a card, including its own SHA-256."""
-    return files.sealed(card, DIGEST, indent=1)
+    return files.sealed(card, "card_sha256", indent=1)
 
 
 def read_card(path: Path) -> dict[str, Any]:

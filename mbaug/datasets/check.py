@@ -98,10 +98,12 @@ def _check_replay(task: Task, dataset: Dataset, rows: np.ndarray, count: int) ->
     next_state, reward, terminal = replay(task, dataset.state[rows], dataset.action[rows])
     unit, state = dataset.state.std(axis=0, dtype=np.float64) + 1e-3, dataset.state[rows]
     recorded = dataset.next_state[rows].astype(np.float64)
-    distance, *moved = (
-        np.linalg.norm(step / unit, axis=1) for step in (recorded - next_state, recorded - state, next_state - state)
-    )
-    errors = np.nan_to_num(distance / np.maximum(np.max(moved, axis=0), 1e-6), nan=np.inf)
+
+    def length(step: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(step / unit, axis=1)
+
+    moved = np.maximum(length(recorded - state), length(next_state - state))
+    errors = np.nan_to_num(length(recorded - next_state) / np.maximum(moved, 1e-6), nan=np.inf)
     neighbours = (dataset.reward[np.clip(rows + offset, 0, len(dataset) - 1)] for offset in (-1, 0, 1))
     previous, same, following = (np.abs(reward - neighbour)[:count] for neighbour in neighbours)
     reward_errors = same / max(min(_median(previous), _median(following)), 1e-3)  # 1e-3: in case neighbouring rewards are equal
@@ -161,7 +163,7 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
     is_pool = source in read.bundled() and not Path(source).is_file()
     require(not is_pool, f"{source} is a pool that already exists here: give PATH.hdf5 or minari:ID of the data to import")
     if pools.exists(path):
-        raise FileExistsError(f"{name} already exists in {folder}: pools are never overwritten")
+        raise FileExistsError(f"{name} already exists in {folder}: pools are never overwritten, so choose another name")
     task, (title, arrays) = tasks.find(task_name), read.arrays(source)
     dataset = Dataset(title, **read.columns(source, arrays))
     both = (arrays["terminals"] > 0) & (arrays["timeouts"] > 0)

@@ -19,6 +19,7 @@ from mbaug.datasets import pools, read
 from mbaug.datasets.pools import Rows, episodes
 from mbaug.method import training
 from mbaug.method.arms import Arm
+from mbaug.method.transitions import packed
 from mbaug.provenance import provenance
 from mbaug.tasks import Lockstep, Task
 
@@ -60,8 +61,10 @@ def medium_steps(curve: Sequence[dict], level: float | None) -> int | None:
     """Returns the number of environment steps after which the curve first holds `level`, or None if it never does."""
     if level is None:
         return None
-    parts = (curve[:count] for count in range(len(curve) + 1))
-    return next((part[-1]["environment_steps"] for part in parts if holds(part, level)), None)
+    for count in range(2, len(curve) + 1):
+        if holds(curve[:count], level):
+            return curve[count - 1]["environment_steps"]
+    return None
 
 
 def choose_episodes(rows: Rows, size: int, seed: int) -> list[np.ndarray]:
@@ -80,8 +83,7 @@ def roll_out(task: Task, quality: str, seed: int, act: Act) -> Rows:
         state = environments.state
         action = act(state[0], random)[None]
         step = environments.step(action)
-        scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
-        rows.append(np.concatenate([state, action, step.next_state, *scalars], axis=1, dtype=np.float32)[0])
+        rows.append(packed(state, action, step.next_state, step.reward, step.terminal, step.truncated)[0])
     environments.close()
     return np.stack(rows)
 
@@ -182,12 +184,12 @@ def make_trained(trained: Trained, level: float | None, paths: dict[str, Path], 
         report(f"{name}-expert is not made: training has not reached its end")
 
 
-def make(path: Path, task: Task, seed: int, content: Callable[[], tuple[dict, Rows]], report: Report) -> None:
-    """Writes a pool unless it exists. `content` returns the pool's part of the card and its rows."""
+def make(path: Path, task: Task, seed: int, build: Callable[[], tuple[dict, Rows]], report: Report) -> None:
+    """Writes a pool unless it exists. `build` returns the pool's part of the card and its rows."""
     if pools.exists(path):
         report(f"{path.stem} already exists in {path.parent} and stays as it is: pools are never overwritten")
         return
-    about, rows = content()
+    about, rows = build()
     command = f"python -m mbaug collect {task.name} --seed {seed}"
     pools.write(path, rows, task, {"command": command, "licence": pools.LICENCE, "seed": seed} | about)
     report(f"{path.stem} is made: {path}, {path.stat().st_size / 1e6:.2f} MB")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mbaug import files, tasks
 from mbaug.datasets.cards import DatasetDamaged, checked, read_card, sealed
-from mbaug.datasets.read import FOLDERS, bundled
+from mbaug.datasets.read import FOLDER, FOLDERS, bundled
 
 LICENCE = "CC BY 4.0"  # licence of our own pools and of D4RL's files
 VERIFIED = "verified"  # entry of `listing` for a pool that matches its card
@@ -164,7 +164,7 @@ VERSIONS = (
 )
 
 
-def readme(folder: Path = FOLDERS[0]) -> str:
+def readme(folder: Path = FOLDER) -> str:
     """Returns the text of a folder's README.md, which describes the folder's pools from their cards."""
     lines, versions = {table: [] for table in TABLES}, {}
     for name, path in bundled([folder]).items():
@@ -176,9 +176,10 @@ def readme(folder: Path = FOLDERS[0]) -> str:
             lines[table].append(row.format(**card))
         versions.setdefault(VERSIONS.format(**card), []).append(name)
     alike = [f"{'All' if len(versions) == 1 else ', '.join(names)}: {text}" for text, names in versions.items()]
-    return README.format(**{part: "\n".join(text) for part, text in (lines | {"versions": alike}).items()})
+    parts = {part: "\n".join(text) for part, text in lines.items()}
+    return README.format(**parts, versions="\n".join(alike))
 
 
-def write_readme(folder: Path = FOLDERS[0]) -> None:
+def write_readme(folder: Path = FOLDER) -> None:
     """Writes a folder's README.md."""
     files.write_atomically(folder / "README.md", readme(folder).encode())

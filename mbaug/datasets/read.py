@@ -160,7 +160,8 @@ def ends(name: str, arrays: Columns) -> tuple[Bool[np.ndarray, " rows"], Bool[np
     early = timeout & ~terminal & (step < limit)
     early[-1] = False  # the file may end before the episode does
     sentence = f"{name}: {early.sum():,} of {timeout.sum():,} timeouts are before step {limit:,} (first: row {early.argmax()})"
-    require(not early.any(), f"{sentence}, but a task times out only at that step or where the file ends")
+    remedy = "keep the rows in order, and import each recording as a file of its own"
+    require(not early.any(), f"{sentence}, but a task times out only at that step or where the file ends: {remedy}")
     fall = terminal & (~timeout | (step < limit))
     return fall, timeout & ~fall
 

@@ -25,7 +25,11 @@ LONGEST = 60  # upper limit for the seconds of a film, since all its images are 
 SIZE = 320  # width and height of a film, in pixels
 FOLLOWED: dict[str, Any] = {"render_mode": "rgb_array", "camera_name": "track"}  # a camera that follows; the default stands still
 STRIP = 8, 96  # number of frames in a strip; width and height of each, in pixels
-CLOSE = {"camera_id": -1, "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90}}
+CLOSE: dict[str, Any] = {  # a camera beside the torso
+    "render_mode": "rgb_array",
+    "camera_id": -1,
+    "default_camera_config": {"type": 1, "trackbodyid": 1, "distance": 3.0, "elevation": -8, "azimuth": 90},
+}
 FLAT, SKY = 0, 2  # types of textures: MuJoCo's mjTEXTURE_2D and mjTEXTURE_SKYBOX
 SHADES = 32  # levels of each colour in a strip; with all 256 a PNG is twice as large
 TRIAL = "import gymnasium; e = gymnasium.make('Hopper-v5', render_mode='rgb_array', width=8, height=8); e.reset(); e.render()"
@@ -87,7 +91,7 @@ def frames(
     return np.stack(images), round(steps_per_second / every)
 
 
-def plain(environment: gymnasium.Env) -> gymnasium.Env:
+def without_scenery(environment: gymnasium.Env) -> gymnasium.Env:
     """Returns the MuJoCo environment after giving it a white sky and a pale floor without reflections.
 
     A GIF has few colours, and this leaves most of them for the agent. Call it before the first image is drawn.

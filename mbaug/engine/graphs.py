@@ -26,7 +26,6 @@ def captured(
     period: Callable[..., None],
     inputs: Sequence[Tensor],
     state: Sequence[Tensor],
-    capture: Callable[[Call], Call] | None = None,
 ) -> Callable[..., None]:
     """Returns a function that replays `period(*tensors)`, which changes `state` in place, as a graph.
 
@@ -35,12 +34,11 @@ def captured(
     everything else that it reads must stay the same. Capturing leaves `state` unchanged.
 
     On the CPU we compare the first replay with `period` itself, bit for bit. If it differs, or if the capture fails, we warn
-    and return `period`, which is slower but gives the same numbers. `capture` turns a call into its replay. By default it is
-    the entry of CAPTURES for the tensors' device; if there is none, `period` is returned.
+    and return `period`, which is slower but gives the same numbers. We also return it on a device that CAPTURES lacks.
     """
     warn_of_threads()
     device = inputs[0].device.type
-    capture = capture or CAPTURES.get(device)
+    capture = CAPTURES.get(device)
     if capture is None:
         return period
     buffers, before = ([tensor.detach().clone() for tensor in tensors] for tensors in (inputs, state))
@@ -169,7 +167,9 @@ def _compile(operations: Sequence[Operation]) -> Iterator[Call]:
         else:
             for tensor in results:
                 storage = tensor.untyped_storage()
-                held[storage.data_ptr()] = memory = (free[len(storage)] or [torch.UntypedStorage(len(storage))]).pop()
+                size = len(storage)
+                memory = free[size].pop() if free[size] else torch.UntypedStorage(size)
+                held[storage.data_ptr()] = memory
                 stand_ins[id(tensor)] = tensor.new_empty(0).set_(memory, 0, tensor.shape, tensor.stride())
             if not operation.name.startswith(("empty", "new_empty")):
                 yield _first_that_works(_ways(operation, args, kwargs, [stand_ins[id(tensor)] for tensor in results]))

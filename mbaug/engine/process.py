@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mbaug.checks import choose
+from mbaug.checks import choose, require
 
 MALLOC_OPTIONS = {-1: 2**28, -3: 2**25}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h, in bytes
 DEVICES = "cpu", "cuda"
@@ -48,8 +48,8 @@ def has_bfloat16(device: str = "cpu") -> bool:
 
 
 @cache
-def keep_memory() -> bool:
-    """Tells the C library to keep the memory that an update frees; returns whether the library has this option.
+def keep_memory() -> None:
+    """Tells the C library to keep the memory that an update frees, if the library has this option.
 
     An update needs the same few megabytes as the one before. By default glibc may return them to
     the system and request them again, which costs hundreds of page faults per update. Which
@@ -58,8 +58,16 @@ def keep_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
-        return False
-    return all(mallopt(option, size) for option, size in MALLOC_OPTIONS.items())
+        return
+    for option, size in MALLOC_OPTIONS.items():
+        mallopt(option, size)
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError if the device is unknown, or if this machine lacks it."""
+    choose("device", device, DEVICES)
+    absent = "the device is 'cuda', but torch finds no NVIDIA GPU here: use 'cpu', or install a torch with CUDA for your GPU"
+    require(device in devices(), absent)
 
 
 def devices() -> tuple[str, ...]:
@@ -82,7 +90,7 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
     Float32 products use oneDNN where it keeps all 24 bits, which is slightly faster on AMD's Zen 4. Torch calls this "medium"
     precision. On processors with AMX, "medium" computes in bfloat16, and on a GPU in TF32, so we do not use it there.
     """
-    choose("device", device, devices())
+    check_device(device)
     keep_memory()
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:

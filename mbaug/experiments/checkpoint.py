@@ -1,5 +1,9 @@
-"""Checkpoints, from which an interrupted run resumes: one safetensors file with plain data in its header. No pickle."""
+"""Checkpoints, from which an interrupted run resumes: one safetensors file with plain data in its header. No pickle.
 
+Each stage of a run has a folder for its checkpoint, which one process holds at a time.
+"""
+
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -9,20 +13,65 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from filelock import FileLock, SoftFileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mbaug import files
+from mbaug.engine.process import warn_once
 from mbaug.method import training
 from mbaug.method.training import Learner
+from mbaug.provenance import circumstances
 
 NAME = "checkpoint.safetensors"
 REMEDY = "remove its folder to start this stage again"
 COUNTERS = ("gradient_steps", "environment_steps", "diverged_at")  # counters of a learner that a checkpoint stores
+NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP  # errors of flock on file systems without locks
 
 
 class CheckpointDamaged(ValueError):
     """A checkpoint's content is not what was written."""
+
+
+# --- folders of stages ----------------------------------------------------------------------------------------------------
+
+
+def key(*parts: object) -> str:
+    """Returns a digest of `parts`, the name of the work that depends only on them."""
+    return files.sha256(json.dumps(files.plain(parts), sort_keys=True).encode())[:16]
+
+
+def stage(work: Path, *parts: object) -> Path:
+    """Returns the folder of checkpoints of a stage that depends on `parts`, and on code, versions and processor.
+
+    So a stage starts again after a change of code, versions or processor.
+    """
+    return work / key(*parts, circumstances())
+
+
+@contextmanager
+def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
+    """Holds the lock of a folder. Only one process can hold it, and it is released when that process ends, even by a kill.
+
+    Without `blocking`, raises Timeout if another process holds the lock.
+    """
+    with files.in_one_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(folder / "lock", blocking=blocking).acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warn_once(
+            f"the file system of {folder.parent} has no locks ({error.strerror}), so files named lock.soft replace them. If a "
+            "crash of the machine leaves one behind, remove it. It is better to put build/ on a local disk"
+        )
+        held = SoftFileLock(folder / "lock.soft", blocking=blocking).acquire()
+    with held:
+        yield
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------------
 
 
 def packed(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from mbaug import checks, provenance
 from mbaug.checks import Bound, NotNegative, Share, Whole, require, settings
 from mbaug.datasets.cards import Sha256
+from mbaug.experiments import probes
 from mbaug.method import arms
 from mbaug.provenance import Provenance
 
@@ -35,7 +36,7 @@ Roughness = Annotated[tuple[NotNegative | None, ...], numbers(2)]
 CALIBRATED = keys("states", "value", "return", "gap", "gap_std", "value_std", "return_std", "twin_gap", "rank_correlation")
 PREDICTED = keys("sample", "mean", "reconstruction", "persistence", "linear", more="deterministic")
 GROUPS = Bound(
-    lambda x: {"all"} < {*x} <= {"all", "anywhere", "near a fall", "low return", "high return"},
+    lambda x: {"all"} < {*x} <= {"all", *probes.GROUPS},
     "an object with the key 'all' and at least one group of states",
 )
 

@@ -6,6 +6,7 @@ We compare the return that critics predict from these states with the return in 
 files, and a test compares each with its pool.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,19 @@ def load(task: Task, folder: Path = FOLDER) -> Probe:
     return Probe(**{name: part.numpy() for name, part in checkpoint.unpacked(path, f"remove it, then {remedy} anew")[0].items()})
 
 
-def write(folder: Path = FOLDER) -> None:
-    """Writes the missing files of all tasks with a medium-replay pool. Existing files stay: recorded runs depend on them."""
+def known(task: Task) -> bool:
+    """Returns whether calibration is measured on a task: always on the paper's, on a task of your own if its file exists."""
+    return task.name in tasks.TASKS or path_of(task).exists()
+
+
+def write(folder: Path = FOLDER) -> Iterator[Path]:
+    """Writes the missing files of all tasks with a medium-replay pool, and yields them.
+
+    Existing files stay: recorded runs depend on them.
+    """
     pools = read.bundled()
     for task in tasks.EVERY.values():
-        if f"{task.name}-medium-replay" in pools and not path_of(task, folder).exists():
-            files.write_atomically(path_of(task, folder), content(task))
+        path = path_of(task, folder)
+        if f"{task.name}-medium-replay" in pools and not path.exists():
+            files.write_atomically(path, content(task))
+            yield path

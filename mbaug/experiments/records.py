@@ -63,9 +63,9 @@ class Run:
     def __str__(self) -> str:
         return f"{self.task}/{self.dataset}/{self.arm}/seed{self.seed}"
 
-    def path(self, root: Path | str) -> Path:
+    def path(self, root: Path) -> Path:
         """Returns the run's path below `root`, without a suffix."""
-        return Path(root) / str(self)
+        return root / str(self)
 
     @classmethod
     def parse(cls, text: str) -> "Run":
@@ -91,16 +91,14 @@ def root() -> Path:
 # --- write ----------------------------------------------------------------------------------------------------------------
 
 
-def write(
-    root: Path | str, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None
-) -> None:
+def write(root: Path, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None) -> None:
     """Writes all files of a run or none, the JSON last.
 
     A row has exactly the columns in `COLUMNS`, and the metadata have exactly the keys in `metadata.OWN`. Numbers that are not
     finite become null in the JSON. `policies` are the actors to keep, by name; they go into a file of their own.
 
     Raises:
-        FileExistsError: The run is already recorded with all of today's measures. Evidence is never overwritten.
+        FileExistsError: The run is already recorded. Evidence is never overwritten.
         ValueError: A row or the metadata lack a name, have an unknown one, or have an invalid value.
         files.CannotWrite: The folder is full or read-only.
     """
@@ -138,23 +136,23 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 # --- read -----------------------------------------------------------------------------------------------------------------
 
 
-def read_metadata(root: Path | str, run: Run) -> dict[str, Any]:
+def read_metadata(root: Path, run: Run) -> dict[str, Any]:
     """Returns a run's metadata after checking that its CSV is the one for which the JSON was written.
 
     Raises:
         FileNotFoundError: The run is not recorded.
         RecordDamaged: The JSON or the CSV is not what was written.
     """
-    return _verified(Path(root), run)[1]
+    return _verified(root, run)[1]
 
 
-def read(root: Path | str, run: Run) -> Record:
+def read(root: Path, run: Run) -> Record:
     """Returns a run's verified evaluation episodes and metadata; raises as `read_metadata`."""
-    content, metadata = _verified(Path(root), run)
+    content, metadata = _verified(root, run)
     return Record(_frame(content), metadata)
 
 
-def policies(root: Path | str, run: Run) -> dict[str, Tensor]:
+def policies(root: Path, run: Run) -> dict[str, Tensor]:
     """Returns the parameters of a run's kept actors by name, {} if none were kept; raises as `read_metadata`."""
     metadata = read_metadata(root, run)
     if "policies_sha256" not in metadata:
@@ -206,31 +204,31 @@ def _frame(content: bytes) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(content), dtype=COLUMNS)  # pandas reads floats exactly from 3.1 on
 
 
-def recorded(root: Path | str, runs: Iterable[Run] | None = None) -> list[Run]:
+def recorded(root: Path, runs: Iterable[Run] | None = None) -> list[Run]:
     """Returns the runs recorded below `root`, or only those in `runs`, sorted."""
-    paths = (path.relative_to(root).with_suffix("") for path in Path(root).glob("*/*/*/seed*.json"))
+    paths = (path.relative_to(root).with_suffix("") for path in root.glob("*/*/*/seed*.json"))
     found = {Run.parse(path.as_posix()) for path in paths}
     return sorted(found if runs is None else found & set(runs))
 
 
-def find(root: Path | str, run: Run) -> dict[str, Any] | None:
+def find(root: Path, run: Run) -> dict[str, Any] | None:
     """Returns a run's verified metadata, None if it is not recorded."""
     return read_metadata(root, run) if run.path(root).with_suffix(".json").exists() else None
 
 
-def load_metadata(root: Path | str, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
+def load_metadata(root: Path, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
     """Returns the verified metadata of the recorded runs, or only of those in `runs`."""
     return {run: read_metadata(root, run) for run in recorded(root, runs)}
 
 
-def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFrame:
+def load_runs(root: Path, runs: Iterable[Run] | None = None) -> pd.DataFrame:
     """Returns the verified evaluation episodes of the recorded runs, or only of those in `runs`, as one tidy frame.
 
     The columns are those of `RUN_COLUMNS`, those of `COLUMNS`, and score, the D4RL-normalised return. `overfitting` is the error
     of the critics on new rows divided by that on trained rows when pre-training ends, NaN if it was not measured. A run that
     diverged before its first evaluation has one row without phase and returns.
     """
-    found = {run: _verified(Path(root), run) for run in recorded(root, runs)}
+    found = {run: _verified(root, run) for run in recorded(root, runs)}
     run_values = [
         dataclasses.asdict(run) | {"status": metadata["status"], "overfitting": _overfitting(metadata)}
         for run, (_, metadata) in found.items()
@@ -244,7 +242,7 @@ def load_runs(root: Path | str, runs: Iterable[Run] | None = None) -> pd.DataFra
     return frame.assign(score=pd.concat(scores) if scores else pd.Series(dtype=float))
 
 
-def write_parquet(root: Path | str, path: Path) -> None:
+def write_parquet(root: Path, path: Path) -> None:
     """Writes the frame of all recorded runs (`load_runs`) as one Parquet file; raises ModuleNotFoundError without pyarrow."""
     if importlib.util.find_spec("pyarrow") is None:
         raise ModuleNotFoundError(needs("Parquet", "pyarrow"))

@@ -4,12 +4,9 @@ Each stage is a function that leaves a checkpoint, so the same command resumes a
 once: a world model for all arms that use it, a pre-training for all arms that differ only in their fine-tuning.
 """
 
-import errno
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -18,14 +15,12 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from filelock import FileLock, SoftFileLock
 from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import engine, files, streams, tasks
 from mbaug.checks import require
 from mbaug.datasets import check, collect, read
-from mbaug.engine.process import warn_once
 from mbaug.experiments import checkpoint, measures, models, probes, records
 from mbaug.experiments.models import FAST
 from mbaug.experiments.records import Run
@@ -39,48 +34,12 @@ from mbaug.provenance import circumstances, commit, provenance
 STEPS_KEPT = 50_000, 100_000  # environment steps after which we keep the actor of a pre-trained agent
 LONG = 100_000  # environment steps; longer runs keep their actors and replay buffer, from which pools are made
 CHECKPOINTS = 40  # at most about this many per fine-tuning; a replay buffer of a million rows takes 250 MB in each
-NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP  # errors of flock on file systems without locks
 SAVED = "rows", "outside", "switch"  # attributes of a population that a checkpoint stores beside its learner
-
-
-def key(*parts: object) -> str:
-    """Returns a digest of `parts`, the name of the work that depends only on them."""
-    return files.sha256(json.dumps(files.plain(parts), sort_keys=True).encode())[:16]
-
-
-def stage(work: Path, *parts: object) -> Path:
-    """Returns the folder of checkpoints of a stage that depends on `parts`, and on code, versions and processor.
-
-    So a stage starts again after a change of code, versions or processor.
-    """
-    return work / key(*parts, circumstances())
 
 
 def union(*lists: Sequence[str]) -> list[str]:
     """Returns the items of several lists, each once, in order of first appearance."""
     return list(dict.fromkeys(item for each in lists for item in each))
-
-
-@contextmanager
-def lock(folder: Path, blocking: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder. Only one process can hold it, and it is released when that process ends, even by a kill.
-
-    Without `blocking`, raises Timeout if another process holds the lock.
-    """
-    with files.in_one_sentence(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(folder / "lock", blocking=blocking).acquire()
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        warn_once(
-            f"the file system of {folder.parent} has no locks ({error.strerror}), so files named lock.soft replace them. If a "
-            "crash of the machine leaves one behind, remove it. It is better to put build/ on a local disk"
-        )
-        held = SoftFileLock(folder / "lock.soft", blocking=blocking).acquire()
-    with held:
-        yield
 
 
 @dataclass(eq=False)
@@ -109,7 +68,7 @@ class Population:
 
     @property
     def long(self) -> bool:
-        """Whether the actors are kept: only in long runs without pre-training, whose actors need no standardiser."""
+        """Whether pools can be made from the runs: they keep the replay buffer, and the actor of each evaluation."""
         return self.arm.pretraining is None and self.arm.online.steps > LONG
 
     @property
@@ -125,8 +84,9 @@ class Population:
     @property
     def ended(self) -> bool:
         """Whether every agent has been trained to the end or has diverged."""
-        plan = self.arm.finetuning
-        return self.learner.environment_steps == (plan.steps if plan else 0) or not self.learning
+        learner, online = self.learner, self.arm.finetuning
+        done = learner.gradient_steps >= self.arm.offline.updates if online is None else learner.environment_steps >= online.steps
+        return done or not self.learning
 
 
 # --- draw, fit ------------------------------------------------------------------------------------------------------------
@@ -149,7 +109,7 @@ def begin(runs: Sequence[Run], arm: Arm, work: Path, device: str = "cpu") -> Pop
     task, seeds, plan = tasks.find(runs[0].task), [run.seed for run in runs], arm.pretraining
     drawn, rest, standardiser = [], [], Standardiser.identity(len(seeds), task.state_size)
     arithmetic = replace(FAST, precision=arm.precision, device=device)
-    table = torch.empty(len(seeds), 0, 2 * task.state_size + task.action_size + 3)
+    table = torch.empty(len(seeds), 0, 0)  # arms without data read no rows
     if plan is not None:
         pool = read.load(runs[0].dataset)
         check.check_dataset(task, pool)
@@ -179,7 +139,7 @@ def folder(population: Population, *parts: object) -> Path:
     device = [] if learner.arithmetic.device == "cpu" else [learner.arithmetic.device]  # only it can continue its random streams
     drawn = [dataset.sha256 for dataset in population.drawn]  # another pool may have the same name
     depends = learner.task.name, pool, learner.seeds, population.arm.precision, *device, *drawn, *parts
-    return stage(population.work, *depends)
+    return checkpoint.stage(population.work, *depends)
 
 
 def fit(population: Population) -> None:
@@ -188,8 +148,8 @@ def fit(population: Population) -> None:
     if arm.model is None or arm.augmentation is None:
         return
     for seed, drawn, rest in zip(population.learner.seeds, population.drawn, population.rest, strict=True):
-        where = stage(population.work, drawn.sha256, seed, arm.model, arm.precision, device)
-        with lock(where):
+        where = checkpoint.stage(population.work, drawn.sha256, seed, arm.model, arm.precision, device)
+        with checkpoint.lock(where):
             if checkpoint.exists(where):
                 with checkpoint.restoring(where):
                     tensors, state = checkpoint.load(where)
@@ -285,19 +245,13 @@ def kept(work: Path, which: Run, name: str) -> Path:
 
 def imagined(population: Population, rule: Augmentation, number: int) -> Tensor:
     """Returns table `number` of imagined next states, standardised, and stores how much of it lies outside the data."""
-    plan, learner, tables = population.arm.offline, population.learner, []
+    learner, tables = population.learner, []
     for k, (fitted, drawn) in enumerate(zip(population.fits, population.drawn, strict=True)):
-        state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
-        predict = imagination.predictor(rule.source, fitted, drawn)
-        if plan.horizon > 1:
-            window = transitions.windows(drawn, plan.horizon, learner.arm.learner.discount)
-            recorded = torch.from_numpy(drawn.action[window.row]), torch.from_numpy(drawn.next_state[window.row])
-            predict = augmentation.rollout(predict, *recorded, torch.from_numpy(window.length))
         generator = streams.torch_generator(learner.seeds[k], "imagination", number)
-        table = augmentation.imagined_table(predict, state, action, next_state, rule.table_samples, generator)
-        population.outside[k] = augmentation.outside(table, next_state)
-        tables.append(learner.standardiser.of(k).apply(table.flatten(0, 1)).view(table.shape))
-    return torch.stack(tables).to(population.table)
+        table = imagination.next_states(fitted, drawn, generator, rule, population.arm.offline.horizon)
+        population.outside[k] = augmentation.outside(table, torch.from_numpy(drawn.next_state))
+        tables.append(table)
+    return learner.standardiser.apply(torch.stack(tables)).to(population.table)
 
 
 def branched(population: Population, rule: Augmentation, number: int) -> Float[Tensor, "population rows width"]:
@@ -340,9 +294,11 @@ def pretrain(population: Population) -> Iterator[None]:
     learner, plan, rule = population.learner, population.arm.pretraining, population.arm.augmentation
     if plan is None or plan.updates == 0:
         return
-    imagine = None if rule is None else partial(branched if rule.branch else imagined, population, rule)
+    imagine = None
+    if rule is not None:
+        imagine = partial(branched if rule.branch else imagined, population, rule)
     where = folder(population, "pretraining", population.arm.offline_part)
-    with lock(where):
+    with checkpoint.lock(where):
         if checkpoint.exists(where):
             load(where, population)
         if learner.gradient_steps < plan.updates and population.learning:
@@ -358,22 +314,32 @@ def pretrain(population: Population) -> Iterator[None]:
 
 
 def measure_at_switch(population: Population) -> list[dict]:
-    """Returns each agent's measures at the end of pre-training: `overfitting` and `calibration`, or nothing if it diverged."""
+    """Returns each agent's measures at the end of pre-training: `overfitting` and `calibration`, or nothing if it diverged.
+
+    Without fixed states of the task (`probes.known`), the calibration is None.
+    """
     learner, medium = population.learner, f"{population.learner.task.name}-medium"
     elsewhere = spaced_rows(population, [read.load(medium)] * len(population.runs)) if medium in read.bundled() else None
     generators, new = streams.torch_generators(learner.seeds, "perturbations"), spaced_rows(population, population.rest)
     overfitting = measures.overfitting(learner, training_rows(population), new, generators, elsewhere)
-    probe = probes.load(learner.task)
+    calibration = [None] * len(population.runs)
+    if probes.known(learner.task):
+        calibration = calibrations(population)
+    found = zip(learner.diverged_at, overfitting, calibration, strict=True)
+    return [{"overfitting": one, "calibration": other} if at is None else {} for at, one, other in found]
+
+
+def calibrations(population: Population) -> list[dict]:
+    """Returns how well each agent's critics predict the returns of its policy from the task's fixed states."""
+    learner, probe = population.learner, probes.load(population.learner.task)
     episodes = population.evaluator.from_states(learner.policy, probe.state, population.arm.evaluation.probe_steps)
     state = learner.standardiser.apply(torch.from_numpy(episodes.first_state)).to(learner.agent.critics.network.flat)
     with torch.no_grad():
         values = learner.agent.critics(state, learner.algorithm.greedy(learner.agent, state)).cpu().numpy()
-    calibration = [
+    return [
         measures.calibration(values[:, k], returns, probe.group, probes.GROUPS)
         for k, returns in enumerate(episodes.discounted_return)
     ]
-    found = zip(learner.diverged_at, overfitting, calibration, strict=True)
-    return [{"overfitting": one, "calibration": other} if at is None else {} for at, one, other in found]
 
 
 def spaced_rows(population: Population, datasets: Sequence[Dataset]) -> Batch:
@@ -492,7 +458,7 @@ def record(population: Population, root: Path) -> None:
             "diverged_at": diverged,
             "watch": measures.signatures(population.rows[k]) | {"overfitting": switch.get("overfitting")},
             "calibration": switch.get("calibration"),
-            "world_model": population.fits[k].errors or None if population.fits else None,
+            "world_model": (population.fits[k].errors or None) if population.fits else None,
             "provenance": origin(population),
             "wall_seconds": round(population.seconds / len(population.runs), 1),
         }

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from mbaug import ending, engine, files, tasks
 from mbaug.checks import choose, needs, require
 from mbaug.datasets import read
-from mbaug.datasets.collect import Recorded, curve
-from mbaug.experiments import records, run, studies
+from mbaug.datasets.collect import Recorded, Report, curve
+from mbaug.experiments import checkpoint, probes, records, run, studies
 from mbaug.experiments.metadata import FORMAT, OWN
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, PROFILES, Profile
@@ -35,7 +35,6 @@ from mbaug.method import training
 from mbaug.method.arms import Arm
 from mbaug.provenance import commit, processor
 
-Report = Callable[[str], None]
 Outcome = tuple[list[Run], str]  # runs of one population, and the problem that kept them from being recorded, "" if none
 Returned = tuple[Run, list[dict], dict, dict]  # a record that a cluster's worker returns: arguments of `records.write`
 WARN, GIVE_UP = 60, 600  # seconds without workers on a cluster before a warning, and before an error
@@ -91,19 +90,24 @@ def with_data(runs: Sequence[Run], profile: Profile, report: Report) -> list[Run
     return found
 
 
+def work_folder(name: str = "paper") -> Path:
+    """Returns the folder of a profile's checkpoints, or of those of a cluster's workers."""
+    return files.repository() / "build" / "checkpoints" / name
+
+
 # --- one process ----------------------------------------------------------------------------------------------------------
 
 
 def lock_folder(which: Run, arm: Arm, work: Path) -> Path:
     """Returns the folder whose lock a process holds while it trains a run."""
-    return work / "runs" / run.key(which, arm)
+    return work / "runs" / checkpoint.key(which, arm)
 
 
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
     """Returns whether a process is training the run: tries to take its lock, then releases it."""
     folder = lock_folder(which, arm, work)
     try:
-        with run.lock(folder, blocking=False) if folder.exists() else nullcontext():
+        with checkpoint.lock(folder, blocking=False) if folder.exists() else nullcontext():
             return False
     except Timeout:
         return True
@@ -114,7 +118,7 @@ def held(runs: Sequence[Run], arm: Arm, work: Path) -> Iterator[None]:
     """Waits for the locks of all runs and holds them. The order is always the same, so there is no deadlock."""
     with ExitStack() as stack:
         for which in sorted(runs):
-            stack.enter_context(run.lock(lock_folder(which, arm, work)))
+            stack.enter_context(checkpoint.lock(lock_folder(which, arm, work)))
         yield
 
 
@@ -152,9 +156,9 @@ def attempt_on_worker(
     cell: Sequence[Sequence[Run]], profile: Profile, work: Path | None, device: str = "cpu"
 ) -> list[tuple[Outcome, list[Returned]]]:
     """Trains a cell on a worker of a cluster, and returns each outcome with its records."""
-    work = work or files.repository() / "build" / "checkpoints" / "cluster"
+    work = work or work_folder("cluster")
     # Other profiles, code and settings train runs of the same name.
-    root = run.stage(work / "records", profile, {each.arm: ARMS[each.arm] for runs in cell for each in runs})
+    root = checkpoint.stage(work / "records", profile, {each.arm: ARMS[each.arm] for runs in cell for each in runs})
 
     def returned(which: Run) -> Returned:
         rows, metadata = records.read(root, which)
@@ -196,16 +200,18 @@ def record(
     wanted = wanted if cluster else with_data(wanted, profile, report)
     if wanted:
         files.check_writable(root)
+    for task in sorted({each.task for each in wanted if studies.offline_updates(ARMS[each.arm])}):
+        if not probes.known(tasks.find(task)):
+            report(f"data/probes has no states of {task}, so its records will have no calibration: see `data --probes`")
     if wanted and ("+" in commit() or commit() == "unknown"):
-        why = " (git is missing, or there is no history here)" * (commit() == "unknown")
+        why = " (git is missing, or there is no history here)" if commit() == "unknown" else ""
         report(f"the records will name the commit {commit()}{why}: train in a clean clone if you want to keep them")
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
-    jobs, problems = studies.cells(wanted, population), []
+    cells, problems = studies.cells(wanted, population), []
     if cluster:
-        outcomes = on_a_cluster(jobs, profile, root, work, cluster, device, report)
+        outcomes = on_a_cluster(cells, profile, root, work, cluster, device, report)
     else:
-        folder = work or files.repository() / "build" / "checkpoints" / profile.name
-        outcomes = on_this_machine(jobs, profile, root, folder, workers, device)
+        outcomes = on_this_machine(cells, profile, root, work or work_folder(profile.name), workers, device)
     with tqdm(total=sum(steps.values()), unit=" updates", unit_scale=True, disable=None) as bar:
         for group, problem in outcomes:
             if problem:
@@ -223,7 +229,7 @@ def record(
     return wanted
 
 
-def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
+def on_this_machine(cells: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:
     """Yields the outcomes of all cells, trained by processes of one thread on this machine.
 
     Runs that another command is training come last, so that two commands share the work without waiting for each other.
@@ -233,7 +239,7 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
     """
     engine.prepare()  # warns here if more threads are requested; the workers do not warn
     if workers == 1:  # train in this process
-        for cell in free_first(jobs, profile, work):
+        for cell in free_first(cells, profile, work):
             yield from attempt(cell, profile, root, work, device)
         return
     try:
@@ -244,18 +250,18 @@ def on_this_machine(jobs: Sequence, profile: Profile, root: Path, work: Path, wo
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     with joblib.parallel_config("loky", inner_max_num_threads=1, initializer=ending.with_parent, initargs=(os.getpid(),)):
         parallel = joblib.Parallel(n_jobs=workers, pre_dispatch="n_jobs", return_as="generator_unordered")
-    calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(jobs, profile, work))
+    calls = (joblib.delayed(attempt)(cell, profile, root, work, device) for cell in free_first(cells, profile, work))
     for outcomes in parallel(calls):
         yield from outcomes
 
 
-def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequence[Sequence[Run]]]:
+def free_first(cells: Sequence, profile: Profile, work: Path) -> Iterator[Sequence[Sequence[Run]]]:
     """Yields the cells in order, but always first those that no other process is training at that moment."""
 
     def is_free(cell: Sequence[Sequence[Run]]) -> bool:
         return not any(is_training(each, profile.apply(ARMS[each.arm]), work) for runs in cell for each in runs)
 
-    remaining = list(jobs)
+    remaining = list(cells)
     while remaining:
         cell = next(filter(is_free, remaining), remaining[0])
         remaining.remove(cell)
@@ -263,7 +269,7 @@ def free_first(jobs: Sequence, profile: Profile, work: Path) -> Iterator[Sequenc
 
 
 def on_a_cluster(
-    jobs: Sequence,
+    cells: Sequence,
     profile: Profile,
     root: Path,
     work: Path | None,
@@ -285,7 +291,7 @@ def on_a_cluster(
         raise RuntimeError(f"{needs('--cluster', 'Dask')}, here and on the workers") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it logs pages about a lost connection
     with Client(address, set_as_default=False) as client:
-        pending = {client.submit(attempt_on_worker, cell, profile, work, device, pure=False): cell for cell in jobs}
+        pending = {client.submit(attempt_on_worker, cell, profile, work, device, pure=False): cell for cell in cells}
         last_seen, warned = time.monotonic(), False  # when a worker was last connected
         while pending:
             done = [future for future in pending if future.done()]
@@ -332,16 +338,17 @@ def write_returned(returned: Iterable[Returned], profile: Profile, root: Path) -
 
 
 def status(study: studies.Study, root: Path, work: Path) -> pd.DataFrame:
-    """Returns how many of a study's runs are finished, diverged, running and missing, by task and arm."""
+    """Returns how many of a study's runs are finished, diverged, running and missing, by task, dataset and arm."""
 
     def state(each: Run) -> str:
         if (metadata := records.find(root, each)) is not None:
             return metadata["status"]
         return "running" if is_training(each, ARMS[each.arm], work) else "missing"
 
-    states = [{"task": each.task, "arm": each.arm, "state": state(each)} for each in study.runs()]
-    table = pd.DataFrame(states).value_counts().unstack("state", fill_value=0)
-    order = [(task, arm) for task in study.tasks for arm in study.arms]
+    runs, names = study.runs(), ["task", "dataset", "arm"]
+    rows = [(each.task, each.dataset, each.arm, state(each)) for each in runs]
+    table = pd.DataFrame(rows, columns=[*names, "state"]).value_counts().unstack("state", fill_value=0)
+    order = pd.MultiIndex.from_tuples(dict.fromkeys(row[:3] for row in rows), names=names)
     return table.reindex(index=order, columns=["finished", "diverged", "running", "missing"], fill_value=0)
 
 
@@ -384,7 +391,8 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
     """
     kept, arm = records.policies(root, which), ARMS[which.arm]
     if not kept:
-        raise FileNotFoundError(f"{which} was recorded without its actors: only runs of more than {run.LONG:,} steps keep them")
+        others = f"only runs of more than {run.LONG:,} steps keep them, such as hopper/none/sac_million/seed0"
+        raise FileNotFoundError(f"{which} was recorded without its actors: {others}")
     difference = records.difference(records.read_metadata(root, which), arm)
     require(difference is None, f"{which} cannot act with the current code: {difference}")
     learner = training.learner(arm, tasks.find(which.task), [which.seed])
@@ -392,7 +400,7 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
     return learner.act
 
 
-def recorded(which: Run, root: Path) -> Recorded:
+def recorded_curve(which: Run, root: Path) -> Recorded:
     """Returns what is recorded of the run that a task's pools come from."""
     metadata = current(root, which, ARMS[which.arm])
     if metadata is None:

@@ -4,11 +4,12 @@ An arm is one way to train an online agent. It has one name, and each run of it 
 set of runs; studies that need the same run read the same record.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated
 
-from mbaug.checks import Bound, choose, require, settings
+from mbaug.checks import NAME, Bound, choose, require, settings
 from mbaug.experiments.records import Run
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
@@ -78,7 +79,7 @@ ARMS: dict[str, Arm] = {
     "td3": TD3_SCRATCH,
     "td3_fast": replace(TD3_SCRATCH, learner=TD3(learning_rate=1e-3)),
     "td3_late": online(TD3_SCRATCH, warmup_steps=25_000),
-    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by the drawn rows, which are not kept
+    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by drawn rows, not kept
     "td3_bfloat16": replace(TD3_SCRATCH, precision="bfloat16"),
     "td3_data": TD3_DATA,
     "td3_data_raw": replace(TD3_DATA, pretraining=Pretraining(updates=0, standardise=False)),
@@ -159,6 +160,7 @@ class Study:
     seeds: Seeds = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
     def __post_init__(self) -> None:
+        require(re.fullmatch(NAME, self.name), f"a study's name has only letters, digits and _.+-, but it is {self.name!r}")
         for kind, names, allowed in (("arm", self.arms, ARMS), ("task", self.tasks, EVERY)):
             for name in names:
                 choose(f"{kind} in the study {self.name!r}:", name, allowed)
@@ -209,8 +211,8 @@ STUDIES = by_name(
     Study("precision", "Does bfloat16 learn as float32 does?", ("td3", "td3_bfloat16"), TWO),
     Study("core", "Does imagination help?", ("vanilla", "vanilla_data", "augmented", "augmented_data", "noise"), FOUR),
     Study("carried", "What of the pre-trained agent helps? Is a model without latent state as good?", _CARRIED, TWO),
-    Study("still", "What do carried critics make of a fresh actor's warm-up?", _CRITICS, ("halfcheetah",), seeds=(0,)),
-    Study("cold", "Do fresh critics ruin a carried actor?", ("vanilla_actor_cold", "augmented_actor_cold")),
+    Study("still", "Do pre-trained critics survive a warm-up with an untrained actor?", _CRITICS, ("halfcheetah",), seeds=(0,)),
+    Study("cold", "Does a pre-trained actor survive untrained critics?", ("vanilla_actor_cold", "augmented_actor_cold")),
     Study("table", "Does it matter that imagined states repeat until they are redrawn?", _TABLE, TWO, seeds=(0, 1, 2)),
     Study("sources", "Which part of the model's error does what?", _OFFLINE, TWO, seeds=(0, 1, 2)),
     Study("trusted", "Does it help to imagine where the model is good?", _TRUSTED, TWO, seeds=(0, 1, 2)),
@@ -287,10 +289,12 @@ class Profile:
         limits = {name: value for name, value in vars(self).items() if isinstance(value, int) and name != "seeds"}
 
         def within(part):
+            if part is None:
+                return None
             reduced = {name: min(getattr(part, name), limit) for name, limit in limits.items() if hasattr(part, name)}
             for budget in {"updates", "steps"} & reduced.keys():
                 reduced[budget] -= reduced[budget] % reduced["evaluation_interval"]
-            return part if part is None else replace(part, **reduced)
+            return replace(part, **reduced)
 
         stages = ("model", "augmentation", "pretraining", "finetuning", "evaluation")
         return replace(arm, **{stage: within(getattr(arm, stage)) for stage in stages})

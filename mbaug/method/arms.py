@@ -108,8 +108,8 @@ class Arm:
 
 def read(plain: Any, where: str, lacking: Collection[str] = ()) -> Arm:
     """Returns an arm and its algorithm's settings from parsed JSON; raises as `checks.read`."""
-    known = isinstance(plain, dict) and plain.get("algorithm") in (*ALGORITHMS,)
-    if known and "learner" in plain:
-        own = ALGORITHMS[plain["algorithm"]].settings
+    name = plain.get("algorithm") if isinstance(plain, dict) else None
+    if isinstance(name, str) and name in ALGORITHMS and "learner" in plain:
+        own = ALGORITHMS[name].settings
         plain = plain | {"learner": checks.read(own, plain["learner"], where, lacking, "settings.learner")}
     return checks.read(Arm, plain, where, lacking, "settings")

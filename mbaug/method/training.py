@@ -60,7 +60,7 @@ class Learner:
             self.generators[name] = streams.torch_generators(self.seeds, name, device=device)
         return self.generators[name]
 
-    def drawn(self, name: str, draw: Callable, *size: int, **kind: Any) -> Shaped[Tensor, "block population *rest"]:
+    def random(self, name: str, draw: Callable, *size: int, **kind: Any) -> Shaped[Tensor, "block population *rest"]:
         """Returns what each agent draws from stream `name`; the first of `size` counts updates or steps."""
         return torch.stack([draw(size, generator=generator, **kind) for generator in self.stream(name)], dim=1)
 
@@ -94,7 +94,11 @@ def networks_of(network: Any, population: int) -> Iterator[list[Tensor]]:
 def learner(
     arm: Arm, task: Task, seeds: Sequence[int], standardiser: Standardiser | None = None, arithmetic: Arithmetic = PLAIN
 ) -> Learner:
-    """Returns P = len(seeds) fresh learners; without a standardiser states are used as they are. The precision is the arm's."""
+    """Returns a learner of P = len(seeds) fresh agents. The precision is the arm's.
+
+    `standardiser` is the one that `pretrain`'s table was made with, so that policies see states as in training. Without one,
+    states are used as they are.
+    """
     arithmetic = replace(arithmetic, precision=arm.precision)
     sizes, generators = (task.state_size, task.action_size), streams.torch_generators(seeds, "initialisation")
     algorithm = ALGORITHMS[arm.algorithm]
@@ -119,7 +123,7 @@ def block(
     If `doubt` is given, each batch is sorted by it (`augmentation.by_doubt`).
     """
     draw = partial(torch.randint, table.shape[1], device=learner.arithmetic.device)
-    index = learner.drawn("batches", draw, updates, learner.arm.learner.batch_size)
+    index = learner.random("batches", draw, updates, learner.arm.learner.batch_size)
     if doubt is not None and learner.arm.augmentation is not None:
         index = augmentation.by_doubt(index, doubt, learner.arm.augmentation.picks)
     batches = transitions.unpack(transitions.gather(table, index), *learner.sizes)
@@ -179,7 +183,7 @@ def _check_imagined(learner: Learner, table: Table, imagined: Tensor, packed: bo
 def _with_branches(learner: Learner, batches: Batch, branches: Table, count: int) -> Batch:
     """Returns the batches with their first `count` rows drawn from a table of whole imagined transitions."""
     draw = partial(torch.randint, branches.shape[1], device=branches.device)
-    index = learner.drawn("imagined samples", draw, len(batches.reward), count)
+    index = learner.random("imagined samples", draw, len(batches.reward), count)
     return augmentation.mix(batches, transitions.unpack(transitions.gather(branches, index), *learner.sizes))
 
 
@@ -198,6 +202,7 @@ def pretrain(
         table: each agent's own packed, standardised rows (`transitions.table`).
         imagine: number of a table -> imagined next states [P, rows, K, state], standardised; for an
             augmentation with a branch packed transitions [P, rows, width] (`augmentation.branches`).
+            `imagination.next_states` returns those of one agent, not standardised.
             None: the arm has no augmentation.
         doubt: each row's doubt, for an augmentation that picks by it (`augmentation.by_doubt`).
             None: it picks at random.
@@ -241,7 +246,11 @@ def carry(learner: Learner, plan: Finetuning) -> None:
     carried = learner.algorithm.carried
     generators = streams.torch_generators(learner.seeds, "initialisation", "online")
     fresh = learner.algorithm.create(*learner.sizes, learner.arm.learner, generators, learner.arithmetic)
-    kept = [*carried["actor"]] * plan.carry_actor + [*carried["critics"]] * plan.carry_critics
+    kept = []
+    if plan.carry_actor:
+        kept += carried["actor"]
+    if plan.carry_critics:
+        kept += carried["critics"]
     moments = fresh.moments | {name: learner.agent.moments[name] for name in kept if plan.carry_moments}
     learned = {name: getattr(learner.agent, name) for name in kept}
     learner.agent = replace(fresh, moments=moments, **learned)
@@ -281,9 +290,9 @@ def _behaviour(learner: Learner, act: Act, uniform: bool) -> Callable[[int, np.n
     An agent that has diverged (NaN) does not act: its actions are 0.
     """
     size = learner.task.action_size
-    normals = learner.drawn("exploration", torch.randn, BLOCK, size).numpy()
+    normals = learner.random("exploration", torch.randn, BLOCK, size).numpy()
     if uniform:
-        actions = 2 * learner.drawn("uniform actions", torch.rand, BLOCK, size).numpy() - 1
+        actions = 2 * learner.random("uniform actions", torch.rand, BLOCK, size).numpy() - 1
         return lambda number, state: actions[number]
     return lambda number, state: np.nan_to_num(act(state, normals[number]))
 
@@ -292,7 +301,7 @@ def _online_draws(learner: Learner) -> tuple[BlockNoise, Float[Tensor, "block po
     """Returns the noise of the next BLOCK updates, and uniform numbers in [0, 1) that choose the rows of their batches."""
     kind = {"dtype": torch.float64, "device": learner.arithmetic.device}
     noise = _update_noise(learner, BLOCK)
-    return noise, learner.drawn("batches", torch.rand, BLOCK, learner.arm.learner.batch_size, **kind)
+    return noise, learner.random("batches", torch.rand, BLOCK, learner.arm.learner.batch_size, **kind)
 
 
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
@@ -319,8 +328,8 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             action = behave(number, state)
             step = environments.step(action)
             next_state = (step.next_state - mean) / std
-            scalars = (array[:, None] for array in (step.reward, step.terminal, step.truncated))
-            row = np.concatenate([state, action, next_state, *scalars], axis=1, dtype=np.float32)
+            ends = step.terminal, step.truncated
+            row = transitions.packed(state, action, next_state, step.reward, *ends)
             buffer.extend(torch.from_numpy(row).unsqueeze(1))
             learner.environment_steps += 1
             if learning:

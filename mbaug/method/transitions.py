@@ -151,8 +151,16 @@ class Batch(NamedTuple):
     terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut (`windows`)
 
 
+def packed(
+    state: np.ndarray, action: np.ndarray, next_state: np.ndarray, reward: np.ndarray, terminal: np.ndarray, truncated: np.ndarray
+) -> Float[np.ndarray, "rows width"]:
+    """Returns one row per transition, the format of tables and replay buffers: the columns in the order of the arguments."""
+    scalars = (column[:, None] for column in (reward, terminal, truncated))
+    return np.concatenate([state, action, next_state, *scalars], axis=1, dtype=np.float32)
+
+
 def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> Float[Tensor, "rows width"]:
-    """Returns one row per transition: state, action, next state, reward, terminal, truncated. One gather fetches all of them.
+    """Returns the dataset's transitions as `packed` rows, so that one gather fetches all columns.
 
     With a horizon n above 1 the next state is the window's last, the reward its discounted sum, and `terminal` the share of
     the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3. This needs the
@@ -160,9 +168,8 @@ def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> F
     """
     missing = f"horizon is {horizon}, but discount is None: above 1 it needs the learner's discount"
     window = windows(dataset, horizon, 1.0 if horizon == 1 else given(discount, missing))
-    scalars = (array[:, None] for array in (window.reward, window.cut, dataset.truncated))
-    columns = (dataset.state, dataset.action, dataset.next_state[window.row[:, -1]], *scalars)
-    return torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32))
+    last = dataset.next_state[window.row[:, -1]]
+    return torch.from_numpy(packed(dataset.state, dataset.action, last, window.reward, window.cut, dataset.truncated))
 
 
 def unpack(rows: Float[Tensor, "... width"], state_size: int, action_size: int) -> Batch:
@@ -193,8 +200,8 @@ class Standardiser:
     @classmethod
     def fit(cls, states: Sequence[Float[np.ndarray, "_ state"]], epsilon: float) -> "Standardiser":
         """Returns each agent's standardiser, with `epsilon` added to the standard deviation."""
-        moments = ([f(state, axis=0, dtype=np.float64) for state in states] for f in (np.mean, np.std))
-        mean, std = map(np.stack, moments)
+        mean = np.stack([state.mean(axis=0, dtype=np.float64) for state in states])
+        std = np.stack([state.std(axis=0, dtype=np.float64) for state in states])
         return cls(torch.from_numpy(mean).float(), torch.from_numpy(std + epsilon).float())
 
     @classmethod
@@ -207,12 +214,18 @@ class Standardiser:
         return Standardiser(self.mean[k], self.std[k])
 
     def apply(self, state: OfEach) -> OfEach:
-        """Returns standardised states."""
-        return (state - self.mean.unsqueeze(-2)) / self.std.unsqueeze(-2)
+        """Returns standardised states. With each agent's own moments, the first axis counts agents."""
+        return (state - _beside(self.mean, state)) / _beside(self.std, state)
 
     def invert(self, state: OfEach) -> OfEach:
         """Returns states in the environment's own units again."""
-        return state * self.std.unsqueeze(-2) + self.mean.unsqueeze(-2)
+        return state * _beside(self.std, state) + _beside(self.mean, state)
+
+
+def _beside(moment: Tensor, state: Tensor) -> Tensor:
+    """Returns a mean or a standard deviation with an axis of length 1 for each axis of `state` that it lacks."""
+    between = max(1, state.ndim - moment.ndim)
+    return moment.view(*moment.shape[:-1], *[1] * between, moment.shape[-1])
 
 
 def table(

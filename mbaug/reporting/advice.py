@@ -23,7 +23,8 @@ from mbaug.method.settings import WorldModel
 from mbaug.method.training import Learner
 from mbaug.method.transitions import Dataset, Standardiser
 from mbaug.reporting import claims, statistics
-from mbaug.reporting.figures import count, look, number
+from mbaug.reporting.looks import look
+from mbaug.reporting.words import count, number
 
 KEEPS = {  # by regime: the arm to choose, and what it keeps and why
     "superior": ("vanilla", "the policy: it scores more than the data"),
@@ -37,8 +38,9 @@ NEW_SHARE = 0.1  # smallest share of a dataset that is held out from training
 
 def regime(data: float, policy: float, margin: float) -> str:
     """Returns whether the policy is "superior" or "inferior" to the data by more than `margin`, or else "comparable"."""
-    gap = policy - data
-    return "comparable" if abs(gap) <= margin else "superior" if gap > 0 else "inferior"
+    if abs(policy - data) <= margin:
+        return "comparable"
+    return "superior" if policy > data else "inferior"
 
 
 def _score(task: tasks.Task, pool: Dataset) -> float:
@@ -83,7 +85,7 @@ def best_margin(rows: pd.DataFrame) -> float:
     return float(best[len(best) // 2])
 
 
-def left_out(rows: pd.DataFrame) -> pd.DataFrame:
+def leave_one_task_out(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns what `judged` does, with each task's margin chosen on the other tasks."""
     parts = [judged(part, best_margin(rows[rows["task"] != task])) for task, part in rows.groupby("task", sort=False)]
     return pd.concat(parts)
@@ -93,7 +95,7 @@ def track_record(rows: pd.DataFrame) -> str:
     """Returns a sentence that says how often the rule was right on tasks that its margin was not chosen on."""
     if rows["task"].nunique() < 2:
         return "the rule is not tested: it takes two tasks on which all three arms are recorded"
-    found = left_out(rows)
+    found = leave_one_task_out(rows)
     right = int((found["lost"] == 0).sum())
     where = f"{count('case', [len(found)])} on {count('task', [found['task'].nunique()])}"
     arms = found[[arm for arm, _ in KEEPS.values()]]
@@ -126,13 +128,15 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     task = tasks.find(_task_in(pool.name) if task_name is None else task_name)
     checked = check.check_dataset(task, pool)
     size = min(studies.VANILLA.offline.transitions, int((1 - NEW_SHARE) * len(pool)))
-    require(size >= 1_000, f"{pool.name} has {len(pool)} transitions, but useful training needs at least 1,112")
+    few = f"{pool.name} has {len(pool):,} transitions, so we could draw {size:,}, but useful training needs at least 1,000"
+    require(size >= 1_000, few)
     drawn, rest = transitions.draw(pool, size, seed=0)
     data = _score(task, pool)
     yield f"dataset   {pool.name}: {len(pool):,} transitions in {pool.episode.max() + 1:,} episodes; {size:,} are drawn"
     yield f"          {checked}"
     yield f"data      {number(data)}: the mean score of complete episodes (0 is a random policy, 100 an expert)"
     yield f"model     {_model(drawn, rest, epochs)}"
+    yield f"          (now {updates:,} updates of TD3+BC, which take minutes)"
     learner = _pretrained(drawn, task, updates)
     yield f"critics   {_critics(learner, drawn, rest)}"
     evaluate = tasks.Evaluator(task, [0], EPISODES, learner.arm.learner.discount)

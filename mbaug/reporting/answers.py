@@ -16,12 +16,12 @@ from mbaug.datasets import read
 from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored
 from mbaug.reporting.claims import Comparison, Finding
-from mbaug.reporting.figures import LOOKS, count, in_order, in_words, joined, look, number, two_digits, words
+from mbaug.reporting.looks import LOOKS, in_order, look
 from mbaug.reporting.predictions import PREDICTIONS, judged, measured
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
+from mbaug.reporting.words import count, estimate, in_words, joined, number, two_digits
 
 OURS = claims.METHODS[0].arm  # the arm that chapter 11 compares with the others
-IMAGINATION = "imagination raises the mean score", "imagination lowers the mean score"
 NOTHING = "Not yet recorded: no task has two seeds of every arm."
 
 
@@ -37,12 +37,12 @@ def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     return f"{in_words(groups)} ({count('seed', statistics.seeds(groups))})" if groups else "", found
 
 
-def shared(table: pd.DataFrame, *arms: str) -> pd.DataFrame:
+def on_common_tasks(table: pd.DataFrame, *arms: str) -> pd.DataFrame:
     """Returns the evaluations on tasks on which all arms have two seeds, so that a sentence compares arms on the same tasks."""
     return table[table["task"].isin([*statistics.by_task(mean_score(table), *arms)])]
 
 
-def tell(finding: Finding, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
+def conclusion(finding: Finding, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
     """Returns what a finding shows, with its size; or that we wait for `planned` seeds, or that they leave it open.
 
     Only a verdict by the rules of the claims is told as a fact (`claims.decided`). If one task decides the sign, we say so.
@@ -50,19 +50,19 @@ def tell(finding: Finding, positive: str, negative: str, planned: int = ENOUGH_S
     difference = finding.interval
     if difference.n_seeds < planned or set(finding.tasks) != set(finding.comparison.tasks):
         return f"we wait for {planned} seeds to say whether {positive}"
-    size = words(difference, signed=True)
+    size = estimate(difference, signed=True)
     if difference.low <= 0 <= difference.high:
         return f"{planned} seeds leave it open whether {positive} ({size})"
     said = positive if difference.value > 0 else negative
     firm = claims.decided(finding) in ("reproduced", "contradicted")
-    p = f"; p {claims.p_value(finding)}" * (planned == ENOUGH_SEEDS)
+    p = f"; p {claims.p_value(finding)}" if planned == ENOUGH_SEEDS else ""
     told = f"{said} ({size})" if firm else f"the seeds suggest that {said}, but not firmly ({size}{p})"
     for task, other in finding.without.items():
-        told += f". But without {tasks.find(task).title} the difference is {words(other, signed=True)}"
+        told += f". But without {tasks.find(task).title} the difference is {estimate(other, signed=True)}"
     return told
 
 
-def alone(comparison: Comparison, table: pd.DataFrame) -> Finding:
+def exploratory(comparison: Comparison, table: pd.DataFrame) -> Finding:
     """Returns the finding for an exploratory comparison, in a family of its own."""
     (found,) = claims.compare([comparison], table)
     return found
@@ -92,9 +92,9 @@ def recommendation(scores: pd.Series) -> str:
         untested = f"{scored}, but {too_few(others)} to recommend it. "
     return (
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
-        f"100,000 interactions is {words(best_mean)}, with {count('seed', own)} per task. The next best of {len(found)} "
-        f"arms with two seeds on every task, “{look(second).label}”, scores {words(second_mean)}. The difference is "
-        f"{words(gap, signed=True)}{tie}. {untested}{provisional(scores, best, second)}"
+        f"100,000 interactions is {estimate(best_mean)}, with {count('seed', own)} per task. The next best of {len(found)} "
+        f"arms with two seeds on every task, “{look(second).label}”, scores {estimate(second_mean)}. The difference is "
+        f"{estimate(gap, signed=True)}{tie}. {untested}{provisional(scores, best, second)}"
     )
 
 
@@ -112,18 +112,21 @@ def provisional(scores: pd.Series, best: str, second: str) -> str:
     """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the best arm without pre-training."""
     fresh = f"td3_{best}"
     few = [n for arm in (best, second) for n in seeds_of(scores, arm) if n < ENOUGH_SEEDS]
-    untried = len(done := seeds_of(scores, fresh)) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS
     reasons = [f"{too_few(few)} for a verdict"] if few else []
-    reasons += [f"“{look(fresh).label}” has too few runs to say whether pre-training matters here"] * (fresh in LOOKS and untried)
+    done = seeds_of(scores, fresh)
+    if fresh in LOOKS and (len(done) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS):
+        reasons.append(f"“{look(fresh).label}” has too few runs to say whether pre-training matters here")
     return f"This may change: {', and '.join(reasons)}. " if reasons else ""
 
 
 def without_one(measure: pd.Series, *arms: str, also: str) -> str:
     """Returns all means without the task that alone decides which of `arms` is the best; "" if there is no such task."""
     scores = statistics.by_task(measure, *arms, also)
+    if len(scores) < 2:
+        return ""
     means = pd.DataFrame({task: map(np.mean, of_task) for task, of_task in scores.items()}, [*arms, also])
     found = []
-    for task in means if len(means.columns) > 1 else ():
+    for task in means:
         rest = means.drop(columns=task).mean(axis=1)
         if rest.drop(also).idxmax() != means.drop(also).mean(axis=1).idxmax():
             found.append(f" Without {tasks.find(task).title} the means are {joined([number(mean) for mean in rest])}.")
@@ -139,13 +142,14 @@ def readme(frame: pd.DataFrame) -> str:
 def benefits(table: pd.DataFrame) -> str:
     """Returns the mean scores of TD3 and its three variants, and whether imagination helps."""
     arms = "td3", "vanilla", "augmented", "td3_data"
-    table = shared(table, *arms)
+    table = on_common_tasks(table, *arms)
     scores = mean_score(table)
     where, means = shared_means(scores, *arms)
     if not where:
         return NOTHING
-    td3, vanilla, augmented, data = map(words, means)
-    helps = tell(claims.compare(claims.PRIMARY, table)[0], *IMAGINATION)
+    td3, vanilla, augmented, data = map(estimate, means)
+    raises, lowers = "imagination raises the mean score", "imagination lowers the mean score"
+    helps = conclusion(claims.compare(claims.PRIMARY, table)[0], raises, lowers)
     return (
         f"On {where}, the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, {augmented} after pre-training with imagined next states, and {data} with the data in its replay buffer "
@@ -165,7 +169,7 @@ def overview(frame: pd.DataFrame) -> str:
     return f"{judged}. {benefits(table)}\n\n{recommendation(mean_score(table))}".rstrip()
 
 
-def drawn(name: str) -> pd.DataFrame:
+def figure_data(name: str) -> pd.DataFrame:
     """Returns the numbers of a committed figure."""
     return pd.read_csv(files.repository() / "figures" / f"{name}.csv")
 
@@ -173,7 +177,7 @@ def drawn(name: str) -> pd.DataFrame:
 def small_datasets(frame: pd.DataFrame) -> str:
     """Returns the answer of 01_small_datasets: how long 10,000 transitions are, how good, and how near to a new state."""
     card, expert = read.read_card(read.FOLDER / "hopper-medium-replay.hdf5"), tasks.find("hopper").return_expert
-    table = drawn("01_neighbours").set_index(["way", "rows"])
+    table = figure_data("01_neighbours").set_index(["way", "rows"])
     other, same = (table["steps"].xs(way, level="way") for way in ("whole episodes", "single rows"))
     return (
         f"On Hopper 10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of simulated time. We "
@@ -224,7 +228,7 @@ def augmentation(frame: pd.DataFrame) -> str:
 
 def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
     """Returns the tasks on which a critic runs away, and sentences that count such critics, by arm, when pre-training ends."""
-    figure = drawn("04_runaway")
+    figure = figure_data("04_runaway")
     limits, last = figure.groupby("task")["limit"].first(), last_offline(table, "predicted_value").reset_index()
     last = last.replace({"arm": {"layernorm_data": "layernorm"}}).drop_duplicates(statistics.RUN)  # they differ only online
     last, by_arm = last[last["arm"].isin(figure["arm"])], []
@@ -233,7 +237,8 @@ def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
         where, of_arm = over["task"][over["arm"] == arm], (last["arm"] == arm).sum()
         titles = joined([tasks.find(task).title for task in tasks.TASKS if task in set(where)])
         runs = "with" if by_arm else "runs with"
-        by_arm.append(f"{len(where) or 'none'} of {of_arm} {runs} “{look(arm).label}”{f' ({titles})' * bool(titles)}")
+        on = f" ({titles})" if titles else ""
+        by_arm.append(f"{len(where) or 'none'} of {of_arm} {runs} “{look(arm).label}”{on}")
     definition = "A critic has run away if it predicts more than the largest reward at every step would give."
     return [*over["task"].unique()], f"{definition} When pre-training ends, critics have run away in {joined(by_arm)}."
 
@@ -244,13 +249,13 @@ def offline(frame: pd.DataFrame) -> str:
     where, means = shared_means(last_offline(table), "vanilla", "augmented")
     if not where:
         return NOTHING
-    vanilla, augmented = map(words, means)
-    score, (wild, counted) = alone(Comparison("augmented", ("vanilla",), measure=last_offline), table), runaways(table)
+    vanilla, augmented = map(estimate, means)
+    score, (wild, counted) = exploratory(Comparison("augmented", ("vanilla",), measure=last_offline), table), runaways(table)
     calm = tuple(task for task in claims.FOUR if task not in wild)
+    told = conclusion(score, "imagination raises this score", "imagination lowers this score")
     return (
         f"On {where}, the policy scores {vanilla} at the end of pre-training if all next states were recorded, and {augmented} "
-        f"if half were imagined. {capitalised(tell(score, 'imagination raises this score', 'imagination lowers this score'))}. "
-        f"{counted} {overrated(table, calm)}"
+        f"if half were imagined. {capitalised(told)}. {counted} {overrated(table, calm)}"
     ).rstrip()
 
 
@@ -260,9 +265,9 @@ def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
     where, means = shared_means(measure(table[table["task"].isin(calm)]), "vanilla", "augmented")
     if not where:
         return ""
-    vanilla, augmented = map(words, means)
-    difference = alone(Comparison("augmented", ("vanilla",), calm, measure), table)
-    more = tell(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
+    vanilla, augmented = map(estimate, means)
+    difference = exploratory(Comparison("augmented", ("vanilla",), calm, measure), table)
+    more = conclusion(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
     return (
         f"Where no critic runs away, on {where}, the return that a critic predicts minus what its policy earns is "
         f"{vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
@@ -272,21 +277,21 @@ def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
 def online(frame: pd.DataFrame) -> str:
     """Returns the answer of 05_online_finetuning: does pre-training pay, and how do the primary comparisons come out?"""
     arms = "td3", "td3_data", "vanilla", "augmented", "noise"
-    table = shared(claims.main_runs(frame), *arms)
+    table = on_common_tasks(claims.main_runs(frame), *arms)
     where, means = shared_means(mean_score(table), *arms)
     if not where:
         return NOTHING
-    td3, data, vanilla, augmented, noise = map(words, means)
-    pays, jumps = (alone(Comparison(arm, ("td3",)), table) for arm in ("vanilla", "augmented"))
-    others = [words(each.interval, signed=True) for each in claims.compare(claims.PRIMARY, table)]
+    td3, data, vanilla, augmented, noise = map(estimate, means)
+    pays, jumps = (exploratory(Comparison(arm, ("td3",)), table) for arm in ("vanilla", "augmented"))
+    others = [estimate(each.interval, signed=True) for each in claims.compare(claims.PRIMARY, table)]
     return (
         f"On {where}, the mean score over the first 100,000 interactions is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
         f"states, and {noise} with noise of the same size. "
-        f"{capitalised(tell(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
+        f"{capitalised(conclusion(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
         f"The score after pre-training with imagined next states differs from that of TD3 from scratch by "
-        f"{words(jumps.interval, signed=True)}, of vanilla pre-training by {others[0]}, of noise by {others[1]}, and of TD3 with "
-        f"the data by {others[2]}."
+        f"{estimate(jumps.interval, signed=True)}, of vanilla pre-training by {others[0]}, of noise by {others[1]}, and of TD3 "
+        f"with the data by {others[2]}."
     )
 
 
@@ -309,7 +314,7 @@ def multi_step(frame: pd.DataFrame) -> str:
     if not found.tasks:
         return f"{growth} Whether targets of several steps help an agent is not yet recorded."
     more, less = (f"targets of five steps give a {word} score than targets of one" for word in ("higher", "lower"))
-    helps = tell(found, more, less)
+    helps = conclusion(found, more, less)
     return f"{growth} {capitalised(helps)}."
 
 
@@ -317,13 +322,13 @@ def controls(frame: pd.DataFrame) -> str:
     """Returns the answer of 07_controls: model against noise of the same size, and how the predictions fared."""
     table = claims.main_runs(frame)
     arms = "augmented", "noise", "vanilla"
-    same = shared(table, *arms)
+    same = on_common_tasks(table, *arms)
     scores = mean_score(same)
     where, means = shared_means(scores, *arms)
     if not where:
         return NOTHING
-    augmented, noise, vanilla = map(words, means)
-    model = tell(claims.compare(claims.PRIMARY, same)[1], "the model beats noise", "noise beats the model")
+    augmented, noise, vanilla = map(estimate, means)
+    model = conclusion(claims.compare(claims.PRIMARY, same)[1], "the model beats noise", "noise beats the model")
     outcomes = Counter(judged(each, measured(each, table)) for each in PREDICTIONS)
     true, failed = outcomes["as predicted"], outcomes["contradicted"]
     left = len(PREDICTIONS) - true - failed
@@ -339,7 +344,7 @@ def controls(frame: pd.DataFrame) -> str:
 
 def engine(frame: pd.DataFrame) -> str:
     """Returns the answer of 90_engine: updates per second, compared with peers and the limit."""
-    table = drawn("90_updates")
+    table = figure_data("90_updates")
     hopper = table[(table["task"] == "hopper") & (table["population"] == 1)].set_index("precision")
     paces = [f"{row['updates_per_second']:.0f} in {name}" for name, row in hopper.iterrows()]
     shares = joined([f"{100 * row['fraction_of_limit']:.0f} %" for _, row in hopper.iterrows()])
@@ -375,12 +380,12 @@ def reliability(frame: pd.DataFrame) -> str:
     )
     study = find("trusted")
     comparison = Comparison(study.arms[0], study.arms[1:], study.tasks, statistics.mean_offline)
-    found = alone(comparison, claims.main_runs(frame))
+    found = exploratory(comparison, claims.main_runs(frame))
     if not found.tasks:
         return f"{drawn_answer} Whether it helps to imagine only the rows that the best signal calls safe is not yet recorded."
     safe = "imagining only the rows that the best signal calls safe scores"
     higher, lower = (f"{safe} {word} than imagining only the others" for word in ("higher", "lower"))
-    return f"{drawn_answer} Offline, {tell(found, higher, lower, len(study.seeds))}."
+    return f"{drawn_answer} Offline, {conclusion(found, higher, lower, len(study.seeds))}."
 
 
 def methods(frame: pd.DataFrame) -> str:
@@ -393,12 +398,14 @@ def methods(frame: pd.DataFrame) -> str:
         return NOTHING
     best: dict[str, list[str]] = {}
     first = means.dropna(how="all").idxmax(axis=1)
-    for task in (task for task in tasks.TASKS if task in first.index):
+    for task in tasks.TASKS:
+        if task not in first.index:
+            continue
         found = f"{tasks.find(task).title} ({number(means[first[task]][task])})"
         best.setdefault(look(str(first[task])).label, []).append(found)
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
-    family = [f"by {words(each.interval, True)} from that of *{look(each.comparison.others[0]).label}*" for each in found]
+    family = [f"by {estimate(each.interval, True)} from that of *{look(each.comparison.others[0]).label}*" for each in found]
     few = statistics.by_task(scores, OURS, least=1)
     ours = "The methods of this chapter are not yet recorded."
     if family or few:
@@ -412,7 +419,7 @@ def methods(frame: pd.DataFrame) -> str:
         verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
         planned = dict.fromkeys(arm for name in ("layernorm", "methods", "algorithms") for arm in find(name).arms)
         missing = joined([f"*{look(arm).label}*" for arm in planned if arm not in set(table["arm"])])
-        ours += f"{verdict}{f' Not recorded yet: {missing}.' * bool(missing)}"
+        ours += f"{verdict} Not recorded yet: {missing}." if missing else verdict
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
     return f"{best_of}: {highest}. {ours}"
 

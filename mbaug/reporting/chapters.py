@@ -71,7 +71,7 @@ def find(only: str | None = None) -> list[Path]:
     if only is None:
         return list(found.values())
     numbers = {name[:2]: name for name in found}
-    return [found[checks.choose("notebook", numbers.get(only, Path(only).stem), found)]]
+    return [found[checks.choose("notebook", numbers.get(only.zfill(2), Path(only).stem), found)]]
 
 
 def convert(source: Path) -> NotebookNode:
@@ -173,7 +173,7 @@ def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str,
         if cell_index % 10 == 9:
             say(f"{cell_index} of {len(notebook.cells)} cells")
 
-    kernel = {"transport": "ipc" if os.name == "posix" else "tcp", "connection_file": str(sockets / f"{source.stem[:2]}.json")}
+    kernel = {"transport": "ipc", "connection_file": str(sockets / f"{source.stem[:2]}.json")}
     try:
         notebook = convert(source)
         result = papermill.execute_notebook(

@@ -15,9 +15,10 @@ import pandas as pd
 
 from mbaug import tasks
 from mbaug.experiments.studies import FOUR, TWO
-from mbaug.reporting import statistics
-from mbaug.reporting.figures import count, fold, in_words, look, number, words
+from mbaug.reporting import statistics, words
+from mbaug.reporting.looks import look
 from mbaug.reporting.statistics import ENOUGH_SEEDS, LEVEL, Interval, last_offline, mean_score
+from mbaug.reporting.words import count, estimate, fold, in_words, number
 
 Measure = Callable[[pd.DataFrame], pd.Series]  # from evaluations to one number per run
 LEARNING = partial(mean_score, since=25_000)  # starts after the longest warm-up, so that every arm learns
@@ -227,8 +228,7 @@ def _decider(finding: Finding) -> str:
 
 def claims_table(frame: pd.DataFrame) -> str:
     """Returns Markdown: the primary comparisons, each claim beside what we measured, and the rules for a verdict."""
-    table = main_runs(frame)
-    lines = [*_primary(table), "", "| | claim | the paper | we measured | verdict | notebook |", "|---" * 6 + "|"]
+    table, rows = main_runs(frame), []
     for claim in CLAIMS:
         found, link = findings(claim, table), f"[{claim.notebook}](notebooks/{claim.notebook}.ipynb)"
         kind = "primary" if claim.parts[0] in PRIMARY else "exploratory"
@@ -236,10 +236,12 @@ def claims_table(frame: pd.DataFrame) -> str:
         first, lead = claim.parts[0], []
         if measured and not first.others:
             lead = [f"{look(first.arm).label} minus a threshold, {first.unit}:"]
-        measured += [claim.caveat] * bool(measured and claim.caveat)
-        cells = claim.letter, f"{claim.text} *({kind})*", claim.said, "<br>".join(lead + measured) or "–", verdict(found), link
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", fold("How a verdict is reached", RULES)])
+        if measured and claim.caveat:
+            measured.append(claim.caveat)
+        text, sizes = f"{claim.text} *({kind})*", "<br>".join(lead + measured) or "–"
+        rows.append([claim.letter, text, claim.said, sizes, verdict(found), link])
+    lines = words.table(["", "claim", "the paper", "we measured", "verdict", "notebook"], rows)
+    return "\n".join([*_primary(table), "", *lines, "", fold("How a verdict is reached", RULES)])
 
 
 def _primary(table: pd.DataFrame) -> list[str]:
@@ -249,18 +251,19 @@ def _primary(table: pd.DataFrame) -> list[str]:
     unknown = table[~pd.MultiIndex.from_frame(table[["task", "arm", "seed"]]).isin([*KNOWN])]
     later = "0 to 100K, without the pre-trained runs that we knew"
     columns = [f"{look(PRIMARY[0].arm).label} minus", *windows, later, "p", "tasks and seeds"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = []
     for first, second, unseen in zip(*found, compare(PRIMARY, unknown), strict=True):
-        numbers = [words(each.interval, signed=True) + _without(each) if each.tasks else "–" for each in (first, second, unseen)]
-        where = f"{in_words(unseen.tasks)}, " * (unseen.tasks != first.tasks)
+        three = first, second, unseen
+        numbers = [estimate(each.interval, signed=True) + _without(each) if each.tasks else "–" for each in three]
+        where = f"{in_words(unseen.tasks)}, " if unseen.tasks != first.tasks else ""
         numbers[2] += f" ({where}{count('seed', unseen.seeds)})" if unseen.tasks else ""
-        lines.append(f"| {' | '.join([look(first.comparison.others[0]).label, *numbers, p_value(first), _runs(first)])} |")
-    return lines
+        rows.append([look(first.comparison.others[0]).label, *numbers, p_value(first), _runs(first)])
+    return words.table(columns, rows)
 
 
 def _without(finding: Finding) -> str:
     """Returns the difference without the task that decides its sign, as ", without Ant +1.6 [−2.6, +5.8]"."""
-    return "".join(f", without {tasks.find(task).title} {words(other, True)}" for task, other in finding.without.items())
+    return "".join(f", without {tasks.find(task).title} {estimate(other, True)}" for task, other in finding.without.items())
 
 
 def p_value(finding: Finding) -> str:
@@ -278,9 +281,10 @@ def _measured(finding: Finding) -> str:
     """Returns a finding as Markdown for a table cell: the difference with its interval and unit, tasks and seeds."""
     arm, others = finding.comparison.arm, [look(other).label for other in finding.comparison.others]
     other = f"the mean of {', '.join(others)}" if len(others) > 1 else "".join(others)
-    number = f"**{words(finding.interval, signed=True)}** {finding.comparison.unit}"
-    text = f"{look(arm).label} minus {other}: {number}; {_runs(finding)}"
-    text += f" (above zero on {finding.above} of {len(finding.tasks)} tasks{_without(finding)})" * (len(finding.tasks) > 1)
+    size = f"**{estimate(finding.interval, signed=True)}** {finding.comparison.unit}"
+    text = f"{look(arm).label} minus {other}: {size}; {_runs(finding)}"
+    if len(finding.tasks) > 1:
+        text += f" (above zero on {finding.above} of {len(finding.tasks)} tasks{_without(finding)})"
     text += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     return text + (f"; higher still: {', '.join(look(arm).label for arm in finding.better)}" if finding.better else "")
 
@@ -289,8 +293,8 @@ def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     """Returns a finding on one task that compares with SAC's published score, as Markdown for a table cell."""
     (task,) = finding.tasks
     million = table[(table["arm"] == "sac_million") & (table["task"] == task)]
-    ours = words(statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()]))
+    ours = estimate(statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()]))
     about = f"threshold {number(published_end(task) - MARGIN)}, our SAC {ours}; {count('seed', finding.seeds)}"
     about += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     about += "; all seeds end at the same score" if finding.interval.high - finding.interval.low < 0.1 else ""
-    return f"{in_words(finding.tasks)}: **{words(finding.interval, signed=True)}** ({about})"
+    return f"{in_words(finding.tasks)}: **{estimate(finding.interval, signed=True)}** ({about})"

@@ -1,35 +1,33 @@
-"""Draws what a reader sees: live source, one look per arm, dots with intervals, curves, captions, figures with their data.
+"""Draws what a reader sees: live source, dots with intervals, curves, and figures with their captions and data.
 
 One call displays a figure with its caption, and saves it as four files: `NN_name.png`, `.svg`, `.csv` (the numbers drawn) and
 `.json` (caption and checksums). Saving it twice gives the same bytes.
 """
 
 import ast
-import colorsys
-import hashlib
 import inspect
 import io
 import os
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
 from mbaug import checks, files, tasks
-from mbaug.experiments import studies
 from mbaug.reporting import statistics
+from mbaug.reporting.looks import LOOKS, absent, in_order, look
 from mbaug.reporting.statistics import ENOUGH_SEEDS
+from mbaug.reporting.words import count, fold, joined, span
 
 
 def show(*functions: Callable) -> None:
@@ -43,8 +41,10 @@ def show(*functions: Callable) -> None:
         assert isinstance(node, ast.FunctionDef | ast.ClassDef)
         lines, first = text.splitlines(), 1 if isinstance(node, ast.ClassDef) else node.lineno
         if prose := ast.get_docstring(node):
-            end = node.body[0].end_lineno or 0
-            lines[node.body[0].lineno - 1 : end + (lines[end : end + 1] == [""])] = []
+            begin, end = node.body[0].lineno - 1, node.body[0].end_lineno or 0
+            if lines[end : end + 1] == [""]:
+                end += 1
+            del lines[begin:end]
         parts = [f"`{function.__module__}`", "", _prose(prose or ""), "", "```python", *lines[first - 1 :], "```"]
         display(Markdown("\n".join(parts)))
 
@@ -54,113 +54,6 @@ def _prose(docstring: str) -> str:
     text = re.sub(r"(`[^`]*`)|([*<])", lambda found: found[1] or f"\\{found[2]}", docstring)
     text = re.sub(r"(?m)^(\w+):\n(?=    )", r"*\1:*\n\n", text)
     return re.sub(r"(?m)^    (\w[\w., ]*): ", r"- `\1`: ", text)
-
-
-class Look(NamedTuple):
-    """How an arm looks in every figure: label, colour and line style."""
-
-    label: str
-    colour: str
-    line: str | tuple
-
-
-# Colours of Okabe and Ito, safe for the colour-blind. Dashed: no pre-training. Dotted: data kept online. Dash-dotted: controls.
-LOOKS = {
-    "td3": Look("TD3 from scratch", "#000000", "--"),
-    "sac": Look("SAC from scratch", "#56B4E9", "--"),
-    "td3_data": Look("TD3 with the data, no pre-training", "#CC79A7", "--"),
-    "vanilla": Look("vanilla pre-training", "#E69F00", "-"),
-    "vanilla_data": Look("vanilla, data kept", "#8F6300", ":"),
-    "augmented": Look("augmented 50 %", "#0072B2", "-"),
-    "augmented_data": Look("augmented, data kept", "#003F63", ":"),
-    "noise": Look("matched noise 50 %", "#009E73", "-."),
-    "deterministic": Look("deterministic model 50 %", "#D55E00", "-."),
-    "layernorm": Look("LayerNorm critics", "#7B3294", "-"),
-    "layernorm_data": Look("LayerNorm critics, data kept", "#54208A", ":"),
-    "td3_layernorm_data": Look("LayerNorm critics, no pre-training", "#B58ACB", "--"),
-    "augmented_layernorm_data": Look("augmented, LayerNorm critics, data kept", "#2C115F", ":"),
-    "rlpd": Look("RLPD", "#8C510A", "--"),
-    "iql": Look("IQL, data kept", "#4D4D4D", ":"),
-    "bc": Look("behaviour cloning, data kept", "#999933", ":"),
-}
-PREDICTORS = {  # predictors of the next state: label, colour, marker
-    "reconstruction": ("VAE, reconstruction of s'", "#CC79A7", "v"),
-    "sample": ("VAE, sampled (the paper's)", "#0072B2", "o"),
-    "mean": ("VAE, mean", "#56B4E9", "o"),
-    "persistence": ("persistence (nothing moves)", "#000000", "s"),
-    "linear": ("linear regression", "#E69F00", "^"),
-    "deterministic": ("deterministic network", "#D55E00", "D"),
-}
-OFFLINE = {  # arms that learn only offline, each with another source of next states; `PREDICTORS` has the same colours
-    "mean_offline": Look("model's mean, offline only", "#56B4E9", "-."),
-    "jitter_offline": Look("model's jitter, offline only", "#7F7F7F", "-."),
-    "shrink_offline": Look("pull to the middle, offline only", "#A6761D", "-."),
-    "reconstruction_offline": Look("reconstruction of s', offline only", "#CC79A7", "-."),
-    "target_noise_offline": Look("doubled target noise, offline only", "#B2182B", "-."),
-}
-PARTS = {  # label of each suffix that an arm's name adds to that of a known arm
-    "actor": "actor only",
-    "actor_cold": "actor only, untrained critics",
-    "critics": "critics only",
-    "critics_uniform": "critics only, uniform warm-up",
-    "million": "1M interactions",
-    "raw": "raw states",
-    "standardised": "standardised states",
-    "redrawn_offline": "redrawn 20 times as often",
-    "trusted_offline": "in trusted rows",
-    "distrusted_offline": "in distrusted rows",
-}
-VARIANT_LINES = [":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 1, 1, 1))]
-
-
-def look(arm: str) -> Look:
-    """Returns the look of an arm, which is the same in every figure.
-
-    An arm named after a known one, such as "augmented_25" (per cent) or "vanilla_actor", gets a lighter or darker shade of its
-    colour and other dashes. The name of any other arm determines its colour.
-    """
-    if known := LOOKS.get(arm) or OFFLINE.get(arm):
-        return known
-    digest = hashlib.sha256(arm.encode()).digest()
-    label, hue, lightness, saturation = arm.replace("_", " "), digest[1] / 256, 0.4, 0.6
-    if families := [name for name in LOOKS if arm.startswith(f"{name}_")]:
-        family = max(families, key=len)
-        variant, share = arm.removeprefix(f"{family}_"), digest[2] / 256
-        label = f"{LOOKS[family].label}, {PARTS.get(variant, variant.replace('_', ' '))}"
-        if variant.isdecimal():
-            label, share = f"{family} {variant} %", max(0, 1 - int(variant) / 100)
-        hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(LOOKS[family].colour))
-        lightness = 0.3 + 0.4 * share
-    colour = to_hex(colorsys.hls_to_rgb(hue, lightness, saturation)).upper()
-    return Look(label, colour, VARIANT_LINES[digest[0] % len(VARIANT_LINES)])
-
-
-def absent(arm: str, task: str) -> str:
-    """Returns why an arm has no run on a task, in two words."""
-    return "not recorded" if (arm, task) in studies.PLANNED else "not planned"
-
-
-def titled(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table with the titles of tasks in its rows and columns, as in figures. No line breaks within an interval."""
-    names = {name: task.title for name, task in tasks.EVERY.items()}
-    return table.map(_glued).rename(index=names, columns=names)
-
-
-def _glued(cell: Any) -> Any:
-    """Returns a cell of a table in which no interval is broken over two lines."""
-    return re.sub(r"\[.*?\]", lambda found: found[0].replace(" ", "\xa0"), cell) if isinstance(cell, str) else cell
-
-
-def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table with the titles of tasks and the labels of arms in its rows and columns. Its columns have no name."""
-    names = {arm: look(arm).label for arm in studies.ARMS}
-    return titled(table).rename(index=names, columns=names).rename_axis(columns=None)
-
-
-def in_order(arms: Iterable[str]) -> list[str]:
-    """Returns the arms in the order in which figures and tables list them: that of `LOOKS`, then by name."""
-    given = set(arms)
-    return [arm for arm in LOOKS if arm in given] + sorted(given - set(LOOKS))
 
 
 def style() -> None:
@@ -182,7 +75,7 @@ def style() -> None:
     plt.rc("lines", linewidth=1.8)
 
 
-STEPS = {
+X_LABELS = {
     "pretrain": "updates before going online (thousands)",
     "finetune": "environment interactions, warm-up included (thousands)",
 }
@@ -205,7 +98,7 @@ def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str 
         axis.plot(rows["steps"] / 1000, rows[value], color=colour, linestyle=line, label=label)
         if bands and rows["n_seeds"].min() >= ENOUGH_SEEDS:
             axis.fill_between(rows["steps"] / 1000, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
-    axis.set(xlabel=STEPS[phase], ylabel=QUANTITIES.get(value, value.replace("_", " ")))
+    axis.set(xlabel=X_LABELS[phase], ylabel=QUANTITIES.get(value, value.replace("_", " ")))
     return summary
 
 
@@ -252,7 +145,7 @@ def wide_values(axis: Axes, values: pd.Series) -> None:
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
     low, high = min(-100.0, 3 * values.min()), 3 * max(1_000.0, values.max())
     labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million", 1e9: "1 billion"}
-    ticks = {sign * size: f"−{text}" if sign * size < 0 else text for sign in (-1, 1) for size, text in labels.items()}
+    ticks = {-size: f"−{text}" for size, text in labels.items() if size} | labels
     axis.set_yticks([*ticks], [*ticks.values()])
     axis.set_ylim(low, high)
 
@@ -274,7 +167,9 @@ def mark_cut_bars(figure: Figure) -> bool:
             line.set_label("_marked")  # a figure that is saved twice has the same bytes
         for x, y, colour in [(*end, line.get_color()) for line in bars for end in np.asarray(line.get_xydata())]:
             outside = {"<": x < left, ">": x > right, "v": y < bottom, "^": y > top}
-            for marker in (marker for marker, cut in outside.items() if cut):
+            for marker, cut in outside.items():
+                if not cut:
+                    continue
                 edge = [np.clip(x, left, right)], [np.clip(y, bottom, top)]
                 arrow = Line2D(*edge, color=colour, marker=marker, markersize=5, clip_on=False, label="_arrow")
                 axis.add_artist(arrow)
@@ -322,7 +217,9 @@ def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.D
     A hollow dot is a single seed. Returns what it draws, a row per seed, without the arms that have no run.
     """
     groups, rows = {arm: runs.to_numpy() for arm, runs in measure.dropna().groupby("arm")}, []
-    for arm, place in ((arm, place) for arm, place in places.items() if arm in groups):
+    for arm, place in places.items():
+        if arm not in groups:
+            continue
         seeds, found, colour = groups[arm], statistics.interval([groups[arm]]), look(arm).colour
         bar(axis, [place, place], [found.low, found.high], colour)
         beside = offset_copy(axis.transData, axis.get_figure(root=True), x=6, units="points")
@@ -344,57 +241,6 @@ def legend(figure: Figure) -> None:
         figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
 
 
-def number(value: float, signed: bool = False) -> str:
-    """Returns a number for readers: one decimal below 10, none above, thousands and millions in words, a true minus sign."""
-    (text,), unit = _in_one_unit([value], signed)
-    return text + unit
-
-
-def _in_one_unit(values: Sequence[float], signed: bool) -> tuple[list[str], str]:
-    """Returns numbers as `number` does, but without their unit; and the unit that all share, such as " million"."""
-    largest = max(map(abs, values))
-    scale, unit = (1e6, " million") if largest >= 1e6 else (1e3, " thousand") if largest >= 1e5 else (1, "")
-    sign, texts = "+" if signed else "", []
-    for value in (value / scale for value in values):
-        text = f"{value:{sign},.{1 if abs(value) < 9.95 else 0}f}".replace("-", "−")
-        texts.append(re.sub(r"^[+−](?=0(\.0)?$)", "", text))
-    return texts, unit
-
-
-def two_digits(value: float) -> str:
-    """Returns a number with two significant digits, such as "0.40"; a dash if there is none."""
-    return "–" if np.isnan(value) else f"{value:#.2g}".rstrip(".")
-
-
-def words(found: statistics.Interval, signed: bool = False) -> str:
-    """Returns an interval as "21 [5.0, 38]"; without brackets if a single seed gives none; a dash if there is no value."""
-    if np.isnan(found.value):
-        return "–"
-    (value, *ends), unit = _in_one_unit(found[:1] if np.isnan(found.low) else found[:3], signed)
-    return value + (f" [{', '.join(ends)}]" if ends else "") + unit
-
-
-def span(numbers: Collection) -> str:
-    """Returns the range of whole numbers, as "2", "2 or 3" or "2 to 5"."""
-    low, high = min(numbers), max(numbers)
-    return f"{low:,} {'or' if high == low + 1 else 'to'} {high:,}" if low < high else f"{high:,}"
-
-
-def count(noun: str, numbers: Collection) -> str:
-    """Returns the range of whole numbers with their noun, as "1 seed" or "2 to 5 seeds"."""
-    return f"{span(numbers)} {noun}{'s' if max(numbers) != 1 else ''}"
-
-
-def joined(names: Sequence[str]) -> str:
-    """Returns names as a list in words, as "Hopper, Walker2d and Ant"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
-
-
-def in_words(names: Collection[str]) -> str:
-    """Returns tasks as a list in words, as "Hopper and Ant" or "all four tasks"."""
-    return "all four tasks" if set(names) == set(studies.FOUR) else joined([tasks.find(name).title for name in names])
-
-
 BANDS = f", and bands their 95 % t intervals, drawn for {ENOUGH_SEEDS} seeds or more"
 LINES = f"Lines are means over seeds{BANDS}"
 
@@ -408,6 +254,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
 
     The provenance has the budgets. With `records` (from `records.load_metadata`) it also has the precision and the commits.
     """
+    text = text.rstrip()
     if table.empty:
         return f"{text} Not yet recorded."
     seeds = table.groupby(["task", "dataset", "arm"])["seed"].nunique()
@@ -420,7 +267,7 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
     each = ", ".join(f"“{label}” ({number})" for label, number in by_arm.items())
     each = f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm"
-    drawn = f"{drawn.rstrip('.')}. " * bool(drawn) + each
+    drawn = f"{drawn.rstrip('.')}. {each}" if drawn else each
     diverged = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     diverged = joined([f"{runs} of {look(arm).label}" for arm, runs in diverged.items()])
     scored = f" Diverged, and scored 0 from then on, or as low as before if that is less: {diverged}." if diverged else ""
@@ -469,7 +316,7 @@ def save_figure(
     shown = shown if mark_cut_bars(figure) else shown.replace(ARROW, "")
     mark = ""
     if profile != "paper":  # the mark stays on the figure, so that the notebook shows it too
-        seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame and len(frame) else ""
+        seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame else ""
         mark = f"{profile} profile{seeds}: not evidence"
         letters = {"fontsize": 3.2 * figure.get_figwidth(), "weight": "bold", "color": "#D55E00", "alpha": 0.35, "rotation": 15}
         figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters).set_in_layout(False)
@@ -485,11 +332,6 @@ def save_figure(
     files.write_together({folder / f"{name}.{suffix}": content for suffix, content in contents.items()})
     display(figure, Markdown(f"*{as_markdown(shown)}*"))
     plt.close(figure)  # or the notebook would show it once more at the end of the cell
-
-
-def fold(summary: str, text: str) -> str:
-    """Returns Markdown that is folded under its summary until the reader clicks on it."""
-    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def gallery(folder: Path) -> str:
@@ -517,7 +359,9 @@ def gallery(folder: Path) -> str:
             more = f"{about['provenance']} " if about["provenance"] else ""
             more = fold("Data and provenance", f"{more}[SVG]({name}.svg) · [data]({name}.csv)")
             parts.append(f"### {title}\n\n![{title}]({name}.png)\n\n{mark}{as_markdown(about['caption'])}\n\n{more}\n")
-    parts += ["## Films\n"] * bool(films := sorted((folder / "films").glob("*.json")))
+    films = sorted((folder / "films").glob("*.json"))
+    if films:
+        parts.append("## Films\n")
     for path in films:
         film = files.unsealed(path, "`python -m mbaug films` writes it anew")
         title = f"{tasks.find(path.stem).title}, before and after learning online"

@@ -21,7 +21,8 @@ from mbaug.datasets.render import Frames
 from mbaug.experiments import records, run, trained
 from mbaug.experiments.records import Run
 from mbaug.reporting import statistics
-from mbaug.reporting.figures import look, number
+from mbaug.reporting.looks import look
+from mbaug.reporting.words import number
 
 ARM = "augmented"
 MOMENTS = {"switch": 0} | {str(steps): steps for steps in run.STEPS_KEPT}  # number of interactions at each moment
@@ -103,7 +104,7 @@ def make(folder: Path, root: Path) -> Iterator[Path]:
             continue
         panels, words, frames_per_second = [], [], 0
         for (moment, steps), score in zip(MOMENTS.items(), content["scores"], strict=True):
-            environment = render.plain(tasks.make(tasks.find(task), width=PANEL[0], height=PANEL[1], **render.FOLLOWED))
+            environment = render.without_scenery(tasks.make(tasks.find(task), width=PANEL[0], height=PANEL[1], **render.FOLLOWED))
             learner = trained.agent(task, ARM, moment)
             images, frames_per_second = render.frames(environment, learner.act, SECONDS, most=FRAMES_PER_SECOND)
             environment.close()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mbaug.experiments.studies import STUDIES, TWO
-from mbaug.reporting import statistics
+from mbaug.reporting import statistics, words
 from mbaug.reporting.claims import Measure
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, mean_offline, mean_score
 
@@ -114,5 +114,5 @@ def judged(prediction: Prediction, found: Measured) -> str:
 
 def listed() -> str:
     """Returns the predictions as a numbered Markdown table, with what would contradict each."""
-    rows = [f"| {number} | {each.text} | {each.contradicted_by} |" for number, each in enumerate(PREDICTIONS, start=1)]
-    return "\n".join(["| | we expect | contradicted by |", "|---|---|---|", *rows])
+    rows = [(str(number), each.text, each.contradicted_by) for number, each in enumerate(PREDICTIONS, start=1)]
+    return "\n".join(words.table(["", "we expect", "contradicted by"], rows))

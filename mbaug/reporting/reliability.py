@@ -61,7 +61,7 @@ def bodies(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> pd.Data
 def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> render.Frames:
     """Returns an image of each state, even of one that is impossible for the body. It needs OpenGL but no screen."""
     os.environ["MUJOCO_GL"] = render.opengl()
-    environment = render.plain(tasks.make(task, render_mode="rgb_array", width=144, height=144, **render.CLOSE))
+    environment = render.without_scenery(tasks.make(task, width=144, height=144, **render.CLOSE))
     images = render.stills(environment, states)
     environment.close()
     return images

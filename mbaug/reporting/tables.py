@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from mbaug import files, tasks
-from mbaug.reporting import statistics
+from mbaug.reporting import statistics, words
 from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, main_runs
-from mbaug.reporting.figures import LOOKS, fold, in_order, look, number, words
+from mbaug.reporting.looks import LOOKS, in_order, look
+from mbaug.reporting.words import estimate, fold, number
 
 MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # not folded: six arms at most, in the order of LOOKS
 
@@ -20,14 +21,13 @@ def found_table(frame: pd.DataFrame) -> str:
     if table.empty:
         return "No runs are recorded yet."
     scores, recorded = statistics.mean_score(table), [task for task in tasks.TASKS if (table["task"] == task).any()]
-    columns = ["mean score, 0 to 100K", *(tasks.find(task).title for task in recorded)]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    columns, rows = ["mean score, 0 to 100K", *(tasks.find(task).title for task in recorded)], []
     groups = {key: runs.to_numpy() for key, runs in scores.groupby(["task", "arm"])}
     for arm in in_order({arm for _, arm in groups} & {*MAIN}):
         means = [statistics.interval([groups[task, arm]] if (task, arm) in groups else []) for task in recorded]
-        cells = [f"{words(mean)} ({mean.n_seeds})" if mean.n_seeds else "–" for mean in means]
-        lines.append(f"| {' | '.join([look(arm).label, *cells])} |")
-    return "\n".join([*lines, "", fold("More arms, and more measures", _each_arm(table))])
+        cells = [f"{estimate(mean)} ({mean.n_seeds})" if mean.n_seeds else "–" for mean in means]
+        rows.append([look(arm).label, *cells])
+    return "\n".join([*words.table(columns, rows), "", fold("More arms, and more measures", _each_arm(table))])
 
 
 def _each_arm(table: pd.DataFrame) -> str:
@@ -40,14 +40,15 @@ def _each_arm(table: pd.DataFrame) -> str:
         "drop after the switch": statistics.score_drop,
     }
     found = [{key: runs.to_numpy() for key, runs in measure(table).groupby(["task", "arm"])} for measure in measures.values()]
-    lines = [f"| task | arm | {' | '.join(measures)} | seeds |", "|---" * 8 + "|"]
-    for task, rows in ((task, table[table["task"] == task]) for task in tasks.TASKS):
-        seeds = rows.groupby("arm")["seed"].nunique()
+    rows = []
+    for task in tasks.TASKS:
+        own = table[table["task"] == task]
+        seeds = own.groupby("arm")["seed"].nunique()
         for arm in in_order({*seeds.index} & {*LOOKS}):
-            cells = [words(statistics.interval([scores[task, arm]] if (task, arm) in scores else [])) for scores in found]
-            lines.append(f"| {' | '.join([tasks.find(task).title, look(arm).label, *cells, str(seeds[arm])])} |")
-    lines += ["", "Chapters 05, 07 and 90 have the other recorded arms."]
-    return "\n".join(lines)
+            cells = [estimate(statistics.interval([scores[task, arm]] if (task, arm) in scores else [])) for scores in found]
+            rows.append([tasks.find(task).title, look(arm).label, *cells, str(seeds[arm])])
+    lines = words.table(["task", "arm", *measures, "seeds"], rows)
+    return "\n".join([*lines, "", "Chapters 05, 07 and 90 have the other recorded arms."])
 
 
 def beside_published(table: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
             ours = statistics.interval([statistics.final_score(runs, steps).to_numpy()])
             theirs = float(tasks.normalised_score(task, task.published[algorithm][steps]))
             authors = str(task.authors_td3) if algorithm == "td3" else "–"
-            cells = [words(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
+            cells = [estimate(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
             cells = cells if ours.n_seeds else ["not yet recorded", 0, "–"]
             rows.append([task.title, algorithm.upper(), f"{steps:,}", number(theirs), authors, *cells])
     columns = ["task", "algorithm", "interactions", "published", "authors' [C]", "ours", "our seeds", "ours − published"]

@@ -55,7 +55,7 @@ def test_bfloat16_falls_back_to_float32_with_a_warning_on_a_processor_without_it
 
 def test_an_unavailable_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="unknown device 'cuda': allowed are 'cpu'"):
+    with pytest.raises(ValueError, match="the device is 'cuda', but torch finds no NVIDIA GPU here"):
         engine.prepare("float32", "cuda")
 
 

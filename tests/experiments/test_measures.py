@@ -1,39 +1,15 @@
 """Measures of critics: computed by hand for linear critics, and able to detect memorised rows."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import systems
 import torch
+from made import learner_of, linear
 
-from mbaug import streams, tasks
+from mbaug import streams
 from mbaug.experiments import measures
-from mbaug.method import imagination, td3, training
-from mbaug.method.arms import Arm
-from mbaug.method.settings import WorldModel
+from mbaug.method import td3
 from mbaug.method.td3 import TD3
-from mbaug.method.transitions import Batch, Dataset, Standardiser
-
-LINEAR = TD3(hidden=())
-
-
-def learner_of(settings, seeds, state_size, action_size):
-    """Returns untrained learners for a task with these state and action sizes."""
-    task = replace(tasks.find("hopper"), positions=("place",) * state_size, velocities=(), action_size=action_size)
-    return training.learner(Arm(learner=settings), task, seeds, Standardiser.identity(len(seeds), state_size))
-
-
-def linear():
-    """Returns a learner with Q_1 = s + 2 a, Q_2 = 2 s - a and pi = tanh(s / 2), whose target networks are equal to these."""
-    learner = learner_of(LINEAR, [0], 1, 1)
-    agent = learner.agent
-    for actor, critics in ((agent.actor, agent.critics), (agent.target_actor, agent.target_critics)):
-        actor.network.layers[0][0].fill_(0.5)
-        critics.network.layers[0][0].copy_(torch.tensor([[[1.0], [2.0]], [[2.0], [-1.0]]]))
-        for network in (actor.network, critics.network):
-            network.layers[0][1].zero_()
-    return learner
+from mbaug.method.transitions import Batch
 
 
 def rows(*columns):
@@ -50,20 +26,6 @@ Q = np.stack([S + 2 * A, 2 * S - A])
 def test_a_value_is_the_minimum_of_both_critics():
     found = measures.values(linear().agent.critics, THREE.state, THREE.action)
     np.testing.assert_allclose(found, Q.min(axis=0)[None], atol=1e-6)
-
-
-def test_values_along_actions_are_the_quantiles_of_their_relative_changes():
-    """Each agent of a population has its own scale: the second one's values are three times as large."""
-    other = torch.tensor([1.0, -1.0, 1.0]).view(1, 3, 1)
-    critics = learner_of(LINEAR, [0, 1], 1, 1).agent.critics
-    weights = torch.tensor([[1.0, 2.0], [3.0, 6.0], [2.0, -1.0], [6.0, -3.0]]).unsqueeze(-1)  # Q_1 of both agents, then Q_2
-    critics.network.layers[0][0].copy_(weights)
-    critics.network.layers[0][1].zero_()
-    found = measures.along_actions(critics, *(part.expand(2, 3, 1) for part in (THREE.state, THREE.action, other)))
-    value = lambda action: np.minimum(S + 2 * action, 2 * S - action)  # noqa: E731
-    moved = np.stack([value(A + share * (other.numpy().ravel() - A)) for share in measures.SHARES])
-    expected = np.quantile((moved - value(A)) / value(A).std(), measures.QUANTILES, axis=1).T
-    np.testing.assert_allclose(found, np.stack([expected, expected]), atol=1e-6)
 
 
 def test_the_error_is_the_root_mean_square_of_both_critics_against_a_noiseless_target():
@@ -165,44 +127,3 @@ def test_the_signatures_of_a_failure_by_hand():
     assert measures.signatures(rows[1:])["score_drop"] is None
     rows[0]["imagined_outside"] = 0.25
     assert measures.signatures(rows)["imagined_outside"] == 0.25
-
-
-def test_the_shift_of_a_target_by_hand():
-    """The recorded next state is 0, where both linear critics are 0; the imagined ones are 1, 1 and 4."""
-    learner, imagined = linear(), np.array([1.0, 1.0, 4.0])
-
-    def q(state):
-        action = np.tanh(state / 2)
-        return np.stack([state + 2 * action, 2 * state - action])
-
-    found = measures.target_shift(learner, torch.tensor(imagined, dtype=torch.float32).view(1, 3, 1), torch.zeros(1, 1))
-    whole, bias = 0.99 * q(imagined).min(axis=0).mean(), 0.99 * q(np.array([2.0])).min()
-    twins = -0.99 / 2 * np.abs(np.diff(q(imagined), axis=0)).mean()
-    np.testing.assert_allclose([part.item() for part in found], [whole, bias, whole - bias, twins], rtol=1e-5)
-
-
-def test_a_perfect_model_shifts_no_target():
-    next_state = torch.tensor([[0.3], [-2.0]])
-    shift = measures.target_shift(linear(), next_state.unsqueeze(1).repeat(1, 4, 1), next_state)
-    assert all(part.abs().max() < 1e-6 for part in shift)
-
-
-def test_rate_distortion_predicts_the_error_of_a_linear_vae():
-    """The layers are linear and the rows Gaussian with s' = s. The estimate holds for samples and for the mean."""
-    mixing = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
-    state = (np.random.default_rng(0).normal(size=(2_000, 3)) @ mixing.T).astype(np.float32)
-    no, zero, rows = np.zeros(2_000, bool), np.zeros((2_000, 1), np.float32), np.arange(2_000)
-    still = Dataset("still", state, zero, zero[:, 0], state, no, no, rows, 0 * rows)
-    options = replace(systems.LINEAR, kl_weight=6.0, latent_weight=0.0, learning_rate=3e-2, batch_size=1_000, epochs=60)
-    errors = imagination.fit(options, still, still, 0, evaluations=1).errors
-    for mode in ("sample", "mean"):
-        estimate = measures.rate_distortion(options, np.corrcoef(state.T), batches=2, mode=mode)
-        assert np.mean(errors[mode]) == pytest.approx(estimate, rel=0.05), mode
-
-
-def test_rate_distortion_with_the_papers_settings():
-    paper = WorldModel()
-    assert measures.rate_distortion(paper, np.eye(11), batches=3) == pytest.approx(11 / 66)
-    narrow = replace(paper, latent_size=10)
-    assert measures.rate_distortion(narrow, np.eye(11), batches=3) == pytest.approx((10 * 11 / 66 + 1) / 11)
-    assert measures.rate_distortion(replace(paper, kl_weight=1e3), np.eye(11), batches=3) == pytest.approx(1)

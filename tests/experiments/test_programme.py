@@ -137,7 +137,7 @@ def test_a_study_of_an_extra_task_joins_the_programme(monkeypatch):
 
 def test_the_programme_goes_seed_by_seed_and_then_task_by_task():
     places = [(run.seed, run.task) for run in studies.programme() if run.arm == "vanilla"]
-    assert places == [(seed, task) for seed in range(5) for task in studies.ORDER]
+    assert places == [(seed, task) for seed in range(5) for task in studies.ORDER if task in studies.FOUR]
 
 
 def test_runs_that_share_a_pretraining_are_one_cell():

@@ -56,7 +56,7 @@ names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,20}", fullmatch=True)
 @given(st.builds(Run, names, names, names, st.integers(0, 10**6)))
 def test_a_run_is_named_by_its_path(run):
     assert Run.parse(str(run)) == run
-    assert run.path("data/runs") == Path(f"data/runs/{run.task}/{run.dataset}/{run.arm}/seed{run.seed}")
+    assert run.path(Path("data/runs")) == Path(f"data/runs/{run.task}/{run.dataset}/{run.arm}/seed{run.seed}")
 
 
 @pytest.mark.parametrize("text", ["hopper/seed0", "a/b/c/seed", "a/b/c/seed01", "a/b/../seed0", "a/b/c/d/seed0"])

@@ -13,7 +13,7 @@ from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, 
 
 from mbaug import engine, provenance, tasks
 from mbaug.datasets import check, read
-from mbaug.experiments import models, records, run, runner, studies
+from mbaug.experiments import checkpoint, models, records, run, runner, studies
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training, transitions
 
@@ -42,11 +42,11 @@ def pretraining_starts(monkeypatch):
 @pytest.mark.slow
 def test_other_code_versions_or_processors_train_a_stage_anew(pretraining_starts, tmp_path):
     """Otherwise edited code would record what the old code trained, and a new MuJoCo would continue the runs of an old one."""
-    here = run.stage(tmp_path, "a stage")
+    here = checkpoint.stage(tmp_path, "a stage")
     with pytest.MonkeyPatch.context() as patch:
         for changed in ({"mujoco": "3.9.9"}, {"cpu": "another"}, {"code": "edited"}):
-            patch.setattr(run, "circumstances", lambda changed=changed: provenance.circumstances() | changed)
-            assert run.stage(tmp_path, "a stage") != here
+            patch.setattr(checkpoint, "circumstances", lambda changed=changed: provenance.circumstances() | changed)
+            assert checkpoint.stage(tmp_path, "a stage") != here
         trained(on_data("small_offline"), tmp_path)
     for _ in range(2):
         trained(on_data("small_offline"), tmp_path)
@@ -109,7 +109,7 @@ def test_imagined_next_states_are_those_at_the_end_of_each_window(tmp_path, monk
     """A source that repeats the recorded next states gives those of the learner's own table, three steps ahead."""
     monkeypatch.setattr(imagination, "predictor", lambda *given: lambda state, action, next_state, generator: next_state)
     population = run.begin([on_data("small_imagining")], studies.ahead(TINY.apply(IMAGINING), 3), tmp_path)
-    population.fits = [None]
+    population.fits = [object.__new__(imagination.Fit)]  # the source does not look at it
     recorded = transitions.unpack(population.table, 11, 3).next_state
     for imagined in run.imagined(population, population.arm.augmentation, 0).unbind(dim=2):
         torch.testing.assert_close(imagined, recorded)

@@ -18,11 +18,11 @@ import pytest
 import torch
 from conftest import alive, no_space, wait_until
 from joblib.externals.loky import get_reusable_executor, process_executor
-from small import BRIEF, FORK, RUN, SCRATCH, SECOND, SHORT, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
+from small import BRIEF, FORK, OFFLINE, RUN, SCRATCH, SECOND, SHORT, THIRD, TINY, arms, on_data, progress, record, rows  # noqa: F401
 
 from mbaug import __main__ as commands
 from mbaug import engine, files, provenance
-from mbaug.experiments import checkpoint, records, run, runner, studies, verify
+from mbaug.experiments import checkpoint, probes, records, run, runner, studies, verify
 from mbaug.experiments.metadata import FORMAT, OWN
 from mbaug.experiments.records import Run
 from mbaug.experiments.studies import ARMS, Study
@@ -238,9 +238,9 @@ def test_two_commands_record_each_run_once(tmp_path):
 
 def test_runs_held_by_another_command_come_last_and_count_as_running(tmp_path):
     """Thus two commands share the work. Asking for the status creates no file."""
-    jobs, root = studies.cells([RUN, SECOND, THIRD]), tmp_path / "runs"
+    cells, root = studies.cells([RUN, SECOND, THIRD]), tmp_path / "runs"
     with runner.held([RUN], TINY.apply(SCRATCH), tmp_path):
-        assert list(runner.free_first(jobs, TINY, tmp_path)) == [[[SECOND]], [[THIRD]], [[RUN]]]
+        assert list(runner.free_first(cells, TINY, tmp_path)) == [[[SECOND]], [[THIRD]], [[RUN]]]
     with runner.held([RUN], SCRATCH, tmp_path):
         assert runner.status(tiny_study(), root, tmp_path).to_numpy().tolist() == [[0, 0, 1, 1]]
     assert runner.status(tiny_study(), root, tmp_path).to_numpy().tolist() == [[0, 0, 0, 2]]
@@ -307,9 +307,8 @@ def test_a_worker_at_another_commit_is_reported_with_both_commits(recorded, tmp_
 def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
     """A file is in the way, so that even root cannot write there."""
     (tmp_path / "work").touch()
-    with pytest.raises(
-        RuntimeError, match=f"^{RUN}: Cannot write {re.escape(str(tmp_path / 'work'))}.*: choose another folder.$"
-    ):
+    sentence = f"^{RUN}: Cannot write {re.escape(str(tmp_path / 'work'))}.*: a file stands where a folder must be"
+    with pytest.raises(RuntimeError, match=sentence):
         record(tmp_path, [RUN])
 
 
@@ -386,6 +385,23 @@ def test_status_counts_finished_and_diverged_runs(recorded, tmp_path):
     assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
 
 
+def test_status_tells_datasets_apart(tmp_path):
+    study = Study("tiny", "Does it run?", ("small", "small_offline"), qualities=("random", "medium"), seeds=(0, 1))
+    found = runner.status(study, tmp_path, tmp_path)["missing"].to_dict()
+    datasets = {"none": "small", "hopper-random": "small_offline", "hopper-medium": "small_offline"}
+    assert found == {("hopper", dataset, arm): 2 for dataset, arm in datasets.items()}
+
+
+def test_a_task_without_fixed_states_is_recorded_without_calibration(tmp_path, monkeypatch):
+    """It is a task of your own. The user learns it before the training."""
+    monkeypatch.setitem(ARMS, "small_offline", SHORT.apply(replace(OFFLINE, finetuning=None)))
+    monkeypatch.setattr(probes, "known", lambda task: False)
+    reports = []
+    record(tmp_path, [on_data()], SHORT, report=reports.append)
+    assert reports[0].startswith("data/probes has no states of hopper, so its records will have no calibration")
+    assert records.read_metadata(tmp_path / "runs", on_data())["calibration"] is None
+
+
 def test_the_estimate_of_hours_uses_records_of_this_processor():
     """Records of other processors count only if there are no others, those of a GPU never. Shared pre-training counts once."""
     assert runner.step_seconds({}) == 0.01
@@ -424,6 +440,14 @@ def test_verify_compares_every_column_and_every_row(change, sentence, recorded, 
     found = verify.verify(RUN, tmp_path / "elsewhere", tmp_path / "work")
     assert sentence in found
     assert found.endswith(f", perhaps because of rounding: this machine has cpu {provenance.processor()}, not another")
+
+
+def test_verify_may_stop_before_an_offline_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "small_offline", SHORT.apply(replace(OFFLINE, finetuning=None)))
+    record(tmp_path, [on_data()], SHORT)
+    for updates, count in ((50, 1), (1_000, 3)):
+        found = verify.verify(on_data(), tmp_path / "runs", tmp_path / f"{updates} updates", updates)
+        assert found.endswith(f": {count} rows are equal bit for bit")
 
 
 def test_verify_refuses_a_record_with_other_settings(recorded, tmp_path):

@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from made import learner_of
 
 from mbaug import streams, tasks
 from mbaug.datasets import read
-from mbaug.experiments import checkpoint, measures, models, records, trained
+from mbaug.experiments import checkpoint, models, records, trained
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training, transitions
+from mbaug.method.td3 import TD3
 
 HERE = [name for name in trained.names() if trained.path_of(*name).exists()]
 
@@ -81,6 +83,20 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
 
 
+def test_values_along_actions_are_the_quantiles_of_their_relative_changes():
+    """Each agent of a population has its own scale: the second one's values are three times as large."""
+    state, action, other = np.array([[0.0, 1.0, -1.0], [0.2, -0.4, 0.6], [1.0, -1.0, 1.0]])
+    critics = learner_of(TD3(hidden=()), [0, 1], 1, 1).agent.critics
+    weights = torch.tensor([[1.0, 2.0], [3.0, 6.0], [2.0, -1.0], [6.0, -3.0]]).unsqueeze(-1)  # Q_1 of both agents, then Q_2
+    critics.network.layers[0][0].copy_(weights)
+    critics.network.layers[0][1].zero_()
+    found = trained.along_actions(critics, *(torch.tensor(x).float().expand(2, 3).unsqueeze(-1) for x in (state, action, other)))
+    value = lambda action: np.minimum(state + 2 * action, 2 * state - action)  # noqa: E731
+    moved = np.stack([value(action + share * (other - action)) for share in trained.SHARES])
+    expected = np.quantile((moved - value(action)) / value(action).std(), trained.QUANTILES, axis=1).T
+    np.testing.assert_allclose(found, np.stack([expected, expected]), atol=1e-6)
+
+
 def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_path):
     """The digest of a run's CSV says which run was evaluated."""
     which, path = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0), tmp_path / "11_actions.csv"
@@ -88,7 +104,7 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     path.write_text(
         "task,arm,seed,share,low,median,high,record\nhalfcheetah,vanilla,0,1,9,9,9,old\nant,noise,1,1,-0.5,0.25,2,other\n"
     )
-    trained.update_lines(tmp_path / "work", records.root(), path)
+    trained.update_along_actions(tmp_path / "work", records.root(), path)
     table = pd.read_csv(path)
     assert table["share"].tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
     record = records.read_metadata(records.root(), which)["csv_sha256"][:12]
@@ -96,19 +112,19 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     drawn, _ = transitions.draw(read.load(which.dataset), 10_000, which.seed)
     state, action = (torch.from_numpy(part[None, :1_000]) for part in (drawn.state, drawn.action))
     corner = torch.randint(0, 2, action.shape, generator=streams.torch_generator(which.seed, "corners")) * 2.0 - 1
-    expected = measures.along_actions(learner.agent.critics, (state - 1) / 2, action, corner)[0]
+    expected = trained.along_actions(learner.agent.critics, (state - 1) / 2, action, corner)[0]
     np.testing.assert_allclose(table[["low", "median", "high"]][:5], expected, rtol=1e-4, atol=1e-6)
     assert (table[["low", "median", "high"]][1:5].to_numpy() != 0).any()
     path.write_text(path.read_text().replace(f"0,0,0,{record}", f"0,7,0,{record}"))
     before = path.read_bytes()
     for work in ("nothing kept", "work"):  # a run that was asked is not asked again
-        trained.update_lines(tmp_path / work, records.root(), path)
+        trained.update_along_actions(tmp_path / work, records.root(), path)
         assert path.read_bytes() == before
 
 
 def test_values_of_critics_come_from_recorded_runs():
     table = pd.read_csv(trained.FOLDER / "drawn" / "11_actions.csv")
-    assert table.groupby(["task", "arm", "seed"])["share"].apply(list).map(lambda shares: shares == [*measures.SHARES]).all()
+    assert table.groupby(["task", "arm", "seed"])["share"].apply(list).map(lambda shares: shares == [*trained.SHARES]).all()
     for task, arm, seed, record in table[["task", "arm", "seed", "record"]].drop_duplicates().itertuples(index=False):
         which = records.Run(task, f"{task}-medium-replay", arm, seed)
         assert records.read_metadata(records.root(), which)["csv_sha256"].startswith(record), which

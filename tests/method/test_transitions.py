@@ -122,6 +122,15 @@ def test_a_table_standardises_states_and_changes_nothing_else():
     assert torch.equal(unscaled, torch.stack([transitions.pack(pool) for pool in pools]))
 
 
+def test_each_agents_standardiser_applies_to_all_samples_of_a_row():
+    """The number of rows equals that of agents, so a wrong axis would pass unseen."""
+    state = torch.randn(2, 2, 5, 3, generator=torch.Generator().manual_seed(0))
+    standardiser = Standardiser(torch.arange(6.0).view(2, 3), torch.arange(1.0, 7.0).view(2, 3))
+    expected = torch.stack([standardiser.of(k).apply(state[k].flatten(0, 1)).view(2, 5, 3) for k in (0, 1)])
+    assert torch.equal(standardiser.apply(state), expected)
+    torch.testing.assert_close(standardiser.invert(expected), state)
+
+
 @quick
 @given(st.integers(1, 3), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 5))
 def test_a_replay_buffer_keeps_rows_in_order_and_refuses_more_than_it_can_hold(population, counts, spare):

@@ -47,7 +47,7 @@ def test_the_best_margin_is_the_middle_of_those_with_the_least_loss():
 def test_each_task_is_judged_with_the_margin_of_the_other_tasks():
     """Hopper needs a margin below 10 and Ant one of 20 or more, so what is learned from one fails on the other."""
     found = rows(("hopper", 10, 20, 60, 50, 20), ("ant", 10, 30, 50, 60, 20))
-    judged = advice.left_out(found).set_index("task")
+    judged = advice.leave_one_task_out(found).set_index("task")
     assert judged["margin"].to_dict() == {"hopper": 35, "ant": 5}
     assert judged["named"].to_dict() == {"hopper": "vanilla_data", "ant": "vanilla"}
     assert judged["lost"].to_dict() == {"hopper": 10, "ant": 10}

@@ -15,7 +15,8 @@ from mbaug import files, tasks
 from mbaug.datasets import render
 from mbaug.experiments import records, trained
 from mbaug.reporting import films
-from mbaug.reporting.figures import look, number
+from mbaug.reporting.looks import look
+from mbaug.reporting.words import number
 
 FOLDER = ROOT / "figures" / "films"
 HERE = sorted(path.stem for path in FOLDER.glob("*.gif"))
@@ -117,7 +118,7 @@ def test_a_plain_scene_has_a_white_sky_and_a_pale_floor(name):
     assert (int(kinds.mjTEXTURE_2D), int(kinds.mjTEXTURE_SKYBOX)) == (render.FLAT, render.SKY)
     environment = tasks.make(tasks.find(name))
     before = environment.unwrapped.model.tex_data.copy()
-    model = render.plain(environment).unwrapped.model
+    model = render.without_scenery(environment).unwrapped.model
     assert not model.mat_reflectance.any()
     for kind, first in zip(model.tex_type, model.tex_adr, strict=True):
         pixels = set(model.tex_data[first : first + 3000].tolist())

@@ -192,12 +192,15 @@ def test_a_readme_without_its_markers_is_refused(text, tmp_path):
         tables.written(path, runs({"td3": 10}))
 
 
+@pytest.mark.slow
 def test_the_examples_in_the_readme_run(monkeypatch, capsys, tmp_path):
-    """We run both code blocks as they stand, but with 100 updates in place of 2,000 and an evaluation every 50."""
+    """We run all code blocks as they stand, but with 100 updates in place of 2,000 and an evaluation every 50."""
     example = "".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
     monkeypatch.chdir(tmp_path)
     tiny, learner = studies.PROFILES["smoke"], training.learner
     monkeypatch.setattr(training, "learner", lambda arm, *rest, **options: learner(tiny.apply(arm), *rest, **options))
     exec(compile(example, "README.md", "exec"), {})
-    assert re.fullmatch(r"(50|100) updates: score -?\d+\.\d\n" * 2 + "50\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        r"(50|100) updates: score -?\d+\.\d\n" * 2 + r"torch.Size\(\[1, 10000, 10, 11\]\)\n50\n", capsys.readouterr().out
+    )
     assert checkpoint.load(tmp_path / "build" / "mine")[1]["gradient_steps"] == 100
