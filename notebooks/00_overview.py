@@ -5,7 +5,7 @@
 #
 # <!-- answer -->
 # None of the paper's 6 claims can be judged so far. On all four tasks (4 or 5 seeds), the mean score of TD3 over the first
-# 100,000 interactions is 15 [14, 16] from scratch, 11 [3.6, 19] after offline pre-training, 1.7 [−1.3, 4.6] after pre-training
+# 100,000 interactions is 15 [14, 16] from scratch, 11 [3.6, 19] after offline pre-training, 1.8 [−1.2, 4.8] after pre-training
 # with imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 21, 22
 # and 27. We wait for 5 seeds to say whether imagination raises the mean score.
 #
@@ -42,7 +42,7 @@ from matplotlib.patches import FancyBboxPatch
 from mbaug import engine
 from mbaug.experiments import records, runner, studies
 from mbaug.method import augmentation
-from mbaug.reporting import claims, figures, statistics, tables
+from mbaug.reporting import claims, figures, looks, statistics, tables
 
 engine.prepare()
 figures.style()
@@ -54,7 +54,7 @@ metadata = records.load_metadata(folder, studies.find("hopper").runs())
 everything = frame if retrain else records.load_runs(folder)
 table = claims.main_runs(everything)
 plan = studies.profile(profile if retrain else "paper").apply(studies.ARMS["augmented"]).finetuning
-arms = figures.in_order((*studies.find("hopper").arms, "td3_data", "layernorm_data"))
+arms = looks.in_order((*studies.find("hopper").arms, "td3_data", "layernorm_data"))
 shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune") & (table["steps"] <= plan.steps)]
 few = shown[shown["arm"].isin(["td3", "td3_data", "vanilla", "augmented", "layernorm_data"])]
 
@@ -68,7 +68,7 @@ axes = below.subplots(1, 4, sharex=True, sharey=True)
 figures.multiples(axes, few)
 for axis in axes:
     axis.axvspan(0, plan.warmup_steps / 1000, color="#EBEBEB", zorder=0)
-below.supxlabel(figures.STEPS["finetune"], fontsize=10)
+below.supxlabel(figures.X_LABELS["finetune"], fontsize=10)
 figures.legend(figure)
 text = "What 10,000 transitions are worth online. Ant has an axis of its own. Below, the curves of five "
 text += "of the arms, means over seeds. Vanilla and augmented agents start to learn at the end of the "
@@ -180,7 +180,7 @@ def arrow(axis, start, end, text="", place=(0, 0), bend=0.0):
 # %%
 arm = studies.ARMS["augmented"]
 offline, online, model = arm.pretraining, arm.finetuning, arm.model
-blue, grey = figures.look("augmented").colour, "#D9D9D9"
+blue, grey = looks.look("augmented").colour, "#D9D9D9"
 half = augmentation.replaced(arm.augmentation.rate, arm.learner.batch_size)
 rows = pd.DataFrame("recorded", index=range(8), columns=["s", "a", "r", "s′", "d"])
 rows.loc[: 8 * arm.augmentation.rate - 1, "s′"] = "imagined"
@@ -334,7 +334,7 @@ seconds = pd.Series({str(run): about["wall_seconds"] for run, about in metadata.
 hours = seconds / 3600
 by_arm = hours.groupby([name.split("/")[2] for name in hours.index]).agg(["count", "min", "mean", "max"])
 by_arm.columns = ["runs", "least (h)", "mean (h)", "most (h)"]
-figures.labelled(by_arm).round(2)
+looks.labelled(by_arm).round(2)
 
 # %% [markdown]
 # ## Where we differ from the paper

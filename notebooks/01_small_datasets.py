@@ -38,7 +38,7 @@ from scipy.spatial.distance import cdist
 from mbaug import engine, tasks
 from mbaug.datasets import collect, read
 from mbaug.method import td3, transitions
-from mbaug.reporting import figures
+from mbaug.reporting import figures, words
 from mbaug.reporting.figures import show
 
 engine.prepare()
@@ -78,8 +78,8 @@ table["seconds"] = table["rows"] * tasks.make(task).unwrapped.dt
 
 # %%
 figure, axis = plt.subplots()
-looks = ("#0072B2", "-"), ("#D55E00", "--")
-for (way, some), (colour, line) in zip(table.groupby("way"), looks, strict=True):
+styles = ("#0072B2", "-"), ("#D55E00", "--")
+for (way, some), (colour, line) in zip(table.groupby("way"), styles, strict=True):
     axis.plot(some["rows"], some["mean"], "o", color=colour, linestyle=line, label=way)
     axis.fill_between(some["rows"], some["min"], some["max"], color=colour, alpha=0.15, linewidth=0)
 axis.axhline(one_step, color="black", linestyle=":", label="length of one step (median)")
@@ -361,7 +361,7 @@ comparison = pd.DataFrame(about_data, index=["transitions", "episodes", "mean re
 comparison["mean score"] = tasks.normalised_score(task, comparison["mean return"])
 comparison["mean length"] = comparison["transitions"] / comparison["episodes"]
 whole = comparison[["transitions", "episodes"]].map("{:,.0f}".format)
-comparison.assign(**whole).map(lambda x: x if isinstance(x, str) else figures.number(x))
+comparison.assign(**whole).map(lambda x: x if isinstance(x, str) else words.number(x))
 
 # %%
 edges = np.arange(0, 3_400, 100)
@@ -526,7 +526,7 @@ def summary(card):
 
 rows = pd.DataFrame([summary(card) for card in cards.values()], index=list(cards))
 decimal = ["mean return", "mean score", "diversity", "D4RL's mean return"]
-rows[decimal] = rows[decimal].map(lambda value: "–" if np.isnan(value) else figures.number(value))
+rows[decimal] = rows[decimal].map(lambda value: "–" if np.isnan(value) else words.number(value))
 whole = ["transitions", "episodes", "terminals"]
 rows[whole] = rows[whole].map("{:,}".format)
 rows

@@ -38,10 +38,10 @@ from torch.distributions import Normal
 
 from mbaug import engine, streams, tasks
 from mbaug.datasets import read
-from mbaug.experiments import measures, records, studies, trained
+from mbaug.experiments import records, studies, trained
 from mbaug.experiments.models import FAST
 from mbaug.method import imagination, networks, settings, transitions, world_model
-from mbaug.reporting import figures
+from mbaug.reporting import analysis, figures, looks, words
 from mbaug.reporting.figures import show
 from mbaug.reporting.stored import stored
 
@@ -89,12 +89,12 @@ parts = [
 errors = stored("02_errors", pd.concat(parts, ignore_index=True), profile)
 
 # %%
-looks = figures.PREDICTORS
+styles = looks.PREDICTORS
 units = {"m": "height", "quaternion": "orientation", "rad": "angles"}
 units |= {"m/s": "velocities", "rad/s": "angular velocities"}
 kind = errors["quantity"].str.extract(r"\((.*)\)")[0].map(units).rename("kind")
-by_kind = errors.groupby(["task", kind])[[*looks]].mean()
-mean = errors.groupby("task", sort=False)[[*looks]].mean()
+by_kind = errors.groupby(["task", kind])[[*styles]].mean()
+mean = errors.groupby("task", sort=False)[[*styles]].mean()
 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.6), sharex=True)
@@ -106,7 +106,7 @@ for axis, name in zip(axes.flat, tasks.TASKS, strict=True):
     kinds = [each for each in units.values() if (name, each) in by_kind.index]
     drawn_rows = pd.concat([by_kind.loc[name].loc[kinds], mean.loc[[name]]])
     rows = np.arange(len(drawn_rows))
-    for place, (predictor, (label, colour, marker)) in enumerate(looks.items()):
+    for place, (predictor, (label, colour, marker)) in enumerate(styles.items()):
         beside = rows + 0.12 * (place - 2.5)  # no mark hides another
         axis.plot(drawn_rows[predictor], beside, marker, color=colour, label=label, markersize=6)
     axis.axhline(len(kinds) - 0.5, color="#999999", linewidth=1)
@@ -120,9 +120,9 @@ text += "Networks fitted on 10,000 rows of <task>-medium-replay, seed 0; the sam
 figures.save_figure(figure, "02_errors", errors, text, profile)
 
 # %%
-names = {kind: label for kind, (label, *_) in looks.items()}
-titled = mean.rename(lambda name: tasks.find(name).title).rename_axis(None)
-titled.rename(columns=names).T.map(figures.two_digits)
+names = {kind: label for kind, (label, *_) in styles.items()}
+titled = looks.titled(mean).rename_axis(None)
+titled.rename(columns=names).T.map(words.two_digits)
 
 # %%
 rivals = ["persistence", "linear", "deterministic", "reconstruction"]
@@ -164,9 +164,12 @@ found = imagination.held_out_error(imagination.persistence, fitted.model.standar
 assert np.allclose(found, by_hand, rtol=1e-4), "the error is the mean square of the step, in variances"
 
 # %%
-hopper, error = errors[errors["task"] == "hopper"].set_index("quantity")[[*looks]], mean.loc["hopper"]
+hopper, error = (
+    errors[errors["task"] == "hopper"].set_index("quantity")[[*styles]],
+    mean.loc["hopper"],
+)
 behind = (hopper["sample"] / hopper["persistence"]).rename("sample / persistence")
-hopper.join(behind).sort_values(behind.name).map(figures.two_digits)
+hopper.join(behind).sort_values(behind.name).map(words.two_digits)
 
 # %% [markdown]
 # *Read.* The dimensions are in the order of the last column. Where it is below 1, Hopper's VAE beats persistence.
@@ -184,8 +187,8 @@ hopper.join(behind).sort_values(behind.name).map(figures.two_digits)
 metadata = records.load_metadata(records.root(), studies.find("hopper").runs())
 kept = {run.seed: about["world_model"] for run, about in metadata.items() if about["world_model"]}
 means = {seed: {name: np.mean(each) for name, each in kept[seed].items()} for seed in sorted(kept)}
-recorded = pd.DataFrame(means).T.rename_axis("seed").reindex(columns=looks)
-recorded.map(figures.two_digits) if kept else Markdown("No run with a world model is recorded yet.")
+recorded = pd.DataFrame(means).T.rename_axis("seed").reindex(columns=styles)
+recorded.map(words.two_digits) if kept else Markdown("No run with a world model is recorded yet.")
 
 # %% [markdown]
 # ## 2. The model
@@ -364,12 +367,12 @@ for name, line, colour in zip(terms, ("-", "--", "-.", ":"), colours, strict=Tru
     left.plot(curve["gradient_steps"], curve[name], line, color=colour, label=name.replace("kl", "KL"))
 left.set(xlabel="gradient steps", ylabel="weighted term of the loss", yscale="log", title="Trained on")
 checked = curve.dropna()
-label, colour, _ = looks["sample"]
+label, colour, _ = styles["sample"]
 right.plot(
     checked["gradient_steps"], checked["held-out error"], "o-", color=colour, markersize=4, label=label
 )
 for name, line in zip(("persistence", "linear", "deterministic"), (":", "-.", (0, (5, 1))), strict=True):
-    right.axhline(error[name], color=looks[name][1], linestyle=line, label=looks[name][0])
+    right.axhline(error[name], color=styles[name][1], linestyle=line, label=styles[name][0])
 right.set(xlabel="gradient steps", ylabel="error of one step (variances)")
 right.set(yscale="log", ylim=(2e-4, 1), title="Held out")
 left.legend(loc="upper right")
@@ -472,16 +475,16 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 # right to within 10 or 20 %, and that of a single component less so.
 
 # %%
-show(measures.rate_distortion)
+show(analysis.rate_distortion)
 
 # %% [markdown]
 # *Check by hand.* Eleven independent dimensions give $\theta = 11/66$. If ten of them hardly vary, their error is their
 # variance. For one component we try all errors $\delta$.
 
 # %%
-found = measures.rate_distortion(full, np.eye(11), batches=3)
+found = analysis.rate_distortion(full, np.eye(11), batches=3)
 assert np.isclose(found, 11 / 66), "all eleven are above the water"
-found = measures.rate_distortion(full, np.diag([10.9] + [0.01] * 10), batches=3)
+found = analysis.rate_distortion(full, np.diag([10.9] + [0.01] * 10), batches=3)
 assert np.isclose(found, (11 / 66 + 0.1) / 11), "ten lie below it and are lost"
 variance, tried = 2.0, np.linspace(1e-3, 2, 200_000)
 cost = 11 / 11 * tried + 1 / 3 / 2 * np.log(variance / tried)
@@ -508,7 +511,7 @@ components.index += 1
 modes, grid = ("sample", "mean"), np.geomspace(0.005, 3, 60)
 dial = {
     weight: {
-        m: measures.rate_distortion(replace(full, kl_weight=weight), correlation, 3, m) for m in modes
+        m: analysis.rate_distortion(replace(full, kl_weight=weight), correlation, 3, m) for m in modes
     }
     for weight in grid
 }
@@ -536,11 +539,11 @@ left.plot(components["measured"], "v", color="#CC79A7", label="error, measured")
 left.set(xlabel="principal component", ylabel="variances", title="VAE reconstruction of s'")
 left.set(yscale="log", ylim=(0.02, 10), xticks=components.index.astype(int))
 for mode, line in (("sample", "-"), ("mean", "--")):
-    label, colour, marker = looks[mode]
+    label, colour, marker = styles[mode]
     right.plot(theory[mode], line, color=colour, label=f"{label}: predicted")
     right.plot(measured[mode], marker, color=colour, markersize=7, label=f"{label}: measured")
 for name, line in zip(("persistence", "linear", "deterministic"), (":", "-.", (0, (5, 1))), strict=True):
-    right.axhline(error[name], color=looks[name][1], linestyle=line, label=looks[name][0])
+    right.axhline(error[name], color=styles[name][1], linestyle=line, label=styles[name][0])
 right.set(xscale="log", yscale="log", ylim=(5e-4, 1), title="Error by KL weight")
 right.set_xlabel("weight of the KL term (1: the authors' code)")
 right.set_ylabel("error of one step (variances)")
@@ -556,11 +559,11 @@ weights |= {f"{w:g} of it": w for w in measured.index if w < 1}
 beside = {"times the authors'": weights.values()}
 for mode in modes:
     settled = [replace(full, kl_weight=w) for w in weights.values()]
-    found = [measures.rate_distortion(one, correlation, paper_batches, mode) for one in settled]
-    beside[f"{looks[mode][0]}: predicted"] = found
-    beside[f"{looks[mode][0]}: measured"] = [measured[mode].get(w, np.nan) for w in weights.values()]
+    found = [analysis.rate_distortion(one, correlation, paper_batches, mode) for one in settled]
+    beside[f"{styles[mode][0]}: predicted"] = found
+    beside[f"{styles[mode][0]}: measured"] = [measured[mode].get(w, np.nan) for w in weights.values()]
 table = pd.DataFrame(beside, [*weights]).rename_axis("weight of the KL term")
-table.map(figures.two_digits)
+table.map(words.two_digits)
 
 # %% [markdown]
 # *Read.* The first row is the weight of the authors' code [C]. There the theory meets our expectation for a sample: the
@@ -630,7 +633,7 @@ table = by_row.groupby(tenth).mean()
 table = stored("02_steps", table.rename_axis("tenth").reset_index(), profile).set_index("tenth")
 
 figure, axis = plt.subplots()
-for name, (label, colour, marker) in looks.items():
+for name, (label, colour, marker) in styles.items():
     axis.plot(table.index, table[name], f"{marker}-", color=colour, markersize=5, label=label)
 axis.set(yscale="log", xticks=table.index)
 axis.set_xlabel("held-out rows in tenths, from the smallest step to the largest")
@@ -646,7 +649,7 @@ summary = table[kinds].iloc[[0, -1]].set_axis(["smallest steps", "largest steps"
 better = {kind: ((wrong[kind] ** 2).mean(axis=1) < length).mean() for kind in kinds[1:]}
 summary["largest / smallest"] = summary["largest steps"] / summary["smallest steps"]
 summary["share of rows better than persistence"] = pd.Series(better)
-summary.rename(names).map(figures.two_digits)
+summary.rename(names).map(words.two_digits)
 
 # %% [markdown]
 # *Read.* A sample of the VAE beats persistence only in the tenth with the largest steps, and its mean prediction only
@@ -682,7 +685,7 @@ drawn_as = {
     "deterministic": {"color": "#D55E00", "linewidth": 1, "label": "deterministic network"},
     "mean": {"color": "#56B4E9", "linewidth": 1.5, "label": "VAE, mean"},
     "sample": dots | {"color": "#0072B2", "marker": ".", "label": "VAE, sampled"},
-    "reconstruction": dots | {"color": "#CC79A7", "marker": "x", "label": looks["reconstruction"][0]},
+    "reconstruction": dots | {"color": "#CC79A7", "marker": "x", "label": styles["reconstruction"][0]},
 }
 for axis, name in zip(axes, shown, strict=True):
     for key, style in drawn_as.items():

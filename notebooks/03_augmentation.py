@@ -38,7 +38,7 @@ from mbaug.datasets import read
 from mbaug.experiments import studies, trained
 from mbaug.method import augmentation, imagination, settings, td3, training, transitions, world_model
 from mbaug.method.transitions import Batch
-from mbaug.reporting import figures
+from mbaug.reporting import figures, looks, words
 from mbaug.reporting.figures import save_figure, show
 from mbaug.reporting.stored import stored
 
@@ -283,7 +283,7 @@ far.set_index("source")[["outside", "nearest"]].map("{:.4f}".format).replace("na
 def look(source):
     """Returns colour and line style of a source, those of its arm where it has one."""
     arms = {"sample": "augmented", "noise": "noise", "deterministic": "deterministic"}
-    style = figures.look(arms.get(source, f"{source}_offline"))
+    style = looks.look(arms.get(source, f"{source}_offline"))
     return {"color": style.colour, "linestyle": style.line, "label": source}
 
 
@@ -389,8 +389,8 @@ moves = pd.DataFrame({source: parts(shift[source]) for source in sources}).T
 moves = moves.assign(spread=truth.std().item()).rename_axis("source").reset_index()
 moves = stored("03_targets", moves, profile).set_index("source")
 print(f"standard deviation of the targets: {moves['spread'].iloc[0]:.0f} rewards")
-shown = moves.drop(columns=["mean", "spread"]).map(figures.number)
-shown.insert(0, "average shift", [figures.number(shift, signed=True) for shift in moves["mean"]])
+shown = moves.drop(columns=["mean", "spread"]).map(words.number)
+shown.insert(0, "average shift", [words.number(shift, signed=True) for shift in moves["mean"]])
 shown
 
 # %%

@@ -5,10 +5,10 @@
 #
 # <!-- answer -->
 # On all four tasks (4 or 5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33
-# [31, 34] for TD3 with the data in its replay buffer, 11 [3.6, 19] after vanilla pre-training, 1.7 [−1.3, 4.6] after
-# pre-training with imagined next states, and 21 [15, 27] with noise of the same size. We wait for 5 seeds to say whether
+# [31, 34] for TD3 with the data in its replay buffer, 11 [3.6, 19] after vanilla pre-training, 1.8 [−1.2, 4.8] after
+# pre-training with imagined next states, and 20 [14, 26] with noise of the same size. We wait for 5 seeds to say whether
 # vanilla pre-training pays off. The score after pre-training with imagined next states differs from that of TD3 from scratch by
-# −13 [−16, −10], of vanilla pre-training by −9.4 [−17, −2.0], of noise by −19 [−25, −13], and of TD3 with the data by −31 [−34,
+# −13 [−16, −10], of vanilla pre-training by −9.3 [−17, −1.8], of noise by −19 [−25, −13], and of TD3 with the data by −31 [−34,
 # −28].
 # <!-- /answer -->
 #
@@ -47,7 +47,7 @@ from mbaug.experiments import records, runner, studies, trained
 from mbaug.experiments.models import FAST
 from mbaug.method import networks, sac, td3, training
 from mbaug.method.transitions import Batch
-from mbaug.reporting import claims, figures, statistics, tables
+from mbaug.reporting import claims, figures, looks, statistics, tables, words
 from mbaug.reporting.figures import show
 
 engine.prepare()
@@ -75,7 +75,7 @@ axes = below.subplots(1, 4, sharex=True, sharey=True)
 lines = figures.multiples(axes, table[table["arm"].isin(arms)])
 for axis in axes:
     axis.axvspan(0, warmup / 1000, color="#EBEBEB", zorder=0)
-below.supxlabel(figures.STEPS["finetune"], fontsize=10)
+below.supxlabel(figures.X_LABELS["finetune"], fontsize=10)
 figures.legend(figure)
 text = "Above, the mean score of a run; Ant has an axis of its own. Below, the score along the way, "
 text += "means over seeds. Grey is the warm-up of the pre-trained arms, without updates."
@@ -159,13 +159,13 @@ def of(measure, task, arm):
 
 def by_arm(rows, tell):
     """Returns a table of words, with one row per arm and one column per task."""
-    words = {arm: {task: tell(task, arm) for task in tasks.TASKS} for arm in rows}
-    return figures.labelled(pd.DataFrame(words).T).replace("–", "not yet recorded")
+    cells = {arm: {task: tell(task, arm) for task in tasks.TASKS} for arm in rows}
+    return looks.labelled(pd.DataFrame(cells).T).replace("–", "not yet recorded")
 
 
 def mean(measure, signed=False):
     """Returns how `by_arm` tells a measure: its mean over seeds, with its interval."""
-    return lambda task, arm: figures.words(statistics.interval([of(measure, task, arm)]), signed)
+    return lambda task, arm: words.estimate(statistics.interval([of(measure, task, arm)]), signed)
 
 
 # %%
@@ -190,8 +190,8 @@ def minus(measure, arm, other):
     row["together"] = statistics.difference(measure, arm, other)
     groups = [*statistics.by_task(measure, arm, other).values()]
     beats = statistics.probability_of_improvement([x for x, _ in groups], [y for _, y in groups])
-    words = {name: figures.words(each, signed=True) for name, each in row.items()}
-    return words | {"beats": f"{beats:.0%}"}
+    cells = {name: words.estimate(each, signed=True) for name, each in row.items()}
+    return cells | {"beats": f"{beats:.0%}"}
 
 
 # %%
@@ -205,9 +205,9 @@ pairs += [
 
 def compared(window):
     """Returns the table of all pairs in one window."""
-    names = {pair: " − ".join(figures.look(arm).label for arm in pair) for pair in pairs}
+    names = {pair: " − ".join(looks.look(arm).label for arm in pair) for pair in pairs}
     rows = {names[pair]: minus(windows[window], *pair) for pair in pairs}
-    return figures.titled(pd.DataFrame(rows).T).replace({"–": "not yet recorded", "nan%": "–"})
+    return looks.titled(pd.DataFrame(rows).T).replace({"–": "not yet recorded", "nan%": "–"})
 
 
 compared("0 to 100K")
@@ -249,7 +249,7 @@ start = online[online["steps"] == 0].set_index(statistics.RUN)["score"]
 def jump_start(task, arm):
     """Returns an arm's score at 0 minus that of fresh agents, in words."""
     found = statistics.contrast([of(start, task, arm), of(start, task, "td3")], [1, -1])
-    return figures.words(found, signed=True)
+    return words.estimate(found, signed=True)
 
 
 pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jump_start)})
@@ -268,7 +268,7 @@ pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jum
 
 
 # %%
-def soon(task, arm):
+def until_level(task, arm):
     """Returns the median interactions until the level, and how many seeds reach it."""
     level = tasks.normalised_score(tasks.find(task), tasks.find(task).published["sac"][100_000])
     steps = of(statistics.steps_to_threshold(online[online["steps"] <= end], level), task, arm)
@@ -278,7 +278,7 @@ def soon(task, arm):
     return f"{median} ({np.isfinite(steps).sum()} of {len(steps)})"
 
 
-by_arm(arms, soon)
+by_arm(arms, until_level)
 
 # %% [markdown]
 # ## 4. The method online
@@ -455,7 +455,7 @@ pd.concat({name: by_arm(pretrained, mean(measure)) for name, measure in parts.it
 
 # %%
 less = {f"augmented − {other}": minus(harm, "augmented", other) for other in ("vanilla", "noise")}
-figures.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "not yet recorded")
+looks.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "not yet recorded")
 
 # %% [markdown]
 # *Read.* Right of zero, updates cost more than the noise of evaluations alone. Left of zero, an agent gained from
@@ -653,7 +653,7 @@ by_arm(ways, mean(both))[[tasks.find(task).title for task in studies.TWO]]
 # %%
 baselines = {arm: studies.ARMS[arm] for arm in ("td3", "sac", "td3_data")}
 own = {arm: vars(each.finetuning) | vars(each.learner) for arm, each in baselines.items()}
-chosen = pd.DataFrame({figures.look(arm).label: values for arm, values in own.items()})
+chosen = pd.DataFrame({looks.look(arm).label: values for arm, values in own.items()})
 chosen = chosen.filter(regex="^(?!carry|behaviour)", axis=0)  # they carry nothing and clone nothing
 offline = (each.pretraining for each in baselines.values())
 chosen.loc["standardised states"] = [plan is not None and plan.standardise for plan in offline]
@@ -731,12 +731,12 @@ def choice(arm):
         gains = [] if arm == ours else np.ravel(statistics.differences(here, arm, ours))
         row[tasks.find(task).title] = mean(here)(task, arm)
         row[f"{tasks.find(task).title}: gains"] = (
-            ", ".join(figures.number(gain, signed=True) for gain in gains) or "–"
+            ", ".join(words.number(gain, signed=True) for gain in gains) or "–"
         )
     return row
 
 
-pd.DataFrame({figures.look(arm).label: choice(arm) for arm in sweep.arms}).T
+pd.DataFrame({looks.look(arm).label: choice(arm) for arm in sweep.arms}).T
 
 # %% [markdown]
 # *Read.* A choice that gains on every seed and every task would suggest that our baseline is the weaker one. No choice
@@ -753,7 +753,7 @@ stops = [step for step in sorted(online["steps"].unique()) if warmup <= step <= 
 stops = stops[:: max(1, len(stops) // 3)]
 curve = online.query("task == 'hopper' and steps in @stops and arm in @arms")
 curve = curve.pivot_table("score", "steps", "arm")
-curve = figures.labelled(curve[figures.in_order(curve)].map(figures.number))
+curve = looks.labelled(curve[looks.in_order(curve)].map(words.number))
 curve.insert(0, "authors' tick", [f"{step - warmup:,}" for step in curve.index])
 curve.set_axis(curve.index.map("{:,}".format)).rename_axis("interactions")
 
@@ -771,12 +771,12 @@ for claim in claims.CLAIMS[:3]:
     found = claims.findings(claim, table)
     print(f"({claim.letter}) {claim.text}: {claims.verdict(found)}")
     for each in (each for each in found if each.tasks):
-        sides = [figures.look(arm).label for arm in (each.comparison.arm, *each.comparison.others)]
+        sides = [looks.look(arm).label for arm in (each.comparison.arm, *each.comparison.others)]
         sides += [] if sides[1:] else [f"(SAC's published mean, 900K to 1M, less {claims.MARGIN:.0f})"]
-        number = figures.words(each.interval, signed=True)
+        number = words.estimate(each.interval, signed=True)
         print(
             "   ",
-            f"{figures.in_words(each.tasks)}:",
+            f"{words.in_words(each.tasks)}:",
             " − ".join(sides),
             "=",
             number,
@@ -813,7 +813,7 @@ for claim in claims.CLAIMS[:3]:
 #
 # 1. In the run of 100 interactions (section 4), set `warmup_steps=0`. What does the check print at its two stops? (Then
 #    its assert fails.)
-# 2. In section 3, replace `"sac"` by `"td3"` in `soon`. Which arm gains most from a lower level?
+# 2. In section 3, replace `"sac"` by `"td3"` in `until_level`. Which arm gains most from a lower level?
 # 3. In section 5, replace `last=warmup` by `last=5_000` in `still`. Why do the drops without updates shrink?
 #
 # ## Questions

@@ -39,7 +39,7 @@ from mbaug import engine, streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import records, studies, trained
 from mbaug.method import augmentation, imagination, td3, transitions, world_model
-from mbaug.reporting import claims, figures, statistics
+from mbaug.reporting import claims, figures, looks, statistics, words
 from mbaug.reporting.figures import show
 from mbaug.reporting.stored import stored
 
@@ -89,7 +89,7 @@ for kind, path in paths.items():
 fan = stored("06_fan", pd.DataFrame(columns), profile, tolerance=0.02)  # rounding errors grow, too
 
 # %%
-looks = {
+styles = {
     "persistence": ("persistence (nothing moves)", "#000000", ":"),
     "linear": ("linear regression", "#E69F00", "-."),
     "deterministic": ("deterministic network", "#D55E00", (0, (5, 1))),
@@ -108,8 +108,8 @@ def of(kind, name):
 figure, axes = plt.subplots(2, 2, figsize=(8, 5.4), sharex=True, sharey="row")
 for row_of_axes, name in zip(axes, shown, strict=True):
     for axis, kind in zip(row_of_axes, ("latent", "encoded"), strict=True):
-        label, colour, _ = looks[kind]
-        network = {"color": looks["deterministic"][1], "label": looks["deterministic"][0]}
+        label, colour, _ = styles[kind]
+        network = {"color": styles["deterministic"][1], "label": styles["deterministic"][0]}
         axis.plot(fan["seconds"], of(kind, name), color=colour, linewidth=0.8, alpha=0.5)
         axis.plot(fan["seconds"], of("truth", name), color="black", linewidth=2.2, label="what happened")
         axis.plot(fan["seconds"], of("deterministic", name), **network)
@@ -139,7 +139,7 @@ figures.save_figure(figure, "06_fan", fan, text, profile)
 # %%
 moments = [round(part / seconds_a_step) - 1 for part in (0.05, 0.2, 1)]
 table = {
-    (name, looks[kind][0]): np.sqrt(((of(kind, name) - of("truth", name)) ** 2).mean(axis=1))[moments]
+    (name, styles[kind][0]): np.sqrt(((of(kind, name) - of("truth", name)) ** 2).mean(axis=1))[moments]
     for name in shown
     for kind in ("deterministic", "latent", "encoded")
 }
@@ -328,7 +328,7 @@ for task in names:
 radius = pd.Series(radius)
 duration = [1000 * tasks.make(tasks.find(task)).unwrapped.dt for task in names]
 table = {"largest |eigenvalue|": radius, "its 50th power": radius**50, "ms per step": duration}
-figures.titled(pd.DataFrame(table)).round(3)
+looks.titled(pd.DataFrame(table)).round(3)
 
 # %% [markdown]
 # *Check by hand.* With a trained VAE, `latent_rollout` must encode once, step twice and decode, as the first formula says.
@@ -413,7 +413,7 @@ for axis, task in zip(axes.flat, tasks.TASKS, strict=True):
     axis.axhline(1, color="#999999", linewidth=1)
     if rows.empty:
         axis.text(0.5, 0.5, "not yet fitted", ha="center", transform=axis.transAxes)
-    for kind, (label, colour, line) in looks.items():
+    for kind, (label, colour, line) in styles.items():
         own = rows[rows["predictor"] == kind]
         if len(own):
             axis.plot(own["horizon"], own["error"], color=colour, linestyle=line, label=label)
@@ -437,18 +437,18 @@ figures.save_figure(figure, "06_open_loop", errors, text, profile)
 
 # %%
 wide = errors.pivot(index=["task", "horizon"], columns="predictor", values="error")
-wide = wide[[kind for kind in looks if kind in wide]]
+wide = wide[[kind for kind in styles if kind in wide]]
 
 
 def first(reached):
     """Returns the first horizon of each task at which a condition holds, by predictor."""
     when = reached.groupby("task").agg(lambda held: horizons[held.argmax()] if held.any() else "never")
-    named = {kind: label for kind, (label, *_) in looks.items()}
-    return figures.titled(when.where(wide.groupby("task").any(), "–").loc[names]).rename(columns=named)
+    named = {kind: label for kind, (label, *_) in styles.items()}
+    return looks.titled(when.where(wide.groupby("task").any(), "–").loc[names]).rename(columns=named)
 
 
 # %%
-first(wide.lt(wide["persistence"], axis=0)).drop(columns=looks["persistence"][0]).T
+first(wide.lt(wide["persistence"], axis=0)).drop(columns=styles["persistence"][0]).T
 
 # %%
 first(wide >= 1).T
@@ -456,8 +456,8 @@ first(wide >= 1).T
 # %%
 growth = wide.groupby("task").last() / wide.groupby("task").first()
 growth.insert(0, "largest eigenvalue alone", radius ** (2 * (len(horizons) - 1)))
-growth = growth.loc[names].rename(columns={kind: label for kind, (label, *_) in looks.items()})
-growth = figures.titled(growth)
+growth = growth.loc[names].rename(columns={kind: label for kind, (label, *_) in styles.items()})
+growth = looks.titled(growth)
 growth = growth.T.astype(float).round(1).astype(object).fillna("–")
 growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 
@@ -476,7 +476,7 @@ growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 # %%
 wins = (wide["latent"] < wide["encoded"]).groupby("task")
 better = {"share of the horizons": wins.mean(), f"after {len(horizons)} steps": wins.last()}
-figures.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats re-encoding")
+looks.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats re-encoding")
 
 # %% [markdown]
 # *Read.* We expected the latent way to be better over many steps. At the last horizon it is better on HalfCheetah only.
@@ -515,7 +515,7 @@ rows, compared = [], claims.compare(claims.HORIZONS, table)
 for found in compared:
     arm, (other,) = found.comparison.arm, found.comparison.others
     critics = statistics.difference(gap, arm, other)
-    numbers = [figures.words(each, signed=True) for each in (found.interval, critics)]
+    numbers = [words.estimate(each, signed=True) for each in (found.interval, critics)]
     seeds, verdict = found.interval.n_seeds, claims.decided(found)
     rows.append([f"{label[arm]} minus {label[other]}", *numbers, seeds, verdict])
 columns = ["", "mean score, 0 to 100K", "gap of the critics", "seeds"]
@@ -546,7 +546,7 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 3.8))
 for axis, quantity in zip(axes, quantities, strict=True):
     for offset, family in ((-0.05, "vanilla"), (0.05, "augmented")):
         own = found[(found["quantity"] == quantity) & (found["family"] == family)]
-        look = figures.look(family)
+        look = looks.look(family)
         reach = np.abs(own[["low", "high"]].to_numpy().T - own["value"].to_numpy())
         style = {"color": look.colour, "capsize": 3, "label": look.label}
         axis.errorbar(own["n"] + offset, own["value"], reach, fmt="o-", **style)

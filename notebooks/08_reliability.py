@@ -41,7 +41,7 @@ from mbaug import engine, streams, tasks
 from mbaug.datasets import read, render
 from mbaug.experiments import measures, records, studies, trained
 from mbaug.method import augmentation, imagination, settings, transitions, world_model
-from mbaug.reporting import claims, figures, reliability, statistics
+from mbaug.reporting import claims, figures, looks, reliability, statistics, words
 from mbaug.reporting.figures import save_figure, show
 from mbaug.reporting.stored import picture, stored
 
@@ -192,7 +192,7 @@ save_figure(figure, "08_map", grid, text, profile)
 # %%
 enough = grid[grid["size"] >= least].groupby("task")[["drawn", "mean"]]
 alike = enough.apply(lambda own: spearmanr(own["drawn"], own["mean"]).statistic).reindex(here)
-figures.titled(alike.round(2).to_frame("rank correlation of density and error"))
+looks.titled(alike.round(2).to_frame("rank correlation of density and error"))
 
 # %% [markdown]
 # The model errs less where it has seen more, but the relation is weak on three of the tasks and moderate on
@@ -256,12 +256,12 @@ for name in here:
 where = stored("08_where", pd.concat(parts, ignore_index=True), profile, tolerance=0.01)
 
 # %%
-looks = figures.PREDICTORS
+styles = looks.PREDICTORS
 figure, axes = plt.subplots(4, 4, figsize=(8, 8.4), sharex=True, sharey="row")
 for line, name in zip(axes, tasks.TASKS, strict=True):
     for axis, condition in zip(line, where["condition"].unique(), strict=True):
         own = where[(where["task"] == name) & (where["condition"] == condition)]
-        for kind, (label, colour, marker) in looks.items():
+        for kind, (label, colour, marker) in styles.items():
             style = {"color": colour, "markersize": 4, "linewidth": 1.2, "label": label}
             axis.plot(own["fifth"], own[kind], f"{marker}-", **style)
         axis.set(yscale="log", xticks=range(1, 6), title=condition if name == "hopper" else "")
@@ -284,7 +284,7 @@ grown = {
     "VAE, sampled / persistence: shortest step": vae[1] / still[1],
     "VAE, sampled / persistence: longest step": vae[5] / still[5],
 }
-figures.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").round(2)
+looks.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").round(2)
 
 # %% [markdown]
 # *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. The next two rows
@@ -345,12 +345,12 @@ order = [*by_moment["group"].unique()]
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.6), sharey=True)
 for axis, name in zip(axes.flat, tasks.TASKS, strict=True):
     own = by_moment[(by_moment["task"] == name) & (by_moment["rows"] >= 10)]
-    for kind, (label, colour, marker) in looks.items():
+    for kind, (label, colour, marker) in styles.items():
         height = own["group"].map(order.index)
         axis.plot(own[kind], height, marker, color=colour, markersize=6, label=label)
     axis.axhline(0.5, color="#999999", linewidth=1)
     axis.axhline(len(order) - 2.5, color="#999999", linewidth=1)
-    ticks = [x for x in (0.003, 0.01, 0.03, 0.1, 0.3, 1) if own[[*looks]].min(axis=None) <= 1.2 * x]
+    ticks = [x for x in (0.003, 0.01, 0.03, 0.1, 0.3, 1) if own[[*styles]].min(axis=None) <= 1.2 * x]
     axis.set(
         title=tasks.find(name).title,
         xscale="log",
@@ -371,7 +371,7 @@ save_figure(figure, "08_moments", by_moment, text, profile)
 # %%
 wide = by_moment.set_index(["task", "group"])["sample"].unstack()[order]
 ratio = wide.div(wide["all rows"], axis=0)[order[1:]].loc[here].T
-figures.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
+looks.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
 
 # %% [markdown]
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Of the four groups by contact, the
@@ -399,8 +399,8 @@ quantities = stored("08_quantities", pd.concat(parts, ignore_index=True), profil
 three = quantities.sort_values("sample").groupby("task", sort=False).tail(3)
 three = three.set_index(["task", "quantity"])
 three = three.loc[here, ["sample", "mean", "persistence", "linear", "deterministic"]]
-three = three.rename(columns={kind: label for kind, (label, *_) in looks.items()})
-figures.titled(three.map(figures.two_digits).rename_axis([None, "quantity"]))
+three = three.rename(columns={kind: label for kind, (label, *_) in styles.items()})
+looks.titled(three.map(words.two_digits).rename_axis([None, "quantity"]))
 
 # %% [markdown]
 # *Read.* Nearly all of these quantities are velocities. The exception is Hopper's torso angle. It hardly changes in a
@@ -476,9 +476,9 @@ stands = {name: answers(name, rows) if len(rows) else {} for name, rows in ended
 
 def strange(name, kind):
     """Returns the shares of imagined states that are impossible or fallen, and of falls that stand."""
-    found, soon = imagined_body[name, kind], history[name]["steps to a fall"] <= 20
+    found, falling = imagined_body[name, kind], history[name]["steps to a fall"] <= 20
     beyond = [found[part] > max(each[part].max() for each in body[name]) for part in ("depth", "bent")]
-    shares = [*(each.mean() for each in (*beyond, found["fallen"])), found["fallen"][soon].mean()]
+    shares = [*(each.mean() for each in (*beyond, found["fallen"])), found["fallen"][falling].mean()]
     if not stands[name]:
         return [*shares, np.nan]
     return [*shares, 1 - reliability.bodies(tasks.find(name), stands[name][kind][:, 0])["fallen"].mean()]
@@ -490,7 +490,7 @@ shares = [[name, kind, *strange(name, kind)] for name in here for kind in kinds]
 shares = pd.DataFrame(shares, columns=["task", "source", *columns])
 shares = stored("08_strange", shares, profile, tolerance=0.02).set_index(["task", "source"])
 told = shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
-told.rename(lambda name: tasks.find(name).title, level="task")
+looks.titled(told)
 
 # %% [markdown]
 # *Read.* Compare the VAE's `sample` with the deterministic network, which was fitted on the same rows. The last column
@@ -548,11 +548,11 @@ print(f"slope {0.8}: V(imagined) - V(true) falls by {-compressed:.1f} for each u
 
 # %%
 medians = quantities.groupby("task").median(numeric_only=True).loc[here]
-columns = [*looks, "noise"]
-labels = [*(label for label, *_ in looks.values()), "matched noise"]
+columns = [*styles, "noise"]
+labels = [*(label for label, *_ in styles.values()), "matched noise"]
 slopes = {"slope": medians[[f"slope of {kind}" for kind in columns]], "1 − error": 1 - medians[columns]}
 slopes = pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes.items()})
-slopes.rename(lambda name: tasks.find(name).title, level="task").T.round(2) if here else slopes
+looks.titled(slopes).T.round(2) if here else slopes
 
 # %% [markdown]
 # *Read.* The table has medians over quantities. The slope of the deterministic network is 1 minus its error, as are
@@ -594,13 +594,13 @@ values = pd.DataFrame(parts)
 values = stored("08_values", values, profile, tolerance=0.01) if agents else values
 
 # %%
-looks_here = looks | {"noise": ("matched noise", figures.look("noise").colour, "X")}
+all_sources = styles | {"noise": ("matched noise", looks.look("noise").colour, "X")}
 panels, tenths = agents or ["none"], values["group"].str.startswith("value") if agents else None
 figure, axes = plt.subplots(1, len(panels), figsize=(8, 3.8), squeeze=False)
 for axis, name in zip(axes[0], panels, strict=True):
     own = values[tenths & (values["task"] == name)] if agents else values
     for kind in kinds if agents else ():
-        label, colour, marker = looks_here[kind]
+        label, colour, marker = all_sources[kind]
         axis.plot(own["value"], own[kind], color=colour, marker=marker, label=label)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(
@@ -615,17 +615,16 @@ save_figure(figure, "08_values", values, text, profile)
 
 # %%
 shown = values[~tenths].set_index(["task", "group"]) if agents else values
-moved = shown[[*kinds]].map(lambda shift: figures.number(shift, signed=True)) if agents else values
-moved = shown[["rows", "value"]].map(figures.number).join(moved) if agents else values
-moved = moved.rename(lambda name: tasks.find(name).title, level="task") if agents else moved
-moved if agents else Markdown("No agent yet.")
+moved = shown[[*kinds]].map(lambda shift: words.number(shift, signed=True)) if agents else values
+moved = shown[["rows", "value"]].map(words.number).join(moved) if agents else values
+looks.titled(moved) if agents else Markdown("No agent yet.")
 
 # %%
 told = values.groupby("task", sort=False).first() if agents else values
 told = told.filter(like="compressed by ").rename(
     columns=lambda name: name.removeprefix("compressed by ")
 )
-told = figures.titled(told.rename_axis(columns="values compressed by"))
+told = looks.titled(told.rename_axis(columns="values compressed by"))
 told.map("{:.1%}".format) if agents else Markdown("No agent yet.")
 
 # %% [markdown]
@@ -752,7 +751,7 @@ wide = known.set_index(["place", "signal", "task"])[["area", "rank correlation"]
 wide = wide.reindex(columns=here, level="task").loc["outside"].reindex(order)
 wide["area", "mean"] = wide["area"].mean(axis=1)
 wide = wide[["area", "rank correlation"]].sort_values(("area", "mean"), ascending=False)
-figures.titled(wide.rename_axis(columns=(None, None))).round(2)
+looks.titled(wide.rename_axis(columns=(None, None))).round(2)
 
 # %% [markdown]
 # *Read.* The signals are in the order of their mean area over the tasks. The blur of the state costs only one pass
@@ -781,7 +780,7 @@ for name in here:
     halves.append(own.rename_axis("rows").reset_index().assign(task=name))
 halves = stored("08_halves", pd.concat(halves, ignore_index=True), profile, tolerance=0.01)
 halves = halves.set_index(["rows", "task"]).unstack("task").reindex(columns=here, level="task")
-figures.titled(halves.rename_axis(columns=(None, None))).map(figures.two_digits)
+looks.titled(halves.rename_axis(columns=(None, None))).map(words.two_digits)
 
 # %% [markdown]
 # *Read.* The distrusted half errs far more than the trusted half. Its steps are longer, too, as the error of persistence
@@ -833,13 +832,13 @@ def minus(arm, other, name):
     """Returns the difference of two arms on a task in words."""
     groups = statistics.by_task(offline, arm, other, least=1)
     found = statistics.contrast(groups.get(name, [[], []]), [1, -1])
-    return figures.words(found, signed=True) if found.n_seeds else "not recorded yet"
+    return words.estimate(found, signed=True) if found.n_seeds else "not recorded yet"
 
 
 trusted, distrusted = study.arms
 pairs = [(trusted, distrusted), (trusted, "augmented"), (distrusted, "augmented"), (trusted, "vanilla")]
 columns = {name: [minus(*pair, name) for pair in pairs] for name in study.tasks}
-figures.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
+looks.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
 
 # %% [markdown]
 # *How to read it, once it is recorded.* The first row supports one of the two explanations. With three seeds it is a

@@ -46,7 +46,7 @@ from mbaug.experiments import measures, records, runner, studies, trained
 from mbaug.method import augmentation, bc, iql, layernorm, networks, rlpd, sac, td3, transitions
 from mbaug.method.networks import Arithmetic
 from mbaug.method.transitions import Batch
-from mbaug.reporting import advice, claims, figures, statistics
+from mbaug.reporting import advice, claims, figures, looks, statistics, words
 from mbaug.reporting.figures import save_figure, show
 from mbaug.reporting.stored import DRAWN, stored
 
@@ -344,17 +344,17 @@ assert np.isclose(cloned.item(), (0.5**2 + 1) / 3), "cloning weights all rows al
 def family(measure):
     """Returns the second primary family in words, in one window."""
     found = claims.compare([replace(each, measure=measure) for each in claims.METHODS], table)
-    return [figures.words(each.interval, signed=True) for each in found]
+    return [words.estimate(each.interval, signed=True) for each in found]
 
 
 def on_each_task(comparison):
     """Returns the difference on each task that has it, without its interval."""
     pairs = statistics.by_task(score, comparison.arm, *comparison.others)
     gaps = {task: np.mean(one) - np.mean(other) for task, (one, other) in pairs.items()}
-    return {tasks.find(task).title: figures.number(gap, signed=True) for task, gap in gaps.items()}
+    return {tasks.find(task).title: words.number(gap, signed=True) for task, gap in gaps.items()}
 
 
-names = [figures.look(each.others[0]).label for each in claims.METHODS]
+names = [looks.look(each.others[0]).label for each in claims.METHODS]
 decided = claims.compare(claims.METHODS, table)
 verdicts = {"p": map(claims.p_value, decided), "verdict": map(claims.decided, decided)}
 windows = {"0 to 100K": statistics.mean_score, "25K to 100K": claims.LEARNING}
@@ -362,7 +362,7 @@ second = pd.DataFrame({name: family(measure) for name, measure in windows.items(
 apart = pd.DataFrame(map(on_each_task, claims.METHODS), names)
 apart = apart.reindex(columns=[task.title for task in tasks.TASKS.values()]).fillna("–")
 second = pd.concat([second, apart, pd.DataFrame(verdicts, names)], axis=1)
-second.rename_axis(f"{figures.look('layernorm_data').label}, minus")
+second.rename_axis(f"{looks.look('layernorm_data').label}, minus")
 
 # %% [markdown]
 # The verdict says whether LayerNorm scores higher, by the rules in the [README](../README.md): *reproduced* means that
@@ -379,14 +379,14 @@ def of(measure, task, arm):
     """Returns the numbers of an arm's runs on a task, in words."""
     levels = measure.index.to_frame()
     own = measure[(levels["task"] == task) & (levels["arm"] == arm)].to_numpy()
-    return figures.words(statistics.interval([own])).replace("–", figures.absent(arm, task))
+    return words.estimate(statistics.interval([own])).replace("–", looks.absent(arm, task))
 
 
 def minutes(task, arm):
     """Returns the minutes that an arm's runs took: the median, the smallest and the largest."""
     own = [a["wall_seconds"] / 60 for r, a in metadata.items() if (r.task, r.arm) == (task, arm)]
     if len(own) < 2:
-        return f"{own[0]:.0f}" if own else figures.absent(arm, task)
+        return f"{own[0]:.0f}" if own else looks.absent(arm, task)
     return f"{np.median(own):.0f} ({min(own):.0f} to {max(own):.0f})"
 
 
@@ -396,9 +396,7 @@ told = {"0 to 100K": partial(of, score), "25K to 100K": partial(of, later), "cor
 
 def by_arm(tell):
     """Returns a table with a row for each arm and a column for each task."""
-    return figures.labelled(
-        pd.DataFrame({arm: {t: tell(t, arm) for t in tasks.TASKS} for arm in arms}).T
-    )
+    return looks.labelled(pd.DataFrame({arm: {t: tell(t, arm) for t in tasks.TASKS} for arm in arms}).T)
 
 
 pd.concat({name: by_arm(tell) for name, tell in told.items()})
@@ -456,7 +454,7 @@ for arm, other in combinations(twice, 2):
     share = beats(arm, other)
     square.loc[arm, other], square.loc[other, arm] = f"{share:.0%}", f"{1 - share:.0%}"
 square.columns = ["tasks", *range(1, len(twice) + 1)]
-square.index = [f"{place}. {figures.look(arm).label}" for place, arm in enumerate(twice, 1)]
+square.index = [f"{place}. {looks.look(arm).label}" for place, arm in enumerate(twice, 1)]
 square.replace("nan%", "–")
 
 # %% [markdown]
@@ -474,7 +472,7 @@ points = points[points["arm"].isin(arms)]
 points["updates"] = [studies.updates(studies.ARMS[arm]) for arm in points["arm"]]
 for axis, task in zip(axes, tasks.TASKS, strict=True):
     for row in points[points["task"] == task].itertuples():
-        look, kept = figures.look(row.arm), studies.ARMS[row.arm].online.keep_data
+        look, kept = looks.look(row.arm), studies.ARMS[row.arm].online.keep_data
         style = {"color": look.colour, "fillstyle": "full" if row.n_seeds > 1 else "none"}
         place = row.updates / 1000, row.mean_score
         axis.plot(*place, "s" if kept else "o", label=look.label, **style)
@@ -497,18 +495,18 @@ save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata,
 
 
 # %%
-def soon(task, arm):
+def until_level(task, arm):
     """Returns the median interactions until 90 % of SAC's published end, and how many seeds reach it."""
     reached = statistics.steps_to_threshold(table, 0.9 * claims.published_end(task))
     levels = reached.index.to_frame()
     own = reached[(levels["task"] == task) & (levels["arm"] == arm)]
     if not len(own):
-        return figures.absent(arm, task)
+        return looks.absent(arm, task)
     median = f"{own.median():,.0f}" if np.isfinite(own.median()) else f"beyond {end:,}"
     return f"{median} ({np.isfinite(own).sum()} of {len(own)})"
 
 
-by_arm(soon)
+by_arm(until_level)
 
 # %% [markdown]
 # ## 6. Why: are LayerNorm's critics better calibrated?
@@ -534,13 +532,13 @@ def known_of(arm, task):
 dropped = statistics.score_drop(table).groupby(["arm", "task"]).mean()
 own = ["vanilla_data", "augmented_data", "layernorm_data", "augmented_layernorm_data", "iql", "bc"]
 asked = {
-    (tasks.find(task).title, figures.look(arm).label.removesuffix(", data kept")): known_of(arm, task)
+    (tasks.find(task).title, looks.look(arm).label.removesuffix(", data kept")): known_of(arm, task)
     for task in tasks.TASKS
     for arm in own
 }
 columns = ["gap", "|gap|", "spread", "roughness", "roughness / spread", "drop", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
-told = inside.drop(columns="|gap|").map(figures.number).assign(seeds=inside["seeds"].astype(int))
+told = inside.drop(columns="|gap|").map(words.number).assign(seeds=inside["seeds"].astype(int))
 told["roughness / spread"] = inside["roughness / spread"].map("{:.3f}".format)
 told if len(inside) else Markdown("Not yet recorded.")
 
@@ -548,7 +546,7 @@ told if len(inside) else Markdown("Not yet recorded.")
 # %%
 def below(numbers, other):
     """Returns on which tasks a number is lower for LayerNorm critics than for another arm, in words."""
-    pair = [figures.look(arm).label.removesuffix(", data kept") for arm in ("layernorm_data", other)]
+    pair = [looks.look(arm).label.removesuffix(", data kept") for arm in ("layernorm_data", other)]
     both = numbers.unstack().reindex(columns=pair).dropna()
     lower = both.index[both[pair[0]] < both[pair[1]]]
     titles = [task.title for task in tasks.TASKS.values() if task.title in lower]
@@ -590,7 +588,7 @@ if len(inside):
 # to be lower with LayerNorm.
 
 # %%
-show(measures.along_actions)
+show(trained.along_actions)
 
 # %% [markdown]
 # *Check by hand.* Take a critic that values an action by its size, and the actions −1 and 1, whose values have a standard
@@ -602,7 +600,7 @@ plain = networks.Critics(networks.perceptron((3, 1), [torch.Generator(), torch.G
 for weight, bias in plain.network.layers:
     weight[:], bias[:] = torch.tensor([[0.0], [0.0], [1.0]]), 0
 ends = torch.tensor([[[-1.0], [1.0]]]), torch.ones(1, 2, 1)
-found = measures.along_actions(plain, torch.zeros(1, 2, 2), *ends)[0]
+found = trained.along_actions(plain, torch.zeros(1, 2, 2), *ends)[0]
 assert np.allclose(found[-1], [0.2, 1, 1.8]), "quantiles of a rise by 2 and of none"
 print("at the end of the way:", [round(x, 3) for x in found[-1].tolist()])
 
@@ -613,16 +611,16 @@ print("at the end of the way:", [round(x, 3) for x in found[-1].tolist()])
 # %% tags=["nbval-check-output"]
 lines, quantiles = pd.read_csv(DRAWN / "11_actions.csv"), ["low", "median", "high"]
 told = lines.query("task == 'hopper' and arm == 'vanilla' and seed == 0")[quantiles]
-live = trained.lines(trained.agent("hopper", "vanilla"))[quantiles]
+live = trained.values_along_actions(trained.agent("hopper", "vanilla"))[quantiles]
 assert np.allclose(told, live, atol=0.02), "the shipped networks have rounded weights"
 print("the vanilla agent of Hopper answers as it did when it was recorded")
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3))
 for axis, task in zip(axes, tasks.TASKS, strict=True):
-    for arm in trained.LINED:
+    for arm in trained.ALONG_ACTIONS:
         for _, rows in lines[(lines["task"] == task) & (lines["arm"] == arm)].groupby("seed"):
-            look = figures.look(arm)
+            look = looks.look(arm)
             axis.plot(rows["share"], rows["high"], color=look.colour, ls=look.line, label=look.label)
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(title=tasks.find(task).title, xlabel="share of the way", xticks=[0, 0.5, 1])
@@ -634,8 +632,10 @@ save_figure(figure, "11_actions", lines, text, profile)
 
 # %%
 end_of_way = lines[lines["share"] == 1].groupby(["task", "arm"])[quantiles].mean()
-end_of_way = end_of_way.reindex([(task, arm) for task in tasks.TASKS for arm in trained.LINED]).dropna()
-end_of_way = figures.labelled(end_of_way).rename(lambda label: label.removesuffix(", data kept"))
+end_of_way = end_of_way.reindex(
+    [(task, arm) for task in tasks.TASKS for arm in trained.ALONG_ACTIONS]
+).dropna()
+end_of_way = looks.labelled(end_of_way).rename(lambda label: label.removesuffix(", data kept"))
 print("`high` is lower with LayerNorm than with vanilla", below(end_of_way["high"], "vanilla"))
 end_of_way.map("{:.2f}".format)
 
@@ -715,8 +715,8 @@ def named(arm):
 
 
 pairs = [(task, name) for task in ceiling.tasks for name in found]
-words = {named(arm): {pair: of(found[pair[1]], pair[0], arm) for pair in pairs} for arm in ceiling.arms}
-figures.titled(pd.DataFrame(words).T) if len(evaluated) else Markdown("Not yet recorded.")
+cells = {named(arm): {pair: of(found[pair[1]], pair[0], arm) for pair in pairs} for arm in ceiling.arms}
+looks.titled(pd.DataFrame(cells).T) if len(evaluated) else Markdown("Not yet recorded.")
 
 # %% [markdown]
 # *How to read it, once it is recorded.* Compare rows with the same cloning term: they differ only in the simulator.
@@ -751,11 +751,11 @@ show(advice.regime)
 
 # %%
 known_cases = advice.cases(frame) if not retrain else pd.DataFrame()
-judged = advice.left_out(known_cases) if len(known_cases) else known_cases
+judged = advice.leave_one_task_out(known_cases) if len(known_cases) else known_cases
 if len(judged):
-    judged["named"] = [figures.look(arm).label for arm in judged["named"]]
+    judged["named"] = [looks.look(arm).label for arm in judged["named"]]
     judged = judged.set_index("task").loc[[task for task in tasks.TASKS if task in {*judged["task"]}]]
-    judged = figures.labelled(judged.map(lambda x: figures.number(x) if isinstance(x, float) else x))
+    judged = looks.labelled(judged.map(lambda x: words.number(x) if isinstance(x, float) else x))
 judged if len(judged) else Markdown("Not yet recorded.")
 
 # %% tags=["nbval-check-output"]

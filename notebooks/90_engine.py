@@ -40,7 +40,7 @@ from mbaug.datasets import read
 from mbaug.engine import graphs, perceptron
 from mbaug.experiments import records, studies
 from mbaug.method import networks, settings, td3, training, transitions, world_model
-from mbaug.reporting import figures, statistics
+from mbaug.reporting import figures, looks, statistics
 from mbaug.reporting.figures import show
 
 engine.prepare()
@@ -674,7 +674,7 @@ for axis, name in zip(axes, (name for name in tasks.TASKS if name in study.tasks
     parts.append(drawn)
 axes[0].set_ylabel(figures.QUANTITIES["score"])
 axes[0].legend(loc="upper left")
-figure.supxlabel(figures.STEPS["finetune"], fontsize=10)
+figure.supxlabel(figures.X_LABELS["finetune"], fontsize=10)
 metadata = records.load_metadata(records.root(), study.runs())
 caption = figures.caption("TD3 from scratch in both precisions, paired by seed.", paired, metadata)
 figures.save_figure(figure, "90_precision", pd.concat(parts), caption, profile)
@@ -686,7 +686,7 @@ for name, some in paired.groupby("task"):
         pairs = statistics.differences(measure(some), "bfloat16", "float32")
         rows[name, measure.__name__] = statistics.interval(pairs)
 found = pd.DataFrame(rows, index=statistics.Interval._fields).T
-figures.titled(found.astype({"n_seeds": int}).round(1))
+looks.titled(found.astype({"n_seeds": int}).round(1))
 
 # %% tags=["nbval-check-output"]
 cpus = {
