@@ -498,10 +498,10 @@ def test_a_cluster_worker_keeps_runs_of_different_profiles_apart(tmp_path):
 @slow
 def test_a_cluster_worker_does_not_return_what_other_code_has_trained(tmp_path, monkeypatch):
     trained, train = [], run.train
-    monkeypatch.setattr(run, "train", lambda *given: trained.append(run.circumstances()["code"]) or train(*given))
-    here = run.circumstances()
+    monkeypatch.setattr(run, "train", lambda *given: trained.append(checkpoint.circumstances()["code"]) or train(*given))
+    here = checkpoint.circumstances()
     for code in ("old", "old", "edited"):
-        monkeypatch.setattr(run, "circumstances", lambda code=code: here | {"code": code})
+        monkeypatch.setattr(checkpoint, "circumstances", lambda code=code: here | {"code": code})
         runner.attempt_on_worker([[RUN]], BRIEF, tmp_path)
     assert trained == ["old", "edited"]
 

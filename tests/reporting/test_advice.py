@@ -106,13 +106,13 @@ def test_the_advice_reports_one_step_on_each_line(monkeypatch):
     frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
     frame.loc[frame["phase"] == "pretrain", "gradient_steps"] = 50
     lines = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
-    kinds = ["dataset", "", "data", "model", "critics", "policy", "regime", "advice", "record"]
+    kinds = ["dataset", "", "data", "model", "", "critics", "policy", "regime", "advice", "record"]
     assert [line[:10].strip() for line in lines] == kinds
     assert "20,026 transitions in 891 episodes; 10,000 are drawn" in lines[0]
     vae, persistence, verdict = re.search(r"VAE is (\S+), .* changes (\S+), .*: the VAE (is worse|beats)", lines[3]).groups()
     assert (verdict == "is worse") == (float(vae) > float(persistence))
-    assert lines[6].startswith("regime    superior (a difference of ")
-    assert lines[7].startswith("advice    keep the policy: it scores more than the data. The arm is 'vanilla': ")
+    assert lines[7].startswith("regime    superior (a difference of ")
+    assert lines[8].startswith("advice    keep the policy: it scores more than the data. The arm is 'vanilla': ")
     assert re.search(r"in [0-4] of 4 cases on 2 tasks", lines[-1])
 
 
