@@ -37,11 +37,15 @@ def in_one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason, inside = error.strerror or type(error).__name__, path.absolute().is_relative_to(CLONE)
-        remedy = "work in a clone that you may write to" if inside else "choose another folder"
-        if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
-            remedy = "a file stands where a folder must be, or the other way round: move it, or name another path"
-        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else remedy
+        reason = error.strerror or type(error).__name__
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "make room"
+        elif isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+            remedy = "name another path, because a file cannot replace a folder or a device, nor a folder a file"
+        elif path.absolute().is_relative_to(CLONE):
+            remedy = "work in a clone that you may write to"
+        else:
+            remedy = "choose another folder"
         raise CannotWrite(f"Cannot write {path}: {reason}. Nothing there was changed: {remedy}.") from error
 
 

@@ -19,7 +19,7 @@ from mbaug.datasets import pools, read
 from mbaug.datasets.pools import Rows, episodes
 from mbaug.method import training
 from mbaug.method.arms import Arm
-from mbaug.method.transitions import packed
+from mbaug.method.transitions import packed_rows
 from mbaug.provenance import provenance
 from mbaug.tasks import Lockstep, Task
 
@@ -83,7 +83,7 @@ def roll_out(task: Task, quality: str, seed: int, act: Act) -> Rows:
         state = environments.state
         action = act(state[0], random)[None]
         step = environments.step(action)
-        rows.append(packed(state, action, step.next_state, step.reward, step.terminal, step.truncated)[0])
+        rows.append(packed_rows(state, action, step.next_state, step.reward, step.terminal, step.truncated)[0])
     environments.close()
     return np.stack(rows)
 

@@ -8,6 +8,6 @@ The method also runs without it: a run passes it in.
 - ``graphs``: a sequence of updates, captured once and then replayed, on the CPU bit for bit.
 """
 
-from mbaug.engine.process import DEVICES, check_device, devices, has_bfloat16, prepare
+from mbaug.engine.process import DEVICES, check_device, has_bfloat16, prepare
 
-__all__ = ["DEVICES", "check_device", "devices", "has_bfloat16", "prepare"]
+__all__ = ["DEVICES", "check_device", "has_bfloat16", "prepare"]

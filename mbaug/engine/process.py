@@ -67,12 +67,7 @@ def check_device(device: str) -> None:
     """Raises ValueError if the device is unknown, or if this machine lacks it."""
     choose("device", device, DEVICES)
     absent = "the device is 'cuda', but torch finds no NVIDIA GPU here: use 'cpu', or install a torch with CUDA for your GPU"
-    require(device in devices(), absent)
-
-
-def devices() -> tuple[str, ...]:
-    """Returns the devices that can train on this machine."""
-    return DEVICES if torch.cuda.is_available() else DEVICES[:1]
+    require(device == "cpu" or torch.cuda.is_available(), absent)
 
 
 def prepare(precision: str = "float32", device: str = "cpu") -> str:

@@ -58,7 +58,8 @@ class Run:
     def __post_init__(self) -> None:
         for name in (self.task, self.dataset, self.arm):
             if not re.fullmatch(NAME, name):
-                raise ValueError(f"A part of a run's name has only letters, digits and _.+-; got {name!r}.")
+                form = "must begin with a letter, a digit or _ and hold only these and .+-"
+                raise ValueError(f"A part of a run's name {form}; got {name!r}.")
 
     def __str__(self) -> str:
         return f"{self.task}/{self.dataset}/{self.arm}/seed{self.seed}"

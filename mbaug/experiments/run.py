@@ -84,9 +84,11 @@ class Population:
     @property
     def ended(self) -> bool:
         """Whether every agent has been trained to the end or has diverged."""
-        learner, online = self.learner, self.arm.finetuning
-        done = learner.gradient_steps >= self.arm.offline.updates if online is None else learner.environment_steps >= online.steps
-        return done or not self.learning
+        if not self.learning:
+            return True
+        if self.arm.finetuning is None:
+            return self.learner.gradient_steps >= self.arm.offline.updates
+        return self.learner.environment_steps >= self.arm.finetuning.steps
 
 
 # --- draw, fit ------------------------------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def imagined(population: Population, rule: Augmentation, number: int) -> Tensor:
     learner, tables = population.learner, []
     for k, (fitted, drawn) in enumerate(zip(population.fits, population.drawn, strict=True)):
         generator = streams.torch_generator(learner.seeds[k], "imagination", number)
-        table = imagination.next_states(fitted, drawn, generator, rule, population.arm.offline.horizon)
+        table = augmentation.next_states(rule, fitted, drawn, generator, population.arm.offline.horizon)
         population.outside[k] = augmentation.outside(table, torch.from_numpy(drawn.next_state))
         tables.append(table)
     return learner.standardiser.apply(torch.stack(tables)).to(population.table)

@@ -91,7 +91,7 @@ def with_data(runs: Sequence[Run], profile: Profile, report: Report) -> list[Run
 
 
 def work_folder(name: str = "paper") -> Path:
-    """Returns the folder of a profile's checkpoints, or of those of a cluster's workers."""
+    """Returns the folder of the checkpoints of a profile or, with the name "cluster", of a cluster's workers."""
     return files.repository() / "build" / "checkpoints" / name
 
 
@@ -202,7 +202,8 @@ def record(
         files.check_writable(root)
     for task in sorted({each.task for each in wanted if studies.offline_updates(ARMS[each.arm])}):
         if not probes.known(tasks.find(task)):
-            report(f"data/probes has no states of {task}, so its records will have no calibration: see `data --probes`")
+            pool = f"`python -m mbaug data --probes` makes them from a pool {task}-medium-replay"
+            report(f"data/probes has no fixed states of {task}, so the records will have no calibration: {pool}")
     if wanted and ("+" in commit() or commit() == "unknown"):
         why = " (git is missing, or there is no history here)" if commit() == "unknown" else ""
         report(f"the records will name the commit {commit()}{why}: train in a clean clone if you want to keep them")
@@ -222,6 +223,8 @@ def record(
                 metadata = records.read_metadata(root, each)
                 trained_by = metadata["provenance"]["commit"]
                 note = "" if trained_by == commit() else f", trained by commit {trained_by}, but this clone is at {commit()}"
+                measured = metadata["calibration"] is not None or not studies.offline_updates(ARMS[each.arm])
+                note += "" if measured or metadata["status"] == "diverged" else ", without calibration"
                 report(f"{each}: {metadata['wall_seconds']:.0f} s{note}")
                 bar.update(steps[each])
     if problems:
@@ -307,7 +310,7 @@ def on_a_cluster(
                 warned = True
                 report(f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone")
             if waited > GIVE_UP:
-                unfinished = f"{GIVE_UP / 60:.0f} minutes, and {len(pending)} jobs are unfinished"
+                unfinished = f"{GIVE_UP / 60:.0f} minutes, and the number of unfinished cells is {len(pending)}"
                 raise RuntimeError(
                     f"the scheduler at {address} had no workers for {unfinished}: check the output of `dask worker` on its hosts"
                 )

@@ -160,7 +160,8 @@ class Study:
     seeds: Seeds = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
     def __post_init__(self) -> None:
-        require(re.fullmatch(NAME, self.name), f"a study's name has only letters, digits and _.+-, but it is {self.name!r}")
+        form = "it must begin with a letter, a digit or _ and hold only these and .+-"
+        require(re.fullmatch(NAME, self.name), f"a study's name is {self.name!r}, but {form}")
         for kind, names, allowed in (("arm", self.arms, ARMS), ("task", self.tasks, EVERY)):
             for name in names:
                 choose(f"{kind} in the study {self.name!r}:", name, allowed)
@@ -338,7 +339,7 @@ def profile(name: str) -> Profile:
 
 
 def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
-    """Returns the runs as cells, the jobs of one process: populations that share a pre-training, to be trained one by one.
+    """Returns the runs as cells. One process trains a cell: populations that share a pre-training, one after the other.
 
     A population is at most `population` runs that differ only in their seed.
     """

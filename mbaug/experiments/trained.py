@@ -47,8 +47,8 @@ WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hop
 # Deterministic models of 50 units per layer. A fit takes a second or two; the errors are 1.3 to 1.5 times those of full size.
 SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
 ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # values are the seeds of the fits
-ALONG_ACTIONS = "vanilla", "augmented", "noise", "layernorm_data"  # arms for which we compute `values_along_actions`
-ROWS = 1_000  # transitions of each run's draw
+ACTION_ARMS = "vanilla", "augmented", "noise", "layernorm_data"  # arms for which we compute `values_along_actions`
+ACTION_ROWS = 1_000  # first transitions of each run's draw
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from recorded actions to others
 QUANTILES = (0.1, 0.5, 0.9)  # over rows, of the changes of values on that way
 AT_SWITCH = [(task, "augmented") for task in TASKS] + [(task, arm) for task in TWO for arm in ("vanilla", "noise")]
@@ -68,7 +68,7 @@ def path_of(task: str, name: str, folder: Path = FOLDER) -> Path:
 
 
 def existing(task: str, name: str, folder: Path = FOLDER) -> Path:
-    """Returns the path of a file that is there.
+    """Returns the path of a file, which must exist.
 
     Raises:
         ValueError: No such file is shipped.
@@ -153,59 +153,6 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
         yield str(path)
 
 
-@torch.no_grad()
-def along_actions(
-    critics: Critics,
-    state: Float[Tensor, "population batch state"],
-    action: Float[Tensor, "population batch action"],
-    other: Float[Tensor, "population batch action"],
-) -> Float[Tensor, "population shares quantiles"]:
-    """v(p) = (Q(s, a + p (o - a)) - Q(s, a)) / SD Q(s, a), Q = min(Q_1, Q_2): how values change from recorded actions a to o.
-
-    Returns the QUANTILES over rows at each of SHARES p. Above zero, a policy could gain by actions that are not in the data.
-    """
-    recorded, way = measures.values(critics, state, action), other - action
-    moved = [measures.values(critics, state, action + share * way) - recorded for share in SHARES]
-    change = torch.stack(moved, dim=1) / recorded.std(dim=-1, correction=0)[:, None, None]
-    return change.quantile(change.new_tensor(QUANTILES), dim=-1).permute(1, 2, 0)
-
-
-def values_along_actions(learner: Learner) -> pd.DataFrame:
-    """Returns `along_actions` for the first rows of one agent's draw, one row per share.
-
-    Each line leads from a recorded action to a random corner of the action space. The corners
-    depend only on the seed.
-    """
-    seed, size = learner.seeds[0], learner.arm.offline.transitions
-    drawn, _ = transitions.draw(read.load(f"{learner.task.name}-medium-replay"), size, seed)
-    state, action = (torch.from_numpy(part[None, :ROWS]) for part in (drawn.state, drawn.action))
-    corner = torch.randint(0, 2, action.shape, generator=streams.torch_generator(seed, "corners")) * 2.0 - 1
-    found = along_actions(learner.agent.critics, learner.standardiser.apply(state), action, corner)[0]
-    return pd.DataFrame(found.numpy(), columns=["low", "median", "high"]).assign(share=SHARES)
-
-
-def update_along_actions(work: Path, root: Path, path: Path = FOLDER / "drawn" / "11_actions.csv") -> None:
-    """Writes the missing rows of `values_along_actions`, those of recorded runs whose networks are in `work`; other rows stay.
-
-    The column `record` is the beginning of the digest of the run's CSV.
-    """
-    columns = ["task", "arm", "seed", "share", "low", "median", "high", "record"]
-    known = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
-    parts = []
-    for task, arm, seed in product(TASKS, ALONG_ACTIONS, find("core").seeds):
-        which = Run(task, f"{task}-medium-replay", arm, seed)
-        own = known[(known["task"] == task) & (known["arm"] == arm) & (known["seed"] == seed)]
-        kept = run.kept(work, which, "switch")
-        metadata = records.find(root, which) if kept.is_file() else None
-        if metadata is not None and not own["record"].eq(metadata["csv_sha256"][:12]).any():
-            rows = values_along_actions(restored(task, arm, seed, safetensors.torch.load_file(kept)))
-            parts.append(rows.assign(task=task, arm=arm, seed=seed, record=metadata["csv_sha256"][:12])[columns])
-        else:
-            parts.append(own)
-    table = pd.concat([part for part in parts if len(part)] or [known])
-    files.write_atomically(path, table.to_csv(index=False, lineterminator="\n", float_format="%.5g").encode())
-
-
 def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors with weights and biases rounded to the nearest bfloat16."""
     exact = ("mean", "std", "losses", "history")
@@ -248,3 +195,59 @@ def _kept(task: str, arm: str, moment: str, work: Path, root: Path) -> tuple[dic
     if task not in TWO:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("critics.")}
     return tensors, about | {"run": str(which), "seed": which.seed, "moment": moment}
+
+
+# --- values along actions -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def along_actions(
+    critics: Critics,
+    state: Float[Tensor, "population batch state"],
+    action: Float[Tensor, "population batch action"],
+    other: Float[Tensor, "population batch action"],
+) -> Float[Tensor, "population shares quantiles"]:
+    """v(p) = (Q(s, a + p (o - a)) - Q(s, a)) / SD Q(s, a), Q = min(Q_1, Q_2): how values change from recorded actions a to o.
+
+    Returns the QUANTILES over rows at each of SHARES p. Above zero, a policy could gain by actions that are not in the data.
+    """
+    recorded, way = measures.values(critics, state, action), other - action
+    moved = [measures.values(critics, state, action + share * way) - recorded for share in SHARES]
+    change = torch.stack(moved, dim=1) / recorded.std(dim=-1, correction=0)[:, None, None]
+    return change.quantile(change.new_tensor(QUANTILES), dim=-1).permute(1, 2, 0)
+
+
+def values_along_actions(learner: Learner) -> pd.DataFrame:
+    """Returns `along_actions` for the first rows of one agent's draw, one row per share.
+
+    Each line leads from a recorded action to a random corner of the action space. The corners
+    depend only on the seed.
+    """
+    seed, size = learner.seeds[0], learner.arm.offline.transitions
+    drawn, _ = transitions.draw(read.load(f"{learner.task.name}-medium-replay"), size, seed)
+    state, action = (torch.from_numpy(part[None, :ACTION_ROWS]) for part in (drawn.state, drawn.action))
+    corner = torch.randint(0, 2, action.shape, generator=streams.torch_generator(seed, "corners")) * 2.0 - 1
+    found = along_actions(learner.agent.critics, learner.standardiser.apply(state), action, corner)[0]
+    return pd.DataFrame(found.numpy(), columns=["low", "median", "high"]).assign(share=SHARES)
+
+
+def update_along_actions(work: Path, root: Path, path: Path = FOLDER / "drawn" / "11_actions.csv") -> None:
+    """Writes the missing rows of `values_along_actions`, those of recorded runs whose networks are in `work`; other rows stay.
+
+    The column `record` is the beginning of the digest of the run's CSV.
+    """
+    columns = ["task", "arm", "seed", "share", "low", "median", "high", "record"]
+    known = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
+    parts = []
+    for task, arm, seed in product(TASKS, ACTION_ARMS, find("core").seeds):
+        which = Run(task, f"{task}-medium-replay", arm, seed)
+        own = known[(known["task"] == task) & (known["arm"] == arm) & (known["seed"] == seed)]
+        kept = run.kept(work, which, "switch")
+        metadata = records.find(root, which) if kept.is_file() else None
+        if metadata is not None and not own["record"].eq(metadata["csv_sha256"][:12]).any():
+            rows = values_along_actions(restored(task, arm, seed, safetensors.torch.load_file(kept)))
+            parts.append(rows.assign(task=task, arm=arm, seed=seed, record=metadata["csv_sha256"][:12])[columns])
+        else:
+            parts.append(own)
+    table = pd.concat([part for part in parts if len(part)] or [known])
+    files.write_atomically(path, table.to_csv(index=False, lineterminator="\n", float_format="%.5g").encode())

@@ -14,6 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mbaug.checks import require
+from mbaug.method import imagination, transitions
+from mbaug.method.imagination import Fit
+from mbaug.method.settings import Augmentation
 from mbaug.method.transitions import Action, Batch, Dataset, Predict, State, gather
 
 
@@ -104,6 +107,26 @@ def rollout(
         return last
 
     return predict_window
+
+
+def next_states(
+    rule: Augmentation, fitted: Fit, drawn: Dataset, generator: torch.Generator, horizon: int = 1
+) -> Float[Tensor, "rows samples state"]:
+    """Returns K = `rule.table_samples` imagined next states for each row of one agent's dataset, in the environment's units.
+
+    They come from the source that `rule` names. With a horizon above 1 they are the states at the end of each row's window,
+    predicted step by step.
+
+    Raises:
+        ValueError: As `imagination.predictor`.
+    """
+    predict = imagination.predictor(rule.source, fitted, drawn)
+    if horizon > 1:
+        window = transitions.windows(drawn, horizon, 1.0)  # the discount changes only the rewards
+        recorded = torch.from_numpy(drawn.action[window.row]), torch.from_numpy(drawn.next_state[window.row])
+        predict = rollout(predict, *recorded, torch.from_numpy(window.length))
+    state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
+    return imagined_table(predict, state, action, next_state, rule.table_samples, generator)
 
 
 def branches(

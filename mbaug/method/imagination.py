@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mbaug import streams
 from mbaug.checks import choose, given, require
-from mbaug.method import augmentation, transitions, world_model
+from mbaug.method import world_model
 from mbaug.method.networks import PLAIN, Arithmetic, Perceptron
-from mbaug.method.settings import Augmentation, WorldModel
+from mbaug.method.settings import WorldModel
 from mbaug.method.transitions import Action, Dataset, Predict, Standardiser, State
 from mbaug.method.world_model import Deterministic, Latent, Loss, Model, posterior, sample, step
 
@@ -177,7 +177,7 @@ def error_parts(
 
     Let e = s^' - s', with E and Var over a row's K samples. Then jitter^2 = mean Var(e), unbiased,
     and bias^2 = mean |E e|^2 - jitter^2 / K, because an average of K samples still has that much
-    jitter. Their sum is exactly the mean of e^2.
+    jitter. Their sum is exactly the mean of e^2. K is at least 2.
     """
     error = (imagined - next_state.unsqueeze(1)).double() / std
     jitter = error.var(dim=1).mean(dim=0)
@@ -270,19 +270,3 @@ def predictor(source: str, fitted: Fit, dataset: Dataset) -> Predict:
     known = _of_model(fitted.model)
     require(source in known, f"the source {source!r} is in SOURCES, but `predictor` has no case for it")
     return known[source]
-
-
-def next_states(
-    fitted: Fit, drawn: Dataset, generator: torch.Generator, rule: Augmentation, horizon: int = 1
-) -> Float[Tensor, "rows samples state"]:
-    """Returns K imagined next states for each row of one agent's dataset, from the source that `rule` names.
-
-    With a horizon above 1 they are the states at the end of each row's window, predicted step by step.
-    """
-    predict = predictor(rule.source, fitted, drawn)
-    if horizon > 1:
-        window = transitions.windows(drawn, horizon, 1.0)  # the discount changes only the rewards
-        recorded = torch.from_numpy(drawn.action[window.row]), torch.from_numpy(drawn.next_state[window.row])
-        predict = augmentation.rollout(predict, *recorded, torch.from_numpy(window.length))
-    state, action, next_state = map(torch.from_numpy, (drawn.state, drawn.action, drawn.next_state))
-    return augmentation.imagined_table(predict, state, action, next_state, rule.table_samples, generator)

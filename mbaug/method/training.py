@@ -202,7 +202,7 @@ def pretrain(
         table: each agent's own packed, standardised rows (`transitions.table`).
         imagine: number of a table -> imagined next states [P, rows, K, state], standardised; for an
             augmentation with a branch packed transitions [P, rows, width] (`augmentation.branches`).
-            `imagination.next_states` returns those of one agent, not standardised.
+            `augmentation.next_states` returns those of one agent, not standardised.
             None: the arm has no augmentation.
         doubt: each row's doubt, for an augmentation that picks by it (`augmentation.by_doubt`).
             None: it picks at random.
@@ -329,7 +329,7 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
             step = environments.step(action)
             next_state = (step.next_state - mean) / std
             ends = step.terminal, step.truncated
-            row = transitions.packed(state, action, next_state, step.reward, *ends)
+            row = transitions.packed_rows(state, action, next_state, step.reward, *ends)
             buffer.extend(torch.from_numpy(row).unsqueeze(1))
             learner.environment_steps += 1
             if learning:

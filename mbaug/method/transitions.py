@@ -21,7 +21,7 @@ from mbaug.checks import given, require
 
 State = Float[Tensor, "rows state"]  # of one agent's rows
 Action = Float[Tensor, "rows action"]
-OfEach = Float[Tensor, "*population rows state"]  # of each agent
+OfEach = Float[Tensor, "*axes state"]  # of each agent: the first axis counts agents
 Predict = Callable[..., State]  # (state, action, next_state, generator) -> imagined next states, in the environment's units
 ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode", "part")  # the columns of a dataset
 
@@ -151,7 +151,7 @@ class Batch(NamedTuple):
     terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut (`windows`)
 
 
-def packed(
+def packed_rows(
     state: np.ndarray, action: np.ndarray, next_state: np.ndarray, reward: np.ndarray, terminal: np.ndarray, truncated: np.ndarray
 ) -> Float[np.ndarray, "rows width"]:
     """Returns one row per transition, the format of tables and replay buffers: the columns in the order of the arguments."""
@@ -160,7 +160,7 @@ def packed(
 
 
 def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> Float[Tensor, "rows width"]:
-    """Returns the dataset's transitions as `packed` rows, so that one gather fetches all columns.
+    """Returns the dataset's transitions as `packed_rows`, so that one gather fetches all columns.
 
     With a horizon n above 1 the next state is the window's last, the reward its discounted sum, and `terminal` the share of
     the bootstrap that is cut (`windows`); the target of TD3 is then the n-step one, without a change to TD3. This needs the
@@ -169,7 +169,7 @@ def pack(dataset: Dataset, horizon: int = 1, discount: float | None = None) -> F
     missing = f"horizon is {horizon}, but discount is None: above 1 it needs the learner's discount"
     window = windows(dataset, horizon, 1.0 if horizon == 1 else given(discount, missing))
     last = dataset.next_state[window.row[:, -1]]
-    return torch.from_numpy(packed(dataset.state, dataset.action, last, window.reward, window.cut, dataset.truncated))
+    return torch.from_numpy(packed_rows(dataset.state, dataset.action, last, window.reward, window.cut, dataset.truncated))
 
 
 def unpack(rows: Float[Tensor, "... width"], state_size: int, action_size: int) -> Batch:
@@ -214,7 +214,7 @@ class Standardiser:
         return Standardiser(self.mean[k], self.std[k])
 
     def apply(self, state: OfEach) -> OfEach:
-        """Returns standardised states. With each agent's own moments, the first axis counts agents."""
+        """Returns standardised states."""
         return (state - _beside(self.mean, state)) / _beside(self.std, state)
 
     def invert(self, state: OfEach) -> OfEach:
@@ -224,8 +224,7 @@ class Standardiser:
 
 def _beside(moment: Tensor, state: Tensor) -> Tensor:
     """Returns a mean or a standard deviation with an axis of length 1 for each axis of `state` that it lacks."""
-    between = max(1, state.ndim - moment.ndim)
-    return moment.view(*moment.shape[:-1], *[1] * between, moment.shape[-1])
+    return moment.view(*moment.shape[:-1], *[1] * (state.ndim - moment.ndim), moment.shape[-1])
 
 
 def table(

@@ -136,7 +136,7 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     yield f"          {checked}"
     yield f"data      {number(data)}: the mean score of complete episodes (0 is a random policy, 100 an expert)"
     yield f"model     {_model(drawn, rest, epochs)}"
-    yield f"          (now {updates:,} updates of TD3+BC, which take minutes)"
+    yield f"          next come {updates:,} updates of TD3+BC, which take minutes"
     learner = _pretrained(drawn, task, updates)
     yield f"critics   {_critics(learner, drawn, rest)}"
     evaluate = tasks.Evaluator(task, [0], EPISODES, learner.arm.learner.discount)

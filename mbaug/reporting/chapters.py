@@ -70,8 +70,8 @@ def find(only: str | None = None) -> list[Path]:
     found = {source.stem: source for source in sorted((files.repository() / "notebooks").glob("[0-9][0-9]_*.py"))}
     if only is None:
         return list(found.values())
-    numbers = {name[:2]: name for name in found}
-    return [found[checks.choose("notebook", numbers.get(only.zfill(2), Path(only).stem), found)]]
+    numbers = {number: name for name in found for number in (name[:2], str(int(name[:2])))}
+    return [found[checks.choose("notebook", numbers.get(only, Path(only).stem), found)]]
 
 
 def convert(source: Path) -> NotebookNode:

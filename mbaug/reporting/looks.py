@@ -83,7 +83,8 @@ def look(arm: str) -> Look:
     if families := [name for name in LOOKS if arm.startswith(f"{name}_")]:
         family = max(families, key=len)
         variant, share = arm.removeprefix(f"{family}_"), digest[2] / 256
-        label, (percent, _, rest) = LOOKS[family].label, variant.partition("_")
+        label = LOOKS[family].label
+        percent, _, rest = variant.partition("_")
         if percent.isdecimal():
             label, share, variant = f"{family} {percent} %", max(0, 1 - int(percent) / 100), rest
         if variant:
@@ -100,7 +101,7 @@ def absent(arm: str, task: str) -> str:
 
 
 def titled(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table with the titles of tasks in its rows and columns, as in figures. No line breaks within an interval."""
+    """Returns a table with the titles of tasks in its rows and columns, as in figures. An interval stays on one line."""
     names = {name: task.title for name, task in tasks.EVERY.items()}
     return table.map(_glued).rename(index=names, columns=names)
 

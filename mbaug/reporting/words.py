@@ -11,7 +11,7 @@ from mbaug.reporting.statistics import Interval
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Returns a number for readers: one decimal below 10, none above, from 100,000 on a unit in words, a true minus sign."""
+    """Returns a number for readers: one decimal below 10, else none; from 100,000 on "thousand" or "million"; a true minus."""
     (text,), unit = _in_one_unit([value], signed)
     return text + unit
 

@@ -44,7 +44,7 @@ def learned(case, population, precision, captured, device="cpu"):
     return learner
 
 
-@pytest.mark.parametrize("device", engine.devices())
+@pytest.mark.parametrize("device", engine.DEVICES if torch.cuda.is_available() else ["cpu"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("population", [1, 5])
 @pytest.mark.parametrize("case", CASES)

@@ -51,7 +51,8 @@ def test_a_cluster_without_workers_is_reported_and_given_up(workers, scheduler, 
         if process is not None:
             wait_until("a checkpoint", lambda: recorded.done() or progress(tmp_path))
             process.kill()
-        sentence = f"{address} had no workers for 0 minutes, and 1 jobs are unfinished: check the output of `dask worker`"
+        waited = f"{address} had no workers for 0 minutes, and the number of unfinished cells is 1"
+        sentence = f"{waited}: check the output of `dask worker`"
         with pytest.raises(RuntimeError, match=sentence):
             recorded.result(timeout=600)
     assert reported == [f"the scheduler at {address} has no workers: waiting for `dask worker {address}` on a host with a clone"]

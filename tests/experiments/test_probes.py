@@ -1,5 +1,8 @@
 """The fixed states of each task come from its pool, and the simulator repeats the recorded steps from them."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +74,17 @@ def test_the_simulator_repeats_the_recorded_step_from_a_state(task):
         np.testing.assert_allclose(next_state, pool.next_state[row], atol=2e-2)
         assert reward == pytest.approx(pool.reward[row], abs=2e-2)
         assert terminal == pool.terminal[row]
+
+
+def test_a_task_of_your_own_needs_no_fixed_states(tmp_path, monkeypatch):
+    """Calibration is measured there only if the file exists, but always on the paper's tasks, whose files are in the clone."""
+    hopper = tasks.find("hopper")
+    mine = replace(hopper, name="mine")
+    found = partial(probes.path_of, folder=tmp_path)
+    monkeypatch.setattr(probes, "path_of", found)
+    assert (probes.known(hopper), probes.known(mine)) == (True, False)
+    found(mine).touch()
+    assert probes.known(mine)
 
 
 def test_only_missing_files_are_written(tmp_path):

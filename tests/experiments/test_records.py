@@ -61,7 +61,7 @@ def test_a_run_is_named_by_its_path(run):
 
 @pytest.mark.parametrize("text", ["hopper/seed0", "a/b/c/seed", "a/b/c/seed01", "a/b/../seed0", "a/b/c/d/seed0"])
 def test_a_text_that_names_no_run_is_refused(text):
-    with pytest.raises(ValueError, match=r"A run is named task/dataset/arm/seed<k>|A part of a run's name has only letters"):
+    with pytest.raises(ValueError, match=r"A run is named task/dataset/arm/seed<k>|A part of a run's name must begin"):
         Run.parse(text)
 
 

@@ -307,7 +307,7 @@ def test_a_worker_at_another_commit_is_reported_with_both_commits(recorded, tmp_
 def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
     """A file is in the way, so that even root cannot write there."""
     (tmp_path / "work").touch()
-    sentence = f"^{RUN}: Cannot write {re.escape(str(tmp_path / 'work'))}.*: a file stands where a folder must be"
+    sentence = f"^{RUN}: Cannot write {re.escape(str(tmp_path / 'work'))}.*: name another path, because .*\\.$"
     with pytest.raises(RuntimeError, match=sentence):
         record(tmp_path, [RUN])
 
@@ -398,7 +398,8 @@ def test_a_task_without_fixed_states_is_recorded_without_calibration(tmp_path, m
     monkeypatch.setattr(probes, "known", lambda task: False)
     reports = []
     record(tmp_path, [on_data()], SHORT, report=reports.append)
-    assert reports[0].startswith("data/probes has no states of hopper, so its records will have no calibration")
+    assert reports[0].startswith("data/probes has no fixed states of hopper, so the records will have no calibration")
+    assert reports[1].endswith(" s, without calibration")
     assert records.read_metadata(tmp_path / "runs", on_data())["calibration"] is None
 
 

@@ -443,6 +443,7 @@ def test_an_agent_solves_a_one_step_task_from_the_transitions_that_it_collects(a
 
 
 def test_every_algorithm_must_solve_that_task():
+    # bc differs from TD3 only offline
     assert {*LEARNERS, "bc"} == {*ALGORITHMS}, "add the settings of a new algorithm to LEARNERS in tests/made.py"
 
 

@@ -123,12 +123,14 @@ def test_a_table_standardises_states_and_changes_nothing_else():
 
 
 def test_each_agents_standardiser_applies_to_all_samples_of_a_row():
-    """The number of rows equals that of agents, so a wrong axis would pass unseen."""
+    """With as many rows as agents a wrong axis raises no error: only the numbers show it."""
     state = torch.randn(2, 2, 5, 3, generator=torch.Generator().manual_seed(0))
     standardiser = Standardiser(torch.arange(6.0).view(2, 3), torch.arange(1.0, 7.0).view(2, 3))
     expected = torch.stack([standardiser.of(k).apply(state[k].flatten(0, 1)).view(2, 5, 3) for k in (0, 1)])
     assert torch.equal(standardiser.apply(state), expected)
     torch.testing.assert_close(standardiser.invert(expected), state)
+    assert torch.equal(standardiser.apply(state[:, 0, 0]), expected[:, 0, 0])
+    assert torch.equal(standardiser.of(1).apply(state[1, 0, 0]), expected[1, 0, 0])
 
 
 @quick

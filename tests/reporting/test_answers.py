@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def told(interval, p=0.01, tasks=FOUR, without=None, planned=5):
-    """Returns what `tell` says of a comparison over four tasks."""
+    """Returns the `conclusion` of a comparison over four tasks."""
     finding = Finding(PRIMARY[0], tasks, (interval.n_seeds,), interval, p, (), 3, without or {})
     return answers.conclusion(finding, "it helps", "it harms", planned)
 

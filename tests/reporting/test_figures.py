@@ -1,4 +1,4 @@
-"""What a reader sees: live source, one look per arm, curves that draw what they return, captions, and reproducible files."""
+"""What a reader sees: live source, curves that draw what they return, captions, and reproducible files."""
 
 import functools
 import json
@@ -16,9 +16,8 @@ import pytest
 from evaluated import runs
 
 from mbaug import files
-from mbaug.reporting import figures, looks, statistics, words
-from mbaug.reporting.looks import LOOKS, OFFLINE, PREDICTORS, look
-from mbaug.reporting.statistics import Interval
+from mbaug.reporting import figures, statistics
+from mbaug.reporting.looks import LOOKS
 
 
 @pytest.fixture(autouse=True)
@@ -80,44 +79,7 @@ def test_show_displays_docstring_as_prose_and_the_live_source_without_it(monkeyp
     assert shown[4].endswith("```python\ndef bare(x):\n    return x\n```")
 
 
-# --- looks ----------------------------------------------------------------------------------------------------------------
-
-
-def test_known_arms_have_different_labels_and_colours():
-    for part in ("label", "colour"):
-        assert len({getattr(one, part) for one in LOOKS.values()}) == len(LOOKS)
-        assert len({getattr(one, part) for one in OFFLINE.values()}) == len(OFFLINE)
-    for arm in OFFLINE:
-        predictor = PREDICTORS.get(arm.removesuffix("_offline"))
-        assert predictor is None or look(arm).colour == predictor[1], f"{arm} and its predictor need the same colour"
-
-
-def test_the_look_of_any_other_arm_never_changes():
-    for arm in ("augmented_25", "vanilla_actor", "td3_bfloat16", "rlpd_utd_4"):
-        assert re.fullmatch("#[0-9A-F]{6}", look(arm).colour)
-    assert look("cql") == looks.Look("cql", "#41A329", (0, (3, 1, 1, 1)))  # the same in every process
-    assert look("augmented_25") == looks.Look("augmented 25 %", "#33B6FF", (0, (3, 1, 1, 1)))
-
-
-def test_the_label_of_a_variant_says_what_varies():
-    labels = {
-        "augmented_25": "augmented 25 %",
-        "augmented_30_short": "augmented 30 %, short",
-        "vanilla_actor_cold": "vanilla pre-training, actor only, untrained critics",
-        "td3_data_raw": "TD3 with the data, no pre-training, raw states",
-        "rlpd_utd_4": "RLPD, utd 4",
-        "augmented_data": "augmented, data kept",
-    }
-    assert {arm: look(arm).label for arm in labels} == labels
-
-
-def test_a_larger_augmentation_rate_is_drawn_darker():
-    lightness = [sum(matplotlib.colors.to_rgb(look(f"augmented_{rate}").colour)) for rate in (25, 75, 100)]
-    assert lightness == sorted(lightness, reverse=True)
-
-
-def test_arms_are_always_drawn_in_the_same_order():
-    assert looks.in_order(iter(["zero", "augmented", "td3", "any", "td3"])) == ["td3", "augmented", "any", "zero"]
+# --- style ----------------------------------------------------------------------------------------------------------------
 
 
 def test_letters_have_at_least_9_points_at_a_width_of_800_pixels():
@@ -243,24 +205,7 @@ def test_one_legend_names_each_arm_once():
     assert names == ["TD3 from scratch", "vanilla pre-training", "matched noise 50 %", "another"]
 
 
-# --- numbers in words, and captions ---------------------------------------------------------------------------------------
-
-
-def test_numbers_are_rounded_for_reading():
-    texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33 million", 5_204_376.0: "5.2 million"}
-    texts |= {45_044.0: "45,044", -123_938.0: "−124 thousand"}
-    assert {value: words.number(value) for value in texts} == texts
-    signed = {21.6: "+22", 0.0: "0.0", -0.04: "0.0", 0.05: "+0.1", -0.6: "−0.6"}
-    assert {value: words.number(value, signed=True) for value in signed} == signed
-
-
-def test_an_interval_is_written_as_its_value_and_bounds():
-    assert words.estimate(Interval(21.2, 5.0, 38.4, 3), signed=True) == "+21 [+5.0, +38]"
-    assert words.estimate(Interval(21.2, -5.0, 38.4, 3)) == "21 [−5.0, 38]"
-    assert words.estimate(Interval(21.2, np.nan, np.nan, 1)) == "21"
-    assert words.estimate(Interval(123_938.0, -9_859.0, 257_736.0, 3)) == "124 [−9.9, 258] thousand"
-    assert words.estimate(Interval(np.nan, np.nan, np.nan, 0)) == "–"
-    assert words.estimate(Interval(np.nan, np.nan, np.nan, 1), signed=True) == "–"
+# --- captions -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_caption_says_what_is_drawn_and_then_its_provenance():
@@ -292,14 +237,6 @@ def test_a_caption_names_a_few_commits_and_counts_many():
     for number, code in ((2, "code 0000000 and 0000001."), (6, "code of 6 commits, which the records name.")):
         records = {k: {"provenance": origin} for k, origin in enumerate(origins[:number])}
         assert figures.caption("", evaluations({"td3": 1.0}), records).endswith(f"float32, {code}")
-
-
-def test_a_table_calls_tasks_and_arms_as_figures_do():
-    table = pd.DataFrame([[1, "2.0 [1.0, 3.0] million"]], ["td3_data"], ["halfcheetah", "noise"])
-    assert looks.titled(table).to_numpy().tolist() == [[1, "2.0 [1.0,\xa03.0] million"]], "an interval stays in one line"
-    assert [*looks.titled(table).columns] == ["HalfCheetah", "noise"], "a source of next states can be called like an arm"
-    found = looks.labelled(table)
-    assert [*found.index, *found.columns] == ["TD3 with the data, no pre-training", "HalfCheetah", "matched noise 50 %"]
 
 
 def test_a_figure_without_records_says_so():
