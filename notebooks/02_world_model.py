@@ -164,10 +164,8 @@ found = imagination.held_out_error(imagination.persistence, fitted.model.standar
 assert np.allclose(found, by_hand, rtol=1e-4), "the error is the mean square of the step, in variances"
 
 # %%
-hopper, error = (
-    errors[errors["task"] == "hopper"].set_index("quantity")[[*styles]],
-    mean.loc["hopper"],
-)
+hopper = errors[errors["task"] == "hopper"].set_index("quantity")[[*styles]]
+error = mean.loc["hopper"]
 behind = (hopper["sample"] / hopper["persistence"]).rename("sample / persistence")
 hopper.join(behind).sort_values(behind.name).map(words.two_digits)
 

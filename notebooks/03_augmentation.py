@@ -66,11 +66,8 @@ def imagined_by(source, samples):
     return augmentation.imagined_table(predict, *inputs, samples, generator)
 
 
-single = "mean", "deterministic"  # one answer a row: they are not random
 sources = "sample", "mean", "reconstruction", "noise", "deterministic"
-imagined = {
-    source: imagined_by(source, 1 if source in single else rule.table_samples) for source in sources
-}
+imagined = {source: imagined_by(source, rule.table_samples) for source in sources}
 
 # %%
 index = torch.randperm(count, generator=streams.torch_generator(0, "one batch"))[: learner.batch_size]
@@ -369,15 +366,15 @@ print("On terminal rows the target is the reward, whatever is imagined.")
 # `averages out` is the root of $\operatorname{mean}_j \operatorname{Var}_k \Delta y_{jk}$ over rows $j$. `stays` is the
 # root of $\operatorname{mean}_j (\operatorname{mean}_k \Delta y_{jk})^2 - \tfrac1K \operatorname{mean}_j
 # \operatorname{Var}_k \Delta y_{jk}$: a mean of $K$ samples still holds that much of the part that averages out. The
-# average shift shows whether targets rise or fall. A source with one answer has no part that averages out.
+# average shift shows whether targets rise or fall. A source that draws no random numbers has no part that averages
+# out.
 
 
 # %%
 def parts(shift):
     """Returns the mean shift, its lasting and its passing part, in rewards."""
-    samples = len(shift)
-    passing = shift.var(dim=0).mean() if samples > 1 else torch.zeros(())
-    lasting = (shift.mean(dim=0).square().mean() - passing / samples).clamp(min=0)
+    passing = shift.var(dim=0).mean()
+    lasting = (shift.mean(dim=0).square().mean() - passing / len(shift)).clamp(min=0)
     return {
         "mean": shift.mean().item(),
         "stays": lasting.sqrt().item(),

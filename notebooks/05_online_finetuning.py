@@ -5,10 +5,10 @@
 #
 # <!-- answer -->
 # On all four tasks (4 or 5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33
-# [31, 34] for TD3 with the data in its replay buffer, 11 [3.6, 19] after vanilla pre-training, 1.8 [−1.2, 4.8] after
+# [31, 34] for TD3 with the data in its replay buffer, 10 [2.6, 18] after vanilla pre-training, 1.8 [−1.2, 4.8] after
 # pre-training with imagined next states, and 20 [14, 26] with noise of the same size. We wait for 5 seeds to say whether
 # vanilla pre-training pays off. The score after pre-training with imagined next states differs from that of TD3 from scratch by
-# −13 [−16, −10], of vanilla pre-training by −9.3 [−17, −1.8], of noise by −19 [−25, −13], and of TD3 with the data by −31 [−34,
+# −13 [−16, −10], of vanilla pre-training by −8.3 [−16, −0.8], of noise by −19 [−25, −13], and of TD3 with the data by −31 [−34,
 # −28].
 # <!-- /answer -->
 #

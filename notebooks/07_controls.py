@@ -6,8 +6,8 @@
 #
 # <!-- answer -->
 # On all four tasks (4 or 5 seeds), an agent that was pre-trained with the model's next states scores 1.8 [−1.2, 4.8] over the
-# first 100,000 interactions. With recorded next states it scores 11 [3.6, 19], and with noise as large as the model's held-out
-# error 20 [14, 26]. Without Ant the means are 22, 21 and 25. We wait for 5 seeds to say whether the model beats noise. With a
+# first 100,000 interactions. With recorded next states it scores 10 [2.6, 18], and with noise as large as the model's held-out
+# error 20 [14, 26]. Without Ant the means are 22, 19 and 25. We wait for 5 seeds to say whether the model beats noise. With a
 # perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
 # predictions that follow from this, none came true, none failed, and 5 are open.
 # <!-- /answer -->

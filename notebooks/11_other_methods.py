@@ -618,7 +618,7 @@ print("the vanilla agent of Hopper answers as it did when it was recorded")
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3))
 for axis, task in zip(axes, tasks.TASKS, strict=True):
-    for arm in trained.ALONG_ACTIONS:
+    for arm in trained.ACTION_ARMS:
         for _, rows in lines[(lines["task"] == task) & (lines["arm"] == arm)].groupby("seed"):
             look = looks.look(arm)
             axis.plot(rows["share"], rows["high"], color=look.colour, ls=look.line, label=look.label)
@@ -633,7 +633,7 @@ save_figure(figure, "11_actions", lines, text, profile)
 # %%
 end_of_way = lines[lines["share"] == 1].groupby(["task", "arm"])[quantiles].mean()
 end_of_way = end_of_way.reindex(
-    [(task, arm) for task in tasks.TASKS for arm in trained.ALONG_ACTIONS]
+    [(task, arm) for task in tasks.TASKS for arm in trained.ACTION_ARMS]
 ).dropna()
 end_of_way = looks.labelled(end_of_way).rename(lambda label: label.removesuffix(", data kept"))
 print("`high` is lower with LayerNorm than with vanilla", below(end_of_way["high"], "vanilla"))
