@@ -171,7 +171,7 @@ def test_the_paper_profile_reads_records_and_the_others_train(write, tmp_path, m
 
 
 def test_a_notebook_is_found_by_number_name_or_file(write):
-    sources = [write("01_first"), write("02_second")]
+    sources = [write("00_first"), write("02_second")]
     assert chapters.find() == sources
     for name in ("2", "02", "02_second", "02_second.py"):
         assert chapters.find(name) == sources[1:]
