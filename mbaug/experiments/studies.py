@@ -79,7 +79,7 @@ ARMS: dict[str, Arm] = {
     "td3": TD3_SCRATCH,
     "td3_fast": replace(TD3_SCRATCH, learner=TD3(learning_rate=1e-3)),
     "td3_late": online(TD3_SCRATCH, warmup_steps=25_000),
-    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by drawn rows, not kept
+    "td3_standardised": Arm(pretraining=Pretraining(updates=0), finetuning=SCRATCH),  # by drawn rows, which it then drops
     "td3_bfloat16": replace(TD3_SCRATCH, precision="bfloat16"),
     "td3_data": TD3_DATA,
     "td3_data_raw": replace(TD3_DATA, pretraining=Pretraining(updates=0, standardise=False)),
