@@ -6,8 +6,8 @@
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
 # critics, data kept* on Hopper (66), Walker2d (33), HalfCheetah (44) and Ant (77). On all four tasks (4 or 5 seeds), the mean
-# score of *LayerNorm critics, data kept* differs by +22 [+17, +27] from that of *TD3 with the data, no pre-training*, by +38
-# [+28, +48] from that of *vanilla, data kept* and by +30 [+25, +35] from that of *SAC from scratch*. A verdict takes 5 seeds.
+# score of *LayerNorm critics, data kept* differs by +22 [+17, +27] from that of *TD3 with the data, no pre-training*, by +40
+# [+30, +50] from that of *vanilla, data kept* and by +30 [+25, +35] from that of *SAC from scratch*. A verdict takes 5 seeds.
 # Not recorded yet: *LayerNorm critics, no pre-training*, *RLPD*, *augmented, LayerNorm critics, data kept*, *IQL, data kept*
 # and *behaviour cloning, data kept*.
 # <!-- /answer -->
