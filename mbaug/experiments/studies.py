@@ -231,16 +231,18 @@ STUDIES = by_name(
 
 PLANNED = {(run.arm, run.task) for study in STUDIES.values() for run in study.runs()}  # every arm on each of its tasks
 
-# Runs are recorded line by line, within a line by seed, and within a seed by task (ORDER).
+# Runs are recorded line by line, within a line by seed, and within a seed by task (ORDER). README's recommendation waits for
+# `methods`, which says whether its pre-training matters, so that line comes before those that explain.
 PROGRAMME = (
     ("core", "carried", "cold", "layernorm"),
+    ("methods",),
     ("table",),
     ("sources",),
     ("trusted",),
     ("rates",),
     ("horizons",),
     ("states",),
-    ("methods", "algorithms"),
+    ("algorithms",),
     ("ceiling",),
     ("baselines", "long", "sweep"),
 )
@@ -326,7 +328,7 @@ PROFILES = {
         episodes=5,
         probe_steps=100,
         evaluation_interval=2_500,
-        redraw_interval=10_000,
+        redraw_interval=2_500,
         seeds=1,
     ),
     "paper": Profile("paper"),
