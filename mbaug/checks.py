@@ -109,6 +109,8 @@ def _checked_type(name: str, value: object, hint: Any) -> Any:
     kinds = [(get_origin(option) or option, option, bounds) for option, bounds in _options(hint)]
     for kind, option, bounds in kinds:
         if kind is Any or _is(kind, value):
+            if (option is float or isinstance(value, float)) and not abs(value) <= sys.float_info.max:  # pyright: ignore
+                raise ValueError(f"{name} is {value!r:.300}, but it must be a finite number")
             for bound in bounds:
                 if not bound.holds(value):  # the message is formatted only now, because a value may be long
                     raise ValueError(f"{name} is {value!r:.300}, but it must be {bound.words}")
@@ -177,6 +179,4 @@ def _value(hint: Any, value: Any, where: str, lacking: Collection[str], name: st
         return type(value)(_value(inner, item, where, lacking, f"{name}[{number}]") for number, item in enumerate(value))
     if isinstance(value, dict):
         return {key: _value(inner, item, where, lacking, f"{name}.{key}") for key, item in value.items()}
-    if (option is float or isinstance(value, float)) and not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{where}: {name} is {value!r:.300}, but it must be a finite number")
     return float(value) if option is float else value

@@ -23,7 +23,7 @@ def numpy_generator(seed: int, *name: str | int) -> np.random.Generator:
 
 
 def torch_generator(seed: int, *name: str | int, device: str = "cpu") -> torch.Generator:
-    """Returns a torch generator for the stream `name` under `seed`."""
+    """Returns a torch generator for the stream `name` under `seed`. (On the CPU torch reads 32 bits of its seed.)"""
     return torch.Generator(device).manual_seed(int(sequence(seed, *name).generate_state(1, np.uint64)[0] >> 1))
 
 

@@ -43,11 +43,6 @@ class Task:
     return_medium: float | None  # mean return of D4RL's medium dataset; None if we do not know it
     positions: tuple[str, ...]  # names of the first components of a state, with their units
     velocities: tuple[str, ...]  # names of the other components, with their units
-    # Mean online returns of 10 seeds, by algorithm and environment steps. TD3: its authors' curves (sfujim/TD3,
-    # learning_curves). SAC: Tianshou's MuJoCo benchmark, whose x axis omits 10,000 steps.
-    published: dict[str, dict[int, int]] = field(default_factory=dict)
-    published_end: int = 0  # SAC's mean return in the twenty evaluations of the last 100,000 of a million steps
-    authors_td3: int = 0  # score of TD3 from scratch after 100,000 steps in the authors' repository [C]
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of gymnasium.make
     velocity_limit: float = np.inf  # bound to which the environment clips the velocities in an observation
 
@@ -95,9 +90,6 @@ TASKS = {
             return_random=-20.272305,
             return_expert=3234.3,
             return_medium=1422.0,
-            published={"td3": {100_000: 660}, "sac": {100_000: 1766, 1_000_000: 3515}},
-            published_end=3456,
-            authors_td3=12,
             velocity_limit=10.0,
             **_body(*FLAT, LEG),
         ),
@@ -108,9 +100,6 @@ TASKS = {
             return_random=1.629008,
             return_expert=4592.3,
             return_medium=2852.0,
-            published={"td3": {100_000: 770}, "sac": {100_000: 844, 1_000_000: 4909}},
-            published_end=4885,
-            authors_td3=7,
             velocity_limit=10.0,
             **_body(*FLAT, BOTH_LEGS),
         ),
@@ -121,9 +110,6 @@ TASKS = {
             return_random=-280.178953,
             return_expert=12135.0,
             return_medium=4770.0,
-            published={"td3": {100_000: 5514}, "sac": {100_000: 6213, 1_000_000: 12139}},
-            published_end=11863,
-            authors_td3=37,
             **_body(*FLAT, CHEETAH),
         ),
         Task(
@@ -133,9 +119,6 @@ TASKS = {
             return_random=-325.6,
             return_expert=3879.7,
             return_medium=None,
-            published={"td3": {100_000: 586}, "sac": {100_000: 901, 1_000_000: 5813}},
-            published_end=5470,
-            authors_td3=23,
             options={"include_cfrc_ext_in_observation": False},
             **_body(*SPACE, ANT),
         ),
@@ -211,7 +194,12 @@ def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) ->
     """Puts a freshly reset simulator into an observed state.
 
     The position along the track becomes zero, because no state contains it.
+
+    Raises:
+        ValueError: The state does not have the size of the environment's observations.
     """
+    needed, found = environment.observation_space.shape, state.shape
+    checks.require(found == needed, f"the state has shape {found}, but the environment's observations have {needed}")
     simulator: Any = environment.unwrapped
     positions, velocities = simulator.model.nq, simulator.model.nv
     hidden = positions + velocities - len(state)
@@ -319,17 +307,19 @@ class Evaluator:
 
     def from_states(self, policy: Policy, states: Float[np.ndarray, "starts state"], steps: int) -> Episodes:
         """Returns an episode of every agent's policy from each of these states, cut after `steps` steps."""
-        starts, chunks = np.arange(len(states)), []
-        for chunk in np.split(starts, starts[self.episodes :: self.episodes]):
-            begin = np.repeat(states[chunk][None].astype(np.float32), len(self.seeds), axis=0)
-            for k, row in enumerate(self.environments):
-                for environment, state in zip(row[: len(chunk)], begin[k], strict=True):
-                    environment.reset(seed=0)
+        chunks = []
+        for first in range(0, len(states), self.episodes):
+            chunk = states[first : first + self.episodes].astype(np.float32)
+            for seed, row in zip(self.seeds, self.environments, strict=True):
+                for number, (environment, state) in enumerate(zip(row, chunk, strict=False), start=first):
+                    environment.reset(seed=streams.integer(seed, "evaluation", "from states", number))  # of its noise, if any
                     set_state(environment, state)
-            chunks.append(self._play(policy, begin, steps))
+            chunks.append(self._play(policy, np.stack([chunk] * len(self.seeds)), steps))
         return Episodes(*(np.concatenate(part, axis=1) for part in zip(*chunks, strict=True)))
 
-    def _play(self, policy: Policy, state: Float[np.ndarray, "population episodes state"], steps: int | None = None) -> Episodes:
+    def _play(
+        self, policy: Policy, state: Float[np.ndarray, "population episodes state"], steps: int | float = np.inf
+    ) -> Episodes:
         """Returns the episodes that begin in `state`, each cut after `steps` steps.
 
         The environments are already in these states.
@@ -337,7 +327,7 @@ class Evaluator:
         first_state = state.copy()
         total, discounted, length = (np.zeros(state.shape[:2]) for _ in range(3))
         alive = {(k, e) for k in range(len(self.seeds)) for e in range(state.shape[1])}
-        while alive and length.max() != steps:
+        while alive and length.max() < steps:
             action = policy(state)
             for k, e in tuple(alive):
                 state[k, e], reward, terminal, truncated, _ = self.environments[k][e].step(action[k, e])

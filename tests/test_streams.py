@@ -31,7 +31,7 @@ def test_the_streams_of_training_are_independent():
     """Numbers of any two streams that the project uses, at some seeds and occasions, are uncorrelated."""
     names = ["initialisation", "batches", "update noise", "exploration", "uniform actions", "imagined samples", "draw"]
     named = [(name,) for name in names] + [("evaluation", "finetune", step, k) for step in (0, 5000) for k in range(3)]
-    draws = [streams.numpy_generator(seed, *name).normal(size=2000) for seed in range(3) for name in named]
+    draws = [torch.randn(2000, generator=streams.torch_generator(seed, *name)).numpy() for seed in range(3) for name in named]
     assert np.abs(np.corrcoef(draws) - np.eye(len(draws))).max() < 0.12  # 5 standard errors
 
 

@@ -243,6 +243,18 @@ def test_an_evaluation_can_start_from_given_states():
         tasks.set_state(environment, state)
         for ours, theirs in zip(found, played(task, environment, state, 0.9, 4), strict=True):
             np.testing.assert_allclose(ours[:, number], [theirs, theirs], rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match=r"^the state has shape \(10,\), but the environment's observations have \(11,\)$"):
+        tasks.set_state(environment, states[0, 1:])
+
+
+def test_every_episode_from_a_given_state_has_noise_of_its_own():
+    """The same state four times, for two agents: eight different episodes, and the same eight again."""
+    task = limited("hopper", 1000)
+    states = np.stack([Lockstep(task, [0]).state[0]] * 4)
+    evaluate = Evaluator(task, [3, 8], 2, discount=0.9, dynamics=ROUGH)
+    first, again = (evaluate.from_states(acting(task), states, steps=5).discounted_return for _ in range(2))
+    assert len(np.unique(first)) == 8
+    np.testing.assert_array_equal(first, again)
 
 
 def test_an_evaluation_depends_on_its_seed_and_occasion_alone():

@@ -16,7 +16,8 @@ ADDED_IN = {  # the format that introduced each key; all others are in every for
     "picks": 6,
     "branch": 7,
 }
-OPTIONAL = {"error_elsewhere", "policies_sha256"} | provenance.OPTIONAL  # may be absent in every format
+# Keys that a record of any format may lack: some tasks have no second pool, and some runs keep no actors.
+OPTIONAL = {"error_elsewhere", "policies_sha256"} | provenance.OPTIONAL
 
 Number = float | None  # null if it was not finite
 

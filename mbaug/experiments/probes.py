@@ -2,7 +2,8 @@
 
 We compare the return that critics predict from these states with the return in the simulator.
 
-`data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. `python -m mbaug data --probes` makes the
+`data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. About a fifth of them are among the rows
+that an agent draws, as of all rows of the pool. `python -m mbaug data --probes` makes the
 files, and a test compares each with its pool.
 """
 
@@ -48,17 +49,13 @@ def choose(task: Task, pool: Dataset) -> Probe:
     remaining = episodes.cumcount(ascending=False).to_numpy()
     low, high = np.quantile(episodes["reward"].sum(), (0.25, 0.75))
     members = (np.ones(len(pool), dtype=bool), ends & (remaining < NEAR), returns <= low, returns >= high)
-    per_group = STATES // len(GROUPS)
-    counts = [min(per_group, np.count_nonzero(allowed & unclipped)) for allowed in members]
+    candidates = [np.flatnonzero(allowed & unclipped) for allowed in members]
+    counts = [min(STATES // len(GROUPS), len(rows)) for rows in candidates]
     counts[0] += STATES - sum(counts)
-    rows = [
-        streams.numpy_generator(0, "probe", name).choice(np.flatnonzero(allowed & unclipped), count, replace=False)
-        for name, allowed, count in zip(GROUPS, members, counts, strict=True)
-        if count
-    ]
-    numbers = [np.full(count, number) for number, count in enumerate(counts) if count]
-    row = np.concatenate(rows)
-    return Probe(pool.state[row], np.concatenate(numbers), row)
+    groups = zip(GROUPS, candidates, counts, strict=True)
+    drawn = [streams.numpy_generator(0, "probe", name).choice(rows, count, replace=False) for name, rows, count in groups]
+    row = np.concatenate(drawn)
+    return Probe(pool.state[row], np.repeat(np.arange(len(GROUPS)), counts), row)
 
 
 def path_of(task: Task, folder: Path = FOLDER) -> Path:

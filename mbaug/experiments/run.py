@@ -349,7 +349,7 @@ def spaced_rows(population: Population, datasets: Sequence[Dataset]) -> Batch:
     arm, learner, dtype = population.arm, population.learner, population.table.dtype
     count, chosen = min(arm.evaluation.probe_rows, *map(len, datasets)), []
     for k, dataset in enumerate(datasets):
-        rows = transitions.table([dataset], learner.standardiser.of(k), dtype, arm.offline.horizon, arm.learner.discount)
+        rows = transitions.table([dataset], learner.standardiser.of(k), dtype)  # of single steps, so that arms can be compared
         chosen.append(rows[:, torch.linspace(0, len(dataset) - 1, count).long()])
     return transitions.unpack(torch.cat(chosen).to(learner.arithmetic.device), *learner.sizes)
 
@@ -404,7 +404,8 @@ def save_finetuning(where: Path, population: Population, environments: tasks.Loc
     if population.long:
         actors = dict(zip(map(str, learner.seeds), training.actors(learner), strict=True))
         files.write_atomically(where / "actors" / f"{steps}.safetensors", safetensors.torch.save(actors))
-    if steps >= last or steps % max(plan.steps // CHECKPOINTS, 1) < plan.evaluation_interval:
+    apart = plan.steps // CHECKPOINTS  # steps between two checkpoints
+    if steps >= last or steps % apart < plan.evaluation_interval:
         (buffer,), (arrays, plain) = population.replay, environments.snapshot()
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         tensors["replay"] = buffer.rows[:, : buffer.size]

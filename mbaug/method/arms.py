@@ -79,6 +79,16 @@ class Arm:
         unable = f"the algorithm is {self.algorithm!r}, but only {able} have what a branch needs"
         require(isinstance(self.learner, td3.TD3), f"{unable}: TD3's exploration noise and an actor's loss like TD3's")
         require(self.model is None, unasked)
+        calm = f"dynamics is {self.dynamics}, but the simulator imagines transitions of the calm task: leave one of them out"
+        require(self.dynamics == CALM, calm)
+        batch, imagined = self.learner.batch_size, round(rule.rate * self.learner.batch_size)
+        both = f"rate is {rule.rate}, but with a branch a batch of {batch} needs imagined rows and recorded ones, for the actor"
+        require(0 < imagined < batch, both)
+        often = (
+            f"evaluation_interval is {plan.evaluation_interval} and redraw_interval is {rule.redraw_interval}, but with a branch"
+        )
+        often += " the first must be a multiple of the second: an interrupted run draws a new table at an evaluation"
+        require(plan.evaluation_interval % rule.redraw_interval == 0, often)
 
     def _check_online(self, algorithm: Algorithm) -> None:
         """Raises ValueError if the fine-tuning asks the algorithm for what it cannot do."""

@@ -38,8 +38,13 @@ def augment(batch: Batch, imagined: Float[Tensor, "*axes imagined state"], rate:
     axes, so that a block of batches is augmented at once. `imagined` holds at least n rows of each
     batch.
     Source: Macaluso et al. 2023; the authors' code for "reward and done stay as recorded".
+
+    Raises:
+        ValueError: The rate is outside [0, 1], or `imagined` holds fewer rows.
     """
     count = replaced(rate, batch.next_state.shape[-2])
+    few = f"{imagined.shape[-2]} imagined rows were given, but a batch needs {count}"
+    require(imagined.shape[-2] >= count, few)
     next_state = torch.cat([imagined[..., :count, :], batch.next_state[..., count:, :]], dim=-2)
     return batch._replace(next_state=next_state)
 
@@ -99,11 +104,11 @@ def rollout(
     is `predict`.
     """
 
-    def predict_window(state, first_action, last_state, generator):
-        imagined = last = predict(state, action[:, 0], next_state[:, 0], generator)
-        for step in range(1, action.shape[1]):
-            imagined = predict(imagined, action[:, step], next_state[:, step], generator)
-            last = torch.where((length > step).unsqueeze(-1), imagined, last)
+    def predict_window(state, _action, _next_state, generator):
+        last = state
+        for step in range(action.shape[1]):
+            state = predict(state, action[:, step], next_state[:, step], generator)
+            last = torch.where((length > step).unsqueeze(-1), state, last)
         return last
 
     return predict_window
@@ -141,7 +146,7 @@ def branches(
     The paper's augmentation keeps the recorded actions. Branches show the most that a perfect model
     could contribute if it predicts the outcomes of the policy's own actions. A terminal transition
     ends its branch. The result is evenly spaced among all imagined transitions. Some repeat if
-    early ends left too few.
+    there are fewer than `size`.
     Source: Janner et al. 2019, arXiv 1906.08253.
 
     Args:

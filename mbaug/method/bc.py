@@ -1,7 +1,9 @@
 """Behaviour cloning before TD3: offline the actor imitates the data and the critics learn what the imitation is worth.
 
-The critics follow TD3's target, so they value the clone. As in TD3, the actor moves in every second update only. Online
-everything is `td3`.
+The critics follow TD3's target, so they value the clone. Online everything is `td3`.
+
+Where it differs from plain cloning: 1. There are critics; cloning (Pomerleau 1988) has none. 2. As in TD3, the actor moves in
+every second update only. 3. The policy is bounded by tanh, and states are standardised.
 """
 
 from dataclasses import replace

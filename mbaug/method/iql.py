@@ -66,7 +66,7 @@ def create(state_size: int, action_size: int, settings: IQL, generators: Generat
     log_std = networks.allocate(len(generators), (0, action_size), arithmetic.dtype).to(arithmetic.device).requires_grad_()
     learned = {"actor": actor.flat, "log_std": log_std, "critics": critics.flat, "value": value.flat}
     moments = {name: Adam.zeros(flat) for name, flat in learned.items()}
-    return Agent(Actor(actor), log_std, Critics(critics), Critics(value), Critics(critics.copy()), moments)
+    return Agent(Actor(actor), log_std, Critics(critics), Critics(value, twins=1), Critics(critics.copy()), moments)
 
 
 def log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "population 1 action"]:

@@ -1,6 +1,9 @@
 """TD3 and TD3+BC with LayerNorm in the hidden layers of the critics: everything else is `td3`.
 
 It keeps values from running away where there are no data (Ball et al. 2023, arXiv 2302.02948; Yue et al. 2023, arXiv 2310.04411).
+
+Where it differs from Ball et al.: 1. LayerNorm has no learned gain and offset, and adds 1e-5 to the variance where theirs adds
+1e-6. 2. The learner is TD3+BC and then TD3. Theirs is SAC (see `rlpd`).
 """
 
 from dataclasses import replace

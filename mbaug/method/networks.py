@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.adam import adam
 
+from mbaug.checks import require
+
 States = Float[Tensor, "population batch state"]
 Actions = Float[Tensor, "population batch action"]
 Noise = Float[Tensor, "normals population batch action"]  # of one update
@@ -158,26 +160,27 @@ class Actor:
 
 @dataclass(frozen=True, eq=False)
 class Critics:
-    """Q_i(s, a) = MLP_i([s, a]), or V(s) of states alone. N networks are N / P critics for each of P agents."""
+    """Q_i(s, a) = MLP_i([s, a]), or V(s) of states alone."""
 
     network: Perceptron
+    twins: int = 2  # critics of each agent
 
     def __call__(self, *parts: Float[Tensor, "population batch _"]) -> Float[Tensor, "twin population batch"]:
-        inputs = torch.cat(parts, dim=-1)
-        twins = self.network.number // len(inputs)
-        return self.network(torch.cat([inputs] * twins)).view(twins, *inputs.shape[:-1])
+        inputs, agents = torch.cat(parts, dim=-1), self.network.number // self.twins
+        require(len(inputs) == agents, f"rows of {len(inputs)} agents were given, but these are the critics of {agents}")
+        return self.network(torch.cat([inputs] * self.twins)).view(self.twins, *inputs.shape[:-1])
 
     @cached_property
     def frozen(self) -> "Critics":
         """The same critics and memory, without gradient: an actor's loss does not train them."""
-        return Critics(replace(self.network, flat=self.network.flat.detach()))
+        return replace(self, network=replace(self.network, flat=self.network.flat.detach()))
 
     @cached_property
     def first(self) -> "Critics":
         """Q_1 of every agent, without gradient: what TD3's actor maximises."""
         half = self.network.number // 2
         layers = tuple((weight[:half], bias[:half]) for weight, bias in self.network.layers)
-        return Critics(replace(self.frozen.network, layers=layers))
+        return Critics(replace(self.frozen.network, layers=layers), twins=1)
 
 
 def numpy_forward(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:

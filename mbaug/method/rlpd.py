@@ -36,12 +36,12 @@ def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[T
     return torch.cat([old * offline, offline + new * (size - offline)], dim=-1).long()
 
 
-def actor_loss(*given) -> tuple[Losses, Losses]:
+def actor_loss(actor, critics, batch, alpha, noise) -> tuple[Losses, Losses]:
     """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC takes their minimum.
 
     The arguments are those of `sac.actor_loss`. Source: Ball et al. 2023, Algorithm 1.
     """
-    return sac.actor_loss(*given, over_critics=torch.mean)
+    return sac.actor_loss(actor, critics, batch, alpha, noise, over_critics=torch.mean)
 
 
 ALGORITHM = replace(sac.ALGORITHM, create=create, online_loss=actor_loss, rows=rows)

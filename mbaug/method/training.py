@@ -98,7 +98,11 @@ def learner(
 
     `standardiser` is the one that `pretrain`'s table was made with, so that policies see states as in training. Without one,
     states are used as they are.
+
+    Raises:
+        ValueError: There are no seeds.
     """
+    require(len(seeds) > 0, "seeds is empty, but a learner has one agent per seed, so it needs at least one")
     arithmetic = replace(arithmetic, precision=arm.precision)
     sizes, generators = (task.state_size, task.action_size), streams.torch_generators(seeds, "initialisation")
     algorithm = ALGORITHMS[arm.algorithm]
@@ -109,10 +113,10 @@ def learner(
 
 def _update_noise(learner: Learner, updates: int) -> BlockNoise:
     """Returns the noise of a block of updates."""
-    settings, device = learner.arm.learner, learner.arithmetic.device
-    shape = updates, learner.algorithm.normals, settings.batch_size, learner.task.action_size
-    drawn = [torch.randn(shape, generator=g, device=device) for g in learner.stream("update noise")]
-    return learner.algorithm.noise(torch.stack(drawn, dim=2), settings)
+    settings, size = learner.arm.learner, learner.task.action_size
+    shape = updates, learner.algorithm.normals, settings.batch_size, size
+    drawn = learner.random("update noise", torch.randn, *shape, device=learner.arithmetic.device)
+    return learner.algorithm.noise(drawn.transpose(1, 2).contiguous(), settings)
 
 
 def block(
@@ -161,9 +165,12 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
     return learn
 
 
-def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
-    """Raises ValueError if an augmentation lacks what it needs, or if something is given that it would not use."""
-    rule = learner.arm.augmentation
+def _check_given(learner: Learner, table: Table, imagine: object, doubt: object) -> None:
+    """Raises ValueError if the table does not fit the learner, or the augmentation lacks what it needs or would not use it."""
+    rule, (state_size, action_size) = learner.arm.augmentation, learner.sizes
+    found, needed = [*table.shape], f"[{len(learner.seeds)}, rows, {2 * state_size + action_size + 3}]"
+    fits = (found[0], found[2]) == (len(learner.seeds), 2 * state_size + action_size + 3)
+    require(fits, f"the table has the shape {found}, but these agents of {learner.task.name} need {needed}")
     said = ["None" if given is None else "given" for given in (imagine, doubt)]
     has = f"{'no' if rule is None else 'an'} augmentation"
     together = f"imagine is {said[0]}, but the arm has {has}: it must be given if and only if there is one"
@@ -180,11 +187,15 @@ def _check_imagined(learner: Learner, table: Table, imagined: Tensor, packed: bo
     require(fits, f"imagine returned a tensor of shape {found}, but it must be [{', '.join(map(str, needed))}]")
 
 
-def _with_branches(learner: Learner, batches: Batch, branches: Table, count: int) -> Batch:
-    """Returns the batches with their first `count` rows drawn from a table of whole imagined transitions."""
-    draw = partial(torch.randint, branches.shape[1], device=branches.device)
-    index = learner.random("imagined samples", draw, len(batches.reward), count)
-    return augmentation.mix(batches, transitions.unpack(transitions.gather(branches, index), *learner.sizes))
+def _augmented(learner: Learner, rule: Augmentation, imagined: Tensor, index: Tensor, batches: Batch) -> Batch:
+    """Returns the batches with imagined next states or, with a branch, whole imagined transitions in their first rows."""
+    count = augmentation.replaced(rule.rate, index.shape[-1])
+    if not rule.branch:
+        picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
+        return augmentation.augment(batches, picked, rule.rate)
+    draw = partial(torch.randint, imagined.shape[1], device=imagined.device)
+    rows = transitions.gather(imagined, learner.random("imagined samples", draw, len(index), count))
+    return augmentation.mix(batches, transitions.unpack(rows, *learner.sizes))
 
 
 def pretrain(
@@ -208,37 +219,27 @@ def pretrain(
             None: it picks at random.
 
     Raises:
-        ValueError: `imagine` or `doubt` does not fit the augmentation, or an imagined table has a
-            wrong shape.
+        ValueError: `imagine` or `doubt` does not fit the augmentation, or a table has a wrong shape.
     """
-    plan, rule = learner.arm.offline, learner.arm.augmentation or Augmentation(rate=0.0)
-    _check_given(learner, imagine, doubt)
-    count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
-    loss = learner.algorithm.offline_loss
-    if loss and rule.branch:
+    plan, rule, loss = learner.arm.offline, learner.arm.augmentation, learner.algorithm.offline_loss
+    _check_given(learner, table, imagine, doubt)
+    if loss and rule and rule.branch:
+        count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
         loss = augmentation.recorded_only(loss, count)
     imagined, learn = None, updater(learner, loss)
     while learner.gradient_steps < plan.updates:
-        number, since = divmod(learner.gradient_steps, rule.redraw_interval)
-        if imagine is not None and (imagined is None or since == 0):
-            imagined = imagine(number).to(learner.arithmetic.device)
-            _check_imagined(learner, table, imagined, rule.branch > 0)
         index, batches, noise = block(learner, table, doubt=doubt)
-        if imagined is not None and rule.branch:
-            batches = _with_branches(learner, batches, imagined, count)
-        elif imagined is not None:
-            picked = augmentation.pick(imagined, index[..., :count], learner.stream("imagined samples"))
-            batches = augmentation.augment(batches, picked, rule.rate)
+        if rule and imagine:
+            number, since = divmod(learner.gradient_steps, rule.redraw_interval)
+            if imagined is None or since == 0:
+                imagined = imagine(number).to(learner.arithmetic.device)
+                _check_imagined(learner, table, imagined, rule.branch > 0)
+            batches = _augmented(learner, rule, imagined, index, batches)
         learn(batches, noise)
         if not learner.check_divergence():
             return
         if learner.gradient_steps % plan.evaluation_interval == 0:
             yield
-            # Draw branches again: a resumed run no longer has the policy of the last table. So how
-            # often we evaluate changes what is learned, unless `evaluation_interval` is a multiple of
-            # `redraw_interval`, as in all our arms with branches.
-            if rule.branch:
-                imagined = None
 
 
 def carry(learner: Learner, plan: Finetuning) -> None:
@@ -384,8 +385,11 @@ def set_actor(learner: Learner, actor: Float[Tensor, " parameters"]) -> None:
     """Sets the actor of a single-agent learner to parameters that `actors` returned.
 
     Raises:
-        ValueError: The number of parameters differs.
+        ValueError: The learner has several agents, or the number of parameters differs.
     """
+    require(
+        len(learner.seeds) == 1, f"the learner has {len(learner.seeds)} agents, but an actor can be set only in one of its own"
+    )
     own = len(actors(learner)[0])
     require(len(actor) == own, f"the actor has {len(actor)} parameters, but {learner.task.name} with these settings needs {own}")
     learner.agent.actor.network.flat.detach()[:own] = actor

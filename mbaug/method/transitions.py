@@ -46,6 +46,8 @@ class Dataset:
             values = getattr(self, field)
             size = len(values)
             require(size == rows, f"{self.name}: {field} has {size} rows, but state has {rows}: they must agree")
+            axes = 2 if field in ("state", "action", "next_state") else 1
+            require(values.ndim == axes, f"{self.name}: {field} has {values.ndim} axes, but it must have {axes}")
             bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             where = f"in {bad.sum()} rows (first: row {bad.argmax() if rows else 0})"
             require(not bad.any(), f"{self.name}: {field} holds NaN or infinity {where}; only finite numbers are allowed")
@@ -106,8 +108,8 @@ def draw_episodes(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset
     require(not pool.part.any(), sentence)
     order = streams.numpy_generator(seed, "draw", "episodes").permutation(np.unique(pool.episode))
     index = np.concatenate([np.flatnonzero(pool.episode == episode) for episode in order])
-    rest = pool.rows(np.flatnonzero(~np.isin(pool.episode, pool.episode[index[:size]])))
     drawn = pool.rows(index[:size])
+    rest = pool.rows(np.flatnonzero(~np.isin(pool.episode, drawn.episode)))
     drawn.truncated[-1] |= not drawn.terminal[-1]
     return drawn, rest
 
@@ -125,7 +127,11 @@ def windows(dataset: Dataset, horizon: int, discount: float) -> Windows:
     """Returns the window of each row; its target r + gamma (1 - cut) Q(s_m) is the m-step return.
 
     With horizon 1 reward and cut are the recorded reward and terminal, bit for bit.
+
+    Raises:
+        ValueError: The horizon is below 1.
     """
+    require(horizon >= 1, f"horizon is {horizon}, but a window has at least one step")
     rows = np.arange(len(dataset))
     ends = dataset.terminal | dataset.truncated | (np.append(dataset.episode[1:], -1) != dataset.episode)
     window, length = [rows], np.ones(len(dataset), dtype=int)
@@ -234,7 +240,14 @@ def table(
     horizon: int = 1,
     discount: float | None = None,
 ) -> Float[Tensor, "population rows width"]:
-    """Returns the packed rows of each agent's dataset (`pack`) with standardised states."""
+    """Returns the packed rows of each agent's dataset (`pack`) with standardised states.
+
+    Raises:
+        ValueError: The datasets differ in size, or there is not one standardiser for each.
+    """
+    lengths, agents = [*map(len, datasets)], standardiser.mean.shape[:-1].numel()
+    require(len({*lengths}) == 1, f"the datasets have {lengths} rows, but all agents of a population need equally many")
+    require(agents == len(lengths), f"there are {len(lengths)} datasets, but the standardiser is for {agents}: give one for each")
     size = datasets[0].state.shape[1]
     rows = torch.stack([pack(dataset, horizon, discount) for dataset in datasets]).to(dtype)
     for states in (rows[..., :size], rows[..., -size - 3 : -3]):

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import streams
+from mbaug.checks import require
 from mbaug.method import networks
 from mbaug.method.networks import PLAIN, Adam, Arithmetic, Perceptron, adam_step, perceptron
 from mbaug.method.settings import WorldModel
@@ -148,8 +149,8 @@ def epochs(
     model = Model(**parts, standardiser=standardiser, residual=settings.residual)
     batches = math.ceil(len(interior(dataset)) / settings.batch_size)
     terms = partial(loss, model, settings=settings, batches=batches)
-    numbers = {"terms": len(Loss._fields), "latent": settings.latent_size}
-    for means in _descent(model, terms, dataset, settings, generator, **numbers):
+    number = len(Loss._fields)
+    for means in _descent(model, terms, dataset, settings, generator, number, settings.latent_size):
         yield model, Loss(*means)
 
 
@@ -162,6 +163,7 @@ def _descent(
     row. It returns `terms` numbers.
     """
     rows, parts = interior(dataset), [part for part in vars(model).values() if isinstance(part, Perceptron)]
+    require(len(rows) > 0, f"{dataset.name}: every row ends an episode, so there is nothing to fit a model to")
     learned, like = [(part.flat, Adam.zeros(part.flat)) for part in parts], parts[0].flat.detach()
     found = like.new_zeros(terms)
     changed = [found, *(tensor for flat, adam in learned for tensor in (flat, adam.first, adam.second, adam.steps))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mbaug import files, tasks
-from mbaug.reporting import statistics, words
+from mbaug.reporting import published, statistics, words
 from mbaug.reporting.answers import ANSWERS
 from mbaug.reporting.claims import LEARNING, claims_table, main_runs
 from mbaug.reporting.looks import LOOKS, in_order, look
@@ -55,12 +55,12 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the scores of our baselines (from `claims.main_runs`) beside the published scores."""
     rows = []
     for task in tasks.TASKS.values():
-        for algorithm, steps in [(name, steps) for name, scores in task.published.items() for steps in scores]:
+        for algorithm, steps in [(name, steps) for name, scores in published.RETURNS[task.name].items() for steps in scores]:
             arm = algorithm if steps == 100_000 else "sac_million"
             runs = table[(table["task"] == task.name) & (table["arm"] == arm)]
             ours = statistics.interval([statistics.final_score(runs, steps).to_numpy()])
-            theirs = float(tasks.normalised_score(task, task.published[algorithm][steps]))
-            authors = str(task.authors_td3) if algorithm == "td3" else "–"
+            theirs = published.score(task.name, algorithm, steps)
+            authors = str(published.AUTHORS_TD3[task.name]) if algorithm == "td3" else "–"
             cells = [estimate(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
             cells = cells if ours.n_seeds else ["not yet recorded", 0, "–"]
             rows.append([task.title, algorithm.upper(), f"{steps:,}", number(theirs), authors, *cells])

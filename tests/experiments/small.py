@@ -21,7 +21,7 @@ SCRATCH = replace(ARMS["td3"], learner=TD3(hidden=(16, 16)), evaluation=Evaluati
 OFFLINE = replace(SCRATCH, pretraining=Pretraining())
 IMAGINING = replace(OFFLINE, model=WorldModel((16,), (16,), latent_size=4), augmentation=Augmentation(table_samples=2))
 NOISE = replace(IMAGINING, augmentation=replace(IMAGINING.augmentation, source="noise"))
-BRANCH = replace(OFFLINE, augmentation=Augmentation(source="simulator", branch=2, redraw_interval=100))
+BRANCH = replace(OFFLINE, augmentation=Augmentation(source="simulator", branch=2, redraw_interval=50))
 ARMS_HERE = {
     "small": SCRATCH,
     "small_offline": OFFLINE,

@@ -1,6 +1,7 @@
 """Arms: a wrong combination of settings is refused in one sentence that says what was given and what is needed."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from mbaug.method.iql import IQL
 from mbaug.method.sac import SAC
 from mbaug.method.settings import Augmentation, Finetuning, Pretraining, WorldModel
 from mbaug.method.td3 import TD3
+from mbaug.tasks import Dynamics
 
 OFFLINE = {"model": WorldModel(), "augmentation": Augmentation(), "pretraining": Pretraining()}
 SIMULATED = Augmentation(source="simulator", branch=1)
@@ -60,6 +62,21 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         (
             {"algorithm": "iql", "learner": IQL(), "augmentation": SIMULATED, "pretraining": Pretraining()},
             f"the algorithm is 'iql', but only {LIKE_TD3} have what a branch needs: TD3's exploration noise",
+        ),
+        (
+            {"augmentation": SIMULATED, "pretraining": Pretraining(), "dynamics": Dynamics(action_noise=0.1)},
+            "dynamics is Dynamics(action_noise=0.1, observation_noise=0.0, push_probability=0.0, push_force=0.0), but the",
+        ),
+        *(
+            (
+                {"augmentation": replace(SIMULATED, rate=rate), "pretraining": Pretraining()},
+                f"rate is {rate}, but with a branch a batch of 256 needs imagined rows and recorded ones, for the actor",
+            )
+            for rate in (0.0, 0.999, 1.0)
+        ),
+        (
+            {"augmentation": SIMULATED, "pretraining": Pretraining()},
+            "evaluation_interval is 10000 and redraw_interval is 20000, but with a branch the first must be a multiple of",
         ),
     ],
     ids=lambda part: part[:40] if isinstance(part, str) else "",

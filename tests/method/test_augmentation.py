@@ -28,6 +28,13 @@ def random_rows(rows, generator=None):
     return [torch.randn(rows, size, generator=generator) for size in (3, 2, 3)]
 
 
+def test_too_few_imagined_rows_are_refused():
+    """The batch would lose rows of its next states alone."""
+    batch = random_batch(4, 0, 1)
+    with pytest.raises(ValueError, match=r"^1 imagined rows were given, but a batch needs 2$"):
+        augmentation.augment(batch, batch.next_state[:, :1], 0.5)
+
+
 @given(st.sampled_from([0.0, 0.5, 1.0]) | RATES, SIZES, SEEDS)
 def test_exactly_the_requested_share_is_replaced_and_nothing_else(rate, size, seed):
     batch = random_batch(size, seed, 4, 2)  # a block of four batches for two agents

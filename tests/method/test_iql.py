@@ -77,25 +77,27 @@ def test_an_update_moves_all_parts_and_the_target_slowly(pair):
 
 def test_an_update_moves_values_then_the_actor_then_the_critics(pair, monkeypatch):
     """Each loss gets what its equation names, with the parameters that the losses before it have moved."""
-    value_loss, critic_loss, expectiles = iql.value_loss, iql.critic_loss, []
+    value_loss, critic_loss, order = iql.value_loss, iql.critic_loss, []
 
     def of_values(found, target, expectile):
         close(target, np.stack([least(pair, k) for k in range(2)]))
-        expectiles.append(expectile)
+        order.append(("values", expectile))
         return value_loss(found, target, expectile)
 
     def of_actor(mean, spread, action, advantage, settings):
         close(advantage, np.stack([least(pair, k) - value(pair, k) for k in range(2)]))
+        order.append("actor")
         return iql.actor_loss(mean, spread, action, advantage, settings)
 
     def of_critics(critics, batch, target):
         close(target, iql.critic_target(pair, batch, SMALL, both(NOISE)))
+        order.append("critics")
         return critic_loss(critics, batch, target)
 
     monkeypatch.setattr(iql, "value_loss", of_values)
     monkeypatch.setattr(iql, "critic_loss", of_critics)
     iql.update(pair, THREES, both(NOISE)[None], SMALL, True, of_actor)
-    assert expectiles == [0.7]
+    assert order == [("values", 0.7), "actor", "critics"]
 
 
 def test_only_the_actor_waits_for_a_policy_step(pair):

@@ -51,6 +51,8 @@ def test_a_window_equals_a_walk_over_its_steps(ends, horizon):
 def test_a_window_ends_where_the_episode_changes_even_if_no_end_is_marked():
     data = replace(chain([""] * 4), episode=np.array([0, 0, 1, 1]))
     assert transitions.windows(data, 3, DISCOUNT).length.tolist() == [2, 1, 2, 1]
+    with pytest.raises(ValueError, match=r"^horizon is 0, but a window has at least one step$"):
+        transitions.windows(data, 0, DISCOUNT)
 
 
 def test_the_target_is_the_n_step_return():

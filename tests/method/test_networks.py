@@ -37,6 +37,14 @@ def test_the_two_critics_of_an_agent_start_with_different_parameters(algorithm):
             assert (first != second).any(dim=(1, 2)).all()
 
 
+@pytest.mark.parametrize(("agents", "rows"), [(1, 2), (2, 1), (2, 4)])
+def test_critics_refuse_rows_of_another_number_of_agents(agents, rows):
+    """They would take one agent's twins for two agents, or the critics of two agents for four of one."""
+    critics = ALGORITHMS["td3"].create(3, 2, TD3(hidden=(4,)), generators(*range(agents))).critics
+    with pytest.raises(ValueError, match=f"^rows of {rows} agents were given, but these are the critics of {agents}$"):
+        critics(torch.zeros(rows, 5, 3), torch.zeros(rows, 5, 2))
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_layers_fill_the_buffer_without_a_gap_and_its_padding_stays_zero(precision):
     arithmetic = Arithmetic(precision=precision)

@@ -86,7 +86,8 @@ def train_a_little():
         generator = streams.torch_generator(0, "imagination")
         imagined = augmentation.next_states(replace(rule, source=source), fitted, drawn, generator, plan.horizon)
     branches = augmentation.branches(partial(check.replay, hopper), lambda s: np.zeros((len(s), 3)), drawn.state[:1], 1, 50)
-    simulated = Arm(learner=td3.TD3(**small), augmentation=Augmentation(source="simulator", branch=1), pretraining=ONE_STEP)
+    simulator = Augmentation(source="simulator", branch=1, redraw_interval=ONE_STEP.evaluation_interval)
+    simulated = Arm(learner=td3.TD3(**small), augmentation=simulator, pretraining=ONE_STEP)
     learner, rows = training.learner(simulated, hopper, [0], standardiser), transitions.table([branches], standardiser)
     list(training.pretrain(learner, rows, lambda number: rows))
     for name, algorithm in arms.ALGORITHMS.items():

@@ -267,6 +267,34 @@ def test_imagined_next_states_of_another_shape_are_refused(shape):
         next(training.pretrain(learner, table, lambda number: torch.zeros(shape)))
 
 
+def test_a_model_that_predicts_what_was_recorded_is_vanilla_pretraining():
+    """So what can help is only the error of a model. Chapter 07 rests on this."""
+    augmented, table, _ = offline([1, 3])
+    recorded = transitions.unpack(table, HOPPER.state_size, HOPPER.action_size).next_state
+    list(training.pretrain(augmented, table, lambda number: recorded[:, :, None].expand(-1, -1, 4, -1)))
+    vanilla, table, _ = offline([1, 3], UNAUGMENTED)
+    list(training.pretrain(vanilla, table))
+    assert same(augmented, vanilla)
+    assert not same(augmented, pretrained([1, 3]))
+
+
+@pytest.mark.parametrize("shape", [(1, 60, 28), (2, 60, 27)])
+def test_a_table_of_other_agents_or_of_another_task_is_refused(shape):
+    sentence = f"the table has the shape {[*shape]}, but these agents of hopper need [2, rows, 28]"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        next(training.pretrain(offline([1, 3], UNAUGMENTED)[0], torch.zeros(shape)))
+
+
+def test_a_learner_needs_a_seed_and_an_actor_is_set_in_a_single_agent():
+    with pytest.raises(ValueError, match=r"^seeds is empty, but a learner has one agent per seed, so it needs at least one$"):
+        training.learner(VANILLA, HOPPER, [])
+    pair = offline([1, 3])[0]
+    before = pair.agent.actor.network.flat.detach().clone()
+    with pytest.raises(ValueError, match=r"^the learner has 2 agents, but an actor can be set only in one of its own$"):
+        training.set_actor(pair, training.actors(pair)[1])
+    assert torch.equal(pair.agent.actor.network.flat, before)
+
+
 def test_imagined_next_states_are_given_if_and_only_if_the_arm_has_an_augmentation():
     """An augmented arm without them would train as vanilla does, and vanilla would ignore them."""
     learner, table, imagine = offline([1])
@@ -435,7 +463,7 @@ def test_an_agent_solves_a_one_step_task_from_the_transitions_that_it_collects(a
     arm, action = Arm(algorithm, LEARNERS[algorithm], finetuning=plan), torch.linspace(-1, 1, 20).view(1, 20, 1).expand(2, -1, -1)
     zero, one = torch.zeros(2, 20, 1), torch.ones(2, 20, 1)
     table = torch.cat([zero, action, zero, -(action - 0.3).square(), one, zero], dim=-1)
-    learner = training.learner(arm, Task("one step", "none", 1, -1.0, 0.0, None, ("somewhere",), (), {}, 0, 0), [0, 1])
+    learner = training.learner(arm, Task("one step", "none", 1, -1.0, 0.0, None, ("somewhere",), ()), [0, 1])
     list(training.finetune(learner, OneStep(), training.replay(learner, table if kept else None)))
     state = np.linspace(0, 1, 20, dtype=np.float32).reshape(1, 20, 1).repeat(2, axis=0)
     error = np.abs(learner.policy(state) - 0.3).max()

@@ -30,6 +30,7 @@ def test_a_dataset_refuses_numbers_that_are_not_finite_and_columns_that_do_not_f
             sentence = f"made: {field} holds NaN or infinity in 1 rows (first: row 3); only finite numbers are allowed"
             assert refused(made, field, bad) == sentence
     assert refused(made, "reward", np.zeros(4)) == "made: reward has 4 rows, but state has 5: they must agree"
+    assert refused(made, "action", np.zeros(5)) == "made: action has 1 axes, but it must have 2"
     assert refused(made, "next_state", np.zeros((5, 2))) == "made: next_state has shape (5, 2), but state has (5, 3)"
 
 
@@ -118,6 +119,10 @@ def test_a_table_standardises_states_and_changes_nothing_else():
         for field in ("action", "reward", "terminal"):
             np.testing.assert_array_equal(getattr(batch, field)[k].numpy(), getattr(pool, field).astype(np.float32))
     assert transitions.table(pools, standardiser, torch.float64).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"^there are 2 datasets, but the standardiser is for 1: give one for each$"):
+        transitions.table(pools, standardiser.of(0))
+    with pytest.raises(ValueError, match=r"^the datasets have \[6, 5\] rows, but all agents of a population need equally many$"):
+        transitions.table([pools[0], dataset(5)], standardiser)
     unscaled = transitions.table(pools, Standardiser.identity(2, 3))
     assert torch.equal(unscaled, torch.stack([transitions.pack(pool) for pool in pools]))
 

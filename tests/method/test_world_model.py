@@ -75,6 +75,12 @@ def test_rows_at_episode_ends_are_not_fitted():
     assert len(world_model.interior(plain)) == 600 - ends.sum()
 
 
+def test_rows_that_all_end_an_episode_are_refused():
+    ends = replace(DRAWN, terminal=np.ones(len(DRAWN), dtype=bool))
+    with pytest.raises(ValueError, match=r"every row ends an episode, so there is nothing to fit a model to$"):
+        next(world_model.epochs(TINY, ends, 0))
+
+
 def test_kl_weight_is_one_over_the_batches_of_an_epoch():
     """The 570 rows that end no episode make five batches of at most 128."""
     for _, loss in islice(world_model.epochs(TINY, DRAWN, 0), 3):
