@@ -72,10 +72,11 @@ def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
 
 def judged(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
     """Returns the cases with the arm that the rule names, and how many points less it scored than the best of the three."""
-    named = [KEEPS[regime(row.data, row.policy, margin)][0] for row in rows.itertuples()]
+    regimes = [regime(row.data, row.policy, margin) for row in rows.itertuples()]
+    named = [KEEPS[each][0] for each in regimes]
     arms = rows[[arm for arm, _ in KEEPS.values()]]
     achieved = [row[arm] for (_, row), arm in zip(arms.iterrows(), named, strict=True)]
-    return rows.assign(margin=margin, named=named, lost=arms.max(axis=1) - achieved)
+    return rows.assign(margin=margin, regime=regimes, named=named, lost=arms.max(axis=1) - achieved)
 
 
 def best_margin(rows: pd.DataFrame) -> float:
@@ -95,16 +96,15 @@ def track_record(rows: pd.DataFrame) -> str:
     """Returns a sentence that says how often the rule was right on tasks that its margin was not chosen on."""
     if rows["task"].nunique() < 2:
         return "the rule is not tested: it takes two tasks on which all three arms are recorded"
-    found = leave_one_task_out(rows)
-    right = int((found["lost"] == 0).sum())
-    where = f"{count('case', [len(found)])} on {count('task', [found['task'].nunique()])}"
-    arms = found[[arm for arm, _ in KEEPS.values()]]
+    lost = leave_one_task_out(rows)["lost"]
+    arms = rows[[arm for arm, _ in KEEPS.values()]]
     always = arms.rsub(arms.max(axis=1), axis=0)  # points that each arm lost to the best of the three
     steady = always.mean().idxmin()
+    where = f"{count('case', [len(rows)])} on {count('task', [rows['task'].nunique()])}"
     return (
-        f"with its margin chosen on the other tasks, the rule named the best of {len(KEEPS)} arms in {right} of {where}, and "
-        f"lost {number(found['lost'].mean())} points of mean score on average. Always choosing “{look(steady).label}” would have "
-        f"been right in {(always[steady] == 0).sum()}, and lost {number(always[steady].mean())}"
+        f"with its margin chosen on the other tasks, the rule named the best of {len(KEEPS)} arms in {(lost == 0).sum()} of "
+        f"{where}, and lost {number(lost.mean())} points of mean score on average. Always choosing “{look(steady).label}” would "
+        f"have been right in {(always[steady] == 0).sum()}, and lost {number(always[steady].mean())}"
     )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from mbaug import files, tasks
 from mbaug.datasets import read
 from mbaug.experiments.studies import find
-from mbaug.reporting import claims, statistics, stored
+from mbaug.reporting import claims, statistics, stored, words
 from mbaug.reporting.claims import Comparison, Finding
 from mbaug.reporting.looks import LOOKS, in_order, look
 from mbaug.reporting.predictions import PREDICTIONS, judged, measured
@@ -57,8 +57,8 @@ def conclusion(finding: Finding, positive: str, negative: str, planned: int = EN
     firm = claims.decided(finding) in ("reproduced", "contradicted")
     p = f"; p {claims.p_value(finding)}" if planned == ENOUGH_SEEDS else ""
     told = f"{said} ({size})" if firm else f"the seeds suggest that {said}, but not firmly ({size}{p})"
-    for task, other in finding.without.items():
-        told += f". But without {tasks.find(task).title} the difference is {estimate(other, signed=True)}"
+    if task := finding.decider:
+        told += f". But without {tasks.find(task).title} the difference is {estimate(finding.rest[task], signed=True)}"
     return told
 
 
@@ -85,7 +85,10 @@ def recommendation(scores: pd.Series) -> str:
     (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
     highest, gap = max(tried, key=lambda arm: tried[arm].value), statistics.difference(scores, best, second)
     own, others = (seeds_of(scores, arm) for arm in (best, highest))
-    tie = ", so we cannot tell the two apart" if gap.low <= 0 else ""
+    tie = (
+        "so we cannot tell the two apart" if gap.low <= 0 else words.without(gap, statistics.leave_one_out(scores, best, second))
+    )
+    named = " We named this comparison in advance." if Comparison(best, (second,)) in claims.METHODS else ""
     untested = ""
     if highest != best:
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"
@@ -94,7 +97,7 @@ def recommendation(scores: pd.Series) -> str:
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {estimate(best_mean)}, with {count('seed', own)} per task. The next best of {len(found)} "
         f"arms with two seeds on every task, “{look(second).label}”, scores {estimate(second_mean)}. The difference is "
-        f"{estimate(gap, signed=True)}{tie}. {untested}{provisional(scores, best, second)}"
+        f"{estimate(gap, signed=True)}, {tie}.{named} {untested}{provisional(scores, best, second)}"
     )
 
 
@@ -115,20 +118,21 @@ def provisional(scores: pd.Series, best: str, second: str) -> str:
     reasons = [f"{too_few(few)} for a verdict"] if few else []
     done = seeds_of(scores, fresh)
     if fresh in LOOKS and (len(done) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS):
-        reasons.append(f"“{look(fresh).label}” has too few runs to say whether pre-training matters here")
+        state = "has too few runs to say what pre-training is worth" if done else "is not recorded yet"
+        reasons.append(f"“{look(fresh).label}” {state}")
     return f"This may change: {', and '.join(reasons)}. " if reasons else ""
 
 
-def without_one(measure: pd.Series, *arms: str, also: str) -> str:
+def without_one(measure: pd.Series, *arms: str, also: tuple[str, ...] = ()) -> str:
     """Returns all means without the task that alone decides which of `arms` is the best; "" if there is no such task."""
-    scores = statistics.by_task(measure, *arms, also)
+    scores = statistics.by_task(measure, *arms, *also)
     if len(scores) < 2:
         return ""
-    means = pd.DataFrame({task: map(np.mean, of_task) for task, of_task in scores.items()}, [*arms, also])
+    means = pd.DataFrame({task: map(np.mean, of_task) for task, of_task in scores.items()}, [*arms, *also])
     found = []
     for task in means:
         rest = means.drop(columns=task).mean(axis=1)
-        if rest.drop(also).idxmax() != means.drop(also).mean(axis=1).idxmax():
+        if rest[[*arms]].idxmax() != means.mean(axis=1)[[*arms]].idxmax():
             found.append(f" Without {tasks.find(task).title} the means are {joined([number(mean) for mean in rest])}.")
     return found[0] if len(found) == 1 else ""
 
@@ -153,7 +157,7 @@ def benefits(table: pd.DataFrame) -> str:
     return (
         f"On {where}, the mean score of TD3 over the first 100,000 interactions is {td3} from scratch, {vanilla} after offline "
         f"pre-training, {augmented} after pre-training with imagined next states, and {data} with the data in its replay buffer "
-        f"instead.{without_one(scores, *arms[:3], also=arms[3])} {capitalised(helps)}."
+        f"instead.{without_one(scores, *arms[:3], also=arms[3:])} {capitalised(helps)}."
     )
 
 
@@ -196,6 +200,8 @@ def world_model(frame: pd.DataFrame) -> str:
     kinds = ("sample", "persistence", "linear", "deterministic")
     vae, persistence, linear, network = (joined([*map(two_digits, mean[kind])]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
+    alike = mean.index[mean["sample"].map(two_digits) == mean["persistence"].map(two_digits)]
+    tie = f" ({joined([tasks.find(str(name)).title for name in alike])}: about equal)" if len(alike) else ""
     coarse = "Only coarsely: linear regression and a deterministic network of the same size predict better on every task. "
     if better[1:] == ["none", "none"]:
         lead, rivals = coarse, ""
@@ -205,7 +211,7 @@ def world_model(frame: pd.DataFrame) -> str:
         f"On held-out rows of {where}, the paper's VAE has one-step errors of {vae}, where 1 is the error of always predicting "
         f"the mean state. The guess that nothing moves has errors of {persistence}, linear regression of {linear}, and "
         f"a deterministic network of {network}. The VAE beats the guess on {better[0]} of "
-        f"{count('task', [len(mean)])}{rivals}."
+        f"{count('task', [len(mean)])}{tie}{rivals}."
     )
 
 
@@ -255,7 +261,8 @@ def offline(frame: pd.DataFrame) -> str:
     told = conclusion(score, "imagination raises this score", "imagination lowers this score")
     return (
         f"On {where}, the policy scores {vanilla} at the end of pre-training if all next states were recorded, and {augmented} "
-        f"if half were imagined. {capitalised(told)}. {counted} {overrated(table, calm)}"
+        f"if half were imagined.{without_one(last_offline(table), 'vanilla', 'augmented')} {capitalised(told)}. {counted} "
+        f"{overrated(table, calm)}"
     ).rstrip()
 
 
@@ -269,8 +276,9 @@ def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
     difference = exploratory(Comparison("augmented", ("vanilla",), calm, measure), table)
     more = conclusion(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
     return (
-        f"Where no critic runs away, on {where}, the return that a critic predicts minus what its policy earns is "
-        f"{vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. {capitalised(more)}."
+        f"We compare over-estimation only where no critic runs away, on {where}. The return that a critic predicts minus what "
+        f"its policy earns is {vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. "
+        f"{capitalised(more)}."
     )
 
 
@@ -283,15 +291,16 @@ def online(frame: pd.DataFrame) -> str:
         return NOTHING
     td3, data, vanilla, augmented, noise = map(estimate, means)
     pays, jumps = (exploratory(Comparison(arm, ("td3",)), table) for arm in ("vanilla", "augmented"))
-    others = [estimate(each.interval, signed=True) for each in claims.compare(claims.PRIMARY, table)]
+    found = [jumps, *claims.compare(claims.PRIMARY, table)]
+    sizes = [f"{estimate(each.interval, signed=True)} ({words.without(each.interval, each.rest)})" for each in found]
+    sizes = [size.replace(" ()", "") for size in sizes]  # of a single task
     return (
         f"On {where}, the mean score over the first 100,000 interactions is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
         f"states, and {noise} with noise of the same size. "
         f"{capitalised(conclusion(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
-        f"The score after pre-training with imagined next states differs from that of TD3 from scratch by "
-        f"{estimate(jumps.interval, signed=True)}, of vanilla pre-training by {others[0]}, of noise by {others[1]}, and of TD3 "
-        f"with the data by {others[2]}."
+        f"The score after pre-training with imagined next states differs from that of TD3 from scratch by {sizes[0]}, of vanilla "
+        f"pre-training by {sizes[1]}, of noise by {sizes[2]}, and of TD3 with the data by {sizes[3]}."
     )
 
 
@@ -313,9 +322,11 @@ def multi_step(frame: pd.DataFrame) -> str:
     (found,) = (each for each in family if each.comparison.arm == "augmented_horizon5")
     if not found.tasks:
         return f"{growth} Whether targets of several steps help an agent is not yet recorded."
-    more, less = (f"targets of five steps give a {word} score than targets of one" for word in ("higher", "lower"))
-    helps = conclusion(found, more, less)
-    return f"{growth} {capitalised(helps)}."
+    alone = next(each for each in family if each.comparison.arm == "vanilla_horizon3")
+    more, less = (f"targets of {{}} steps give a {word} score than targets of one" for word in ("higher", "lower"))
+    helps = conclusion(found, more.format("five"), less.format("five"))
+    helps_alone = conclusion(alone, more.format("three"), less.format("three"))
+    return f"{growth} {capitalised(helps)}. Without imagination, {helps_alone}."
 
 
 def controls(frame: pd.DataFrame) -> str:
@@ -335,7 +346,7 @@ def controls(frame: pd.DataFrame) -> str:
     return (
         f"On {where}, an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
         f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's held-out error "
-        f"{noise}.{without_one(scores, 'augmented', 'vanilla', also='noise')} {capitalised(model)}. With a perfect model the "
+        f"{noise}.{without_one(scores, 'augmented', 'vanilla', also=('noise',))} {capitalised(model)}. With a perfect model the "
         f"method equals vanilla pre-training, so any real difference must come from the model's error. Of {len(PREDICTIONS)} "
         f"predictions that follow from this, {true or 'none'} came true, {failed or 'none'} failed, and {left or 'none'} "
         f"{'is' if left == 1 else 'are'} open."
@@ -388,8 +399,18 @@ def reliability(frame: pd.DataFrame) -> str:
     return f"{drawn_answer} Offline, {conclusion(found, higher, lower, len(study.seeds))}."
 
 
+def perfect_model(table: pd.DataFrame) -> str:
+    """Returns sentences on what the simulator gains in the world model's place, with the cloning term and without it."""
+    held, _, free = claims.compare(claims.CEILING, table)
+    if not held.tasks:
+        return "Whether a perfect world model would help is not recorded yet."
+    seeds, model = len(find("ceiling").seeds), "the simulator in the world model's place"
+    told, freely = (conclusion(each, f"{model} raises the score", f"{model} lowers the score", seeds) for each in (held, free))
+    return f"{capitalised(told)}. Without the cloning term, {freely}."
+
+
 def methods(frame: pd.DataFrame) -> str:
-    """Returns the answer of 11_other_methods: the best arm on each task, and the second family of primary comparisons."""
+    """Returns the answer of 11_other_methods: the best arm on each task, the second primary family, and a perfect model."""
     table = claims.main_runs(frame)
     scores = mean_score(table)
     means = scores.groupby(["task", "arm"]).agg(["mean", "count"]).query("count > 1")["mean"].unstack("arm")
@@ -397,12 +418,13 @@ def methods(frame: pd.DataFrame) -> str:
     if means.empty:
         return NOTHING
     best: dict[str, list[str]] = {}
-    first = means.dropna(how="all").idxmax(axis=1)
-    for task in tasks.TASKS:
-        if task not in first.index:
-            continue
-        found = f"{tasks.find(task).title} ({number(means[first[task]][task])})"
-        best.setdefault(look(str(first[task])).label, []).append(found)
+    for task in [task for task in tasks.TASKS if task in means.index]:
+        first, *others = means.loc[task].dropna().sort_values(ascending=False).index
+        tie = ""
+        if others and statistics.difference(scores[scores.index.get_level_values("task") == task], first, others[0]).low <= 0:
+            tie = f", but *{look(others[0]).label}* with {number(means[others[0]][task])} may be as good"
+        found = f"{tasks.find(task).title} ({number(means[first][task])}{tie})"
+        best.setdefault(look(first).label, []).append(found)
     highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
     family = [f"by {estimate(each.interval, True)} from that of *{look(each.comparison.others[0]).label}*" for each in found]
@@ -421,7 +443,7 @@ def methods(frame: pd.DataFrame) -> str:
         missing = joined([f"*{look(arm).label}*" for arm in planned if arm not in set(table["arm"])])
         ours += f"{verdict} Not recorded yet: {missing}." if missing else verdict
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
-    return f"{best_of}: {highest}. {ours}"
+    return f"{best_of}: {highest}. {ours} {perfect_model(table)}"
 
 
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by name: the README or a chapter

@@ -15,7 +15,7 @@ import pandas as pd
 
 from mbaug import tasks
 from mbaug.experiments.studies import FOUR, TWO
-from mbaug.reporting import statistics, words
+from mbaug.reporting import published, statistics, words
 from mbaug.reporting.looks import look
 from mbaug.reporting.statistics import ENOUGH_SEEDS, LEVEL, Interval, last_offline, mean_score
 from mbaug.reporting.words import count, estimate, fold, in_words, number
@@ -48,6 +48,11 @@ class Claim:
     parts: tuple[Comparison, ...]
     caveat: str = ""  # what the measures cannot show
 
+    @property
+    def kind(self) -> str:
+        """ "primary" if the claim rests on a comparison that we named as decisive, else "exploratory"."""
+        return "primary" if self.parts[0] in PRIMARY else "exploratory"
+
 
 class Finding(NamedTuple):
     """What the recorded runs say about a comparison."""
@@ -59,7 +64,13 @@ class Finding(NamedTuple):
     p: float  # with Holm's correction for all comparisons of the family
     better: tuple[str, ...]  # if there are several others: those with a higher mean than the arm
     above: int  # on how many of the tasks the difference is above zero
-    without: dict[str, Interval]  # the task that alone decides the sign, if there is one: the difference without it
+    rest: dict[str, Interval]  # by task, if there are several: the difference without it
+
+    @property
+    def decider(self) -> str | None:
+        """The task that alone decides the sign, if there is one."""
+        flipped = [task for task, other in self.rest.items() if other.value * self.interval.value < 0]
+        return flipped[0] if len(flipped) == 1 else None
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))
@@ -73,6 +84,8 @@ HORIZONS = (  # the paper claims nothing here: it imagines one step
     Comparison("augmented_horizon3", ("vanilla_horizon3",), ("halfcheetah",)),
     Comparison("vanilla_horizon3", ("vanilla_horizon1",), ("halfcheetah",)),
 )
+HALF = partial(mean_score, environment_steps=50_000)  # the arms of the ceiling stop there
+CEILING = tuple(Comparison(f"ceiling_50{kind}", (f"ceiling{kind}",), TWO, HALF) for kind in ("", "_weak", "_free"))
 RATES = ("vanilla", "augmented_25", "augmented_75", "augmented_100")
 ONLINE, CONTROLS = "05_online_finetuning", "07_controls"
 CRITIC = {
@@ -141,14 +154,15 @@ points. The table also gives the mean of our one run of SAC over the same intera
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, or another rate has a higher mean.
 - *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} of an arm on a task we show an
   interval but decide nothing. *Not attempted*: we have not run it yet.
-- If one task alone decides the sign of a mean over tasks, the table has the difference without it, and the verdict names it.
+- Beside a difference over several tasks stands the difference without the task that moves it most. If a task alone decides the
+  sign, the verdict names it.
 - A claim of several parts has a verdict for each. Claim (b) says “in some cases”, so one task is enough for it. Claims (e) and
   (f) need all their parts.
 
 How small a difference can we see? With {ENOUGH_SEEDS} seeds per arm we find a difference in 80 of 100 cases if it is \
 {statistics.detectable(ENOUGH_SEEDS):.1f} standard
 deviations of one arm's seeds, or {statistics.detectable(ENOUGH_SEEDS, 4):.1f} over four tasks if these deviations are alike. \
-They are not: Ant's are the largest, and they
+They are not, and the largest
 count most. Holm tests the first of three comparisons at a third of the level. At this level it takes
 {statistics.detectable(ENOUGH_SEEDS, tests=3):.1f} and {statistics.detectable(ENOUGH_SEEDS, 4, tests=3):.1f}. Smaller \
 differences mostly stay undecided.
@@ -168,7 +182,7 @@ def main_runs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def findings(claim: Claim, table: pd.DataFrame) -> list[Finding]:
     """Returns the finding for each part of a claim. Holm's family is the claim's parts, or PRIMARY if it contains them."""
-    found = compare(PRIMARY if claim.parts[0] in PRIMARY else claim.parts, table)
+    found = compare(PRIMARY if claim.kind == "primary" else claim.parts, table)
     return [each for each in found if each.comparison in claim.parts]
 
 
@@ -179,26 +193,20 @@ def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
         arm, others = comparison.arm, comparison.others
         scores = comparison.measure(table[table["arm"].isin([arm, *others]) & table["task"].isin(comparison.tasks)])
         groups = statistics.by_task(scores, arm, *others)
-        threshold = 0.0 if others else published_end(comparison.tasks[0]) - MARGIN
+        threshold = 0.0 if others else published.end(comparison.tasks[0]) - MARGIN
         difference = partial(statistics.difference, minus=threshold)
         interval, task = difference(scores, arm, *others), scores.index.get_level_values("task")
         apart = [difference(scores[task == name], arm, *others).value for name in groups]
-        rest = {name: difference(scores[task != name], arm, *others) for name in groups}
-        flipped = {name: other for name, other in rest.items() if other.value * interval.value < 0}
+        rest = statistics.leave_one_out(scores, arm, *others)
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
         seeds = tuple(statistics.seeds(groups))
         better = [other for other in others if statistics.difference(scores, other, arm).value > 0]
         better = tuple(better) if len(others) > 1 else ()
-        above, without = sum(value > 0 for value in apart), flipped if len(flipped) == 1 else {}
-        found.append(Finding(comparison, tuple(groups), seeds, interval, interval.p, better, above, without))
+        above = sum(value > 0 for value in apart)
+        found.append(Finding(comparison, tuple(groups), seeds, interval, interval.p, better, above, rest))
     corrected = statistics.holm([finding.p for finding in found])
     return [finding._replace(p=float(p)) for finding, p in zip(found, corrected, strict=True)]
-
-
-def published_end(task: str) -> float:
-    """Returns the published score of SAC over the last 100,000 of a million interactions, mean of ten seeds."""
-    return float(tasks.normalised_score(tasks.TASKS[task], tasks.TASKS[task].published_end))
 
 
 def decided(finding: Finding) -> str:
@@ -223,7 +231,7 @@ def verdict(found: Sequence[Finding]) -> str:
 def _decider(finding: Finding) -> str:
     """Returns the task that decides the sign, as " (Ant decides)"; "" if there is none or the sign decides nothing."""
     silent = decided(finding) in ("undecided", "too few seeds", "not attempted")
-    return "" if silent else "".join(f" ({tasks.find(task).title} decides)" for task in finding.without)
+    return "" if silent or not finding.decider else f" ({tasks.find(finding.decider).title} decides)"
 
 
 def claims_table(frame: pd.DataFrame) -> str:
@@ -231,14 +239,13 @@ def claims_table(frame: pd.DataFrame) -> str:
     table, rows = main_runs(frame), []
     for claim in CLAIMS:
         found, link = findings(claim, table), f"[{claim.notebook}](notebooks/{claim.notebook}.ipynb)"
-        kind = "primary" if claim.parts[0] in PRIMARY else "exploratory"
         measured = [_measured(each) if each.comparison.others else _beside_sac(each, table) for each in found if each.tasks]
         first, lead = claim.parts[0], []
         if measured and not first.others:
             lead = [f"{look(first.arm).label} minus a threshold, {first.unit}:"]
         if measured and claim.caveat:
             measured.append(claim.caveat)
-        text, sizes = f"{claim.text} *({kind})*", "<br>".join(lead + measured) or "–"
+        text, sizes = f"{claim.text} *({claim.kind})*", "<br>".join(lead + measured) or "–"
         rows.append([claim.letter, text, claim.said, sizes, verdict(found), link])
     lines = words.table(["", "claim", "the paper", "we measured", "verdict", "notebook"], rows)
     return "\n".join([*_primary(table), "", *lines, "", fold("How a verdict is reached", RULES)])
@@ -254,7 +261,7 @@ def _primary(table: pd.DataFrame) -> list[str]:
     rows = []
     for first, second, unseen in zip(*found, compare(PRIMARY, unknown), strict=True):
         three = first, second, unseen
-        numbers = [estimate(each.interval, signed=True) + _without(each) if each.tasks else "–" for each in three]
+        numbers = [f"{estimate(each.interval, signed=True)}{_without(each)}" if each.tasks else "–" for each in three]
         where = f"{in_words(unseen.tasks)}, " if unseen.tasks != first.tasks else ""
         numbers[2] += f" ({where}{count('seed', unseen.seeds)})" if unseen.tasks else ""
         rows.append([look(first.comparison.others[0]).label, *numbers, p_value(first), _runs(first)])
@@ -262,8 +269,8 @@ def _primary(table: pd.DataFrame) -> list[str]:
 
 
 def _without(finding: Finding) -> str:
-    """Returns the difference without the task that decides its sign, as ", without Ant +1.6 [−2.6, +5.8]"."""
-    return "".join(f", without {tasks.find(task).title} {estimate(other, True)}" for task, other in finding.without.items())
+    """Returns the difference without the task that moves it most, as ", without Ant +1.6 [−2.6, +5.8]"; "" for one task."""
+    return ", " * bool(finding.rest) + words.without(finding.interval, finding.rest)
 
 
 def p_value(finding: Finding) -> str:
@@ -293,8 +300,9 @@ def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     """Returns a finding on one task that compares with SAC's published score, as Markdown for a table cell."""
     (task,) = finding.tasks
     million = table[(table["arm"] == "sac_million") & (table["task"] == task)]
-    ours = estimate(statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()]))
-    about = f"threshold {number(published_end(task) - MARGIN)}, our SAC {ours}; {count('seed', finding.seeds)}"
+    own = statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()])
+    below = ", itself below it" if own.value < published.end(task) - MARGIN else ""
+    about = f"threshold {number(published.end(task) - MARGIN)}, our SAC {estimate(own)}{below}; {count('seed', finding.seeds)}"
     about += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     about += "; all seeds end at the same score" if finding.interval.high - finding.interval.low < 0.1 else ""
     return f"{in_words(finding.tasks)}: **{estimate(finding.interval, signed=True)}** ({about})"

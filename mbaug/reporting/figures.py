@@ -87,18 +87,18 @@ QUANTITIES = {
 }
 
 
-def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", value: str = "score", bands: bool = True) -> pd.DataFrame:
-    """Draws the mean of each arm in a column of one task's evaluations, and returns what it draws (`summarise`).
+def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", bands: bool = True) -> pd.DataFrame:
+    """Draws the mean score of each arm in one task's evaluations, and returns what it draws (`summarise`).
 
     An arm gets a band, its interval, only with ENOUGH_SEEDS: the band of three seeds is so wide that it hides the lines.
     """
-    summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], value)
+    summary = statistics.summarise(table[table["phase"] == phase], ["arm", "steps"], "score")
     for arm in in_order(summary["arm"]):
         rows, (label, colour, line) = summary[summary["arm"] == arm], look(arm)
-        axis.plot(rows["steps"] / 1000, rows[value], color=colour, linestyle=line, label=label)
+        axis.plot(rows["steps"] / 1000, rows["score"], color=colour, linestyle=line, label=label)
         if bands and rows["n_seeds"].min() >= ENOUGH_SEEDS:
             axis.fill_between(rows["steps"] / 1000, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
-    axis.set(xlabel=X_LABELS[phase], ylabel=QUANTITIES.get(value, value.replace("_", " ")))
+    axis.set(xlabel=X_LABELS[phase], ylabel=QUANTITIES["score"])
     return summary
 
 
@@ -124,24 +124,30 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Draws a line for each seed, one panel per task, and returns what it draws. A mean would hide single seeds far away.
+def seed_lines(axis: Axes, table: pd.DataFrame, value: str, **drawn_as: Any) -> None:
+    """Draws a line for each seed of one task's evaluations. A mean would hide single seeds far away."""
+    for (arm, _), rows in table.groupby(["arm", "seed"]):
+        label, colour, line = look(str(arm))
+        axis.plot(rows["steps"] / 1000, rows[value], **{"color": colour, "ls": line, "label": label, "lw": 1} | drawn_as)
 
-    A y axis on which values go beyond ±1,000 is logarithmic there (`wide_values`).
-    """
+
+def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Draws a line for each seed, one panel per task (`seed_lines`, `wide_values`), and returns what it draws."""
     for axis, task in zip(axes, tasks.TASKS.values(), strict=True):
         own = table[table["task"] == task.name]
-        for (arm, _), rows in own.groupby(["arm", "seed"]):
-            drawn = look(str(arm))
-            axis.plot(rows["steps"] / 1000, rows[value], color=drawn.colour, ls=drawn.line, label=drawn.label, lw=1)
+        seed_lines(axis, own, value)
         axis.set_title(task.title)
-        if own[value].abs().max() > 1_000:
-            wide_values(axis, own[value])
+        wide_values(axis, own[value])
     return table[[*statistics.RUN, "steps", value]]
 
 
 def wide_values(axis: Axes, values: pd.Series) -> None:
-    """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, since critics that run away predict millions."""
+    """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, if `values` go beyond.
+
+    Critics that run away predict millions.
+    """
+    if not values.abs().max() > 1_000:
+        return
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
     low, high = min(-100.0, 3 * values.min()), 3 * max(1_000.0, values.max())
     labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million", 1e9: "1 billion"}

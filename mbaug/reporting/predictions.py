@@ -1,6 +1,6 @@
 """What we expected of the controls and what would contradict it, written down before the runs and tested on them afterwards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +98,15 @@ def measured(prediction: Prediction, table: pd.DataFrame) -> Measured:
         groups += [group for arms in recorded for group in arms]
         weights += [sign / len(recorded), -sign / len(recorded)] * len(recorded) if recorded else []
     return Measured(statistics.contrast(groups, weights), missing)
+
+
+def leave_one_out(prediction: Prediction, table: pd.DataFrame) -> dict[str, Interval]:
+    """Returns the measured difference without each task in turn, by that task, where the rest of its side is recorded."""
+    sides, found = (prediction.tasks, prediction.minus), {}
+    for task in [task for side in sides if len(side) > 1 for task in side]:
+        one, other = (tuple(each for each in side if each != task) for side in sides)
+        found[task] = measured(replace(prediction, tasks=one, minus=other), table).interval
+    return {task: rest for task, rest in found.items() if rest.n_seeds}
 
 
 def judged(prediction: Prediction, found: Measured) -> str:

@@ -138,6 +138,12 @@ def difference(measure: pd.Series, arm: str, *others: str, minus: float = 0.0) -
     return contrast([group for groups in tasks for group in groups], weights, minus)
 
 
+def leave_one_out(measure: pd.Series, arm: str, *others: str) -> dict[str, Interval]:
+    """Returns `difference` without each task in turn, by that task; nothing if there is only one."""
+    found, task = by_task(measure, arm, *others), measure.index.get_level_values("task")
+    return {name: difference(measure[task != name], arm, *others) for name in found} if len(found) > 1 else {}
+
+
 def holm(p: Sequence[float]) -> Float[np.ndarray, "_"]:
     """Returns p values corrected for their number n: the k-th smallest is multiplied by n - k + 1. Their order stays.
 

@@ -1,7 +1,7 @@
 """How readers see results in text: rounded numbers, estimates with their intervals, lists, and pieces of Markdown."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,6 +42,17 @@ def estimate(found: Interval, signed: bool = False) -> str:
         return "–"
     (value, *ends), unit = _in_one_unit(found[:1] if np.isnan(found.low) else found[:3], signed)
     return value + (f" [{', '.join(ends)}]" if ends else "") + unit
+
+
+def without(found: Interval, rest: Mapping[str, Interval]) -> str:
+    """Returns a mean over tasks without the task that moves it most, as "without Ant +2.9 [−2.4, +8.2]".
+
+    `rest` has the mean without each task (`statistics.leave_one_out`). If it is empty, so is the text.
+    """
+    if not rest:
+        return ""
+    task = max(rest, key=lambda name: abs(rest[name].value - found.value))
+    return f"without {tasks.find(task).title} {estimate(rest[task], signed=True)}"
 
 
 def span(numbers: Collection) -> str:

@@ -3,13 +3,14 @@
 import re
 from functools import partial
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from evaluated import runs
 
 from mbaug import tasks
-from mbaug.datasets import read
+from mbaug.datasets import export, read
 from mbaug.reporting import advice
 from mbaug.reporting.advice import KEEPS
 from mbaug.tasks import normalised_score
@@ -48,6 +49,7 @@ def test_each_task_is_judged_with_the_margin_of_the_other_tasks():
     """Hopper needs a margin below 10 and Ant one of 20 or more, so what is learned from one fails on the other."""
     found = rows(("hopper", 10, 20, 60, 50, 20), ("ant", 10, 30, 50, 60, 20))
     judged = advice.leave_one_task_out(found).set_index("task")
+    assert judged["regime"].to_dict() == {"hopper": "comparable", "ant": "superior"}
     assert judged["margin"].to_dict() == {"hopper": 35, "ant": 5}
     assert judged["named"].to_dict() == {"hopper": "vanilla_data", "ant": "vanilla"}
     assert judged["lost"].to_dict() == {"hopper": 10, "ant": 10}
@@ -98,14 +100,20 @@ def test_the_task_is_found_in_the_name_of_the_dataset(name, task):
         advice._task_in("antmaze-umaze-v2")
 
 
-@pytest.mark.slow
-def test_the_advice_reports_one_step_on_each_line(monkeypatch):
+@pytest.fixture
+def advised(monkeypatch):
+    """Returns a function that gives the advice on a dataset, after tiny fits."""
     small = partial(advice.WorldModel, hidden=(32, 32), transition_hidden=(32,))  # as quickly fitted as reported
     monkeypatch.setattr(advice, "WorldModel", small)
-    monkeypatch.setattr(advice, "_score", lambda *given: -100.0)  # every policy is far better
     frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
     frame.loc[frame["phase"] == "pretrain", "gradient_steps"] = 50
-    lines = list(advice.advise("hopper-random", None, frame, updates=50, epochs=1))
+    return lambda name: list(advice.advise(name, None, frame, updates=50, epochs=1))
+
+
+@pytest.mark.slow
+def test_the_advice_reports_one_step_on_each_line(advised, monkeypatch):
+    monkeypatch.setattr(advice, "_score", lambda *given: -100.0)  # every policy is far better
+    lines = advised("hopper-random")
     kinds = ["dataset", "", "data", "model", "", "critics", "policy", "regime", "advice", "record"]
     assert [line[:10].strip() for line in lines] == kinds
     assert "20,026 transitions in 891 episodes; 10,000 are drawn" in lines[0]
@@ -114,6 +122,34 @@ def test_the_advice_reports_one_step_on_each_line(monkeypatch):
     assert lines[7].startswith("regime    superior (a difference of ")
     assert lines[8].startswith("advice    keep the policy: it scores more than the data. The arm is 'vanilla': ")
     assert re.search(r"in [0-4] of 4 cases on 2 tasks", lines[-1])
+
+
+@pytest.mark.slow
+def test_a_d4rl_file_gets_the_advice_that_the_same_rows_get_as_a_pool(advised, tmp_path):
+    pool, path = read.load("hopper-random"), tmp_path / "hopper_random-v2.hdf5"
+    columns = {
+        "observations": pool.state,
+        "actions": pool.action,
+        "next_observations": pool.next_state,
+        "rewards": pool.reward,
+        "terminals": pool.terminal,
+        "timeouts": pool.truncated,
+    }
+    with h5py.File(path, "w") as file:
+        for name, column in columns.items():
+            file[name] = column
+    assert advised(str(path))[2:] == advised("hopper-random")[2:]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Minari itself warns
+def test_a_minari_set_gets_the_advice_that_the_same_rows_get_as_a_pool(advised, tmp_path, monkeypatch):
+    pytest.importorskip("minari", reason="Minari is not installed: `make setup`")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")  # monkeypatch restores it after the export has changed it
+    with monkeypatch.context() as only:
+        only.setattr(read, "bundled", lambda folders: {"hopper-random": read.FOLDER / "hopper-random.hdf5"})
+        (identifier,) = export.minari_datasets(tmp_path)
+    assert advised(f"minari:{identifier}")[2:] == advised("hopper-random")[2:]
 
 
 @pytest.mark.parametrize(

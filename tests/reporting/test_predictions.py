@@ -8,7 +8,7 @@ from evaluated import runs
 
 from mbaug.experiments import studies
 from mbaug.reporting import claims
-from mbaug.reporting.predictions import PREDICTIONS, Measured, Prediction, judged, listed, measured
+from mbaug.reporting.predictions import PREDICTIONS, Measured, Prediction, judged, leave_one_out, listed, measured
 from mbaug.reporting.statistics import Interval
 
 BELOW = Prediction("below", "above", ("augmented", "noise"), ("hopper", "ant"), high=0.0)
@@ -33,6 +33,16 @@ def test_a_prediction_is_about_a_mean_over_tasks_or_a_difference_between_tasks()
     assert measured(BELOW, found).interval.value == pytest.approx(-15)
     assert measured(LESS, found).interval.value == pytest.approx(-10 - -15)
     assert measured(ALIKE, found) == Measured(measured(ALIKE, found).interval, ())
+
+
+def test_a_mean_is_also_measured_without_each_of_its_tasks():
+    one = runs({"augmented": 10, "noise": 30}, 5, ("hopper",))
+    other = runs({"augmented": 10, "noise": 20}, 5, ("ant", "halfcheetah"))
+    found = claims.main_runs(pd.concat([one, other]))
+    rest = leave_one_out(LESS, found)
+    assert {task: each.value for task, each in rest.items()} == pytest.approx({"hopper": -10 + 10, "ant": -10 + 20})
+    assert leave_one_out(ALIKE, found) == {}, "It is about one task."
+    assert leave_one_out(BELOW, claims.main_runs(one)).keys() == {"ant"}, "Without Hopper nothing is recorded."
 
 
 def test_a_prediction_with_missing_tasks_arms_or_seeds_is_not_decided():

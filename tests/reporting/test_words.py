@@ -23,6 +23,13 @@ def test_an_interval_is_written_as_its_value_and_bounds():
     assert words.estimate(Interval(np.nan, np.nan, np.nan, 1), signed=True) == "–"
 
 
+def test_a_mean_is_told_without_the_task_that_moves_it_most():
+    whole = Interval(-8.0, -12.0, -4.0, 5)
+    rest = {"hopper": Interval(-9.0, -13.0, -5.0, 5), "ant": Interval(2.9, -2.4, 8.2, 5)}
+    assert words.without(whole, rest) == "without Ant +2.9 [−2.4, +8.2]"
+    assert words.without(whole, {}) == ""
+
+
 def test_lists_are_written_as_in_prose():
     assert [words.joined(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert [words.count("seed", numbers) for numbers in ([1], [2, 2], [1, 2], [2, 5])] == [
