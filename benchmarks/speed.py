@@ -41,7 +41,12 @@ from mbaug.method.td3 import TD3
 
 WITHOUT_GRAPH = Arithmetic(perceptron.forward)  # the engine's networks, but each update runs through Python and autograd
 ALIKE = {"hopper": "hopper", "halfcheetah": "walker2d, halfcheetah", "ant": "ant"}  # one task per size: the tasks of that size
-LEARNERS = {"TD3+BC": ("td3", "offline_loss"), "TD3": ("td3", "online_loss"), "SAC": ("sac", "online_loss")}
+LEARNERS = {  # an algorithm and one of its losses
+    "TD3+BC": ("td3", "offline_loss"),
+    "TD3+BC, LayerNorm": ("layernorm", "offline_loss"),
+    "TD3": ("td3", "online_loss"),
+    "SAC": ("sac", "online_loss"),
+}
 PEERS = {"Stable-Baselines3": "stable_baselines3", "SBX": "sbx"}  # other libraries and their modules; SBX uses JAX
 UPDATES = 10  # updates in one timed call, which draws all their batches at once
 LOADS = ("nothing", "a busy loop", "another training")  # what keeps the other core busy
@@ -212,6 +217,13 @@ def updates(effort: Effort, device: str = "cpu") -> Iterator[dict]:
             pace = rate(call, effort.seconds) * UPDATES * population
             share = pace * operations(task.state_size, task.action_size, TD3()) / limits[population]
             yield about | {"population": population, "updates_per_second": pace, "fraction_of_limit": share}
+
+
+def critics(effort: Effort, device: str = "cpu") -> Iterator[dict]:
+    """Yields the updates per second of an agent on Hopper with plain critics, and with LayerNorm in them."""
+    for precision, algorithm in product(precisions(device), ("TD3+BC", "TD3+BC, LayerNorm")):
+        *_, call = learning(algorithm, "hopper", 1, precision, device)
+        yield {"algorithm": algorithm, "precision": precision, "updates_per_second": rate(call, effort.seconds) * UPDATES}
 
 
 def acting(effort: Effort, device: str = "cpu", steps: int = 600) -> Iterator[dict]:
@@ -395,7 +407,7 @@ def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
         yield {"precision": precision, "epoch_seconds": 1 / epoch, "imagine_seconds": 1 / rate(imagine, effort.seconds)}
 
 
-SECTIONS = (products, updates, acting, peers, parts, moments, populations, captures, datasets, threads, model)
-SHORT = (products, updates, acting, peers)  # sections that the command prints in about a minute
+SECTIONS = (products, updates, critics, acting, peers, parts, moments, populations, captures, datasets, threads, model)
+SHORT = (products, updates, critics, acting, peers)  # sections that the command prints in about a minute
 LIVE = (products, updates, peers, parts, moments, populations, datasets, threads)  # sections that a notebook measures, TINY
 ON_GPU = (products, updates, acting, populations, captures, datasets, model)  # sections that a GPU is measured with

@@ -81,6 +81,7 @@ def test_update_rates_have_a_row_for_each_task_and_population_with_their_fractio
 @pytest.mark.parametrize(
     ("section", "count"),
     [
+        (speed.critics, 2),
         (partial(speed.acting, steps=300), 2),
         (speed.peers, 4),
         (speed.parts, 11),
