@@ -13,7 +13,7 @@
 # | | |
 # |---|---|
 # | needs | the trained networks in `data/models`, the pools `<task>-medium` and `<task>-medium-replay`, the records of the study `horizons` |
-# | gives | figures `06_fan`, `06_open_loop`, later `06_horizons`, and tables |
+# | gives | figures `06_fan`, `06_open_loop`, once recorded `06_horizons`, and tables |
 # | minutes on one core | paper and quick: below 1 · smoke: below 1 |
 #
 # The [paper](https://arxiv.org/abs/2312.09844) imagines one step [A, C], though its model could take several [A]. We
@@ -495,7 +495,7 @@ looks.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats 
 # its imagined state is worse. So the study `horizons` has arms with and without imagination on HalfCheetah: $n$ = 1, 2, 3
 # and 5 with imagination, 1 and 3 without. All learn from whole episodes, since single transitions have no successors. If
 # longer targets help by themselves, `vanilla` gains from $n = 3$ as well. If imagination several steps ahead helps, only
-# the augmented arms gain. We fixed the comparisons before we ran anything:
+# the augmented arms gain. All these comparisons are exploratory. We fixed them before we ran anything:
 
 # %%
 study = studies.find("horizons")
@@ -558,7 +558,7 @@ caption = figures.caption(text, table, metadata, figures.DOTS.split(", small")[0
 figures.save_figure(figure, "06_horizons", found, caption, profile)
 
 # %% [markdown]
-# *How to read it, once it is recorded.* The two lines of a panel separate the two changes. Where both lines rise with
+# *How to read it.* The two lines of a panel separate the two changes. Where both lines rise with
 # $n$, the recorded rewards help. Imagination helps where the augmented line lies above the vanilla one. Where only the
 # augmented line rises, imagination may merely do less harm at larger $n$. Where the gap grows with $n$ and the score
 # falls, the critic may over-estimate states that the roll-outs made up.

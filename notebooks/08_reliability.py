@@ -841,7 +841,7 @@ columns = {name: [minus(*pair, name) for pair in pairs] for name in study.tasks}
 looks.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
 
 # %% [markdown]
-# *How to read it, once it is recorded.* The first row supports one of the two explanations. With three seeds it is a
+# *How to read it.* The first row supports one of the two explanations. With three seeds it is a
 # direction, not a verdict. Only this row compares arms that differ in nothing but the rows that are imagined: against
 # `augmented` a second thing changes, because the same rows are imagined every time.
 #
