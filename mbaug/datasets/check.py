@@ -39,6 +39,7 @@ EXACT = 1e-3  # 90 % quantile of the state error below which the simulator is to
 HALF = 0.5  # of a step
 NEAR = 0.2  # limits for an older simulator: median state error, share of rows beyond HALF, share of ends whose fall differs
 REWARD = 0.35  # limit of the median reward error
+FAR = 10_000  # states farther away would hide all errors, because they make the unit of a step's length so large
 # If actions were scaled, one factor on them explains the error of every row: 1.053 for actions x 0.95. The older copies need
 # 0.962 (mass), or factors from 0.92 to 1.02 that vary more from row to row.
 SCALED = 0.04  # largest distance of that factor from 1 that we accept
@@ -80,6 +81,10 @@ def check_dataset(task: Task, dataset: Dataset) -> str:
     sentence = f"{dataset.name}: {outside.sum()} actions are outside [-1, 1] (first: row {outside.argmax()})"
     remedy = "record the actions that the environment received"
     require(not outside.any(), f"{sentence}, but {task.gym_id} allows no such action: {remedy}")
+    away = np.abs(dataset.state - np.median(dataset.state, axis=0))
+    far = (away > FAR * (np.quantile(away, 0.9, axis=0) + 1e-2)).any(axis=1)  # 1e-2: in case nearly all are equal
+    sentence = f"{dataset.name}: {far.sum()} states are more than {FAR:,} times as far from the median as 90 % of the states are"
+    require(not far.any(), f"{sentence} (first: row {far.argmax()}): the file is damaged, or they have another unit")
     usable = tasks.unclipped(task, dataset.state)
     sentence = f"{dataset.name}: every state has a velocity of {task.velocity_limit:g} or more"
     require(usable.any(), f"{sentence}, but in {task.gym_id} few states do")

@@ -71,6 +71,10 @@ WRONG = {  # plausible mistakes in data: how to make each, and part of its error
         "hopper-medium-replay: state has 10 dimensions, but in Hopper-v5 it has 11: the data belong to another task",
     ),
     "actions of another size": (lambda d: {"action": d.action[:, 1:]}, "action has 2 dimensions, but in Hopper-v5 it has 3"),
+    "a state far beyond all others": (
+        lambda d: {"state": np.where(np.arange(len(d))[:, None] == 2, np.float32(3e38), d.state)},
+        "1 states are more than 10,000 times as far from the median as 90 % of the states are (first: row 2): the file is",
+    ),
     "an action beyond the limit": (
         lambda d: {"action": np.where(np.arange(len(d))[:, None] == 2, np.float32(-1.01), d.action)},
         "1 actions are outside [-1, 1] (first: row 2), but Hopper-v5 allows no such action: record the actions that the",
