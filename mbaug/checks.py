@@ -109,7 +109,7 @@ def _checked_type(name: str, value: object, hint: Any) -> Any:
     kinds = [(get_origin(option) or option, option, bounds) for option, bounds in _options(hint)]
     for kind, option, bounds in kinds:
         if kind is Any or _is(kind, value):
-            if (option is float or isinstance(value, float)) and not abs(value) <= sys.float_info.max:  # pyright: ignore
+            if (option is float or isinstance(value, float)) and not abs(value) <= sys.float_info.max:  # pyright: ignore[reportArgumentType]
                 raise ValueError(f"{name} is {value!r:.300}, but it must be a finite number")
             for bound in bounds:
                 if not bound.holds(value):  # the message is formatted only now, because a value may be long

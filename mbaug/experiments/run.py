@@ -345,7 +345,7 @@ def calibrations(population: Population) -> list[dict]:
 
 
 def spaced_rows(population: Population, datasets: Sequence[Dataset]) -> Batch:
-    """Returns evenly spaced rows of one dataset per agent, as the agent's critics see them."""
+    """Returns evenly spaced rows of one dataset per agent, standardised as the agent's states are."""
     arm, learner, dtype = population.arm, population.learner, population.table.dtype
     count, chosen = min(arm.evaluation.probe_rows, *map(len, datasets)), []
     for k, dataset in enumerate(datasets):

@@ -8,6 +8,7 @@ from mbaug import checks
 from mbaug.checks import choose, given, require, settings
 from mbaug.method import bc, iql, layernorm, rlpd, sac, td3
 from mbaug.method.algorithm import Algorithm
+from mbaug.method.augmentation import replaced
 from mbaug.method.imagination import SIMULATOR, SOURCES
 from mbaug.method.settings import PRECISIONS, Augmentation, Evaluation, Finetuning, Pretraining, WorldModel
 from mbaug.tasks import CALM, Dynamics
@@ -81,13 +82,11 @@ class Arm:
         require(self.model is None, unasked)
         calm = f"dynamics is {self.dynamics}, but the simulator imagines transitions of the calm task: leave one of them out"
         require(self.dynamics == CALM, calm)
-        batch, imagined = self.learner.batch_size, round(rule.rate * self.learner.batch_size)
-        both = f"rate is {rule.rate}, but with a branch a batch of {batch} needs imagined rows and recorded ones, for the actor"
-        require(0 < imagined < batch, both)
-        often = (
-            f"evaluation_interval is {plan.evaluation_interval} and redraw_interval is {rule.redraw_interval}, but with a branch"
-        )
-        often += " the first must be a multiple of the second: an interrupted run draws a new table at an evaluation"
+        batch = self.learner.batch_size
+        both = f"rate is {rule.rate}, but with a branch a batch of {batch} needs imagined rows and, for the actor, recorded ones"
+        require(0 < replaced(rule.rate, batch) < batch, both)
+        intervals = f"evaluation_interval is {plan.evaluation_interval} and redraw_interval is {rule.redraw_interval}"
+        often = f"{intervals}, but with a branch an evaluation must fall on a redraw: a resumed run draws a new table there"
         require(plan.evaluation_interval % rule.redraw_interval == 0, often)
 
     def _check_online(self, algorithm: Algorithm) -> None:

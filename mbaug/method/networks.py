@@ -178,7 +178,7 @@ class Critics:
     @cached_property
     def first(self) -> "Critics":
         """Q_1 of every agent, without gradient: what TD3's actor maximises."""
-        half = self.network.number // 2
+        half = self.network.number // self.twins
         layers = tuple((weight[:half], bias[:half]) for weight, bias in self.network.layers)
         return Critics(replace(self.frozen.network, layers=layers), twins=1)
 

@@ -86,7 +86,7 @@ def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -
     """L = -lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2 with lambda = alpha / mean |Q_1(s, pi(s))|: the offline loss.
 
     lambda has no gradient. The second mean runs over the batch and the action's dimensions.
-    Source: Fujimoto & Gu 2021, equation 3; their code for lambda, whose |Q| is at a in equation 5.
+    Source: Fujimoto & Gu 2021, equation 3, and their code for lambda (their equation 5 takes |Q| at a).
     """
     action = actor(batch.state)
     value = critics.first(batch.state, action)[0]

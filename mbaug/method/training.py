@@ -168,9 +168,9 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
 def _check_given(learner: Learner, table: Table, imagine: object, doubt: object) -> None:
     """Raises ValueError if the table does not fit the learner, or the augmentation lacks what it needs or would not use it."""
     rule, (state_size, action_size) = learner.arm.augmentation, learner.sizes
-    found, needed = [*table.shape], f"[{len(learner.seeds)}, rows, {2 * state_size + action_size + 3}]"
-    fits = (found[0], found[2]) == (len(learner.seeds), 2 * state_size + action_size + 3)
-    require(fits, f"the table has the shape {found}, but these agents of {learner.task.name} need {needed}")
+    agents, width, found = len(learner.seeds), 2 * state_size + action_size + 3, [*table.shape]
+    fits = len(found) == 3 and found[::2] == [agents, width]
+    require(fits, f"the table has the shape {found}, but these agents of {learner.task.name} need [{agents}, rows, {width}]")
     said = ["None" if given is None else "given" for given in (imagine, doubt)]
     has = f"{'no' if rule is None else 'an'} augmentation"
     together = f"imagine is {said[0]}, but the arm has {has}: it must be given if and only if there is one"
@@ -387,9 +387,7 @@ def set_actor(learner: Learner, actor: Float[Tensor, " parameters"]) -> None:
     Raises:
         ValueError: The learner has several agents, or the number of parameters differs.
     """
-    require(
-        len(learner.seeds) == 1, f"the learner has {len(learner.seeds)} agents, but an actor can be set only in one of its own"
-    )
+    require(len(learner.seeds) == 1, f"the learner has {len(learner.seeds)} agents, but set_actor needs a learner of one agent")
     own = len(actors(learner)[0])
     require(len(actor) == own, f"the actor has {len(actor)} parameters, but {learner.task.name} with these settings needs {own}")
     learner.agent.actor.network.flat.detach()[:own] = actor

@@ -47,7 +47,8 @@ class Dataset:
             size = len(values)
             require(size == rows, f"{self.name}: {field} has {size} rows, but state has {rows}: they must agree")
             axes = 2 if field in ("state", "action", "next_state") else 1
-            require(values.ndim == axes, f"{self.name}: {field} has {values.ndim} axes, but it must have {axes}")
+            wrong = f"{self.name}: {field} has the shape {values.shape}, but its number of axes must be {axes}"
+            require(values.ndim == axes, wrong)
             bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             where = f"in {bad.sum()} rows (first: row {bad.argmax() if rows else 0})"
             require(not bad.any(), f"{self.name}: {field} holds NaN or infinity {where}; only finite numbers are allowed")

@@ -135,6 +135,14 @@ def test_rows_to_measure_come_from_all_episodes_where_whole_ones_were_drawn(tmp_
     assert len(np.unique(drawn.episode[spaced])) > 2 * len(np.unique(drawn.episode[:100]))
 
 
+def test_critics_with_targets_of_several_steps_are_measured_on_single_steps(tmp_path):
+    """So that all arms can be compared."""
+    one, three = (run.begin([on_data()], studies.ahead(TINY.apply(OFFLINE), horizon), tmp_path) for horizon in (1, 3))
+    assert not torch.equal(one.table, three.table)
+    for single, other in zip(run.spaced_rows(one, one.rest), run.spaced_rows(three, three.rest), strict=True):
+        assert torch.equal(single, other)
+
+
 def test_critics_are_measured_on_drawn_rows_on_the_rest_and_on_another_pool(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(run.measures, "overfitting", lambda *given: found.append(given) or [None])

@@ -70,13 +70,13 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         *(
             (
                 {"augmentation": replace(SIMULATED, rate=rate), "pretraining": Pretraining()},
-                f"rate is {rate}, but with a branch a batch of 256 needs imagined rows and recorded ones, for the actor",
+                f"rate is {rate}, but with a branch a batch of 256 needs imagined rows and, for the actor, recorded ones",
             )
             for rate in (0.0, 0.999, 1.0)
         ),
         (
             {"augmentation": SIMULATED, "pretraining": Pretraining()},
-            "evaluation_interval is 10000 and redraw_interval is 20000, but with a branch the first must be a multiple of",
+            "evaluation_interval is 10000 and redraw_interval is 20000, but with a branch an evaluation must fall on",
         ),
     ],
     ids=lambda part: part[:40] if isinstance(part, str) else "",

@@ -290,7 +290,7 @@ def test_a_learner_needs_a_seed_and_an_actor_is_set_in_a_single_agent():
         training.learner(VANILLA, HOPPER, [])
     pair = offline([1, 3])[0]
     before = pair.agent.actor.network.flat.detach().clone()
-    with pytest.raises(ValueError, match=r"^the learner has 2 agents, but an actor can be set only in one of its own$"):
+    with pytest.raises(ValueError, match=r"^the learner has 2 agents, but set_actor needs a learner of one agent$"):
         training.set_actor(pair, training.actors(pair)[1])
     assert torch.equal(pair.agent.actor.network.flat, before)
 

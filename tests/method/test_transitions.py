@@ -30,7 +30,7 @@ def test_a_dataset_refuses_numbers_that_are_not_finite_and_columns_that_do_not_f
             sentence = f"made: {field} holds NaN or infinity in 1 rows (first: row 3); only finite numbers are allowed"
             assert refused(made, field, bad) == sentence
     assert refused(made, "reward", np.zeros(4)) == "made: reward has 4 rows, but state has 5: they must agree"
-    assert refused(made, "action", np.zeros(5)) == "made: action has 1 axes, but it must have 2"
+    assert refused(made, "action", np.zeros(5)) == "made: action has the shape (5,), but its number of axes must be 2"
     assert refused(made, "next_state", np.zeros((5, 2))) == "made: next_state has shape (5, 2), but state has (5, 3)"
 
 
