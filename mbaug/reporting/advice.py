@@ -71,7 +71,7 @@ def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
 
 
 def judged(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """Returns the cases with the arm that the rule names, and how many points less it scored than the best of the three."""
+    """Returns the cases with their regime, the arm that the rule names, and the points that it scored less than the best arm."""
     regimes = [regime(row.data, row.policy, margin) for row in rows.itertuples()]
     named = [KEEPS[each][0] for each in regimes]
     arms = rows[[arm for arm, _ in KEEPS.values()]]

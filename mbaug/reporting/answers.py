@@ -85,9 +85,8 @@ def recommendation(scores: pd.Series) -> str:
     (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
     highest, gap = max(tried, key=lambda arm: tried[arm].value), statistics.difference(scores, best, second)
     own, others = (seeds_of(scores, arm) for arm in (best, highest))
-    tie = (
-        "so we cannot tell the two apart" if gap.low <= 0 else words.without(gap, statistics.leave_one_out(scores, best, second))
-    )
+    rest = words.without(gap, statistics.leave_one_out(scores, best, second))
+    size = f"{estimate(gap, signed=True)}, {'so we cannot tell the two apart' if gap.low <= 0 else rest}"
     named = " We named this comparison in advance." if Comparison(best, (second,)) in claims.METHODS else ""
     untested = ""
     if highest != best:
@@ -97,7 +96,7 @@ def recommendation(scores: pd.Series) -> str:
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {estimate(best_mean)}, with {count('seed', own)} per task. The next best of {len(found)} "
         f"arms with two seeds on every task, “{look(second).label}”, scores {estimate(second_mean)}. The difference is "
-        f"{estimate(gap, signed=True)}, {tie}.{named} {untested}{provisional(scores, best, second)}"
+        f"{size}.{named} {untested}{provisional(scores, best, second)}"
     )
 
 
@@ -201,7 +200,7 @@ def world_model(frame: pd.DataFrame) -> str:
     vae, persistence, linear, network = (joined([*map(two_digits, mean[kind])]) for kind in kinds)
     better = [(mean["sample"] < mean[kind]).sum() or "none" for kind in kinds[1:]]
     alike = mean.index[mean["sample"].map(two_digits) == mean["persistence"].map(two_digits)]
-    tie = f" ({joined([tasks.find(str(name)).title for name in alike])}: about equal)" if len(alike) else ""
+    tie = f" (about equal on {joined([tasks.find(str(name)).title for name in alike])})" if len(alike) else ""
     coarse = "Only coarsely: linear regression and a deterministic network of the same size predict better on every task. "
     if better[1:] == ["none", "none"]:
         lead, rivals = coarse, ""
@@ -242,8 +241,9 @@ def runaways(table: pd.DataFrame) -> tuple[list[str], str]:
     for arm in in_order(last["arm"]):
         where, of_arm = over["task"][over["arm"] == arm], (last["arm"] == arm).sum()
         titles = joined([tasks.find(task).title for task in tasks.TASKS if task in set(where)])
+        recorded = [task for task in tasks.TASKS if task in set(last["task"][last["arm"] == arm])]
         runs = "with" if by_arm else "runs with"
-        on = f" ({titles})" if titles else ""
+        on = f" ({titles})" if titles else f" (on {in_words(recorded)})" if len(recorded) < len(tasks.TASKS) else ""
         by_arm.append(f"{len(where) or 'none'} of {of_arm} {runs} “{look(arm).label}”{on}")
     definition = "A critic has run away if it predicts more than the largest reward at every step would give."
     return [*over["task"].unique()], f"{definition} When pre-training ends, critics have run away in {joined(by_arm)}."
@@ -274,10 +274,10 @@ def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
         return ""
     vanilla, augmented = map(estimate, means)
     difference = exploratory(Comparison("augmented", ("vanilla",), calm, measure), table)
-    more = conclusion(difference, "imagination raises over-estimation", "imagination lowers over-estimation")
+    more = conclusion(difference, "imagination raises this gap", "imagination lowers this gap")
     return (
-        f"We compare over-estimation only where no critic runs away, on {where}. The return that a critic predicts minus what "
-        f"its policy earns is {vanilla} discounted rewards with recorded next states and {augmented} with imagined ones. "
+        f"Where no critic runs away, on {where}, the return that a critic predicts minus what its policy earns is {vanilla} "
+        f"discounted rewards with recorded next states and {augmented} with imagined ones: below zero it predicts too little. "
         f"{capitalised(more)}."
     )
 
@@ -291,9 +291,12 @@ def online(frame: pd.DataFrame) -> str:
         return NOTHING
     td3, data, vanilla, augmented, noise = map(estimate, means)
     pays, jumps = (exploratory(Comparison(arm, ("td3",)), table) for arm in ("vanilla", "augmented"))
-    found = [jumps, *claims.compare(claims.PRIMARY, table)]
-    sizes = [f"{estimate(each.interval, signed=True)} ({words.without(each.interval, each.rest)})" for each in found]
-    sizes = [size.replace(" ()", "") for size in sizes]  # of a single task
+
+    def size(finding: Finding) -> str:
+        rest = words.without(finding.interval, finding.rest)
+        return estimate(finding.interval, signed=True) + (f" ({rest})" if rest else "")
+
+    sizes = [size(each) for each in (jumps, *claims.compare(claims.PRIMARY, table))]
     return (
         f"On {where}, the mean score over the first 100,000 interactions is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
@@ -318,15 +321,16 @@ def multi_step(frame: pd.DataFrame) -> str:
         f"the errors are {vae} for the model, if it re-encodes every step, {network} for the network, and {persistence} for the "
         f"guess (in variances of the states, median of {count('task', [len(five)])})."
     )
-    family = claims.compare(claims.HORIZONS, claims.main_runs(frame))
-    (found,) = (each for each in family if each.comparison.arm == "augmented_horizon5")
+    family = {each.comparison.arm: each for each in claims.compare(claims.HORIZONS, claims.main_runs(frame))}
+    found, alone = family["augmented_horizon5"], family["vanilla_horizon3"]
     if not found.tasks:
         return f"{growth} Whether targets of several steps help an agent is not yet recorded."
-    alone = next(each for each in family if each.comparison.arm == "vanilla_horizon3")
-    more, less = (f"targets of {{}} steps give a {word} score than targets of one" for word in ("higher", "lower"))
-    helps = conclusion(found, more.format("five"), less.format("five"))
-    helps_alone = conclusion(alone, more.format("three"), less.format("three"))
-    return f"{growth} {capitalised(helps)}. Without imagination, {helps_alone}."
+
+    def told(finding: Finding, steps: str) -> str:
+        more, less = (f"targets of {steps} steps give a {word} score than targets of one" for word in ("higher", "lower"))
+        return conclusion(finding, more, less)
+
+    return f"{growth} {capitalised(told(found, 'five'))}. Without imagination, {told(alone, 'three')}."
 
 
 def controls(frame: pd.DataFrame) -> str:
@@ -348,7 +352,7 @@ def controls(frame: pd.DataFrame) -> str:
         f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's held-out error "
         f"{noise}.{without_one(scores, 'augmented', 'vanilla', also=('noise',))} {capitalised(model)}. With a perfect model the "
         f"method equals vanilla pre-training, so any real difference must come from the model's error. Of {len(PREDICTIONS)} "
-        f"predictions that follow from this, {true or 'none'} came true, {failed or 'none'} failed, and {left or 'none'} "
+        f"predictions about this error, {true or 'none'} came true, {failed or 'none'} failed, and {left or 'none'} "
         f"{'is' if left == 1 else 'are'} open."
     )
 
@@ -403,9 +407,10 @@ def perfect_model(table: pd.DataFrame) -> str:
     """Returns sentences on what the simulator gains in the world model's place, with the cloning term and without it."""
     held, _, free = claims.compare(claims.CEILING, table)
     if not held.tasks:
-        return "Whether a perfect world model would help is not recorded yet."
+        return "No recorded run shows yet whether a perfect world model would help."
     seeds, model = len(find("ceiling").seeds), "the simulator in the world model's place"
-    told, freely = (conclusion(each, f"{model} raises the score", f"{model} lowers the score", seeds) for each in (held, free))
+    more, less = (f"{model} {word} the mean score over 50,000 interactions" for word in ("raises", "lowers"))
+    told, freely = (conclusion(each, more, less, seeds) for each in (held, free))
     return f"{capitalised(told)}. Without the cloning term, {freely}."
 
 

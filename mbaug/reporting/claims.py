@@ -50,7 +50,7 @@ class Claim:
 
     @property
     def kind(self) -> str:
-        """ "primary" if the claim rests on a comparison that we named as decisive, else "exploratory"."""
+        """Whether the claim rests on a comparison that we named as decisive: "primary" or "exploratory"."""
         return "primary" if self.parts[0] in PRIMARY else "exploratory"
 
 
@@ -85,7 +85,9 @@ HORIZONS = (  # the paper claims nothing here: it imagines one step
     Comparison("vanilla_horizon3", ("vanilla_horizon1",), ("halfcheetah",)),
 )
 HALF = partial(mean_score, environment_steps=50_000)  # the arms of the ceiling stop there
-CEILING = tuple(Comparison(f"ceiling_50{kind}", (f"ceiling{kind}",), TWO, HALF) for kind in ("", "_weak", "_free"))
+CEILING = tuple(
+    Comparison(f"ceiling_50{kind}", (f"ceiling{kind}",), TWO, HALF, "in mean score, 0 to 50K") for kind in ("", "_weak", "_free")
+)
 RATES = ("vanilla", "augmented_25", "augmented_75", "augmented_100")
 ONLINE, CONTROLS = "05_online_finetuning", "07_controls"
 CRITIC = {
@@ -154,16 +156,16 @@ points. The table also gives the mean of our one run of SAC over the same intera
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, or another rate has a higher mean.
 - *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} of an arm on a task we show an
   interval but decide nothing. *Not attempted*: we have not run it yet.
-- Beside a difference over several tasks stands the difference without the task that moves it most. If a task alone decides the
-  sign, the verdict names it.
+- Each difference over several tasks is followed by the difference without the task that moves it most. If one task alone decides
+  the sign, the verdict names it.
 - A claim of several parts has a verdict for each. Claim (b) says “in some cases”, so one task is enough for it. Claims (e) and
   (f) need all their parts.
 
 How small a difference can we see? With {ENOUGH_SEEDS} seeds per arm we find a difference in 80 of 100 cases if it is \
 {statistics.detectable(ENOUGH_SEEDS):.1f} standard
 deviations of one arm's seeds, or {statistics.detectable(ENOUGH_SEEDS, 4):.1f} over four tasks if these deviations are alike. \
-They are not, and the largest
-count most. Holm tests the first of three comparisons at a third of the level. At this level it takes
+They are not alike, and the largest
+count most. Holm tests the first of three comparisons at a third of the level. At this level the two numbers are
 {statistics.detectable(ENOUGH_SEEDS, tests=3):.1f} and {statistics.detectable(ENOUGH_SEEDS, 4, tests=3):.1f}. Smaller \
 differences mostly stay undecided.
 
@@ -270,7 +272,8 @@ def _primary(table: pd.DataFrame) -> list[str]:
 
 def _without(finding: Finding) -> str:
     """Returns the difference without the task that moves it most, as ", without Ant +1.6 [−2.6, +5.8]"; "" for one task."""
-    return ", " * bool(finding.rest) + words.without(finding.interval, finding.rest)
+    rest = words.without(finding.interval, finding.rest)
+    return f", {rest}" if rest else ""
 
 
 def p_value(finding: Finding) -> str:

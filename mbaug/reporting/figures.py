@@ -81,9 +81,9 @@ X_LABELS = {
 }
 QUANTITIES = {
     "score": "D4RL-normalised score",
-    "overestimation": "predicted value − discounted return (rewards)",
-    "predicted_value": "predicted value at the first state (rewards)",
-    "data_value": "value of the data's actions (rewards)",
+    "overestimation": "predicted value − return (discounted rewards)",
+    "predicted_value": "predicted value at the first state (discounted rewards)",
+    "data_value": "value of the data's actions (discounted rewards)",
 }
 
 
@@ -102,15 +102,15 @@ def curves(axis: Axes, table: pd.DataFrame, phase: str = "finetune", bands: bool
     return summary
 
 
-def panels(figure: Figure | SubFigure) -> np.ndarray:
-    """Returns a row of panels, one per task, for `dots`.
+def panels(figure: Figure | SubFigure, scores: str = "x") -> np.ndarray:
+    """Returns a row of panels, one per task, with scores on the x axis (for `dots`) or the y axis (for `multiples`).
 
-    Ant's scores spread by far the most, so it has its own x axis.
+    All share both axes, but Ant's scores spread by far the most, so Ant has its own axis of scores.
     """
-    axes = figure.subplots(1, len(tasks.TASKS), sharey=True)
-    shared = [axis for axis, task in zip(axes, tasks.TASKS, strict=True) if task != "ant"]
-    for axis in shared[1:]:
-        axis.sharex(shared[0])
+    axes = figure.subplots(1, len(tasks.TASKS), sharex=scores == "y", sharey=scores == "x")
+    first, *others = [axis for axis, task in zip(axes, tasks.TASKS, strict=True) if task != "ant"]
+    for axis in others:
+        {"x": axis.sharex, "y": axis.sharey}[scores](first)
     return axes
 
 
@@ -121,6 +121,7 @@ def multiples(axes: Iterable[Axes], table: pd.DataFrame) -> pd.DataFrame:
         parts.append(curves(axis, table[table["task"] == task], bands=False).assign(task=task))
         axis.set(title=tasks.find(task).title, xlabel="")
         axis.label_outer()
+        axis.tick_params(labelleft=task in (next(iter(tasks.TASKS)), "ant"))  # Ant has its own y axis (`panels`)
     return pd.concat(parts)
 
 
@@ -151,6 +152,7 @@ def wide_values(axis: Axes, values: pd.Series) -> None:
     axis.set_yscale("symlog", linthresh=1_000, linscale=2)
     low, high = min(-100.0, 3 * values.min()), 3 * max(1_000.0, values.max())
     labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million", 1e9: "1 billion"}
+    labels |= {1e4: "10,000"} if values.abs().max() < 1e5 else {}
     ticks = {-size: f"−{text}" for size, text in labels.items() if size} | labels
     axis.set_yticks([*ticks], [*ticks.values()])
     axis.set_ylim(low, high)

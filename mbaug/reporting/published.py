@@ -1,4 +1,4 @@
-"""Online scores that others published for the paper's four tasks, to hold ours against."""
+"""Online scores that others published for the paper's four tasks, to compare ours with."""
 
 from mbaug import tasks
 

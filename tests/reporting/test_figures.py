@@ -147,10 +147,12 @@ def test_every_seed_has_a_line_in_its_tasks_panel():
     assert [axis.get_yscale() for axis in axes] == ["linear", "linear", "linear", "symlog"]
 
 
-def test_panels_share_an_x_axis_except_ants():
-    axes = figures.panels(plt.figure())
-    axes[0].set_xlim(3, 4)
-    assert [axis.get_xlim() == (3, 4) for axis in axes] == [True, True, True, False]
+def test_panels_share_their_axes_except_ants_axis_of_scores():
+    dots, lines = figures.panels(plt.figure()), figures.panels(plt.figure(), "y")
+    for axes in (dots, lines):
+        axes[0].set(xlim=(3, 4), ylim=(5, 6))
+    assert [axis.get_xlim() == (3, 4) for axis in dots] == [axis.get_ylim() == (5, 6) for axis in lines] == [True] * 3 + [False]
+    assert [axis.get_ylim() == (5, 6) for axis in dots] == [axis.get_xlim() == (3, 4) for axis in lines] == [True] * 4
 
 
 def test_dots_show_means_with_intervals_and_each_seed():
@@ -427,6 +429,8 @@ def test_an_axis_of_wide_values_contains_them_all():
     assert (axis.get_yscale(), other.get_yscale()) == ("symlog", "linear")
     assert axis.get_ylim()[0] < -3e5 < 2e7 < axis.get_ylim()[1]
     assert {"−1,000", "−500", "0", "10 million"} <= {label.get_text() for label in axis.get_yticklabels()}
+    figures.wide_values(other, pd.Series([0.0, 6e3]))
+    assert "10,000" in {label.get_text() for label in other.get_yticklabels()}
 
 
 def test_a_figure_without_numbers_is_not_written(tmp_path, capsys):

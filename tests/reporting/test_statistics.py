@@ -239,6 +239,14 @@ def test_differences_are_paired_by_task_and_seed():
     assert [paired.tolist() for paired in again] == found
 
 
+def test_a_difference_can_leave_out_each_task_in_turn():
+    pair, gaps = ("augmented", "td3"), {"hopper": 10, "ant": 30}
+    scores = measure({(task, arm, k): gap * (arm == "augmented") for task, gap in gaps.items() for arm in pair for k in (0, 1)})
+    rest = statistics.leave_one_out(scores, *pair)
+    assert {task: found.value for task, found in rest.items()} == {"hopper": 30, "ant": 10}
+    assert statistics.leave_one_out(scores[scores.index.get_level_values("task") == "ant"], *pair) == {}
+
+
 def test_a_difference_compares_an_arms_mean_over_tasks_with_that_of_the_others():
     hopper = {
         ("hopper", arm, seed): 10.0 * k + seed for k, arm in enumerate(("td3", "sac", "augmented")) for seed in range(k + 2)
