@@ -8,7 +8,7 @@
 # of Hopper, Walker2d, HalfCheetah and Ant, the paper's VAE has one-step errors of 0.13, 0.27, 0.23 and 0.50, where 1 is the
 # error of always predicting the mean state. The guess that nothing moves has errors of 0.059, 0.18, 1.3 and 0.50, linear
 # regression of 0.013, 0.088, 0.10 and 0.21, and a deterministic network of 0.0031, 0.044, 0.046 and 0.14. The VAE beats the
-# guess on 1 of 4 tasks (Ant: about equal).
+# guess on 1 of 4 tasks (about equal on Ant).
 # <!-- /answer -->
 #
 # | | |

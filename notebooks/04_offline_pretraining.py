@@ -9,9 +9,10 @@
 # whether imagination raises this score. A critic has run away if it predicts more than the largest reward at every step would
 # give. When pre-training ends, critics have run away in 9 of 18 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 4
 # of 18 with “augmented 50 %” (Ant), 4 of 18 with “matched noise 50 %” (Walker2d and Ant), none of 9 with “deterministic model
-# 50 %” and none of 17 with “LayerNorm critics”. We compare over-estimation only where no critic runs away, on HalfCheetah (5
-# seeds). The return that a critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded
-# next states and 116 [87, 145] with imagined ones. Imagination raises over-estimation (+207 [+127, +288]).
+# 50 %” (on Hopper and HalfCheetah) and none of 17 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5
+# seeds), the return that a critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded
+# next states and 116 [87, 145] with imagined ones: below zero it predicts too little. Imagination raises this gap (+207 [+127,
+# +288]).
 # <!-- /answer -->
 #
 # | | |
@@ -52,9 +53,9 @@ arms = ["vanilla", "augmented", "noise"]
 #
 # > Augmentation smooths the critic's over-fitting, visible in the Q-value distributions. [S, A] ([what these are](00_overview.ipynb))
 #
-# *Ask.* We evaluate $\min_i Q_i(s, a)$ for the critics of seed 0: at recorded actions, at the policy's actions in the
-# same states, and at its actions in a set of fixed states. The dotted line is the mean return of the policy from these
-# fixed states, which is the mean of right values there.
+# *Ask.* We evaluate $\min_i Q_i(s, a)$ for the critics of seed 0: at recorded actions, at the policy's actions there, and
+# at its actions in fixed states. The dotted line is the policy's mean return from these fixed states. Right values have
+# this mean.
 
 # %%
 shipped = [(t, arm) for t in tasks.TASKS for arm in arms if trained.path_of(t, arm).is_file()]
@@ -136,9 +137,10 @@ table.map(words.number).assign(**{"rank correlation": decimals}).replace("nan", 
 
 # %% [markdown]
 # *Read.* An *arm* is one way to train, and a *seed* is the number of a repetition. The fixed states are the same for
-# every arm. About a fifth of them are rows that the agents learned from, as of the whole pool. The spread is the standard deviation of a critic's values of recorded actions. The gap is the critic's mean
-# value in the fixed states minus the policy's mean return from there, in rewards. The rank correlation is that of value
-# and return over these states. With imagined next states the histograms are the narrowest, and their means lie farthest
+# every arm. About a fifth of these states are in the agents' 10,000 transitions, the same share as in the whole pool.
+# The spread is the standard deviation of a critic's values of recorded actions. The gap is the critic's mean value in
+# the fixed states minus the policy's mean return from there, in rewards. The rank correlation is that of value and
+# return over these states. With imagined next states the histograms are the narrowest, and their means lie farthest
 # above the returns. With noise the means lie below the returns. This is one seed. A narrow histogram may belong to a
 # smooth critic, or to a critic that has learned less. Only the returns tell the two apart.
 #
@@ -155,9 +157,13 @@ gaps = {
 looks.labelled(pd.DataFrame(gaps).T).fillna("–")
 
 # %% [markdown]
-# One seed gives a picture but no evidence. From here on we use all recorded runs of three arms on Hopper. For each seed
+# *Read.* Augmented critics over-estimate in every group of states, and noise critics under-estimate in every group. The
+# vanilla critic is most wrong in the episodes with the lowest returns.
+#
+# One seed gives a picture but no evidence. Sections 5 and 7 use all recorded runs of three arms on Hopper. For each seed
 # they learn from the same 10,000 transitions, with the same number of updates. They differ only in half of the next
-# states, which are recorded, imagined or noisy.
+# states, which are recorded, imagined or noisy. Section 6 adds the other tasks and two arms: one with a *deterministic
+# model*, a network without latent state, and one with *LayerNorm* in its critics.
 
 # %%
 runs = runner.evidence("hopper" if retrain else "core", profile, retrain)
@@ -170,12 +176,12 @@ counts = offline.groupby("arm")["seed"].nunique()
 print("recorded seeds:", ", ".join(f"{looks.look(arm).label} {counts.get(arm, 0)}" for arm in arms))
 
 # %% [markdown]
-# ## The evidence in numbers
+# ## Hopper in numbers
 #
-# All numbers are from the end of pre-training. Brackets hold the 95 % interval over seeds, if there are two or more. A
-# score is D4RL-normalised (0 is a random policy, 100 an expert). Over-estimation is the return that the critic predicts
-# at an episode's start, minus the return that the policy then gets, in discounted rewards. Over-fitting is the critics'
-# error on new rows, divided by their error on rows that they were trained on.
+# All numbers are from the end of pre-training on Hopper. Brackets hold the 95 % interval over seeds, if there are two
+# or more. A score is D4RL-normalised (0 is a random policy, 100 an expert). Over-estimation is the return that the
+# critic predicts at an episode's start, minus the return that the policy then gets, in discounted rewards. Over-fitting
+# is the critics' error on new rows, divided by their error on rows that they were trained on.
 
 
 # %% tags=["nbval-check-output"]
@@ -394,7 +400,7 @@ shown = pd.concat(
     ]
 )
 text = "Offline pre-training on Hopper: greedy score, and mean of the smaller critic at the data's "
-text += "actions. Each line on the right is one seed, and its axis is logarithmic beyond ±1,000."
+text += "actions. On the right, each line is one seed, and the axis is logarithmic beyond ±1,000."
 lines = f"On the left, lines are means over seeds{figures.BANDS}"
 save_figure(figure, "04_pretraining", shown, figures.caption(text, offline, metadata, lines), profile)
 
@@ -425,8 +431,9 @@ pd.DataFrame(summary)
 # last one, on average. Without an environment you could not have stopped at the best one. So this project reports the
 # last evaluation, never the best. The `late change` is how far the value of the data moves, up or down, in the second
 # half of pre-training. It is the median over seeds, because a single critic can move by thousands: see the right panel.
-# We expected a large number for vanilla, and one near zero for the other two arms. The right panel alone cannot tell
-# which critic is right, because we do not know the right value. The next section compares values with returns.
+# We expected a large number for vanilla, and one near zero for the augmented arm. Imagination makes it smaller, but
+# noise does not. The right panel alone cannot tell which critic is right, because we do not know the right value. The
+# next section compares values with returns.
 #
 # ## 6. The recorded runs: does the critic over-estimate?
 #
@@ -501,9 +508,7 @@ for other in ("vanilla", "noise"):
 # go wrong in other states first. A small over-estimation alone does not show a good critic: it is also small if a
 # policy gets little and its critic expects little. If imagination made no difference, the signs of the paired
 # differences would be random. The share of *random signs* is how often they would give a sum at least as low as the
-# observed one. With $N$ pairs of seeds it can never fall below $2^{-N}$. It uses only the seeds that both arms have, while
-# the difference of means uses all of them. So the two can disagree where an arm still lacks the seed in which another
-# arm's critic ran away.
+# observed one. With $N$ pairs of seeds it can never fall below $2^{-N}$.
 #
 # *Does the critic run away?* A critic's target contains the critic's own value of the next state. If the policy's
 # action there is not in the data, nothing corrects this value, and each update can raise it further. We say that such a
@@ -559,9 +564,10 @@ looks.labelled(told).rename_axis(None).fillna("not yet recorded")
 
 # %% [markdown]
 # *Away from the first state.* The first state is an easy test. Each run also has its *gap*: the mean over 400 fixed
-# states of the critic's value, minus the return of its policy from there, in rewards. The first table has its mean over
-# seeds, with intervals. The second has medians over seeds: the gap in each group of states (the groups of the first
-# look), the standard deviation of the values over the 400 states, and how far the two critics are apart there.
+# states of the critic's value, minus the return of its policy from there, in discounted rewards. The first table has
+# its mean over seeds, with intervals. The second has medians over seeds: the gap in each group of states (the groups of
+# the first look), the standard deviation of the values over the 400 states, and how far the two critics are apart
+# there.
 
 # %%
 gaps = statistics.calibration(about).groupby(["arm", "task"])
@@ -570,11 +576,11 @@ told = told.rename(offline_alike["arm"], level="arm").unstack("task")
 told = told.reindex(index=looks.in_order(told.index), columns=[*tasks.TASKS])
 looks.labelled(told).rename_axis(None).fillna("not yet recorded")
 
-# %% [markdown]
 # %%
+names = {"all": "all 400", "anywhere": "random states"}
 by_state = {
     (run.task, offline_alike["arm"].get(run.arm, run.arm), run.seed): {
-        **{group: of_group["gap"] for group, of_group in found.items()},
+        **{names.get(group, group): of_group["gap"] for group, of_group in found.items()},
         "spread of the values": found["all"]["value_std"],
         "critics apart": found["all"]["twin_gap"],
     }
@@ -588,19 +594,22 @@ looks.labelled(told.reindex([(t, arm) for t in tasks.TASKS for arm in looks.LOOK
 # %% [markdown]
 # *Read.* Neither half of our expectation holds everywhere. Vanilla critics run away on some tasks only, as the count
 # shows. Imagined next states hold them back on Walker2d, but not on Ant. Matched noise holds back most of them on
-# Walker2d, and on Ant its critics stay far below the vanilla ones. Where noise of the same size holds values back as well, nothing shows
-# that the model's knowledge helps: the blur is enough. LayerNorm bounds values without any blur of the data ([chapter
-# 11](11_other_methods.ipynb)). The gap can even rank two arms the other way round. On Ant the augmented critics have by
-# far the larger gap, although at the first state they over-estimate less than vanilla critics. The verdict on claim (f)
-# uses the first state, as we said in advance.
+# Walker2d, and on Ant its critics stay far below the vanilla ones. Where noise of the same size holds values back as
+# well, nothing shows that the model's knowledge helps: the blur is enough. LayerNorm holds values back without any blur
+# of the data ([chapter 11](11_other_methods.ipynb)). On Hopper and Walker2d, where no augmented critic runs away, they
+# over-estimate most near a fall. [Chapter 08](08_reliability.ipynb) shows why: the model imagines falling robots as
+# standing. The gap can even rank two arms the other way round. On Ant the augmented critics have by far the larger gap,
+# although at the first state they over-estimate less than vanilla critics. The verdict on claim (f) uses the first
+# state, as we said in advance.
 #
 # ## 7. The recorded runs: new rows and neighbours
 #
-# *Ask.* A critic over-fits if its error is smaller on the rows that it was trained on than on new rows. A critic that has
-# memorised its rows may also give a recorded action one value and similar actions quite different values, where a smooth
-# critic changes little. So at the end of pre-training we ask every critic about three kinds of rows, always with the
-# *real* next states: trained rows, new rows of the same episodes, and rows of another policy's episodes
-# (`hopper-medium`). Then we ask about the trained rows with their actions, or their states, moved a little.
+# *Ask.* A critic over-fits if its error is smaller on the rows that it was trained on than on new rows. A critic that
+# has memorised its rows may also give a recorded action one value and similar actions quite different values, where a
+# smooth critic changes little. So at the end of pre-training we ask every critic about three kinds of rows, always with
+# the *real* next states: trained rows, new rows of the same episodes, and rows of another policy's episodes
+# (`hopper-medium`). Then we ask about the trained rows with their actions, or their states, moved a little. The error
+# is the distance to the critic's own target (the *Bellman error*), not to the truth.
 #
 # $$\begin{gathered}
 # \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R}
@@ -645,7 +654,7 @@ assert np.isclose(found, change, atol=1e-6), "roughness is the mean change of th
 print(f"error by hand: {by_hand:.3f}; roughness by hand: {change:.3f}")
 
 # %% [markdown]
-# Each record holds these measures of its critics: both errors, percentiles of the values, and roughness.
+# Each record holds these measures of its critics: the three errors, spread and percentiles of the values, and roughness.
 
 # %%
 asked = {run: about["watch"].get("overfitting") for run, about in metadata.items()}
@@ -672,7 +681,7 @@ critics = critics.astype({"value": float})  # what is not finite was recorded as
 
 
 # %%
-def wide(arm, names):
+def by_seed(arm, names):
     """Returns quantities of an arm's critics, a row per seed."""
     own = critics[critics["arm"] == arm]
     return own.pivot(index="seed", columns="quantity", values="value").reindex(columns=names)
@@ -682,7 +691,9 @@ def side_by_side(axis, line, *names):
     """Draws quantities side by side: one dot per seed, arms a little apart, joined by `line`."""
     for place, arm in enumerate(arms):
         at = np.arange(len(names)) + 0.08 * (place - 1)
-        axis.plot(at, wide(arm, names).T, "o", linestyle=line, color=looks.look(arm).colour, alpha=0.8)
+        axis.plot(
+            at, by_seed(arm, names).T, "o", linestyle=line, color=looks.look(arm).colour, alpha=0.8
+        )
     axis.set(
         xticks=range(len(names)),
         xticklabels=[name.split(", ")[1].replace(" ", "\n") for name in names],
@@ -695,7 +706,9 @@ def side_by_side(axis, line, *names):
 
 def spread(axis, place, arm, kind):
     """Draws 5 to 95 % of the values of each of an arm's critics as a bar, the median as a dot."""
-    low, middle, high = wide(arm, [f"values, {kind}, {share} %" for share in (5, 50, 95)]).T.to_numpy()
+    low, middle, high = by_seed(
+        arm, [f"values, {kind}, {share} %" for share in (5, 50, 95)]
+    ).T.to_numpy()
     at = place + 0.25 * (arms.index(arm) - 1) + 0.04 * np.arange(len(low))
     look = looks.look(arm)
     axis.vlines(at, low, high, color=look.colour, linewidth=1.5)
@@ -738,7 +751,7 @@ relative = ["error, new rows", "roughness, actions", "roughness, states"]
 quantities = [*dict.fromkeys(names + relative), "spread"]
 summary = {}
 for arm in [arm for arm in arms if arm in set(critics["arm"])]:
-    own = wide(arm, quantities)
+    own = by_seed(arm, quantities)
     summary[arm] = {name: middle(own[name], words.number) for name in [*names, "spread"]}
     for name in relative:
         summary[arm][f"{name} / spread"] = middle(own[name] / own["spread"], words.two_digits)
@@ -752,16 +765,17 @@ for other in ("vanilla", "noise"):
     print(f"augmented: {against(ratio, other)}; random signs give as low a sum in {odds(ratio, other)}")
 
 # %% [markdown]
-# *Read.* The table has medians over seeds with the smallest and the largest, since one critic that ran away would decide
-# a mean. (Over-fitting is a mean with its interval, as the verdict on claim (f) uses it.) The augmented arm's ratio lies
-# between the other two. It can fall in two ways, by a smaller error on new rows or by a larger one on trained rows. Only
-# the first makes a better critic, and the left panel tells the two apart: the augmented arm's error on new rows is
-# smaller than vanilla's, and its error on trained rows about the same. But its values also have a smaller spread, and a
-# critic whose values are all alike makes small errors everywhere. So three rows divide by the spread, the standard
-# deviation of the values of the trained rows. Relative to it the augmented critics are no better on new rows than the
-# vanilla ones. In the middle, a moved action should lose a little value. A critic that gives it *more* value than the
-# recorded action invites the actor to leave the data. On the right, a low roughness means a smooth critic. These
-# measures compare a critic with itself. Only section 6 compares it with returns.
+# *Read.* The table has medians over seeds with the smallest and the largest, since one critic that ran away would
+# decide a mean. (Over-fitting is a mean with its interval, as the verdict on claim (f) uses it.) The mean of the
+# augmented arm's ratio lies between the other two, but both differences are open (the lines above). The ratio can fall
+# in two ways, by a smaller error on new rows or by a larger one on trained rows. Only the first makes a better critic,
+# and the left panel tells the two apart: the augmented arm's error on new rows is smaller than vanilla's, and its error
+# on trained rows about the same. But its values also have a smaller spread, and a critic whose values are all alike
+# makes small errors everywhere. So three rows divide by the spread, the standard deviation of the values of the trained
+# rows. Relative to it the augmented critics are no better on new rows than the vanilla ones. In the middle, a moved
+# action should lose a little value. A critic that gives it *more* value than the recorded action invites the actor to
+# leave the data. On the right, a low roughness means a smooth critic. These measures compare a critic with itself. Only
+# section 6 compares it with returns.
 #
 # ## 8. Trained critics: how rough are they?
 #
@@ -814,12 +828,13 @@ last["that, relative to the spread"] = last["augmented / vanilla"].div(narrower,
 looks.labelled(last.reindex(tested, level="task")).round(2)
 
 # %% [markdown]
-# *Read.* No: these changes at the largest width show that the critic trained with imagined next states is also smoother
-# in actions, although the blur only touched states. Matched noise does the same in actions, but less in states. The
-# augmented critic's values also vary less from row to row, so the last column divides by the ratio of the spreads of
-# the first look. On Hopper more than half of the smoothness in actions comes from this smaller spread. This is one
-# seed, and a smooth critic can still over-estimate its policy: in the first look the augmented critics predict the most
-# above what their policies earn.
+# *Read.* In rewards no: these changes at the largest width show that the critic trained with imagined next states is
+# also smoother in actions, although the blur only touched states. Matched noise does the same in actions, but less in
+# states. The augmented critic's values also vary less from row to row, so the last column divides by the ratio of the
+# spreads of the first look. On Hopper more than half of the smoothness in actions comes from this smaller spread.
+# Relative to the spread, the question stays open for actions: in the table of section 7 the seeds of vanilla and
+# augmented overlap there. This is one seed, and a smooth critic can still over-estimate its policy: in the first look
+# the augmented critics predict the most above what their policies earn.
 
 # %%
 found = {}
@@ -829,8 +844,16 @@ for name, each in {"over-estimation (section 6)": excess, "over-fitting (section
 pd.DataFrame(found, ["pairs in which augmented has less", "pairs"]).T
 
 # %% [markdown]
-# *What this says about claim (f).* A pair is the augmented and the vanilla run of one seed, and the table counts pairs
-# on Hopper. The verdict in the README averages both measures over all four tasks, and both must favour augmentation.
+# *What this says about claim (f).* The verdict, by the rules of the [README](../README.md):
+
+# %% tags=["nbval-check-output"]
+(claim,) = (claim for claim in claims.CLAIMS if claim.letter == "f")
+found = claims.findings(claim, everywhere)
+print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
+
+# %% [markdown]
+# A pair is the augmented and the vanilla run of one seed, and the table counts pairs
+# on Hopper. The verdict averages both measures over all four tasks, and both must favour augmentation.
 # Where critics run away, both mislead. Over-estimation is in rewards, so one task can dominate its mean, and the gaps
 # over 400 states (section 6) can then say the opposite. Over-fitting divides by the error on trained rows, which is
 # then huge too. The count of critics in section 6 does not depend on how far they ran. The first look and section 8

@@ -491,11 +491,12 @@ looks.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats 
 #
 # ## 6. Do targets of several steps help an agent?
 #
-# *Ask.* A longer target changes two things at once: it holds more recorded rewards before the critic's own estimate, and
-# its imagined state is worse. So the study `horizons` has arms with and without imagination on HalfCheetah: $n$ = 1, 2, 3
-# and 5 with imagination, 1 and 3 without. All learn from whole episodes, since single transitions have no successors. If
-# longer targets help by themselves, `vanilla` gains from $n = 3$ as well. If imagination several steps ahead helps, only
-# the augmented arms gain. All these comparisons are exploratory. We fixed them before we ran anything:
+# *Ask.* A longer target changes two things at once: it holds more recorded rewards before the critic's own estimate,
+# and its imagined state is worse. So the study `horizons` has arms with and without imagination on HalfCheetah: $n$ =
+# 1, 2, 3 and 5 with imagination, 1 and 3 without. All learn from whole episodes, since single transitions have no
+# successors. If longer targets help by themselves, `vanilla` gains from $n = 3$ as well. If imagination several steps
+# ahead helps, only the augmented arms gain. All these comparisons are exploratory. We fixed them before we ran
+# anything:
 
 # %%
 study = studies.find("horizons")

@@ -9,7 +9,7 @@
 # first 100,000 interactions. With recorded next states it scores 10 [2.6, 18], and with noise as large as the model's held-out
 # error 20 [14, 26]. Without Ant the means are 22, 19 and 24. We wait for 5 seeds to say whether the model beats noise. With a
 # perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
-# predictions that follow from this, none came true, none failed, and 5 are open.
+# predictions about this error, none came true, none failed, and 5 are open.
 # <!-- /answer -->
 #
 # | | |
@@ -20,9 +20,8 @@
 #
 # Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch. Chapter
 # [05](05_online_finetuning.ipynb) showed the scores of agents that learned from them. This chapter asks why they
-# differ. With a perfect model the method is the same as *vanilla* pre-training, which uses recorded next states alone.
-# So any difference comes from the model's error. We split this error into parts and test each part alone. [Chapter
-# 00](00_overview.ipynb) says what the sources [S], [A] and [C] are.
+# differ. *Vanilla* pre-training uses recorded next states alone. We split the model's error into parts and test each
+# part alone. [Chapter 00](00_overview.ipynb) says what the sources [S], [A] and [C] are.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -90,7 +89,7 @@ right.axhline(0, color="#000000", linewidth=0.8)
 right.set(ylabel="shift of the mean value (rewards)", title="What each error does to the value")
 right.legend(loc="upper right")
 for axis in (left, right):
-    axis.set_xlabel("height above the cliff (standard deviations)")
+    axis.set_xlabel("height relative to the cliff (standard deviations)")
 caption = "An invented value with a cliff, and how two errors of next states move its mean. "
 caption += "Dotted: where jitter also makes the two critics disagree. No training."
 save_figure(figure, "07_target_shift", shift.assign(place=place), caption, profile)
@@ -331,9 +330,9 @@ save_figure(figure, "07_errors", errors, caption, profile)
 # %% [markdown]
 # *Read.* Compare the disc (bias) and the bar (jitter) on each line. `mean`, `shrink` and `deterministic` have no
 # jitter, `noise` and `jitter` hardly any bias. On every task the disc of `sample` lies right of its bar, on Hopper only
-# just. So most of the model's error is bias, which averaging does not remove. The disc of `shrink` lies left of that of
-# `mean`: the pull to the middle is a large part of the bias, but not all of it. The deterministic network was fitted on
-# the same rows and has less than half of this bias.
+# just. So the model errs more by bias, which averaging does not remove, than by jitter. The disc of `shrink` lies left
+# of that of `mean`: the pull to the middle is a large part of the bias, but not all of it. The deterministic network
+# was fitted on the same rows and has less than half of this bias.
 #
 # We match the noise to the model's error on held-out rows. On the rows that agents learn from, the model errs a little
 # less. So there the noise is slightly stronger than the model's error:
@@ -409,9 +408,9 @@ for name in asked:
 # with the jitter. A last arm leaves next states as they are and doubles the noise on the target *action*
 # (`target_noise`). It smooths without any model.
 #
-# We first count the recorded runs for this and the next sections. (The study `still` has the arms `*_critics`, and
-# `cold` the arms `*_actor_cold`.) A *seed* is the number of a repetition and gives one observation. An interval needs
-# two.
+# We first count the recorded runs for this and the next sections. A *study* is a question with its list of runs.
+# (`still` has the arms `*_critics`, and `cold` the arms `*_actor_cold`.) A *seed* is the number of a repetition and
+# gives one observation. An interval needs two.
 
 # %%
 folder = runner.runs_folder(profile, retrain)
@@ -500,10 +499,10 @@ save_figure(figure, "07_sources", pd.concat(drawn), caption, profile)
 
 # %% tags=["nbval-check-output"]
 def ranks(rows):
-    """Returns the rank correlation of error and value in words; it takes four arms."""
+    """Returns the rank correlation of error and value in words; it takes six arms."""
     error = rows["place"].clip(lower=0)  # left of 0 is only drawn there
     found = error.corr(rows["value"], method="spearman")
-    return f"{found:+.2f}" if len(rows) >= 4 else "not yet recorded"
+    return f"{found:+.2f}" if len(rows) >= 6 else "too few arms"
 
 
 panels = [(name, part) for name in studies.TWO for part in ("bias", "jitter")]
@@ -565,11 +564,11 @@ found = {name: [of(measure, arm, "halfcheetah") for arm in rates] for name, meas
 pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 
 # %% [markdown]
-# *How to read it.* If scores fall from left to right, every imagined next state does harm.
-# If they peak in the middle, some imagined next states help. If the line is flat within its intervals, we see no effect
-# of the rate, and "50 % is best" would be a choice, not a finding. Claim (d) must pass two tests: 50 % must lie above
-# the mean of the other rates, and no other rate may have a higher mean. (A trend over the distance from 50 % would not do:
-# it would be as steep if a neighbour of 50 % were best and both ends were poor.) Section 8 has the verdict.
+# *How to read it.* If scores fall from left to right, every imagined next state does harm. If they peak in the middle,
+# some imagined next states help. If the line is flat within its intervals, we see no effect of the rate, and "50 % is
+# best" would be a choice, not a finding. Claim (d) must pass two tests: 50 % must lie above the mean of the other
+# rates, and no other rate may have a higher mean. (A trend over the distance from 50 % would not do: it would be as
+# steep if a neighbour of 50 % were best and both ends were poor.) Section 8 has the verdict.
 #
 # ## 7. Which parts of the agent help online?
 #
@@ -577,7 +576,7 @@ pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 # helps? The paper says that actor and critics both help, and that the actor is important when there is no augmentation
 # [A]. If we carry the critics alone, the agent starts with a *fresh* actor. We first gave this agent the warm-up of the
 # authors' code [C], 25,000 steps of its own policy. With vanilla's critics the curve of seed 0 stayed flat to the end,
-# so we looked for the reason. The table has the lowest and the highest online score of seed 0:
+# so we looked for the reason. The table has the lowest and the highest online score of seed 0 on HalfCheetah:
 
 
 # %% tags=["nbval-check-output"]
@@ -639,23 +638,21 @@ pd.DataFrame({"actions (root mean square)": force, "spread of states (of the dat
 # | `*_critics_uniform` | critics only, uniform warm-up | critics | 5,000 uniform steps | no |
 # | `td3` | TD3 from scratch | nothing | 5,000 uniform steps | no |
 # | `td3_data` | TD3 with the data, no pre-training | nothing | 5,000 uniform steps | yes |
-
-# The variants of a seed should continue the same pre-trained agent. Where a recording went on on another processor, some
-# were pre-trained again, and rounding made another agent of the same data and seed. How often do all variants have the
+#
+# All variants of a seed must continue the same pre-trained agent. On another processor, rounding could give another
+# agent of the same data and seed. In how many pre-trainings with two recorded variants or more do all of them have the
 # same offline scores?
 
 # %%
 kinds = ("", "_data", "_actor", "_actor_cold", "_critics", "_critics_uniform")
-begun = table[table["phase"] == "pretrain"]
-begun = begun[
-    begun["arm"].isin([f"{name}{kind}" for name in ("vanilla", "augmented") for kind in kinds])
-]
+carried = ["td3", "td3_data", *(f"{name}{kind}" for name in ("vanilla", "augmented") for kind in kinds)]
+begun = table[(table["phase"] == "pretrain") & table["arm"].isin(carried)]
 scores = begun.groupby(["task", "seed", "arm"])["score"].agg(tuple).reset_index()
-shared = scores.groupby(["task", "seed", scores["arm"].str.partition("_")[0]])["score"].nunique() == 1
-print(f"in {shared.sum()} of {len(shared)} pre-trainings")
+variants = scores.groupby(["task", "seed", scores["arm"].str.partition("_")[0]])["score"]
+shared = variants.nunique()[variants.size() > 1] == 1
+print(f"in {shared.sum()} of {len(shared)}")
 
 # %%
-carried = ["td3", "td3_data", *(f"{name}{kind}" for name in ("vanilla", "augmented") for kind in kinds)]
 figure, axes = plt.subplots(1, 2, figsize=(8, 7.2), sharey=True)
 drawn = figures.dots(axes, online, carried, studies.TWO)
 for axis in axes:
@@ -706,16 +703,16 @@ looks.titled(pd.DataFrame(columns, index))
 #
 # Here we test *the predictions of section 3* on what is recorded now. An interval decides a prediction when it lies
 # wholly inside the predicted range, or wholly outside, with all planned seeds in every task: five, or three in the
-# study `sources`. Below a difference over several tasks stands, in brackets, the same without the task that moves it
-# most. Where this changes the sign, one task decides. Predictions 1 and 2 are tested on all seeds, including those of Hopper and HalfCheetah that suggested
-# them. So for these two a verdict "as predicted" is partly a description.
+# study `sources`. Where a difference covers several tasks, a line in brackets gives it without the task that moves it
+# most. If the sign changes, it depends on that task. Predictions 1 and 2 are tested on all seeds, including those of
+# Hopper and HalfCheetah that suggested them. So for these two a verdict "as predicted" is partly a description.
 
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
     found = predictions.measured(prediction, table)
     measured = words.estimate(found.interval, signed=True) if found.interval.n_seeds else "–"
-    rest = predictions.leave_one_out(prediction, table) if found.interval.n_seeds else {}
-    print(f"({number}) {predictions.judged(prediction, found)}: {measured}")
+    rest = predictions.leave_one_out(prediction, table)
+    print(f"({number}) {predictions.judged(prediction, found)}: {measured} points")
     print(f"    {prediction.text}.")
     if rest:
         print(f"    ({words.without(found.interval, rest)})")
@@ -739,8 +736,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 # the values and on the speed of learning.
 #
 # [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of another method with imagined transitions
-# to the *model's* training targets. It finds that predicting changes inflates the model's variance. The arm
-# `augmented_next_latent` of the study `models` asks a similar question here.
+# to the *model's* training targets. It finds that predicting changes inflates the model's variance.
 #
 # ## Where we differ from the paper
 #
