@@ -10,8 +10,8 @@
 # 10, 19, 22 and 27. We wait for 5 seeds to say whether imagination raises the mean score.
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 55 [50, 60], with 4 or 5 seeds per task. The next best of 9 arms with two seeds on every task, “TD3
-# with the data, no pre-training”, scores 33 [31, 34]. The difference is +22 [+17, +27], without Hopper +16 [+14, +18]. We named
+# 100,000 interactions is 54 [49, 59], with 4 or 5 seeds per task. The next best of 9 arms with two seeds on every task, “TD3
+# with the data, no pre-training”, scores 33 [31, 34]. The difference is +21 [+16, +26], without Hopper +16 [+14, +18]. We named
 # this comparison in advance. This may change: 4 seeds per task are too few for a verdict, and “LayerNorm critics, no
 # pre-training” is not recorded yet.
 # <!-- /answer -->

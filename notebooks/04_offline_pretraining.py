@@ -8,11 +8,10 @@
 # recorded, and −4.4 [−6.7, −2.1] if half were imagined. Without Ant the means are 8.7 and 11. We wait for 5 seeds to say
 # whether imagination raises this score. A critic has run away if it predicts more than the largest reward at every step would
 # give. When pre-training ends, critics have run away in 9 of 18 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 4
-# of 18 with “augmented 50 %” (Ant), 4 of 18 with “matched noise 50 %” (Walker2d and Ant), none of 9 with “deterministic model
-# 50 %” (on Hopper and HalfCheetah) and none of 17 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5
-# seeds), the return that a critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded
-# next states and 116 [87, 145] with imagined ones: below zero it predicts too little. Imagination raises this gap (+207 [+127,
-# +288]).
+# of 18 with “augmented 50 %” (Ant), 4 of 18 with “matched noise 50 %” (Walker2d and Ant), 1 of 10 with “deterministic model
+# 50 %” (Hopper) and none of 18 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5 seeds), the return that a
+# critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded next states and 116 [87, 145]
+# with imagined ones: below zero it predicts too little. Imagination raises this gap (+207 [+127, +288]).
 # <!-- /answer -->
 #
 # | | |

@@ -710,9 +710,10 @@ looks.titled(pd.DataFrame(columns, index))
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
     found = predictions.measured(prediction, table)
-    measured = words.estimate(found.interval, signed=True) if found.interval.n_seeds else "–"
+    measured = words.estimate(found.interval, signed=True)
+    measured += " points" if found.interval.n_seeds else ""
     rest = predictions.leave_one_out(prediction, table)
-    print(f"({number}) {predictions.judged(prediction, found)}: {measured} points")
+    print(f"({number}) {predictions.judged(prediction, found)}: {measured}")
     print(f"    {prediction.text}.")
     if rest:
         print(f"    ({words.without(found.interval, rest)})")
