@@ -804,14 +804,14 @@ def both_scores(task, quality):
     known = policies[policies.index == f"{task}-{quality}"]
     if known.empty:
         return words.number(data)
-    compared = advice.regime(data, known.mean(), advice.best_margin(known_cases))
+    compared = advice.regime(data, known.mean(), margin)
     return f"{words.number(data)}, policy {words.number(known.mean())}: {compared}"
 
 
 other = runner.evidence("qualities") if not retrain else frame.iloc[:0]
 policies = statistics.last_offline(statistics.evaluations(pd.concat([frame, other]))).reset_index()
 policies = policies[policies["arm"] == "vanilla"].drop_duplicates(statistics.RUN)
-policies = policies.set_index("dataset")["score"]
+policies, margin = policies.set_index("dataset")["score"], advice.best_margin(known_cases)
 qualities = studies.find("qualities").qualities
 looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in tasks.TASKS}))
 

@@ -3,8 +3,8 @@
 We compare the return that critics predict from these states with the return in the simulator.
 
 `data/probes/<task>.safetensors` holds 400 states of the bundled medium-replay pool. About a fifth of them are among the rows
-that an agent draws, the same share as of the whole pool. `python -m mbaug data --probes` makes the
-files, and a test compares each with its pool.
+that an agent draws, the same share as of the whole pool. `python -m mbaug data --probes` makes the files, and a test compares
+each with its pool.
 """
 
 from collections.abc import Iterator
