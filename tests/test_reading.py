@@ -93,6 +93,14 @@ def test_a_picture_follows_within_300_words(name):
     assert count <= 300, f"{count} words stand before the first picture"
 
 
+@NAMES
+def test_only_computed_text_tells_what_is_recorded(name):
+    """Answers and tables change with the records, hand-written text does not."""
+    cells = [cell.source for cell in read(name) if cell.cell_type == "markdown"]
+    text = re.sub(r"<!-- answer -->.*?<!-- /answer -->", "", "\n".join(cells), flags=re.S)
+    assert not re.findall(r"not (?:yet )?recorded(?: yet)?|recorded so far|once \S+ (?:\S+ )*?recorded", text)
+
+
 def test_no_line_is_a_comment_on_the_site():
     """The site's parser drops a line of Markdown that begins with %, such as the end of "50 %" after a line break."""
     pages = [path.read_text() for part in ("*.md", "data/**/*.md", "docs/*.md", "figures/*.md") for path in ROOT.glob(part)]

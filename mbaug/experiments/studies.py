@@ -232,7 +232,7 @@ STUDIES = by_name(
 PLANNED = {(run.arm, run.task) for study in STUDIES.values() for run in study.runs()}  # every arm on each of its tasks
 
 # Runs are recorded line by line, within a line by seed, and within a seed by task (ORDER). `methods` comes early because it
-# shows whether the pre-training of the README's recommended arm matters.
+# shows whether the pre-training of `layernorm_data` matters.
 PROGRAMME = (
     ("core", "carried", "cold", "layernorm"),
     ("methods",),

@@ -28,6 +28,13 @@ def imagine(model: Model, state: State, action: Action, normal: Latent) -> State
     return model.decoder.alone(step(model, z, action))
 
 
+def _normal(model: Model, rows: int, generator: torch.Generator, mode: str) -> Latent:
+    """Returns standard normal noise for `sample`, or zeros in the mode "mean"."""
+    scale = {"sample": 1, "mean": 0}
+    normal = torch.randn(rows, model.decoder.sizes[0], generator=generator)
+    return normal * scale[choose("prediction mode", mode, scale)]
+
+
 @torch.no_grad()
 def _in_units(
     function: Callable[..., Tensor], standardiser: Standardiser, network: Perceptron, state: State, *others: Tensor
@@ -45,9 +52,7 @@ def predict(
     mode: str = "sample",
 ) -> State:
     """Returns one imagined next state per row: mode "sample" uses z ~ q(z | s), as the paper does, and "mean" uses z = mu(s)."""
-    scale = {"sample": 1, "mean": 0}
-    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
-    normal = normal * scale[choose("prediction mode", mode, scale)]
+    normal = _normal(model, len(state), generator, mode)
     return _in_units(partial(imagine, model), model.standardiser, model.encoder, state, action, normal)
 
 
@@ -90,13 +95,17 @@ def open_loop(
 
 
 def latent_rollout(
-    model: Model, state: State, action: Float[Tensor, "rows horizon action"], generator: torch.Generator
+    model: Model,
+    state: State,
+    action: Float[Tensor, "rows horizon action"],
+    generator: torch.Generator,
+    mode: str = "sample",
 ) -> Float[Tensor, "rows horizon state"]:
     """D(z_1), ..., D(z_n) with z_(k+1) = z_k + f(z_k, a_k) and z_0 ~ q(z | s_0), in the environment's units.
 
-    The start is encoded once and no decoded state is encoded again. With one action this is `predict`.
+    The start is encoded once and no decoded state is encoded again. With one action this is `predict`, in the same mode.
     """
-    normal = torch.randn(len(state), model.decoder.sizes[0], generator=generator)
+    normal = _normal(model, len(state), generator, mode)
 
     def decoded(state: State, action: Tensor, normal: Latent) -> Tensor:
         latent = open_loop(partial(step, model), sample(posterior(model, state), normal), action)

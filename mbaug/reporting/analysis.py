@@ -13,6 +13,11 @@ from mbaug.method.settings import WorldModel
 from mbaug.method.training import Learner
 
 
+def water_level(settings: WorldModel, dimensions: int, batches: int) -> float:
+    """Returns theta = w_KL d / (2 (1 + w_p)), the error that the loss allows each of d components (`rate_distortion`)."""
+    return settings.kl_weight / batches * dimensions / (2 * (1 + settings.prediction_weight))
+
+
 def rate_distortion(
     settings: WorldModel,
     correlation: Float[np.ndarray, "state state"],
@@ -38,8 +43,7 @@ def rate_distortion(
         ValueError: The mode is unknown. The message suggests the nearest one.
     """
     variance = np.sort(np.linalg.eigvalsh(correlation))[::-1]
-    theta = settings.kl_weight / batches * len(variance) / (2 * (1 + settings.prediction_weight))
-    sampled = np.minimum(variance, theta)
+    sampled = np.minimum(variance, water_level(settings, len(variance), batches))
     sampled[settings.latent_size :] = variance[settings.latent_size :]  # no latent is left for these
     error = {"sample": sampled, "mean": sampled**2 / variance}
     return float(error[choose("prediction mode", mode, error)].mean())

@@ -74,15 +74,20 @@ def on_all_tasks(scores: pd.Series, least: int) -> dict[str, Interval]:
     return {arm: statistics.interval(each) for arm, each in groups.items() if len(each) == len(claims.FOUR)}
 
 
+def ranked(scores: pd.Series) -> dict[str, Interval]:
+    """Returns the arms with two seeds on every task and their means over tasks, best first."""
+    return dict(sorted(on_all_tasks(scores, least=2).items(), key=lambda each: -each[1].value))
+
+
 def recommendation(scores: pd.Series) -> str:
     """Returns what we would do with 10,000 transitions: the best arm and the second best of those with two seeds on every task.
 
     It also names an arm that scored more but has a single seed on some task, and says what is still too little recorded.
     """
-    found, tried = on_all_tasks(scores, least=2), on_all_tasks(scores, least=1)
+    found, tried = ranked(scores), on_all_tasks(scores, least=1)
     if len(found) < 2:
         return ""
-    (best, best_mean), (second, second_mean), *_ = sorted(found.items(), key=lambda each: -each[1].value)
+    (best, best_mean), (second, second_mean), *_ = found.items()
     highest, gap = max(tried, key=lambda arm: tried[arm].value), statistics.difference(scores, best, second)
     own, others = (seeds_of(scores, arm) for arm in (best, highest))
     rest = words.without(gap, statistics.leave_one_out(scores, best, second))
@@ -167,7 +172,8 @@ def overview(frame: pd.DataFrame) -> str:
         found = claims.findings(claim, table)
         if {*map(claims.decided, found)}.isdisjoint(("too few seeds", "not attempted")):
             verdicts.append(f"({claim.letter}) {claims.verdict(found)}")
-    done = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged so far"
+    so_far = " so far" * (len(verdicts) < len(claims.CLAIMS))
+    done = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged{so_far}"
     judged = f"{done}{': ' if verdicts else ''}{'; '.join(verdicts)}"
     return f"{judged}. {benefits(table)}\n\n{recommendation(mean_score(table))}".rstrip()
 
@@ -185,10 +191,9 @@ def small_datasets(frame: pd.DataFrame) -> str:
     return (
         f"On Hopper 10,000 transitions are {table['seconds'].xs(10_000, level='rows').iloc[0]:.0f} seconds of simulated time. We "
         f"draw them from the {card['transitions']:,} transitions of {card['episodes']} episodes. Half of these episodes return "
-        f"less than {card['return_quantiles']['50']:.0f}, while an expert returns {expert:,.0f}. From a new state of the same "
-        f"episodes, the nearest drawn state is typically {same[10_000]:.1f} times as far as one simulator step moves the state. "
-        f"From a state of an episode that was not drawn it is {other[10_000]:.1f} times as far. With 1,000 transitions it would "
-        f"be {same[1_000]:.1f} and {other[1_000]:.1f} times."
+        f"less than {card['return_quantiles']['50']:.0f}, while an expert returns {expert:,.0f}. The typical distance from a new "
+        f"state of the same episodes to the nearest drawn state is {same[10_000]:.1f} simulator steps, and from a new episode "
+        f"{other[10_000]:.1f}. With 1,000 transitions it would be {same[1_000]:.1f} and {other[1_000]:.1f}."
     )
 
 
@@ -314,12 +319,14 @@ def multi_step(frame: pd.DataFrame) -> str:
     kinds = "encoded", "deterministic", "persistence"
     vae, network, persistence = (joined([*map(two_digits, wide.loc[kind])]) for kind in kinds)
     five = table[table["horizon"] == 5].pivot(index="task", columns="predictor", values="error")
+    last = table[(table["predictor"] == "deterministic") & (table["horizon"] == 50)]["error"]
     beaten = [(five["encoded"] < five[kind]).sum() or "none" for kind in ("persistence", "deterministic")]
     growth = (
         f"After five steps the paper's model errs less than the guess that nothing moves on {beaten[0]} of "
         f"{count('task', [len(five)])}, and less than a deterministic network on {beaten[1]}. After 1, 5 and 50 steps "
-        f"the errors are {vae} for the model, if it re-encodes every step, {network} for the network, and {persistence} for the "
-        f"guess (in variances of the states, median of {count('task', [len(five)])})."
+        f"the errors are {vae} for the model, {network} for the network, and {persistence} for the guess (in variances of the "
+        f"states, median of {count('task', [len(five)])}; after 50 steps the network's range from {two_digits(last.min())} to "
+        f"{two_digits(last.max())})."
     )
     family = {each.comparison.arm: each for each in claims.compare(claims.HORIZONS, claims.main_runs(frame))}
     found, alone = family["augmented_horizon5"], family["vanilla_horizon3"]
@@ -377,19 +384,21 @@ def engine(frame: pd.DataFrame) -> str:
 def reliability(frame: pd.DataFrame) -> str:
     """Returns the answer of 08_reliability: where the model errs, which signals warn of it, and whether knowing helps."""
     where, strange, signals = (pd.read_csv(stored.DRAWN / f"08_{name}.csv") for name in ("where", "strange", "signals"))
-    error = where[where["condition"] == "distance to the data"].pivot(index="task", columns="fifth", values="sample")
-    ratio, standing = error[5] / error[1], 100 * strange[strange["source"] == "sample"]["standing, of falls"].dropna()
+    near = where[where["condition"] == "distance to the data"].pivot(index="task", columns="fifth")
+    ratio, moved = (near[kind][5] / near[kind][1] for kind in ("sample", "persistence"))
+    standing = 100 * strange[strange["source"] == "sample"]["standing, of falls"].dropna()
     area = signals[signals["place"] == "outside"].pivot(index="signal", columns="task", values="area")
     best = str(area.mean(axis=1).idxmax())
     first = int((area.idxmax() == best).sum())
     spread, highest = area.loc["spread of the samples"], area.loc[best]
-    told = {"blur of the state": "the blur of the state, that is, how badly the VAE reconstructs the state itself,"}
+    told = {"blur of the state": "the blur of the state (how badly the VAE reconstructs it)"}
     drawn_answer = (
-        f"The paper's model errs {ratio.min():.1f} to {ratio.max():.1f} times as much in the fifth of the rows that lie "
-        f"farthest from the 10,000 as in the nearest fifth ({count('task', [len(ratio)])}). Its errors pull states to the "
-        f"middle of the data: of the steps that end in a fall, it imagines {standing.min():.0f} to {standing.max():.0f} % as "
-        f"standing ({count('task', [len(standing)])}), which does no harm in itself. Some signals tell in advance which rows "
-        f"have the largest errors. The best of {len(area)} on average is {told.get(best, f'the {best},')} with an "
+        f"On {count('task', [len(ratio)])}, the paper's model errs {ratio.min():.1f} to {ratio.max():.1f} times as much in the "
+        f"fifth of the rows that lie farthest from the 10,000 as in the nearest fifth. This is partly motion: the guess that "
+        f"nothing moves errs {two_digits(moved.min())} to {two_digits(moved.max())} times as much. The model's errors pull "
+        f"states to the middle of the data: of the steps that end in a fall ({count('task', [len(standing)])}), it imagines "
+        f"{standing.min():.0f} to {standing.max():.0f} % as standing, which does no harm in itself. Of {len(area)} signals that "
+        f"tell in advance where it errs most, the best on average is {told.get(best, f'the {best},')} with an "
         f"area under the ROC curve of {highest.min():.2f} to {highest.max():.2f} (0.5 is chance). It is the best on {first} of "
         f"{count('task', [len(highest)])}. The spread of the model's samples reaches {spread.min():.2f} to {spread.max():.2f}."
     )
@@ -444,9 +453,11 @@ def methods(frame: pd.DataFrame) -> str:
             where = f"On {in_words(compared)} ({count('seed', seeds)}),"
             ours = f"{where} the mean score of *{look(OURS).label}* differs {joined(family)}."
         verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
-        planned = dict.fromkeys(arm for name in ("layernorm", "methods", "algorithms") for arm in find(name).arms)
-        missing = joined([f"*{look(arm).label}*" for arm in planned if arm not in set(table["arm"])])
-        ours += f"{verdict} Not recorded yet: {missing}." if missing else verdict
+        planned = [(run.arm, run.task) for name in ("layernorm", "methods", "algorithms") for run in find(name).runs()]
+        recorded = {*scores.groupby(["arm", "task"]).groups}
+        lacking = dict.fromkeys(each[0] for each in planned if each not in recorded)
+        missing = joined([f"*{look(arm).label}*" for arm in lacking])
+        ours += f"{verdict} Not yet recorded on every task: {missing}." if missing else verdict
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
     return f"{best_of}: {highest}. {ours} {perfect_model(table)}"
 

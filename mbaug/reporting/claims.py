@@ -145,8 +145,8 @@ LayerNorm. By then TD3 with the data and SAC were recorded with all seeds, and â
 corrects each family separately. All other comparisons are exploratory.
 
 Arms from scratch see raw states, and every pre-trained arm sees standardised ones. Claims (a) and (e) and the comparison with SAC
-include what standardised states gain. [Chapter 05](notebooks/05_online_finetuning.ipynb), section 7, has the runs that separate
-the two.
+include what standardised states gain. The study `states` separates the two: [chapter 05](notebooks/05_online_finetuning.ipynb),
+section 7, shows what is recorded of it.
 
 Claim (b) subtracts a threshold: SAC's published mean score over the last 100K of a million interactions, less {MARGIN:.0f}
 points. The table also gives the mean of our one run of SAC over the same interactions.

@@ -145,7 +145,7 @@ def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.Data
 def wide_values(axis: Axes, values: pd.Series) -> None:
     """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, if `values` go beyond.
 
-    Critics that run away predict millions.
+    Critics that run away can predict millions.
     """
     if not values.abs().max() > 1_000:
         return
@@ -254,7 +254,8 @@ LINES = f"Lines are means over seeds{BANDS}"
 
 HOLLOW = " A hollow dot is a single seed."
 ARROW = " An arrowhead marks a bar that goes on outside."
-DOTS = f"Large dots are means over seeds, bars 95 % t intervals, and small dots seeds.{HOLLOW}{ARROW}"
+MEANS = "Large dots are means over seeds, bars 95 % t intervals"
+DOTS = f"{MEANS}, and small dots seeds.{HOLLOW}{ARROW}"
 
 
 def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | None = None, drawn: str = LINES) -> str:

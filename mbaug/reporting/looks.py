@@ -117,6 +117,13 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     return titled(table).rename(index=names, columns=names).rename_axis(columns=None)
 
 
+def arms_by_task(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table of arms by tasks with labels, in the order of figures. A cell without a run says why (`absent`)."""
+    table = table.reindex(index=in_order(table.index), columns=[*tasks.TASKS])
+    blank = pd.DataFrame({task: [absent(arm, task) for arm in table.index] for task in table}, table.index)
+    return labelled(table.fillna(blank)).rename_axis(None)
+
+
 def in_order(arms: Iterable[str]) -> list[str]:
     """Returns the arms in the order in which figures and tables list them: that of `LOOKS`, then by name."""
     given = set(arms)

@@ -48,7 +48,7 @@ def _each_arm(table: pd.DataFrame) -> str:
             cells = [estimate(statistics.interval([scores[task, arm]] if (task, arm) in scores else [])) for scores in found]
             rows.append([tasks.find(task).title, look(arm).label, *cells, str(seeds[arm])])
     lines = words.table(["task", "arm", *measures, "seeds"], rows)
-    return "\n".join([*lines, "", "Chapters 05, 07 and 90 have the other recorded arms."])
+    return "\n".join([*lines, "", "The chapters have the other recorded arms."])
 
 
 def beside_published(table: pd.DataFrame) -> pd.DataFrame:

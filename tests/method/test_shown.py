@@ -40,7 +40,7 @@ METHOD = {
 }
 NOT_TRAINED = {
     ("augmentation", "outside"): "a measure of the table for the record (experiments.run); no agent learns from it",
-    ("imagination", "error_parts"): "chapter 07 uses it to split a source's error",
+    ("imagination", "error_parts"): "chapters 02 and 07 use it to split an error",
     ("imagination", "latent_rollout"): "chapter 06 uses it to predict more steps ahead than any arm does",
     ("imagination", "open_loop"): "as latent_rollout",
 }
