@@ -38,7 +38,7 @@ from mbaug.datasets import read
 from mbaug.experiments import studies, trained
 from mbaug.method import augmentation, imagination, settings, td3, training, transitions, world_model
 from mbaug.method.transitions import Batch
-from mbaug.reporting import figures, looks, words
+from mbaug.reporting import figures, looks, reliability, words
 from mbaug.reporting.figures import save_figure, show
 from mbaug.reporting.stored import stored
 
@@ -51,7 +51,7 @@ drawn, rest = transitions.draw(
     read.load(f"{task.name}-medium-replay"), settings.Pretraining().transitions, 0
 )
 fitted = trained.world_model(task.name)
-mean, unit = fitted.model.standardiser.mean, fitted.model.standardiser.std
+unit = fitted.model.standardiser.std
 
 count = 300 if profile == "smoke" else 1_000  # rows that we imagine next states for
 watched = world_model.interior(drawn.rows(np.arange(2 * count))).rows(np.arange(count))
@@ -174,15 +174,15 @@ pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 # ## 2. What can replace a next state
 #
 # *Ask.* An imagined state differs from the recorded one by a bias, which stays, and by jitter, which is new in each
-# sample. The bias has two causes: wrong dynamics, and the blur of encoding and decoding. How can we tell them apart?
-# The function that predicts $\hat s'$ is an argument, `predict`. So we can replace the paper's model by other *sources*
-# of next states, each of which errs in a different way:
+# sample. Which of them matters, and do the model's dynamics? The function that predicts $\hat s'$ is an argument,
+# `predict`. So we can replace the paper's model by other *sources* of next states, each of which errs in a different
+# way:
 #
 # | source | $\hat s'$ | what it holds |
 # |---|---|---|
-# | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: bias of both causes, and jitter |
-# | `mean` | the same with $z = \mu(s)$ | bias of both causes |
-# | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | bias of the blur, and jitter: no dynamics |
+# | `sample` | $D(z + f(z, a))$, $z \sim q(z \mid s)$ | the paper's: bias and jitter |
+# | `mean` | the same with $z = \mu(s)$ | the bias |
+# | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$ | the blur of encoding and decoding, no dynamics |
 # | `noise` | $s'_i + \sqrt{e_i}\operatorname{SD}_i\,\xi_i$ | matched noise: the held-out error $e_i$ of `sample` in each dimension, no dynamics |
 # | `deterministic` | $s + g(s, a)$ | dynamics of a plain network as large as the model |
 
@@ -208,8 +208,7 @@ def distance(one, other):
 
 def surviving(states):
     """Returns the share of the recorded deviation from the mean that imagined states keep."""
-    real, made = ((each - mean) / unit for each in (rows.next_state, states))
-    return float(((real * made).sum(dim=0) / real.square().sum(dim=0)).mean())
+    return reliability.slope(states.numpy(), rows.next_state.numpy()).mean()
 
 
 first = {source: each[:, 0] for source, each in imagined.items()}
@@ -220,7 +219,9 @@ pd.DataFrame(errors, index=["distance", "kept"]).T.round(2)
 # %% [markdown]
 # *Read.* `noise` is as far from the truth as `sample`, as it should be, but it keeps all of a state's deviation from
 # the mean, while the model keeps a part. The plain network is much nearer, so the data allow a better model than the
-# paper's. [Chapter 07](07_controls.ipynb) asks which kind of error does harm.
+# paper's. `reconstruction` errs even more than `sample`, so its error is not a part of the model's error: the latent is
+# trained mainly to predict $s'$ from $s$, not to reproduce $s$ ([chapter 02](02_world_model.ipynb)). [Chapter
+# 07](07_controls.ipynb) asks which kind of error does harm.
 #
 # ## 3. Imagined states outside the data
 #
@@ -242,16 +243,18 @@ show(augmentation.outside)
 
 # %% tags=["nbval-check-output"]
 data = torch.tensor([[0.0, 0.0], [1.0, 5.0], [2.0, 9.0]])
-thought = torch.tensor([[[-0.1, 4.0]], [[2.5, 4.0]], [[1.5, 9.1]]])
+guesses = torch.tensor([[[-0.1, 4.0]], [[2.5, 4.0]], [[1.5, 9.1]]])
 low, high = data.numpy().min(axis=0), data.numpy().max(axis=0)
-by_hand = np.mean((thought[:, 0].numpy() < low) | (thought[:, 0].numpy() > high))
-assert np.isclose(augmentation.outside(thought, data), by_hand), "each dimension has its own range"
+by_hand = np.mean((guesses[:, 0].numpy() < low) | (guesses[:, 0].numpy() > high))
+assert np.isclose(augmentation.outside(guesses, data), by_hand), "each dimension has its own range"
 print(f"Three of six components lie outside: {by_hand:.3f}.")
 
 # %% [markdown]
 # The range is a weak test. A state may lie within it in every dimension and still be unlike any recorded state. So we
 # also measure the distance to the nearest recorded next state of *another* row, and compare it with the same distance of
-# recorded states.
+# recorded states. It is a root mean square over dimensions, so it is smaller than the distances of chapters
+# [01](01_small_datasets.ipynb) and [08](08_reliability.ipynb) by the root of their number. A third measure is the *worst
+# direction*: along each principal component of the data, how large is the error, in standard deviations of the data?
 
 
 # %%
@@ -265,34 +268,46 @@ def nearest(states):
     return apart.masked_fill(own_row, torch.inf).amin(dim=1).numpy()
 
 
-lonely = {"recorded": nearest(rows.next_state)} | {
-    source: nearest(each) for source, each in first.items()
-}
+_, _, components = torch.linalg.svd((everything - everything.mean(dim=0)) / unit, full_matrices=False)
+
+
+def worst_direction(states):
+    """Returns the largest error along a principal component, in standard deviations of the data."""
+    error = (((states - rows.next_state) / unit) @ components.T).square().mean(dim=0)
+    return float((error.sqrt() / (everything / unit @ components.T).std(dim=0)).max())
+
+
+distances = {"recorded": nearest(rows.next_state)} | {s: nearest(each) for s, each in first.items()}
 beyond = {source: augmentation.outside(each, everything) for source, each in imagined.items()}
-apart = {name: np.median(distances) for name, distances in lonely.items()}
+apart = {name: np.median(each) for name, each in distances.items()}
 far = pd.DataFrame({"outside": beyond, "nearest": apart, "error": {s: errors[s][0] for s in sources}})
+far["worst direction"] = pd.Series({source: worst_direction(each) for source, each in first.items()})
 far["step"] = errors["the state before (one step)"][0]
 far = stored("03_outside", far.loc[["recorded", *sources]].rename_axis("source").reset_index(), profile)
-far.set_index("source")[["outside", "nearest"]].map("{:.4f}".format).replace("nan", "–")
+shown = far.set_index("source")[["outside", "nearest", "worst direction"]]
+shown.map("{:.4f}".format).replace("nan", "–")
 
 
 # %%
+patterns = dict(zip(sources, ("-", "--", ":", "-.", (0, (5, 1))), strict=True))
+
+
 def look(source):
     """Returns colour and line style of a source, those of its arm where it has one."""
     arms = {"sample": "augmented", "noise": "noise", "deterministic": "deterministic"}
-    style = looks.look(arms.get(source, f"{source}_offline"))
-    return {"color": style.colour, "linestyle": style.line, "label": source}
+    colour = looks.look(arms.get(source, f"{source}_offline")).colour
+    return {"color": colour, "linestyle": patterns[source], "label": source}
 
 
 figure, axis = plt.subplots(figsize=(8, 3.8))
 share = np.linspace(0, 1, 101)
-spread = pd.DataFrame({name: np.quantile(d, share) for name, d in lonely.items()}).assign(share=share)
+spread = pd.DataFrame({name: np.quantile(d, share) for name, d in distances.items()}).assign(share=share)
 spread = stored("03_distances", spread, profile)
 axis.plot(spread["recorded"], 100 * share, color="#000000", label="recorded", linewidth=2.5)
 for source in sources:
     axis.plot(spread[source], 100 * share, **look(source))
 axis.set_xlabel("distance to the nearest other recorded next state (standard deviations per dimension)")
-axis.set(ylabel="states at most that far (%)", xlim=(0, spread[[*lonely]].quantile(0.97).max()))
+axis.set(ylabel="states at most that far (%)", xlim=(0, spread[[*distances]].quantile(0.97).max()))
 axis.legend(loc="lower right")
 caption = f"How far imagined next states are from the data, {count:,} rows of each source. "
 caption += f"{task.title}, seed 0."
@@ -300,10 +315,12 @@ save_figure(figure, "03_outside", spread, caption, profile)
 
 # %% [markdown]
 # *Read.* Few components leave the range, though noise leaves it several times as often as a sample. The distances say
-# more. The model's predictions lie even nearer to the data than recorded states do, because they are pulled towards the
-# middle. Noise of the same size moves away from the data. Noise errs in each dimension independently, while a decoder
-# errs mostly in directions in which the data vary. So matched noise is a fair control for the *size* of an error, but
-# not for its *direction*.
+# more. Noise of the same size moves states away from the data, while the predictions of `sample` and `mean` lie even
+# nearer to the data than recorded states do. The pull towards the middle cannot be the whole reason:
+# `reconstruction` is pulled more and lies farther away. The last column shows another one. Noise is independent in each
+# dimension. So along directions in which the data hardly vary it errs by more than the data's own spread (a number above
+# 1). The model's error stays below that spread in every direction. So matched noise is a fair control for the *size* of
+# an error, but not for its *direction*.
 #
 # ## 4. How far the targets move
 #
@@ -356,9 +373,9 @@ shift = {
 
 # %% tags=["nbval-check-output"]
 ending = batch._replace(terminal=torch.ones_like(batch.terminal))
-dreamt = augmentation.augment(ending, known["sample"][:1], rate=1)
-assert not torch.equal(dreamt.next_state, ending.next_state), "the next states must differ"
-answer = td3.critic_target(student.agent, dreamt, learner, quiet)
+replaced = augmentation.augment(ending, known["sample"][:1], rate=1)
+assert not torch.equal(replaced.next_state, ending.next_state), "the next states must differ"
+answer = td3.critic_target(student.agent, replaced, learner, quiet)
 assert torch.equal(answer, ending.reward), "the target must be the reward alone"
 print("On terminal rows the target is the reward, whatever is imagined.")
 
@@ -386,6 +403,7 @@ moves = pd.DataFrame({source: parts(shift[source]) for source in sources}).T
 moves = moves.assign(spread=truth.std().item()).rename_axis("source").reset_index()
 moves = stored("03_targets", moves, profile).set_index("source")
 print(f"standard deviation of the targets: {moves['spread'].iloc[0]:.0f} rewards")
+moves["stays, without the average"] = (moves["stays"] ** 2 - moves["mean"] ** 2).clip(lower=0) ** 0.5
 shown = moves.drop(columns=["mean", "spread"]).map(words.number)
 shown.insert(0, "average shift", [words.number(shift, signed=True) for shift in moves["mean"]])
 shown
@@ -415,9 +433,12 @@ caption += f"{count:,} rows of {task.title}, seed 0."
 save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 
 # %% [markdown]
-# *Read.* On average the model's samples raise the targets of this critic, and noise of the same size lowers them. More
-# of the model's shift stays. The part that averages out is gradient noise. It slows the regression down but does not
-# change its result. The part that stays changes the result: the critic learns the values of the model's world. At a
+# *Read.* On average the model's samples raise the targets of this critic, and noise of the same size lowers them. Of the
+# model's shift the larger part stays, of the noise's the smaller part. And most of what stays of the noise is one shift
+# of all targets, the average: values bend downwards around recorded states ([chapter 07](07_controls.ipynb)). The
+# model's shift differs from row to row. The part that averages out is gradient noise. It slows the regression down but
+# does not change its result. (With a table of ten samples a tenth of its variance stays until the next table: section
+# 5.) The part that stays changes the result: the critic learns the values of the model's world. At a
 # rate of 50 % half of the rows are replaced at a time. So in the long run *every* row's target moves by half of the
 # part that stays. The random choice of rows adds noise.
 #
@@ -427,10 +448,10 @@ save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 #
 # ## 5. How the code does it: a table of K imagined next states
 #
-# *Ask.* Calling the model on every batch costs about as much as the update itself. But its inputs are always the same
-# rows. So we can draw $K$ samples per row in advance and pick one of them at random. At intervals we draw the table
-# again. Does a batch then see the same distribution? It should: a random pick from independent samples of a
-# distribution is a sample of this distribution.
+# *Ask.* Calling the model on every batch would add more than half to the cost of an update ([chapter
+# 90](90_engine.ipynb), section 8). But its inputs are always the same rows. So we can draw $K$ samples per row in
+# advance and pick one of them at random. At intervals we draw the table again. Does a batch then see the same
+# distribution? It should: a random pick from independent samples of a distribution is a sample of this distribution.
 #
 # $$\begin{gathered}
 # T_{lk} \sim p(\hat s' \mid s_l, a_l), \quad k = 1 \dots K, \\
@@ -494,7 +515,7 @@ ticks = stored("03_one_table", pd.DataFrame({"sample": fresh[0, :, y]}), profile
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.1))
 left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
-left.plot(*np.split(quantiles, 2, axis=1), ".", markersize=3, alpha=0.6)
+left.plot(*np.split(quantiles, 2, axis=1), ".", color="#555555", markersize=3, alpha=0.6)
 left.set(
     xlabel="quantile, sampled directly (standard deviations)", ylabel="quantile, picked from tables"
 )

@@ -5,12 +5,12 @@
 #
 # <!-- answer -->
 # On all four tasks (4 or 5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33
-# [31, 34] for TD3 with the data in its replay buffer, 10 [2.6, 18] after vanilla pre-training, 1.9 [−0.4, 4.2] after
+# [31, 34] for TD3 with the data in its replay buffer, 10 [2.6, 17] after vanilla pre-training, 1.7 [−0.5, 3.9] after
 # pre-training with imagined next states, and 20 [14, 26] with noise of the same size. We wait for 5 seeds to say whether
 # vanilla pre-training pays off. The score after pre-training with imagined next states differs from that of TD3 from scratch by
-# −13 [−15, −11] (without Ant +12 [+8.8, +15]), of vanilla pre-training by −8.2 [−16, −0.8] (without Ant +3.0 [−2.0, +8.0]), of
-# noise by −18 [−24, −12] (without Ant −1.9 [−6.3, +2.4]), and of TD3 with the data by −31 [−34, −28] (without Ant −4.5 [−7.8,
-# −1.3]).
+# −13 [−15, −11] (without Ant +12 [+8.7, +15]), of vanilla pre-training by −8.3 [−16, −0.9] (without Ant +2.9 [−2.0, +7.8]), of
+# noise by −18 [−24, −13] (without Ant −2.1 [−5.8, +1.6]), and of TD3 with the data by −31 [−34, −29] (without Ant −4.7 [−7.8,
+# −1.6]).
 # <!-- /answer -->
 #
 # | | |
@@ -249,8 +249,8 @@ looks.labelled(signs).rename_axis("augmented minus")
 # in imagination, or in both.
 #
 # When we named the three primary comparisons, we had recorded the baselines, three seeds of Hopper and one of
-# HalfCheetah. The [README](../README.md) has the p values of these three, corrected for three tests, once all five
-# seeds are recorded. Beside them it has the same differences without the seeds that we already knew.
+# HalfCheetah. The [README](../README.md) corrects their p values for three tests. Beside them it has the same
+# differences without the seeds that we already knew.
 #
 # ## 3. How early: the classical jump-start
 #
@@ -281,9 +281,9 @@ def jump_start(task, arm):
 pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jump_start)})
 
 # %% [markdown]
-# *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one. On Ant the pre-trained
-# arms do, against our expectation. Even a fresh ant scores well above zero, because an ant that only stands is rewarded
-# for it at every step, and standing takes no skill. An agent can also have a large mean score without a large
+# *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one, against our expectation.
+# On Ant this takes little: even a fresh ant scores well above zero, because an ant that only stands is rewarded for it
+# at every step, and standing takes no skill. An agent can also have a large mean score without a large
 # jump-start: it may begin low and learn fast.
 #
 # "Early" can also mean how soon an agent reaches a level. Our level is the published score of SAC after 100K
@@ -487,13 +487,11 @@ looks.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "n
 # *Read.* Right of zero, updates cost more than the noise of evaluations alone. Left of zero, an agent gained from
 # updates at once. The last table compares these differences. We expected the augmented agents to lose less, that is,
 # numbers below zero. A number above zero says that the first updates cost them more. Where the
-# interval lies above zero, our expectation fails. (With fewer than five seeds this is a direction.) On Ant the augmented
-# agents start near the lowest score that they reach, so they have little left to lose: a number below zero confirms
-# nothing there.
+# interval lies above zero, our expectation fails. (With fewer than five seeds this is a direction.)
 #
-# The score before the switch cancels in "drop with − drop without". But an agent that scores little can lose little:
-# compare the rows of "score offline". This score and $S(0)$ of section 3 are two evaluations of the same policy. They
-# differ by the luck of ten episodes.
+# The score before the switch cancels in "drop with − drop without". But an agent that scores little can lose little,
+# and then a number below zero confirms nothing: compare the rows of "score offline". This score and $S(0)$ of section 3
+# are two evaluations of the same policy. They differ by the luck of ten episodes.
 #
 # ## 6. Does over-estimation survive the switch?
 #
@@ -537,20 +535,19 @@ gaps = {stop: rows.set_index(statistics.RUN)["overestimation"] for stop, rows in
 pd.concat({stop: by_arm(shown, mean(gap, signed=True)) for stop, gap in gaps.items()})
 
 # %% [markdown]
-# *Read.* The rows "after 100,000" answer the question. Vanilla critics that had run away (section 6 of [chapter
-# 04](04_offline_pretraining.ipynb) counts them) over-estimate to the end, and so does the matched-noise critic that ran
-# away on Walker2d. On Ant matched noise comes back near the truth, while the values of augmented agents may flip from
-# far above the truth to far below it. Other critics' predictions come near the truth or fall below it. At zero the
+# *Read.* The rows "after 100,000" answer the question. Where a number has come near zero, online data have corrected the
+# critics. A critic that had run away need not come back: section 6 of [chapter 04](04_offline_pretraining.ipynb) counts
+# these critics. Values can even flip from far above the truth to far below it. At zero the
 # critic's prediction is right on average. Above zero it predicts too much, below zero too little. TD3 uses the smaller
 # of two critics, so it tends to predict too little once the policy is well known. In the grey part the pre-trained
 # agents do not change, while the others learn from 5,000 interactions on. Over-estimation is in rewards, so a task with
 # larger rewards shows larger numbers.
 #
-# *Why does the augmented agent not recover on Ant?* Perhaps the critic pushes every action to its limit, and the actor
-# cannot come back. The gradient of the actor's loss has the slope of tanh, $1 - a^2$, as a factor, and at the limit
-# this slope vanishes. The table shows how many actions of the shipped `augmented` agents (seed 0) lie beyond 0.99, over
-# recorded states, and their mean slope. The last column shows how far the actor's parameters move in the second half,
-# relative to their size:
+# *Why does the augmented agent of seed 0 not recover on Ant?* Perhaps the critic pushes every action to its limit, and
+# the actor cannot come back. The gradient of the actor's loss has the slope of tanh, $1 - a^2$, as a factor, and at the
+# limit this slope vanishes. The table shows how many actions of the shipped `augmented` agents (seed 0) lie beyond
+# 0.99, over recorded states, and their mean slope. The last column shows how far the actor's parameters move in the
+# second half, relative to their size:
 
 
 # %%

@@ -5,8 +5,8 @@
 # online?
 #
 # <!-- answer -->
-# On all four tasks (4 or 5 seeds), an agent that was pre-trained with the model's next states scores 1.9 [−0.4, 4.2] over the
-# first 100,000 interactions. With recorded next states it scores 10 [2.6, 18], and with noise as large as the model's held-out
+# On all four tasks (4 or 5 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−0.5, 3.9] over the
+# first 100,000 interactions. With recorded next states it scores 10 [2.6, 17], and with noise as large as the model's held-out
 # error 20 [14, 26]. Without Ant the means are 22, 19 and 24. We wait for 5 seeds to say whether the model beats noise. With a
 # perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
 # predictions about this error, none came true, none failed, and 5 are open.
@@ -240,12 +240,9 @@ Markdown(predictions.listed())
 #
 # *Ask.* How large are $b$ and $C$ for each *source*, that is, for each way to replace a next state? We ask the trained
 # world models of seed 0 about rows that they were fitted on, because training imagines these same rows. The table has
-# root mean squares over rows and dimensions: of $b$, and of the standard deviation of $j$.
-
-# %%
-show(imagination.error_parts)
-
-# %% [markdown]
+# root mean squares over rows and dimensions: of $b$, and of the standard deviation of $j$. (`error_parts` of [chapter
+# 02](02_world_model.ipynb), section 6, splits them.)
+#
 # | source | $\hat s'$ | expected error |
 # |---|---|---|
 # | `sample` | the paper's: $D(z + f(z, a))$, $z \sim q(z \mid s)$ | bias and jitter |
@@ -533,7 +530,7 @@ looks.labelled(pd.DataFrame(scores, studies.TWO))
 
 # %% [markdown]
 # *How to read it.* If the scores differ by no more than their intervals, we see no effect of the
-# repetition. With three seeds only a large effect would show.
+# repetition. With few seeds only a large effect would show.
 #
 # ## 6. Is 50 % the best rate?
 #
@@ -689,8 +686,8 @@ looks.titled(pd.DataFrame(columns, index))
 # %% [markdown]
 # *Read.* A difference to `td3` contains more than what is carried. A carried agent's states are standardised by the
 # data, those of `td3` are raw ([chapter 05](05_online_finetuning.ipynb), section 7). Compare such a difference with the
-# last two rows, which rest on few seeds: if it is not clearly larger than they are, it may come from the standardised
-# states alone. The verdict on claim (e) below has the same weakness, because two of its three differences are to `td3`.
+# last two rows: if it is not clearly larger than they are, it may come from the standardised states alone.
+# The verdict on claim (e) below has the same weakness, because two of its three differences are to `td3`.
 # The third compares arms with different warm-ups.
 #
 # Both `*_data` and `td3_data` have the data and standardised states, and begin to learn after 5,000 steps. So their

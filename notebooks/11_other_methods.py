@@ -8,9 +8,9 @@
 # critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (33), HalfCheetah (44) and Ant
 # (77). On all four tasks (4 or 5 seeds), the mean score of *LayerNorm critics, data kept* differs by +21 [+16, +26] from that
 # of *TD3 with the data, no pre-training*, by +39 [+28, +49] from that of *vanilla, data kept* and by +29 [+24, +34] from that
-# of *SAC from scratch*. A verdict takes 5 seeds. Not recorded yet: *LayerNorm critics, no pre-training*, *RLPD*, *augmented,
-# LayerNorm critics, data kept*, *IQL, data kept* and *behaviour cloning, data kept*. No recorded run shows yet whether a
-# perfect world model would help.
+# of *SAC from scratch*. A verdict takes 5 seeds. Not yet recorded on every task: *LayerNorm critics, no pre-training*, *RLPD*,
+# *augmented, LayerNorm critics, data kept*, *IQL, data kept* and *behaviour cloning, data kept*. No recorded run shows yet
+# whether a perfect world model would help.
 # <!-- /answer -->
 #
 # | | |
@@ -75,7 +75,7 @@ figure = plt.figure(figsize=(8, 6.4))
 drawn = figures.dots(figures.panels(figure), score, arms)
 figure.supxlabel(f"mean score over the first {end:,} interactions", fontsize=10)
 shown = table[table["arm"].isin(arms) & (table["phase"] == "finetune")]
-text = "Mean online score of each arm, as far as it is recorded. The first five arms do not pre-train, "
+text = "Mean online score of each arm. The first five arms do not pre-train, "
 text += "and TD3 and SAC from scratch use no offline transitions. Ant has an axis of its own."
 caption = figures.caption(text, shown, metadata, figures.DOTS)
 save_figure(figure, "11_methods", drawn, caption, profile)
@@ -463,8 +463,8 @@ square.replace("nan%", "–")
 # *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together. This
 # number does not depend on the processor. An update of SAC costs about 1.6 times as much as one of TD3 ([chapter
 # 90](90_engine.ipynb)). (Imagination also needs the fit of its world model.) Points further right used more compute,
-# and higher points score better. Pre-trained arms make about three times as many updates as TD3 with the data. We have
-# no arm that makes as many without pre-training. So a gain over TD3 with the data may come from LayerNorm, from
+# and higher points score better. The x axis shows how many more updates pre-trained arms make than TD3 with the data.
+# We have no arm that makes as many without pre-training. So a gain over TD3 with the data may come from LayerNorm, from
 # pre-training, or from more updates.
 
 # %%
@@ -493,8 +493,8 @@ save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata,
 # reaches 90 % of SAC's published mean score over the last 100,000 of a million interactions. The table has the median
 # over seeds, and how many seeds get there within 100,000. Where at most half of them do, the median lies beyond. One
 # lucky evaluation is enough. So this is not the time until an arm *stays* that good: the curves of Hopper in [chapter
-# 05](05_online_finetuning.ipynb) jump by tens of points. Most entries lie beyond the last interaction: SAC's score after
-# a million is a high bar.
+# 05](05_online_finetuning.ipynb) jump by tens of points. SAC's score after a million is a high bar, so many entries may
+# lie beyond the last interaction.
 
 
 # %%
@@ -564,8 +564,8 @@ if len(inside):
     print("and relative to their spread", below(inside["roughness / spread"], "vanilla_data"))
 
 # %% [markdown]
-# *Read.* The lines count the tasks on which LayerNorm's critics are better calibrated than vanilla ones. The difference
-# is by far the largest where most vanilla critics run away. The table holds only recorded arms. Gap, spread and
+# *Read.* The lines count the tasks on which LayerNorm's critics are better calibrated than vanilla ones. Compare the
+# table with the count of critics that ran away in chapter 04. The table holds only recorded arms. Gap, spread and
 # roughness are in rewards, and the drop is in points of score. With a gap near zero, a critic predicts well on average.
 # With a gap below zero, it predicts too little. The three lines compare the medians of LayerNorm and vanilla. For them
 # we take the size of each seed's gap, because gaps of both signs would cancel. They do not say how sure a difference
@@ -641,16 +641,17 @@ end_of_way = end_of_way.reindex(
     [(task, arm) for task in tasks.TASKS for arm in trained.ACTION_ARMS]
 ).dropna()
 end_of_way = looks.labelled(end_of_way)
-print("`high` is lower with LayerNorm than with vanilla", below(end_of_way["high"], "vanilla"))
+for other in ("vanilla", "noise"):
+    label = looks.look(other).label
+    print(f"`high` is lower with LayerNorm than with {label}", below(end_of_way["high"], other))
 end_of_way.map("{:.2f}".format)
 
 # %% [markdown]
-# *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws. On
-# Ant and Walker2d, where most vanilla critics run away, LayerNorm lowers `high` more than matched noise does. On Hopper
-# noise lowers it as much, so there LayerNorm is not the only way, and on HalfCheetah LayerNorm lowers it on the way but
-# not at the end. Where critics have run away, their standard deviation is huge: compare the shape of the lines there,
-# not their height. (These arms differ in whether they keep the data, too, but that matters only online.) We did not
-# check whether the gains that remain are false. The roughness cannot show this, because it has no sign.
+# *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws.
+# Where noise lowers it as much as LayerNorm does, LayerNorm is not the only way. On HalfCheetah LayerNorm lowers it on
+# the way but not at the end. Where critics have run away, their standard deviation is huge: compare the shape of the
+# lines there, not their height. (These arms differ in whether they keep the data, too, but that matters only online.)
+# We did not check whether the gains that remain are false. The roughness cannot show this, because it has no sign.
 #
 # ## 7. What if the world model were perfect? The simulator in its place
 #
@@ -698,9 +699,9 @@ assert met.next_state.ravel().tolist() == [1, 3, 2], "no branch goes on after a 
 print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 
 # %% [markdown]
-# We screen these arms on two tasks, with seeds that no other table uses. To keep the screening within 15 hours of one
-# core, these arms have a quarter of the offline updates and half of the interactions of the others, and we weaken or
-# remove the cloning term only without the simulator and with a share of 50 %. The folded table has all of them,
+# We screen these arms on two tasks, with seeds that no other table uses. To keep the screening within about 15 hours of
+# one core, these arms have a quarter of the offline updates and half of the interactions of the others, and we weaken
+# or remove the cloning term only without the simulator and with a share of 50 %. The folded table has all of them,
 # including the poor ones. *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics
 # over-estimate their policy when pre-training ends (rewards). *Online* is the mean score over all interactions.
 
@@ -740,8 +741,8 @@ for each in effects:
 
 # %% [markdown]
 # *What follows.* If the simulator does not help, a more accurate model of the policy's actions will not help either. If
-# it does, five small networks that predict changes and rewards are next. Rows on which they disagree most would keep
-# their recorded action. We have not built them.
+# it does, the next thing to try would be five small networks that predict changes and rewards. Rows on which they
+# disagree most would keep their recorded action. We have not built them.
 #
 # ## 8. A rule before going online
 #
@@ -838,7 +839,7 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 # | 1 | LayerNorm | learned gain and offset | neither | equally many parameters with and without it |
 # | 2 | RLPD | ten critics, up to 20 updates a step | two, one update a step | the compute of every other arm |
 # | 3 | RLPD, IQL | raw states | standardised states | as every arm that keeps the data |
-# | 4 | IQL | a million offline updates | 200,000 | as every pre-trained arm |
+# | 4 | IQL | a million offline updates | 200,000 | as TD3+BC here |
 # | 5 | RLPD, IQL | Glorot-uniform, orthogonal start | that of `torch.nn.Linear` | as every arm |
 # | 6 | RLPD | temperature's loss in $\alpha$ | in $\log\alpha$ | as our SAC |
 # | 7 | IQL | learning rate of the actor decays | constant | training continues online |
@@ -869,7 +870,7 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 #
 # It is fair to RLPD's idea: we use SAC, LayerNorm and batches whose half is old. It is not fair to RLPD's published
 # numbers: that paper makes up to twenty updates a step, twenty times as many as our RLPD, and six to seven times as
-# many as a pre-trained arm here. Our results only hold for RLPD with one update a step.
+# many as TD3+BC with its online updates here. Our results only hold for RLPD with one update a step.
 # </details>
 #
 # <details><summary>Why these algorithms and not Cal-QL, PEX or another?</summary>
