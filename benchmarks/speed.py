@@ -133,8 +133,8 @@ def learning(
     name, loss = LEARNERS[algorithm]
     arm = Arm(name, ALGORITHMS[name].settings(), precision=precision)
     learner = training.learner(arm, tasks.find(task), range(population), arithmetic=replace(arithmetic, device=device))
-    table = torch.randn(population, rows, 2 * learner.task.state_size + learner.task.action_size + 3, device=device)
-    table[..., -2:] = 0  # no transition is terminal
+    table = torch.randn(population, rows, transitions.width(*learner.sizes), device=device)
+    table[..., transitions.TERMINAL :] = 0  # no transition is terminal
     learn = training.updater(learner, getattr(learner.algorithm, loss))
 
     def call() -> None:

@@ -39,6 +39,11 @@ def say(*parts: object, sep: str = " ") -> None:
     print(escaped(sep.join(map(str, parts)), "\n"), flush=True)
 
 
+def runs_missing(number: int) -> str:
+    """Returns how many runs are missing, as "1 run missing"."""
+    return f"{number} run{'' if number == 1 else 's'} missing"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that escapes control characters in its error messages."""
 
@@ -99,12 +104,12 @@ def record(arguments: argparse.Namespace) -> None:
     checks.require(workers <= limit, f"workers is {workers}, but on {cores} cores it must be at most {limit}")
     root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
-    hours = runner.seconds(missing, runner.step_seconds(records.load_metadata(records.root())), profile) / 3600
+    hours = runner.hours(missing, records.load_metadata(records.root()), profile)
     if arguments.cluster or arguments.device != "cpu":
         takes = f"{hours:.1f} hours of one CPU core"
     else:
         takes = f"{hours / workers:.1f} hours with {workers} worker{'s' if workers > 1 else ''}"
-    say(f"{arguments.study or 'programme'}: {len(missing)} runs missing in {root}, about {takes}")
+    say(f"{arguments.study or 'programme'}: {runs_missing(len(missing))} in {root}, about {takes}")
     if not missing and profile.name != "paper":
         say(f"to train them again after a code change, delete {root}")
     if arguments.dry_run:
@@ -130,16 +135,15 @@ def status(arguments: argparse.Namespace) -> None:
         say(runner.status(studies.find(arguments.study), root, work).to_string())
         return
     metadata, cores, programme = records.load_metadata(root), joblib.cpu_count(), studies.programme()
-    pace = runner.step_seconds(metadata)
     for study in studies.STUDIES.values():
         runs = study.runs()
         missing = [run for run in runs if run not in metadata]
-        total, left = (runner.seconds(some, pace) / 3600 / cores for some in (runs, missing))
+        total, left = (runner.hours(some, metadata) / cores for some in (runs, missing))
         hours = f"{total:>7.1f} hours on {cores} cores, {left:.1f} left"
         say(f"{study.name:<11}{len(runs) - len(missing):>4} of {len(runs):>3} runs{hours:<36}  {study.question}")
     missing = [run for run in programme if run not in metadata]
-    hours_left = runner.seconds(missing, pace) / 3600 / cores
-    say(f"programme: {len(missing)} runs missing, about {hours_left:.1f} hours on {cores} cores")
+    hours_left = runner.hours(missing, metadata) / cores
+    say(f"programme: {runs_missing(len(missing))}, about {hours_left:.1f} hours on {cores} cores")
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -187,27 +191,29 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the offline datasets, imports a D4RL v2 file or a Minari dataset, or exports to Minari."""
-    from mbaug.datasets import check, export, pools
+    from mbaug.datasets import export, imports, pools
     from mbaug.experiments import probes
 
-    imports = arguments.source is not None or arguments.name is not None
+    importing = arguments.source is not None or arguments.name is not None
     unused = "--output names the folder of an import or export: add PATH.hdf5 --as NAME, or --export minari"
-    checks.require(imports or arguments.export or arguments.output is None, unused)
+    checks.require(importing or arguments.export or arguments.output is None, unused)
     asked = [f"--{each}" for each in ("export", "readme", "probes") if getattr(arguments, each)]
-    if imports:
+    if importing:
         asked.insert(0, "an import")
     checks.require(len(asked) <= 1, f"{' and '.join(asked)} cannot be combined: run one command for each")
-    if imports:
+    if importing:
         source = checks.given(arguments.source, "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID")
         name = checks.given(arguments.name, "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl")
         folder = arguments.output or files.repository() / "build" / "offline"
-        say(check.import_dataset(source, name, folder, say))
+        say(imports.import_dataset(source, name, folder, say))
         return
     repository = files.repository()  # raises without a clone
     if arguments.export:
         folder = arguments.output or repository / "build" / "minari"
         note = f"in {folder}, with a card: set MINARI_DATASETS_PATH to this folder and Minari finds them"
-        say(*export.minari_datasets(folder), note, sep="\n")
+        for identifier in export.minari_datasets(folder):
+            say(identifier)
+        say(note)
     elif arguments.readme:
         pools.write_readme()
     elif arguments.probes:
@@ -248,9 +254,9 @@ def models(arguments: argparse.Namespace) -> None:
     from mbaug.experiments import records, runner, trained
 
     work = arguments.work or runner.work_folder()
-    for line in trained.make(work, records.root()):
+    for line in trained.make(records.root(), work):
         say(line)
-    trained.update_along_actions(work, records.root())
+    trained.update_along_actions(records.root(), work)
 
 
 def advise(arguments: argparse.Namespace) -> None:
@@ -307,8 +313,10 @@ def figures(arguments: argparse.Namespace) -> None:
     paper = arguments.profile == "paper"
     refused = f"--anew writes tables of the profile 'paper', but the profile is {arguments.profile!r}"
     checks.require(paper or not arguments.anew, refused)
-    frame = records.load_runs(records.root()) if paper and chapters.find(arguments.only) else None
-    if frame is not None:
+    frame = None
+    if paper:
+        chapters.find(arguments.only)  # refuses an unknown chapter before the work
+        frame = records.load_runs(records.root())
         tables.update(frame)
     if arguments.anew:
         os.environ[stored.ANEW] = "1"
@@ -329,8 +337,8 @@ def notebooks(arguments: argparse.Namespace) -> None:
     from mbaug.experiments import records
     from mbaug.reporting import chapters, tables
 
-    if chapters.find(arguments.only):
-        tables.update(records.load_runs(records.root()))
+    chapters.find(arguments.only)  # refuses an unknown chapter before the work
+    tables.update(records.load_runs(records.root()))
     chapters.reading_copies(only=arguments.only)
 
 

@@ -196,13 +196,16 @@ def set_state(environment: gymnasium.Env, state: Float[np.ndarray, " state"]) ->
     The position along the track becomes zero, because no state contains it.
 
     Raises:
-        ValueError: The state does not have the size of the environment's observations.
+        ValueError: The state does not have the size of the environment's observations, or these are not the simulator's
+            positions and velocities.
     """
     needed, found = environment.observation_space.shape, state.shape
     checks.require(found == needed, f"the state has shape {found}, but the environment's observations have {needed}")
     simulator: Any = environment.unwrapped
     positions, velocities = simulator.model.nq, simulator.model.nv
     hidden = positions + velocities - len(state)
+    parts = f"the simulator has {positions} positions and {velocities} velocities, but a state has {len(state)} components"
+    checks.require(0 <= hidden <= positions, f"{parts}: we can restore a state only if it holds all velocities")
     state = state.astype(np.float64)
     simulator.set_state(np.concatenate([np.zeros(hidden), state[: positions - hidden]]), state[-velocities:])
 
@@ -223,7 +226,6 @@ class Lockstep:
     """P environments that step together. Each has its own random stream, from which it is reset when its episode ends."""
 
     def __init__(self, task: Task, seeds: Sequence[int], dynamics: Dynamics = CALM) -> None:
-        self.task = task
         self.environments = [make(task, dynamics) for _ in seeds]
         pairs = zip(self.environments, seeds, strict=True)
         first = [environment.reset(seed=streams.integer(seed, "environment"))[0] for environment, seed in pairs]

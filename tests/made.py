@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mbaug import files, tasks
+from mbaug.experiments import run
 from mbaug.method import training
 from mbaug.method.arms import ALGORITHMS, Arm
 from mbaug.method.iql import IQL
@@ -81,6 +82,18 @@ def refused(record, name, value):
     return None
 
 
+def diverges_at(monkeypatch, steps):
+    """Makes a weight of the first agent's critics NaN after each evaluation at this number of environment steps."""
+    evaluate = run.evaluate
+
+    def poisoned(population, phase):
+        evaluate(population, phase)
+        if population.learner.environment_steps == steps:
+            population.learner.agent.critics.network.layers[0][0][0] = float("nan")
+
+    monkeypatch.setattr(run, "evaluate", poisoned)
+
+
 # --- by hand: three transitions of two agents, in plain NumPy --------------------------------------------------------------
 
 THREE = {
@@ -128,7 +141,7 @@ def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss)
         batch = batch._replace(terminal=(batch.terminal > 0.6).to(dtype))
         normal = torch.randn(algorithm.normals, population, BATCH, ACTION, generator=g, dtype=dtype)
         policy_step = step % settings.policy_delay == 0
-        algorithm.update(agent, batch, algorithm.noise(normal, settings), settings, policy_step, **loss)
+        algorithm.update(agent, batch, settings, algorithm.noise(normal, settings), policy_step, **loss)
     return agent
 
 

@@ -43,11 +43,11 @@ def repository(tmp_path, monkeypatch):
 def test_record_trains_the_missing_runs_and_then_has_nothing_to_do(repository, capsys):
     """The first command writes its run into the folder of the profile; the second finds it there."""
     command = ["record", "tiny", "--profile", "smoke", "--seeds", "1", "--workers", "1"]
-    for missing, said in (("1", str(RUNS[1])), ("0", "to train them again after a code change, delete ")):
+    for missing, said in (("1 run", str(RUNS[1])), ("0 runs", "to train them again after a code change, delete ")):
         commands.main(command)
         assert records.recorded(repository / "build" / "smoke" / "runs") == RUNS[1:]
         first, *rest = capsys.readouterr().out.splitlines()
-        assert first.startswith(f"tiny: {missing} runs missing in ")
+        assert first.startswith(f"tiny: {missing} missing in ")
         assert said in "".join(rest)
 
 
@@ -55,9 +55,9 @@ def test_record_trains_the_missing_runs_and_then_has_nothing_to_do(repository, c
     ("typed", "first", "listed"),
     [
         ("record", "programme: 2 runs missing in", RUNS),  # 95,000 updates each, counted as 100 a second
-        ("record tiny --only */seed1", "tiny: 1 runs missing in", RUNS[1:]),
+        ("record tiny --only */seed1", "tiny: 1 run missing in", RUNS[1:]),
         ("record tiny --seeds 7,3-4", "tiny: 3 runs missing in", [Run("hopper", "none", "small", seed) for seed in (7, 3, 4)]),
-        ("record tiny --profile smoke", "tiny: 1 runs missing in", RUNS[:1]),  # this profile has one seed
+        ("record tiny --profile smoke", "tiny: 1 run missing in", RUNS[:1]),  # this profile has one seed
     ],
 )
 def test_a_dry_run_lists_the_runs_that_it_would_train(typed, first, listed, repository, capsys):
@@ -300,7 +300,7 @@ def test_each_failed_run_has_its_own_line(repository, monkeypatch):
     def failed(*given):
         raise RuntimeError("one: \x1b\nother: full")
 
-    monkeypatch.setattr(runner, "step_seconds", failed)
+    monkeypatch.setattr(runner, "hours", failed)
     with pytest.raises(SystemExit, match=r"^mbaug: one: \\x1b\nother: full$"):
         commands.main(["status"])
 
@@ -330,7 +330,7 @@ def test_verify_takes_the_cheapest_run_that_every_processor_can_train(monkeypatc
     ("typed", "callee", "said"),
     [
         ("record tiny", "record", "mbaug: interrupted; the same command continues from the last checkpoints"),
-        ("status", "step_seconds", "mbaug: interrupted"),
+        ("status", "hours", "mbaug: interrupted"),
     ],
 )
 def test_an_interrupted_command_mentions_checkpoints_only_if_it_writes_them(typed, callee, said, repository, monkeypatch):

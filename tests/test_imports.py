@@ -8,6 +8,8 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
+from mbaug import __version__
+
 ORDER = (
     *("__init__", "files", "checks", "ending", "streams", "provenance", "engine", "tasks", "method"),
     *("datasets", "experiments", "reporting", "__main__"),
@@ -69,4 +71,4 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_importing_the_package_imports_neither_torch_nor_numpy():
     code = "import mbaug, sys; print(mbaug.__version__, {'torch', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.strip() == "0.1.0 set()"
+    assert result.stdout.strip() == f"{__version__} set()"

@@ -79,8 +79,11 @@ def test_scores_are_normalised_as_in_d4rl():
 
 def test_a_task_of_your_own_has_the_same_time_limit():
     names = {"positions": (*"abcdef",), "velocities": (*"ghij",)}
-    reacher = replace(tasks.find("hopper"), gym_id="Reacher-v5", action_size=2, **names)
-    assert tasks.make(reacher).spec.max_episode_steps == tasks.STEPS  # Gymnasium's limit is 50
+    reacher = tasks.make(replace(tasks.find("hopper"), gym_id="Reacher-v5", action_size=2, **names))
+    assert reacher.spec.max_episode_steps == tasks.STEPS  # Gymnasium's limit is 50
+    sentence = r"^the simulator has 4 positions and 4 velocities, but a state has 10 components: we can restore a state only"
+    with pytest.raises(ValueError, match=sentence):
+        tasks.set_state(reacher, reacher.reset(seed=0)[0])
 
 
 @pytest.mark.parametrize(("gym_id", "size", "found"), [("Pusher-v5", 7, "-2.0, 2.0, (7,)"), ("Hopper-v5", 4, "-1.0, 1.0, (3,)")])

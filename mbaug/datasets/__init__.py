@@ -1,1 +1,1 @@
-"""Offline datasets: read and check them, collect our own, render them."""
+"""Offline datasets: read, check and import them, collect our own, render them."""

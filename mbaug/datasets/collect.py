@@ -19,7 +19,7 @@ from mbaug.datasets import pools, read
 from mbaug.datasets.pools import Rows, episodes
 from mbaug.method import training
 from mbaug.method.arms import Arm
-from mbaug.method.transitions import packed_rows
+from mbaug.method.transitions import REWARD, TERMINAL, packed_rows
 from mbaug.provenance import provenance
 from mbaug.tasks import Lockstep, Task
 
@@ -79,7 +79,7 @@ def roll_out(task: Task, quality: str, seed: int, act: Act) -> Rows:
     """Returns whole episodes of the policy `act`, at least `ROLLED_OUT` steps. `seed` and `quality` name the random streams."""
     environments = Lockstep(task, [streams.integer(seed, "pool", quality)])
     random, rows = streams.numpy_generator(seed, "pool", quality), []
-    while len(rows) < ROLLED_OUT or not rows[-1][-2:].any():
+    while len(rows) < ROLLED_OUT or not rows[-1][TERMINAL:].any():
         state = environments.state
         action = act(state[0], random)[None]
         step = environments.step(action)
@@ -212,7 +212,7 @@ def content(trained: Trained, quality: str, steps: int, level: float | None) -> 
         "medium_level": level,
         "replay_transitions": len(rows),
         "replay_episodes": len(finished),
-        "replay_mean_return": float(np.mean([rows[episode, -3].sum() for episode in finished])),
+        "replay_mean_return": float(np.mean([rows[episode, REWARD].sum() for episode in finished])),
         "curve": [point for point in curve if point["environment_steps"] <= steps],
     }
     if quality == "medium-replay":

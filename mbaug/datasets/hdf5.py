@@ -81,6 +81,7 @@ def _declared(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def _refuse(fault: bool, sentence: str) -> None:
+    """Raises DatasetDamaged with `sentence` if there is a fault."""
     if fault:
         raise DatasetDamaged(sentence)
 

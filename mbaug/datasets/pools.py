@@ -17,6 +17,7 @@ from jaxtyping import Float
 from mbaug import files, tasks
 from mbaug.datasets.cards import DatasetDamaged, checked, read_card, sealed
 from mbaug.datasets.read import FOLDER, FOLDERS, bundled
+from mbaug.method.transitions import REWARD, TERMINAL, TRUNCATED
 
 LICENCE = "CC BY 4.0"  # licence of our own pools and of D4RL's files
 VERIFIED = "verified"  # entry of `listing` for a pool that matches its card
@@ -35,7 +36,7 @@ Rows = Float[np.ndarray, "steps width"]  # packed as transitions.pack does
 
 def episodes(rows: Rows) -> list[np.ndarray]:
     """Returns the row numbers of each finished episode, without an unfinished last one."""
-    ends = np.flatnonzero(rows[:, -2:].any(axis=1)) + 1
+    ends = np.flatnonzero(rows[:, TERMINAL:].any(axis=1)) + 1
     return np.split(np.arange(ends[-1]), ends[:-1]) if len(ends) else []
 
 
@@ -55,15 +56,15 @@ def coverage(task: tasks.Task, state: Float[np.ndarray, "rows state"]) -> dict:
 @np.errstate(over="ignore", invalid="ignore")  # values that overflow become infinite, which the card refuses
 def describe(task: tasks.Task, rows: Rows) -> dict:
     """Returns a card's description of finished episodes: counts, returns, score, ends, state coverage."""
-    returns = [float(rows[episode, -3].sum()) for episode in episodes(rows)]
+    returns = [float(rows[episode, REWARD].sum()) for episode in episodes(rows)]
     return {
         "transitions": len(rows),
         "episodes": len(returns),
         "mean_return": float(np.mean(returns)),
         "mean_score": float(tasks.normalised_score(task, np.mean(returns))),
         "return_quantiles": dict(zip(("0", "25", "50", "75", "100"), np.percentile(returns, (0, 25, 50, 75, 100)), strict=True)),
-        "terminals": int(rows[:, -2].sum()),
-        "timeouts": int(rows[:, -1].sum()),
+        "terminals": int(rows[:, TERMINAL].sum()),
+        "timeouts": int(rows[:, TRUNCATED].sum()),
         "state_coverage": coverage(task, rows[:, : task.state_size]),
     }
 
@@ -114,7 +115,7 @@ def listing(folders: Sequence[Path] = FOLDERS) -> pd.DataFrame:
             card = read_card(path)
             checksum = VERIFIED if files.sha256(path) == card["sha256"] else "DIFFERS"
         except DatasetDamaged:
-            card, checksum = {}, "NO CARD"
+            card, checksum = {}, "NO VALID CARD"
         rows.append(card | {"name": name, "MB": path.stat().st_size / 1e6, "checksum": checksum})
     columns = ["transitions", "episodes", "mean_return", "mean_score", "MB", "checksum"]
     table = pd.DataFrame(rows, columns=["name", *columns]).set_index("name").round({"mean_return": 1, "mean_score": 1, "MB": 2})

@@ -58,7 +58,13 @@ def load(name: str | Path, folders: Sequence[Path] = FOLDERS) -> Dataset:
 
 
 def arrays(name: str, folders: Sequence[Path] = FOLDERS) -> tuple[str, Columns]:
-    """Returns the name and the columns, under D4RL v2's names, of a dataset that is one file or one Minari dataset."""
+    """Returns the name and the columns, under D4RL v2's names, of a dataset that is one file or one Minari dataset.
+
+    Raises:
+        ValueError: The name is unknown, or the file or dataset is damaged (DatasetDamaged).
+        OSError: It does not exist or cannot be read.
+        ModuleNotFoundError: Minari, which is optional, is not installed.
+    """
     if name.startswith(MINARI):
         return name.removeprefix(MINARI).replace("/", "-"), read_minari(name)
     path = _find(name, folders)
@@ -111,6 +117,9 @@ def columns(name: str, arrays: Columns) -> Columns:
     Files with neither lack the next state at an episode's end. There we drop rows that timed out, and the last row of an
     unfinished last episode. We keep a terminal row because its reward counts, and set its next state to its own state: no
     target uses that state, and the world model is not fitted to rows at an episode's end.
+
+    Raises:
+        ValueError: The columns lack a next state, contradict each other, or violate what `check_columns` or `ends` checks.
     """
     check_columns(name, arrays)
     terminal, timeout = ends(name, arrays)
@@ -179,7 +188,13 @@ def _check_succession(name: str, state: np.ndarray, next_state: np.ndarray, ende
 
 
 def read_minari(name: str) -> Columns:
-    """Returns the columns, under D4RL v2's names, of a Minari dataset on this machine. Downloads nothing."""
+    """Returns the columns, under D4RL v2's names, of a Minari dataset on this machine. Downloads nothing.
+
+    Raises:
+        ValueError: The name lacks the id, or the dataset cannot be read (DatasetDamaged).
+        FileNotFoundError: It is not on this machine.
+        ModuleNotFoundError: Minari, which is optional, is not installed.
+    """
     identifier = name.removeprefix(MINARI)
     require(identifier, f"{name!r} names no dataset: add its id, as in {MINARI}mujoco/hopper/medium-v0")
     try:

@@ -56,11 +56,11 @@ def captured(
         replay = capture(partial(period, *buffers))
         reset()
         replay()
-        pairs = zip(expected, reset(), strict=True)
-        # an agent that diverged holds NaN, which must count as equal
-        equal = (np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs)
-        if device == "cpu" and not all(equal):
-            raise RuntimeError("the replay gives different numbers")
+        found = reset()
+        if device == "cpu":  # an agent that diverged holds NaN, which must count as equal
+            pairs = zip(expected, found, strict=True)
+            if not all(np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs):
+                raise RuntimeError("the replay gives different numbers")
     except (RuntimeError, TypeError) as error:
         slower = "they run without a graph, which is slower"
         warn_once(f"the updates could not be captured as a graph ({error}): {slower}")

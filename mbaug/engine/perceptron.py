@@ -36,15 +36,15 @@ class _Perceptron(torch.autograd.Function):
     """h_l = relu(h_{l-1} W_l + b_l), optionally with LayerNorm before relu and a linear last layer. N networks of any depth."""
 
     @staticmethod
-    def forward(ctx, inputs, flat, layers, low, normalised):
+    def forward(ctx, inputs, flat, layers, product_dtype, normalised):
         hidden, activations, weights, norms = inputs, [], [], []
         for number, (weight, bias) in enumerate(layers, start=1):
             activations.append(hidden)
             if weight.shape[-1] == 1:  # a weighted sum: torch.bmm takes as long as for sixteen outputs
                 hidden = (hidden * weight.transpose(1, 2)).sum(-1, keepdim=True).add_(bias)
-            elif low is not None and min(weight.shape[1:]) >= WIDE:
-                weight = weight.to(low)
-                activations[-1] = (hidden, hidden.to(low))
+            elif product_dtype is not None and min(weight.shape[1:]) >= WIDE:
+                weight = weight.to(product_dtype)
+                activations[-1] = (hidden, hidden.to(product_dtype))
                 hidden = torch.bmm(activations[-1][1], weight).to(bias.dtype).add_(bias)
             else:
                 hidden = torch.bmm(hidden, weight).add_(bias)

@@ -70,8 +70,8 @@ def check_device(device: str) -> None:
     require(device == "cpu" or torch.cuda.is_available(), absent)
 
 
-def prepare(precision: str = "float32", device: str = "cpu") -> str:
-    """Prepares this process for training; returns the precision it will use, float32 if bfloat16 is missing.
+def prepare(precision: str = "float32", device: str = "cpu") -> None:
+    """Prepares this process for training.
 
     When other processes are busy, two threads can be several times slower than one, because they
     spin at their barriers. So each process trains with one thread, and a study runs one process per
@@ -84,8 +84,14 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
 
     Float32 products use oneDNN where it keeps all 24 bits, which is slightly faster on AMD's Zen 4. Torch calls this "medium"
     precision. On processors with AMX, "medium" computes in bfloat16, and on a GPU in TF32, so we do not use it there.
+
+    Raises:
+        ValueError: The device is unknown, this machine lacks it, or it cannot multiply in the precision.
     """
     check_device(device)
+    lacking = f"precision is 'bfloat16', but the device {device!r} has no bfloat16 products in hardware"
+    remedy = "(on a CPU: avx512_bf16 or amx_bf16): use another precision, or a machine that has them"
+    require(precision != "bfloat16" or has_bfloat16(device), f"{lacking} {remedy}")
     keep_memory()
     torch.set_flush_denormal(True)
     if torch.get_num_threads() > 1:
@@ -98,11 +104,6 @@ def prepare(precision: str = "float32", device: str = "cpu") -> str:
             "because several can be many times slower beside any other load: they spin while they wait "
             "for each other (notebook 90_engine); to use more cores, use more processes"
         )
-    if precision == "bfloat16" and not has_bfloat16(device):
-        lacking = f"the device {device!r} has no bfloat16 products in hardware"
-        warn_once(f"{lacking} (on a CPU: avx512_bf16 or amx_bf16): using float32")
-        precision = "float32"
     flags = processor_flags()
     through_onednn = device == "cpu" and "avx512f" in flags and "amx_bf16" not in flags
     torch.set_float32_matmul_precision("medium" if through_onednn else "highest")
-    return precision

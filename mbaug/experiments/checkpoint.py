@@ -133,6 +133,7 @@ def restoring(folder: Path) -> Iterator[None]:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Returns the SHA-256 of a text and of the tensors' names and bytes."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(name.encode())

@@ -114,6 +114,7 @@ def calibration(
 
 
 def _calibrated(values: Float[np.ndarray, "twin states"], returns: Float[np.ndarray, " states"]) -> dict[str, float | int]:
+    """Returns the keys of one group, as `calibration` describes them."""
     smaller = values.min(axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
@@ -132,6 +133,7 @@ def _calibrated(values: Float[np.ndarray, "twin states"], returns: Float[np.ndar
 
 
 def _percentiles(values: Float[Tensor, "population batch"]) -> list[list[float]]:
+    """Returns the PERCENTILES of each agent's values."""
     shares = torch.tensor(PERCENTILES, dtype=values.dtype, device=values.device) / 100
     return values.quantile(shares, dim=-1).T.tolist()
 

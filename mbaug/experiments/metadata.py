@@ -117,4 +117,5 @@ def checked(metadata: Any, where: str) -> dict[str, Any]:
 
 
 def _may_lack(metadata: dict[str, Any]) -> set[str]:
+    """Returns the keys that a record of this format may lack."""
     return OPTIONAL | {name for name, since in ADDED_IN.items() if metadata["format"] < since}

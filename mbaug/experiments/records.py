@@ -213,12 +213,12 @@ def recorded(root: Path, runs: Iterable[Run] | None = None) -> list[Run]:
 
 
 def find(root: Path, run: Run) -> dict[str, Any] | None:
-    """Returns a run's verified metadata, None if it is not recorded."""
+    """Returns a run's verified metadata, None if it is not recorded; raises RecordDamaged as `read_metadata`."""
     return read_metadata(root, run) if run.path(root).with_suffix(".json").exists() else None
 
 
 def load_metadata(root: Path, runs: Iterable[Run] | None = None) -> dict[Run, dict[str, Any]]:
-    """Returns the verified metadata of the recorded runs, or only of those in `runs`."""
+    """Returns the verified metadata of the recorded runs, or only of those in `runs`; raises RecordDamaged."""
     return {run: read_metadata(root, run) for run in recorded(root, runs)}
 
 
@@ -227,7 +227,7 @@ def load_runs(root: Path, runs: Iterable[Run] | None = None) -> pd.DataFrame:
 
     The columns are those of `RUN_COLUMNS`, those of `COLUMNS`, and score, the D4RL-normalised return. `overfitting` is the error
     of the critics on new rows divided by that on trained rows when pre-training ends, NaN if it was not measured. A run that
-    diverged before its first evaluation has one row without phase and returns.
+    diverged before its first evaluation has one row without phase and returns. Raises RecordDamaged as `read_metadata`.
     """
     found = {run: _verified(root, run) for run in recorded(root, runs)}
     run_values = [
@@ -269,6 +269,7 @@ def difference(metadata: Mapping[str, Any], arm: Arm) -> str | None:
 
 
 def _difference(recorded: Any, current: Any, name: str) -> str | None:
+    """Returns what `difference` does for plain data, of which `name` is the path in the settings."""
     if isinstance(recorded, dict) and isinstance(current, dict):
         pairs = {key: [side.get(key, "absent") for side in (recorded, current)] for key in recorded | current}
         differences = (_difference(then, now, f"{name}.{key}") for key, (then, now) in pairs.items())

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mbaug import engine, files, streams, tasks
-from mbaug.checks import require
 from mbaug.datasets import check, collect, read
 from mbaug.experiments import checkpoint, measures, models, probes, records
 from mbaug.experiments.models import FAST
@@ -95,12 +94,7 @@ class Population:
 
 
 def prepare_for(arm: Arm, device: str = "cpu") -> None:
-    """Prepares this process for training an arm; raises ValueError if the device cannot multiply in its precision."""
-    require(
-        arm.precision != "bfloat16" or engine.has_bfloat16(device),
-        "it trains in bfloat16, but this processor cannot multiply bfloat16 (it needs avx512_bf16 or amx_bf16): train it on a "
-        "processor that can, and choose other runs here with --only",
-    )
+    """Prepares this process for training an arm; raises as `engine.prepare`."""
     engine.prepare(arm.precision, device)
     circumstances()  # this and the commit are cached now, because the folder may hold other code by the time a run is recorded
     commit()

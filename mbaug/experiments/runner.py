@@ -371,15 +371,15 @@ def step_seconds(recorded: Mapping[Run, Mapping[str, Any]]) -> float:
     return float(np.median(here or [pace for _, pace in found] or [0.01]))
 
 
-def seconds(runs: Sequence[Run], pace: float, profile: Profile = PROFILES["paper"]) -> float:
-    """Returns the seconds of training with one worker, at `pace` seconds per gradient step. Shared pre-training counts once."""
+def hours(runs: Sequence[Run], recorded: Mapping[Run, Mapping[str, Any]], profile: Profile = PROFILES["paper"]) -> float:
+    """Returns the hours of training with one worker, at the pace of `step_seconds`. Shared pre-training counts once."""
     total, shared = 0, set()
     for each in runs:
         arm = profile.apply(ARMS[each.arm])
         pretraining = each.task, each.dataset, each.seed, arm.offline_part
         total += studies.updates(arm) - (studies.offline_updates(arm) if pretraining in shared else 0)
         shared.add(pretraining)
-    return total * pace
+    return total * step_seconds(recorded) / 3600
 
 
 # --- recorded agents ------------------------------------------------------------------------------------------------------
@@ -390,9 +390,9 @@ def policy(which: Run, root: Path, name: str) -> Callable[[np.ndarray], np.ndarr
 
     Raises:
         FileNotFoundError: The run is not recorded, or was recorded without its actors.
-        ValueError: There is no such actor, or the arm's settings are no longer the recorded ones.
+        ValueError: There is no such actor or arm, or the arm's settings are no longer the recorded ones.
     """
-    kept, arm = records.policies(root, which), ARMS[which.arm]
+    kept, arm = records.policies(root, which), studies.arm(which.arm)
     if not kept:
         others = f"only runs of more than {run.LONG:,} steps keep them, such as hopper/none/sac_million/seed0"
         raise FileNotFoundError(f"{which} was recorded without its actors: {others}")

@@ -249,6 +249,11 @@ PROGRAMME = (
 ORDER = ("halfcheetah", "hopper", "walker2d", "ant", *EXTRA)
 
 
+def arm(name: str) -> Arm:
+    """Returns the arm called `name`; raises as `choose`."""
+    return ARMS[choose("arm", name, ARMS)]
+
+
 def find(name: str) -> Study:
     """Returns the study called `name`; raises as `choose`."""
     return STUDIES[choose("study", name, STUDIES)]
@@ -341,7 +346,7 @@ def profile(name: str) -> Profile:
 
 
 def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
-    """Returns the runs as cells. One process trains a cell: populations that share a pre-training, one after the other.
+    """Returns the runs as cells. One process trains a cell: populations that share draw and pre-training, one after the other.
 
     A population is at most `population` runs that differ only in their seed.
     """
@@ -353,5 +358,6 @@ def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
     found: dict[tuple, list[list[Run]]] = {}
     for group in sorted(populations, key=lambda group: order[group[0]]):
         arm, seeds = ARMS[group[0].arm], tuple(run.seed for run in group)
-        found.setdefault((group[0].task, group[0].dataset, seeds, arm.offline_part or arm), []).append(group)
+        alike = replace(arm, finetuning=KEPT) if arm.pretraining else arm  # equal for arms that differ only in their fine-tuning
+        found.setdefault((group[0].task, group[0].dataset, seeds, alike), []).append(group)
     return list(found.values())

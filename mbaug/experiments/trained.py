@@ -11,7 +11,7 @@ Weights are rounded to bfloat16, which halves the files; chapters compute with t
 provenance and a digest. `python -m mbaug models` makes the missing files.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -46,7 +46,8 @@ KL = augmented(kl_weight=0.01)
 WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hopper", "world_model_kl0.01"): KL}
 # Deterministic models of 50 units per layer. A fit takes a second or two; the errors are 1.3 to 1.5 times those of full size.
 SMALL = WorldModel(hidden=(32, 32, 32), transition_hidden=(16,), learning_rate=1e-3, batch_size=256, epochs=60)
-ENSEMBLES = {(task, "ensemble"): range(5) for task in TASKS}  # values are the seeds of the fits
+MEMBERS = range(5)  # of an ensemble, the seeds of their fits
+ENSEMBLES = [(task, "ensemble") for task in TASKS]
 ACTION_ARMS = "vanilla", "augmented", "noise", "layernorm_data"  # arms for which we compute `values_along_actions`
 ACTION_ROWS = 1_000  # first transitions of each run's draw
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from recorded actions to others
@@ -130,7 +131,7 @@ def restored(task: str, arm: str, seed: int, tensors: dict[str, Tensor]) -> Lear
 # --- making them ----------------------------------------------------------------------------------------------------------
 
 
-def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
+def make(root: Path, work: Path, folder: Path = FOLDER) -> Iterator[str]:
     """Writes the missing files that can be made, and yields a line for each missing file.
 
     World models are fitted, or loaded if an arm has fitted them. Agents come from what their recorded runs kept in `work`/kept.
@@ -140,11 +141,11 @@ def make(work: Path, root: Path, folder: Path = FOLDER) -> Iterator[str]:
         if path.exists():
             continue
         if (task, name) in ENSEMBLES:
-            found = _ensemble(task, ENSEMBLES[task, name])
+            found = _ensemble(task)
         elif (task, name) in WORLD_MODELS:
             found = _fitted(task, name, work)
         else:
-            found = _kept(task, *AGENTS[task, name], work, root)
+            found = _kept(task, *AGENTS[task, name], root, work)
         if found is None:
             yield f"{task}/{name} needs its run: python -m mbaug record core"
             continue
@@ -160,6 +161,7 @@ def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fitted(task: str, name: str, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the header of one of WORLD_MODELS, loaded if an arm has fitted it."""
     arm, which = WORLD_MODELS[task, name], Run(task, f"{task}-medium-replay", "deterministic", 0)
     run.prepare_for(arm)
     population = run.begin([which], arm, work)
@@ -172,18 +174,19 @@ def _fitted(task: str, name: str, work: Path) -> tuple[dict[str, Tensor], dict[s
     return tensors, about | {"fit": plain, "provenance": provenance(arm.precision)}
 
 
-def _ensemble(task: str, seeds: Iterable[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _ensemble(task: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the header of a task's small deterministic models, after fitting them."""
     run.prepare_for(DETERMINISTIC)
     pool = f"{task}-medium-replay"
     drawn, _ = transitions.draw(read.load(pool), DETERMINISTIC.offline.transitions, seed=0)
-    fitted = {str(seed): fit_deterministic(SMALL, drawn, seed, FAST) for seed in seeds}
+    fitted = {str(seed): fit_deterministic(SMALL, drawn, seed, FAST) for seed in MEMBERS}
     tensors = {name: tensor for seed, model in fitted.items() for name, tensor in models.layers(seed, model.network).items()}
     tensors |= {"mean": fitted["0"].standardiser.mean, "std": fitted["0"].standardiser.std}
     about = {"dataset": pool, "seed": 0, "seeds": [*fitted], "settings": SMALL, "draw_sha256": drawn.sha256}
     return tensors, about | {"provenance": provenance(DETERMINISTIC.precision)}
 
 
-def _kept(task: str, arm: str, moment: str, work: Path, root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _kept(task: str, arm: str, moment: str, root: Path, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Returns what a recorded run kept of an agent at a `moment`; None if it is not recorded, or was trained elsewhere."""
     which = Run(task, f"{task}-medium-replay", arm, 0)
     path = run.kept(work, which, moment)
@@ -231,7 +234,7 @@ def values_along_actions(learner: Learner) -> pd.DataFrame:
     return pd.DataFrame(found.numpy(), columns=["low", "median", "high"]).assign(share=SHARES)
 
 
-def update_along_actions(work: Path, root: Path, path: Path = FOLDER / "drawn" / "11_actions.csv") -> None:
+def update_along_actions(root: Path, work: Path, path: Path = FOLDER / "drawn" / "11_actions.csv") -> None:
     """Writes the missing rows of `values_along_actions`, those of recorded runs whose networks are in `work`; other rows stay.
 
     The column `record` is the beginning of the digest of the run's CSV.

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from mbaug.checks import require
-from mbaug.experiments import records, run
+from mbaug.experiments import records, run, studies
 from mbaug.experiments.records import Run
-from mbaug.experiments.studies import ARMS
 from mbaug.provenance import VERSIONED, provenance
 
 
@@ -18,11 +17,11 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     Stops after `updates` gradient steps; `work` is an empty folder for checkpoints.
 
     Raises:
-        ValueError: The arm's settings are no longer the recorded ones, or this processor lacks its
-            precision, or the rows differ although processor and versions are those of the record.
-            In the last case the code computes something else.
+        ValueError: The arm no longer exists or its settings are no longer the recorded ones, or this
+            processor lacks its precision, or the rows differ although processor and versions are
+            those of the record. In the last case the code computes something else.
     """
-    record, arm = records.read(root, which), ARMS[which.arm]
+    record, arm = records.read(root, which), studies.arm(which.arm)
     difference = records.difference(record.metadata, arm)
     require(difference is None, f"{which} cannot be verified: {difference}")
     run.prepare_for(arm)

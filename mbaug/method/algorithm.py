@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
-Explore = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (state, standard normal) -> the action of one agent
+# (state, standard normal) -> the action of one agent
+Explore = Callable[[Float[np.ndarray, " state"], Float[np.ndarray, " action"]], Float[np.ndarray, " action"]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Algorithm:
     # (agent, batch, settings, noise) -> y [P, B], with which `measures.error` measures the critics.
     # `update` does not read this field: it calls the function in its own file.
     critic_target: Callable[..., Tensor]
-    # (agent, batch, noise, settings, policy_step, loss): updates the agents in place. A graph may
+    # (agent, batch, settings, noise, policy_step, loss): updates the agents in place. A graph may
     # replay it (engine.graphs). So it must not depend on anything else that changes between
     # updates, such as a counter, and no shape in it may depend on a value.
     update: Callable[..., None]

@@ -47,9 +47,9 @@ class Arm:
         choose("precision", self.precision, PRECISIONS)
         own, needed = type(self.learner).__name__, algorithm.settings.__name__
         require(own == needed, f"the learner's settings are {own}(...), but the algorithm {self.algorithm!r} needs {needed}(...)")
-        if self.pretraining is None and self.finetuning is None:
-            raise ValueError("pretraining and finetuning are both None, but an arm needs at least one of them")
-        if self.pretraining is not None and self.pretraining.updates > 0 and algorithm.offline_loss is None:
+        if self.finetuning is None and not self.learns_offline:
+            raise ValueError("finetuning is None and pretraining is None or has 0 updates, but an arm must learn in one of them")
+        if self.learns_offline and algorithm.offline_loss is None:
             able = _names(lambda each: each.offline_loss is not None)
             raise ValueError(f"the algorithm is {self.algorithm!r}, but only {able} have an offline loss: leave pretraining out")
         self._check_augmentation()
@@ -62,10 +62,9 @@ class Arm:
         if rule is None:
             require(self.model is None, unasked)
             return
-        if plan is None:
-            raise ValueError(
-                "augmentation is given, but pretraining is None: next states are imagined while an agent learns offline"
-            )
+        if plan is None or plan.updates == 0:
+            nothing = "augmentation is given, but pretraining is None or has 0 updates"
+            raise ValueError(f"{nothing}: next states are imagined while an agent learns offline")
         source = choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
         given_branch = f"the augmentation's source is {source!r} and branch is {rule.branch}"
         needed = f"only {SIMULATOR!r} has a branch, and it needs one above 0: give both or neither"
@@ -98,6 +97,13 @@ class Arm:
         require(online.critic_updates == 0 or algorithm.critics_alone, alone)
         data = f"the algorithm {self.algorithm!r} draws from the offline rows online, too: it needs keep_data=True"
         require(algorithm.rows is None or online.keep_data, data)
+        drawn = "keep_data is True, but pretraining is None: it keeps the rows that Pretraining(...) draws, also with updates=0"
+        require(self.pretraining is not None or not online.keep_data, drawn)
+
+    @property
+    def learns_offline(self) -> bool:
+        """Whether it has pre-training with updates; without updates, pre-training only draws the rows."""
+        return self.pretraining is not None and self.pretraining.updates > 0
 
     @property
     def offline(self) -> Pretraining:
@@ -111,8 +117,8 @@ class Arm:
 
     @property
     def offline_part(self) -> "Arm | None":
-        """This arm without fine-tuning, the part that arms can share; None without pre-training."""
-        return None if self.pretraining is None else replace(self, finetuning=None)
+        """This arm without fine-tuning, the part that arms can share; None if it does not learn offline."""
+        return replace(self, finetuning=None) if self.learns_offline else None
 
 
 def read(plain: Any, where: str, lacking: Collection[str] = ()) -> Arm:

@@ -2,8 +2,9 @@
 
 The predictor is an argument, so the idea works with any model. It predicts only from the fixed rows
 of a dataset. So we keep a table of K imagined next states per row and redraw it from time to time.
-A single pick from it has the same distribution as one call of the model, at 1/26 of the cost. The K
-samples of a row stay the same until the next table.
+A single pick from it has the same distribution as one call of the model, at 1/26 of the cost:
+10 tables x 10 samples x 10,000 rows instead of 200,000 updates x 128 next states. The K samples of a
+row stay the same until the next table.
 """
 
 from collections.abc import Callable, Sequence

@@ -218,7 +218,7 @@ def fit(
 ) -> Fit:
     """Returns a fitted world model with its held-out errors, beside those of persistence and of linear regression.
 
-    The held-out error is measured `evaluations` times during the fit, evenly spaced. It does not affect the weights.
+    The held-out error is measured `evaluations` >= 1 times during the fit, evenly spaced. It does not affect the weights.
     """
     due = sorted({math.ceil(settings.epochs * k / evaluations) for k in range(1, evaluations + 1)})
     losses, history, errors = [], [], {}

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mbaug.checks import Count, Layers, Positive, Share, settings
+from mbaug.checks import Count, Layers, Positive, Share, require, settings
 from mbaug.method import networks
 from mbaug.method.algorithm import Algorithm, Explore
-from mbaug.method.networks import PLAIN, TWIN, Actions, Actor, Adam, Critics, Generators, Losses, Noise, Values
+from mbaug.method.networks import PLAIN, TWIN, Actions, Actor, Adam, Arithmetic, Critics, Generators, Losses, Noise, Values
 from mbaug.method.td3 import critic_loss, greedy
 from mbaug.method.transitions import Batch
 
@@ -45,6 +45,10 @@ class IQL:
     log_std_min: float = -5.0  # bounds of log sigma, which is the same in every state
     log_std_max: float = 2.0
 
+    def __post_init__(self) -> None:
+        low, high = self.log_std_min, self.log_std_max
+        require(low < high, f"log_std_min is {low}, but it must be below log_std_max = {high}")
+
 
 @dataclass(frozen=True, eq=False)
 class Agent:
@@ -58,7 +62,7 @@ class Agent:
     moments: dict[str, Adam]
 
 
-def create(state_size: int, action_size: int, settings: IQL, generators: Generators, arithmetic=PLAIN) -> Agent:
+def create(state_size: int, action_size: int, settings: IQL, generators: Generators, arithmetic: Arithmetic = PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents: the target critics are copies, and sigma is 1."""
     actor = networks.perceptron((state_size, *settings.hidden, action_size), generators, arithmetic)
     critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
@@ -69,7 +73,7 @@ def create(state_size: int, action_size: int, settings: IQL, generators: Generat
     return Agent(Actor(actor), log_std, Critics(critics), Critics(value, twins=1), Critics(critics.copy()), moments)
 
 
-def log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "population 1 action"]:
+def clipped_log_std(agent: Agent, action_size: int, settings: IQL) -> Float[Tensor, "population 1 action"]:
     """Returns log sigma of each agent's policy, clipped."""
     population = agent.actor.network.number
     rows = agent.log_std[: population * action_size].view(population, 1, action_size)
@@ -109,8 +113,8 @@ def actor_loss(
 def update(
     agent: Agent,
     batch: Batch,
-    noise: Noise,
     settings: IQL,
+    noise: Noise,
     policy_step: bool,
     loss: Callable = actor_loss,
 ) -> None:
@@ -124,8 +128,8 @@ def update(
     networks.adam_step(losses, rate, (agent.value.network.flat, agent.moments["value"]))
     if policy_step:
         advantage = least - agent.value(batch.state)[0].detach()
-        spread = log_std(agent, batch.action.shape[-1], settings)
-        losses = loss(agent.actor(batch.state), spread, batch.action, advantage, settings)
+        log_std = clipped_log_std(agent, batch.action.shape[-1], settings)
+        losses = loss(agent.actor(batch.state), log_std, batch.action, advantage, settings)
         learned = (actor.flat, agent.moments["actor"]), (agent.log_std, agent.moments["log_std"])
         networks.adam_step(losses, rate, *learned)
     target = critic_target(agent, batch, settings, noise[0])
@@ -135,10 +139,10 @@ def update(
 
 def explorer(agent: Agent, number: int, settings: IQL) -> Explore:
     """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, as a NumPy function of s and n."""
-    forward, size = networks.numpy_forward(agent.actor.network.layers, number), agent.actor.network.sizes[-1]
-    spread = agent.log_std.detach()[number * size : (number + 1) * size].numpy()  # a view: it stays current
+    forward, size = networks.numpy_forward(agent.actor.network, number), agent.actor.network.sizes[-1]
+    log_std = agent.log_std.detach()[number * size : (number + 1) * size].numpy()  # a view: it stays current
     low, high = settings.log_std_min, settings.log_std_max
-    return lambda state, normal: np.clip(np.tanh(forward(state)) + np.exp(np.clip(spread, low, high)) * normal, -1, 1)
+    return lambda state, normal: np.clip(np.tanh(forward(state)) + np.exp(np.clip(log_std, low, high)) * normal, -1, 1)
 
 
 ALGORITHM = Algorithm(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mbaug.method import td3
-from mbaug.method.networks import PLAIN, Critics, Generators
+from mbaug.method.networks import PLAIN, Arithmetic, Critics, Generators
 from mbaug.method.td3 import TD3
 
 
@@ -22,7 +22,7 @@ def normalised(agents: Any) -> Any:
     return replace(agents, **critics)
 
 
-def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> td3.Agent:
+def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic: Arithmetic = PLAIN) -> td3.Agent:
     """Returns the P agents of `td3.create`, with LayerNorm in their critics."""
     return normalised(td3.create(state_size, action_size, settings, generators, arithmetic))
 

@@ -73,7 +73,7 @@ class Arithmetic:
 PLAIN = Arithmetic()
 
 
-def count(sizes: Sequence[int]) -> int:
+def parameter_count(sizes: Sequence[int]) -> int:
     """Returns the number of parameters of a perceptron with these layer sizes."""
     return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
@@ -85,7 +85,7 @@ def allocate(population: int, sizes: Sequence[int], dtype: torch.dtype) -> Float
     differently from its body, so an agent's last bias would otherwise depend on the number of
     agents.
     """
-    return torch.zeros(-(-population * count(sizes) // LANES) * LANES, dtype=dtype)
+    return torch.zeros(-(-population * parameter_count(sizes) // LANES) * LANES, dtype=dtype)
 
 
 def layer_views(flat: Float[Tensor, " parameters"], population: int, sizes: Sequence[int]) -> Layers:
@@ -110,8 +110,8 @@ class Perceptron:
     normalised: bool = False  # LayerNorm before each ReLU
 
     def __call__(self, inputs: Float[Tensor, "networks batch inputs"]) -> Float[Tensor, "networks batch outputs"]:
-        low = torch.bfloat16 if self.arithmetic.precision == "bfloat16" else None
-        return self.arithmetic.forward(inputs, self.flat, self.layers, low, self.normalised)
+        product_dtype = torch.bfloat16 if self.arithmetic.precision == "bfloat16" else None
+        return self.arithmetic.forward(inputs, self.flat, self.layers, product_dtype, self.normalised)
 
     def alone(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """Returns the outputs of a single perceptron (N = 1), without the leading axis."""
@@ -183,12 +183,16 @@ class Critics:
         return Critics(replace(self.frozen.network, layers=layers), twins=1)
 
 
-def numpy_forward(layers: Layers, network: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns one network as a NumPy function of one vector.
+def numpy_forward(network: Perceptron, number: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns perceptron `number` of a network as a NumPy function of one vector.
 
     It shares the network's memory. A call takes 10 microseconds, compared with 40 in torch.
+
+    Raises:
+        ValueError: The network has LayerNorm.
     """
-    *hidden, (last_weight, last_bias) = [(weight[network].numpy(), bias[network, 0].numpy()) for weight, bias in layers]
+    require(not network.normalised, "the network has LayerNorm, but only networks without it are computed in NumPy")
+    *hidden, (last_weight, last_bias) = [(weight[number].numpy(), bias[number, 0].numpy()) for weight, bias in network.layers]
 
     def forward(vector: np.ndarray) -> np.ndarray:
         for weight, bias in hidden:

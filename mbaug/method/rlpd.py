@@ -17,11 +17,12 @@ from torch import Tensor
 
 from mbaug.method import sac
 from mbaug.method.layernorm import normalised
-from mbaug.method.networks import PLAIN, Generators, Losses
-from mbaug.method.sac import SAC
+from mbaug.method.networks import PLAIN, Actions, Arithmetic, Critics, Generators, Losses
+from mbaug.method.sac import SAC, GaussianActor
+from mbaug.method.transitions import Batch
 
 
-def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic=PLAIN) -> sac.Agent:
+def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic: Arithmetic = PLAIN) -> sac.Agent:
     """Returns the P agents of `sac.create`, with LayerNorm in their critics."""
     return normalised(sac.create(state_size, action_size, settings, generators, arithmetic))
 
@@ -36,7 +37,13 @@ def rows(places: Float[Tensor, "*axes batch"], offline: int, size: int) -> Int[T
     return torch.cat([old * offline, offline + new * (size - offline)], dim=-1).long()
 
 
-def actor_loss(actor, critics, batch, alpha, noise) -> tuple[Losses, Losses]:
+def actor_loss(
+    actor: GaussianActor,
+    critics: Critics,
+    batch: Batch,
+    alpha: Losses,
+    noise: Actions,
+) -> tuple[Losses, Losses]:
     """L = mean (alpha log pi(a|s) - mean_i Q_i(s, a)), and mean log pi: the mean of the critics where SAC takes their minimum.
 
     The arguments are those of `sac.actor_loss`. Source: Ball et al. 2023, Algorithm 1.

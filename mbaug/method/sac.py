@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from mbaug.checks import Count, Layers, Positive, Share, require, settings
 from mbaug.method import networks
 from mbaug.method.algorithm import Algorithm, Explore
-from mbaug.method.networks import PLAIN, TWIN, Actions, Adam, Critics, Generators, Losses, Noise, States, Values
+from mbaug.method.networks import PLAIN, TWIN, Actions, Adam, Arithmetic, Critics, Generators, Losses, Noise, States, Values
 from mbaug.method.transitions import Batch
 
 
@@ -62,7 +62,7 @@ class Agent:
     moments: dict[str, Adam]
 
 
-def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic=PLAIN) -> Agent:
+def create(state_size: int, action_size: int, settings: SAC, generators: Generators, arithmetic: Arithmetic = PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the target critics start as copies."""
     actor = networks.perceptron((state_size, *settings.hidden, 2 * action_size), generators, arithmetic)
     critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
@@ -138,8 +138,8 @@ def temperature_loss(log_temperature: Losses, log_density: Losses, target_entrop
 def update(
     agent: Agent,
     batch: Batch,
-    noise: Noise,
     settings: SAC,
+    noise: Noise,
     policy_step: bool,
     loss: Callable = actor_loss,
 ) -> None:
@@ -170,7 +170,7 @@ def greedy(agent: Agent, state: States) -> Actions:
 
 def explorer(agent: Agent, number: int, settings: SAC) -> Explore:
     """Returns a = tanh(mu(s) + sigma(s) n) of one agent, as a NumPy function of s and n."""
-    forward = networks.numpy_forward(agent.actor.network.layers, number)
+    forward = networks.numpy_forward(agent.actor.network, number)
 
     def explore(state: np.ndarray, normal: np.ndarray) -> np.ndarray:
         mean, log_std = np.split(forward(state), 2)

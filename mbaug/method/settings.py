@@ -68,7 +68,7 @@ class Pretraining:
     horizon: Count = 1  # n, steps of the target; A, C: 1
     evaluation_interval: Count = 10_000  # updates; ours: 20 evaluations of about 6 seconds each
     standardise: bool = True  # states, by the drawn rows' mean and standard deviation; False: raw
-    standardiser_epsilon: NotNegative = 1e-3  # added to the standard deviation of a state's dimension
+    standardiser_epsilon: Positive = 1e-3  # added to the standard deviation of a state's dimension
 
     def __post_init__(self) -> None:
         single = f"horizon is {self.horizon}, but above 1 it needs whole_episodes=True: single transitions have no successors"

@@ -16,7 +16,20 @@ from torch import Tensor
 from mbaug.checks import Count, Layers, NotNegative, Positive, Share, settings
 from mbaug.method import networks
 from mbaug.method.algorithm import Algorithm, Explore
-from mbaug.method.networks import PLAIN, TWIN, Actions, Actor, Adam, Critics, Generators, Losses, Noise, States, Values
+from mbaug.method.networks import (
+    PLAIN,
+    TWIN,
+    Actions,
+    Actor,
+    Adam,
+    Arithmetic,
+    Critics,
+    Generators,
+    Losses,
+    Noise,
+    States,
+    Values,
+)
 from mbaug.method.transitions import Batch
 
 
@@ -47,7 +60,7 @@ class Agent:
     moments: dict[str, Adam]
 
 
-def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic=PLAIN) -> Agent:
+def create(state_size: int, action_size: int, settings: TD3, generators: Generators, arithmetic: Arithmetic = PLAIN) -> Agent:
     """Returns P = len(generators) fresh agents; the targets start as copies."""
     actor = networks.perceptron((state_size, *settings.hidden, action_size), generators, arithmetic)
     critics = networks.perceptron((state_size + action_size, *settings.hidden, 1), [*generators] * 2, arithmetic)
@@ -97,8 +110,8 @@ def actor_loss_bc(actor: Actor, critics: Critics, batch: Batch, settings: TD3) -
 def update(
     agent: Agent,
     batch: Batch,
-    noise: Noise,
     settings: TD3,
+    noise: Noise,
     policy_step: bool,
     loss: Callable | None = actor_loss,
 ) -> None:
@@ -127,7 +140,7 @@ def greedy(agent: Any, state: States) -> Actions:
 
 def explorer(agent: Agent, number: int, settings: TD3) -> Explore:
     """Returns a = clip(pi(s) + sigma n, -1, 1) of one agent, as a NumPy function of s and n."""
-    forward = networks.numpy_forward(agent.actor.network.layers, number)
+    forward = networks.numpy_forward(agent.actor.network, number)
     sigma = settings.exploration_noise
     return lambda state, normal: np.clip(np.tanh(forward(state)) + sigma * normal, -1, 1)
 

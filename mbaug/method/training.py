@@ -100,7 +100,7 @@ def learner(
     states are used as they are.
 
     Raises:
-        ValueError: There are no seeds.
+        ValueError: There are no seeds, or the standardiser is for other agents or another task.
     """
     require(len(seeds) > 0, "seeds is empty, but a learner has one agent per seed, so it needs at least one")
     arithmetic = replace(arithmetic, precision=arm.precision)
@@ -108,6 +108,9 @@ def learner(
     algorithm = ALGORITHMS[arm.algorithm]
     agent = algorithm.create(*sizes, arm.learner, generators, arithmetic)
     standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
+    found, needed = [[*moment.shape] for moment in (standardiser.mean, standardiser.std)], [len(seeds), task.state_size]
+    moments = f"the standardiser's mean and std have the shapes {found[0]} and {found[1]}"
+    require(found == [needed, needed], f"{moments}, but these agents of {task.name} need {needed}")
     return Learner(arm, task, list(seeds), algorithm, agent, standardiser, arithmetic, [None] * len(seeds))
 
 
@@ -146,7 +149,7 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
     def stretch(place: int, *inputs: Tensor) -> None:
         for number, (*batch, noise) in enumerate(zip(*inputs, strict=True), start=place + 1):
             policy_step = number == settings.policy_delay
-            learner.algorithm.update(learner.agent, Batch(*batch), noise, settings, policy_step, loss)
+            learner.algorithm.update(learner.agent, Batch(*batch), settings, noise, policy_step, loss)
 
     def learn(batches: Batch, noise: Tensor) -> None:
         start = 0
@@ -165,12 +168,16 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
     return learn
 
 
-def _check_given(learner: Learner, table: Table, imagine: object, doubt: object) -> None:
-    """Raises ValueError if the table does not fit the learner, or the augmentation lacks what it needs or would not use it."""
-    rule, (state_size, action_size) = learner.arm.augmentation, learner.sizes
-    agents, width, found = len(learner.seeds), 2 * state_size + action_size + 3, [*table.shape]
+def _check_table(learner: Learner, table: Table) -> None:
+    """Raises ValueError if the table is for other agents or another task."""
+    agents, width, found = len(learner.seeds), transitions.width(*learner.sizes), [*table.shape]
     fits = len(found) == 3 and found[::2] == [agents, width]
     require(fits, f"the table has the shape {found}, but these agents of {learner.task.name} need [{agents}, rows, {width}]")
+
+
+def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
+    """Raises ValueError if the augmentation lacks what it needs or would not use it."""
+    rule = learner.arm.augmentation
     said = ["None" if given is None else "given" for given in (imagine, doubt)]
     has = f"{'no' if rule is None else 'an'} augmentation"
     together = f"imagine is {said[0]}, but the arm has {has}: it must be given if and only if there is one"
@@ -222,7 +229,8 @@ def pretrain(
         ValueError: `imagine` or `doubt` does not fit the augmentation, or a table has a wrong shape.
     """
     plan, rule, loss = learner.arm.offline, learner.arm.augmentation, learner.algorithm.offline_loss
-    _check_given(learner, table, imagine, doubt)
+    _check_table(learner, table)
+    _check_given(learner, imagine, doubt)
     if loss and rule and rule.branch:
         count = augmentation.replaced(rule.rate, learner.arm.learner.batch_size)
         loss = augmentation.recorded_only(loss, count)
@@ -232,7 +240,7 @@ def pretrain(
         if rule and imagine:
             number, since = divmod(learner.gradient_steps, rule.redraw_interval)
             if imagined is None or since == 0:
-                imagined = imagine(number).to(learner.arithmetic.device)
+                imagined = imagine(number).to(table)
                 _check_imagined(learner, table, imagined, rule.branch > 0)
             batches = _augmented(learner, rule, imagined, index, batches)
         learn(batches, noise)
@@ -266,10 +274,11 @@ def replay(learner: Learner, table: Table | None = None) -> ReplayBuffer:
 
     Raises:
         ValueError: The plan keeps the data but the table has no rows, or the table has rows but the
-            plan does not keep the data.
+            plan does not keep the data, or the table has a wrong shape.
     """
-    population, (state_size, action_size), kept = len(learner.seeds), learner.sizes, learner.arm.online.keep_data
-    table = torch.empty(population, 0, 2 * state_size + action_size + 3) if table is None else table
+    population, kept = len(learner.seeds), learner.arm.online.keep_data
+    table = torch.empty(population, 0, transitions.width(*learner.sizes)) if table is None else table
+    _check_table(learner, table)
     start = f"the replay buffer would start with {table.shape[1]} offline rows"
     require(kept == (table.shape[1] > 0), f"keep_data is {kept}, but {start}: they must be there if and only if it is True")
     shape = population, table.shape[1] + learner.arm.online.steps, table.shape[2]
@@ -305,6 +314,13 @@ def _online_draws(learner: Learner) -> tuple[BlockNoise, Float[Tensor, "block po
     return noise, learner.random("batches", torch.rand, BLOCK, learner.arm.learner.batch_size, **kind)
 
 
+def _check_environments(learner: Learner, environments: Lockstep) -> None:
+    """Raises ValueError if the environments are for other agents or another task."""
+    found, needed = [*environments.state.shape], [len(learner.seeds), learner.task.state_size]
+    states = f"the environments' states have the shape {found}"
+    require(found == needed, f"{states}, but these agents of {learner.task.name} need {needed}")
+
+
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
     """Yields at every evaluation interval while P agents collect data and learn online.
 
@@ -312,7 +328,11 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     After that, an update follows each step. Every environment step counts, the warm-up included.
     The learner continues from its current state, and `buffer` grows by one transition per agent and
     step.
+
+    Raises:
+        ValueError: The environments are for other agents or another task.
     """
+    _check_environments(learner, environments)
     plan = learner.arm.online
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
     rows = learner.algorithm.rows or (lambda places, _, size: (places * size).long())

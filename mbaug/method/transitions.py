@@ -23,6 +23,7 @@ State = Float[Tensor, "rows state"]  # of one agent's rows
 Action = Float[Tensor, "rows action"]
 OfEach = Float[Tensor, "*axes state"]  # of each agent: the first axis counts agents
 Predict = Callable[..., State]  # (state, action, next_state, generator) -> imagined next states, in the environment's units
+REWARD, TERMINAL, TRUNCATED = -3, -2, -1  # columns of packed rows, after state, action and next state
 ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode", "part")  # the columns of a dataset
 
 
@@ -90,6 +91,7 @@ def draw(pool: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _check_size(pool: Dataset, size: int) -> None:
+    """Raises ValueError unless `size` transitions can be drawn from the pool."""
     require(
         1 <= size <= len(pool),
         f"{size} transitions were requested, but {pool.name} has {len(pool)}: allowed are 1 to {len(pool)}",
@@ -156,6 +158,11 @@ class Batch(NamedTuple):
     reward: Float[Tensor, "population batch"]
     next_state: Float[Tensor, "population batch state"]
     terminal: Float[Tensor, "population batch"]  # share of the bootstrap that is cut (`windows`)
+
+
+def width(state_size: int, action_size: int) -> int:
+    """Returns the number of columns of packed rows."""
+    return 2 * state_size + action_size + 3
 
 
 def packed_rows(
@@ -237,7 +244,7 @@ def _beside(moment: Tensor, state: Tensor) -> Tensor:
 def table(
     datasets: Sequence[Dataset],
     standardiser: Standardiser,
-    dtype=torch.float32,
+    dtype: torch.dtype = torch.float32,
     horizon: int = 1,
     discount: float | None = None,
 ) -> Float[Tensor, "population rows width"]:
@@ -251,7 +258,7 @@ def table(
     require(agents == len(lengths), f"there are {len(lengths)} datasets, but the standardiser is for {agents}: give one for each")
     size = datasets[0].state.shape[1]
     rows = torch.stack([pack(dataset, horizon, discount) for dataset in datasets]).to(dtype)
-    for states in (rows[..., :size], rows[..., -size - 3 : -3]):
+    for states in (rows[..., :size], rows[..., REWARD - size : REWARD]):
         states.copy_(standardiser.apply(states))
     return rows
 

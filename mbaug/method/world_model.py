@@ -198,10 +198,10 @@ class Deterministic:
 
 def deterministic_sizes(settings: WorldModel, state_size: int, action_size: int) -> tuple[int, ...]:
     """Returns the layer sizes of a model as deep as the encoder, with as many parameters as a world model."""
-    wanted = sum(map(networks.count, sizes(settings, state_size, action_size).values()))
+    wanted = sum(map(networks.parameter_count, sizes(settings, state_size, action_size).values()))
     inputs, layers = state_size + action_size, len(settings.hidden)
     candidates = ((inputs, *[units] * layers, state_size) for units in count(1))
-    return next(layers for layers in candidates if networks.count(layers) >= wanted)
+    return next(layers for layers in candidates if networks.parameter_count(layers) >= wanted)
 
 
 def move(model: Deterministic, state: State, action: Action) -> State:

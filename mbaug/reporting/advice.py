@@ -56,7 +56,7 @@ def _score(task: tasks.Task, pool: Dataset) -> float:
 
 
 def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
-    """Returns both scores and each arm's mean score, for tasks and seeds with all arms of KEEPS.
+    """Returns both scores and each arm's mean score, for seeds with all arms of KEEPS on tasks whose medium-replay pool is here.
 
     The policy's score is taken after `updates` updates of pre-training, or at the end of pre-training if None.
     """
@@ -67,6 +67,7 @@ def cases(frame: pd.DataFrame, updates: int | None = None) -> pd.DataFrame:
     policy = policy[policy["arm"] == "vanilla"].set_index(["task", "seed"])["score"].rename("policy")
     found = online.reindex(columns=arms).join(policy, how="inner").dropna().reset_index()
     pools = read.bundled()
+    found = found.loc[[f"{task}-medium-replay" in pools for task in found["task"]]]
     return found.assign(data=[read_card(pools[f"{task}-medium-replay"])["mean_score"] for task in found["task"]])
 
 
@@ -81,8 +82,10 @@ def judged(rows: pd.DataFrame, margin: float) -> pd.DataFrame:
 
 def best_margin(rows: pd.DataFrame) -> float:
     """Returns the margin at which the rule loses least, the middle one of several; 0 if there are no cases."""
-    losses = [judged(rows, margin)["lost"].mean() for margin in MARGINS] if len(rows) else [0.0]
-    best = MARGINS[: len(losses)][np.isclose(losses, min(losses))]
+    if rows.empty:
+        return 0.0
+    losses = [judged(rows, margin)["lost"].mean() for margin in MARGINS]
+    best = MARGINS[np.isclose(losses, min(losses))]
     return float(best[len(best) // 2])
 
 
@@ -95,7 +98,7 @@ def leave_one_task_out(rows: pd.DataFrame) -> pd.DataFrame:
 def track_record(rows: pd.DataFrame) -> str:
     """Returns a sentence that says how often the rule was right on tasks that its margin was not chosen on."""
     if rows["task"].nunique() < 2:
-        return "the rule is not tested: it takes two tasks on which all three arms are recorded"
+        return "the rule is not tested: it takes two tasks with a medium-replay pool and records of all three arms"
     lost = leave_one_task_out(rows)["lost"]
     arms = rows[[arm for arm, _ in KEEPS.values()]]
     always = arms.rsub(arms.max(axis=1), axis=0)  # points that each arm lost to the best of the three
@@ -131,7 +134,8 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     few = f"{pool.name} has {len(pool):,} transitions, so we could draw {size:,}, but useful training needs at least 1,000"
     require(size >= 1_000, few)
     drawn, rest = transitions.draw(pool, size, seed=0)
-    data = _score(task, pool)
+    data, rows = _score(task, pool), cases(frame, updates)
+    margin = best_margin(rows)
     yield f"dataset   {pool.name}: {len(pool):,} transitions in {pool.episode.max() + 1:,} episodes; {size:,} are drawn"
     yield f"          {checked}"
     yield f"data      {number(data)}: the mean score of complete episodes (0 is a random policy, 100 an expert)"
@@ -142,8 +146,6 @@ def advise(name: str, task_name: str | None, frame: pd.DataFrame, updates: int =
     evaluate = tasks.Evaluator(task, [0], EPISODES, learner.arm.learner.discount)
     policy = float(tasks.normalised_score(task, evaluate(learner.policy, "advise", 0).undiscounted_return.mean()))
     yield f"policy    {number(policy)}: its score after {updates:,} updates of TD3+BC, mean of {EPISODES} episodes"
-    rows = cases(frame, updates)
-    margin = best_margin(rows)
     found = regime(data, policy, margin)
     arm, why = KEEPS[found]
     yield f"regime    {found} (a difference of {number(margin)} points or less counts as none)"

@@ -34,7 +34,7 @@ def shared_means(measure: pd.Series, *arms: str) -> tuple[str, list[Interval]]:
     """Returns the tasks on which all arms have two seeds, as "Hopper (3 seeds)" ("" if none), and each arm's mean over them."""
     groups = statistics.by_task(measure, *arms)
     found = [statistics.interval([scores[k] for scores in groups.values()]) for k in range(len(arms))]
-    return f"{in_words(groups)} ({count('seed', statistics.seeds(groups))})" if groups else "", found
+    return f"{in_words(groups)} ({count('seed', statistics.seed_counts(groups))})" if groups else "", found
 
 
 def on_common_tasks(table: pd.DataFrame, *arms: str) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def recommendation(scores: pd.Series) -> str:
         return ""
     (best, best_mean), (second, second_mean), *_ = found.items()
     highest, gap = max(tried, key=lambda arm: tried[arm].value), statistics.difference(scores, best, second)
-    own, others = (seeds_of(scores, arm) for arm in (best, highest))
+    own, others = (seed_counts_of(scores, arm) for arm in (best, highest))
     rest = words.without(gap, statistics.leave_one_out(scores, best, second))
     size = f"{estimate(gap, signed=True)}, {'so we cannot tell the two apart' if gap.low <= 0 else rest}"
     named = " We named this comparison in advance." if Comparison(best, (second,)) in claims.METHODS else ""
@@ -105,9 +105,9 @@ def recommendation(scores: pd.Series) -> str:
     )
 
 
-def seeds_of(scores: pd.Series, arm: str) -> list[int]:
+def seed_counts_of(scores: pd.Series, arm: str) -> list[int]:
     """Returns how many seeds an arm has on each task where it has any."""
-    return statistics.seeds(statistics.by_task(scores, arm, least=1))
+    return statistics.seed_counts(statistics.by_task(scores, arm, least=1))
 
 
 def too_few(seeds: list[int]) -> str:
@@ -118,9 +118,9 @@ def too_few(seeds: list[int]) -> str:
 def provisional(scores: pd.Series, best: str, second: str) -> str:
     """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the best arm without pre-training."""
     fresh = f"td3_{best}"
-    few = [n for arm in (best, second) for n in seeds_of(scores, arm) if n < ENOUGH_SEEDS]
+    few = [n for arm in (best, second) for n in seed_counts_of(scores, arm) if n < ENOUGH_SEEDS]
     reasons = [f"{too_few(few)} for a verdict"] if few else []
-    done = seeds_of(scores, fresh)
+    done = seed_counts_of(scores, fresh)
     if fresh in LOOKS and (len(done) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS):
         state = "has too few runs to say what pre-training is worth" if done else "is not recorded yet"
         reasons.append(f"“{look(fresh).label}” {state}")

@@ -84,7 +84,7 @@ HORIZONS = (  # the paper claims nothing here: it imagines one step
     Comparison("augmented_horizon3", ("vanilla_horizon3",), ("halfcheetah",)),
     Comparison("vanilla_horizon3", ("vanilla_horizon1",), ("halfcheetah",)),
 )
-HALF = partial(mean_score, environment_steps=50_000)  # the arms of the ceiling stop there
+HALF = partial(mean_score, until=50_000)  # the arms of the ceiling stop there
 CEILING = tuple(
     Comparison(f"ceiling_50{kind}", (f"ceiling{kind}",), TWO, HALF, "in mean score, 0 to 50K") for kind in ("", "_weak", "_free")
 )
@@ -202,7 +202,7 @@ def compare(family: Sequence[Comparison], table: pd.DataFrame) -> list[Finding]:
         rest = statistics.leave_one_out(scores, arm, *others)
         if not groups and statistics.by_task(scores, arm, *others, least=1):
             interval = interval._replace(n_seeds=1)
-        seeds = tuple(statistics.seeds(groups))
+        seeds = tuple(statistics.seed_counts(groups))
         better = [other for other in others if statistics.difference(scores, other, arm).value > 0]
         better = tuple(better) if len(others) > 1 else ()
         above = sum(value > 0 for value in apart)

@@ -126,7 +126,7 @@ def by_task(measure: pd.Series, *arms: str, least: int = 2) -> dict[str, list[Fl
     return {task: scores for task, scores in found.items() if min(map(len, scores)) >= least}
 
 
-def seeds(groups: Mapping[str, Strata]) -> list[int]:
+def seed_counts(groups: Mapping[str, Strata]) -> list[int]:
     """Returns how many seeds each arm has on each task, from what `by_task` returns."""
     return [len(scores) for arms in groups.values() for scores in arms]
 
@@ -182,7 +182,7 @@ def summarise(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> p
     return pd.DataFrame(rows, columns=[*by, value, "low", "high", "n_seeds"])
 
 
-def differences(measure: pd.Series, arm: str, other: str) -> list[Float[np.ndarray, "_"]]:
+def paired_differences(measure: pd.Series, arm: str, other: str) -> list[Float[np.ndarray, "_"]]:
     """Returns `arm` minus `other` in a measure for each seed that both have, an array per task. Raises what `by_task` raises."""
     by_task(measure, arm, other)
     wide = measure.dropna().unstack("arm").reindex(columns=[arm, other])
@@ -222,32 +222,32 @@ def final_score(table: pd.DataFrame, environment_steps: int = 100_000) -> pd.Ser
     return rows.groupby(RUN)["score"].last().rename("final_score")
 
 
-def mean_score(table: pd.DataFrame, environment_steps: int = 100_000, since: int = 0) -> pd.Series:
-    """Returns each run's area under the online curve from `since` to `environment_steps`, divided by that length.
+def mean_score(table: pd.DataFrame, until: int = 100_000, since: int = 0) -> pd.Series:
+    """Returns each run's area under the online curve from `since` to `until` interactions, divided by that length.
 
     The area is made of trapezoids between evaluations, and the first score also counts for the time before it. Runs that end
-    before `environment_steps` are left out.
+    before `until` are left out.
     """
     scores = {}
     for run, rows in table[table["phase"] == "finetune"].groupby(RUN):
         steps = rows["steps"].to_numpy()
-        between = steps[(steps > since) & (steps < environment_steps)]
-        grid = np.unique([since, *between, environment_steps])
-        if steps.max() >= environment_steps:
+        between = steps[(steps > since) & (steps < until)]
+        grid = np.unique([since, *between, until])
+        if steps.max() >= until:
             area = np.trapezoid(np.interp(grid, steps, rows["score"]), grid)
-            scores[run] = area / (environment_steps - since)
+            scores[run] = area / (until - since)
     index = pd.MultiIndex.from_tuples(scores, names=RUN)
     return pd.Series([*scores.values()], index, dtype=float, name="mean_score")
 
 
-def score_drop(table: pd.DataFrame, last: int = 50_000, first: int = 0) -> pd.Series:
+def score_drop(table: pd.DataFrame, until: int = 50_000, since: int = 0) -> pd.Series:
     """Returns what each agent loses at the switch: its last offline score minus its lowest online score soon after.
 
-    Soon after means from `first` to `last` interactions. The default spans the authors' 25,000 without updates and 25,000 more
+    Soon after means from `since` to `until` interactions. The default spans the authors' 25,000 without updates and 25,000 more
     with updates. The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a
     drop, and it grows with the number of evaluations. Compare drops only over equally many evaluations.
     """
-    soon = table[(table["phase"] == "finetune") & table["steps"].between(first, last)]
+    soon = table[(table["phase"] == "finetune") & table["steps"].between(since, until)]
     return (last_offline(table) - soon.groupby(RUN)["score"].min()).dropna().rename("score_drop")
 
 

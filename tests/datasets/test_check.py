@@ -14,7 +14,7 @@ from test_read import d4rl, episode, minari, pool, written
 
 from mbaug import __main__ as commands
 from mbaug import files, tasks
-from mbaug.datasets import cards, check, pools, read
+from mbaug.datasets import cards, check, imports, pools, read
 
 HOPPER = tasks.find("hopper")
 
@@ -188,7 +188,7 @@ ROWS = len(hopper_columns()["rewards"])
 
 def import_small_file(folder, name="hopper-d4rl"):
     """Imports a small file in D4RL's layout and returns the pool's path."""
-    return check.import_dataset(str(written(folder, hopper_columns())), name, folder / "pools")
+    return imports.import_dataset(str(written(folder, hopper_columns())), name, folder / "pools")
 
 
 def test_the_readme_lists_the_numbers_and_the_origin_of_each_pool(tmp_path):
@@ -227,7 +227,7 @@ def test_the_list_verifies_each_pool_and_the_command_names_those_that_fail(tmp_p
         file.write(b"\0")
     (folder / "hopper-alone.json").unlink()
     table = pools.listing([folder])
-    assert table.checksum.to_dict() == {"hopper-alone": "NO CARD", "hopper-changed": "DIFFERS", "hopper-whole": "verified"}
+    assert table.checksum.to_dict() == {"hopper-alone": "NO VALID CARD", "hopper-changed": "DIFFERS", "hopper-whole": "verified"}
     assert table.loc["hopper-whole", ["transitions", "episodes"]].tolist() == [ROWS, 4]
     listing = pools.listing
     monkeypatch.setattr(pools, "listing", lambda: listing([folder]))
@@ -249,7 +249,7 @@ def test_the_data_command_lists_all_bundled_pools(capsys):
 
 def test_the_command_in_a_card_is_quoted_for_the_shell(tmp_path):
     path = written(tmp_path, hopper_columns(), "my data;ls.hdf5")
-    card = read.read_card(check.import_dataset(str(path), "hopper-mine", tmp_path / "pools"))
+    card = read.read_card(imports.import_dataset(str(path), "hopper-mine", tmp_path / "pools"))
     assert card["command"] == "python -m mbaug data 'my data;ls.hdf5' --as hopper-mine"
 
 
@@ -257,7 +257,7 @@ def test_rows_marked_both_terminal_and_timed_out_are_reported(tmp_path):
     """Before the time limit they count as falls, which the simulator confirms."""
     lines, columns = [], hopper_columns()
     columns["timeouts"] = columns["timeouts"] | columns["terminals"]
-    path = check.import_dataset(str(written(tmp_path, columns)), "hopper-both", tmp_path / "pools", lines.append)
+    path = imports.import_dataset(str(written(tmp_path, columns)), "hopper-both", tmp_path / "pools", lines.append)
     sentence = (
         "3 rows are marked as terminal and as timed out: we read 3 before step 1,000 as falls and 0 at that step as time-outs"
     )
@@ -295,7 +295,7 @@ def test_next_states_are_kept_even_if_they_differ_from_the_following_states(tmp_
     """A recorder may round next observations differently from the observations of the following row. The import keeps both."""
     columns = hopper_columns()
     columns["next_observations"] = columns["next_observations"] + np.float32(1e-5)
-    path = check.import_dataset(str(written(tmp_path, columns)), "hopper-odd", tmp_path / "pools")
+    path = imports.import_dataset(str(written(tmp_path, columns)), "hopper-odd", tmp_path / "pools")
     np.testing.assert_array_equal(read.load("hopper-odd", [path.parent]).next_state, columns["next_observations"])
 
 
@@ -304,7 +304,7 @@ def test_importing_a_minari_dataset_makes_a_pool(tmp_path, monkeypatch):
     first = first.rows(np.flatnonzero(first.episode == 0))
     states = np.concatenate([first.state, first.next_state[-1:]])
     minari(monkeypatch, [episode(states, first.terminal, first.action, first.reward)])
-    path = check.import_dataset("minari:mujoco/hopper/medium-v0", "hopper-minari", tmp_path)
+    path = imports.import_dataset("minari:mujoco/hopper/medium-v0", "hopper-minari", tmp_path)
     assert read.load("hopper-minari", [tmp_path]).sha256 == first.sha256
     card = read.read_card(path)
     assert (card["source"], card["source_sha256"]) == ("minari:mujoco/hopper/medium-v0", None)
@@ -373,7 +373,7 @@ def test_a_card_with_a_wrong_value_is_refused(tmp_path, changed, sentence):
     for reader in (pools.readme, lambda folder: read.load("hopper-random", [folder])):
         with pytest.raises(read.DatasetDamaged, match=re.escape(whole)):
             reader(tmp_path)
-    assert pools.listing([tmp_path]).checksum.tolist() == ["NO CARD"]
+    assert pools.listing([tmp_path]).checksum.tolist() == ["NO VALID CARD"]
 
 
 @pytest.mark.parametrize(

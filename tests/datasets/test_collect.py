@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import contents, wait_until
+from made import diverges_at
 
 from mbaug import __main__ as commands
 from mbaug import files, streams, tasks
@@ -431,14 +432,7 @@ def test_a_recorded_run_is_neither_trained_nor_recorded_again(clone, tmp_path, m
 @pytest.mark.slow
 def test_a_diverged_agent_is_recorded_with_its_last_evaluated_actor(tmp_path, monkeypatch):
     """A weight of the critics becomes NaN after the evaluation at 200 steps."""
-    evaluate = run.evaluate
-
-    def poisoned(population, phase):
-        evaluate(population, phase)
-        if population.learner.environment_steps == 200:
-            population.learner.agent.critics.network.layers[0][0][0] = float("nan")
-
-    monkeypatch.setattr(run, "evaluate", poisoned)
+    diverges_at(monkeypatch, 200)
     command(tmp_path)
     root = tmp_path / "data" / "runs"
     assert records.read_metadata(root, WHICH)["status"] == "diverged"

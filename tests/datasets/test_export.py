@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mbaug import __main__ as commands
 from mbaug import files, tasks
 from mbaug.datasets import export, read
 
@@ -44,6 +45,17 @@ def test_a_second_export_changes_no_file_and_the_readme_lists_every_dataset(expo
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")}
     assert [*export.minari_datasets(folder)] == [*identifiers.values()]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.hdf5")} == before != {}
+
+
+def test_the_command_prints_each_dataset_as_it_is_made(monkeypatch, tmp_path, capsys):
+    def killed(folder):
+        yield "mbaug/first-v0"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "minari_datasets", killed)
+    with pytest.raises(SystemExit, match="interrupted"):
+        commands.main(["data", "--export", "minari", "--output", str(tmp_path)])
+    assert capsys.readouterr().out == "mbaug/first-v0\n"
 
 
 def test_an_export_that_is_killed_leaves_no_dataset(exported, monkeypatch, tmp_path):

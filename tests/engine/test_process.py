@@ -23,7 +23,7 @@ def processor(monkeypatch):
 )
 def test_fast_float32_products_are_allowed_only_where_they_keep_24_bits(processor, flags, choice):
     processor(*flags)
-    assert engine.prepare("float32") == "float32"
+    engine.prepare("float32")
     assert torch.get_float32_matmul_precision() == choice
 
 
@@ -44,13 +44,12 @@ def test_a_gpu_has_bfloat16_only_in_hardware(monkeypatch, hardware):
     assert engine.has_bfloat16("cuda") == hardware
 
 
-def test_bfloat16_falls_back_to_float32_with_a_warning_on_a_processor_without_it(processor):
+def test_bfloat16_is_refused_on_a_processor_without_it(processor):
     processor("avx512_bf16")
-    assert engine.prepare("bfloat16") == "bfloat16"
+    engine.prepare("bfloat16")
     processor("avx2")
-    with pytest.warns(RuntimeWarning, match="no bfloat16 products .* using float32"):
-        assert engine.prepare("bfloat16") == "float32"
-    assert engine.prepare("bfloat16") == "float32"  # a second warning would be an error
+    with pytest.raises(ValueError, match=r"^precision is 'bfloat16', but the device 'cpu' has no bfloat16 products in"):
+        engine.prepare("bfloat16")
 
 
 def test_an_unavailable_device_is_refused(monkeypatch):
@@ -77,7 +76,7 @@ def test_flushing_numbers_below_1e_38_to_zero_changes_no_weight():
         for step in range(1, 100):
             shapes = (STATE,), (ACTION,), (), (STATE,), ()
             batch = Batch(*(torch.rand((2, BATCH, *shape), generator=g) for shape in shapes))
-            td3.update(agent, batch, torch.zeros(1, 2, BATCH, ACTION), TD3(), step % 2 == 0)
+            td3.update(agent, batch, TD3(), torch.zeros(1, 2, BATCH, ACTION), step % 2 == 0)
         first = agent.moments["critics"].first
         below = (first != 0) & (first.abs() < torch.finfo(torch.float32).tiny)
         assert below.any() != flush or not torch.set_flush_denormal(True)

@@ -64,7 +64,7 @@ def learned(population):
     learner = learner_of(TD3(hidden=(64, 64), learning_rate=1e-2), list(range(population)), 3, 2)
     trained = random_rows(population, 32, 0)
     for step in range(1, 201):
-        td3.update(learner.agent, trained, torch.zeros(1, population, 32, 2), learner.arm.learner, step % 2 == 0)
+        td3.update(learner.agent, trained, learner.arm.learner, torch.zeros(1, population, 32, 2), step % 2 == 0)
     return learner, trained
 
 

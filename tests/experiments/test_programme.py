@@ -63,7 +63,7 @@ def test_every_arm_trains_to_the_end_of_its_budget(name, root, monkeypatch):
     monkeypatch.setattr(read, "load", uniform_pool)
     monkeypatch.setattr(probes, "load", few_states)
     monkeypatch.setattr(tasks, "make", partial(tasks.make, max_episode_steps=100))  # two tasks never end an episode early
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": True)  # torch supports it everywhere, but slowly
+    monkeypatch.setattr(engine.process, "has_bfloat16", lambda device="cpu": True)  # torch supports it everywhere, but slowly
     for module in (runner, studies):
         monkeypatch.setattr(module, "ARMS", SMALL)
     study = studies.find(name)

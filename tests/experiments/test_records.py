@@ -126,7 +126,7 @@ def test_wrong_rows_or_metadata_are_refused_and_nothing_is_written(tmp_path, wro
     assert contents(tmp_path) == {}
 
 
-# --- records are kept; only one that holds more may replace an old one ----------------------------------------------------
+# --- records are kept and never replaced ----------------------------------------------------------------------------------
 
 
 def change(path, **changed):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from made import diverges_at
 from small import BRIEF, FORK, IMAGINING, OFFLINE, RUN, SCRATCH, SECOND, SHORT, TINY, arms, on_data, record, rows  # noqa: F401
 
 from mbaug import engine, provenance, tasks
@@ -309,14 +310,7 @@ def test_agents_that_learn_from_data_record_the_same_in_a_population_as_alone(tm
 
 def test_a_diverged_agent_is_recorded_and_its_neighbour_continues(alone, tmp_path, monkeypatch):
     """The first of two agents becomes NaN after 200 steps. The second's rows equal those of training alone."""
-    evaluate = run.evaluate
-
-    def poisoned(population, phase):
-        evaluate(population, phase)
-        if population.learner.environment_steps == 200:
-            population.learner.agent.critics.network.layers[0][0][0] = float("nan")
-
-    monkeypatch.setattr(run, "evaluate", poisoned)
+    diverges_at(monkeypatch, 200)
     record(tmp_path, [RUN, SECOND], BRIEF, population=2)
     metadata = records.read_metadata(tmp_path / "runs", RUN)
     assert (metadata["status"], metadata["diverged_at"]["environment_steps"]) == ("diverged", 250)
@@ -355,8 +349,8 @@ def test_data_of_another_task_are_refused_before_anything_is_trained(tmp_path):
 
 def test_a_bfloat16_arm_is_refused_on_a_processor_without_bfloat16(tmp_path, monkeypatch):
     """A float32 run under the name of a bfloat16 arm would be false evidence. Nothing is written."""
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device="cpu": False)
+    monkeypatch.setattr(engine.process, "has_bfloat16", lambda device="cpu": False)
     which = records.Run("hopper", "none", "td3_bfloat16", 0)
-    with pytest.raises(RuntimeError, match=f"{which}: it trains in bfloat16, but this processor cannot multiply bfloat16"):
+    with pytest.raises(RuntimeError, match=f"{which}: precision is 'bfloat16', but the device 'cpu' has no bfloat16 products"):
         record(tmp_path, [which])
     assert not list(tmp_path.rglob("*.*"))

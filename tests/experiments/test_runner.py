@@ -412,8 +412,8 @@ def test_the_estimate_of_hours_uses_records_of_this_processor():
     found[THIRD] = {"wall_seconds": 1.0, "provenance": {"cpu": provenance.processor(), "device": "a GPU"}}
     assert runner.step_seconds(found) == pytest.approx(0.01)
     runs = [Run("hopper", "hopper-medium-replay", arm, 0) for arm in ("augmented", "augmented_critics", "vanilla_critics")]
-    assert runner.seconds(runs, 0.01) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000))
-    assert runner.seconds(runs + [replace(each, seed=1) for each in runs], 1.0) == 2 * runner.seconds(runs, 1.0)
+    assert runner.hours(runs, found) == pytest.approx(0.01 * (2 * 200_000 + 3 * 75_000) / 3600)
+    assert runner.hours(runs + [replace(each, seed=1) for each in runs], found) == 2 * runner.hours(runs, found)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +454,13 @@ def test_verify_may_stop_before_an_offline_run_ends(tmp_path, monkeypatch):
 def test_verify_refuses_a_record_with_other_settings(recorded, tmp_path):
     with pytest.raises(ValueError, match=r"cannot be verified: settings\.finetuning\.steps is 300 in the record and 100000"):
         verify.verify(RUN, recorded / "runs", tmp_path)
+
+
+@pytest.mark.parametrize("use", [lambda root: verify.verify(RUN, root, root), lambda root: runner.policy(RUN, root, "final")])
+def test_a_record_of_an_arm_that_no_longer_exists_is_refused_in_one_sentence(use, recorded, monkeypatch):
+    monkeypatch.delitem(ARMS, "small")
+    with pytest.raises(ValueError, match=r"^unknown arm 'small': "):
+        use(recorded / "runs")
 
 
 def test_a_kept_actor_can_be_loaded_and_acts_as_before(recorded, tmp_path, monkeypatch):

@@ -65,12 +65,12 @@ def keep(work, which):
 def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, monkeypatch):
     """Rounding changes its actions and values only slightly. An existing file is not made again."""
     monkeypatch.setattr(trained, "WORLD_MODELS", {})
-    monkeypatch.setattr(trained, "ENSEMBLES", {})
+    monkeypatch.setattr(trained, "ENSEMBLES", [])
     agents = {("halfcheetah", arm): (arm, "switch"), ("hopper", "noise"): ("noise", "switch")}
     agents["halfcheetah", f"{arm}_50000"] = arm, "50000"
     monkeypatch.setattr(trained, "AGENTS", agents)
     learner = keep(tmp_path / "work", records.Run("halfcheetah", "halfcheetah-medium-replay", arm, 0))
-    lines = [*trained.make(tmp_path / "work", records.root(), tmp_path / "models")]
+    lines = [*trained.make(records.root(), tmp_path / "work", tmp_path / "models")]
     made = trained.path_of("halfcheetah", arm, tmp_path / "models")
     assert lines[:2] == [str(made), "hopper/noise needs its run: python -m mbaug record core"]
     found, state = trained.agent("halfcheetah", arm, folder=tmp_path / "models"), np.ones((1, 5, 17), np.float32)
@@ -80,7 +80,7 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     np.testing.assert_allclose(found.act(state[0, 0]), found.policy(state)[0, 0], atol=1e-6)
     later = trained.load("halfcheetah", f"{arm}_50000", tmp_path / "models")[0]["actor"]
     torch.testing.assert_close(later, training.actors(learner)[0] + 1, atol=5e-3, rtol=0)
-    assert all("needs its run" in line for line in trained.make(tmp_path / "work", records.root(), tmp_path / "models"))
+    assert all("needs its run" in line for line in trained.make(records.root(), tmp_path / "work", tmp_path / "models"))
 
 
 def test_values_along_actions_are_the_quantiles_of_their_relative_changes():
@@ -104,7 +104,7 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     path.write_text(
         "task,arm,seed,share,low,median,high,record\nhalfcheetah,vanilla,0,1,9,9,9,old\nant,noise,1,1,-0.5,0.25,2,other\n"
     )
-    trained.update_along_actions(tmp_path / "work", records.root(), path)
+    trained.update_along_actions(records.root(), tmp_path / "work", path)
     table = pd.read_csv(path)
     assert table["share"].tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
     record = records.read_metadata(records.root(), which)["csv_sha256"][:12]
@@ -118,7 +118,7 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     path.write_text(path.read_text().replace(f"0,0,0,{record}", f"0,7,0,{record}"))
     before = path.read_bytes()
     for work in ("nothing kept", "work"):  # a run that was asked is not asked again
-        trained.update_along_actions(tmp_path / work, records.root(), path)
+        trained.update_along_actions(records.root(), tmp_path / work, path)
         assert path.read_bytes() == before
 
 

@@ -14,7 +14,7 @@ import torch
 from mutations import damaged, edited, rewritten
 
 from mbaug import files, tasks
-from mbaug.datasets import check, pools, read
+from mbaug.datasets import imports, pools, read
 from mbaug.datasets.cards import read_card
 from mbaug.experiments import checkpoint, probes, records, run, studies, trained
 from mbaug.experiments.records import Run
@@ -104,7 +104,7 @@ def d4rl(folder: Path) -> None:
 def imported(folder: Path, source: str | None = None) -> list:
     """Returns the arrays of the pool that a file or a Minari dataset becomes."""
     said: list[str] = []
-    check.import_dataset(source or str(folder / "a.hdf5"), "hopper-a", folder / "pools", said.append)
+    imports.import_dataset(source or str(folder / "a.hdf5"), "hopper-a", folder / "pools", said.append)
     assert all(line.isprintable() for line in said), said
     return arrays(read.load("hopper-a", [folder / "pools"]))
 

@@ -26,7 +26,13 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         ({"precision": "float16"}, "unknown precision 'float16': did you mean "),
         ({"algorithm": "sac"}, "the learner's settings are TD3(...), but the algorithm 'sac' needs SAC(...)"),
         ({"learner": IQL()}, "the learner's settings are IQL(...), but the algorithm 'td3' needs TD3(...)"),
-        ({"finetuning": None}, "pretraining and finetuning are both None, but an arm needs at least one of them"),
+        *(
+            (
+                {"finetuning": None, "pretraining": plan},
+                "finetuning is None and pretraining is None or has 0 updates, but an arm must learn in one of them",
+            )
+            for plan in (None, Pretraining(updates=0))
+        ),
         (
             PLAIN_SAC | {"pretraining": Pretraining()},
             f"the algorithm is 'sac', but only {OFFLINE_ALGORITHMS} have an offline loss",
@@ -41,7 +47,11 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         ),
         (OFFLINE | {"model": None}, "the augmentation's source is 'sample', but model is None: it needs a WorldModel(...)"),
         (OFFLINE | {"augmentation": None}, "a model is given, but augmentation is None"),
-        (OFFLINE | {"pretraining": None}, "augmentation is given, but pretraining is None"),
+        ({"finetuning": Finetuning(keep_data=True)}, "keep_data is True, but pretraining is None: it keeps the rows that"),
+        *(
+            (OFFLINE | {"pretraining": plan}, "augmentation is given, but pretraining is None or has 0 updates: next states")
+            for plan in (None, Pretraining(updates=0))
+        ),
         (
             OFFLINE | {"augmentation": Augmentation(source="sampel")},
             "unknown augmentation source 'sampel': did you mean 'sample'? allowed are 'sample', 'mean',",
@@ -89,9 +99,9 @@ def test_a_wrong_combination_is_refused_in_one_sentence(arm, sentence):
 @pytest.mark.parametrize(("name", "algorithm"), ALGORITHMS.items(), ids=ALGORITHMS)
 def test_every_algorithm_can_be_used_in_each_phase_that_it_supports(name, algorithm):
     settings = {"algorithm": name, "learner": algorithm.settings(), "finetuning": Finetuning(keep_data=True)}
-    assert Arm(**settings, pretraining=Pretraining(updates=0)), "every algorithm may fill its replay buffer with the offline rows"
+    keeping = Arm(**settings, pretraining=Pretraining(updates=0))
+    assert keeping.offline_part is None, "every algorithm may fill its replay buffer with the offline rows, and learns none"
     if algorithm.offline_loss:
         fresh, carried = (Arm(**settings | OFFLINE | {"finetuning": Finetuning(carry_critics=carry)}) for carry in (False, True))
         assert fresh != carried
         assert fresh.offline_part == carried.offline_part != Arm(**settings, pretraining=Pretraining()).offline_part
-    assert Arm(**settings).offline_part is None

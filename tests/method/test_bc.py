@@ -25,6 +25,6 @@ def test_offline_the_clone_follows_the_data_and_not_its_critics():
     for step in range(1, 801):
         state = 2 * torch.rand(1, 64, 1, generator=g, dtype=torch.float64) - 1
         batch = Batch(state, state / 2, -state[..., 0] / 2, state, torch.ones(1, 64, dtype=torch.float64))
-        update(agent, batch, torch.zeros(1, 1, 64, 1, dtype=torch.float64), settings, step % 2 == 0, bc.ALGORITHM.offline_loss)
+        update(agent, batch, settings, torch.zeros(1, 1, 64, 1, dtype=torch.float64), step % 2 == 0, bc.ALGORITHM.offline_loss)
     assert (agent.actor(state) - state / 2).abs().max() < 0.05
     assert (agent.critics(state, state / 2)[0, 0] + state[0, :, 0] / 2).abs().max() < 0.05

@@ -56,7 +56,7 @@ def test_critic_target_by_hand(pair):
 def test_actor_loss_by_hand(pair):
     advantage = np.stack([least(pair, k) - value(pair, k) for k in range(2)])
     advantage[:, 0] = 1.0  # exp(30) exceeds the largest weight, 100
-    spread = iql.log_std(pair, 2, SMALL)
+    spread = iql.clipped_log_std(pair, 2, SMALL)
     losses = iql.actor_loss(pair.actor(THREES.state), spread, THREES.action, torch.from_numpy(advantage), SMALL)
     for k, log_std in enumerate(([-0.3, 0.1], [-1.0, 0.0])):
         weight = np.minimum(np.exp(30 * advantage[k]), 100)
@@ -68,7 +68,7 @@ def test_actor_loss_by_hand(pair):
 
 def test_an_update_moves_all_parts_and_the_target_slowly(pair):
     before, spread = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS}, pair.log_std.detach().clone()
-    iql.update(pair, THREES, both(NOISE)[None], SMALL, True)
+    iql.update(pair, THREES, SMALL, both(NOISE)[None], True)
     assert not any(torch.equal(getattr(pair, name).network.flat, before[name]) for name in PARTS)
     assert (pair.log_std != spread)[:4].tolist() == [True, False, True, True], "a clipped spread has no gradient"
     expected = 0.995 * before["target_critics"] + 0.005 * pair.critics.network.flat.detach()
@@ -96,7 +96,7 @@ def test_an_update_moves_values_then_the_actor_then_the_critics(pair, monkeypatc
 
     monkeypatch.setattr(iql, "value_loss", of_values)
     monkeypatch.setattr(iql, "critic_loss", of_critics)
-    iql.update(pair, THREES, both(NOISE)[None], SMALL, True, of_actor)
+    iql.update(pair, THREES, SMALL, both(NOISE)[None], True, of_actor)
     assert order == [("values", 0.7), "actor", "critics"]
 
 
@@ -105,7 +105,7 @@ def test_only_the_actor_waits_for_a_policy_step(pair):
     for step in range(1, 5):
         before = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS}
         spread = pair.log_std.detach().clone()
-        iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,)), step % 2 == 0)
+        iql.update(pair, THREES, IQL(hidden=(4,)), both(NOISE)[None], step % 2 == 0)
         for name in PARTS:
             moved[name].append(not torch.equal(getattr(pair, name).network.flat, before[name]))
         assert torch.equal(pair.log_std, spread) == (step % 2 == 1)
@@ -116,11 +116,11 @@ def test_exploration_adds_noise_with_the_learned_spread_to_the_greedy_action(pai
     """An explorer reads the agent's current network and spread, so one explorer serves the whole training."""
     explorers = [iql.explorer(pair, k, SMALL) for k in range(2)]
     for _ in range(2):
-        spread = iql.log_std(pair, 2, SMALL).detach()[:, 0].exp().numpy()
+        spread = iql.clipped_log_std(pair, 2, SMALL).detach()[:, 0].exp().numpy()
         wanted = np.clip(iql.greedy(pair, THREES.state)[:, 0].numpy() + spread * NOISE[0], -1, 1)
         close([explore(THREE["state"][0], NOISE[0]) for explore in explorers], wanted)
         for _ in range(20):
-            iql.update(pair, THREES, both(NOISE)[None], IQL(hidden=(4,), learning_rate=0.01), True)
+            iql.update(pair, THREES, IQL(hidden=(4,), learning_rate=0.01), both(NOISE)[None], True)
     assert not np.allclose(spread, np.exp([[-0.3, 0.1], [-1.0, 0.0]]), atol=0.01), "the spread must change in between"
 
 

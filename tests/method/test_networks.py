@@ -11,7 +11,7 @@ import torch
 from made import generators, learned
 
 from mbaug.method.arms import ALGORITHMS
-from mbaug.method.networks import LANES, Arithmetic, perceptron
+from mbaug.method.networks import LANES, Arithmetic, numpy_forward, perceptron
 from mbaug.method.settings import PRECISIONS
 from mbaug.method.td3 import TD3
 
@@ -43,6 +43,13 @@ def test_critics_refuse_rows_of_another_number_of_agents(agents, rows):
     critics = ALGORITHMS["td3"].create(3, 2, TD3(hidden=(4,)), generators(*range(agents))).critics
     with pytest.raises(ValueError, match=f"^rows of {rows} agents were given, but these are the critics of {agents}$"):
         critics(torch.zeros(rows, 5, 3), torch.zeros(rows, 5, 2))
+
+
+def test_layer_norm_is_not_computed_in_numpy():
+    """Its result would be that of a network without LayerNorm."""
+    critics = ALGORITHMS["layernorm"].create(3, 2, TD3(hidden=(4,)), generators(*SEEDS)).critics
+    with pytest.raises(ValueError, match=r"^the network has LayerNorm, but only networks without it are computed in NumPy$"):
+        numpy_forward(critics.network, 0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

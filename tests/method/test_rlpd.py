@@ -10,7 +10,7 @@ from mbaug import tasks
 from mbaug.method import rlpd, sac, training
 from mbaug.method.arms import Arm
 from mbaug.method.sac import SAC
-from mbaug.method.settings import Finetuning
+from mbaug.method.settings import Finetuning, Pretraining
 
 
 @pytest.mark.parametrize(("offline", "size", "expected"), [(10, 14, [0, 5, 9, 10, 12, 13]), (1, 2, [0, 0, 0, 1, 1, 1])])
@@ -24,7 +24,8 @@ def test_half_of_a_batch_is_offline_rows(offline, size, expected):
 def test_offline_rows_are_those_that_the_replay_buffer_started_with():
     hopper, calls = tasks.find("hopper"), []
     plan = Finetuning(100, 50, "uniform", keep_data=True, evaluation_interval=50)
-    learner = training.learner(Arm("rlpd", SAC(hidden=(8,), batch_size=8), finetuning=plan), hopper, [0])
+    arm = Arm("rlpd", SAC(hidden=(8,), batch_size=8), pretraining=Pretraining(updates=0), finetuning=plan)
+    learner = training.learner(arm, hopper, [0])
     learner.algorithm = replace(rlpd.ALGORITHM, rows=lambda *given: calls.append(given[1:]) or rlpd.rows(*given))
     list(training.finetune(learner, tasks.Lockstep(hopper, [0]), training.replay(learner, torch.zeros(1, 30, 28))))
     assert calls == [(30, 30 + steps) for steps in range(51, 101)]

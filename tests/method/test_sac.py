@@ -79,7 +79,7 @@ def test_temperature_loss_by_hand():
 def updated(settings, *noise):
     """Returns two agents after one update with this noise in the actions at s' and at s."""
     agent = agents()
-    sac.update(agent, THREES, torch.stack([both(part) for part in noise]), settings, True)
+    sac.update(agent, THREES, settings, torch.stack([both(part) for part in noise]), True)
     return agent
 
 
@@ -93,7 +93,7 @@ def test_the_target_entropy_counts_each_action_and_the_temperature_has_its_own_l
     """Two actions have a target of -2 nats, so alpha falls at an entropy of -1.5. Adam's first step is as long as its rate."""
     settings, agent = replace(SMALL, target_entropy_per_action=-1.0, temperature_learning_rate=0.01), agents()
     loss = lambda *given: (sac.actor_loss(*given)[0], torch.full((2,), 1.5).double())  # noqa: E731
-    sac.update(agent, THREES, torch.stack([both(NOISE)] * 2), settings, True, loss)
+    sac.update(agent, THREES, settings, torch.stack([both(NOISE)] * 2), True, loss)
     close(agent.log_temperature[:2], np.full(2, np.log(0.5) - 0.01), 1e-6)
 
 
@@ -109,7 +109,7 @@ def test_an_update_moves_the_actor_only_in_a_policy_step_and_the_targets_always(
     for step in range(1, 5):
         before = {name: part.network.flat.detach().clone() for name, part in names.items()}
         temperature = sac.temperature(pair).clone()
-        sac.update(pair, THREES, torch.stack([both(NOISE)] * 2), SAC(hidden=(4,)), step % 2 == 0)
+        sac.update(pair, THREES, SAC(hidden=(4,)), torch.stack([both(NOISE)] * 2), step % 2 == 0)
         moved = {name for name, part in names.items() if not torch.equal(part.network.flat.detach(), before[name])}
         assert moved == {"critics", "targets"} | ({"actor"} if step % 2 == 0 else set())
         assert torch.equal(sac.temperature(pair), temperature) == (step % 2 == 1)

@@ -91,11 +91,13 @@ def train_a_little():
     learner, rows = training.learner(simulated, hopper, [0], standardiser), transitions.table([branches], standardiser)
     list(training.pretrain(learner, rows, lambda number: rows))
     for name, algorithm in arms.ALGORITHMS.items():
-        offline = {"model": model, "augmentation": rule, "pretraining": plan} if algorithm.offline_loss else {}
+        offline = {"model": model, "augmentation": rule, "pretraining": plan}
+        if not algorithm.offline_loss:
+            offline = {"pretraining": Pretraining(updates=0)}
         arm = Arm(name, algorithm.settings(**small), **offline, finetuning=online)
         learner = training.learner(arm, hopper, [0], standardiser)
         table = transitions.table([drawn], standardiser, horizon=plan.horizon, discount=0.99)
-        if offline:
+        if arm.learns_offline:
             list(training.pretrain(learner, table, lambda number: imagined[None], sources.doubt(fitted.model, state)[None]))
             training.carry(learner, online)
         list(training.finetune(learner, tasks.Lockstep(hopper, [0]), training.replay(learner, table)))

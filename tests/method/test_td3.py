@@ -41,7 +41,7 @@ def test_parity_with_the_reference(reference, name, together):
             columns = (torch.as_tensor(reference[key][rows].astype(np.float64)) for key in Batch._fields)
             batch = Batch(*columns)
             batch = batch._replace(reward=batch.reward.reshape(rows.shape), terminal=batch.terminal.reshape(rows.shape))
-            td3.update(agent, batch, torch.as_tensor(noise[step - 1][None, agents]), settings, step % 2 == 0, LOSSES[name])
+            td3.update(agent, batch, settings, torch.as_tensor(noise[step - 1][None, agents]), step % 2 == 0, LOSSES[name])
             if f"{name}/agent0/step{step}/actor.l1.weight" in reference:
                 compared.append(step)
                 assert max((ours - theirs).abs().max() for ours, theirs in pairs(reference, name, agents, agent, step)) < 1e-10
@@ -80,7 +80,7 @@ def test_target_noise_is_scaled_and_clipped():
 def test_actor_and_targets_move_only_in_a_policy_step(pair, loss):
     for step in range(1, 7):
         before = {name: getattr(pair, name).network.flat.detach().clone() for name in PARTS.values()}
-        td3.update(pair, THREES, both(NOISE)[None], TD3(hidden=(4,)), step % 3 == 0, loss)
+        td3.update(pair, THREES, TD3(hidden=(4,)), both(NOISE)[None], step % 3 == 0, loss)
         moved = {name for name, flat in before.items() if not torch.equal(getattr(pair, name).network.flat, flat)}
         delayed = {*before} - ({"actor"} if loss is None else set())
         assert moved == (delayed if step % 3 == 0 else {"critics"})

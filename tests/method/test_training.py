@@ -161,7 +161,7 @@ def test_augmentation_replaces_its_share_of_next_states_and_nothing_else(seen):
     list(training.pretrain(offline([1, 3], UNAUGMENTED)[0], table))
     assert len(seen) == 200
     for number, (with_it, without) in enumerate(zip(seen[:100], seen[100:], strict=True)):
-        (_, batch, noise, *_), (_, recorded, recorded_noise, *_) = with_it, without
+        (_, batch, _, noise, *_), (_, recorded, _, recorded_noise, *_) = with_it, without
         for field in ("state", "action", "reward", "terminal"):
             assert torch.equal(getattr(batch, field), getattr(recorded, field))
         assert torch.equal(noise, recorded_noise)
@@ -182,7 +182,7 @@ def test_with_a_branch_the_critics_learn_from_whole_imagined_transitions_and_the
     list(training.pretrain(learner, table, lambda number: numbers.append(number) or others))
     list(training.pretrain(offline([1, 3], UNAUGMENTED)[0], table))
     assert numbers == [0, 1]
-    for (_, batch, noise, *_), (_, recorded, recorded_noise, *_) in zip(seen[:100], seen[100:], strict=True):
+    for (_, batch, _, noise, *_), (_, recorded, _, recorded_noise, *_) in zip(seen[:100], seen[100:], strict=True):
         assert torch.equal(noise, recorded_noise)
         for part, old in zip(batch, recorded, strict=True):
             assert torch.equal(part[:, 16:], old[:, 16:])
@@ -267,6 +267,12 @@ def test_imagined_next_states_of_another_shape_are_refused(shape):
         next(training.pretrain(learner, table, lambda number: torch.zeros(shape)))
 
 
+def test_imagined_next_states_may_have_another_precision():
+    learner, table, imagine = offline([1, 3])
+    list(training.pretrain(learner, table, lambda number: imagine(number).double()))
+    assert same(learner, pretrained([1, 3]))
+
+
 def test_a_model_that_predicts_what_was_recorded_is_vanilla_pretraining():
     """So what can help is only the error of a model. Chapter 07 rests on this."""
     augmented, table, _ = offline([1, 3])
@@ -281,8 +287,20 @@ def test_a_model_that_predicts_what_was_recorded_is_vanilla_pretraining():
 @pytest.mark.parametrize("shape", [(1, 60, 28), (2, 60, 27)])
 def test_a_table_of_other_agents_or_of_another_task_is_refused(shape):
     sentence = f"the table has the shape {[*shape]}, but these agents of hopper need [2, rows, 28]"
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        next(training.pretrain(offline([1, 3], UNAUGMENTED)[0], torch.zeros(shape)))
+    learner = training.learner(replace(KEEPING, model=None, augmentation=None), HOPPER, [1, 3])
+    for use in (lambda table: next(training.pretrain(learner, table)), lambda table: training.replay(learner, table)):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            use(torch.zeros(shape))
+
+
+def test_environments_or_a_standardiser_of_other_agents_or_of_another_task_are_refused():
+    for seeds, task in (([1], HOPPER), ([1, 3], tasks.find("ant"))):
+        found, learner = [len(seeds), task.state_size], training.learner(VANILLA, HOPPER, [1, 3])
+        sentence = re.escape(f"{found}, but these agents of hopper need [2, 11]")
+        with pytest.raises(ValueError, match=f"^the environments' states have the shape {sentence}$"):
+            next(training.finetune(learner, Lockstep(task, seeds), training.replay(learner)))
+        with pytest.raises(ValueError, match=f"^the standardiser's mean and std have the shapes .* and {sentence}$"):
+            training.learner(VANILLA, HOPPER, [1, 3], Standardiser.identity(*found))
 
 
 def test_a_learner_needs_a_seed_and_an_actor_is_set_in_a_single_agent():
@@ -314,7 +332,7 @@ def test_each_kind_of_random_number_has_a_stream_of_its_own(seen):
         rows = transitions.unpack(table[k, torch.randint(60, (50, 32), generator=batches)], 11, 3)
         normal = torch.randn(50, 1, 32, 3, generator=noise)
         assert torch.equal(torch.stack([batch.state[k] for _, batch, *_ in seen[:50]]), rows.state)
-        assert torch.equal(torch.stack([drawn[:, k] for _, _, drawn, *_ in seen[:50]]), td3.smoothing_noise(normal, TD3()))
+        assert torch.equal(torch.stack([drawn[:, k] for _, _, _, drawn, *_ in seen[:50]]), td3.smoothing_noise(normal, TD3()))
     plan = replace(PLAN["finetuning"], warmup_policy="uniform")
     learner, buffer = finetuned([1, 3], replace(VANILLA, finetuning=plan))
     assert set(learner.generators) == {"batches", "update noise", "exploration", "uniform actions"}
@@ -460,7 +478,8 @@ class OneStep(Lockstep):
 def test_an_agent_solves_a_one_step_task_from_the_transitions_that_it_collects(algorithm):
     kept = ALGORITHMS[algorithm].rows is not None  # it also learns from offline rows
     plan = Finetuning(700, 200, "uniform", keep_data=kept, evaluation_interval=700)
-    arm, action = Arm(algorithm, LEARNERS[algorithm], finetuning=plan), torch.linspace(-1, 1, 20).view(1, 20, 1).expand(2, -1, -1)
+    arm = Arm(algorithm, LEARNERS[algorithm], pretraining=Pretraining(updates=0), finetuning=plan)
+    action = torch.linspace(-1, 1, 20).view(1, 20, 1).expand(2, -1, -1)
     zero, one = torch.zeros(2, 20, 1), torch.ones(2, 20, 1)
     table = torch.cat([zero, action, zero, -(action - 0.3).square(), one, zero], dim=-1)
     learner = training.learner(arm, Task("one step", "none", 1, -1.0, 0.0, None, ("somewhere",), ()), [0, 1])
@@ -570,7 +589,8 @@ def without_data(monkeypatch):
 def test_only_the_actor_leaves_the_device_while_agents_learn(without_data, monkeypatch, algorithm):
     """Offline nothing does. Online the agent acts with a copy of its actor on the CPU, renewed before each step."""
     plan = Finetuning(steps=100, warmup_steps=50, evaluation_interval=50, keep_data=True, carry_critics=False)
-    learner, table, imagine = offline([0, 1], replace(ONLINE[algorithm], finetuning=plan), without_data)
+    drawing = {"pretraining": ONLINE[algorithm].pretraining or Pretraining(updates=0), "finetuning": plan}
+    learner, table, imagine = offline([0, 1], replace(ONLINE[algorithm], **drawing), without_data)
     on_cpu, copies, copy_ = [], [], torch.Tensor.copy_
     if algorithm in OFFLINE:
         next(training.pretrain(learner, table, imagine))

@@ -71,6 +71,15 @@ def test_a_case_needs_all_three_arms_and_the_score_of_the_policy():
     assert advice.cases(pd.concat([frame, early]), updates=20_000)["policy"].tolist() == [15, 15]
 
 
+def test_a_case_whose_pool_is_not_here_is_left_out(monkeypatch):
+    frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, seeds=2, tasks=("hopper", "halfcheetah"))
+    for names, left in ((["hopper-medium-replay"], ["hopper", "hopper"]), ([], [])):
+        monkeypatch.setattr(read, "bundled", lambda names=names: {name: read.FOLDER / f"{name}.hdf5" for name in names})
+        found = advice.cases(frame)
+        assert found["task"].tolist() == left
+        assert advice.track_record(found).startswith("the rule is not tested: it takes two tasks with a medium-replay pool")
+
+
 def test_the_score_of_a_dataset_is_the_mean_over_complete_episodes():
     """A reader marks the last row of a file as truncated, even if the file ends in the middle of an episode."""
     pool = read.load("hopper-random")

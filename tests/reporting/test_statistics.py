@@ -59,7 +59,7 @@ def test_without_runs_all_tables_are_empty(tmp_path):
         statistics.last_offline,
         statistics.mean_offline,
     ):
-        assert statistics.differences(measure(table), "augmented", "td3") == []
+        assert statistics.paired_differences(measure(table), "augmented", "td3") == []
 
 
 # --- divergence -----------------------------------------------------------------------------------------------------------
@@ -228,14 +228,14 @@ def test_differences_are_paired_by_task_and_seed():
     hopper = {("hopper", "td3", 0): 10, ("hopper", "td3", 1): 20, ("hopper", "augmented", 1): 25, ("hopper", "augmented", 0): 11}
     ant = {("ant", "augmented", 0): 5, ("ant", "td3", 0): 7, ("ant", "sac", 0): 100}
     scores = measure({**hopper, **ant, ("hopper", "td3", 2): 30})  # the last has no partner
-    found = [paired.tolist() for paired in statistics.differences(scores, "augmented", "td3")]
+    found = [paired.tolist() for paired in statistics.paired_differences(scores, "augmented", "td3")]
     assert found == [[-2.0], [1.0, 5.0]]  # ant, hopper
-    assert statistics.differences(scores, "augmented", "vanilla") == []
+    assert statistics.paired_differences(scores, "augmented", "vanilla") == []
     with pytest.raises(ValueError, match="select one dataset"):
-        statistics.differences(pd.concat([scores, scores]), "augmented", "td3")
+        statistics.paired_differences(pd.concat([scores, scores]), "augmented", "td3")
     scratch = scores.reset_index()  # an arm from scratch has no dataset
     scratch.loc[scratch["arm"] == "td3", "dataset"] = "none"
-    again = statistics.differences(scratch.set_index(RUN)["score"], "augmented", "td3")
+    again = statistics.paired_differences(scratch.set_index(RUN)["score"], "augmented", "td3")
     assert [paired.tolist() for paired in again] == found
 
 
@@ -322,8 +322,8 @@ def test_the_score_drop_by_hand():
     assert statistics.score_drop(table).to_dict() == {("hopper", "d", "td3", 0): 40.0}
     assert statistics.score_drop(table, 25_000).tolist() == [10.0]
     higher = evaluations([*curve([5.0, 50.0, 20.0]), *offline])  # the first score is the lowest, before any interaction
-    assert statistics.score_drop(higher, last=25_000).tolist() == [55.0]
-    assert statistics.score_drop(higher, last=25_000, first=1).tolist() == [10.0]
+    assert statistics.score_drop(higher, until=25_000).tolist() == [55.0]
+    assert statistics.score_drop(higher, until=25_000, since=1).tolist() == [10.0]
 
 
 def test_steps_to_threshold_are_those_of_the_first_evaluation_that_reaches_it():
