@@ -5,13 +5,13 @@
 #
 # <!-- answer -->
 # 1 of the paper's 6 claims can be judged so far: (e) reproduced. On all four tasks (4 or 5 seeds), the mean score of TD3 over
-# the first 100,000 interactions is 15 [14, 16] from scratch, 10 [2.6, 17] after offline pre-training, 1.7 [−0.5, 3.9] after
+# the first 100,000 interactions is 15 [14, 16] from scratch, 7.9 [0.0, 16] after offline pre-training, 1.7 [−0.5, 3.9] after
 # pre-training with imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the means are
 # 10, 19, 22 and 27. We wait for 5 seeds to say whether imagination raises the mean score.
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
 # 100,000 interactions is 54 [49, 59], with 4 or 5 seeds per task. The next best of 9 arms with two seeds on every task, “TD3
-# with the data, no pre-training”, scores 33 [31, 34]. The difference is +21 [+16, +26], without Hopper +16 [+14, +18]. We named
+# with the data, no pre-training”, scores 33 [31, 34]. The difference is +21 [+16, +26], without Hopper +16 [+14, +19]. We named
 # this comparison in advance. This may change: 4 seeds per task are too few for a verdict, and “LayerNorm critics, no
 # pre-training” is not recorded yet.
 # <!-- /answer -->
@@ -82,26 +82,26 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 # %% [markdown]
 # *Read.* An *arm* is one way to train an online agent. It has the same colour in every figure.
 #
-# - TD3 and SAC *from scratch* start without any knowledge. *TD3 with the data* starts with the offline data in its
-#   replay buffer.
+# - TD3 and SAC *from scratch* start without data or pre-training. *TD3 with the data* starts with the offline data in
+#   its replay buffer.
 # - *Vanilla* is pre-trained on the recorded data alone.
 # - *Augmented* is the paper's method: during pre-training a world model imagines half of the next states.
-# - *Matched noise* is our control: instead of imagining, we add noise as large as the model's held-out error.
+# - *Matched noise* is our control: we add noise to recorded next states, as large as the model's held-out error.
 # - *LayerNorm critics, data kept* is vanilla pre-training with LayerNorm in the critics and the offline data in the replay
 #   buffer ([chapter 11](11_other_methods.ipynb)).
 #
 # A *seed* is the number of a repetition. It fixes which data are drawn and every other random choice.
 #
 # The upper row shows each run as one number, its mean score over the first 100,000 interactions. The lower row shows
-# the curves behind these numbers. Ask three questions. Does pre-training start above TD3 from scratch, and stay there
-# ([chapter 05](05_online_finetuning.ipynb))? Does imagination add anything to vanilla pre-training
-# ([03](03_augmentation.ipynb), [04](04_offline_pretraining.ipynb))? Does it do better than matched noise
+# the curves behind these numbers. Ask three questions. Do pre-trained agents start above TD3 from scratch, and stay
+# there ([chapter 05](05_online_finetuning.ipynb))? Does imagination add anything to vanilla pre-training
+# ([03](03_augmentation.ipynb), [04](04_offline_pretraining.ipynb))? Does imagination do better than matched noise
 # ([07](07_controls.ipynb))? If noise does as well, we have no evidence that the model's predictions matter: any gain
 # may come from smoothing. Last, look at SAC, which uses no offline data at all.
 #
 # ## 1. What the paper claims
 #
-# Offline datasets are often small, here 10,000 transitions, and of poor quality. The paper says that an agent trained
+# Offline datasets are often of poor quality and small, here 10,000 transitions. The paper says that an agent trained
 # on them alone can over-fit its critic and collapse when it goes online [S]. Its remedy is to fit a world model to the
 # same 10,000 transitions, and to let it imagine half of the next states that the critic learns from.
 #
@@ -129,10 +129,10 @@ figures.save_figure(figure, "00_online_scores", drawn, caption, profile)
 # ## 2. What we found
 #
 # Two tables follow, computed from the recorded runs. The first has the three *primary* comparisons of the paper's
-# central idea, which we fixed in advance. A second primary family is in [chapter 11](11_other_methods.ipynb). All other
-# comparisons are *exploratory*. When we fixed the first three, some pre-trained runs were already recorded, and one
-# column leaves these out. A p value, corrected by Holm's method for three tests, is shown once every arm has 5 seeds.
-# The second table has the paper's claims. 100K means 100,000 interactions.
+# central idea, which we fixed in advance. [Chapter 11](11_other_methods.ipynb) has a second family of primary
+# comparisons. All other comparisons are *exploratory*. When we fixed the first three, some pre-trained runs were
+# already recorded, and one column leaves these runs out. Once every arm has 5 seeds, the table shows a p value,
+# corrected by Holm's method for three tests. The second table has the paper's claims. 100K means 100,000 interactions.
 
 # %%
 Markdown(claims.claims_table(everything).replace("](notebooks/", "]("))
@@ -259,9 +259,9 @@ figures.save_figure(figure, "00_method", data, text, profile)
 # > 3. Go online. Keep actor, critics and Adam's states. Start with an empty replay buffer. Collect 25,000 steps without
 # >    updates. Then make one update after each step. The actor's loss is now $-Q_1(s, \pi(s))$ alone.
 #
-# The world model in line 1 and line 2.2 are the paper's [S, A]. How the agent is handed over in line 3 follows the
-# authors' code [C]. The updates are those of TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477)) and TD3+BC
-# ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
+# The world model (line 1) and its use (line 2.2) are the paper's [S, A]. The switch to online learning (line 3) follows
+# the authors' code [C]. The updates are those of TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477)) and
+# TD3+BC ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
 #
 # $$\begin{gathered}
 # s'_j \leftarrow \begin{cases}\hat s'_j & j \le n \\ s'_j & j > n\end{cases} \\
@@ -284,7 +284,7 @@ figures.save_figure(figure, "00_method", data, text, profile)
 # ## 4. How to read the chapters, and how to run them again
 #
 # Read the chapters in order, or only those whose results you want to check. Each section follows the same steps. *Ask*
-# poses a question. Next are the equation with a table of its symbols, and the function that ran. *Check by hand*
+# poses a question. The equation follows with a table of its symbols, then the function that ran. *Check by hand*
 # recomputes a few rows. *Look* is a figure or a table, and *Read* says what it shows and what it does not.
 #
 # | chapter | its question |
@@ -327,9 +327,9 @@ pd.DataFrame({name: budgets(name) for name in studies.PROFILES}).T.map("{:,}".fo
 # | `make quick` | trains Hopper from nothing, one seed, with reduced budgets | up to 20 minutes |
 # | `make record` | trains the planned runs that are missing, and resumes after an interruption | `python -m mbaug status` estimates it |
 #
-# The [README](../README.md) has measured minutes. The next table has the hours that the first runs of five arms on
-# Hopper took on one core, while another run trained beside it. They come from several processors and versions of the
-# code, so compare arms only roughly.
+# The [README](../README.md) has measured minutes. The next table has the hours that the first runs of five arms took on
+# Hopper. Each run had one core, and another run trained beside it. The runs come from several processors and versions
+# of the code, so compare arms only roughly.
 
 # %%
 seconds = pd.Series({str(run): about["wall_seconds"] for run, about in metadata.items()}, dtype=float)
@@ -343,12 +343,12 @@ looks.labelled(by_arm).round(2)
 #
 # The main differences are in how we count and compare. We count every interaction, give an interval with each mean, and
 # run a matched-noise control beside the method. We use today's tasks (`Hopper-v5`) and collected the data on them,
-# because the simulator that D4RL used is no longer maintained. The [README](../README.md) has the main ones in a table,
-# and each chapter ends with its own.
+# because the simulator that D4RL used is no longer maintained. The [README](../README.md) lists the main differences in
+# a table, and each chapter ends with its own.
 #
 # ## Try it
 #
-# Each is one line. Predict the result before you run it.
+# Each edit is one line. Predict the result before you run it.
 #
 # 1. In the parameters cell, set `retrain = True` and `profile = "smoke"`. The whole method then runs in this notebook.
 # 2. In the figure of scores, replace `shown` by `shown[shown["seed"] == 0]` in the call of `statistics.mean_score`. Would

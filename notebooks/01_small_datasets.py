@@ -17,8 +17,8 @@
 # | minutes on one core | below 1 in all profiles, because nothing is trained |
 #
 # A *transition* is one step of a simulated body. A *pool* is one of the datasets that we ship. A run learns from 10,000
-# transitions drawn from a pool. A *seed* is the number of a repetition, and each seed has its own draw. [S], [A] and
-# [C] are our sources for the paper, see the [overview](00_overview.ipynb).
+# transitions drawn from a pool. A *seed* is the number of a repetition, and each seed has its own draw. The
+# [overview](00_overview.ipynb) explains [S], [A] and [C], our sources for the paper.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -99,13 +99,12 @@ figures.save_figure(figure, "01_neighbours", table, f"{about}{origin}.", profile
 #
 # *Ask.* How far is a new state from the states that a model or a critic knows? We use the Euclidean distance, after
 # dividing each dimension by its standard deviation. The dotted line is the median length of one simulator step, and the
-# table below has the distance in this unit. We measure it in two ways, and we expect the second to give larger
-# distances.
+# table below has the distances in this unit. We draw in two ways, and we expect larger distances with the second.
 #
 # - *Single rows:* we draw $n$ rows, and take the other rows as new states. At 10,000 rows, most of these are only a few
 #   steps of 8 ms from a drawn row.
-# - *Whole episodes:* we draw $n$ rows as whole episodes, and take rows of other episodes as new states. An agent online
-#   will meet such states.
+# - *Whole episodes:* we draw $n$ rows as whole episodes, and take rows of other episodes as new states. Online, an
+#   agent will meet such states.
 
 # %%
 show(transitions.draw_episodes)
@@ -122,19 +121,19 @@ reach["times as many rows to halve it (slope of the last three points)"] = 2 ** 
 pd.DataFrame(reach).round(1)
 
 # %% [markdown]
-# *Read.* The lines are shallow, and the second one bends: the last column shows how many times as many rows would halve
-# the distance, with the slope from 3,162 rows on. The first column confirms our guess: states of other episodes are
-# farther away. By this measure 10,000 rows are few. The pool is too small to say what 100,000 would bring. Remember one
-# warning for [chapter 02](02_world_model.ipynb): if single rows are *held out*, the error is measured close to known
-# rows, so it is too optimistic.
+# *Read.* The lines are shallow, and the second one bends. The last column shows by what factor the number of rows must
+# grow to halve the distance, given the slope from 3,162 rows on. The first column confirms our expectation: states of
+# other episodes are farther away. By this measure 10,000 rows are few. The pool is too small to say what 100,000 would
+# bring. Remember one warning for [chapter 02](02_world_model.ipynb): if single rows are *held out*, the error is
+# measured close to known rows, so it is too optimistic.
 #
 # ## 2. Four tasks and one score
 #
 # The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use [Gymnasium's v5
 # tasks](https://gymnasium.farama.org/environments/mujoco/). Our Ant has 27 observations, because the 84 contact forces
 # in the observations of Gym's older Ant, which [D4RL](https://arxiv.org/abs/2004.07219) used, were [found to be all
-# zero](https://github.com/Farama-Foundation/D4RL/issues/143). An expert's returns differ by a factor of nearly four
-# between tasks, so we compare results as D4RL's normalised score:
+# zero](https://github.com/Farama-Foundation/D4RL/issues/143). The returns of experts differ between tasks by a factor
+# of nearly four, so we compare D4RL's normalised scores:
 #
 # $$\text{score} = 100\,\frac{R - R_\text{random}}{R_\text{expert} - R_\text{random}}$$
 #
@@ -164,16 +163,16 @@ print(f"D4RL's Hopper data score {by_hand[0]:.0f} (medium-replay) and {by_hand[1
 print(f"An untrained policy lets the ant stand: {untrained:.0f} rewards, score {standing_ant:.0f}.")
 
 # %% [markdown]
-# *Read.* 0 is a random policy and 100 an expert of 2020, and a score above 100 is possible. The scale is linear in the
-# return, not in skill: an ant that only stands scores well above zero but has learned nothing. The zero comes from D4RL's
-# tasks. On Ant-v5 uniform actions score more (section 9).
+# *Read.* A score of 0 is a random policy and 100 an expert of 2020. Scores above 100 are possible. The scale is linear
+# in the return, not in skill: an ant that only stands scores well above zero but has learned nothing. The zero comes
+# from D4RL's tasks. On Ant-v5 uniform actions score more (section 9).
 #
 # ## 3. How we collected the data
 #
 # A *medium-replay* dataset is everything that an agent experienced while it learned, until it reached D4RL's medium
-# level (on Hopper a score of 44). Ours comes from [SAC](https://arxiv.org/abs/1812.05905) on `Hopper-v5`. It stops when
-# the agent, acting greedily, holds D4RL's medium level over two consecutive evaluations. On Hopper scores typically
-# rise slowly at first, then jump up and fall back, and we expect such a curve.
+# level (on Hopper a score of 44). Ours comes from [SAC](https://arxiv.org/abs/1812.05905) on `Hopper-v5`. Training
+# stops when the agent, acting greedily, holds D4RL's medium level over two consecutive evaluations. On Hopper scores
+# typically rise slowly at first, then jump up and fall back, and we expect such a curve.
 
 # %%
 show(collect.holds)
@@ -216,9 +215,9 @@ print(f"kept {card['transitions']:,} transitions of {card['episodes']} whole epi
 print(f"licence {card['licence']}")
 
 # %% [markdown]
-# *Read.* This is one agent with one seed, and another seed would have collected other data. The ten episodes of an
-# evaluation mostly lie close together, so most jumps come from the agent itself. But they lie far apart in the last two
-# evaluations, which decided when to stop. So the stopping time is partly luck. The replay was collected with
+# *Read.* This is one agent with one seed, and another seed would have collected other data. The ten returns of an
+# evaluation mostly lie close together, so most jumps come from the agent itself. In the last two evaluations, which
+# decided when to stop, the returns lie far apart, so the stopping time is partly luck. The replay was collected with
 # exploration noise. The curve was evaluated without it.
 #
 # From the replay we choose whole episodes uniformly at random until we have 45,000 transitions. This pool is small enough
@@ -305,11 +304,12 @@ pd.DataFrame(ends, index=["episodes", "mean return"]).T.round().astype(int)
 #
 # > The authors' code draws 10,000 single transitions uniformly at random, without replacement. [C]
 #
-# We do the same, with a new draw for each seed. The authors' code is meant to do that, too. But it sets NumPy's seed to
-# 42 when it builds a dataset, so repeats 2 to 5 get the same rows, and five repeats use only two draws [C].
+# We do the same, with a new draw for each seed. The authors' code is meant to do so as well, but it sets NumPy's seed
+# to 42 when it builds a dataset. Repeats 2 to 5 therefore get the same rows, and five repeats use only two draws [C].
 #
-# An *arm* is one way to train an agent, such as the paper's method or a control. Every arm of a seed gets the same draw.
-# So arms differ in their method, not in the luck of the draw. The hash of the rows is part of each run's record.
+# An *arm* is one way to train an agent, such as the paper's method or a control. For a given seed, every arm gets the
+# same draw, so arms differ in their method, not in the luck of the draw. The hash of the rows is part of each run's
+# record.
 
 # %%
 show(transitions.draw)
@@ -348,14 +348,14 @@ print(f"two draws of 10,000 from 402,000 rows, as many as D4RL has, share {10_00
 
 # %% [markdown]
 # *Read.* A draw has rows of nearly every episode of the pool, but you cannot follow an episode step by step in it.
-# (Targets several steps long need the whole episodes of section 1.) Two seeds share rows, more than they would if we
-# had D4RL's full replay. So the spread over our seeds reflects the luck of training in full, but the luck of the data
+# (Multi-step targets need the whole episodes of section 1.) Two seeds share more rows than they would if we had D4RL's
+# full replay. The spread over our seeds therefore reflects the luck of training in full, but the luck of the data
 # only in part.
 #
 # ## 6. How good are the episodes?
 #
 # *Ask.* We expect many short, poor episodes from the beginning of training, and few good ones, which are long and so
-# hold many rows. We cannot draw the distribution of D4RL's episodes here, but we know its mean from D4RL's [published
+# hold many rows. We cannot plot the distribution of D4RL's episodes here, but we know its mean from D4RL's [published
 # figures](https://github.com/Farama-Foundation/D4RL).
 
 # %%
@@ -462,7 +462,7 @@ for across in grids:
 pd.DataFrame(missed).T.map("{:.1%}".format)
 
 # %% [markdown]
-# *Read.* In two dimensions 10,000 rows look like plenty. They only miss cells in which the hopper rarely was, most of
+# *Read.* In two dimensions 10,000 rows look like plenty. They miss only cells that the hopper rarely visited, most of
 # them at the edge of the map. But a state has eleven dimensions. Section 1 shows how far new states are from the drawn
 # rows in all eleven.
 #
@@ -501,8 +501,8 @@ scales.round(3)
 # %% [markdown]
 # *Read.* Compare the largest standard deviation with the smallest: without a common scale the dimension with the
 # smallest would hardly count. An epsilon of 0.001 is small even beside the smallest. The last column shows how far
-# one step moves a dimension. For most dimensions it is a small part of the deviation. So on Hopper *nothing moves* is a
-# good guess, and [chapter 02](02_world_model.ipynb) uses it as a baseline on all four tasks.
+# one step moves a dimension. For most dimensions this is a small part of the deviation, so on Hopper *nothing moves* is
+# a good guess, and [chapter 02](02_world_model.ipynb) uses it as a baseline on all four tasks.
 #
 # ## 9. Four tasks, four qualities of data
 #
@@ -548,10 +548,10 @@ rows
 # For the *diversity* we count rows in cells of height and forward velocity, and take the exponential of the entropy of
 # their shares. It is the number of equally frequent cells that would be as diverse.
 #
-# *Read.* Random hoppers and walkers fall at once. Most random ants end early, too, but only after a few seconds. All
-# episodes of cheetahs last to the time limit. `medium` can be better than its name says: if an agent's score jumps, the
-# agent may be far above the medium level when it first holds this level. And diversity is not quality: on Ant `random`
-# has more diverse heights and speeds than `medium-replay`.
+# *Read.* Random hoppers and walkers fall at once. Most episodes of random ants end early, too, but only after a few
+# seconds. All cheetah episodes last to the time limit. `medium` can be better than its name says: if an agent's score
+# jumps, the agent may be far above the medium level when it first holds this level. And diversity is not quality: on
+# Ant `random` has more diverse heights and speeds than `medium-replay`.
 #
 # The next table shows where each pool comes from. Its card in `data/offline` also has the command that made it. The
 # data are licensed under CC BY 4.0.
@@ -651,8 +651,8 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # *Read.* On the three tasks whose medium level we know, our agents reached it in fewer steps than D4RL's. (On Ant the
 # two levels may differ.) Where we know D4RL's mean return, ours is lower. We suppose that the early, poor episodes are
-# a larger share of a short training, but we do not have D4RL's episodes to check this. The name *medium-replay* says
-# how data were collected, not how good they are. The two datasets are similar in kind, but none of our numbers
+# a larger share of a short training run, but we do not have D4RL's episodes to check this. The name *medium-replay*
+# says how data were collected, not how good they are. Our data and D4RL's are similar in kind, but none of our numbers
 # reproduces a number on D4RL's data.
 #
 # ## Where we differ from the paper
@@ -673,9 +673,9 @@ pd.DataFrame(rows).T
 #
 # <details><summary>Why is a time limit not terminal?</summary>
 #
-# The state does not contain the time. A hopper at step 999 looks like a hopper at step 10, so the critic cannot tell the
-# two apart. If we give the first no future, the critic learns an average of both values. Since only good hoppers reach
-# the limit, the best states lose the most value.
+# The state does not contain the time. A hopper at step 999 looks like a hopper at step 10, so the critic cannot tell
+# the two apart. If we give the state at step 999 no future, the critic learns an average of both values. Since only
+# good hoppers reach the limit, the best states lose the most value.
 # </details>
 #
 # <details><summary>Why the same draw for every arm?</summary>

@@ -51,8 +51,8 @@ figures.style()
 # %% [markdown]
 # ## 1. How wrong is one step?
 #
-# *Ask.* How far is the predicted next state from the recorded one? An error is only meaningful compared with simple
-# baselines. So we compare the VAE with three baselines on the same held-out rows: the guess that nothing moves
+# *Ask.* How far is the predicted next state from the recorded one? An error means little by itself, so we compare the
+# VAE with three baselines on the same held-out rows: the guess that nothing moves
 # ("persistence"), a linear regression of the step on state and action, and a deterministic network of the VAE's size.
 # The unit is the variance of a quantity in the drawn states: 1 is the error of always predicting the mean state. If the
 # VAE is worth its cost, it should beat all three. Two more predictors help to find the cause of an error: *VAE, mean*
@@ -133,11 +133,11 @@ ratio.rename(columns=names).T.rename_axis("error of the VAE's sample, over that 
 # *Read.* The paper predicts with a sample of the VAE. The second table divides the error of a sample by that of each
 # other predictor: where the ratio is below 1, the sample is better. The deterministic network saw the same rows for as
 # many steps, so the VAE does not fail for lack of data. The last row compares with a reconstruction: the VAE is given
-# the true next state, and only encodes and decodes it. A ratio near 1 suggests that encoding and decoding lose as much
-# as the prediction, but it does not prove it. Section 5 tests this on Hopper: with a hundredth of the KL weight the
-# same network errs far less. Far below 1 the reconstruction is no bound on the prediction. The loss weights prediction
-# ten times as heavily as reconstruction (section 3), so we suppose that the latent keeps what the next state depends
-# on, not the state itself.
+# the true next state, and only encodes and decodes it. A ratio near 1 suggests, but does not prove, that encoding and
+# decoding lose as much as the prediction. Section 5 tests this on Hopper: with a hundredth of the KL weight the same
+# network errs far less. If the ratio is far below 1, the reconstruction error is no lower bound on the prediction
+# error. The loss weights prediction ten times as heavily as reconstruction (section 3), so we suppose that the latent
+# keeps what the next state depends on, not the state itself.
 
 # %% [markdown]
 # We compute the error of each dimension $i$ over the held-out rows $j$:
@@ -171,10 +171,10 @@ behind = (hopper["sample"] / hopper["persistence"]).rename("sample / persistence
 hopper.join(behind).sort_values(behind.name).map(words.two_digits)
 
 # %% [markdown]
-# *Read.* The dimensions are in the order of the last column. Where it is below 1, Hopper's VAE beats persistence.
+# *Read.* The table is sorted by its last column. Where this column is below 1, Hopper's VAE beats persistence.
 # Held-out rows are neighbours in time of drawn rows, so all these errors are optimistic ([chapter
-# 01](01_small_datasets.ipynb)). The second edit of "Try it" tests episodes of another policy, of which no row was
-# drawn.
+# 01](01_small_datasets.ipynb)). The second edit of "Try it" tests episodes of another policy, from which we drew no
+# row.
 
 # %% [markdown]
 # These networks belong to *seed* 0. A seed is the number of a repetition. Their weights are rounded to 16 bits, and we
@@ -253,15 +253,15 @@ both = {
 pd.DataFrame(both).map(words.two_digits)
 
 # %% [markdown]
-# *Read.* It hardly does: the errors on both kinds of rows are nearly equal. Few gradient steps and the KL term could
-# both be the reason.
+# *Read.* The model hardly memorises the draw: the errors on both kinds of rows are nearly equal. The small number of
+# gradient steps and the KL term could both be reasons.
 
 # %% [markdown]
 # ## 3. The loss
 #
 # The loss has four terms [C]. The first reconstructs the state. The second, the KL divergence, keeps the encoding near a
-# standard normal. The third predicts the next state. The fourth pulls $z'$ to the encoding of the next state, and
-# $\operatorname{sg}$ lets no gradient through there.
+# standard normal. The third predicts the next state. The fourth pulls $z'$ towards the encoding of the next state,
+# where $\operatorname{sg}$ stops the gradient.
 #
 # $$\begin{gathered}
 # L = \overline{(D(z) - s)^2} \;+\; w_\text{KL}\,\overline{\mathrm{KL}\big(q(z \mid s)\,\|\,\mathcal N(0, 1)\big)} \\
@@ -414,8 +414,8 @@ pd.Series(summary).to_frame("Hopper").round(3)
 
 # %% [markdown]
 # *Live.* Now we watch the loop for a few seconds. We take smaller batches, which make a step cheap and its gradient
-# noisy, and keep the weight of the KL term as in the authors' code. Progress depends mostly on the number of steps, so
-# we expect the error to fall nearly as fast by step as in the shipped fit.
+# noisy, and keep the weight of the KL term as in the authors' code. If progress depends mostly on the number of steps,
+# the error should fall nearly as fast per step as in the shipped fit.
 
 # %%
 small = replace(full, batch_size=192, epochs=2 if profile == "smoke" else 5)
@@ -453,8 +453,8 @@ columns = ["gradient steps", "rows per batch", "held-out error"]
 pd.DataFrame(compared, columns).T.astype({"gradient steps": int, "rows per batch": int}).round(3)
 
 # %% [markdown]
-# *Read.* Compare the first two rows. We expected too much. A live step reads a small part of the rows that a step of
-# the shipped fit reads, and makes much of its progress, but clearly not all: at the same step the live error is larger.
+# *Read.* Compare the first two rows. We expected too much. A live step reads far fewer rows than a step of the shipped
+# fit. It makes much of that step's progress, but clearly not all: at the same step the live error is larger.
 
 # %% [markdown]
 # The deterministic network is trained for as many steps, but it has no latent, no noise and no KL: $\hat s' = s + g(s, a)$.
@@ -487,8 +487,8 @@ show(world_model.deterministic_sizes, world_model.move, world_model.fit_determin
 # This is reverse water-filling, known from rate-distortion theory ([Cover and
 # Thomas](https://onlinelibrary.wiley.com/doi/book/10.1002/047174882X), section 10.3.3). $\theta$ is a water level: a
 # component with a variance below $\theta$ is lost, and any other component has an error of $\theta$, however large its
-# variance is. It was our idea to apply this theory to the loss. We expect the error averaged over components to be
-# right to within 10 or 20 %, and that of a single component less so.
+# variance is. Applying this theory to the loss is our idea. We expect it to predict the error averaged over components
+# to within 10 or 20 %, and that of a single component less precisely.
 
 # %%
 show(analysis.rate_distortion)
@@ -601,16 +601,16 @@ pd.DataFrame({tasks.find(name).title: beside_theory(name) for name in here}).T.m
 
 # %% [markdown]
 # *Read.* In the first table the first row is the weight of the authors' code [C]. There the theory meets our
-# expectation for a sample: the loss asks for most of the blur, and longer training would remove little of it. The
-# measured error of the mean prediction is larger than the predicted one. The second table shows the same on all four
-# tasks, even on HalfCheetah, where $s'$ is not close to $s$ as the theory assumes. At the small weight the theory fails
-# for both: it predicts almost no blur. There the reconstruction alone has more than half of a sample's error, several
-# times what the theory predicts. So even the blur is larger than the loss asks for, perhaps because the fit is
-# unfinished. The row "a twelfth of it" has the weight that the KL term would get if it were averaged over the twelve
-# latents (section 3). Where a measured error is missing, we ship no such fit.
+# expectation for a sample: the loss asks for most of the blur, and longer training would remove little of it. For the
+# mean, the measured error is larger than the predicted one. The second table shows the same on all four tasks, even on
+# HalfCheetah, where $s'$ is not close to $s$, contrary to the theory's assumption. At a hundredth of the authors'
+# weight the theory fails for both the sample and the mean: it predicts almost no blur. There the reconstruction alone
+# has more than half of a sample's error, several times what the theory predicts. So even the blur is larger than the
+# loss asks for, perhaps because the fit is unfinished. The row "a twelfth of it" has the weight that the KL term would
+# get if it were averaged over the twelve latents (section 3). Where a measured error is missing, we ship no such fit.
 #
 # Note that $w_\text{KL} = 1 / \text{batches}$: the blur grows as the data shrink. On all rows of D4RL's dataset the same
-# settings would ask for a far smaller error. On a small dataset it is the settings that blur the world model.
+# settings would ask for a far smaller error. On a small dataset the settings themselves blur the world model.
 
 # %% [markdown]
 # ## 6. Sampled against mean
@@ -651,7 +651,7 @@ parts["root (standard deviations)"] = parts["normalised error"] ** 0.5
 parts.round(3)
 
 # %% [markdown]
-# *Read.* The jitter is new in each draw, but the bias stays. An augmented batch therefore holds next states that
+# *Read.* The jitter is new in each sample, but the bias stays. An augmented batch therefore holds next states that
 # scatter around a biased prediction. The last column has the size of this bias. If the method helps, it may help by
 # this smoothing rather than by predicting well. So we also record a control: Gaussian noise of the same size around the
 # *true* next state (chapters [03](03_augmentation.ipynb) to [05](05_online_finetuning.ipynb), and
@@ -690,14 +690,14 @@ summary["share of rows better than persistence"] = pd.Series(better)
 summary.rename(names).map(words.two_digits)
 
 # %% [markdown]
-# *Read.* A sample of the VAE beats persistence only in the tenth with the largest steps, and its mean prediction only
-# in the last two. The deterministic network wins in every tenth. The error of persistence grows by construction, while
+# *Read.* A sample of the VAE beats persistence only in the tenth with the largest steps, and the VAE's mean only in the
+# last two tenths. The deterministic network wins in every tenth. The error of persistence grows by construction, while
 # the VAE's errors grow little.
 
 # %% [markdown]
 # ## 8. Along an episode
 #
-# We look at one second of an episode that reached the time limit. The figure has the true states, the VAE's
+# We look at one second of an episode that reached the time limit. The figure shows the true states, the VAE's
 # reconstruction of them, and the prediction of each model, one step ahead from the true state.
 
 # %%
@@ -753,9 +753,10 @@ assert error["linear"] < error["persistence"] < error["sample"], "on Hopper the 
 # - The transition predicts the change of $z$, as the paper says [S, A]. The authors' code predicts $z'$ itself [C].
 # - The latent error compares $z'$ with the *mean* of $q(z \mid s')$. The authors' code compares it with a sample [C].
 #   The gradient's expectation is the same.
-# - Our model standardises states by all drawn rows. [C] uses only those that end no episode. It also puts states that
-#   were standardised for the agent into the model, and uses the model's output as it is. We convert states from the
-#   agent's standardisation to the model's and back. All this changes a state by a few hundredths of a standard deviation.
+# - Our model standardises states by all drawn rows. [C] uses only those that end no episode. It also feeds the model
+#   states that were standardised for the agent, and uses the model's output as it is. We convert states from the
+#   agent's standardisation to the model's and back. These differences change a state by a few hundredths of a standard
+#   deviation.
 # - The shipped weights are rounded to 16 bits. The recorded runs used 32 bits.
 #
 # ## Try it
@@ -765,15 +766,15 @@ assert error["linear"] < error["persistence"] < error["sample"], "on Hopper the 
 # - In section 1, put `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of `rest.rows(...)`. How wrong is each
 #   predictor in episodes of another policy? (Set `profile = "quick"` first, because the profile "paper" compares what you
 #   compute with the committed tables.)
-# - Pass `replace(plan, latent_size=4)` there. Does the loss fall as fast?
+# - In the live fit, pass `replace(plan, latent_size=4)` instead of `plan`. Does the loss fall as fast?
 #
 # ## Questions
 #
 # <details><summary>What is the KL term for?</summary>
 #
-# It makes information cost something. Without it $\sigma$ shrinks to zero, and the VAE becomes a plain auto-encoder whose
-# latent may have holes. With it each nat of detail must reduce the squared error enough to pay its cost. The benefit
-# would be that one can generate states from $\mathcal N(0, 1)$. We never do that here. For prediction the term has only
+# It puts a price on information. Without it $\sigma$ shrinks to zero, and the VAE becomes a plain auto-encoder whose
+# latent may have holes. With it each nat of detail must reduce the squared error enough to pay its cost. In return, one
+# can generate states from $\mathcal N(0, 1)$, which we never do here. For prediction the term has only
 # a cost. Whether its blur helps a critic is the question of chapters [04](04_offline_pretraining.ipynb) to
 # [07](07_controls.ipynb).
 # </details>

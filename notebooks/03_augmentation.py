@@ -103,20 +103,21 @@ save_figure(figure, "03_batch", frame, caption, profile)
 
 # %% [markdown]
 # *Read.* Half of the next states have moved, and nothing else has. (The island on the right is made of cheetahs on
-# their backs.) In the large cloud more lines point inwards than outwards: the model pulls states towards its middle,
-# because it is blurred ([chapter 02](02_world_model.ipynb)). On the island most lines point outwards, and some imagined
-# states leave the data. The picture has only two of seventeen dimensions, and no joint angles. A point inside this
-# cloud may still be an impossible posture.
+# their backs.) In the large cloud more lines point inwards than outwards: the model is blurred, so it pulls states
+# towards the middle of this cloud ([chapter 02](02_world_model.ipynb)). On the island most lines point outwards, and
+# some imagined states leave the data. The picture shows only two of seventeen dimensions, and no joint angles. A point
+# inside the cloud may still be an impossible posture.
 #
 # ## 1. The rule
 #
-# *Ask.* What exactly does the method replace? It is one line of code, and it would be easy to do slightly more: to
-# imagine a reward as well, to clear a `terminal`, or to replace a random number of rows. The code must do none of that.
+# *Ask.* What exactly does the method replace? The rule is one line of code, and it would be easy to do slightly more:
+# to imagine a reward as well, to clear a `terminal`, or to replace a random number of rows. The code must do none of
+# these.
 #
 # > While pre-training, replace 50 % of the next states in each batch by the model's predictions. [S, A] Action, reward and
 # > done stay as recorded. Only the critic's target sees the imagined state. [C]
 #
-# (S, A and C are our sources for the paper, see the [overview](00_overview.ipynb).)
+# (The [overview](00_overview.ipynb) explains S, A and C, our sources for the paper.)
 #
 # $$\begin{gathered}
 # n = \operatorname{round}(\rho B), \\
@@ -174,8 +175,9 @@ pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
 # ## 2. What can replace a next state
 #
 # *Ask.* An imagined state differs from the recorded one by a bias, which stays, and by jitter, which is new in each
-# sample. Which of them matters, and do the model's dynamics? The function that predicts $\hat s'$ is an argument,
-# `predict`. So we can replace the paper's model by other *sources* of next states, each of which errs in a different
+# sample. Which of the two matters, and do the model's dynamics matter? The function that predicts $\hat s'$ is an
+# argument, `predict`, so we can replace the paper's model by other *sources* of next states, each of which errs in a
+# different
 # way:
 #
 # | source | $\hat s'$ | what it holds |
@@ -197,7 +199,7 @@ show(imagination.predictor, imagination.add_noise)
 # %% [markdown]
 # *Look.* How far is each source from the recorded next state, and how long is one step? We take root mean squares over
 # dimensions, in standard deviations of the data. *Kept* is the slope of a regression of the source's deviation from the
-# mean on the recorded one, averaged over dimensions. Below 1 a source pulls towards the middle.
+# mean on the recorded one, averaged over dimensions. A source whose slope is below 1 pulls states towards the middle.
 
 
 # %%
@@ -251,10 +253,11 @@ print(f"Three of six components lie outside: {by_hand:.3f}.")
 
 # %% [markdown]
 # The range is a weak test. A state may lie within it in every dimension and still be unlike any recorded state. So we
-# also measure the distance to the nearest recorded next state of *another* row, and compare it with the same distance of
-# recorded states. It is a root mean square over dimensions, so it is smaller than the distances of chapters
-# [01](01_small_datasets.ipynb) and [08](08_reliability.ipynb) by the root of their number. A third measure is the *worst
-# direction*: along each principal component of the data, how large is the error, in standard deviations of the data?
+# also measure the distance to the nearest recorded next state of *another* row, and compare it with the same distance
+# for recorded states. This distance is a root mean square over dimensions, so it is smaller than those of chapters
+# [01](01_small_datasets.ipynb) and [08](08_reliability.ipynb) by the root of the number of dimensions. A third measure
+# is the *worst direction*: along each principal component of the data, how large is the error, in standard deviations
+# of the data?
 
 
 # %%
@@ -316,17 +319,17 @@ save_figure(figure, "03_outside", spread, caption, profile)
 # %% [markdown]
 # *Read.* Few components leave the range, though noise leaves it several times as often as a sample. The distances say
 # more. Noise of the same size moves states away from the data, while the predictions of `sample` and `mean` lie even
-# nearer to the data than recorded states do. The pull towards the middle cannot be the whole reason:
-# `reconstruction` is pulled more and lies farther away. The last column shows another one. Noise is independent in each
-# dimension. So along directions in which the data hardly vary it errs by more than the data's own spread (a number above
-# 1). The model's error stays below that spread in every direction. So matched noise is a fair control for the *size* of
+# nearer to the data than recorded states do. The pull towards the middle cannot be the whole reason: `reconstruction`
+# is pulled more and lies farther away. The last column shows another reason. Noise is independent in each dimension, so
+# along directions in which the data hardly vary it errs by more than the data's own spread (a number above 1). The
+# model's error stays below that spread in every direction. Matched noise is therefore a fair control for the *size* of
 # an error, but not for its *direction*.
 #
 # ## 4. How far the targets move
 #
 # *Ask.* The critic is fitted to a target $y$, and $\hat s'$ enters it in one place. How far does $y$ move? Does the shift
-# average out over the model's samples, or does it stay? We ask the agent of *vanilla* pre-training, which used recorded
-# next states alone. So we see the effect of the imagined states only, with the same critic for all sources.
+# average out over the model's samples, or does it stay? We take the critic of *vanilla* pre-training, which learned
+# from recorded next states alone. All sources share this critic, so we see only the effect of the imagined states.
 #
 # $$\begin{gathered}
 # y = r + \gamma (1 - d) \min(Q'_1, Q'_2)\big(s', \pi'(s') + \epsilon\big), \\
@@ -433,12 +436,12 @@ caption += f"{count:,} rows of {task.title}, seed 0."
 save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 
 # %% [markdown]
-# *Read.* On average the model's samples raise the targets of this critic, and noise of the same size lowers them. Of the
-# model's shift the larger part stays, of the noise's the smaller part. And most of what stays of the noise is one shift
-# of all targets, the average: values bend downwards around recorded states ([chapter 07](07_controls.ipynb)). The
+# *Read.* On average the model's samples raise the targets of this critic, and noise of the same size lowers them. Most
+# of the model's shift stays, and most of the noise's averages out. What stays of the noise's shift is mostly the
+# average, a shift of all targets: values bend downwards around recorded states ([chapter 07](07_controls.ipynb)). The
 # model's shift differs from row to row. The part that averages out is gradient noise. It slows the regression down but
-# does not change its result. (With a table of ten samples a tenth of its variance stays until the next table: section
-# 5.) The part that stays changes the result: the critic learns the values of the model's world. At a
+# does not change its result. (With a table of ten samples, a tenth of this part's variance stays until the next table:
+# section 5.) The part that stays changes the result: the critic learns the values of the model's world. At a
 # rate of 50 % half of the rows are replaced at a time. So in the long run *every* row's target moves by half of the
 # part that stays. The random choice of rows adds noise.
 #
@@ -449,9 +452,10 @@ save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 # ## 5. How the code does it: a table of K imagined next states
 #
 # *Ask.* Calling the model on every batch would add more than half to the cost of an update ([chapter
-# 90](90_engine.ipynb), section 8). But its inputs are always the same rows. So we can draw $K$ samples per row in
-# advance and pick one of them at random. At intervals we draw the table again. Does a batch then see the same
-# distribution? It should: a random pick from independent samples of a distribution is a sample of this distribution.
+# 90](90_engine.ipynb), section 8). But the model's inputs are always the same rows, so we can draw a table of $K$
+# samples per row in advance and pick one of them at random. At intervals we draw the table again. Does a batch then see
+# the same distribution? It should: a random pick from independent samples of a distribution is a sample of this
+# distribution.
 #
 # $$\begin{gathered}
 # T_{lk} \sim p(\hat s' \mid s_l, a_l), \quad k = 1 \dots K, \\
@@ -562,7 +566,8 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 #   [Chapter 07](07_controls.ipynb), section 5, asks whether that matters.
 # - **Noise as a control.** The authors' code has a variant that adds Gaussian noise of standard deviation 0.1 to the
 #   next states, whatever the model's error [C]. Our control has the size of the model's held-out error, dimension by
-#   dimension. On the rows that are imagined the model's own error is a little smaller, because it was fitted to them.
+#   dimension. On the rows that are imagined the model's own error is a little smaller, because the model was fitted to
+#   these rows.
 # - **The first rows instead of random ones.** The distribution is the same, because rows of a batch are drawn
 #   independently.
 # - **Rows that end an episode** may be replaced too, although the model was not fitted on such rows. At a terminal row
@@ -570,7 +575,7 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 #
 # ## Try it
 #
-# Each is one line. Set `profile = "quick"` first, because the profile "paper" compares what you compute with the
+# Each edit is one line. Set `profile = "quick"` first, because the profile "paper" compares what you compute with the
 # committed tables.
 #
 # 1. Write `settings.Augmentation(rate=0.25)` in place of `settings.Augmentation()`. How much blue is left in the first
@@ -584,11 +589,11 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 #
 # <details><summary>Why is the reward not imagined as well?</summary>
 #
-# The rule leaves it as recorded [C], and the model does not predict one. A replaced row therefore combines the reward
-# of the real step with the value of the imagined state. The inconsistency concerns a single reward. It is small beside
-# the value of the next state, which sums up about a hundred rewards. [MBPO](https://arxiv.org/abs/1906.08253) and
-# related methods learn the reward, because there the policy chooses the actions, and no recorded reward belongs to
-# those.
+# The rule leaves the reward as recorded [C], and the model does not predict one. A replaced row therefore combines the
+# reward of the real step with the value of the imagined state. The inconsistency concerns a single reward. It is small
+# beside the value of the next state, which sums up about a hundred rewards. [MBPO](https://arxiv.org/abs/1906.08253)
+# and related methods learn the reward, because there the policy chooses the actions, and no recorded reward belongs to
+# these actions.
 #
 # </details>
 #

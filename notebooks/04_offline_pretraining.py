@@ -4,12 +4,12 @@
 # **What does TD3+BC learn from 10,000 transitions, and what changes when half of the next states are imagined?**
 #
 # <!-- answer -->
-# On all four tasks (4 or 5 seeds), the policy scores 4.7 [−3.5, 13] at the end of pre-training if all next states were
+# On all four tasks (4 or 5 seeds), the policy scores 2.5 [−5.9, 11] at the end of pre-training if all next states were
 # recorded, and −4.2 [−6.3, −2.2] if half were imagined. Without Ant the means are 8.6 and 11. We wait for 5 seeds to say
 # whether imagination raises this score. A critic has run away if it predicts more than the largest reward at every step would
-# give. When pre-training ends, critics have run away in 10 of 19 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 4
+# give. When pre-training ends, critics have run away in 11 of 20 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 4
 # of 19 with “augmented 50 %” (Ant), 4 of 19 with “matched noise 50 %” (Walker2d and Ant), 1 of 10 with “deterministic model
-# 50 %” (Hopper) and none of 18 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5 seeds), the return that a
+# 50 %” (Hopper) and none of 19 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5 seeds), the return that a
 # critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded next states and 116 [87, 145]
 # with imagined ones: below zero it predicts too little. Imagination raises this gap (+207 [+127, +288]).
 # <!-- /answer -->
@@ -52,9 +52,10 @@ arms = ["vanilla", "augmented", "noise"]
 #
 # > Augmentation smooths the critic's over-fitting, visible in the Q-value distributions. [S, A] ([what these are](00_overview.ipynb))
 #
-# *Ask.* We evaluate $\min_i Q_i(s, a)$ for the critics of seed 0: at recorded actions, at the policy's actions there, and
-# at its actions in fixed states. The dotted line is the policy's mean return from these fixed states. Right values have
-# this mean.
+# *Ask.* We evaluate $\min_i Q_i(s, a)$ for seed 0's critics: at recorded actions, and at the policy's actions in the
+# same states and in
+# fixed states. The dotted line is the policy's mean return from these fixed states. Correct values
+# have this mean.
 
 # %%
 shipped = [(t, arm) for t in tasks.TASKS for arm in arms if trained.path_of(t, arm).is_file()]
@@ -138,12 +139,12 @@ table.map(words.number).assign(**{"rank correlation": decimals}).replace("nan", 
 # *Read.* An *arm* is one way to train, and a *seed* is the number of a repetition. The fixed states are the same for
 # every arm. About a fifth of these states are in the agents' 10,000 transitions, the same share as in the whole pool.
 # The spread is the standard deviation of a critic's values of recorded actions. The gap is the critic's mean value in
-# the fixed states minus the policy's mean return from there, in rewards. The rank correlation is that of value and
-# return over these states. With imagined next states the histograms are the narrowest, and their means lie farthest
+# the fixed states minus the policy's mean return from there, in rewards. The rank correlation is between value and
+# return over the fixed states. With imagined next states the histograms are the narrowest, and their means lie farthest
 # above the returns. With noise the means lie below the returns. This is one seed. A narrow histogram may belong to a
 # smooth critic, or to a critic that has learned less. Only the returns tell the two apart.
 #
-# Where is the critic wrong? The fixed states come in four groups: any states of the pool, the last 20 steps before a
+# Where is the critic wrong? The fixed states come in four groups: random states of the pool, the last 20 steps before a
 # fall, and states of the episodes with the lowest and with the highest quarter of returns. (Cheetahs cannot fall.) The
 # table has the gap of each group.
 
@@ -159,10 +160,10 @@ looks.labelled(pd.DataFrame(gaps).T).fillna("–")
 # *Read.* Augmented critics over-estimate in every group of states, and noise critics under-estimate in every group. The
 # vanilla critic is most wrong in the episodes with the lowest returns.
 #
-# One seed gives a picture but no evidence. Sections 5 and 7 use all recorded runs of three arms on Hopper. For each seed
-# they learn from the same 10,000 transitions, with the same number of updates. They differ only in half of the next
-# states, which are recorded, imagined or noisy. Section 6 adds the other tasks and two arms: one with a *deterministic
-# model*, a network without latent state, and one with *LayerNorm* in its critics.
+# One seed gives a picture but no evidence. Sections 5 and 7 use all recorded runs of three arms on Hopper. For each
+# seed, these arms learn from the same 10,000 transitions, with the same number of updates. They differ only in half of
+# the next states, which are recorded, imagined or noisy. Section 6 adds the other tasks and two arms: one with a
+# *deterministic model*, a network without latent state, and one with *LayerNorm* in its critics.
 
 # %%
 runs = runner.evidence("hopper" if retrain else "core", profile, retrain)
@@ -227,7 +228,7 @@ show(td3.smoothing_noise, td3.critic_target)
 # %% [markdown]
 # *Check by hand.* We take an agent whose networks are one-line formulas, for a state and an action of one dimension
 # each: $\pi(s) = \tanh(s/2)$, $Q_1 = s + 2a$, $Q_2 = 2s - a$. The weights of the target networks are twice as large, so
-# that we notice if the wrong networks are asked. The last of three rows ends the task.
+# that the check fails if the function asks the wrong networks. The last of three rows ends the task.
 
 # %%
 plain = td3.TD3(hidden=())
@@ -282,8 +283,9 @@ print(f"critics' loss by hand: {by_hand:.3f}")
 # %% [markdown]
 # ## 3. The actor's loss, with behaviour cloning
 #
-# *Ask.* An actor that only maximises the critic would leave the data at once. Off the data nothing corrects the critic,
-# and the actor finds its errors. TD3+BC adds one term that pulls the actor towards the recorded action. The two terms
+# *Ask.* An actor that only maximises the critic would leave the data at once. Away from the data nothing corrects the
+# critic, and the actor exploits its errors. TD3+BC adds one term that pulls the actor towards the recorded action. The
+# two terms
 # have different units, rewards and actions. $\lambda$ makes them comparable for any scale of rewards.
 #
 # $$\begin{gathered}
@@ -430,15 +432,15 @@ pd.DataFrame(summary)
 # last one, on average. Without an environment you could not have stopped at the best one. So this project reports the
 # last evaluation, never the best. The `late change` is how far the value of the data moves, up or down, in the second
 # half of pre-training. It is the median over seeds, because a single critic can move by thousands: see the right panel.
-# We expected a large number for vanilla, and one near zero for the augmented arm. Imagination halves it, but does not
-# bring it near zero. The right panel alone cannot tell which critic is right, because we do not know the right value.
-# The next section compares values with returns.
+# We expected a large number for vanilla, and one near zero for the augmented arm. Imagination halves the late change,
+# but does not bring it near zero. The right panel alone cannot tell which critic is correct, because we do not know the
+# true value. The next section compares values with returns.
 #
 # ## 6. The recorded runs: does the critic over-estimate?
 #
 # *Ask.* At the first state of an evaluation episode the critic predicts the discounted return of the policy. Then the
 # policy acts and gets its true return. The difference is the over-estimation. It is the plainest sign of a critic that
-# over-estimates actions that it has not seen.
+# over-estimates unseen actions.
 #
 # $$ \text{over-estimation} = \min_i Q_{\phi_i}\big(s_0, \pi_\theta(s_0)\big) - \sum_{t} \gamma^t r_t $$
 #
@@ -479,7 +481,7 @@ save_figure(figure, "04_overestimation", shown, caption, profile)
 # %% tags=["nbval-check-output"]
 def odds(measure, other):
     """Returns how often random signs of the paired differences give as low a sum, in words."""
-    pairs = [-x for x in statistics.differences(measure, "augmented", other)]
+    pairs = [-x for x in statistics.paired_differences(measure, "augmented", other)]
     return f"{100 * statistics.sign_flip_p(pairs):.0f} % of cases" if pairs else "– of cases"
 
 
@@ -506,8 +508,8 @@ for other in ("vanilla", "noise"):
 # The start state is an easy test: it is near the data in every arm, because every recorded episode began there. Values
 # go wrong in other states first. A small over-estimation alone does not show a good critic: it is also small if a
 # policy gets little and its critic expects little. If imagination made no difference, the signs of the paired
-# differences would be random. The share of *random signs* is how often they would give a sum at least as low as the
-# observed one. With $N$ pairs of seeds it can never fall below $2^{-N}$.
+# differences would be random. The share of *random signs* is how often random signs would give a sum at least as low as
+# the observed one. With $N$ pairs of seeds it can never fall below $2^{-N}$.
 #
 # *Does the critic run away?* A critic's target contains the critic's own value of the next state. If the policy's
 # action there is not in the data, nothing corrects this value, and each update can raise it further. We say that such a
@@ -563,9 +565,9 @@ told = (over["sum"].astype(str) + " of " + over["count"].astype(str)).unstack("t
 looks.arms_by_task(told)
 
 # %% [markdown]
-# *Away from the first state.* The first state is an easy test. Each run also has its *gap*: the mean over 400 fixed
-# states of the critic's value, minus the return of its policy from there, in discounted rewards. The first table has
-# its mean over seeds, with intervals. The second has medians over seeds: the gap in each group of states (the groups of
+# *Away from the first state.* The first state is an easy test. Each run also has its *gap*: the critic's value minus
+# the return of its policy, averaged over 400 fixed states, in discounted rewards. The first table has the mean gap over
+# seeds, with intervals. The second has medians over seeds: the gap in each group of states (the groups of
 # the first look), the standard deviation of the values over the 400 states, and how far the two critics are apart
 # there.
 
@@ -608,17 +610,17 @@ print("The gap and the first state rank vanilla and augmented in opposite ways o
 # size holds values back as well, nothing shows that the model's knowledge helps: the blur is enough. LayerNorm holds
 # values back without any blur of the data ([chapter 11](11_other_methods.ipynb)). On Hopper, augmented critics
 # over-estimate most near a fall. [Chapter 08](08_reliability.ipynb) shows why: the model imagines falling robots as
-# standing. The gap can even rank two arms the other way round: see the last line. The verdict on claim (f) uses the
-# first state, as we said in advance.
+# standing. The gap can even rank two arms in the opposite order to the first state: see the last line. The verdict on
+# claim (f) uses the first state, as we said in advance.
 #
 # ## 7. The recorded runs: new rows and neighbours
 #
 # *Ask.* A critic over-fits if its error is smaller on the rows that it was trained on than on new rows. A critic that
-# has memorised its rows may also give a recorded action one value and similar actions quite different values, where a
-# smooth critic changes little. So at the end of pre-training we ask every critic about three kinds of rows, always with
-# the *real* next states: trained rows, new rows of the same episodes, and rows of another policy's episodes
-# (`hopper-medium`). Then we ask about the trained rows with their actions, or their states, moved a little. The error
-# is the distance to the critic's own target (the *Bellman error*), not to the truth.
+# has memorised its rows may also give a recorded action one value and similar actions quite different values, whereas
+# the values of a smooth critic change little. So at the end of pre-training we ask every critic about three kinds of
+# rows, always with the *real* next states: trained rows, new rows of the same episodes, and rows of another policy's
+# episodes (`hopper-medium`). Then we ask about the trained rows with their actions, or their states, moved a little.
+# The error is the distance to the critic's own target (the *Bellman error*), not to the truth.
 #
 # $$\begin{gathered}
 # \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R}
@@ -774,17 +776,17 @@ for other in ("vanilla", "noise"):
     print(f"augmented: {against(ratio, other)}; random signs give as low a sum in {odds(ratio, other)}")
 
 # %% [markdown]
-# *Read.* The table has medians over seeds with the smallest and the largest, since one critic that ran away would
-# decide a mean. (Over-fitting is a mean with its interval, as the verdict on claim (f) uses it.) The mean of the
-# augmented arm's ratio lies between the other two, but both differences are open (the lines above). The ratio can fall
-# in two ways, by a smaller error on new rows or by a larger one on trained rows. Only the first makes a better critic,
-# and the left panel tells the two apart: the augmented arm's error on new rows is smaller than vanilla's, and its error
-# on trained rows about the same. But its values also have a smaller spread, and a critic whose values are all alike
-# makes small errors everywhere. So three rows divide by the spread, the standard deviation of the values of the trained
-# rows. Relative to it the augmented critics are no better on new rows than the vanilla ones. In the middle, a moved
-# action should lose a little value. A critic that gives it *more* value than the recorded action invites the actor to
-# leave the data. On the right, a low roughness means a smooth critic. These measures compare a critic with itself. Only
-# section 6 compares it with returns.
+# *Read.* The table has medians over seeds with the smallest and the largest, since one runaway critic would dominate a
+# mean. (Over-fitting is a mean with its interval, as the verdict on claim (f) uses it.) The mean of the augmented arm's
+# ratio lies between the other two, but both differences are undecided (the lines above). The ratio can fall in two
+# ways, by a smaller error on new rows or by a larger one on trained rows. Only the first makes a better critic, and the
+# left panel tells the two apart: the augmented arm's error on new rows is smaller than vanilla's, and its error on
+# trained rows about the same. But its values also have a smaller spread, and a critic whose values are all alike makes
+# small errors everywhere. So three rows divide by the spread, the standard deviation of the values of the trained rows.
+# Relative to this spread the augmented critics are no better on new rows than the vanilla ones. In the middle panel, a
+# moved action should lose a little value. A critic that gives it *more* value than the recorded action invites the
+# actor to leave the data. In the right panel, a low roughness means a smooth critic. All these measures compare a
+# critic with itself. Only section 6 compares critics with returns.
 #
 # ## 8. Trained critics: how rough are they?
 #
@@ -837,10 +839,10 @@ last["that, relative to the spread"] = last["augmented / vanilla"].div(narrower,
 looks.labelled(last.reindex(tested, level="task")).round(2)
 
 # %% [markdown]
-# *Read.* In rewards no: these changes at the largest width show that the critic trained with imagined next states is
-# also smoother in actions, although the blur only touched states. Matched noise does the same in actions, but less in
-# states. The augmented critic's values also vary less from row to row, so the last column divides by the ratio of the
-# spreads of the first look. On Hopper more than half of the smoothness in actions comes from this smaller spread.
+# *Read.* Measured in rewards, no. At the largest width the critic trained with imagined next states is smoother in
+# actions, too, although the blur touched only states. Matched noise has the same effect in actions, but a smaller one
+# in states. The augmented critic's values also vary less from row to row, so the last column divides by the ratio of
+# the spreads of the first look. On Hopper more than half of the smoothness in actions comes from this smaller spread.
 # Relative to the spread, the question stays open for actions: in the table of section 7 the seeds of vanilla and
 # augmented overlap there. This is one seed, and a smooth critic can still over-estimate its policy: in the first look
 # the augmented critics predict the most above what their policies earn.
@@ -848,7 +850,7 @@ looks.labelled(last.reindex(tested, level="task")).round(2)
 # %%
 found = {}
 for name, each in {"over-estimation (section 6)": excess, "over-fitting (section 7)": ratio}.items():
-    pairs = np.concatenate([np.zeros(0), *statistics.differences(each, "augmented", "vanilla")])
+    pairs = np.concatenate([np.zeros(0), *statistics.paired_differences(each, "augmented", "vanilla")])
     found[name] = [(pairs < 0).sum(), len(pairs)]
 pd.DataFrame(found, ["pairs in which augmented has less", "pairs"]).T
 
@@ -861,12 +863,11 @@ found = claims.findings(claim, everywhere)
 print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 
 # %% [markdown]
-# A pair is the augmented and the vanilla run of one seed, and the table counts pairs
-# on Hopper. The verdict averages both measures over all four tasks, and both must favour augmentation.
-# Where critics run away, both mislead. Over-estimation is in rewards, so one task can dominate its mean, and the gaps
-# over 400 states (section 6) can then say the opposite. Over-fitting divides by the error on trained rows, which is
-# then huge too. The count of critics in section 6 does not depend on how far they ran. The first look and section 8
-# show one seed only.
+# A pair is the augmented and the vanilla run of one seed. The table counts pairs on Hopper. The verdict averages both
+# measures over all four tasks, and both must favour augmentation. Where critics run away, both measures mislead.
+# Over-estimation is in rewards, so one task can dominate its mean, and the gaps over 400 states (section 6) can then
+# say the opposite. Over-fitting divides by the error on trained rows, which is then huge too. The count of runaway
+# critics in section 6 does not depend on how far they ran. The first look and section 8 show one seed only.
 #
 # ## Where we differ from the paper
 #
@@ -914,7 +915,7 @@ print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 # They hardly help as information about the dynamics: [chapter 02](02_world_model.ipynb) shows on which tasks the state
 # before the step is nearer to the truth than the model's prediction. They may help as smoothing: a target averaged over
 # a neighbourhood of $s'$ changes less from row to row. Matched noise smooths, too, without any knowledge of the
-# dynamics. That is why its curve is beside the other two in every figure from records.
+# dynamics. That is why every figure from records shows its curve beside the other two.
 #
 # </details>
 #

@@ -5,12 +5,12 @@
 #
 # <!-- answer -->
 # On all four tasks (4 or 5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33
-# [31, 34] for TD3 with the data in its replay buffer, 10 [2.6, 17] after vanilla pre-training, 1.7 [−0.5, 3.9] after
-# pre-training with imagined next states, and 20 [14, 26] with noise of the same size. We wait for 5 seeds to say whether
-# vanilla pre-training pays off. The score after pre-training with imagined next states differs from that of TD3 from scratch by
-# −13 [−15, −11] (without Ant +12 [+8.7, +15]), of vanilla pre-training by −8.3 [−16, −0.9] (without Ant +2.9 [−2.0, +7.8]), of
-# noise by −18 [−24, −13] (without Ant −2.1 [−5.8, +1.6]), and of TD3 with the data by −31 [−34, −29] (without Ant −4.7 [−7.8,
-# −1.6]).
+# [31, 34] for TD3 with the data in its replay buffer, 7.9 [0.0, 16] after vanilla pre-training, 1.7 [−0.5, 3.9] after
+# pre-training with imagined next states, and 20 [14, 26] with noise of the same size. 5 seeds leave it open whether vanilla
+# pre-training pays off (−6.9 [−15, +0.9]). The score after pre-training with imagined next states differs from that of TD3 from
+# scratch by −13 [−15, −11] (without Ant +12 [+8.7, +15]), of vanilla pre-training by −6.1 [−14, +1.8] (without Ant +2.9 [−2.0,
+# +7.8]), of noise by −18 [−24, −13] (without Ant −2.1 [−5.8, +1.6]), and of TD3 with the data by −31 [−34, −29] (without Ant
+# −4.7 [−7.8, −1.6]).
 # <!-- /answer -->
 #
 # | | |
@@ -19,11 +19,11 @@
 # | gives | figures `05_online_curves`, `05_score_drop`, `05_overestimation`, `05_baselines`, and tables |
 # | minutes on one core | paper: below 1, it reads records · smoke: about 1, it trains five tiny agents · quick: up to 30 |
 #
-# An *arm* is one way to train an online agent. TD3 and SAC *from scratch* start with nothing. *TD3 with the data*
+# An *arm* is one way to train an online agent. TD3 and SAC *from scratch* start without data. *TD3 with the data*
 # starts with the 10,000 transitions in its replay buffer. The other arms are
 # [pre-trained](04_offline_pretraining.ipynb) on these transitions: *vanilla* on the recorded next states alone,
-# *augmented* with the world model's predictions in place of half of them, and *matched noise* with noise as large as
-# the world model's error on half of them. A *seed*, the number of a repetition, fixes the drawn data and all other
+# *augmented* with the world model's predictions in place of half of them, and *matched noise* with noise on half of
+# them, as large as the world model's error. A *seed*, the number of a repetition, fixes the drawn data and all other
 # random choices.
 #
 # [S] and [A] are summaries of [the paper](https://arxiv.org/abs/2312.09844), and [C] is its first author's repository
@@ -65,7 +65,7 @@ runs = [run for name in studied for run in studies.find(name).runs() if run.arm 
 metadata = records.load_metadata(folder, runs)
 plan = studies.profile(profile if retrain else "paper").apply(studies.VANILLA).finetuning
 end, warmup = plan.steps, plan.warmup_steps
-whole = partial(statistics.mean_score, environment_steps=end)
+whole = partial(statistics.mean_score, until=end)
 
 # %%
 figure = plt.figure(figsize=(8, 6.8))
@@ -124,10 +124,10 @@ figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), captio
 # | $\bar S$ | `mean_score(table, T, t_0)` | one per run | D4RL-normalised score |
 #
 # We read the mean score in three windows. The window from 0 to 100K counts every interaction. The verdicts on claims
-# (a), (c), (d) and (e), which the [overview](00_overview.ipynb) lists, use it. In the window from 25K to 100K all arms
-# learn. It leaves out the warm-up, during which a pre-trained arm stays at its initial score. (Arms that learn after
-# 5,000 interactions enter it with 20,000 updates.) Claim (b) asks where an agent ends, so it uses 75K to 100K. Claim (f)
-# is about critics when pre-training ends.
+# (a), (c), (d) and (e) use this window (the [overview](00_overview.ipynb) lists all claims). In the window from 25K to
+# 100K all arms learn. It leaves out the warm-up, during which a pre-trained arm stays at its initial score. (Arms that
+# learn after 5,000 interactions enter it with 20,000 updates.) Claim (b) asks where an agent ends, so its verdict uses
+# 75K to 100K. Claim (f) is about critics when pre-training ends.
 
 # %%
 show(statistics.mean_score)
@@ -148,7 +148,7 @@ print("mean score, from 0 and from 25K:", *found)
 # ## 2. How much does each arm score?
 #
 # *Ask.* If imagination helps, the augmented arm must beat vanilla pre-training. It must also beat matched noise. If it
-# does not, the help comes from smoothing. And it must beat TD3 with the data, which needs no pre-training at all. The
+# does not, the help may come from smoothing. And it must beat TD3 with the data, which needs no pre-training at all. The
 # first table has each arm's mean score from 0 to 100K, the second from 25K to 100K. *Data kept* changes two things: the
 # 10,000 transitions stay in the replay buffer, and learning begins after 5,000 interactions instead of 25,000.
 
@@ -180,10 +180,10 @@ by_arm(every, mean(windows["0 to 100K"]))
 by_arm(every, mean(windows["25K to 100K"]))
 
 # %% [markdown]
-# *Compare.* The next two tables, one for each window, have the augmented arm minus each other arm, and three pairs of
-# arms that all keep the data, with Welch's interval. "Together" is the mean over all tasks that have two seeds of both
-# arms, with equal weights. The next column leaves out the task that moves this mean most. "Beats" is how often a run of
-# the first arm scores more than a run of the second.
+# *Compare.* The next two tables, one for each window, show differences with Welch's interval: the augmented arm minus
+# each other arm, and three differences between arms that keep the data. "Together" is the mean over all tasks that have
+# two seeds of both arms, with equal weights. The next column leaves out the task that moves this mean most. "Beats" is
+# how often a run of the first arm scores more than a run of the second.
 
 
 # %%
@@ -221,15 +221,15 @@ compared("0 to 100K")
 compared("25K to 100K")
 
 # %% [markdown]
-# A comparison is *primary* if we named it in advance as decisive. Ours are augmented minus vanilla, minus matched noise,
-# and minus TD3 with the data. A second look at them assumes no normal distribution: we pair the runs by seed and give
-# each paired difference a random sign. How often is the sum then as far from zero as the observed one?
+# A comparison is *primary* if we named it in advance as decisive. Ours are augmented minus vanilla, minus matched
+# noise, and minus TD3 with the data. We also look at them without assuming a normal distribution: we pair the runs by
+# seed and give each paired difference a random sign. How often is the sum then as far from zero as the observed one?
 
 
 # %% tags=["nbval-check-output"]
 def random_signs(other):
     """Returns how often random signs give as large a sum for augmented minus other, and the pairs."""
-    found = statistics.differences(windows["0 to 100K"], "augmented", other)
+    found = statistics.paired_differences(windows["0 to 100K"], "augmented", other)
     one_sided = [statistics.sign_flip_p([sign * pairs for pairs in found]) for sign in (1, -1)]
     return [f"{min(1, 2 * min(one_sided)):.2g}", sum(map(len, found))]
 
@@ -241,7 +241,7 @@ signs = pd.DataFrame(
 looks.labelled(signs).rename_axis("augmented minus")
 
 # %% [markdown]
-# *Read.* We decide nothing by these shares: the verdicts rest on the intervals. If the interval in brackets contains
+# *Read.* These shares decide nothing: the verdicts rest on the intervals. If the interval in brackets contains
 # zero, the sign of the difference is undecided. With fewer than five seeds an interval only indicates a direction and
 # decides nothing. In the window from 0 to 100K the first three rows are the primary comparisons. The third of them
 # compares a whole recipe: TD3 with the data also keeps the data and begins to learn earlier. The last three rows change
@@ -249,8 +249,8 @@ looks.labelled(signs).rename_axis("augmented minus")
 # in imagination, or in both.
 #
 # When we named the three primary comparisons, we had recorded the baselines, three seeds of Hopper and one of
-# HalfCheetah. The [README](../README.md) corrects their p values for three tests. Beside them it has the same
-# differences without the seeds that we already knew.
+# HalfCheetah. The [README](../README.md) corrects their p values for three tests. It also has the same differences
+# without the seeds that we already knew.
 #
 # ## 3. How early: the classical jump-start
 #
@@ -282,8 +282,8 @@ pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jum
 
 # %% [markdown]
 # *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one, against our expectation.
-# On Ant this takes little: even a fresh ant scores well above zero, because an ant that only stands is rewarded for it
-# at every step, and standing takes no skill. An agent can also have a large mean score without a large
+# On Ant this happens easily: even a fresh ant scores well above zero, because an ant that only stands gets a reward at
+# every step, and standing takes no skill. An agent can also have a large mean score without a large
 # jump-start: it may begin low and learn fast.
 #
 # "Early" can also mean how soon an agent reaches a level. Our level is the published score of SAC after 100K
@@ -315,11 +315,11 @@ by_arm(arms, until_level)
 #
 # - *Carried:* actor, critics and the moments of both. The targets are copies of what is carried.
 # - *Empty:* the replay buffer. The 10,000 offline transitions are not in it.
-# - *Warm-up:* for 25,000 interactions the pre-trained policy collects with exploration noise, and nothing is learned. Then
-#   one update follows each interaction.
+# - *Warm-up:* for 25,000 interactions the pre-trained policy collects transitions with exploration noise, without
+#   updates. Then one update follows each interaction.
 # - *Standardisation:* states are standardised by the offline data's mean and deviation, as in pre-training, and these
-#   stay frozen. [C] does not standardise the first state after each later reset. We do, because the networks have only
-#   seen standardised states.
+#   stay frozen. [C] does not standardise the first state after any reset but the first. We do, because the networks
+#   have only seen standardised states.
 #
 # An agent starts with $k_0$ updates from pre-training. After $t$ interactions, of which $t_w$ are the warm-up, it has
 # made $k(t)$ updates, and its replay buffer holds $t$ transitions:
@@ -419,7 +419,7 @@ rng, agent = np.random.default_rng(0), learner.agent
 state, action, next_state = (rng.normal(size=(3, size)).astype("f4") for size in (11, 3, 11))
 rows = (state, np.tanh(action), np.ones(3, "f4"), next_state, np.zeros(3, "f4"))
 batch = Batch(*(torch.from_numpy(column)[None] for column in rows))
-pi, q1 = (networks.numpy_forward(each.network.layers, 0) for each in (agent.actor, agent.critics))
+pi, q1 = (networks.numpy_forward(each.network, 0) for each in (agent.actor, agent.critics))
 chosen = np.tanh(pi(state))
 by_hand = -q1(np.concatenate([state, chosen], axis=1)).mean()
 
@@ -438,7 +438,7 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 #
 # *Ask.* When a policy trained offline begins to learn online, it often gets worse at first. Its critics over-estimate
 # actions that are not in the data, and the actor is now free to choose them. If augmentation makes the critics better,
-# it should soften this. We measure the *drop*: the last offline score minus the lowest score in a window,
+# the score should fall less. We measure the *drop*: the last offline score minus the lowest score in a window,
 #
 # $$\mathrm{drop}_{[t_0, T]} = S_{\text{offline}} - \min_{t_0 \le t \le T} S(t) .$$
 #
@@ -446,7 +446,7 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 # |---|---|---|---|
 # | $S(t)$ | `table["score"]` | one per evaluation | D4RL-normalised score |
 # | $S_{\text{offline}}$ | `statistics.last_offline`, the last evaluation offline | one per run | D4RL-normalised score |
-# | $t_0$, $T$ | `first`, `last` of `statistics.score_drop` | numbers | interactions |
+# | $t_0$, $T$ | `since`, `until` of `statistics.score_drop` | numbers | interactions |
 #
 # The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop.
 # During the warm-up our agents do not change, so we can measure this effect. We take two windows of five evaluations:
@@ -456,8 +456,8 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 
 # %%
 pretrained = ["vanilla", "augmented", "noise"]
-still = statistics.score_drop(table, first=1, last=warmup)
-after = statistics.score_drop(table, first=warmup + 1, last=2 * warmup)
+still = statistics.score_drop(table, until=warmup, since=1)
+after = statistics.score_drop(table, until=2 * warmup, since=warmup + 1)
 harm = (after - still).dropna().rename("drop with updates − drop without")
 
 # %%
@@ -496,8 +496,8 @@ looks.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "n
 # ## 6. Does over-estimation survive the switch?
 #
 # *Ask.* Two summaries explain the method by its effect on the critic [S, A]. A critic trained on little data predicts
-# returns that the agent does not reach. Online, experience should correct it. At the first state of each evaluation
-# episode we record the return that the critics predict. We subtract the return that the agent then collects,
+# returns that the agent does not reach. Online, experience should correct these predictions. At the first state of each
+# evaluation episode we record the return that the critics predict. We subtract the return that the agent then collects,
 #
 # $$o = \min_i Q_{\phi_i}\big(s_0, \pi(s_0)\big) - \sum_h \gamma^h r_h .$$
 #
@@ -536,8 +536,8 @@ pd.concat({stop: by_arm(shown, mean(gap, signed=True)) for stop, gap in gaps.ite
 
 # %% [markdown]
 # *Read.* The rows "after 100,000" answer the question. Where a number has come near zero, online data have corrected the
-# critics. A critic that had run away need not come back: section 6 of [chapter 04](04_offline_pretraining.ipynb) counts
-# these critics. Values can even flip from far above the truth to far below it. At zero the
+# critics. A critic that had run away need not recover: section 6 of [chapter 04](04_offline_pretraining.ipynb) counts
+# such critics. Values can even flip from far above the truth to far below it. At zero the
 # critic's prediction is right on average. Above zero it predicts too much, below zero too little. TD3 uses the smaller
 # of two critics, so it tends to predict too little once the policy is well known. In the grey part the pre-trained
 # agents do not change, while the others learn from 5,000 interactions on. Over-estimation is in rewards, so a task with
@@ -572,12 +572,12 @@ found["actor moves, 50,000 to 100,000"] = {t.title: moved(t.name) for t in tasks
 pd.DataFrame(found)
 
 # %% [markdown]
-# *Read.* After some moment, the agent on Ant pushes every joint as hard as it can in every state. Its mean slope is
+# *Read.* From some moment on, the agent on Ant pushes every joint as hard as it can in every state. Its mean slope is
 # below a millionth, and its actor hardly moves in the second half, while the actors of the other tasks move far. So the
 # agent cannot recover, whatever its critic learns. A step then costs $0.5 \cdot 8 = 4$ rewards of effort and gains 1
-# for a torso at a healthy height, which makes −3,000 an episode. On the other tasks actions go to the limit as well,
-# but not all of them. We do not know why all of them go there on Ant. A critic that runs away is not the whole
-# explanation: vanilla agents' critics run away on Ant as well. The first figure shows how far the scores of both arms
+# for a torso at a healthy height, which makes −3,000 an episode. On the other tasks only some of the actions go to the
+# limit. We do not know why all of them do so on Ant. A runaway critic is not the whole explanation: the critics of
+# vanilla agents run away on Ant as well. The first figure shows how far the scores of both arms
 # recover.
 #
 # ## 7. The baselines
@@ -657,9 +657,9 @@ print("log pi is the Gaussian's, minus the log of tanh's slope; target and both 
 # is usual in the field. A longer warm-up without updates would only handicap it.
 #
 # TD3 with the data is the cheapest thing to try, because it needs no pre-training. It differs from TD3 from scratch in
-# two settings. The data are in its replay buffer, and its states are standardised by them, as for every other agent
-# that has data except `td3_data_raw`. The study `states` separates the two settings on two tasks, with the mean score
-# of each combination and, in round brackets, its number of seeds:
+# two settings: the data are in its replay buffer, and it standardises its states by them. Every other agent that has
+# data standardises its states, too, except `td3_data_raw`. The study `states` separates the two settings on two tasks,
+# with the mean score of each combination and, in round brackets, its number of seeds:
 
 # %%
 ways = ["td3", "td3_standardised", "td3_data_raw", "td3_data"]
@@ -677,8 +677,8 @@ by_arm(ways, counted)[[tasks.find(task).title for task in studies.TWO]]
 
 # %% [markdown]
 # *Read.* The last row minus the third is what an agent that has the data gains from standardised states. Every
-# pre-trained agent has standardised states, too. So if it beats an agent from scratch by no more than this difference,
-# its lead may come from the standardisation alone:
+# pre-trained agent has standardised states, too. If such an agent beats an agent from scratch by no more than this
+# difference, its lead may come from the standardisation alone:
 
 # %%
 gains = {
@@ -704,10 +704,10 @@ chosen.fillna("–").astype(str)
 # *Look.* We compare our scores with published scores of ten seeds: TD3's from [its
 # authors](https://github.com/sfujim/TD3) and SAC's from [Tianshou's benchmark](https://arxiv.org/abs/2107.14171). They
 # used older versions of the tasks, so we expect similar scores, not equal ones. The lowest row is one long run of SAC,
-# because claim (b) of section 9 compares us with SAC after a million interactions. For it the figure has means over the
-# last 100,000 interactions, of our run and of the published ones. The verdict uses this published mean. The table below
-# the figure has single evaluations instead. Its column "authors' [C]" has the score of TD3 from scratch in the authors'
-# repository.
+# because claim (b) of section 9 compares us with SAC after a million interactions. In this row the figure shows means
+# over the last 100,000 interactions, of our run and of the published runs. The verdict uses this published mean. The
+# table below the figure has single evaluations instead. Its column "authors' [C]" has the score of TD3 from scratch in
+# the authors' repository.
 
 # %%
 million = table[table["arm"] == "sac_million"]
@@ -741,8 +741,8 @@ tables.beside_published(table)
 # *Read.* Apart from luck, our scores may differ from the published ones for two reasons.
 #
 # *Version.* We use Gymnasium's v5, which gave Walker2d's feet equal friction. Hopper, Walker2d and Ant get no healthy
-# reward in the step in which they fall. Ant pays for contact forces, which MuJoCo 2.0 reported as zero. HalfCheetah's
-# task is unchanged, so there only MuJoCo's version and the settings differ.
+# reward in the step in which they fall. Ant loses reward for contact forces, which MuJoCo 2.0 reported as zero.
+# HalfCheetah's task is unchanged, so there only MuJoCo's version and the settings differ.
 #
 # *Settings.* The published TD3 has 400 and 300 units, batches of 100 and a learning rate of 1e-3, and learns after 10,000
 # uniform steps on HalfCheetah and Ant and after 1,000 elsewhere. Ours follows [C] and TD3's later code: 2 x 256 units,
@@ -772,7 +772,7 @@ def choice(arm):
     row["first update"] = f"{chosen.finetuning.warmup_steps:,}"
     for task in sweep.tasks:
         here = swept[swept.index.get_level_values("task") == task]
-        gains = [] if arm == ours else np.ravel(statistics.differences(here, arm, ours))
+        gains = [] if arm == ours else np.ravel(statistics.paired_differences(here, arm, ours))
         row[tasks.find(task).title] = mean(here)(task, arm)
         row[f"{tasks.find(task).title}: gains"] = (
             ", ".join(words.number(gain, signed=True) for gain in gains) or "–"
@@ -789,8 +789,8 @@ pd.DataFrame({looks.look(arm).label: choice(arm) for arm in sweep.arms}).T
 # ## 8. The same curves on the authors' axis
 #
 # The plotting script of [C] deletes the five evaluations of the warm-up. Its tick "0" is interaction 25,000, and its
-# "100K" is 125,000. We do not know whether the published figures were drawn this way. We can show on our own curves what
-# the choice changes.
+# "100K" is 125,000. We do not know whether the published figures were drawn this way. Our own curves show what this
+# choice changes.
 
 # %%
 stops = [step for step in sorted(online["steps"].unique()) if warmup <= step <= end]
@@ -854,12 +854,12 @@ for claim in claims.CLAIMS[:3]:
 #
 # ## Try it
 #
-# Each is one line. Predict the result before you run it.
+# Each edit is one line. Predict the result before you run it.
 #
 # 1. In the run of 100 interactions (section 4), set `warmup_steps=0`. What does the check print at its two stops? (Then
 #    its assert fails.)
 # 2. In section 3, replace `"sac"` by `"td3"` in `until_level`. Which arm gains most from a lower level?
-# 3. In section 5, replace `last=warmup` by `last=5_000` in `still`. Why do the drops without updates shrink?
+# 3. In section 5, replace `until=warmup` by `until=5_000` in `still`. Why do the drops without updates shrink?
 #
 # ## Questions
 #

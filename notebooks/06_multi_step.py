@@ -18,7 +18,7 @@
 #
 # The [paper](https://arxiv.org/abs/2312.09844) imagines one step [A, C], though its model could take several [A]. We
 # ask what two to five steps would do. With more steps the critic's target holds more recorded rewards, but every
-# imagined step starts from the error of the step before. The [overview](00_overview.ipynb) explains [A] and [C].
+# imagined step inherits the error of the step before. The [overview](00_overview.ipynb) explains [A] and [C].
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -128,15 +128,14 @@ text += "the picture go on outside. Seed 0."
 figures.save_figure(figure, "06_fan", fan, text, profile)
 
 # %% [markdown]
-# *Read.* The deterministic network follows the first hop and its landing, and it leaves the truth around the second
-# hop. We expected a fan, but there is none. In latent space no noise enters after the start, so the VAE's lines shake
-# less than the re-encoded ones, though more than the truth. They start apart, because $z$
-# is drawn once and the encoding is blurred. Then most of them come together at one height:
-# the latent state has lost the phase of the stride. Their velocity falls far below the truth, below zero: these hoppers
-# move backwards. When the VAE re-encodes at every step, its lines separate at the first step. They jitter, and lose the
-# phase as well.
+# *Read.* The deterministic network follows the first hop and its landing, and it diverges from the truth around the
+# second hop. We expected a fan, but there is none. In latent space no noise enters after the start, so the VAE's lines
+# shake less than the re-encoded ones, though more than the truth. They start apart, because $z$ is drawn once and the
+# encoding is blurred. Then most of them come together at one height: the latent state has lost the phase of the stride.
+# Their velocity falls far below the truth and becomes negative: these hoppers move backwards. When the VAE re-encodes
+# at every step, its lines separate at the first step. They jitter, and lose the phase as well.
 #
-# The table has the distance of roll-outs from the truth, as a root mean square over the roll-outs of each kind.
+# The table shows the root mean square distance from the truth over the roll-outs of each kind.
 
 # %%
 moments = [round(part / seconds_a_step) - 1 for part in (0.05, 0.2, 1)]
@@ -148,8 +147,8 @@ table = {
 pd.DataFrame(table, index=[f"after {fan['seconds'][k]:.2g} s" for k in moments]).T.round(3)
 
 # %% [markdown]
-# *Read.* At first the network is far nearer to the truth than the VAE. After a second it has lost the truth as well. In
-# height the VAE that re-encodes is then even nearer, because it stays around the mean height. One second of one episode
+# *Read.* At first the network is far closer to the truth than the VAE. After a second it has diverged as well. In
+# height the VAE that re-encodes is then even closer, because it stays around the mean height. One second of one episode
 # is an example, not evidence. Section 5 measures many such windows on four tasks. First we explain how a critic uses
 # several steps.
 #
@@ -212,8 +211,8 @@ show(transitions.windows)
 # The critic's target is the function of [chapter 04](04_offline_pretraining.ipynb). It takes the discounted sum as its
 # reward and `cut` as its terminal.
 #
-# *Check by hand.* Suppose that every state is worth 10. We pass the five rows to `critic_target`, with an agent that
-# says so. The targets must be the $n$-step returns.
+# *Check by hand.* We pass the five rows to `critic_target`, with target critics that return 10 for every state. The
+# targets must be the $n$-step returns.
 
 # %% tags=["nbval-check-output"]
 bootstrap = [0.5**3 * 10, 0, 0, 0, 0.5 * 10]  # three steps on; after the fall; one step on
@@ -228,9 +227,9 @@ print("targets of the five rows:", *target)
 
 # %% [markdown]
 # *Read.* TD3 learns from windows without a change to its code, because the column `terminal` holds the cut. The
-# augmentation rule of [chapter 03](03_augmentation.ipynb) stays the same too. It replaces $s_m$ by the end of an imagined
-# roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a target is not exactly
-# a target for the policy: inside the window the actions are those of the agents that collected the data.
+# augmentation rule of [chapter 03](03_augmentation.ipynb) stays the same too. It replaces $s_m$ by the end of an
+# imagined roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a target is
+# off-policy: inside the window the actions are those of the agents that collected the data.
 #
 # ## 4. Rolling a model forward
 #
@@ -273,12 +272,12 @@ show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 # | $\lambda$ | eigenvalue of $A$; `radius` is the largest $\lvert\lambda\rvert$ | number | per step |
 # | $\lVert A^n \rVert$ | `longest` with $n = 49$, in standard deviations of the states | number | none |
 #
-# In the long run the largest absolute eigenvalue of $A$, $|\lambda|$, decides. Below 1 the first error dies out and the
-# sum converges. Above 1 both grow like $|\lambda|^n$. Before that, an error can grow far more than the eigenvalues say,
-# because a wrong velocity moves the position in every step. The norm $\lVert A^n \rVert$ is the most that an error of
-# any direction grows in $n$ steps. In latent space the blurred encoding enters once, as $e_0$. If we re-encode, it
-# enters at every step, as $\delta_k$. So we expect the latent way to be better over many steps, unless the latent
-# dynamics are poor: the loss trains $f$ for one step only.
+# In the long run the largest absolute eigenvalue of $A$, $|\lambda|$, decides how errors grow. Below 1 the initial
+# error dies out and the sum converges. Above 1 both grow like $|\lambda|^n$. At first an error can grow far more than
+# the eigenvalues suggest, because a wrong velocity moves the position in every step. The norm $\lVert A^n \rVert$ is
+# the most that an error of any direction grows in $n$ steps. In latent space the error of the encoding enters once, as
+# $e_0$. If we re-encode, it enters at every step, as $\delta_k$. So we expect the latent roll-out to be better over
+# many steps, unless the latent dynamics are poor: the loss trains $f$ for one step only.
 #
 # *Check by hand.* We roll out a damped oscillator with the function that these arms use. First we give it a wrong
 # start, then a small error $\delta$ at each step.
@@ -473,15 +472,15 @@ growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 
 # %% [markdown]
 # *Read.* Persistence starts low only where a step is short. We expected the errors of the regression and the network to
-# grow at the rate of the eigenvalues, but they grow at other rates. Two rows show how a wrong start grows, in squared
-# error: by the largest eigenvalue alone, and at most. These roll-outs start in a true state, so their error is the sum
-# of the $\delta_k$. It also grows where single errors fade: if $n$ errors point the same way, they add up to $n$ times
-# one, which is $n^2$ times the squared error. The deterministic network begins with the smallest errors, but they grow
-# as well: after 50 steps it is the best predictor on no task, and on Walker2d it is the worst by far. The VAE beats
-# persistence after several steps on Hopper and Walker2d, as we expected, but at the first step on HalfCheetah and Ant,
-# where a step is long. On Walker2d the regression starts only a little below persistence, and on Ant at half of it. The
-# error of a VAE that re-encodes levels off: each encoding pulls the state back to states that the VAE knows, so the VAE
-# forgets the state rather than diverging.
+# grow at the rate of the eigenvalues, but they grow at other rates. Two rows of the last table show how much a wrong
+# start alone would grow, in squared error: by the largest eigenvalue, and at most. These roll-outs start in a true
+# state, so all of their error comes from the $\delta_k$. It grows even where each single error fades: $n$ errors that
+# point the same way add up to $n$ times one error, which is $n^2$ times the squared error. The deterministic network
+# begins with the smallest errors, but these grow as well: after 50 steps it is the best predictor on no task, and on
+# Walker2d it is the worst by far. The VAE beats persistence after several steps on Hopper and Walker2d, as we expected,
+# but at the first step on HalfCheetah and Ant, where a step is long. On Walker2d the regression starts only a little
+# below persistence, and on Ant at half of it. The error of a VAE that re-encodes levels off: each encoding pulls the
+# state back to states that the VAE knows, so the VAE forgets the state rather than diverging.
 
 # %%
 better = {}
@@ -492,12 +491,11 @@ for kind, errors_of in {"with noise": wide, "without noise": means}.items():
 looks.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats re-encoding")
 
 # %% [markdown]
-# *Read.* We expected the latent way to be better over many steps. With noise it is better for a while: on Hopper and
-# HalfCheetah nearly always, on Ant only at a few horizons. But this mixes two causes, because the re-encoded roll-out
-# draws new noise in every step and the latent one only once. So the last two rows leave all noise out ($n = 0$ in
-# both). Then the latent way is better on Hopper alone. So on the other tasks its lead is only noise that it does not
-# draw. The loss trains $f$ for one step only, and nothing in latent space pulls the state back as each new encoding
-# does.
+# *Read.* We expected the latent roll-out to be better over many steps. With noise it is better at nearly all horizons
+# on Hopper and HalfCheetah, but only at a few on Ant. This mixes two causes, because the re-encoded roll-out draws new
+# noise in every step and the latent one only once. The last two rows therefore set the noise of both to zero. Then the
+# latent roll-out is better on Hopper alone, so on the other tasks its lead comes only from noise that it does not draw.
+# The loss trains $f$ for one step only, and nothing in latent space pulls the state back as each new encoding does.
 #
 # Keep two things in mind. First, steps are not seconds: a step of HalfCheetah lasts several times as long as a step of
 # Hopper (the table of section 4), so five steps cover much more of its stride. Second, these episodes hold fewer kinds
@@ -541,9 +539,9 @@ pd.DataFrame(rows, columns=columns).set_index("").rename_axis(None)
 
 # %% [markdown]
 # The *gap* is the return that the critics predict minus the return of their policy, from the fixed states of
-# `data/probes`, when pre-training ends. A gap of 0 is calibrated, and above 0 the critics over-estimate. A verdict is
-# about the score alone: *reproduced* means that the first arm is better, *contradicted* that it is worse, and the
-# [README](../README.md) has the rules.
+# `data/probes`, when pre-training ends. At a gap of 0 the critics are calibrated, and above 0 they over-estimate. A
+# verdict is about the score alone: *reproduced* means that the first arm is better, *contradicted* that it is worse,
+# and the [README](../README.md) has the rules.
 
 
 # %%
@@ -607,7 +605,7 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 #
 # <details><summary>Why can a fitted model be worse than predicting the mean?</summary>
 #
-# The model was fitted to predict one step from a true state. From its own predictions it may leave the states that it
+# The model was fitted to predict one step from a true state. Fed its own predictions, it may leave the states that it
 # knows, and no term of its loss penalises that. The mean state is never far from any true state. A model that predicts
 # an unrelated state is worse than the mean state, because the squared difference of two unrelated states is twice the
 # variance on average.

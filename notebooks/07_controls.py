@@ -6,7 +6,7 @@
 #
 # <!-- answer -->
 # On all four tasks (4 or 5 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−0.5, 3.9] over the
-# first 100,000 interactions. With recorded next states it scores 10 [2.6, 17], and with noise as large as the model's held-out
+# first 100,000 interactions. With recorded next states it scores 7.9 [0.0, 16], and with noise as large as the model's held-out
 # error 20 [14, 26]. Without Ant the means are 22, 19 and 24. We wait for 5 seeds to say whether the model beats noise. With a
 # perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
 # predictions about this error, none came true, none failed, and 5 are open.
@@ -19,9 +19,9 @@
 # | minutes on one core | paper: below 1 · smoke: about 1 · quick: up to 20 (these two train the study `rates`) |
 #
 # Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch. Chapter
-# [05](05_online_finetuning.ipynb) showed the scores of agents that learned from them. This chapter asks why they
-# differ. *Vanilla* pre-training uses recorded next states alone. We split the model's error into parts and test each
-# part alone. [Chapter 00](00_overview.ipynb) says what the sources [S], [A] and [C] are.
+# [05](05_online_finetuning.ipynb) showed the scores of agents that learned from them. We ask why these scores differ.
+# *Vanilla* pre-training uses recorded next states alone. We split the model's error into parts and test each part
+# alone. [Chapter 00](00_overview.ipynb) says what the sources [S], [A] and [C] are.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -215,10 +215,10 @@ print(f"E min = {mean_of_least:.1f}, min E = {least_of_means:.1f}: lower by {low
 # %% [markdown]
 # ## 3. Predictions, before the results
 #
-# *Ask.* The formula is only useful if it can be wrong. We wrote these predictions before the runs that test them, and for
-# each we wrote what would contradict it. One warning: three seeds of Hopper (vanilla, augmented, noise) and the first of
-# HalfCheetah (vanilla, augmented) were recorded by then, and suggested the first two predictions. For these seeds they
-# are descriptions. For Walker2d, Ant and the other seeds they are predictions.
+# *Ask.* The formula is only useful if it can be wrong. We wrote these predictions before the runs that test them, and
+# for each we wrote what would contradict it. One warning: three seeds of Hopper (vanilla, augmented, noise) and the
+# first of HalfCheetah (vanilla, augmented) were recorded by then, and suggested the first two predictions. For these
+# seeds the two are descriptions. For Walker2d, Ant and the other seeds they are predictions.
 
 # %%
 Markdown(predictions.listed())
@@ -229,18 +229,18 @@ Markdown(predictions.listed())
 # 1. Near a fall $\nabla V$ is large, and the model's bias points away from the fall. Noise has no bias.
 # 2. On HalfCheetah no episode ends early, so $V$ has no cliff.
 # 3. The deterministic model has no jitter, and on Hopper hardly any bias, as section 4 shows.
-# 4. The argument of prediction 1, with each part of the error alone. When we wrote it down we called `shrink` "bias".
-#    It is a part of the bias.
+# 4. The argument of prediction 1 applies to each part of the error alone. When we wrote it down we called `shrink`
+#    "bias", but it is a part of the bias.
 # 5. The shift is proportional to $\rho$, so more imagination moves targets further.
 #
 # None of these predictions says that augmentation helps. Jitter could help in two ways, by smoothing and by the penalty
-# of the twins, and noise does both. A bias could help only if values spread too far (see the questions below).
+# of the twin critics, and noise does both. A bias could help only if values spread too far (see the questions below).
 #
 # ## 4. The bias and the jitter of each source
 #
 # *Ask.* How large are $b$ and $C$ for each *source*, that is, for each way to replace a next state? We ask the trained
-# world models of seed 0 about rows that they were fitted on, because training imagines these same rows. The table has
-# root mean squares over rows and dimensions: of $b$, and of the standard deviation of $j$. (`error_parts` of [chapter
+# world models of seed 0 about rows that they were fitted on, because training imagines these same rows. The table shows
+# root mean squares of $b$ and of the standard deviation of $j$, over rows and dimensions. (`error_parts` of [chapter
 # 02](02_world_model.ipynb), section 6, splits them.)
 #
 # | source | $\hat s'$ | expected error |
@@ -326,10 +326,10 @@ save_figure(figure, "07_errors", errors, caption, profile)
 
 # %% [markdown]
 # *Read.* Compare the disc (bias) and the bar (jitter) on each line. `mean`, `shrink` and `deterministic` have no
-# jitter, `noise` and `jitter` hardly any bias. On every task the disc of `sample` lies right of its bar, on Hopper only
-# just. So the model errs more by bias, which averaging does not remove, than by jitter. The disc of `shrink` lies left
-# of that of `mean`: the pull to the middle is a large part of the bias, but not all of it. The deterministic network
-# was fitted on the same rows and has less than half of this bias.
+# jitter, and `noise` and `jitter` have hardly any bias. On every task the disc of `sample` lies right of its bar,
+# though only just on Hopper. So the model errs more by bias, which averaging does not remove, than by jitter. The disc
+# of `shrink` lies left of that of `mean`: the pull to the middle is a large part of the bias, but not all of it. The
+# deterministic network was fitted on the same rows and has less than half of this bias.
 #
 # We match the noise to the model's error on held-out rows. On the rows that agents learn from, the model errs a little
 # less. So there the noise is slightly stronger than the model's error:
@@ -377,9 +377,9 @@ looks.titled(wide) if asked else nothing
 # That is why the `bias` of `noise` is not exactly zero. The source `jitter` has a larger bias, because the mean of
 # decoded samples is not the decoded mean. On HalfCheetah this small bias of `jitter` moves targets more than its jitter
 # does.) The penalty of the twins is visible for `noise`. For the model's samples it is near zero on Hopper, and on
-# HalfCheetah it has the opposite sign: there the critics disagree less about them. The sign matters most. A source that
-# raises targets makes the critic optimistic, and a source that lowers them makes it pessimistic. Two errors of the same
-# size may differ in this sign.
+# HalfCheetah it has the opposite sign: there the critics disagree less about samples than about recorded states. The
+# sign of the whole shift matters most: a source that raises targets makes the critic optimistic, and one that lowers
+# them makes it pessimistic. Two errors of the same size may differ in this sign.
 
 # %% tags=["nbval-check-output"]
 for name in asked:
@@ -490,7 +490,7 @@ save_figure(figure, "07_sources", pd.concat(drawn), caption, profile)
 
 # %% [markdown]
 # The next table sums up each panel in one number, the rank correlation of error and score over arms. Below zero, more
-# error goes with a lower score. With so few arms this number describes and decides nothing: it ranks arms whose means
+# error goes with a lower score. With so few arms this number describes but decides nothing: it ranks arms whose means
 # differ by less than their intervals.
 
 
@@ -519,9 +519,9 @@ pd.DataFrame(rows, titles, ["rank correlation", "arms"])
 # over-fitting, as our paper does. SEEM addresses values that diverge. None of the three needs a model of the world.
 #
 # *Does our table of samples cause this?* We read imagined states from a table ([chapter 03](03_augmentation.ipynb),
-# section 5), while the authors' code asks the model each time [C]. Until the table is drawn again, its ten samples of a
-# row repeat about 26 times each. If agents learned these samples by heart, the table would be to blame for what we see.
-# So the study `table` draws it 20 times as often. A sample is then used once or twice.
+# section 5), while the authors' code calls the model each time [C]. Until we draw the table again, each of its ten
+# samples of a row is used about 26 times. If agents memorised these samples, the table would be to blame for what we
+# see. The study `table` therefore draws it 20 times as often, so that each sample is used once or twice.
 
 # %%
 once = "augmented_redrawn_offline"
@@ -534,9 +534,9 @@ looks.labelled(pd.DataFrame(scores, studies.TWO))
 #
 # ## 6. Is 50 % the best rate?
 #
-# *Ask.* Is 50 % the best rate, as the paper says [S]? The formula has $\rho$ as a factor. If the shift does harm, the
-# best rate is 0 %. If smoothing helps, the best rate may lie in between. The study runs on HalfCheetah, where no episode
-# ends in a fall.
+# *Ask.* Is 50 % the best rate, as the paper says [S]? By the formula the shift is proportional to $\rho$. If it does
+# harm, the best rate is 0 %. If smoothing helps, the best rate may lie in between. The study runs on HalfCheetah, where
+# no episode ends in a fall.
 
 # %%
 arms = studies.find("rates").arms
@@ -590,9 +590,9 @@ pd.Series(found).to_frame("lowest to highest")
 
 # %% [markdown]
 # Why? The actions of a fresh actor are near zero, because its last layer is small. With exploration noise of 0.1 the
-# robot hardly moves. We run the first interactions with each warm-up, that of the fresh actor and the uniform one, with
-# the function that training calls. Then we look at the replay buffer: how large are the actions, and how far do the
-# states spread, relative to the spread of the data (which is 1)?
+# robot hardly moves. With the function that training calls, we run the first interactions of both warm-ups, the fresh
+# actor's and the uniform one. Then we look at the replay buffer: how large are the actions, and how far do the states
+# spread, relative to the spread of the data (which is 1)?
 
 
 # %%
@@ -618,10 +618,10 @@ reach = {name: float(rows.state.var(dim=0).mean().sqrt()) for name, rows in begu
 pd.DataFrame({"actions (root mean square)": force, "spread of states (of the data's)": reach}).round(2)
 
 # %% [markdown]
-# *Read.* Such a buffer holds little motion, so the carried critics are trained on a robot that stands still. `td3` from
-# scratch has no such handicap, so the comparison would measure the warm-up instead of the critics. (This does not
-# explain everything: the augmented critics of seed 0 had the same warm-up and did learn, late. With one seed of each we
-# cannot say why.) We therefore record carried critics with 5,000 uniform steps, as `td3` from scratch has
+# *Read.* The fresh actor's buffer holds little motion: it trains the carried critics on a robot that stands still.
+# `td3` from scratch has no such handicap, so the comparison would measure the warm-up instead of the critics. (This
+# does not explain everything: the augmented critics of seed 0 had the same warm-up and did learn, late. With one seed
+# of each we cannot say why.) We therefore record carried critics with 5,000 uniform steps, as `td3` from scratch has
 # (`*_critics_uniform`). We keep seed 0 of the first attempt for everyone to see (`*_critics`). The table has all arms
 # of this section. In it, "own" steps follow the agent's own policy. A part is carried with its Adam moments.
 #
@@ -636,9 +636,9 @@ pd.DataFrame({"actions (root mean square)": force, "spread of states (of the dat
 # | `td3` | TD3 from scratch | nothing | 5,000 uniform steps | no |
 # | `td3_data` | TD3 with the data, no pre-training | nothing | 5,000 uniform steps | yes |
 #
-# All variants of a seed must continue the same pre-trained agent. On another processor, rounding could give another
-# agent of the same data and seed. In how many pre-trainings with two recorded variants or more do all of them have the
-# same offline scores?
+# All variants of a seed must continue the same pre-trained agent. On another processor, rounding could give a different
+# agent from the same data and seed. In how many pre-trainings with two or more recorded variants do all variants have
+# the same offline scores?
 
 # %%
 kinds = ("", "_data", "_actor", "_actor_cold", "_critics", "_critics_uniform")
@@ -684,11 +684,11 @@ columns = {name: [minus(*pair, name) for pair in pairs] for name in studies.TWO}
 looks.titled(pd.DataFrame(columns, index))
 
 # %% [markdown]
-# *Read.* A difference to `td3` contains more than what is carried. A carried agent's states are standardised by the
-# data, those of `td3` are raw ([chapter 05](05_online_finetuning.ipynb), section 7). Compare such a difference with the
-# last two rows: if it is not clearly larger than they are, it may come from the standardised states alone.
-# The verdict on claim (e) below has the same weakness, because two of its three differences are to `td3`.
-# The third compares arms with different warm-ups.
+# *Read.* A difference from `td3` measures more than what is carried. A carried agent sees states that are standardised
+# by the data, while `td3` sees raw states ([chapter 05](05_online_finetuning.ipynb), section 7). Compare such a
+# difference with the last two rows: if it is not clearly larger than these, it may come from the standardised states
+# alone. The verdict on claim (e) below has the same weakness, because two of its three differences are from `td3`. The
+# third compares arms with different warm-ups.
 #
 # Both `*_data` and `td3_data` have the data and standardised states, and begin to learn after 5,000 steps. So their
 # difference shows what pre-training adds to the data. (The first 5,000 actions differ too: `*_data` acts with its
@@ -701,8 +701,9 @@ looks.titled(pd.DataFrame(columns, index))
 # Here we test *the predictions of section 3* on what is recorded now. An interval decides a prediction when it lies
 # wholly inside the predicted range, or wholly outside, with all planned seeds in every task: five, or three in the
 # study `sources`. Where a difference covers several tasks, a line in brackets gives it without the task that moves it
-# most. If the sign changes, it depends on that task. Predictions 1 and 2 are tested on all seeds, including those of
-# Hopper and HalfCheetah that suggested them. So for these two a verdict "as predicted" is partly a description.
+# most. If this changes the sign, the sign depends on that task. Predictions 1 and 2 are tested on all seeds, including
+# those of Hopper and HalfCheetah that suggested them. So for these two a verdict "as predicted" is partly a
+# description.
 
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
@@ -729,9 +730,9 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
         print(f"    {words.in_words(each.tasks)}: {arm} − {others} = {size} {each.comparison.unit}")
 
 # %% [markdown]
-# This chapter has three limits, whatever its numbers are. The expansion is local, and a blurred model's errors are not
-# small at a cliff. We measured one world model per task, that of seed 0. And a score mixes two effects of an error, on
-# the values and on the speed of learning.
+# This chapter has three limits. The expansion is local, and a blurred model's errors are not small at a cliff. We
+# measured one world model per task, that of seed 0. And a score mixes two effects of an error, on the values and on the
+# speed of learning.
 #
 # [Fixing That Free Lunch](https://arxiv.org/abs/2510.01457) traces failures of another method with imagined transitions
 # to the *model's* training targets. It finds that predicting changes inflates the model's variance.

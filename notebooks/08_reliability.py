@@ -19,8 +19,8 @@
 # | gives | figures `08_map`, `08_where`, `08_moments`, `08_strangest`, `08_values`, `08_signals`, `08_trusted`, tables |
 # | minutes on one core | paper: about 1 · smoke and quick: below 1 |
 #
-# Chapter [07](07_controls.ipynb) shows that every effect of the method comes from this error. Here we ask about rows
-# outside the 10,000 that the models were fitted on, unless we say otherwise.
+# Chapter [07](07_controls.ipynb) shows that every effect of the method comes from the model's error. We measure it on
+# rows outside the 10,000 that models were fitted on, unless we say otherwise.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -219,7 +219,7 @@ looks.titled(alike.round(2).to_frame("rank correlation of density and error"))
 # Four conditions may matter: how thin the data are around a state ($d_j$, the distance to its tenth neighbour among the
 # 10,000), how far the body moves in the step, how high it is, and how good the episode was. We sort the rows by each
 # condition, in fifths. *Persistence* is the guess that nothing moves, and its error is what we call the length of the
-# step. So its curve in that column rises by construction. The other curves can fail: a model that has learned the
+# step. So its curve in that column rises by construction. The other curves are the test: a model that has learned the
 # dynamics should err less than persistence where the step is long, and no more than persistence where the step is
 # short.
 
@@ -291,8 +291,8 @@ looks.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").rou
 # *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. The next two rows
 # compare the shortest steps with the longest. The error of persistence grows by construction, because the rows are
 # sorted by it. The VAE's error hardly depends on the length of the step on Hopper and HalfCheetah, but on Ant it grows
-# a lot. The last two rows are the test. On the longest steps the VAE errs less than persistence on every task, on
-# Hopper only just. On the shortest steps it errs far more on every task but HalfCheetah, because it is blurred even
+# a lot. The last two rows are the test. On the longest steps the VAE errs less than persistence on every task, though
+# only just on Hopper. On the shortest steps it errs far more on every task but HalfCheetah, because it is blurred even
 # where the body hardly moves. Of the other two conditions, height matters much on Ant only, where the second fifth has
 # the smallest error by far. On HalfCheetah the error falls as the return rises. On Ant it falls to a third by the
 # fourth fifth, and rises again in the best fifth.
@@ -304,8 +304,8 @@ looks.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").rou
 # ### Contact, falls, other policies
 #
 # *Ask.* Dynamics are hardest at impacts: a foot touches down, and velocities jump within milliseconds. We ask the
-# simulator whether a body touches anything before and after the step. We also test on the data of other policies. Other
-# policies collected the pools `medium` and `random`. Their states may lie farther from the 10,000, or nearer.
+# simulator whether a body touches anything before and after the step. We also test on the pools `medium` and `random`,
+# which other policies collected. The states in them may lie farther from the 10,000 rows, or nearer.
 
 # %%
 show(reliability.histories, reliability.bodies)
@@ -386,8 +386,8 @@ looks.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
 #
 # ### By quantity
 #
-# *Ask.* Which quantities does the model predict worst? For each task the table has the three with the largest error of
-# a sample, beside the errors of the VAE's mean prediction, the guess that nothing moves, linear regression and the
+# *Ask.* Which quantities does the model predict worst? For each task the table lists the three with the largest error
+# of a sample, beside the errors of the VAE's mean prediction, the guess that nothing moves, linear regression and the
 # deterministic network. The worst comes last.
 
 # %%
@@ -413,7 +413,7 @@ looks.titled(three.map(words.two_digits).rename_axis([None, "quantity"]))
 # ## 3. The strangest imagined states
 #
 # *Ask.* What does a large error look like? We set the simulator to imagined states and draw them beside the true ones.
-# We choose the sample that is farthest off, and the sample that is deepest in the ground or in itself.
+# We choose the sample that is farthest off, and the sample whose body penetrates the ground or itself most deeply.
 
 # %%
 first = {name: {kind: each[:, 0] for kind, each in predicted[name, "outside"].items()} for name in here}
@@ -466,8 +466,8 @@ save_figure(figure, "08_strangest", table, text, profile)
 # *Read.* A picture shows postures only. Where a pair looks alike, the error lies in the velocities, which had most of the
 # large errors of section 2. The floor hides what is below it.
 #
-# How many are impossible? A state is *impossible* if its body is deeper in the ground or in itself than in any true
-# state of the same rows, or if a joint exceeds its range by more. It is *fallen* if the task would end the episode
+# How many are impossible? A state is *impossible* if its body penetrates the ground or itself more deeply than in any
+# true state of the same rows, or if a joint exceeds its range by more. It is *fallen* if the task would end the episode
 # there. *Before a fall* means at most 20 steps before it. In these rows the true episode goes on, so a fallen imagined
 # state is an error. We also count the reverse error: rows that do end in a fall, for which the model imagines a body
 # that stands. This error does no harm, because the target of a terminal row does not use $\hat s'$.
@@ -501,16 +501,16 @@ looks.titled(told)
 # shows the largest difference: when a body falls in this step, the VAE nearly always imagines a body that stands.
 # (HalfCheetah has no falls.) Falls are rare and lie at the edge of the data, and the blur pulls them back inside.
 # Neither model was fitted on rows that end an episode, so that does not explain the difference. Noise of the same size
-# makes impossible states more often. But it starts at $s'$, so many of the fallen bodies stay fallen. On HalfCheetah and
-# Ant, a sixth and a quarter of the samples are deeper in the ground than any true state, several times as many as for
+# makes impossible states more often. But it starts at $s'$, so many of the fallen bodies stay fallen. On HalfCheetah a
+# sixth of the samples are deeper in the ground than any true state, and on Ant a quarter, several times as many as for
 # the deterministic network.
 #
 # ## 4. Which way is it wrong?
 #
-# *Ask.* An error without a direction averages out in the state. In a value it does so only where the value is straight:
-# where it bends, even unbiased noise shifts the mean ([chapter 07](07_controls.ipynb)). An error with a direction
-# stays. How far do the errors pull the prediction towards the mean, given the true next state? The
-# slope of a regression of the prediction on the true next state shows this:
+# *Ask.* An error without a direction averages out in the state. In a value it averages out only where the value is
+# linear: where the value bends, even unbiased noise shifts the mean ([chapter 07](07_controls.ipynb)). An error with a
+# direction stays. How far do the errors pull the prediction towards the mean, given the true next state? The slope of a
+# regression of the prediction on the true next state shows this:
 #
 # $$\begin{gathered}
 # b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \\
@@ -522,10 +522,10 @@ looks.titled(told)
 # states look better, and values are compressed by $1 - b$.
 #
 # The slope does not show *why* a model errs. It is 1 minus the error of section 2 for every regression whose errors are
-# not correlated with its predictions. The decoder is such a regression on the sampled latent. The mean prediction puts
-# the latent's mean in its place, so it shrinks as much but errs less. But the slope distinguishes a pull to the mean
-# from mere noise, which leaves it at 1. If the blur is such a pull and the formula holds, the VAE should compress
-# values on every task, and matched noise on none.
+# not correlated with its predictions. The decoder is such a regression on the sampled latent. The mean prediction
+# decodes the latent's mean instead, so it shrinks as much but errs less. The slope does distinguish a pull to the mean
+# from mere noise, which leaves the slope at 1. If the blur is such a pull and the formula holds, the VAE should
+# compress values on every task, and matched noise on none.
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -562,12 +562,12 @@ slopes = pd.concat({name: each.set_axis(labels, axis=1) for name, each in slopes
 looks.titled(slopes).T.round(2) if here else slopes
 
 # %% [markdown]
-# *Read.* The table has medians over quantities. The slope of the deterministic network is 1 minus its error, as are
-# that of linear regression and that of the VAE's samples: they shrink as much as their error implies. The VAE's mean
-# prediction shrinks more than that. On HalfCheetah and Ant a reconstruction shrinks less than its error implies: there
-# the decoder is trained on predictions more than on reconstructions. Matched noise errs as much as the samples but does
-# not shrink. Next we look at values. We ask agents that never learned from an imagined state (`vanilla`) for the values
-# of imagined states.
+# *Read.* The table has medians over quantities. For the deterministic network, linear regression and the VAE's samples
+# the slope is 1 minus the error: these predictions shrink as much as their error implies. The VAE's mean prediction
+# shrinks more than that. On HalfCheetah and Ant a reconstruction shrinks less than its error implies: there the decoder
+# is trained on predictions more than on reconstructions. Matched noise errs as much as the samples but does not shrink.
+# Next we look at values. We ask agents that never learned from an imagined state (`vanilla`) for the values of imagined
+# states.
 
 
 # %%
@@ -648,8 +648,9 @@ looks.titled(told.rename_axis(columns="values compressed by")).map("{:.1%}".form
 #
 # ## 5. Can we tell in advance which rows have large errors?
 #
-# *Ask.* We can compute the error only if we know the true next state. Which signal tells us without it where the error is
-# large? We compare five candidates. If the VAE expressed its own uncertainty well, the first would be enough.
+# *Ask.* We can compute the error only if we know the true next state. Which signal tells us where the error is large
+# without knowing that state? We compare five candidates. If the VAE expressed its own uncertainty well, the first would
+# be enough.
 #
 # | signal | in code | needs |
 # |---|---|---|
@@ -678,8 +679,8 @@ show(reliability.area, imagination.doubt)
 
 # %% [markdown]
 # *Check by hand.* We take three rows, of which the second is the worst. Its signal lies above one other row and below
-# the other, so the area is a half. For three rows we also compute the doubt step by step: encode the state, decode the
-# mean of the latent, and average the squared error over the dimensions.
+# the other, so the area is a half. For three rows we also compute `imagination.doubt` step by step: encode the state,
+# decode the mean of the latent, and average the squared error over the dimensions.
 
 # %% tags=["nbval-check-output"]
 worst = np.array([False, True, False])
@@ -757,10 +758,10 @@ wide = wide[["area", "rank correlation"]].sort_values(("area", "mean"), ascendin
 looks.titled(wide.rename_axis(columns=(None, None))).round(2)
 
 # %% [markdown]
-# *Read.* The signals are in the order of their mean area over the tasks. The blur of the state costs only one pass
-# through a model that we have anyway. Its lead over the distance to the data is small, comes from Hopper, and rests on
-# one model per task. So read "best" as "good everywhere". One would expect the spread of a VAE's samples to show its
-# uncertainty. It ranks all rows moderately, but finds the worst ones poorly. The spread over five fits shows where
+# *Read.* The signals are sorted by their mean area over the tasks. The blur of the state costs only one pass through a
+# model that we have anyway. Its lead over the distance to the data is small, comes from Hopper, and rests on one model
+# per task. So read "best" as "good everywhere". One would expect the spread of a VAE's samples to show its uncertainty.
+# This spread ranks all rows moderately well, but finds the worst ones poorly. The spread over five fits shows where
 # those networks err, and they do not blur.
 #
 # Chapter 02 suggests a reason, tested on Hopper only: most of the error comes from encoding and decoding. If the VAE
@@ -790,12 +791,12 @@ looks.titled(halves.rename_axis(columns=(None, None))).map(words.two_digits)
 # *Read.* The distrusted half errs far more than the trusted half. Its steps are longer, too, as the error of persistence
 # shows.
 #
-# In a batch of 256 rows the rank of a row is nearly its rank among all rows. So nearly always the same half of the data
-# is imagined, and the other half hardly ever. We chose the signal by its area before we trained anything.
+# In a batch of 256 rows the rank of a row is nearly its rank among all rows. These arms therefore imagine nearly always
+# the same half of the data, and hardly ever the other half. We chose the signal by its area before we trained anything.
 #
 # By the formula of chapter 07, errors do the harm. So we expect the trusted half to do less harm than a random half, and
 # the distrusted half to do more. This can fail: if augmentation works as a regulariser, the distrusted half regularises
-# more. Then trusted would score *below* distrusted.
+# more. Then the trusted arm would score *below* the distrusted one.
 
 # %%
 show(augmentation.by_doubt)
@@ -847,9 +848,11 @@ looks.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
 # %% [markdown]
 # *How to read it.* Where the interval of the first row excludes zero, its sign supports one of the two explanations.
 # With three seeds it is a direction, not a verdict. Only this row compares arms that differ in nothing but the rows
-# that are imagined: against `augmented` a second thing changes, because the same rows are imagined every time.
+# that are imagined: against `augmented` a second thing changes, because the trusted and distrusted arms imagine the
+# same rows every time.
 #
-# Four lines sum up what we saw. They are not tests: we chose the limits afterwards, and the signal on the same rows.
+# Four lines sum up what we saw. They are not tests: we chose the limits after seeing the results, and the signal on the
+# same rows.
 
 # %% tags=["nbval-check-output"]
 area = areas[areas["place"] == "outside"].pivot(index="signal", columns="task", values="area")
@@ -870,7 +873,7 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951) do ask. MOPO subtracts from
 #   the reward the largest standard deviation that a member of its ensemble predicts. MOReL ends the episode, with a
 #   penalty, where the members disagree. We only choose rows.
-# - **One draw.** All networks here are of seed 0 and one quality, medium-replay.
+# - **One draw.** All networks here have seed 0 and one quality, medium-replay.
 #
 # ## Try it
 #

@@ -5,9 +5,9 @@
 #
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
-# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (33), HalfCheetah (44) and Ant
+# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35), HalfCheetah (44) and Ant
 # (77). On all four tasks (4 or 5 seeds), the mean score of *LayerNorm critics, data kept* differs by +21 [+16, +26] from that
-# of *TD3 with the data, no pre-training*, by +39 [+28, +49] from that of *vanilla, data kept* and by +29 [+24, +34] from that
+# of *TD3 with the data, no pre-training*, by +41 [+32, +51] from that of *vanilla, data kept* and by +29 [+24, +34] from that
 # of *SAC from scratch*. A verdict takes 5 seeds. Not yet recorded on every task: *LayerNorm critics, no pre-training*, *RLPD*,
 # *augmented, LayerNorm critics, data kept*, *IQL, data kept* and *behaviour cloning, data kept*. No recorded run shows yet
 # whether a perfect world model would help.
@@ -222,9 +222,9 @@ save_figure(figure, "11_off_the_data", off, text, profile)
 #
 # ## 3. RLPD: old and new rows in equal parts
 #
-# *Ask.* [RLPD](https://arxiv.org/abs/2302.02948) drops pre-training. It is SAC with LayerNorm in its critics. It draws
-# half of each online batch from the offline rows, however many new rows there are. Its actor maximises the mean of the
-# critics:
+# *Ask.* [RLPD](https://arxiv.org/abs/2302.02948) drops pre-training. It is SAC with LayerNorm in its critics, and it
+# draws half of each online batch from the offline rows, however many new rows there are. Its actor maximises the mean
+# of the critics:
 #
 # $$\begin{gathered}
 # \text{batch} =
@@ -332,13 +332,13 @@ assert np.isclose(cloned.item(), (0.5**2 + 1) / 3), "cloning weights all rows al
 # %% [markdown]
 # ## 5. What was found
 #
-# *Ask.* Before any run with LayerNorm was recorded, we named three comparisons as the second primary family. ([Chapter
-# 05](05_online_finetuning.ipynb) has the first. A family is a set of comparisons that we fixed in advance.) By then we
+# *Ask.* Before any run with LayerNorm was recorded, we named three comparisons as the second primary *family*, that is,
+# a set of comparisons that we fixed in advance. ([Chapter 05](05_online_finetuning.ipynb) has the first.) By then we
 # knew the runs of TD3 with the data and of SAC, and one of vanilla with data kept. The three comparisons are
 # `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each
-# is over four tasks, with p values corrected for their number. Everything else here is exploratory. Every arm that
-# keeps the data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own policy, while
-# the other agents act at random.
+# is over four tasks, with p values corrected for the number of comparisons. Everything else here is exploratory. Every
+# arm that keeps the data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own
+# policy, while the other agents act at random.
 
 
 # %%
@@ -371,9 +371,9 @@ second.rename_axis(f"{looks.look('layernorm_data').label}, minus")
 # it does, *contradicted* that it scores lower. The third column leaves out the task that moves the difference most. The
 # next four have the differences on each task.
 #
-# The next table has every arm in both windows, with the minutes of one core that a run took (median, smallest and
-# largest). Different processors recorded the runs, and some were busy with other work, so the minutes are only a rough
-# guide. The picture below counts updates instead.
+# The next table shows every arm from 0 to 100K. Unfold the tables below it for the second window, and for the
+# core-minutes of a run (median, smallest and largest). Different processors recorded the runs, and some were busy with
+# other work, so the minutes are only a rough guide. The picture below counts updates instead.
 
 
 # %%
@@ -401,7 +401,18 @@ def by_arm(tell):
     return looks.labelled(pd.DataFrame({arm: {t: tell(t, arm) for t in tasks.TASKS} for arm in arms}).T)
 
 
-pd.concat({name: by_arm(tell) for name, tell in told.items()})
+by_arm(told["0 to 100K"])
+
+
+# %%
+def as_markdown(name):
+    """Returns one of these tables in Markdown."""
+    rows = by_arm(told[name]).reset_index()
+    return "\n".join([f"*{name}*", "", *words.table(["", *rows.columns[1:]], rows.to_numpy())])
+
+
+more = "\n\n".join(map(as_markdown, ["25K to 100K", "core-minutes"]))
+Markdown(words.fold("Every arm from 25K to 100K, and its minutes", more))
 
 # %% [markdown]
 #
@@ -436,8 +447,8 @@ pd.DataFrame(beside).T
 # the actor a million times, and we update it 25,000 times. So even a large difference is only a rough measure of what
 # the small dataset costs.
 #
-# Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's
-# (columns have the numbers of the rows), averaged over the tasks on which both arms have two runs. Above one half the
+# Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's,
+# averaged over the tasks on which both arms have two runs. The columns are numbered like the rows. Above one half, the
 # row's arm won more often in these runs. The first column has the number of tasks on which the arm has two runs: shares
 # over different tasks are not comparable.
 
@@ -491,10 +502,10 @@ save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata,
 # %% [markdown]
 # *How long until an arm is nearly as good as SAC after a million?* We count the interactions until an evaluation first
 # reaches 90 % of SAC's published mean score over the last 100,000 of a million interactions. The table has the median
-# over seeds, and how many seeds get there within 100,000. Where at most half of them do, the median lies beyond. One
-# lucky evaluation is enough. So this is not the time until an arm *stays* that good: the curves of Hopper in [chapter
-# 05](05_online_finetuning.ipynb) jump by tens of points. SAC's score after a million is a high bar, so many entries may
-# lie beyond the last interaction.
+# over seeds, and how many seeds get there within 100,000. Where at most half of them do, the median lies beyond. A
+# single lucky evaluation counts, so this is not the time until an arm *stays* that good: the curves of Hopper in
+# [chapter 05](05_online_finetuning.ipynb) jump by tens of points. SAC's score after a million is a high bar, so many
+# entries may lie beyond the last interaction.
 
 
 # %%
@@ -515,13 +526,13 @@ by_arm(until_level)
 # ## 6. Why: are LayerNorm's critics better calibrated?
 #
 # *Ask.* If LayerNorm works because critics no longer run away, its critics must be better calibrated, and it should
-# help only where vanilla critics do run away. We compare the values that they predict for 400 fixed states with the
-# returns of their policy from there. This gap must be nearer to zero. Values must also change less when an action moves
-# a little. [Chapter 04](04_offline_pretraining.ipynb) explains these measures. We divide the roughness by the spread of
-# the values, because small values change little anyway. The *drop* is the last score offline minus the lowest score in
-# the first 50,000 interactions. All arms in the table keep the data, so we can compare their drops. Arms without
-# pre-training are not in it: at the switch their critics are untrained. Numbers are medians over seeds, because a single
-# critic that ran away would decide a mean.
+# help only where vanilla critics do run away. We compare the values that critics predict for 400 fixed states with the
+# returns of their policy from there. With LayerNorm this gap must be nearer to zero, and values must change less when
+# an action moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains these measures. We divide the roughness
+# by the spread of the values, because small values change little anyway. The *drop* is the last score offline minus the
+# lowest score in the first 50,000 interactions. All arms in the table keep the data, so we can compare their drops.
+# Arms without pre-training are not in it: at the switch their critics are untrained. Numbers are medians over seeds,
+# because a single critic that ran away would decide a mean.
 
 
 # %%
@@ -564,16 +575,16 @@ if len(inside):
     print("and relative to their spread", below(inside["roughness / spread"], "vanilla_data"))
 
 # %% [markdown]
-# *Read.* The lines count the tasks on which LayerNorm's critics are better calibrated than vanilla ones. Compare the
-# table with the count of critics that ran away in chapter 04. The table holds only recorded arms. Gap, spread and
-# roughness are in rewards, and the drop is in points of score. With a gap near zero, a critic predicts well on average.
-# With a gap below zero, it predicts too little. The three lines compare the medians of LayerNorm and vanilla. For them
-# we take the size of each seed's gap, because gaps of both signs would cancel. They do not say how sure a difference
-# is. The drop does not show that LayerNorm's agents lose less at the switch: an agent with a high score has more to
-# lose. Where a critic has run away, its spread is huge, so its roughness relative to that says little: read the
-# roughness in rewards there. The second expectation fails on HalfCheetah. No vanilla critic runs away there, and
-# LayerNorm still has the higher mean score in the table of section 5. So keeping critics from running away is not all
-# that LayerNorm does.
+# *Read.* The three lines compare the medians of LayerNorm's critics with those of vanilla ones, and count the tasks on
+# which LayerNorm's are better. They take the size of each seed's gap, because gaps of both signs would cancel. They do
+# not say how sure a difference is. The table holds only recorded arms: compare it with the count of critics that ran
+# away in chapter 04. Gap, spread and roughness are in rewards, and the drop is in points of score. With a gap near
+# zero, a critic predicts well on average. With a gap below zero, it predicts too little. The drop does not show that
+# LayerNorm's agents lose less at the switch: an agent with a high score has more to lose. Where a critic has run away,
+# its spread is huge, so its roughness relative to the spread says little: read the roughness in rewards there. Our
+# second expectation, that LayerNorm helps only where vanilla critics run away, fails on HalfCheetah. No vanilla critic
+# runs away there, and LayerNorm still has the higher mean score in the table of section 5. So keeping critics from
+# running away is not all that LayerNorm does.
 #
 # *Off the data.* A small move says little about actions that nobody tried. So we walk in a straight line from each
 # recorded action $a$ to a random corner $o$ of the box of actions, and ask how the value changes on the way:
@@ -588,16 +599,16 @@ if len(inside):
 # | $v$ | returned, three quantiles over rows | `[agents, shares, 3]` | standard deviations of the values |
 #
 # Where $v$ rises, the actor moves towards actions that are not in the data, and offline nothing corrects the critic. We
-# expect values to fall on most paths. On a tenth of the paths they rise by more than the 90 % quantile, which we expect
-# to be lower with LayerNorm.
+# expect values to fall on most paths, and the 90 % quantile of $v$ to be lower with LayerNorm. On a tenth of the paths
+# values rise by more than this quantile.
 
 # %%
 show(trained.along_actions)
 
 # %% [markdown]
-# *Check by hand.* Take a critic that values an action by its size, and the actions −1 and 1, whose values have a standard
-# deviation of 1. On the way to 1 the first rises by 2, and the second stays. So the median rises by 1, and the quantiles
-# of 10 % and 90 % by 0.2 and 1.8.
+# *Check by hand.* Take a critic whose value is the action itself, and the actions −1 and 1, whose values have a
+# standard deviation of 1. On the way to 1 the first value rises by 2, and the second stays. So the median rises by 1,
+# and the quantiles of 10 % and 90 % by 0.2 and 1.8.
 
 # %% tags=["nbval-check-output"]
 plain = networks.Critics(networks.perceptron((3, 1), [torch.Generator(), torch.Generator()]))
@@ -648,16 +659,17 @@ end_of_way.map("{:.2f}".format)
 
 # %% [markdown]
 # *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws.
-# Where noise lowers it as much as LayerNorm does, LayerNorm is not the only way. On HalfCheetah LayerNorm lowers it on
-# the way but not at the end. Where critics have run away, their standard deviation is huge: compare the shape of the
+# Where noise lowers it as much as LayerNorm does, LayerNorm is not the only remedy. On HalfCheetah LayerNorm lowers it
+# on the way but not at the end. Where critics have run away, their standard deviation is huge: compare the shape of the
 # lines there, not their height. (These arms differ in whether they keep the data, too, but that matters only online.)
-# We did not check whether the gains that remain are false. The roughness cannot show this, because it has no sign.
+# We did not check whether the rises that remain are over-estimates. The roughness cannot show this, because it has no
+# sign.
 #
 # ## 7. What if the world model were perfect? The simulator in its place
 #
 # *Ask.* The paper's model makes errors, and it only predicts what follows recorded actions. What if it made no errors,
-# and predicted what follows the *policy's* actions? No fitted model is more accurate, and we need not fit one: the
-# simulator is that model. From drawn states the policy acts for $k$ steps, a *branch* as in
+# and predicted what follows the *policy's* actions? The simulator is that model: no fitted model is more accurate, and
+# we need not fit it. From drawn states the policy acts for $k$ steps, a *branch* as in
 # [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the branch:
 #
 # $$\begin{gathered}
@@ -700,8 +712,8 @@ print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 
 # %% [markdown]
 # We screen these arms on two tasks, with seeds that no other table uses. To keep the screening within about 15 hours of
-# one core, these arms have a quarter of the offline updates and half of the interactions of the others, and we weaken
-# or remove the cloning term only without the simulator and with a share of 50 %. The folded table has all of them,
+# one core, these arms have a quarter of the offline updates and half of the interactions of the others. We weaken or
+# remove the cloning term only without the simulator and with a share of 50 %. The folded table has all of them,
 # including the poor ones. *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics
 # over-estimate their policy when pre-training ends (rewards). *Online* is the mean score over all interactions.
 
@@ -729,9 +741,9 @@ screening = words.fold(f"All {len(rows)} arms of the screening", "\n".join(words
 Markdown(screening if len(evaluated) else "Not yet recorded.")
 
 # %% [markdown]
-# Arms with the same cloning term differ only in the simulator. So the lines below have its effect on the mean online
-# score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, a better world model would not help
-# that arm.
+# Arms with the same cloning term differ only in the simulator. The lines below therefore show the simulator's effect on
+# the mean online score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, a better world model
+# would not help that arm.
 
 # %% tags=["nbval-check-output"]
 effects = claims.compare(claims.CEILING, evaluated) if len(evaluated) else []
@@ -765,7 +777,7 @@ for each in effects:
 # data that it has not seen. We expect the rule to be right more often than the best fixed choice, that is, always
 # taking the same arm.
 #
-# In the table the three arms have their mean online scores, `score of the policy` is $J(\pi_0)$, `score of the data` is
+# The table shows the mean online scores of the three arms. `score of the policy` is $J(\pi_0)$, `score of the data` is
 # $J(\mathcal D)$, and `lost` is the score of the best of the three arms minus that of the chosen one.
 
 # %%
@@ -792,8 +804,8 @@ else:
     print("no case is recorded with these budgets")
 
 # %% [markdown]
-# *Other data.* All cases above have the quality medium-replay. The next table has $J(\mathcal D)$ for every dataset at
-# hand, and $J(\pi_0)$ and the regime where a policy is recorded (means over seeds; with the margin that loses least
+# *Other data.* All cases above have the quality medium-replay. The next table shows $J(\mathcal D)$ for every dataset
+# at hand, and $J(\pi_0)$ and the regime where a policy is recorded (means over seeds; with the margin that loses least
 # over all cases above). A draw of medium-expert takes half of its rows from medium and half from expert.
 
 
@@ -868,7 +880,7 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 #
 # <details><summary>Is the comparison with RLPD fair?</summary>
 #
-# It is fair to RLPD's idea: we use SAC, LayerNorm and batches whose half is old. It is not fair to RLPD's published
+# It is fair to RLPD's idea: we use SAC, LayerNorm and batches that are half old. It is not fair to RLPD's published
 # numbers: that paper makes up to twenty updates a step, twenty times as many as our RLPD, and six to seven times as
 # many as TD3+BC with its online updates here. Our results only hold for RLPD with one update a step.
 # </details>

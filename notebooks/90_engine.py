@@ -21,7 +21,7 @@
 #
 # Nearly all the arithmetic of an update is some sixteen matrix products, so the speed of products sets the limit. The
 # rest is hundreds of small calls. In code as it is usually written, these calls take longer than the products, in
-# bfloat16 three times as long (section 3). So the engine makes the calls once and then replays them.
+# bfloat16 three times as long (section 3). So the engine records the calls once and then replays them.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -100,11 +100,11 @@ figures.save_figure(figure, "90_updates", frame, text, drawn_as)
 
 # %% [markdown]
 # *Read.* The left panel has one agent on one core. The black line is the limit that its matrix products set (section
-# 2). It was timed right beside the updates. The sections of this page were measured one after another on a shared
-# machine, so compare numbers within a section only. The right panel has plain TD3 and SAC beside
+# 2). We timed it right beside the updates. We measured the sections of this page one after another on a shared machine,
+# so compare numbers within a section only. The right panel compares plain TD3 and SAC with
 # [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), [SBX](https://github.com/araffin/sbx) (JAX) and the
-# same method on plain torch, as far as they were measured. The timed part of each includes drawing batches and noise.
-# All have 2 x 256 units and batches of 256.
+# same method on plain torch, as far as we measured them. The timed part of each includes drawing batches and noise. All
+# have 2 x 256 units and batches of 256.
 
 # %%
 ours = hopper[["updates_per_second", "updates_per_second_low", "fraction_of_limit"]]
@@ -125,7 +125,7 @@ faster = faster.pivot(index=["algorithm", "precision"], columns="by_peer", value
 faster.rename_axis(columns="times as fast as").round(2)
 
 # %% [markdown]
-# The table below has every processor that we measured, with one agent on Hopper. Where updates are not replayed, we
+# The table below lists every processor that we measured, with one agent on Hopper. Where `replayed` is "no", we
 # measured before we added the graph of section 3.
 
 
@@ -209,9 +209,9 @@ print(f"{wide:.0%} of Hopper's operations are products of 256 by 256")
 pd.Series(each, name="GFLOP an update").round(3).to_frame().T
 
 # %% [markdown]
-# *Read.* The number of state dimensions hardly matters. That is why Ant, with 27, costs little more than Hopper, with 11.
-# It also matters what we do *not* compute: the actor's step goes through the first critic but needs no gradient of its
-# weights. Code that computes this gradient pays for one more pass.
+# *Read.* The number of state dimensions hardly matters. That is why Ant, with 27, costs little more than Hopper, with
+# 11. What we do *not* compute matters as well: the actor's step goes through the first critic but needs no gradient of
+# its weights. Code that computes this gradient pays for one more pass.
 #
 # ## 2. The limit
 #
@@ -238,9 +238,9 @@ limits = {"GFLOP/s at 256 by 256": best, "no update on Hopper is faster than (1/
 pd.DataFrame(limits).round().astype(int)
 
 # %% [markdown]
-# *Read.* The thinnest product does few operations for each number that it reads, so it stays far below the wide one.
-# The limits in the first figure are lower, because they were timed beside the updates. A processor without bfloat16
-# products has no second row.
+# *Read.* The thinnest product does few operations for each number that it reads, so its rate stays far below the wide
+# one's. The limits in the first figure are lower, because they were timed beside the updates. A processor without
+# bfloat16 products has no second row.
 #
 # ## 3. Where the time goes
 #
@@ -278,14 +278,15 @@ share.map("{:.1%}".format).rename_axis(index=None, columns=None)
 # *Read.* Our guess was too high: products take less than half of the profile. The rest is mostly bias, ReLU, the last
 # layer (a weighted sum rather than a product), and the losses as they are written in `td3`. bfloat16 makes only the
 # products cheaper and adds casts, so there the rest takes a larger share. The profiler adds a cost to each call, so it
-# exaggerates the rest. Section 4 derives the backward pass by hand, which this profile already includes. Two more ways
+# exaggerates the rest. This profile already includes the backward pass that section 4 derives by hand. Two more ways
 # reduce the rest, and neither changes an equation: a graph, and arithmetic without tiny numbers.
 #
-# **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. Python, autograd and
-# the allocator need to produce that sequence only once. So we run a stretch of updates, up to where the actor moves, once
-# as it is written. Below autograd a recorder lists the operations that torch executes. From then on we replay this list
-# in fixed memory. On a GPU that is a [CUDA graph](https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/). On
-# the CPU torch has no such graph, so we wrote our own, one page of code.
+# **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. Python, autograd
+# and the allocator need to produce that sequence only once. So we run a stretch of updates once as it is written, up to
+# and including a step of the actor. Below autograd, a recorder lists the operations that torch executes. From then on
+# we replay this list in fixed memory. On a GPU that is a [CUDA
+# graph](https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/). On the CPU torch has no such graph, so we
+# wrote our own, one page of code.
 
 # %%
 show(graphs.captured, graphs.cpu_graph)
@@ -327,11 +328,11 @@ gains.round(2)
 # first replay is used.
 #
 # **Numbers that are too small.** A hidden unit that is never active has no gradient. Its first moment in Adam shrinks
-# by a tenth a step. After some 800 steps it is below $10^{-38}$, where a float32 has no full precision left. It stays
+# by a tenth a step. After some 800 steps the moment is below $10^{-38}$, where a float32 loses precision. It stays
 # there, because the smallest such number times 0.9 rounds to itself. Processors are slow at arithmetic with these
-# *subnormal* numbers. They make no difference to the weights: a step of Adam divides such a moment by at least
-# $10^{-8}$, and the result is still far too small to change a weight. So `engine.prepare` tells the processor to treat
-# them as zero.
+# *subnormal* numbers. Subnormal moments make no difference to the weights: a step of Adam divides such a moment by at
+# least $10^{-8}$, and the result is still far too small to change a weight. So `engine.prepare` tells the processor to
+# treat them as zero.
 
 # %%
 size = {False: "of ordinary size", True: "below 1e-38"}
@@ -346,8 +347,8 @@ moments[list(way.values())].rename_axis(index="first moments", columns=None).rou
 # %% [markdown]
 # *Read.* A step of Adam on Hopper's critics is several times slower when all first moments are that small. This is not
 # a rare case. In one run of ours, after the first 50,000 steps of SAC on Hopper, 70 % of the actor's first moments and
-# 46 % of the critics' were below $10^{-38}$ (`python -m mbaug collect hopper --to 50000`, and in its checkpoint the
-# zeros of `actor_moments.first`). Benchmarks on random numbers, like the others here, do not show this effect.
+# 46 % of the critics' were below $10^{-38}$ (run `python -m mbaug collect hopper --to 50000` and count the zeros of
+# `actor_moments.first` in its checkpoint). Benchmarks on random numbers, like the others here, do not show this effect.
 #
 # ## 4. The backward pass, by hand
 #
@@ -391,8 +392,8 @@ assert np.allclose(ours[: by_hand.size].view(2, 4), by_hand), "and the chain rul
 # ## 5. Why threads hurt
 #
 # *Ask.* By default torch uses all cores. Is an update nearly twice as fast on two cores? It may be if nothing else runs.
-# But when two threads share a product, each waits at its end for the other, and a waiting thread spins. If another
-# process occupies one of the cores, one thread is suspended. The other spins until the scheduler resumes it:
+# But when two threads share a product, each waits for the other at the end of the product, and a waiting thread spins.
+# If another process occupies one of the cores, one thread is suspended. The other spins until the scheduler resumes it:
 #
 # $$ \frac1{u_2} = \frac1{2 u_1} + N\,w $$
 #
@@ -429,10 +430,9 @@ pd.DataFrame(columns).round(2)
 
 # %% [markdown]
 # *Read.* Alone, two threads are faster than one, but less than twice as fast. Beside another process they are slower
-# than one thread: there a wait takes many times as long as alone. (A part of it is the other process's fair share of a
-# core. The differences between the bars of one thread are noise.) So we use one
-# thread for each process and one process for each core: `engine.prepare` sets the threads, `mbaug record` starts the
-# processes.
+# than one thread: there a wait takes many times as long as alone. (A part of this wait is the other process's fair
+# share of a core. The differences between the bars of one thread are noise.) So we use one thread for each process and
+# one process for each core: `engine.prepare` sets the threads, `mbaug record` starts the processes.
 
 # %%
 show(engine.prepare)
@@ -450,10 +450,10 @@ found.rename_axis(index=None, columns=None)
 # %% [markdown]
 # ## 6. What do we gain by training several agents in one process?
 #
-# *Ask.* Every network here has a leading axis P, so that the *seeds* of a study (its repetitions) can train side by side,
-# with one product for all. A GPU is mostly idle with one agent, and a population fills it. On a CPU the products are the
-# limit, and there are P times as many operations. So we expect neither gain nor loss, and memory that grows in a straight
-# line.
+# *Ask.* Every network here has a leading axis P, so that the *seeds* of a study (its repetitions) can train side by
+# side, with one product for all. A GPU is mostly idle with one agent, and a population fills it. On a CPU the products
+# are the limit, and there are P times as many operations. So we expect neither gain nor loss, and memory that grows
+# linearly.
 
 # %%
 crowd = measured["populations"]
@@ -506,10 +506,11 @@ pace.map("{:.2f}".format).replace("nan", "–")
 # *Read.* Below 1, a population makes fewer updates in all than one agent alone. The table has two measurements on one
 # machine: this one, and that of the first figure. They disagree by about a quarter at four agents. We do not know how
 # much of this is noise, and how much comes from their different procedures. We only conclude that a population gains
-# little on a CPU, and that many agents can lose. We suppose that their intermediate results no longer fit into the
-# processor's cache. To train twice as many agents, use two processes on two cores. The memory of one agent is nearly
-# all Python and torch. Each further agent mostly adds the intermediate results of a stretch, which are all in memory
-# once, during its capture. So on a CPU the axis is useful only for evaluating in lockstep, with one call for all.
+# little on a CPU, and that many agents can lose. We suppose that the intermediate results of many agents no longer fit
+# into the processor's cache. To train twice as many agents, use two processes on two cores. The memory of one agent is
+# nearly all Python and torch. Each further agent mostly adds the intermediate results of a stretch, which are all in
+# memory at once during the capture. So on a CPU the axis is useful only for evaluating in lockstep, with one call for
+# all.
 #
 # *Ask.* And on a GPU? There an update of one agent is hundreds of small kernels, each launched by Python. We capture the
 # stretch of section 3 as a CUDA graph and launch it as a whole. So we expect that the graph gains much for one agent and
@@ -545,17 +546,17 @@ pd.concat(gpus).round(1).astype(object).fillna("–") if gpus else "no GPU was m
 # %% [markdown]
 # *Read.* All rows are Hopper in float32, and all rates count the updates or steps of all agents. *Cores* says how many
 # cores of the first figure's machine make as many updates. *Steps a second* is online TD3, one update after each step,
-# where simulators and exploring policies run on one core, one after the other. Our expectations hold: the graph matters
-# most for one agent, and a few agents take little more *time* than one (an update of all agents, relative to an update
-# of one). From twenty to eighty agents the rate rises far less than fourfold, so about twenty agents nearly fill this
-# GPU. The last column has the memory that each further agent takes. Most of the memory does not depend on the
-# population. We suppose that it is cuBLAS's workspaces for the many captures of this measurement.
+# where simulators and exploring policies run on one core, one after the other. *Time* is that of an update of all
+# agents, relative to an update of one. Our expectations hold: the graph matters most for one agent, and a few agents
+# take little more time than one. From twenty to eighty agents the rate rises far less than fourfold, so about twenty
+# agents nearly fill this GPU. The last column has the memory that each further agent takes. Most of the memory does not
+# depend on the population. We suppose that it is cuBLAS's workspaces for the many captures of this measurement.
 #
 # The torch of this measurement is older than the version that we lock. On the GPU, too, a replay gives the same bits as
 # the code as written, and in float64 training on a GPU agrees with training on the CPU. Tests check both wherever there
-# is a GPU. A run that was interrupted continues there with the same rows. What we compare, we record on CPUs. To
+# is a GPU. An interrupted run continues on a GPU with the same rows. All runs that we compare are recorded on CPUs. To
 # measure your GPU, run `python -m benchmarks --device cuda --record`. To train on it, give `record` the options
-# `--device cuda --population 20`: one process with many agents is what we measured.
+# `--device cuda --population 20`: we measured one process with many agents.
 
 # %% [markdown]
 # ## 7. The cost of a larger dataset
@@ -598,7 +599,7 @@ print(f"off a straight line by {off:.0%} at most")
 #
 # ## 8. Acting, and the world model
 #
-# Two costs are left: environment steps online, and the [world model](02_world_model.ipynb). The table has environment
+# Two costs are left: environment steps online, and the [world model](02_world_model.ipynb). The table shows environment
 # steps a second with one update after each. We only measure these two costs for the record.
 
 # %%
@@ -640,7 +641,7 @@ bound.round()
 
 # %% [markdown]
 # *Read.* Most operations of a fit are products of 500 units by 500, and most others are the transition's, of 300 by
-# 600. At the rate of section 2 these would take only the share of the time that the table shows. The rest is
+# 600. At the rate of section 2 these products would take only the share of the time that the table shows. The rest is
 # activations, noise and Adam, on layers of 4,096 rows, 8 MB each. The imagined tables are a small part of the cost of
 # pre-training.
 #
@@ -657,11 +658,11 @@ bound.round()
 # | $S_s$ | `final_score`, `mean_score` | one per run | D4RL-normalised score, after and over 100,000 interactions |
 # | $\Delta_s$ | `differences` | one per seed $s$ and task | score |
 #
-# We expect a wide interval that contains zero. Rounding changes the first action that the policy chooses a little, and
-# the next state a little more. After a few hundred steps the two runs have no more in common than two seeds have.
+# We expect a wide interval that contains zero. Rounding changes the policy's first action a little, and the next state
+# a little more. After a few hundred steps the two runs have no more in common than two seeds have.
 
 # %%
-show(statistics.differences)
+show(statistics.paired_differences)
 
 # %%
 study, names = studies.find("precision"), {"td3": "float32", "td3_bfloat16": "bfloat16"}
@@ -688,7 +689,7 @@ figures.save_figure(figure, "90_precision", pd.concat(parts), caption, profile)
 rows = {}
 for name, some in paired.groupby("task"):
     for measure in (statistics.final_score, statistics.mean_score):
-        pairs = statistics.differences(measure(some), "bfloat16", "float32")
+        pairs = statistics.paired_differences(measure(some), "bfloat16", "float32")
         rows[name, measure.__name__] = statistics.interval(pairs)
 found = pd.DataFrame(rows, index=statistics.Interval._fields).T
 looks.titled(found.drop(columns="p").astype({"n_seeds": int}).round(1))
@@ -714,8 +715,8 @@ print(
 # larger than the ends of the interval, and these are far apart. The float32 runs are the runs of the baselines.
 #
 # We fixed a rule before the runs: we may use bfloat16 for recorded runs if every interval contains zero. The rule is
-# weak: the noisier the runs, the easier they pass it. A better one would ask every interval to lie within a few points
-# of zero, which the second line counts. The setting is `precision`. Each *arm* (one way to train an agent) has it, and
+# weak: the noisier the runs, the easier they pass it. A better one would require every interval to lie within a few
+# points of zero, which the second line counts. Each *arm* (one way to train an agent) has the setting `precision`, and
 # each record names it. We still record in float32 for three reasons: we compare runs within a study, most of them were
 # begun in float32, and only few processors can multiply bfloat16.
 #
@@ -728,8 +729,8 @@ print(
 #
 # ## Try it
 #
-# 1. Use `td3.TD3(hidden=(512, 512))` in the last cell of section 1. By which factor does the number of operations grow,
-#    and why not quite four?
+# 1. In the last cell of section 1, replace `td3.TD3()` by `td3.TD3(hidden=(512, 512))`. By which factor does the number
+#    of operations grow, and why not quite four?
 # 2. In a new cell, run `[speed.product_rate("float32", 256, 256, batch=rows) / 1e9 for rows in (64, 256)]`, in GFLOP/s. Do
 #    smaller batches run at the same rate?
 # 3. In a shell, run `OMP_NUM_THREADS=2 .venv/bin/python -m mbaug record hopper --workers 1 --profile smoke`. Which
