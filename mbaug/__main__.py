@@ -113,7 +113,8 @@ def record(arguments: argparse.Namespace) -> None:
     if not missing and profile.name != "paper":
         say(f"to train them again after a code change, delete {root}")
     if arguments.dry_run:
-        say(*missing, sep="\n")
+        for run in missing:
+            say(run)
         return
     runner.record(runs, root, None, profile, workers, arguments.cluster, arguments.population, arguments.device)
 

@@ -1,5 +1,6 @@
 """Makes the paper's four MuJoCo tasks and your own, steps many in lockstep, evaluates policies and normalises returns."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import mujoco
 import numpy as np
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from jaxtyping import Bool, Float
 
 from mbaug import checks, streams
@@ -45,6 +47,14 @@ class Task:
     velocities: tuple[str, ...]  # names of the other components, with their units
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of gymnasium.make
     velocity_limit: float = np.inf  # bound to which the environment clips the velocities in an observation
+
+    def __post_init__(self) -> None:
+        plain = f"name is {self.name!r}, but a task's name has letters, digits or _.+, since a dataset's name is TASK-QUALITY"
+        checks.require(re.fullmatch(r"[A-Za-z0-9_.+]+", self.name) is not None, plain)
+        low, high = self.return_random, self.return_expert
+        finite = f"return_random is {low} and return_expert is {high}, but both must be finite and the second the larger"
+        checks.require(np.isfinite([low, high]).all() and low < high, finite)
+        checks.require(len(self.velocities) > 0, "velocities is empty, but a state needs at least one")
 
     @property
     def title(self) -> str:
@@ -125,7 +135,16 @@ TASKS = {
     )
 }
 EXTRA: dict[str, Task] = {}  # tasks of your own: a study may name them, while claims and figures keep to the paper's four
-EVERY = TASKS | EXTRA
+
+
+def _every() -> dict[str, Task]:
+    """Returns the paper's tasks and EXTRA, by name."""
+    wrong = [key for key, task in EXTRA.items() if key != task.name or key in TASKS]
+    checks.require(not wrong, f"EXTRA has the keys {wrong}, but a key must be its task's name, and not one of {[*TASKS]}")
+    return TASKS | EXTRA
+
+
+EVERY = _every()
 
 
 def find(name: str) -> Task:
@@ -153,8 +172,10 @@ def make(task: Task, dynamics: Dynamics = CALM, **options) -> gymnasium.Env:
     arguments = {"max_episode_steps": STEPS, "disable_env_checker": True} | task.options | options
     try:
         environment = gymnasium.make(task.gym_id, **arguments)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(f"Gymnasium cannot make {task.gym_id!r}: {error}") from None
+    simulated = isinstance(environment.unwrapped, MujocoEnv)
+    checks.require(simulated, f"{task.gym_id} does not run in MuJoCo, but every task must, because we restore its states")
     found, needed = environment.action_space, gymnasium.spaces.Box(-1, 1, (task.action_size,))
     checks.require(found == needed, f"{task.gym_id} has actions in {found}, but a task needs {needed}")
     shape = environment.observation_space.shape

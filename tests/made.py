@@ -147,7 +147,7 @@ def learned(name, settings, population=2, updates=50, arithmetic=DOUBLE, **loss)
 
 def learner_of(settings, seeds, state_size, action_size):
     """Returns untrained learners for a task with these state and action sizes."""
-    task = replace(tasks.find("hopper"), positions=("place",) * state_size, velocities=(), action_size=action_size)
+    task = replace(tasks.find("hopper"), positions=(), velocities=("speed",) * state_size, action_size=action_size)
     return training.learner(Arm(learner=settings), task, seeds, Standardiser.identity(len(seeds), state_size))
 
 

@@ -11,6 +11,7 @@ import pytest
 from mbaug import streams, tasks
 from mbaug.tasks import Dynamics, Evaluator, Lockstep, Stochastic
 
+HOPPER = tasks.find("hopper")
 ROUGH = Dynamics(action_noise=0.2, observation_noise=0.01, push_probability=0.3, push_force=50.0)
 calm_and_rough = pytest.mark.parametrize("dynamics", [Dynamics(), ROUGH], ids=["calm", "rough"])
 
@@ -248,6 +249,39 @@ def test_an_evaluation_can_start_from_given_states():
             np.testing.assert_allclose(ours[:, number], [theirs, theirs], rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match=r"^the state has shape \(10,\), but the environment's observations have \(11,\)$"):
         tasks.set_state(environment, states[0, 1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"name": "half-swim"}, "name is 'half-swim', but a task's name has letters, digits or _.+"),
+        ({"return_expert": HOPPER.return_random}, "return_random is -20.272305 and return_expert is -20.272305, but both"),
+        ({"return_expert": np.nan}, "return_random is -20.272305 and return_expert is nan, but both must be finite"),
+        ({"velocities": ()}, "velocities is empty, but a state needs at least one"),
+    ],
+)
+def test_a_task_that_cannot_be_scored_named_or_restored_is_refused(change, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        replace(HOPPER, **change)
+
+
+@pytest.mark.parametrize("key", ["hopper", "jumper"])
+def test_an_extra_task_has_its_own_name_as_its_key(key, monkeypatch):
+    monkeypatch.setitem(tasks.EXTRA, key, HOPPER)
+    with pytest.raises(ValueError, match=rf"^EXTRA has the keys \['{key}'\], but a key must be its task's name, and not one of"):
+        tasks._every()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"gym_id": "MountainCarContinuous-v0"}, "MountainCarContinuous-v0 does not run in MuJoCo, but every task must"),
+        ({"options": {"nonsense": 1}}, "Gymnasium cannot make 'Hopper-v5': "),
+    ],
+)
+def test_a_task_that_gymnasium_cannot_simulate_is_refused(change, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        tasks.make(replace(HOPPER, **change))
 
 
 def test_every_episode_from_a_given_state_has_noise_of_its_own():

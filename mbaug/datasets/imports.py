@@ -50,7 +50,7 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
             f"as falls and {both.sum() - falls:,} at that step as time-outs"
         )
     if lost := len(arrays["observations"]) - len(dataset):
-        report(f"{lost:,} rows are left out: without next_observations in the file, their next states are unknown")
+        report(f"rows left out: {lost:,}, because without next_observations in the file their next states are unknown")
     report(check_dataset(task, dataset))
     is_minari = source.startswith(MINARI)
     origin = source if is_minari else Path(source).name

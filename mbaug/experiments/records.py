@@ -207,8 +207,10 @@ def _frame(content: bytes) -> pd.DataFrame:
 
 def recorded(root: Path, runs: Iterable[Run] | None = None) -> list[Run]:
     """Returns the runs recorded below `root`, or only those in `runs`, sorted."""
-    paths = (path.relative_to(root).with_suffix("") for path in root.glob("*/*/*/seed*.json"))
-    found = {Run.parse(path.as_posix()) for path in paths}
+    paths = [path.relative_to(root) for path in root.glob("*/*/*/seed*.json")]
+    strays = [root / path for path in paths if not re.fullmatch(r"seed\d+", path.stem)]
+    require(not strays, f"{strays and strays[0]} is not the name of a record, which is seed<k>.json: move the file away")
+    found = {Run.parse(path.with_suffix("").as_posix()) for path in paths}
     return sorted(found if runs is None else found & set(runs))
 
 
@@ -239,6 +241,9 @@ def load_runs(root: Path, runs: Iterable[Run] | None = None) -> pd.DataFrame:
     rows.index = pd.Index(np.repeat(np.arange(len(found)), [body.count(b"\n") for body in bodies]))
     frame = pd.DataFrame(run_values, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS).join(rows).reset_index(drop=True)
     frame[COUNTS] = frame[COUNTS].fillna(0).astype("int64")  # NaN for a run without rows
+    foreign = sorted({*frame["task"]} - {*tasks.EVERY})
+    folder = foreign and root / foreign[0]
+    require(not foreign, f"{folder} holds runs of a task that mbaug/tasks.py lacks: add it to EXTRA, or move the folder away")
     scores = [tasks.normalised_score(tasks.find(task), part["return"]) for task, part in frame.groupby("task")]
     return frame.assign(score=pd.concat(scores) if scores else pd.Series(dtype=float))
 

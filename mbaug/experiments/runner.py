@@ -224,7 +224,10 @@ def record(
                 trained_by = metadata["provenance"]["commit"]
                 note = "" if trained_by == commit() else f", trained by commit {trained_by}, but this clone is at {commit()}"
                 measured = metadata["calibration"] is not None or not studies.offline_updates(ARMS[each.arm])
-                note += "" if measured or metadata["status"] == "diverged" else ", without calibration"
+                if metadata["status"] == "diverged":
+                    note += ", diverged"
+                elif not measured:
+                    note += ", without calibration"
                 report(f"{each}: {metadata['wall_seconds']:.0f} s{note}")
                 bar.update(steps[each])
     if problems:

@@ -21,6 +21,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mbaug import files, streams, tasks
@@ -186,6 +187,15 @@ def _ensemble(task: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about | {"provenance": provenance(DETERMINISTIC.precision)}
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Returns what a run kept; raises ValueError if the file is damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is damaged ({reason}): remove it, then its run's networks count as kept elsewhere") from None
+
+
 def _kept(task: str, arm: str, moment: str, root: Path, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Returns what a recorded run kept of an agent at a `moment`; None if it is not recorded, or was trained elsewhere."""
     which = Run(task, f"{task}-medium-replay", arm, 0)
@@ -194,7 +204,7 @@ def _kept(task: str, arm: str, moment: str, root: Path, work: Path) -> tuple[dic
     if metadata is None or not path.exists():
         return None
     about = {name: metadata[name] for name in ("settings", "draw_sha256", "provenance")}
-    tensors = safetensors.torch.load_file(path)
+    tensors = _tensors(path)
     if task not in TWO:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("critics.")}
     return tensors, about | {"run": str(which), "seed": which.seed, "moment": moment}
@@ -248,7 +258,7 @@ def update_along_actions(root: Path, work: Path, path: Path = FOLDER / "drawn" /
         kept = run.kept(work, which, "switch")
         metadata = records.find(root, which) if kept.is_file() else None
         if metadata is not None and not own["record"].eq(metadata["csv_sha256"][:12]).any():
-            rows = values_along_actions(restored(task, arm, seed, safetensors.torch.load_file(kept)))
+            rows = values_along_actions(restored(task, arm, seed, _tensors(kept)))
             parts.append(rows.assign(task=task, arm=arm, seed=seed, record=metadata["csv_sha256"][:12])[columns])
         else:
             parts.append(own)

@@ -65,6 +65,9 @@ class Arm:
         if plan is None or plan.updates == 0:
             nothing = "augmentation is given, but pretraining is None or has 0 updates"
             raise ValueError(f"{nothing}: next states are imagined while an agent learns offline")
+        count = replaced(rule.rate, self.learner.batch_size)
+        none = f"rate is {rule.rate}, which replaces no row of a batch of {self.learner.batch_size}: leave augmentation out"
+        require(count > 0, none)
         source = choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
         given_branch = f"the augmentation's source is {source!r} and branch is {rule.branch}"
         needed = f"only {SIMULATOR!r} has a branch, and it needs one above 0: give both or neither"
@@ -82,8 +85,8 @@ class Arm:
         calm = f"dynamics is {self.dynamics}, but the simulator imagines transitions of the calm task: leave one of them out"
         require(self.dynamics == CALM, calm)
         batch = self.learner.batch_size
-        both = f"rate is {rule.rate}, but with a branch a batch of {batch} needs imagined rows and, for the actor, recorded ones"
-        require(0 < replaced(rule.rate, batch) < batch, both)
+        both = f"rate is {rule.rate}, but with a branch a batch of {batch} also needs recorded rows, for the actor"
+        require(count < batch, both)
         intervals = f"evaluation_interval is {plan.evaluation_interval} and redraw_interval is {rule.redraw_interval}"
         often = f"{intervals}, but with a branch an evaluation must fall on a redraw: a resumed run draws a new table there"
         require(plan.evaluation_interval % rule.redraw_interval == 0, often)

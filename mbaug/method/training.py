@@ -103,6 +103,7 @@ def learner(
         ValueError: There are no seeds, or the standardiser is for other agents or another task.
     """
     require(len(seeds) > 0, "seeds is empty, but a learner has one agent per seed, so it needs at least one")
+    require(len({*seeds}) == len(seeds), f"seeds is {[*seeds]}, but agents of the same seed would be equal: give each its own")
     arithmetic = replace(arithmetic, precision=arm.precision)
     sizes, generators = (task.state_size, task.action_size), streams.torch_generators(seeds, "initialisation")
     algorithm = ALGORITHMS[arm.algorithm]
@@ -186,11 +187,15 @@ def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
     require((picks == "random") == (doubt is None), f"picks is {picks!r}, but doubt is {said[1]}: all but 'random' need it")
 
 
-def _check_imagined(learner: Learner, table: Table, imagined: Tensor, packed: bool) -> None:
-    """Raises ValueError unless imagined next states, or packed transitions, have the shape that `table` asks for."""
+def _check_imagined(learner: Learner, table: Table, imagined: Any, packed: bool) -> None:
+    """Raises ValueError unless imagined next states, or packed transitions, are a tensor of the shape that `table` asks for."""
+    kind = getattr(imagined, "dtype", type(imagined).__name__)
+    floats = isinstance(imagined, Tensor) and imagined.is_floating_point()
+    require(floats, f"imagine returned {kind}, but it must return a torch tensor of floating-point numbers")
     found, (agents, rows, width) = list(imagined.shape), table.shape
     needed = [agents, "rows", width] if packed else [agents, rows, "samples", learner.task.state_size]
     fits = len(found) == len(needed) and all(size in ("rows", "samples", own) for size, own in zip(needed, found, strict=True))
+    fits = fits and 0 not in found
     require(fits, f"imagine returned a tensor of shape {found}, but it must be [{', '.join(map(str, needed))}]")
 
 
@@ -240,8 +245,9 @@ def pretrain(
         if rule and imagine:
             number, since = divmod(learner.gradient_steps, rule.redraw_interval)
             if imagined is None or since == 0:
-                imagined = imagine(number).to(table)
+                imagined = imagine(number)
                 _check_imagined(learner, table, imagined, rule.branch > 0)
+                imagined = imagined.to(table)
             batches = _augmented(learner, rule, imagined, index, batches)
         learn(batches, noise)
         if not learner.check_divergence():

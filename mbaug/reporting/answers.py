@@ -171,10 +171,10 @@ def overview(frame: pd.DataFrame) -> str:
     for claim in claims.CLAIMS:
         found = claims.findings(claim, table)
         if {*map(claims.decided, found)}.isdisjoint(("too few seeds", "not attempted")):
-            verdicts.append(f"({claim.letter}) {claims.verdict(found)}")
+            verdicts.append(f"({claim.letter}) {claims.verdict(found).replace(', ', ' and ')}")
     so_far = " so far" * (len(verdicts) < len(claims.CLAIMS))
     done = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged{so_far}"
-    judged = f"{done}{': ' if verdicts else ''}{'; '.join(verdicts)}"
+    judged = f"{done}{': ' if verdicts else ''}{', '.join(verdicts)}"
     return f"{judged}. {benefits(table)}\n\n{recommendation(mean_score(table))}".rstrip()
 
 

@@ -100,7 +100,7 @@ def execute(sources: Sequence[Path], output: Path, parameters: Mapping[str, Any]
         RuntimeError: A notebook failed, or its reading copy cannot be written. All others were executed.
     """
     files.check_writable(output, size=1_000_000)  # about that of a notebook with its figures
-    print(f"{len(sources)} notebooks, {WORKERS} at a time, into {output}", flush=True)
+    print(f"notebooks: {len(sources)}, {WORKERS} at a time, into {output}", flush=True)
     started = time.monotonic()
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # a socket's path has at most about 100 characters
     slots, results = threading.Semaphore(WORKERS), queue.SimpleQueue()

@@ -295,7 +295,7 @@ def _measured(finding: Finding) -> str:
     text = f"{look(arm).label} minus {other}: {size}; {_runs(finding)}"
     if len(finding.tasks) > 1:
         text += f" (above zero on {finding.above} of {len(finding.tasks)} tasks{_without(finding)})"
-    text += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
+    text += f", p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
     return text + (f"; higher still: {', '.join(look(arm).label for arm in finding.better)}" if finding.better else "")
 
 
@@ -306,6 +306,6 @@ def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     own = statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()])
     below = ", itself below it" if own.value < published.end(task) - MARGIN else ""
     about = f"threshold {number(published.end(task) - MARGIN)}, our SAC {estimate(own)}{below}; {count('seed', finding.seeds)}"
-    about += f"; p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
-    about += "; all seeds end at the same score" if finding.interval.high - finding.interval.low < 0.1 else ""
+    about += f", p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""
+    about += ", all seeds end at the same score" if finding.interval.high - finding.interval.low < 0.1 else ""
     return f"{in_words(finding.tasks)}: **{estimate(finding.interval, signed=True)}** ({about})"

@@ -271,7 +271,7 @@ def test_importing_a_d4rl_file_makes_a_pool(tmp_path, capsys, changed):
     path, folder = written(tmp_path, hopper_columns(**changed)), tmp_path / "pools"
     commands.main(["data", str(path), "--as", "hopper-d4rl", "--output", str(folder)])
     *lost, replayed, counts, where = capsys.readouterr().out.splitlines()
-    left_out = "1 rows are left out: without next_observations in the file, their next states are unknown"
+    left_out = "rows left out: 1, because without next_observations in the file their next states are unknown"
     assert lost == ([left_out] if changed else [])
     assert re.fullmatch(
         r"tiny-v2: replayed \d+ of \d+ rows in Hopper-v5: next states agree within .*, rewards within .*", replayed

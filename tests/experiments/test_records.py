@@ -313,6 +313,19 @@ def test_recorded_runs_are_sorted(tmp_path):
     assert records.recorded(tmp_path) == [run for run in grid if run.seed != 3]
 
 
+def test_files_that_are_not_records_of_known_tasks_are_named(tmp_path):
+    """A file manager's copy beside a record, and a record of a task of your own that was removed again."""
+    run = Run("swimmer", "none", "td3", 0)
+    records.write(tmp_path, run, rows(), SCRATCH)
+    sentence = f"{tmp_path / 'swimmer'} holds runs of a task that mbaug/tasks.py lacks: add it to EXTRA, or move the folder away"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        records.load_runs(tmp_path)
+    stray = run.path(tmp_path).with_name("seed0 (copy).json")
+    stray.write_text("{}")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(stray))} is not the name of a record, which is seed<k>.json: move"):
+        records.recorded(tmp_path)
+
+
 def test_the_error_for_a_run_that_is_not_recorded_suggests_the_nearest(tmp_path):
     records.write(tmp_path, Run("hopper", "none", "td3", 3), [], metadata(ARMS["td3"]))
     with pytest.raises(

@@ -385,6 +385,13 @@ def test_status_counts_finished_and_diverged_runs(recorded, tmp_path):
     assert found == [[[1, 0, 0, 1]], [[0, 1, 0, 1]]]
 
 
+def test_a_run_that_diverges_is_reported_as_such(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "small_offline", replace(OFFLINE, learner=replace(OFFLINE.learner, learning_rate=1e30)))
+    reports = []
+    record(tmp_path, [on_data()], report=reports.append)
+    assert reports[-1].endswith(" s, diverged")
+
+
 def test_status_tells_datasets_apart(tmp_path):
     study = Study("tiny", "Does it run?", ("small", "small_offline"), qualities=("random", "medium"), seeds=(0, 1))
     found = runner.status(study, tmp_path, tmp_path)["missing"].to_dict()

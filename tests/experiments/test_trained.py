@@ -1,5 +1,7 @@
 """The networks that the project ships: complete, small, traceable to their runs, and as good as before rounding."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,6 +122,15 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     for work in ("nothing kept", "work"):  # a run that was asked is not asked again
         trained.update_along_actions(records.root(), tmp_path / work, path)
         assert path.read_bytes() == before
+
+
+def test_a_damaged_file_that_a_run_kept_is_named(tmp_path):
+    which = records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0)
+    keep(tmp_path, which)
+    path = tmp_path / "kept" / str(which) / "switch.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is damaged \("):
+        trained.update_along_actions(records.root(), tmp_path, tmp_path / "11_actions.csv")
 
 
 def test_values_of_critics_come_from_recorded_runs():

@@ -52,6 +52,10 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
             (OFFLINE | {"pretraining": plan}, "augmentation is given, but pretraining is None or has 0 updates: next states")
             for plan in (None, Pretraining(updates=0))
         ),
+        *(
+            (OFFLINE | {"augmentation": Augmentation(rate=rate)}, f"rate is {rate}, which replaces no row of a batch of 256")
+            for rate in (0.0, 0.001)
+        ),
         (
             OFFLINE | {"augmentation": Augmentation(source="sampel")},
             "unknown augmentation source 'sampel': did you mean 'sample'? allowed are 'sample', 'mean',",
@@ -80,9 +84,9 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         *(
             (
                 {"augmentation": replace(SIMULATED, rate=rate), "pretraining": Pretraining()},
-                f"rate is {rate}, but with a branch a batch of 256 needs imagined rows and, for the actor, recorded ones",
+                f"rate is {rate}, but with a branch a batch of 256 also needs recorded rows, for the actor",
             )
-            for rate in (0.0, 0.999, 1.0)
+            for rate in (0.999, 1.0)
         ),
         (
             {"augmentation": SIMULATED, "pretraining": Pretraining()},

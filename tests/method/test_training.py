@@ -259,12 +259,24 @@ def test_policy_steps_are_counted_across_blocks(monkeypatch):
     assert found == [False, False, True] * 7
 
 
-@pytest.mark.parametrize("shape", [(60, 4, 11), (1, 60, 11), (1, 59, 4, 11), (1, 60, 4, 3), (2, 60, 4, 11)])
+@pytest.mark.parametrize("shape", [(60, 4, 11), (1, 60, 11), (1, 59, 4, 11), (1, 60, 4, 3), (2, 60, 4, 11), (1, 60, 0, 11)])
 def test_imagined_next_states_of_another_shape_are_refused(shape):
     learner, table, _ = offline([1])
     sentence = rf"^imagine returned a tensor of shape {re.escape(str(list(shape)))}, but it must be \[1, 60, samples, 11\]$"
     with pytest.raises(ValueError, match=sentence):
         next(training.pretrain(learner, table, lambda number: torch.zeros(shape)))
+
+
+@pytest.mark.parametrize(("imagined", "kind"), [(np.zeros(1), "float64"), (torch.ones(1).long(), "torch.int64"), ([], "list")])
+def test_imagined_next_states_of_another_kind_are_refused(imagined, kind):
+    learner, table, _ = offline([1])
+    with pytest.raises(ValueError, match=f"^imagine returned {kind}, but it must return a torch tensor of floating"):
+        next(training.pretrain(learner, table, lambda number: imagined))
+
+
+def test_agents_of_the_same_seed_are_refused():
+    with pytest.raises(ValueError, match=r"^seeds is \[3, 3\], but agents of the same seed would be equal: give each its own$"):
+        training.learner(VANILLA, HOPPER, [3, 3])
 
 
 def test_imagined_next_states_may_have_another_precision():
@@ -482,7 +494,7 @@ def test_an_agent_solves_a_one_step_task_from_the_transitions_that_it_collects(a
     action = torch.linspace(-1, 1, 20).view(1, 20, 1).expand(2, -1, -1)
     zero, one = torch.zeros(2, 20, 1), torch.ones(2, 20, 1)
     table = torch.cat([zero, action, zero, -(action - 0.3).square(), one, zero], dim=-1)
-    learner = training.learner(arm, Task("one step", "none", 1, -1.0, 0.0, None, ("somewhere",), ()), [0, 1])
+    learner = training.learner(arm, Task("one", "none", 1, -1.0, 0.0, None, (), ("somewhere",)), [0, 1])
     list(training.finetune(learner, OneStep(), training.replay(learner, table if kept else None)))
     state = np.linspace(0, 1, 20, dtype=np.float32).reshape(1, 20, 1).repeat(2, axis=0)
     error = np.abs(learner.policy(state) - 0.3).max()

@@ -168,7 +168,7 @@ def test_the_overview_counts_the_claims_and_repeats_the_readmes_answer():
     assert answers.overview(less) == f"None of the paper's 6 claims can be judged so far. {text}"
     more = pd.concat([less, runs(arms, seeds=5, tasks=FOUR)])
     more = more.drop_duplicates(["task", "arm", "seed", "phase", "environment_steps"])
-    said = "4 of the paper's 6 claims can be judged so far: (a) reproduced; (b) contradicted; (c) contradicted; "
+    said = "4 of the paper's 6 claims can be judged so far: (a) reproduced, (b) contradicted, (c) contradicted, "
     assert answers.overview(more).startswith(said)
 
 

@@ -53,7 +53,7 @@ def test_notebooks_run_with_their_parameters_and_the_environment_stays_unchanged
     assert printed == ["smoke True", str(tmp_path / "notebooks"), sys.executable]
     assert outputs(tmp_path / "build/smoke/02_second.ipynb") == "1\n"
     first, *progress, last = capfd.readouterr().out.splitlines()
-    assert first == f"2 notebooks, 2 at a time, into {tmp_path / 'build/smoke'}"
+    assert first == f"notebooks: 2, 2 at a time, into {tmp_path / 'build/smoke'}"
     assert sorted(line.rsplit(" in ")[0] for line in progress) == ["01_first: 9 of 13 cells", "01_first: done", "02_second: done"]
     assert last.startswith("all: ")
 

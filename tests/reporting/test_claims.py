@@ -38,7 +38,7 @@ def test_fewer_than_five_seeds_decide_nothing(seeds):
     assert (found["a"], found["c"], found["d"]) == ("too few seeds", "too few seeds", "not attempted")
     cell = "augmented 50 % minus TD3 from scratch: **+70 ["
     assert (cell in claims.claims_table(frame)) == (seeds > 1)
-    assert "; p " not in claims.claims_table(frame)
+    assert ", p " not in claims.claims_table(frame)
 
 
 def test_a_task_with_one_seed_does_not_count_beside_one_with_three():
@@ -67,7 +67,7 @@ def test_a_verdict_names_the_task_without_which_the_difference_has_the_other_sig
     frame = pd.concat([most, runs({"augmented": -60, "td3": 30}, seeds=5, tasks=("ant",))])
     assert verdicts(frame)["a"] == "contradicted (Ant decides)"
     found = claims.claims_table(frame)
-    assert ", 5 seeds (above zero on 3 of 4 tasks, without Ant +10 [+9.0, +11]); p below 0.001" in found
+    assert ", 5 seeds (above zero on 3 of 4 tasks, without Ant +10 [+9.0, +11]), p below 0.001" in found
     alike = pd.concat([most, runs({"augmented": 60, "td3": 30}, seeds=5, tasks=("ant",))])
     assert "(above zero on 4 of 4 tasks, without Ant +10 [+9.0, +11])" in claims.claims_table(alike)
     assert verdicts(alike)["a"] == "reproduced", "Ant moves the mean most but does not decide its sign."
@@ -120,7 +120,7 @@ def test_claim_b_compares_each_task_with_the_published_score_of_sac():
     ours["environment_steps"] = 10 * ours["environment_steps"]
     text = claims.claims_table(pd.concat([near, ours], ignore_index=True))
     assert "augmented 50 % minus a threshold, in mean score, 75K to 100K:<br>Hopper: **+9.0 [" in text
-    assert text.count("** (threshold 97, our SAC 77, itself below it; 5 seeds; p below 0.001)") == 1
+    assert text.count("** (threshold 97, our SAC 77, itself below it; 5 seeds, p below 0.001)") == 1
     assert "itself below it" not in claims.claims_table(pd.concat([near, ours.assign(score=98.0)])), "It reaches the threshold."
 
 
