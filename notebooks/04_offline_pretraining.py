@@ -4,11 +4,11 @@
 # **What does TD3+BC learn from 10,000 transitions, and what changes when half of the next states are imagined?**
 #
 # <!-- answer -->
-# On all four tasks (4 or 5 seeds), the policy scores 2.5 [−5.9, 11] at the end of pre-training if all next states were
-# recorded, and −4.2 [−6.3, −2.2] if half were imagined. Without Ant the means are 8.6 and 11. We wait for 5 seeds to say
-# whether imagination raises this score. A critic has run away if it predicts more than the largest reward at every step would
-# give. When pre-training ends, critics have run away in 11 of 20 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 4
-# of 19 with “augmented 50 %” (Ant), 4 of 19 with “matched noise 50 %” (Walker2d and Ant), 1 of 10 with “deterministic model
+# On all four tasks (5 seeds), the policy scores 2.5 [−5.9, 11] at the end of pre-training if all next states were recorded, and
+# −4.1 [−6.0, −2.3] if half were imagined. Without Ant the means are 8.6 and 11. 5 seeds leave it open whether imagination
+# raises this score (−6.6 [−15, +1.7]). A critic has run away if it predicts more than the largest reward at every step would
+# give. When pre-training ends, critics have run away in 11 of 20 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 5
+# of 20 with “augmented 50 %” (Ant), 4 of 20 with “matched noise 50 %” (Walker2d and Ant), 1 of 10 with “deterministic model
 # 50 %” (Hopper) and none of 19 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5 seeds), the return that a
 # critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded next states and 116 [87, 145]
 # with imagined ones: below zero it predicts too little. Imagination raises this gap (+207 [+127, +288]).

@@ -4,13 +4,13 @@
 # **Does the pre-trained agent jump-start online learning?**
 #
 # <!-- answer -->
-# On all four tasks (4 or 5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33
-# [31, 34] for TD3 with the data in its replay buffer, 7.9 [0.0, 16] after vanilla pre-training, 1.7 [−0.5, 3.9] after
-# pre-training with imagined next states, and 20 [14, 26] with noise of the same size. 5 seeds leave it open whether vanilla
-# pre-training pays off (−6.9 [−15, +0.9]). The score after pre-training with imagined next states differs from that of TD3 from
-# scratch by −13 [−15, −11] (without Ant +12 [+8.7, +15]), of vanilla pre-training by −6.1 [−14, +1.8] (without Ant +2.9 [−2.0,
-# +7.8]), of noise by −18 [−24, −13] (without Ant −2.1 [−5.8, +1.6]), and of TD3 with the data by −31 [−34, −29] (without Ant
-# −4.7 [−7.8, −1.6]).
+# On all four tasks (5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33 [31,
+# 34] for TD3 with the data in its replay buffer, 7.9 [0.0, 16] after vanilla pre-training, 1.7 [−0.5, 4.0] after pre-training
+# with imagined next states, and 20 [16, 24] with noise of the same size. 5 seeds leave it open whether vanilla pre-training
+# pays off (−6.9 [−15, +0.9]). The score after pre-training with imagined next states differs from that of TD3 from scratch by
+# −13 [−15, −11] (without Ant +12 [+8.7, +15]), of vanilla pre-training by −6.1 [−14, +1.8] (without Ant +2.9 [−2.0, +7.8]), of
+# noise by −18 [−23, −14] (without Ant −2.1 [−5.8, +1.6]), and of TD3 with the data by −31 [−34, −29] (without Ant −4.7 [−7.8,
+# −1.6]).
 # <!-- /answer -->
 #
 # | | |

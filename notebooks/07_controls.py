@@ -5,11 +5,11 @@
 # online?
 #
 # <!-- answer -->
-# On all four tasks (4 or 5 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−0.5, 3.9] over the
-# first 100,000 interactions. With recorded next states it scores 7.9 [0.0, 16], and with noise as large as the model's held-out
-# error 20 [14, 26]. Without Ant the means are 22, 19 and 24. We wait for 5 seeds to say whether the model beats noise. With a
-# perfect model the method equals vanilla pre-training, so any real difference must come from the model's error. Of 5
-# predictions about this error, none came true, none failed, and 5 are open.
+# On all four tasks (5 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−0.5, 4.0] over the first
+# 100,000 interactions. With recorded next states it scores 7.9 [0.0, 16], and with noise as large as the model's held-out error
+# 20 [16, 24]. Without Ant the means are 22, 19 and 24. Noise beats the model (−18 [−23, −14]). With a perfect model the method
+# equals vanilla pre-training, so any real difference must come from the model's error. Of 5 predictions about this error, 1
+# came true, none failed, and 4 are open.
 # <!-- /answer -->
 #
 # | | |
