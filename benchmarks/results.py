@@ -40,7 +40,8 @@ def keep(document: dict, folder: Path = FOLDER) -> Path:
     """Writes a document atomically, replacing the last one of the same processor or GPU; returns the path."""
     origin = document["provenance"]
     name = re.sub("[^a-z0-9]+", "-", origin.get("device", origin["cpu"]).lower()).strip("-")
-    files.write_atomically(path := folder / f"{name}.json", files.sealed(document))
+    path = folder / f"{name}.json"
+    files.write_atomically(path, files.sealed(document))
     return path
 
 

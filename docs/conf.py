@@ -89,7 +89,9 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 def escape(app: Sphinx, what: str, name: str, described: object, options: object, lines: list[str]) -> None:
     """Escapes the bars of |u|, a substitution in reStructuredText, and a property's colon, which would end its type."""
-    lines[:] = [line.replace("|", r"\|").replace(": ", " – " if what == "property" else ": ") for line in lines]
+    for number, line in enumerate(lines):
+        escaped = line.replace("|", r"\|")
+        lines[number] = escaped.replace(": ", " – ") if what == "property" else escaped
 
 
 def shorten(app: Sphinx, what: str, name: str, described: object, options: object, signature: str | None, returned: str | None):

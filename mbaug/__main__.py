@@ -7,7 +7,6 @@ import argparse
 import io
 import os
 import re
-import select
 import sys
 import tempfile
 from collections.abc import Callable
@@ -34,9 +33,9 @@ def escaped(text: object, keep: str = "") -> str:
     return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in str(text))
 
 
-def say(*parts: object, sep: str = " ") -> None:
+def say(text: object) -> None:
     """Prints text with control characters escaped, since a path or a file may hold terminal commands."""
-    print(escaped(sep.join(map(str, parts)), "\n"), flush=True)
+    print(escaped(text, "\n"), flush=True)
 
 
 def runs_missing(number: int) -> str:
@@ -75,19 +74,29 @@ def matching(pattern: str, words: str, kind: Callable[[str], Any] = str) -> Call
 
 integer = matching("[0-9]{1,9}", "a whole number from 0 to 999,999,999", int)
 count = matching("(?!0+$)[0-9]{1,9}", "a whole number from 1 to 999,999,999", int)
-seconds = matching(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", "a number of seconds, e.g. 5", float)
 # An empty address, e.g. from an unset shell variable, is refused: without an address we would train on this machine.
 address = matching(r"([a-z]+://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", "an address such as tcp://HOST:8786")
 
 
-def record(arguments: argparse.Namespace) -> None:
-    """Trains and records the missing runs of the programme, in its order, or of one study; resumes interrupted runs."""
+def workers_for(arguments: argparse.Namespace) -> int:
+    """Returns the number of processes that train here; raises ValueError if it is too large or given beside a cluster."""
     import joblib
 
+    both = arguments.workers is not None and arguments.cluster is not None
+    checks.require(not both, "--workers and --cluster exclude each other: on a cluster, use `dask worker --nworkers`")
+    cores = joblib.cpu_count()  # cores that this process may use
+    default = cores if arguments.device == "cpu" else 1  # one process with many agents fills a GPU
+    workers, limit = arguments.workers or default, WORKERS_PER_CORE * cores
+    checks.require(workers <= limit, f"workers is {workers}, but on {cores} cores it must be at most {limit}")
+    return workers
+
+
+def record(arguments: argparse.Namespace) -> None:
+    """Trains and records the missing runs of the programme, in its order, or of one study; resumes interrupted runs."""
     from mbaug import engine
     from mbaug.experiments import records, runner, studies
 
-    profile = studies.profile(arguments.profile)
+    profile, workers = studies.profile(arguments.profile), workers_for(arguments)
     if arguments.cluster:
         checks.choose("device", arguments.device, engine.DEVICES)
     else:
@@ -96,12 +105,6 @@ def record(arguments: argparse.Namespace) -> None:
     if arguments.seeds is not None:
         runs = studies.with_seeds(runs, arguments.seeds)
     runs = runner.select(runs, arguments.only)
-    both = arguments.workers is not None and arguments.cluster is not None
-    checks.require(not both, "--workers and --cluster exclude each other: on a cluster, use `dask worker --nworkers`")
-    cores = joblib.cpu_count()  # cores that this process may use
-    default = cores if arguments.device == "cpu" else 1  # one process with many agents fills a GPU
-    workers, limit = arguments.workers or default, WORKERS_PER_CORE * cores
-    checks.require(workers <= limit, f"workers is {workers}, but on {cores} cores it must be at most {limit}")
     root = runner.runs_folder(profile.name, retrain=profile.name != "paper")
     missing = runner.missing(runs, root, profile)
     hours = runner.hours(missing, records.load_metadata(records.root()), profile)
@@ -192,7 +195,7 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """Lists and verifies the offline datasets, imports a D4RL v2 file or a Minari dataset, or exports to Minari."""
-    from mbaug.datasets import export, imports, pools
+    from mbaug.datasets import export, pools
     from mbaug.experiments import probes
 
     importing = arguments.source is not None or arguments.name is not None
@@ -203,10 +206,7 @@ def data(arguments: argparse.Namespace) -> None:
         asked.insert(0, "an import")
     checks.require(len(asked) <= 1, f"{' and '.join(asked)} cannot be combined: run one command for each")
     if importing:
-        source = checks.given(arguments.source, "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID")
-        name = checks.given(arguments.name, "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl")
-        folder = arguments.output or files.repository() / "build" / "offline"
-        say(imports.import_dataset(source, name, folder, say))
+        import_data(arguments)
         return
     repository = files.repository()  # raises without a clone
     if arguments.export:
@@ -226,6 +226,16 @@ def data(arguments: argparse.Namespace) -> None:
         bad = table.index[table.checksum != pools.VERIFIED]
         differ = f"these pools do not match their cards: {', '.join(bad)}; restore pool and card, or make both again"
         checks.require(bad.empty, differ)
+
+
+def import_data(arguments: argparse.Namespace) -> None:
+    """Imports a dataset under a new name; raises ValueError if one of the two is missing."""
+    from mbaug.datasets import imports
+
+    source = checks.given(arguments.source, "--as NAME needs a dataset to import: add PATH.hdf5 or minari:ID")
+    name = checks.given(arguments.name, "an import needs a name for the new dataset: add --as NAME, e.g. --as hopper-d4rl")
+    folder = arguments.output or files.repository() / "build" / "offline"
+    say(imports.import_dataset(source, name, folder, say))
 
 
 def strips(arguments: argparse.Namespace) -> None:
@@ -302,16 +312,16 @@ def films(arguments: argparse.Namespace) -> None:
 
     folder = chapters.committed_figures()
     for path in films.make(folder / "films", records.root()):
-        say(str(path))
+        say(path)
     figures.write_gallery(folder)
 
 
 def figures(arguments: argparse.Namespace) -> None:
     """Runs the notebooks headless, draws every figure, and updates the README's tables and the chapters' answers."""
-    from mbaug.experiments import records
+    from mbaug.experiments import records, studies
     from mbaug.reporting import answers, chapters, figures, stored, tables
 
-    paper = arguments.profile == "paper"
+    paper = studies.profile(arguments.profile).name == "paper"
     refused = f"--anew writes tables of the profile 'paper', but the profile is {arguments.profile!r}"
     checks.require(paper or not arguments.anew, refused)
     frame = None
@@ -390,7 +400,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "task": TASK,
         "--run": {"required": True, "help": "run to film, as task/dataset/arm/seed<k>, e.g. hopper/none/sac_million/seed0"},
         "--policy": {"default": "final", "help": "which policy of the run: final or medium (default: final)"},
-        "--seconds": {"type": seconds, "default": 5.0, "help": "simulated time to film, in seconds (default: 5)"},
+        "--seconds": {"type": float, "default": 5.0, "help": "simulated time to film, in seconds (default: 5)"},
         "--output": FOLDER | {"help": "folder to write to (default: build/watch)"},
     },
     strips: {},
@@ -417,16 +427,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def end_of_pipe(error: BrokenPipeError) -> None:
-    """Exits silently if the reader of our output has gone, as in `mbaug status | head -1`; else reports the error."""
-    output = select.poll()
-    output.register(sys.stdout, 0)
-    if not output.poll(0):  # standard output still has a reader, so another pipe broke
-        sys.exit(f"mbaug: {error}")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output once more on exit
-    sys.exit(1)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command. Any expected error ends the process with one sentence."""
     for stream in (sys.stdout, sys.stderr):  # a locale such as ISO-8859-1 lacks some of our letters
@@ -438,8 +438,9 @@ def main(arguments: list[str] | None = None) -> None:
             given.call(given)
             if sys.stdout is not None:  # None where a shell closed it with >&-
                 sys.stdout.flush()
-    except BrokenPipeError as error:
-        end_of_pipe(error)
+    except BrokenPipeError:  # the reader of our output has gone, as in `mbaug status | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes standard output, 1, once more on exit
+        sys.exit(1)
     except KeyboardInterrupt:
         resumes = given.call in (record, collect)
         sys.exit("mbaug: interrupted" + ("; the same command continues from the last checkpoints" if resumes else ""))

@@ -63,12 +63,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Writes files that belong together: temporary files first, flushed to disk and then renamed.
+    """Writes files that belong together: temporary files first, flushed to disk and then renamed, in the given order.
 
-    If writing a temporary file fails, nothing changes. If a rename fails, files that did not exist before are removed again.
+    If writing one of them fails, for example because the disk is full, nothing changes.
     """
     temporaries = {}
-    with ExitStack() as undo:  # removes what was written so far if an error or Ctrl-C interrupts us
+    with ExitStack() as undo:  # removes temporary files if an error or Ctrl-C interrupts us
         for path, content in contents.items():
             with in_one_sentence(path):
                 if path.exists() and not path.is_file():  # a folder, or a device such as /dev/null, which we would replace
@@ -83,15 +83,11 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                     os.fsync(file.fileno())
         for path, temporary in temporaries.items():
             with in_one_sentence(path):
-                existed = os.path.lexists(path)
                 os.replace(temporary, path)
-                if not existed:
-                    undo.callback(_remove, path)
-        undo.pop_all()
 
 
 def _remove(path: Path) -> None:
-    """Removes a file. Ignores errors, so that they do not hide the error that made us remove it."""
+    """Removes a file if it is there. Ignores errors, so that they do not hide the error that made us remove it."""
     with suppress(OSError):
         path.unlink()
 
@@ -152,18 +148,9 @@ def content(path: Path) -> bytes:
 
 
 def parse_json(text: bytes, where: str) -> Any:
-    """Returns parsed JSON; raises ValueError, whose message begins with `where`, for invalid JSON or a repeated key."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = {}
-        for key, value in pairs:
-            if key in found:
-                raise ValueError(f"the key {key!r} appears twice")
-            found[key] = value
-        return found
-
+    """Returns parsed JSON; raises ValueError, whose message begins with `where`, for invalid JSON."""
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
 

@@ -247,7 +247,7 @@ def test_a_wrong_argument_ends_in_one_sentence(typed, sentence, repository, monk
         ("record tiny --population two", "'two' was given"),
         ("collect hopper --to many", "'many' was given, but it must be a whole number from 0 to 999,999,999"),
         ("collect hopper --seed -1", "'-1' was given, but it must be a whole number from 0"),
-        ("watch hopper --run a --seconds long", "'long' was given, but it must be a number of seconds"),
+        ("watch hopper --run a --seconds long", "invalid float value: 'long'"),
     ],
 )
 def test_a_command_that_cannot_be_parsed_ends_with_the_usage(typed, sentence, repository, capsys):

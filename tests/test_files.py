@@ -54,16 +54,15 @@ def test_a_folder_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch, call):
+def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
     """When the disk is full at the second file, the first is not there either, and no temporary file is left."""
-    real, calls = getattr(os, call), []
+    real, calls = os.fsync, []
 
     def fails(*given):
         calls.append(given)
         return real(*given) if len(calls) == 1 else no_space()
 
-    monkeypatch.setattr(files.os, call, fails)
+    monkeypatch.setattr(files.os, "fsync", fails)
     with pytest.raises(files.CannotWrite, match=r"Cannot write .*b: No space left"):
         files.write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert not list(tmp_path.iterdir())
@@ -130,7 +129,6 @@ def test_a_sealed_document_that_was_edited_is_refused(tmp_path, old, new, senten
     [
         (b"", "Expecting value"),
         (b"\xff", "can't decode"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice"),
         (b"[" * 100_000, "maximum recursion depth exceeded"),
         (b"1" * 5000, "Exceeds the limit"),
     ],

@@ -4,16 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from mbaug import checks, files, provenance, tasks
+from mbaug import checks, files, provenance
 from mbaug.checks import Bound, Count, Positive, Whole, require, settings
 from mbaug.method import arms
 from mbaug.provenance import Provenance
 
 LATER = {"critic_updates", "dynamics", "probe_steps"}  # settings that did not exist when the first cards were written
 Sha256 = Annotated[str, Bound(lambda x: len(x) == 64 and set(x) <= set("0123456789abcdef"), "64 hexadecimal digits")]
-KNOWN = "transitions", "episodes", "mean_return"  # what D4RL may have published about a dataset
-_published = Bound(lambda x: {*x} <= {*KNOWN}, f"an object with no other keys than {', '.join(KNOWN)}")
-Published = Annotated[dict[str, float], _published] | None
 
 
 class DatasetDamaged(ValueError):
@@ -57,7 +54,7 @@ class Card:
     terminals: Whole
     timeouts: Whole
     state_coverage: Coverage
-    d4rl: Published  # what D4RL published about its dataset of this name, as far as we know it
+    d4rl: dict[str, float] | None  # what D4RL published about its dataset of this name, as far as we know it
     # imported pools only
     source: str | None = None  # file name or Minari id
     source_sha256: str | None = None  # of the source file
@@ -74,23 +71,6 @@ class Card:
     replay_mean_return: float | None = None
     curve: tuple[Point, ...] | None = None
     card_sha256: Sha256 | None = None  # of the card without this key; `read_card` requires it
-
-    def __post_init__(self) -> None:
-        checks.choose("task", self.task, [task.gym_id for task in tasks.EVERY.values()])
-        require(self.file == f"{self.name}.hdf5", f"file is {self.file!r}, but it must be '{self.name}.hdf5'")
-        ends = self.terminals + self.timeouts
-        require(ends == self.episodes, f"terminals and timeouts add up to {ends}, but there are {self.episodes} episodes")
-        sentence = f"episodes is {self.episodes}, but there are only {self.transitions} transitions"
-        require(self.episodes <= self.transitions, sentence)
-        values = list(self.return_quantiles.values())
-        rising = list(self.return_quantiles) == ["0", "25", "50", "75", "100"] and values == sorted(values)
-        allowed = "its keys must be 0, 25, 50, 75, 100 and its values must not decrease"
-        require(rising, f"return_quantiles is {self.return_quantiles}, but {allowed}")
-        require((self.seed is None) != (self.source is None), "a card must have a seed or a source, but not both")
-        require(
-            self.seed is None or (self.policy is None) != (self.curve is None),
-            "a card with a seed must have a policy or a curve, but not both",
-        )
 
 
 OPTIONAL = {field.name for field in dataclasses.fields(Card) if field.default is None}
@@ -122,10 +102,10 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     card = path.with_suffix(".json")
     try:
+        require(card.exists(), f"{card} does not exist")
         content = files.content(card)
         found = checked(files.parse_json(content, str(card)), str(card))
         require(content == sealed(found), f"{card}: its content does not match its SHA-256")
-        return found
-    except (FileNotFoundError, ValueError) as error:
-        why = f"{error}" if isinstance(error, ValueError) else f"{card} does not exist"
-        raise DatasetDamaged(f"{path} has no valid card: {why}; restore the pool and its card or make both again") from error
+    except ValueError as error:
+        raise DatasetDamaged(f"{path} has no valid card: {error}; restore the pool and its card or make both again") from error
+    return found

@@ -55,8 +55,6 @@ def minari_datasets(folder: Path) -> Iterator[str]:
     if importlib.util.find_spec("minari") is None:
         raise ModuleNotFoundError(needs("--export minari", "Minari"))
     folder = folder.absolute()
-    with files.in_one_sentence(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     project, lines = tomllib.loads((files.repository() / "pyproject.toml").read_text())["project"], []
     for name, path in read.bundled([read.FOLDER]).items():
         card, data = read_card(path), read.load(name)

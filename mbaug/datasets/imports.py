@@ -29,18 +29,12 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
             the task.
         FileExistsError: A pool of this name exists in `folder`.
     """
-    path = folder / f"{name}.hdf5"
-    task_name, _, quality = name.partition("-")
-    form = "it must be a task's name, a hyphen, and letters, digits or _.+-, and must not end in .hdf5 or .h5"
-    well_formed = re.fullmatch(NAME, name) and quality and not name.endswith(read.SUFFIXES)
-    require(task_name in tasks.EVERY and well_formed, f"a pool cannot have the name {name!r}: {form}")
-    reserved = f"{name} is reserved for this project's own pools: choose another name, e.g. {name}-imported"
-    require(quality not in (*QUALITIES, *COMPOSED), reserved)
+    task, path = _task_in(name), folder / f"{name}.hdf5"
     is_pool = source in read.bundled() and not Path(source).is_file()
     require(not is_pool, f"{source} is a pool that already exists here: give PATH.hdf5 or minari:ID of the data to import")
     if pools.exists(path):
         raise FileExistsError(f"{name} already exists in {folder}: pools are never overwritten, so choose another name")
-    task, (title, arrays) = tasks.find(task_name), read.arrays(source)
+    title, arrays = read.arrays(source)
     dataset = Dataset(title, **read.columns(source, arrays))
     both = (arrays["terminals"] > 0) & (arrays["timeouts"] > 0)
     if both.any():
@@ -65,3 +59,14 @@ def import_dataset(source: str, name: str, folder: Path, report: Callable[[str],
     counts = "{episodes:,} episodes, {terminals:,} falls, {timeouts:,} time-outs".format(**read_card(path))
     report(f"{len(dataset):,} transitions: {counts}")
     return path
+
+
+def _task_in(name: str) -> tasks.Task:
+    """Returns the task that a new pool's name begins with; raises ValueError if a pool cannot have this name."""
+    task, _, quality = name.partition("-")
+    form = "it must be a task's name, a hyphen, and letters, digits or _.+-, and must not end in .hdf5 or .h5"
+    well_formed = re.fullmatch(NAME, name) and quality and not name.endswith(read.SUFFIXES)
+    require(task in tasks.EVERY and well_formed, f"a pool cannot have the name {name!r}: {form}")
+    reserved = f"{name} is reserved for this project's own pools: choose another name, e.g. {name}-imported"
+    require(quality not in (*QUALITIES, *COMPOSED), reserved)
+    return tasks.find(task)

@@ -18,8 +18,8 @@ from mbaug.datasets.cards import DatasetDamaged, read_card
 from mbaug.datasets.hdf5 import Columns, check_columns, read_hdf5
 from mbaug.method.transitions import ROWS, Dataset
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "offline"  # folder of the bundled pools
-FOLDERS = FOLDER, FOLDER.parents[1] / "build" / "offline"  # the second holds imports and pools too large to commit
+FOLDER = files.CLONE / "data" / "offline"  # folder of the bundled pools
+FOLDERS = FOLDER, files.CLONE / "build" / "offline"  # the second holds imports and pools too large to commit
 QUALITIES = "random", "medium-replay", "medium", "expert", "replay"  # qualities of our own pools; `replay` is not committed
 COMPOSED = {"medium-expert": ("medium", "expert")}  # qualities without a file: a draw takes half from each of these pools
 SUFFIXES = ".hdf5", ".h5"  # endings that mark a name as a file's path

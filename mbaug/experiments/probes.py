@@ -22,7 +22,7 @@ from mbaug.experiments import checkpoint
 from mbaug.method.transitions import Dataset
 from mbaug.tasks import Task
 
-FOLDER = read.FOLDER.parent / "probes"
+FOLDER = files.CLONE / "data" / "probes"
 GROUPS = "anywhere", "near a fall", "low return", "high return"
 STATES = 400
 NEAR = 20  # last steps of an episode that ends in a fall

@@ -38,7 +38,6 @@ COLUMNS = {
 }
 COUNTS = [name for name, kind in COLUMNS.items() if kind == "int64"]
 RUN_COLUMNS = {"task": "str", "dataset": "str", "arm": "str", "seed": "int64", "status": "str", "overfitting": "float64"}
-PHASES = ("pretrain", "finetune")
 HASHES = {".csv": "csv_sha256", ".safetensors": "policies_sha256"}  # keys of the JSON, by file suffix
 
 
@@ -93,14 +92,15 @@ def root() -> Path:
 
 
 def write(root: Path, run: Run, rows: Iterable[Mapping], metadata: Mapping, policies: Mapping[str, Tensor] | None = None) -> None:
-    """Writes all files of a run or none, the JSON last.
+    """Writes all files of a run, the JSON last.
 
     A row has exactly the columns in `COLUMNS`, and the metadata have exactly the keys in `metadata.OWN`. Numbers that are not
     finite become null in the JSON. `policies` are the actors to keep, by name; they go into a file of their own.
 
     Raises:
         FileExistsError: The run is already recorded. Evidence is never overwritten.
-        ValueError: A row or the metadata lack a name, have an unknown one, or have an invalid value.
+        ValueError: A row or the metadata lack a name or have an unknown one, two rows are the same episode, or the metadata
+            have an invalid value.
         files.CannotWrite: The folder is full or read-only.
     """
     path = run.path(root)
@@ -117,17 +117,12 @@ def csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Returns the rows as CSV, with floats in enough digits to be read back exactly.
 
     Raises:
-        ValueError: A row has other columns, a phase is unknown, a count is not whole, or two rows are the same episode.
+        ValueError: A row has other columns, or two rows are the same episode.
     """
-    rows = list(rows)
+    rows, names = list(rows), list(COLUMNS)[:4]
     for row in rows:
-        wrong = [f"{name} is {'missing' if name in COLUMNS else 'unknown'}" for name in sorted(COLUMNS.keys() ^ row.keys())]
-        require(not wrong, f"A row must have exactly the columns {', '.join(COLUMNS)}, but {', '.join(wrong)}.")
-        require(row["phase"] in PHASES, f"A phase must be {' or '.join(PHASES)}; got {row['phase']!r}.")
+        require(row.keys() == COLUMNS.keys(), f"A row must have the columns {', '.join(COLUMNS)}, but it has {', '.join(row)}.")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    if odd := [name for name in COUNTS if len(frame) and not pd.api.types.is_integer_dtype(frame[name])]:
-        raise ValueError(f"{', '.join(odd)} must be whole numbers; got {frame[odd[0]].iloc[0]!r}.")
-    names = list(COLUMNS)[:4]
     if frame.duplicated(names).any():  # a mistake in resuming would do this
         found = " ".join(map(str, frame.loc[frame.duplicated(names).idxmax(), names]))
         raise ValueError(f"Two rows are the same evaluation episode, {found}.")
@@ -208,8 +203,9 @@ def _frame(content: bytes) -> pd.DataFrame:
 def recorded(root: Path, runs: Iterable[Run] | None = None) -> list[Run]:
     """Returns the runs recorded below `root`, or only those in `runs`, sorted."""
     paths = [path.relative_to(root) for path in root.glob("*/*/*/seed*.json")]
-    strays = [root / path for path in paths if not re.fullmatch(r"seed\d+", path.stem)]
-    require(not strays, f"{strays and strays[0]} is not the name of a record, which is seed<k>.json: move the file away")
+    for path in paths:
+        stray = f"{root / path} is not the name of a record, which is seed<k>.json: move the file away"
+        require(re.fullmatch(r"seed\d+", path.stem), stray)
     found = {Run.parse(path.with_suffix("").as_posix()) for path in paths}
     return sorted(found if runs is None else found & set(runs))
 
@@ -241,10 +237,12 @@ def load_runs(root: Path, runs: Iterable[Run] | None = None) -> pd.DataFrame:
     rows.index = pd.Index(np.repeat(np.arange(len(found)), [body.count(b"\n") for body in bodies]))
     frame = pd.DataFrame(run_values, columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS).join(rows).reset_index(drop=True)
     frame[COUNTS] = frame[COUNTS].fillna(0).astype("int64")  # NaN for a run without rows
-    foreign = sorted({*frame["task"]} - {*tasks.EVERY})
-    folder = foreign and root / foreign[0]
-    require(not foreign, f"{folder} holds runs of a task that mbaug/tasks.py lacks: add it to EXTRA, or move the folder away")
-    scores = [tasks.normalised_score(tasks.find(task), part["return"]) for task, part in frame.groupby("task")]
+    scores = []
+    for name, part in frame.groupby("task"):
+        task = str(name)
+        foreign = f"{root / task} holds runs of a task that mbaug/tasks.py lacks: add it to EXTRA, or move the folder away"
+        require(task in tasks.EVERY, foreign)
+        scores.append(tasks.normalised_score(tasks.EVERY[task], part["return"]))
     return frame.assign(score=pd.concat(scores) if scores else pd.Series(dtype=float))
 
 

@@ -227,13 +227,20 @@ def load(where: Path, population: Population) -> tuple[dict[str, Tensor], dict]:
 
 def keep(population: Population, name: str, number: int, tensors: dict[str, Tensor]) -> None:
     """Writes an agent's tensors into the folder of checkpoints, where they stay. `trained` ships some of them later."""
+    which = population.runs[number]
+    kept_digest(population.work, which).unlink(missing_ok=True)  # it is of an earlier training
     content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    files.write_atomically(kept(population.work, population.runs[number], name), content)
+    files.write_atomically(kept(population.work, which, name), content)
 
 
 def kept(work: Path, which: Run, name: str) -> Path:
     """Returns the path of what a run keeps: networks ("switch"), or an actor after `name` steps."""
-    return work / "kept" / str(which) / f"{name}.safetensors"
+    return which.path(work / "kept") / f"{name}.safetensors"
+
+
+def kept_digest(work: Path, which: Run) -> Path:
+    """Returns the path of the SHA-256 of the CSV that the training behind `kept` recorded: the same run may be trained twice."""
+    return which.path(work / "kept") / "csv_sha256"
 
 
 # --- offline --------------------------------------------------------------------------------------------------------------
@@ -460,6 +467,9 @@ def record(population: Population, root: Path) -> None:
             "wall_seconds": round(population.seconds / len(population.runs), 1),
         }
         records.write(root, run, population.rows[k], metadata, policies(population, k))
+        if population.arm.pretraining is not None:
+            digest = records.read_metadata(root, run)["csv_sha256"]
+            files.write_atomically(kept_digest(population.work, run), digest.encode())
     if not population.long:
         shutil.rmtree(online_folder(population), ignore_errors=True)  # the records replace them
 

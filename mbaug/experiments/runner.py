@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,24 +64,18 @@ def current(root: Path, which: Run, arm: Arm) -> dict[str, Any] | None:
     return metadata
 
 
-def with_data(runs: Sequence[Run], profile: Profile, report: Report) -> list[Run]:
+def with_data(runs: Sequence[Run], report: Report) -> list[Run]:
     """Returns the runs that need no data or have them here, and reports the rest.
 
     Raises:
         FileNotFoundError: No runs remain.
-        ValueError: A run draws more transitions than its dataset has.
     """
     lacking = {}
     for dataset in sorted({each.dataset for each in runs} - {"none"}):
         try:
-            size = len(read.load(dataset))
+            read.load(dataset)
         except FileNotFoundError as error:
             lacking[dataset] = error
-            continue
-        for each in (each for each in runs if each.dataset == dataset):
-            drawn = profile.apply(ARMS[each.arm]).offline.transitions
-            fewer = "use an arm with a smaller pretraining.transitions"
-            require(drawn <= size, f"{each} draws {drawn:,} transitions, but {dataset} has only {size:,}: {fewer}")
     found = [each for each in runs if each.dataset not in lacking]
     if runs and not found:
         raise next(iter(lacking.values()))
@@ -106,8 +100,10 @@ def lock_folder(which: Run, arm: Arm, work: Path) -> Path:
 def is_training(which: Run, arm: Arm, work: Path) -> bool:
     """Returns whether a process is training the run: tries to take its lock, then releases it."""
     folder = lock_folder(which, arm, work)
+    if not folder.exists():
+        return False
     try:
-        with checkpoint.lock(folder, blocking=False) if folder.exists() else nullcontext():
+        with checkpoint.lock(folder, blocking=False):
             return False
     except Timeout:
         return True
@@ -191,22 +187,16 @@ def record(
 
     Raises:
         FileNotFoundError: None of the missing runs has its data here.
-        ValueError: A run is recorded with other settings (`current`), or draws more transitions
-            than its dataset has.
+        ValueError: A run is recorded with other settings (`current`).
         files.CannotWrite: `root` cannot be written.
         RuntimeError: Some runs failed. All others were recorded first.
     """
     wanted = missing(runs, root, profile)
-    wanted = wanted if cluster else with_data(wanted, profile, report)
+    wanted = wanted if cluster else with_data(wanted, report)
     if wanted:
         files.check_writable(root)
-    for task in sorted({each.task for each in wanted if studies.offline_updates(ARMS[each.arm])}):
-        if not probes.known(tasks.find(task)):
-            pool = f"`python -m mbaug data --probes` makes them from a pool {task}-medium-replay"
-            report(f"data/probes has no fixed states of {task}, so the records will have no calibration: {pool}")
-    if wanted and ("+" in commit() or commit() == "unknown"):
-        why = " (git is missing, or there is no history here)" if commit() == "unknown" else ""
-        report(f"the records will name the commit {commit()}{why}: train in a clean clone if you want to keep them")
+    for notice in notices(wanted):
+        report(notice)
     steps = {each: studies.updates(profile.apply(ARMS[each.arm])) for each in wanted}
     cells, problems = studies.cells(wanted, population), []
     if cluster:
@@ -220,19 +210,35 @@ def record(
                 report(problem)
                 continue
             for each in group:
-                metadata = records.read_metadata(root, each)
-                trained_by = metadata["provenance"]["commit"]
-                note = "" if trained_by == commit() else f", trained by commit {trained_by}, but this clone is at {commit()}"
-                measured = metadata["calibration"] is not None or not studies.offline_updates(ARMS[each.arm])
-                if metadata["status"] == "diverged":
-                    note += ", diverged"
-                elif not measured:
-                    note += ", without calibration"
-                report(f"{each}: {metadata['wall_seconds']:.0f} s{note}")
+                report(finished(each, root))
                 bar.update(steps[each])
     if problems:
         raise RuntimeError("\n".join(problems))
     return wanted
+
+
+def notices(runs: Sequence[Run]) -> Iterator[str]:
+    """Yields what somebody should know before these runs are trained: their records will lack something."""
+    for task in sorted({each.task for each in runs if studies.offline_updates(ARMS[each.arm])}):
+        if not probes.known(tasks.find(task)):
+            pool = f"`python -m mbaug data --probes` makes them from a pool {task}-medium-replay"
+            yield f"data/probes has no fixed states of {task}, so the records will have no calibration: {pool}"
+    if runs and ("+" in commit() or commit() == "unknown"):
+        why = " (git is missing, or there is no history here)" if commit() == "unknown" else ""
+        yield f"the records will name the commit {commit()}{why}: train in a clean clone if you want to keep them"
+
+
+def finished(which: Run, root: Path) -> str:
+    """Returns a line on a run that was just recorded: its seconds, and what is not as usual."""
+    metadata = records.read_metadata(root, which)
+    line, trained_by = f"{which}: {metadata['wall_seconds']:.0f} s", metadata["provenance"]["commit"]
+    if trained_by != commit():
+        line += f", trained by commit {trained_by}, but this clone is at {commit()}"
+    if metadata["status"] == "diverged":
+        line += ", diverged"
+    elif metadata["calibration"] is None and studies.offline_updates(ARMS[which.arm]):
+        line += ", without calibration"
+    return line
 
 
 def on_this_machine(cells: Sequence, profile: Profile, root: Path, work: Path, workers: int, device: str) -> Iterator[Outcome]:

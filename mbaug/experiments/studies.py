@@ -4,12 +4,11 @@ An arm is one way to train an online agent. It has one name, and each run of it 
 set of runs; studies that need the same run read the same record.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated
 
-from mbaug.checks import NAME, Bound, choose, require, settings
+from mbaug.checks import Bound, choose, require, settings
 from mbaug.experiments.records import Run
 from mbaug.method.arms import Arm
 from mbaug.method.iql import IQL
@@ -160,8 +159,6 @@ class Study:
     seeds: Seeds = (0, 1, 2, 3, 4)  # a seed gives the same draw in every arm
 
     def __post_init__(self) -> None:
-        form = "it must begin with a letter, a digit or _ and hold only these and .+-"
-        require(re.fullmatch(NAME, self.name), f"a study's name is {self.name!r}, but {form}")
         for kind, names, allowed in (("arm", self.arms, ARMS), ("task", self.tasks, EVERY)):
             for name in names:
                 choose(f"{kind} in the study {self.name!r}:", name, allowed)
@@ -346,7 +343,7 @@ def profile(name: str) -> Profile:
 
 
 def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
-    """Returns the runs as cells. One process trains a cell: populations that share draw and pre-training, one after the other.
+    """Returns the runs as cells. One process trains a cell: populations that share a pre-training, one after the other.
 
     A population is at most `population` runs that differ only in their seed.
     """
@@ -358,6 +355,5 @@ def cells(runs: Sequence[Run], population: int = 1) -> list[list[list[Run]]]:
     found: dict[tuple, list[list[Run]]] = {}
     for group in sorted(populations, key=lambda group: order[group[0]]):
         arm, seeds = ARMS[group[0].arm], tuple(run.seed for run in group)
-        alike = replace(arm, finetuning=KEPT) if arm.pretraining else arm  # equal for arms that differ only in their fine-tuning
-        found.setdefault((group[0].task, group[0].dataset, seeds, alike), []).append(group)
+        found.setdefault((group[0].task, group[0].dataset, seeds, arm.offline_part or arm), []).append(group)
     return list(found.values())

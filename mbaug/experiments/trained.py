@@ -41,7 +41,7 @@ from mbaug.method.world_model import Deterministic, fit_deterministic
 from mbaug.provenance import provenance
 from mbaug.tasks import TASKS
 
-FOLDER = read.FOLDER.parent / "models"
+FOLDER = files.CLONE / "data" / "models"
 DETERMINISTIC = ARMS["deterministic"]  # its fit also holds the world model
 KL = augmented(kl_weight=0.01)
 WORLD_MODELS = {(task, "world_model"): DETERMINISTIC for task in TASKS} | {("hopper", "world_model_kl0.01"): KL}
@@ -135,7 +135,8 @@ def restored(task: str, arm: str, seed: int, tensors: dict[str, Tensor]) -> Lear
 def make(root: Path, work: Path, folder: Path = FOLDER) -> Iterator[str]:
     """Writes the missing files that can be made, and yields a line for each missing file.
 
-    World models are fitted, or loaded if an arm has fitted them. Agents come from what their recorded runs kept in `work`/kept.
+    World models are fitted, or loaded if an arm has fitted them. Agents come from what their
+    recorded runs (`python -m mbaug record core`) kept in `work`/kept.
     """
     for task, name in names():
         path = path_of(task, name, folder)
@@ -148,7 +149,7 @@ def make(root: Path, work: Path, folder: Path = FOLDER) -> Iterator[str]:
         else:
             found = _kept(task, *AGENTS[task, name], root, work)
         if found is None:
-            yield f"{task}/{name} needs its run: python -m mbaug record core"
+            yield f"{task}/{name} needs the networks that its recorded run kept, but {work} lacks them"
             continue
         tensors, about = found
         files.write_atomically(path, checkpoint.packed(rounded(tensors), about))
@@ -196,15 +197,23 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({reason}): remove it, then its run's networks count as kept elsewhere") from None
 
 
-def _kept(task: str, arm: str, moment: str, root: Path, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Returns what a recorded run kept of an agent at a `moment`; None if it is not recorded, or was trained elsewhere."""
-    which = Run(task, f"{task}-medium-replay", arm, 0)
-    path = run.kept(work, which, moment)
+def _recorded(which: Run, moment: str, root: Path, work: Path) -> dict[str, Any] | None:
+    """Returns the metadata of a run that kept its networks at a `moment` in `work`; None if another training is recorded."""
+    digest = run.kept_digest(work, which)
+    if not digest.exists() or not run.kept(work, which, moment).exists():
+        return None
     metadata = records.find(root, which)
-    if metadata is None or not path.exists():
+    return metadata if metadata is not None and metadata["csv_sha256"] == digest.read_text() else None
+
+
+def _kept(task: str, arm: str, moment: str, root: Path, work: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Returns what a recorded run kept of an agent at a `moment`; None as `_recorded`."""
+    which = Run(task, f"{task}-medium-replay", arm, 0)
+    metadata = _recorded(which, moment, root, work)
+    if metadata is None:
         return None
     about = {name: metadata[name] for name in ("settings", "draw_sha256", "provenance")}
-    tensors = _tensors(path)
+    tensors = _tensors(run.kept(work, which, moment))
     if task not in TWO:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("critics.")}
     return tensors, about | {"run": str(which), "seed": which.seed, "moment": moment}
@@ -255,10 +264,9 @@ def update_along_actions(root: Path, work: Path, path: Path = FOLDER / "drawn" /
     for task, arm, seed in product(TASKS, ACTION_ARMS, find("core").seeds):
         which = Run(task, f"{task}-medium-replay", arm, seed)
         own = known[(known["task"] == task) & (known["arm"] == arm) & (known["seed"] == seed)]
-        kept = run.kept(work, which, "switch")
-        metadata = records.find(root, which) if kept.is_file() else None
+        metadata = _recorded(which, "switch", root, work)
         if metadata is not None and not own["record"].eq(metadata["csv_sha256"][:12]).any():
-            rows = values_along_actions(restored(task, arm, seed, _tensors(kept)))
+            rows = values_along_actions(restored(task, arm, seed, _tensors(run.kept(work, which, "switch"))))
             parts.append(rows.assign(task=task, arm=arm, seed=seed, record=metadata["csv_sha256"][:12])[columns])
         else:
             parts.append(own)

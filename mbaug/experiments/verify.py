@@ -10,6 +10,8 @@ from mbaug.experiments import records, run, studies
 from mbaug.experiments.records import Run
 from mbaug.provenance import VERSIONED, provenance
 
+NUMBERS = [name for name, kind in records.COLUMNS.items() if kind == "float64"]  # columns that rounding may change
+
 
 def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
     """Trains a recorded run again and returns a sentence that says whether its rows are equal, close, or where they differ.
@@ -29,26 +31,28 @@ def verify(which: Run, root: Path, work: Path, updates: int = 10_000) -> str:
         if population.learner.gradient_steps >= updates:
             break
     again = pd.DataFrame(population.rows[0], columns=list(records.COLUMNS)).astype(records.COLUMNS)
-    then, now = record.metadata["provenance"], provenance(arm.precision)
-    names = "cpu", "device", "torch", *VERSIONED
-    excuses = ", ".join(f"{name} {now.get(name)}, not {then[name]}" for name in names if then.get(name) != now.get(name))
-
-    def different(how: str) -> str:
-        """Returns how the rows differ if rounding may explain it, else raises ValueError."""
+    if how := different(again, record.rows, population.ended):
+        then, now = record.metadata["provenance"], provenance(arm.precision)
+        names = [name for name in ("cpu", "device", "torch", *VERSIONED) if then.get(name) != now.get(name)]
         sentence = f"{which}: different {how}"
-        require(bool(excuses), f"{sentence}, with the same processor and versions: the code computes something else")
+        require(bool(names), f"{sentence}, with the same processor and versions: the code computes something else")
+        excuses = ", ".join(f"{name} {now.get(name)}, not {then.get(name)}" for name in names)
         return f"{sentence}, perhaps because of rounding: this machine has {excuses}"
-
-    if len(again) > len(record.rows) or (population.ended and len(again) < len(record.rows)):
-        return different(f"number of rows, {len(again)} for {len(record.rows)}")
     recorded = record.rows[: len(again)]
     if again.equals(recorded):
         return f"{which}: {len(again)} rows are equal bit for bit"
-    numbers = [name for name, kind in records.COLUMNS.items() if kind == "float64"]
-    close = np.isclose(again[numbers], recorded[numbers], rtol=1e-3, equal_nan=True).all(axis=1)
-    close &= (again.drop(columns=numbers) == recorded.drop(columns=numbers)).all(axis=1)
+    largest = (again[NUMBERS] - recorded[NUMBERS]).abs().max().max()
+    return f"{which}: {len(again)} rows are equal within 0.1 %, the largest difference is {largest:.2g}"
+
+
+def different(again: pd.DataFrame, recorded: pd.DataFrame, ended: bool) -> str | None:
+    """Returns how rows differ by more than 0.1 % from the recorded ones, or None; none may be missing if training has `ended`."""
+    if len(again) > len(recorded) or (ended and len(again) < len(recorded)):
+        return f"number of rows, {len(again)} for {len(recorded)}"
+    recorded = recorded[: len(again)]
+    close = np.isclose(again[NUMBERS], recorded[NUMBERS], rtol=1e-3, equal_nan=True).all(axis=1)
+    close &= (again.drop(columns=NUMBERS) == recorded.drop(columns=NUMBERS)).all(axis=1)
     if close.all():
-        largest = (again[numbers] - recorded[numbers]).abs().max().max()
-        return f"{which}: {len(again)} rows are equal within 0.1 %, the largest difference is {largest:.2g}"
+        return None
     first = again.loc[~close, ["phase", "gradient_steps", "environment_steps", "episode"]].iloc[0].to_dict()
-    return different(f"from row {int((~close).argmax())} on ({first})")
+    return f"from row {int((~close).argmax())} on ({first})"

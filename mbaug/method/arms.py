@@ -57,36 +57,37 @@ class Arm:
 
     def _check_augmentation(self) -> None:
         """Raises ValueError if the augmentation lacks what it needs, or ignores the model."""
-        plan, rule = self.pretraining, self.augmentation
+        rule, batch = self.augmentation, self.learner.batch_size
+        uses_model = rule is not None and rule.source != SIMULATOR
         unasked = "a model is given, but augmentation is None or its source is the simulator: nothing would use the model"
+        require(self.model is None or uses_model, unasked)
         if rule is None:
-            require(self.model is None, unasked)
             return
-        if plan is None or plan.updates == 0:
-            nothing = "augmentation is given, but pretraining is None or has 0 updates"
-            raise ValueError(f"{nothing}: next states are imagined while an agent learns offline")
-        count = replaced(rule.rate, self.learner.batch_size)
-        none = f"rate is {rule.rate}, which replaces no row of a batch of {self.learner.batch_size}: leave augmentation out"
-        require(count > 0, none)
+        nothing = "augmentation is given, but pretraining is None or has 0 updates"
+        require(self.learns_offline, f"{nothing}: next states are imagined while an agent learns offline")
+        none = f"rate is {rule.rate}, which replaces no row of a batch of {batch}: leave augmentation out"
+        require(replaced(rule.rate, batch) > 0, none)
         source = choose("augmentation source", rule.source, (*SOURCES, SIMULATOR))
+        missing = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
+        require(self.model is not None or not uses_model, missing)
         given_branch = f"the augmentation's source is {source!r} and branch is {rule.branch}"
         needed = f"only {SIMULATOR!r} has a branch, and it needs one above 0: give both or neither"
         require((source == SIMULATOR) == (rule.branch > 0), f"{given_branch}, but {needed}")
-        if source != SIMULATOR:
-            missing = f"the augmentation's source is {source!r}, but model is None: it needs a WorldModel(...)"
-            require(self.model is not None, missing)
-            return
+        if rule.branch:
+            self._check_branch(self.offline, rule)
+
+    def _check_branch(self, plan: Pretraining, rule: Augmentation) -> None:
+        """Raises ValueError if other settings do not fit an augmentation by the simulator."""
         alone = f"picks is {rule.picks!r} and horizon is {plan.horizon}, but a branch needs picks='random' and horizon=1"
         require((rule.picks, plan.horizon) == ("random", 1), alone)
         able = _names(lambda each: issubclass(each.settings, td3.TD3))
         unable = f"the algorithm is {self.algorithm!r}, but only {able} have what a branch needs"
         require(isinstance(self.learner, td3.TD3), f"{unable}: TD3's exploration noise and an actor's loss like TD3's")
-        require(self.model is None, unasked)
         calm = f"dynamics is {self.dynamics}, but the simulator imagines transitions of the calm task: leave one of them out"
         require(self.dynamics == CALM, calm)
         batch = self.learner.batch_size
         both = f"rate is {rule.rate}, but with a branch a batch of {batch} also needs recorded rows, for the actor"
-        require(count < batch, both)
+        require(replaced(rule.rate, batch) < batch, both)
         intervals = f"evaluation_interval is {plan.evaluation_interval} and redraw_interval is {rule.redraw_interval}"
         often = f"{intervals}, but with a branch an evaluation must fall on a redraw: a resumed run draws a new table there"
         require(plan.evaluation_interval % rule.redraw_interval == 0, often)

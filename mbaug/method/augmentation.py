@@ -38,7 +38,7 @@ def augment(batch: Batch, imagined: Float[Tensor, "*axes imagined state"], rate:
     independently, so its first n rows are as random as any other n. The batch may have any leading
     axes, so that a block of batches is augmented at once. `imagined` holds at least n rows of each
     batch.
-    Source: Macaluso et al. 2023; the authors' code for "reward and done stay as recorded".
+    Source: Macaluso et al. 2023; the first author's code for "reward and done stay as recorded".
 
     Raises:
         ValueError: The rate is outside [0, 1], or `imagined` holds fewer rows.

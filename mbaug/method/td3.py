@@ -35,7 +35,7 @@ from mbaug.method.transitions import Batch
 
 @settings
 class TD3:
-    """TD3 and, with the behaviour-cloning term, TD3+BC. Sources: the papers, their code, and the authors' repository [C]."""
+    """TD3 and, with the behaviour-cloning term, TD3+BC. Sources: the papers, their code, the first author's repository [C]."""
 
     hidden: Layers = (256, 256)  # units per layer, actor and critics; TD3 code, C
     discount: Share = 0.99  # gamma, per step; TD3

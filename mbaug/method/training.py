@@ -109,10 +109,16 @@ def learner(
     algorithm = ALGORITHMS[arm.algorithm]
     agent = algorithm.create(*sizes, arm.learner, generators, arithmetic)
     standardiser = standardiser or Standardiser.identity(len(seeds), task.state_size)
-    found, needed = [[*moment.shape] for moment in (standardiser.mean, standardiser.std)], [len(seeds), task.state_size]
-    moments = f"the standardiser's mean and std have the shapes {found[0]} and {found[1]}"
-    require(found == [needed, needed], f"{moments}, but these agents of {task.name} need {needed}")
+    for name, moment in vars(standardiser).items():
+        _check_shape(f"the standardiser's {name}", moment, task, len(seeds), task.state_size)
     return Learner(arm, task, list(seeds), algorithm, agent, standardiser, arithmetic, [None] * len(seeds))
+
+
+def _check_shape(what: str, found: Tensor | np.ndarray, task: Task, *needed: int | str) -> None:
+    """Raises ValueError unless `found` has the shape that the agents need, in which a word stands for any number."""
+    shape = [*found.shape]
+    fits = len(shape) == len(needed) and all(isinstance(n, str) or n == size for n, size in zip(needed, shape, strict=True))
+    require(fits, f"{what} has the shape {shape}, but these agents of {task.name} need [{', '.join(map(str, needed))}]")
 
 
 def _update_noise(learner: Learner, updates: int) -> BlockNoise:
@@ -171,9 +177,7 @@ def updater(learner: Learner, loss: Callable | None) -> Callable[[Batch, Tensor]
 
 def _check_table(learner: Learner, table: Table) -> None:
     """Raises ValueError if the table is for other agents or another task."""
-    agents, width, found = len(learner.seeds), transitions.width(*learner.sizes), [*table.shape]
-    fits = len(found) == 3 and found[::2] == [agents, width]
-    require(fits, f"the table has the shape {found}, but these agents of {learner.task.name} need [{agents}, rows, {width}]")
+    _check_shape("the table", table, learner.task, len(learner.seeds), "rows", transitions.width(*learner.sizes))
 
 
 def _check_given(learner: Learner, imagine: object, doubt: object) -> None:
@@ -192,11 +196,9 @@ def _check_imagined(learner: Learner, table: Table, imagined: Any, packed: bool)
     kind = getattr(imagined, "dtype", type(imagined).__name__)
     floats = isinstance(imagined, Tensor) and imagined.is_floating_point()
     require(floats, f"imagine returned {kind}, but it must return a torch tensor of floating-point numbers")
-    found, (agents, rows, width) = list(imagined.shape), table.shape
-    needed = [agents, "rows", width] if packed else [agents, rows, "samples", learner.task.state_size]
-    fits = len(found) == len(needed) and all(size in ("rows", "samples", own) for size, own in zip(needed, found, strict=True))
-    fits = fits and 0 not in found
-    require(fits, f"imagine returned a tensor of shape {found}, but it must be [{', '.join(map(str, needed))}]")
+    agents, rows, width = table.shape
+    needed = (agents, "rows", width) if packed else (agents, rows, "samples", learner.task.state_size)
+    _check_shape("what imagine returned", imagined, learner.task, *needed)
 
 
 def _augmented(learner: Learner, rule: Augmentation, imagined: Tensor, index: Tensor, batches: Batch) -> Batch:
@@ -320,11 +322,13 @@ def _online_draws(learner: Learner) -> tuple[BlockNoise, Float[Tensor, "block po
     return noise, learner.random("batches", torch.rand, BLOCK, learner.arm.learner.batch_size, **kind)
 
 
-def _check_environments(learner: Learner, environments: Lockstep) -> None:
-    """Raises ValueError if the environments are for other agents or another task."""
-    found, needed = [*environments.state.shape], [len(learner.seeds), learner.task.state_size]
-    states = f"the environments' states have the shape {found}"
-    require(found == needed, f"{states}, but these agents of {learner.task.name} need {needed}")
+def _check_online(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> None:
+    """Raises ValueError if the environments are for other agents or another task, or the buffer is not the one they filled."""
+    _check_shape("the environments' state", environments.state, learner.task, len(learner.seeds), learner.task.state_size)
+    steps = learner.environment_steps
+    needed = buffer.rows.shape[1] - learner.arm.online.steps + steps  # it was made with room for all steps
+    filled = f"the replay buffer has {buffer.size} rows, but after {steps} interactions it must have {needed}"
+    require(buffer.size == needed, f"{filled}: continue with the buffer that these agents have filled")
 
 
 def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> Iterator[None]:
@@ -336,9 +340,9 @@ def finetune(learner: Learner, environments: Lockstep, buffer: ReplayBuffer) -> 
     step.
 
     Raises:
-        ValueError: The environments are for other agents or another task.
+        ValueError: The environments are for other agents or another task, or the buffer lacks what the agents have collected.
     """
-    _check_environments(learner, environments)
+    _check_online(learner, environments, buffer)
     plan = learner.arm.online
     act, learn = acting(learner), updater(learner, learner.algorithm.online_loss)
     rows = learner.algorithm.rows or (lambda places, _, size: (places * size).long())

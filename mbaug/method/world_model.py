@@ -37,7 +37,7 @@ class Model:
     decoder: Perceptron  # z -> s
     transition: Perceptron  # [z, a] -> f(z, a)
     standardiser: Standardiser  # of states
-    residual: bool  # True: z' = z + f(z, a) (the paper). False: z' = f(z, a) (the authors' code)
+    residual: bool  # True: z' = z + f(z, a) (the paper). False: z' = f(z, a) (the first author's code)
 
 
 class Posterior(NamedTuple):
@@ -68,7 +68,7 @@ def sample(q: Posterior, normal: Latent) -> Latent:
 
 
 def step(model: Model, z: Latent, action: Action) -> Latent:
-    """z' = z + f(z, a) if the model is residual (the paper), z' = f(z, a) if not (the authors' code)."""
+    """z' = z + f(z, a) if the model is residual (the paper), z' = f(z, a) if not (the first author's code)."""
     change = model.transition.alone(torch.cat([z, action], dim=-1))
     return z + change if model.residual else change
 
@@ -106,11 +106,11 @@ def loss(
 
     z = mu(s) + sigma(s) n is a sample of q(z | s) and z' = z + f(z, a) its next latent state; sg stops the
     gradient. The KL term is summed over the latent dimensions and averaged over the batch; the others are
-    averaged over the dimensions as well. The authors' code compares z' with a sample of q(z | s'); we take its
+    averaged over the dimensions as well. The first author's code compares z' with a sample of q(z | s'); we take its
     mean. Both have the same expected gradient, because the sample's noise is independent of z' and stopped, and
     the mean has less variance.
     w_KL is `kl_weight` divided by the `batches` of an epoch; `normal` is n, and states are standardised.
-    Source: the authors' code for the terms and weights.
+    Source: the first author's code for the terms and weights.
     """
     q = posterior(model, state)
     z = sample(q, normal)
@@ -126,7 +126,7 @@ def loss(
 
 
 def interior(dataset: Dataset) -> Dataset:
-    """Returns the rows that end no episode, neither terminal nor truncated. Source: the authors' code."""
+    """Returns the rows that end no episode, neither terminal nor truncated. Source: the first author's code."""
     return dataset.rows(np.flatnonzero(~(dataset.terminal | dataset.truncated)))
 
 

@@ -17,7 +17,7 @@ from mbaug.experiments.studies import find
 from mbaug.reporting import claims, statistics, stored, words
 from mbaug.reporting.claims import Comparison, Finding
 from mbaug.reporting.looks import LOOKS, in_order, look
-from mbaug.reporting.predictions import PREDICTIONS, judged, measured
+from mbaug.reporting.predictions import PREDICTIONS, judged, measured, needed
 from mbaug.reporting.statistics import ENOUGH_SEEDS, Interval, last_offline, mean_score
 from mbaug.reporting.words import count, estimate, in_words, joined, number, two_digits
 
@@ -45,7 +45,7 @@ def on_common_tasks(table: pd.DataFrame, *arms: str) -> pd.DataFrame:
 def conclusion(finding: Finding, positive: str, negative: str, planned: int = ENOUGH_SEEDS) -> str:
     """Returns what a finding shows, with its size; or that we wait for `planned` seeds, or that they leave it open.
 
-    Only a verdict by the rules of the claims is told as a fact (`claims.decided`). If one task decides the sign, we say so.
+    Only a verdict by the rules of the claims is told as a fact (`claims.decided`). We name the tasks that it needs.
     """
     difference = finding.interval
     if difference.n_seeds < planned or set(finding.tasks) != set(finding.comparison.tasks):
@@ -57,9 +57,8 @@ def conclusion(finding: Finding, positive: str, negative: str, planned: int = EN
     firm = claims.decided(finding) in ("reproduced", "contradicted")
     p = f"; p {claims.p_value(finding)}" if planned == ENOUGH_SEEDS else ""
     told = f"{said} ({size})" if firm else f"the seeds suggest that {said}, but not firmly ({size}{p})"
-    if task := finding.decider:
-        told += f". But without {tasks.find(task).title} the difference is {estimate(finding.rest[task], signed=True)}"
-    return told
+    rest = [f"{estimate(finding.rest[task], signed=True)} without {tasks.find(task).title}" for task in finding.needed]
+    return f"{told}. But the difference is {joined(rest)}" if rest else told
 
 
 def exploratory(comparison: Comparison, table: pd.DataFrame) -> Finding:
@@ -96,11 +95,11 @@ def recommendation(scores: pd.Series) -> str:
     untested = ""
     if highest != best:
         scored = f"“{look(highest).label}” scores {number(tried[highest].value)}"
-        untested = f"{scored}, but {too_few(others)} to recommend it. "
+        untested = f"{scored} with {count('seed', others)} per task, too few to recommend it. "
     return (
         f"With 10,000 transitions we would choose “{look(best).label}” today. Over four tasks its mean score in the first "
         f"100,000 interactions is {estimate(best_mean)}, with {count('seed', own)} per task. The next best of {len(found)} "
-        f"arms with two seeds on every task, “{look(second).label}”, scores {estimate(second_mean)}. The difference is "
+        f"arms with at least two seeds on every task, “{look(second).label}”, scores {estimate(second_mean)}. The difference is "
         f"{size}.{named} {untested}{provisional(scores, best, second)}"
     )
 
@@ -110,19 +109,15 @@ def seed_counts_of(scores: pd.Series, arm: str) -> list[int]:
     return statistics.seed_counts(statistics.by_task(scores, arm, least=1))
 
 
-def too_few(seeds: list[int]) -> str:
-    """Returns the start of a sentence about an arm's numbers of seeds, as "2 or 3 seeds per task are too few"."""
-    return f"{count('seed', seeds)} per task {'are' if max(seeds) > 1 else 'is'} too few"
-
-
 def provisional(scores: pd.Series, best: str, second: str) -> str:
     """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the best arm without pre-training."""
     fresh = f"td3_{best}"
-    few = [n for arm in (best, second) for n in seed_counts_of(scores, arm) if n < ENOUGH_SEEDS]
-    reasons = [f"{too_few(few)} for a verdict"] if few else []
+    groups = statistics.by_task(scores, best, second, least=1)
+    few = [task for task, of_task in groups.items() if min(map(len, of_task)) < ENOUGH_SEEDS]
+    reasons = [f"{in_words(few)} {'has' if len(few) == 1 else 'have'} fewer than {ENOUGH_SEEDS} seeds"] if few else []
     done = seed_counts_of(scores, fresh)
     if fresh in LOOKS and (len(done) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS):
-        state = "has too few runs to say what pre-training is worth" if done else "is not recorded yet"
+        state = "has too few runs" if done else "is not recorded yet"
         reasons.append(f"“{look(fresh).label}” {state}")
     return f"This may change: {', and '.join(reasons)}. " if reasons else ""
 
@@ -172,10 +167,12 @@ def overview(frame: pd.DataFrame) -> str:
         found = claims.findings(claim, table)
         if {*map(claims.decided, found)}.isdisjoint(("too few seeds", "not attempted")):
             verdicts.append(f"({claim.letter}) {claims.verdict(found).replace(', ', ' and ')}")
-    so_far = " so far" * (len(verdicts) < len(claims.CLAIMS))
-    done = f"{len(verdicts) or 'None'} of the paper's {len(claims.CLAIMS)} claims can be judged{so_far}"
-    judged = f"{done}{': ' if verdicts else ''}{', '.join(verdicts)}"
-    return f"{judged}. {benefits(table)}\n\n{recommendation(mean_score(table))}".rstrip()
+    so_far = " so far" if len(verdicts) < len(claims.CLAIMS) else ""
+    done = f"We have verdicts on {len(verdicts) or 'none'} of the paper's {len(claims.CLAIMS)} claims{so_far}"
+    judged = f"{done}{': ' if verdicts else ''}{', '.join(verdicts)}."
+    limited = joined([f"({claim.letter})" for claim in claims.CLAIMS if claim.caveat])
+    judged += f" The table of claims says what limits {limited}." if verdicts else ""
+    return f"{judged} {benefits(table)}\n\n{recommendation(mean_score(table))}".rstrip()
 
 
 def figure_data(name: str) -> pd.DataFrame:
@@ -302,13 +299,14 @@ def online(frame: pd.DataFrame) -> str:
         return estimate(finding.interval, signed=True) + (f" ({rest})" if rest else "")
 
     sizes = [size(each) for each in (jumps, *claims.compare(claims.PRIMARY, table))]
+    names = "TD3 from scratch", "vanilla pre-training", "noise", "TD3 with the data"
+    told = joined([f"by {each} from {name}" for name, each in zip(names, sizes, strict=True)])
     return (
         f"On {where}, the mean score over the first 100,000 interactions is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
         f"states, and {noise} with noise of the same size. "
         f"{capitalised(conclusion(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
-        f"The score after pre-training with imagined next states differs from that of TD3 from scratch by {sizes[0]}, of vanilla "
-        f"pre-training by {sizes[1]}, of noise by {sizes[2]}, and of TD3 with the data by {sizes[3]}."
+        f"The score after pre-training with imagined next states differs {told}."
     )
 
 
@@ -352,15 +350,18 @@ def controls(frame: pd.DataFrame) -> str:
     augmented, noise, vanilla = map(estimate, means)
     model = conclusion(claims.compare(claims.PRIMARY, same)[1], "the model beats noise", "noise beats the model")
     outcomes = Counter(judged(each, measured(each, table)) for each in PREDICTIONS)
-    true, failed = outcomes["as predicted"], outcomes["contradicted"]
-    left = len(PREDICTIONS) - true - failed
+    true, failed, undecided = (outcomes[name] for name in ("as predicted", "contradicted", "undecided"))
+    helped = [tuple(found) for each in PREDICTIONS if (found := needed(each, table))]
+    only = words.only_with(helped[0]) if true and len(helped) == true and len({*helped}) == 1 else ""
+    counts = [f"{true or 'none'} came true{only}", f"{failed or 'none'} failed", f"{undecided or 'none'} stayed undecided"]
+    waiting = len(PREDICTIONS) - true - failed - undecided
+    counts += [f"{waiting} lack runs" if waiting > 1 else "1 lacks runs"] if waiting else []
     return (
         f"On {where}, an agent that was pre-trained with the model's next states scores {augmented} over the first 100,000 "
         f"interactions. With recorded next states it scores {vanilla}, and with noise as large as the model's held-out error "
         f"{noise}.{without_one(scores, 'augmented', 'vanilla', also=('noise',))} {capitalised(model)}. With a perfect model the "
         f"method equals vanilla pre-training, so any real difference must come from the model's error. Of {len(PREDICTIONS)} "
-        f"predictions about this error, {true or 'none'} came true, {failed or 'none'} failed, and {left or 'none'} "
-        f"{'is' if left == 1 else 'are'} open."
+        f"predictions about this error, {joined(counts)}."
     )
 
 
@@ -423,14 +424,10 @@ def perfect_model(table: pd.DataFrame) -> str:
     return f"{capitalised(told)}. Without the cloning term, {freely}."
 
 
-def methods(frame: pd.DataFrame) -> str:
-    """Returns the answer of 11_other_methods: the best arm on each task, the second primary family, and a perfect model."""
-    table = claims.main_runs(frame)
-    scores = mean_score(table)
+def best_arms(scores: pd.Series) -> str:
+    """Returns the arm with the highest mean score on each task, of those with two seeds, as a list in words; "" if none has."""
     means = scores.groupby(["task", "arm"]).agg(["mean", "count"]).query("count > 1")["mean"].unstack("arm")
     means = means[[arm for arm in LOOKS if arm in means]]
-    if means.empty:
-        return NOTHING
     best: dict[str, list[str]] = {}
     for task in [task for task in tasks.TASKS if task in means.index]:
         first, *others = means.loc[task].dropna().sort_values(ascending=False).index
@@ -439,27 +436,42 @@ def methods(frame: pd.DataFrame) -> str:
             tie = f", but *{look(others[0]).label}* with {number(means[others[0]][task])} may be as good"
         found = f"{tasks.find(task).title} ({number(means[first][task])}{tie})"
         best.setdefault(look(first).label, []).append(found)
-    highest = joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
+    return joined([f"*{label}* on {joined(where)}" for label, where in best.items()])
+
+
+def our_method(table: pd.DataFrame, scores: pd.Series) -> str:
+    """Returns sentences on how OURS compares with the other methods, and on what is not yet recorded of chapter 11."""
     found = [each for each in claims.compare(claims.METHODS, table) if each.tasks]
-    family = [f"by {estimate(each.interval, True)} from that of *{look(each.comparison.others[0]).label}*" for each in found]
     few = statistics.by_task(scores, OURS, least=1)
-    ours = "The methods of this chapter are not yet recorded."
-    if family or few:
-        alone = [f"{number(scores[0].mean())} on {tasks.find(task).title}" for task, scores in few.items()]
+    if not found and not few:
+        return "The methods of this chapter are not yet recorded."
+    if found:
+        family = [f"by {estimate(each.interval, True)} from that of *{look(each.comparison.others[0]).label}*" for each in found]
         compared = [task for task in tasks.TASKS if any(task in finding.tasks for finding in found)]
         seeds = [n for finding in found for n in finding.seeds]
-        ours = f"*{look(OURS).label}* scores {joined(alone)}, with too few seeds to compare."
-        if family:
-            where = f"On {in_words(compared)} ({count('seed', seeds)}),"
-            ours = f"{where} the mean score of *{look(OURS).label}* differs {joined(family)}."
-        verdict = f" A verdict takes {ENOUGH_SEEDS} seeds." if found and min(seeds) < ENOUGH_SEEDS else ""
-        planned = [(run.arm, run.task) for name in ("layernorm", "methods", "algorithms") for run in find(name).runs()]
-        recorded = {*scores.groupby(["arm", "task"]).groups}
-        lacking = dict.fromkeys(each[0] for each in planned if each not in recorded)
-        missing = joined([f"*{look(arm).label}*" for arm in lacking])
-        ours += f"{verdict} Not yet recorded on every task: {missing}." if missing else verdict
+        told = (
+            f"On {in_words(compared)} ({count('seed', seeds)}), the mean score of *{look(OURS).label}* differs {joined(family)}."
+        )
+        told += f" A verdict takes {ENOUGH_SEEDS} seeds." if min(seeds) < ENOUGH_SEEDS else ""
+    else:
+        alone = [f"{number(own.mean())} on {tasks.find(task).title}" for task, (own,) in few.items()]
+        told = f"*{look(OURS).label}* scores {joined(alone)}, with too few seeds to compare."
+    planned = [(run.arm, run.task) for name in ("layernorm", "methods", "algorithms") for run in find(name).runs()]
+    recorded = {*scores.groupby(["arm", "task"]).groups}
+    lacking = dict.fromkeys(arm for arm, task in planned if (arm, task) not in recorded)
+    missing = joined([f"*{look(arm).label}*" for arm in lacking])
+    return f"{told} Not yet recorded on every task: {missing}." if missing else told
+
+
+def methods(frame: pd.DataFrame) -> str:
+    """Returns the answer of 11_other_methods: the best arm on each task, the second primary family, and a perfect model."""
+    table = claims.main_runs(frame)
+    scores = mean_score(table)
+    highest = best_arms(scores)
+    if not highest:
+        return NOTHING
     best_of = "Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions"
-    return f"{best_of}: {highest}. {ours} {perfect_model(table)}"
+    return f"{best_of}: {highest}. {our_method(table, scores)} {perfect_model(table)}"
 
 
 ANSWERS: dict[str, Callable[[pd.DataFrame], str]] = {  # by name: the README or a chapter

@@ -32,20 +32,18 @@ from mbaug import checks, files
 
 WORKERS = 2  # notebooks executed at a time; each takes one core
 LONGEST = ("90", "07", "11", "08", "00", "02")  # these begin first, so that none runs alone at the end
-PROFILES = ("smoke", "quick", "paper")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
 def run(profile: str = "paper", only: str | None = None) -> None:
-    """Executes the notebooks with a profile, writes them into `build/<profile>`, and prints their progress.
+    """Executes the notebooks with a profile of `studies`, writes them into `build/<profile>`, and prints their progress.
 
     The profile "paper" draws from the recorded runs, and any other one trains. `only` is the name or number of one notebook.
 
     Raises:
-        ValueError: The profile or the notebook is unknown. Also what `execute` raises.
+        ValueError: The notebook is unknown. Also what `execute` raises.
     """
-    checks.choose("profile", profile, PROFILES)
     parameters = {"profile": profile, "retrain": profile != "paper"}
     with variables({"MBAUG_FIGURES": str(committed_figures())} if profile == "paper" else {}):
         execute(find(only), files.repository() / "build" / profile, parameters)
@@ -190,7 +188,9 @@ def _execute(source: Path, sockets: Path, output: Path, parameters: Mapping[str,
             files.write_atomically(source.with_suffix(".ipynb"), (nbformat.writes(_without_metadata(result)) + "\n").encode())
     except papermill.PapermillExecutionError as error:
         lines = error.source.splitlines()
-        shown = textwrap.indent("\n".join(["..."] * (len(lines) > 8) + lines[-8:]), "    ")
+        if len(lines) > 8:
+            lines = ["...", *lines[-8:]]
+        shown = textwrap.indent("\n".join(lines), "    ")
         problem = f"In [{error.exec_count}] raised {error.ename}: {error.evalue}\n{shown}\n    (the traceback is in {executed})"
     except Exception as error:  # e.g. the kernel died or the disk is full
         problem = f"{type(error).__name__}: {error}"

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mbaug import tasks
 from mbaug.experiments.studies import FOUR, TWO
 from mbaug.reporting import published, statistics, words
 from mbaug.reporting.looks import look
@@ -67,10 +66,12 @@ class Finding(NamedTuple):
     rest: dict[str, Interval]  # by task, if there are several: the difference without it
 
     @property
-    def decider(self) -> str | None:
-        """The task that alone decides the sign, if there is one."""
-        flipped = [task for task, other in self.rest.items() if other.value * self.interval.value < 0]
-        return flipped[0] if len(flipped) == 1 else None
+    def needed(self) -> list[str]:
+        """The tasks without which the sign changes, or the interval holds zero; [] if there are fewer than three."""
+        if len(self.rest) < 3:
+            return []
+        lost = {task: other.low <= 0 <= other.high or other.value * self.interval.value < 0 for task, other in self.rest.items()}
+        return [task for task, each in lost.items() if each]
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))
@@ -123,6 +124,7 @@ CLAIMS = (
             Comparison("augmented_critics_uniform", ("td3",), TWO),
             Comparison("vanilla_actor", ("vanilla_critics_uniform",), TWO),
         ),
+        "The first two parts include what standardised states gain: see the rules below.",
     ),
     Claim(
         "f",
@@ -156,8 +158,8 @@ points. The table also gives the mean of our one run of SAC over the same intera
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, or another rate has a higher mean.
 - *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} of an arm on a task we show an
   interval but decide nothing. *Not attempted*: we have not run it yet.
-- Each difference over several tasks is followed by the difference without the task that moves it most. If one task alone decides
-  the sign, the verdict names it.
+- Each difference over several tasks is followed by the difference without the task that moves it most. *Only with Ant* beside a
+  verdict: without Ant the difference has the other sign, or an interval that holds zero.
 - A claim of several parts has a verdict for each. Claim (b) says “in some cases”, so one task is enough for it. Claims (e) and
   (f) need all their parts.
 
@@ -226,14 +228,14 @@ def decided(finding: Finding) -> str:
 
 def verdict(found: Sequence[Finding]) -> str:
     """Returns the verdict on a claim: the one that all its parts share, or each verdict with its number of parts."""
-    verdicts = Counter(f"{decided(each)}{_decider(each)}" for each in found)
+    verdicts = Counter(f"{decided(each)}{_needed(each)}" for each in found)
     return ", ".join(name if n == len(found) else f"{name} in {n} of {len(found)} parts" for name, n in verdicts.items())
 
 
-def _decider(finding: Finding) -> str:
-    """Returns the task that decides the sign, as " (Ant decides)"; "" if there is none or the sign decides nothing."""
+def _needed(finding: Finding) -> str:
+    """Returns the tasks that a verdict needs, as " (only with Ant)"; "" if it needs no single task or says nothing."""
     silent = decided(finding) in ("undecided", "too few seeds", "not attempted")
-    return "" if silent or not finding.decider else f" ({tasks.find(finding.decider).title} decides)"
+    return "" if silent else words.only_with(finding.needed)
 
 
 def claims_table(frame: pd.DataFrame) -> str:
@@ -302,8 +304,7 @@ def _measured(finding: Finding) -> str:
 def _beside_sac(finding: Finding, table: pd.DataFrame) -> str:
     """Returns a finding on one task that compares with SAC's published score, as Markdown for a table cell."""
     (task,) = finding.tasks
-    million = table[(table["arm"] == "sac_million") & (table["task"] == task)]
-    own = statistics.interval([statistics.mean_score(million, 1_000_000, since=900_000).to_numpy()])
+    own = statistics.arm_mean(mean_score(table, 1_000_000, since=900_000), task, "sac_million")
     below = ", itself below it" if own.value < published.end(task) - MARGIN else ""
     about = f"threshold {number(published.end(task) - MARGIN)}, our SAC {estimate(own)}{below}; {count('seed', finding.seeds)}"
     about += f", p {p_value(finding)}" if finding.interval.n_seeds >= ENOUGH_SEEDS else ""

@@ -159,9 +159,9 @@ def wide_values(axis: Axes, values: pd.Series) -> None:
 
 
 def bar(axis: Axes, x: Sequence, y: Sequence, colour: str) -> None:
-    """Draws an interval between two points without widening the axis.
+    """Draws an interval between two points, without widening the axis.
 
-    With two seeds it reaches 13 standard errors to each side.
+    The interval of two seeds reaches 13 standard errors to each side, so it would squeeze all dots into one place.
     """
     axis.add_artist(Line2D(x, y, color=colour, label="_bar"))
 
@@ -323,24 +323,34 @@ def save_figure(
         return
     folder = figures_folder(profile) if folder is None else Path(folder)
     shown = shown if mark_cut_bars(figure) else shown.replace(ARROW, "")
-    mark = ""
-    if profile != "paper":  # the mark stays on the figure, so that the notebook shows it too
-        seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame else ""
-        mark = f"{profile} profile{seeds}: not evidence"
-        letters = {"fontsize": 3.2 * figure.get_figwidth(), "weight": "bold", "color": "#D55E00", "alpha": 0.35, "rotation": 15}
-        figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters).set_in_layout(False)
+    mark = "" if profile == "paper" else _mark(figure, frame, profile)
     table = frame.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode()
     about = {"caption": shown, "csv_sha256": files.sha256(table), "provenance": provenance, "mark": mark, "profile": profile}
-    contents = {"csv": table, "json": files.sealed(about)}
+    contents = {"csv": table, "json": files.sealed(about)} | _pictures(figure)
+    files.write_together({folder / f"{name}.{suffix}": content for suffix, content in contents.items()})
+    display(figure, Markdown(f"*{as_markdown(shown)}*"))
+    plt.close(figure)  # or the notebook would show it once more at the end of the cell
+
+
+def _mark(figure: Figure, frame: pd.DataFrame, profile: str) -> str:
+    """Marks a figure as no evidence, which then stays on it, so that the notebook shows it too. Returns the mark."""
+    seeds = f", {count('seed', [frame['n_seeds'].min()])}" if "n_seeds" in frame else ""
+    mark = f"{profile} profile{seeds}: not evidence"
+    letters = {"fontsize": 3.2 * figure.get_figwidth(), "weight": "bold", "color": "#D55E00", "alpha": 0.35, "rotation": 15}
+    figure.text(0.5, 0.5, mark, ha="center", va="center", zorder=10, **letters).set_in_layout(False)
+    return mark
+
+
+def _pictures(figure: Figure) -> dict[str, bytes]:
+    """Returns a figure as PNG and SVG, by suffix."""
+    contents = {}
     for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}.items():
         with plt.rc_context({"svg.hashsalt": "mbaug"}), io.BytesIO() as file:
             figure.savefig(file, format=suffix, metadata=metadata)
             contents[suffix] = file.getvalue()
     clips: dict = {}  # matplotlib derives their names from the layout's last bits, which vary: we number them
     contents["svg"] = re.sub(rb"\bp[0-9a-f]{10}\b", lambda x: clips.setdefault(x[0], b"clip%d" % len(clips)), contents["svg"])
-    files.write_together({folder / f"{name}.{suffix}": content for suffix, content in contents.items()})
-    display(figure, Markdown(f"*{as_markdown(shown)}*"))
-    plt.close(figure)  # or the notebook would show it once more at the end of the cell
+    return contents
 
 
 def gallery(folder: Path) -> str:

@@ -121,6 +121,14 @@ def judged(prediction: Prediction, found: Measured) -> str:
     return "contradicted" if high < prediction.low or low > prediction.high else "undecided"
 
 
+def needed(prediction: Prediction, table: pd.DataFrame) -> list[str]:
+    """Returns the tasks without which a prediction that is decided would not be judged as it is; [] for two tasks or fewer."""
+    verdict, rest = judged(prediction, measured(prediction, table)), leave_one_out(prediction, table)
+    if verdict not in ("as predicted", "contradicted") or len(rest) < 3:
+        return []
+    return [task for task, interval in rest.items() if judged(prediction, Measured(interval, ())) != verdict]
+
+
 def listed() -> str:
     """Returns the predictions as a numbered Markdown table, with what would contradict each."""
     rows = [(str(number), each.text, each.contradicted_by) for number, each in enumerate(PREDICTIONS, start=1)]

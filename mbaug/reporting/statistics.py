@@ -110,6 +110,12 @@ def interval(strata: Strata) -> Interval:
     return contrast(strata, np.full(len(strata), 1 / max(1, len(strata))))
 
 
+def arm_mean(measure: pd.Series, task: str, arm: str) -> Interval:
+    """Returns the mean of an arm's seeds on one task in a measure, with its t interval."""
+    tasks, arms = (measure.index.get_level_values(name) for name in ("task", "arm"))
+    return interval([measure[(tasks == task) & (arms == arm)].to_numpy()])
+
+
 def by_task(measure: pd.Series, *arms: str, least: int = 2) -> dict[str, list[Float[np.ndarray, "_"]]]:
     """Returns {task: [array of each arm]} for the tasks on which all arms have at least `least` seeds, in the order of figures.
 
@@ -194,15 +200,18 @@ def sign_flip_p(strata: Strata) -> float:
     """Returns the share of random signs with which the paired differences add up to at least the observed sum.
 
     This is Fisher's exact one-sided test of "no difference" by sign flips. We show it but decide nothing by it: n pairs never
-    give less than 2^-n, and five pairs never less than 3 %. Above 14 pairs, 10,000 random flips stand for all.
+    give less than 2^-n, and five pairs never less than 3 %. Above 20 pairs, random flips stand for all.
     """
     values = np.concatenate([np.zeros(0), *strata])
-    if len(values) <= 14:
-        flips = 1 - 2 * (np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1)
+    if len(values) <= 20:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
     else:
         flips = np.random.default_rng(0).choice([-1, 1], size=(10_000, len(values)))
         flips[0] = 1  # what was observed is one of the possible outcomes
-    return float(np.mean(flips @ values >= values.sum() - 1e-9 * np.abs(values).sum()))
+        sums = flips @ values
+    return float(np.mean(sums >= values.sum() - 1e-9 * np.abs(values).sum()))
 
 
 def probability_of_improvement(strata: Strata, others: Strata) -> float:

@@ -55,6 +55,11 @@ def without(found: Interval, rest: Mapping[str, Interval]) -> str:
     return f"without {tasks.find(task).title} {estimate(rest[task], signed=True)}"
 
 
+def only_with(needed: Sequence[str]) -> str:
+    """Returns the tasks that a verdict needs, as " (only with Ant)"; "" if there are none."""
+    return f" (only with {in_words(needed)})" if needed else ""
+
+
 def span(numbers: Collection) -> str:
     """Returns the range of whole numbers, as "2", "2 or 3" or "2 to 5"."""
     low, high = min(numbers), max(numbers)
@@ -68,7 +73,9 @@ def count(noun: str, numbers: Collection) -> str:
 
 def joined(names: Sequence[str]) -> str:
     """Returns names as a list in words, as "Hopper, Walker2d and Ant"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def in_words(names: Collection[str]) -> str:

@@ -70,7 +70,7 @@ def test_a_text_that_names_no_run_is_refused(text):
 floats = st.floats(allow_nan=True, allow_infinity=True)
 row = st.fixed_dictionaries(
     {
-        "phase": st.sampled_from(records.PHASES),
+        "phase": st.sampled_from(["pretrain", "finetune"]),
         "gradient_steps": st.integers(0, 10**9),
         "environment_steps": st.integers(0, 10**9),
         "episode": st.integers(0, 9),
@@ -110,9 +110,7 @@ def test_metadata_are_read_back_and_name_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "changed", "message"),
     [
-        ({"phase": "online"}, {}, "pretrain or finetune; got 'online'"),
-        ({"gradient_steps": 1.5}, {}, "gradient_steps must be whole numbers; got .*1.5"),
-        ({"retrun": 1.0}, {}, "retrun is unknown"),
+        ({"retrun": 1.0}, {}, "A row must have the columns phase, .*, but it has .*, retrun"),
         ({"episode": 0}, {}, "same evaluation episode, finetune 200000 5000 0"),
         ({}, {"status": "ok"}, "the record of .*: status is 'ok', but it must be finished or diverged"),
         ({}, {"wach": {}}, "has unknown fields: 'wach'"),

@@ -234,16 +234,23 @@ def test_long_training_writes_a_checkpoint_every_25_000_steps(steps, apart, tmp_
 
 @pytest.mark.slow
 def test_networks_that_may_be_shipped_are_kept_beside_the_checkpoints(tmp_path, monkeypatch):
-    """They are the agent at the switch and its actor at later steps. The checkpoints of the fine-tuning are removed."""
+    """They are the agent at the switch and its actor at later steps, with the digest of the record that they belong to.
+
+    The checkpoints of the fine-tuning are removed. A second training of the run removes the digest until it is recorded.
+    """
     monkeypatch.setattr(run, "STEPS_KEPT", (50, 150))
     which = on_data("small_imagining")
     record(tmp_path, [which], SHORT)
     folder = tmp_path / "work" / "kept" / str(which)
-    kept = {path.stem: safetensors.torch.load_file(path) for path in folder.iterdir()}
+    kept = {path.stem: safetensors.torch.load_file(path) for path in folder.glob("*.safetensors")}
     assert set(kept) == {"switch", "50", "150"}
     assert len(kept["50"]["actor"]) == 11 * 16 + 16 + 16 * 16 + 16 + 16 * 3 + 3
     assert models.network("critics", kept["switch"]).layers[0][0].shape == (2, 14, 16)
     assert not run.online_folder(run.begin([which], SHORT.apply(IMAGINING), tmp_path / "work")).exists()
+    digest = run.kept_digest(tmp_path / "work", which)
+    assert digest.read_text() == records.read_metadata(tmp_path / "runs", which)["csv_sha256"]
+    run.keep(run.begin([which], SHORT.apply(IMAGINING), tmp_path / "work"), "50", 0, {"actor": torch.zeros(1)})
+    assert not digest.exists()
 
 
 def test_a_checkpoint_belongs_to_the_rows_that_were_drawn(tmp_path, monkeypatch):

@@ -334,20 +334,15 @@ def test_runs_whose_dataset_is_missing_are_left_out(monkeypatch):
     def load(name):
         if name == "ant-medium":
             raise FileNotFoundError("ant-medium is not here: `collect` makes it")
-        return range(5_000)
 
     monkeypatch.setattr(runner.read, "load", load)
     here, reported = [RUN, on_data()], []
     lacking = [Run("ant", "ant-medium", "vanilla", seed) for seed in (0, 1)]
-    small = studies.PROFILES["smoke"]
-    assert runner.with_data([lacking[0], *here, lacking[1]], small, reported.append) == here
+    assert runner.with_data([lacking[0], *here, lacking[1]], reported.append) == here
     assert reported == ["2 runs are skipped: ant-medium is not here: `collect` makes it"]
-    assert runner.with_data([], small, reported.append) == []
+    assert runner.with_data([], reported.append) == []
     with pytest.raises(FileNotFoundError, match="ant-medium is not here"):
-        runner.with_data(lacking, small, reported.append)
-    vanilla = Run("hopper", "hopper-mine", "vanilla", 0)
-    with pytest.raises(ValueError, match=f"^{vanilla} draws 10,000 transitions, but hopper-mine has only 5,000: use an arm with"):
-        runner.with_data([vanilla], studies.PROFILES["paper"], reported.append)
+        runner.with_data(lacking, reported.append)
 
 
 # --- existing records -----------------------------------------------------------------------------------------------------
@@ -406,7 +401,7 @@ def test_a_task_without_fixed_states_is_recorded_without_calibration(tmp_path, m
     reports = []
     record(tmp_path, [on_data()], SHORT, report=reports.append)
     assert reports[0].startswith("data/probes has no fixed states of hopper, so the records will have no calibration")
-    assert reports[1].endswith(" s, without calibration")
+    assert reports[-1].endswith(" s, without calibration")
     assert records.read_metadata(tmp_path / "runs", on_data())["calibration"] is None
 
 

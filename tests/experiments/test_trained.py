@@ -11,7 +11,7 @@ from made import learner_of
 
 from mbaug import streams, tasks
 from mbaug.datasets import read
-from mbaug.experiments import checkpoint, models, records, trained
+from mbaug.experiments import checkpoint, models, records, run, trained
 from mbaug.experiments.studies import ARMS
 from mbaug.method import imagination, training, transitions
 from mbaug.method.td3 import TD3
@@ -60,6 +60,7 @@ def keep(work, which):
     path.parent.mkdir(parents=True)
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in models.agent(learner, 0).items()}, path)
     safetensors.torch.save_file({"actor": training.actors(learner)[0] + 1}, path.with_name("50000.safetensors"))
+    run.kept_digest(work, which).write_text(records.read_metadata(records.root(), which)["csv_sha256"])
     return learner
 
 
@@ -74,7 +75,8 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     learner = keep(tmp_path / "work", records.Run("halfcheetah", "halfcheetah-medium-replay", arm, 0))
     lines = [*trained.make(records.root(), tmp_path / "work", tmp_path / "models")]
     made = trained.path_of("halfcheetah", arm, tmp_path / "models")
-    assert lines[:2] == [str(made), "hopper/noise needs its run: python -m mbaug record core"]
+    lacking = f"needs the networks that its recorded run kept, but {tmp_path / 'work'} lacks them"
+    assert lines[:2] == [str(made), f"hopper/noise {lacking}"]
     found, state = trained.agent("halfcheetah", arm, folder=tmp_path / "models"), np.ones((1, 5, 17), np.float32)
     np.testing.assert_allclose(found.policy(state), learner.policy(state), atol=5e-3)
     inputs = torch.ones(1, 5, 17), torch.zeros(1, 5, 6)
@@ -82,7 +84,7 @@ def test_an_agent_is_made_from_the_networks_that_its_run_kept(arm, tmp_path, mon
     np.testing.assert_allclose(found.act(state[0, 0]), found.policy(state)[0, 0], atol=1e-6)
     later = trained.load("halfcheetah", f"{arm}_50000", tmp_path / "models")[0]["actor"]
     torch.testing.assert_close(later, training.actors(learner)[0] + 1, atol=5e-3, rtol=0)
-    assert all("needs its run" in line for line in trained.make(records.root(), tmp_path / "work", tmp_path / "models"))
+    assert [*trained.make(records.root(), tmp_path / "work", tmp_path / "models")] == [f"hopper/noise {lacking}"]
 
 
 def test_values_along_actions_are_the_quantiles_of_their_relative_changes():
@@ -122,6 +124,20 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     for work in ("nothing kept", "work"):  # a run that was asked is not asked again
         trained.update_along_actions(records.root(), tmp_path / work, path)
         assert path.read_bytes() == before
+
+
+def test_networks_of_another_training_of_a_recorded_run_are_not_shipped(tmp_path, monkeypatch):
+    """The record's provenance would describe a training that did not make them."""
+    monkeypatch.setattr(trained, "WORLD_MODELS", {})
+    monkeypatch.setattr(trained, "ENSEMBLES", [])
+    monkeypatch.setattr(trained, "AGENTS", {("halfcheetah", "vanilla"): ("vanilla", "switch")})
+    work, which = tmp_path / "work", records.Run("halfcheetah", "halfcheetah-medium-replay", "vanilla", 0)
+    keep(work, which)
+    run.kept_digest(work, which).write_text("digest of another CSV")
+    (line,) = trained.make(records.root(), work, tmp_path / "models")
+    assert line.startswith("halfcheetah/vanilla needs the networks")
+    trained.update_along_actions(records.root(), work, tmp_path / "11_actions.csv")
+    assert pd.read_csv(tmp_path / "11_actions.csv").empty
 
 
 def test_a_damaged_file_that_a_run_kept_is_named(tmp_path):

@@ -259,10 +259,10 @@ def test_policy_steps_are_counted_across_blocks(monkeypatch):
     assert found == [False, False, True] * 7
 
 
-@pytest.mark.parametrize("shape", [(60, 4, 11), (1, 60, 11), (1, 59, 4, 11), (1, 60, 4, 3), (2, 60, 4, 11), (1, 60, 0, 11)])
+@pytest.mark.parametrize("shape", [(60, 4, 11), (1, 60, 11), (1, 59, 4, 11), (1, 60, 4, 3), (2, 60, 4, 11)])
 def test_imagined_next_states_of_another_shape_are_refused(shape):
     learner, table, _ = offline([1])
-    sentence = rf"^imagine returned a tensor of shape {re.escape(str(list(shape)))}, but it must be \[1, 60, samples, 11\]$"
+    sentence = rf"^what imagine returned has the shape {re.escape(str(list(shape)))}, but these agents .* \[1, 60, samples, 11\]$"
     with pytest.raises(ValueError, match=sentence):
         next(training.pretrain(learner, table, lambda number: torch.zeros(shape)))
 
@@ -309,10 +309,19 @@ def test_environments_or_a_standardiser_of_other_agents_or_of_another_task_are_r
     for seeds, task in (([1], HOPPER), ([1, 3], tasks.find("ant"))):
         found, learner = [len(seeds), task.state_size], training.learner(VANILLA, HOPPER, [1, 3])
         sentence = re.escape(f"{found}, but these agents of hopper need [2, 11]")
-        with pytest.raises(ValueError, match=f"^the environments' states have the shape {sentence}$"):
+        with pytest.raises(ValueError, match=f"^the environments' state has the shape {sentence}$"):
             next(training.finetune(learner, Lockstep(task, seeds), training.replay(learner)))
-        with pytest.raises(ValueError, match=f"^the standardiser's mean and std have the shapes .* and {sentence}$"):
+        with pytest.raises(ValueError, match=f"^the standardiser's mean has the shape {sentence}$"):
             training.learner(VANILLA, HOPPER, [1, 3], Standardiser.identity(*found))
+
+
+def test_online_learning_continues_only_with_the_buffer_that_the_agents_filled():
+    """A fresh buffer would lack what they have collected, and updates would draw from the new rows alone."""
+    learner = training.learner(VANILLA, HOPPER, [1, 3])
+    learner.environment_steps = 200
+    sentence = "the replay buffer has 0 rows, but after 200 interactions it must have 200: continue with the buffer"
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        next(training.finetune(learner, Lockstep(HOPPER, [1, 3]), training.replay(learner)))
 
 
 def test_a_learner_needs_a_seed_and_an_actor_is_set_in_a_single_agent():

@@ -61,16 +61,20 @@ def test_five_seeds_on_all_tasks_reproduce_or_contradict_a_claim():
     assert verdicts(runs(less, seeds=5, tasks=TASKS))["a"] == "contradicted"
 
 
-def test_a_verdict_names_the_task_without_which_the_difference_has_the_other_sign():
-    """+10 on three tasks and -90 on Ant: -15 over all four."""
+def test_a_verdict_names_the_tasks_that_it_needs():
+    """+10 on three tasks and -90 on Ant: -15 over all four. Without Ant the difference has the other sign."""
     most = runs({"augmented": 20, "td3": 10}, seeds=5, tasks=TASKS[:3])
     frame = pd.concat([most, runs({"augmented": -60, "td3": 30}, seeds=5, tasks=("ant",))])
-    assert verdicts(frame)["a"] == "contradicted (Ant decides)"
+    assert verdicts(frame)["a"] == "contradicted (only with Ant)"
     found = claims.claims_table(frame)
     assert ", 5 seeds (above zero on 3 of 4 tasks, without Ant +10 [+9.0, +11]), p below 0.001" in found
     alike = pd.concat([most, runs({"augmented": 60, "td3": 30}, seeds=5, tasks=("ant",))])
     assert "(above zero on 4 of 4 tasks, without Ant +10 [+9.0, +11])" in claims.claims_table(alike)
-    assert verdicts(alike)["a"] == "reproduced", "Ant moves the mean most but does not decide its sign."
+    assert verdicts(alike)["a"] == "reproduced", "Ant moves the mean most, but the verdict does not need it."
+    few = [runs({"augmented": 10, "td3": 10}, seeds=5, tasks=(task,), spread=3) for task in ("walker2d", "halfcheetah")]
+    few = pd.concat([*few, runs({"augmented": 30, "td3": 10}, seeds=5, tasks=("hopper",))])
+    even = runs({"augmented": 9.9, "td3": 10}, seeds=5, tasks=("ant",), spread=3)
+    assert verdicts(pd.concat([few, even]))["a"] == "reproduced (only with Hopper)", "Without it the interval holds zero."
     close = pd.concat([most, runs({"augmented": -1, "td3": 30}, seeds=5, tasks=("ant",), spread=20)])
     assert verdicts(close)["a"] == "undecided", "The interval holds zero: no task decides anything."
 

@@ -8,7 +8,7 @@ from evaluated import runs
 
 from mbaug.experiments import studies
 from mbaug.reporting import claims
-from mbaug.reporting.predictions import PREDICTIONS, Measured, Prediction, judged, leave_one_out, listed, measured
+from mbaug.reporting.predictions import PREDICTIONS, Measured, Prediction, judged, leave_one_out, listed, measured, needed
 from mbaug.reporting.statistics import Interval
 
 BELOW = Prediction("below", "above", ("augmented", "noise"), ("hopper", "ant"), high=0.0)
@@ -44,6 +44,15 @@ def test_a_mean_is_also_measured_without_each_of_its_tasks():
     assert {task: each.value for task, each in rest.items()} == pytest.approx({"hopper": 0, "ant": 10})
     assert leave_one_out(ALIKE, found) == {}, "It is about one task."
     assert leave_one_out(BELOW, claims.main_runs(one)).keys() == {"ant"}, "Without Hopper nothing is recorded."
+
+
+def test_a_prediction_needs_the_tasks_without_which_it_would_be_judged_otherwise():
+    most = runs({"augmented": 30, "noise": 30}, 5, ("hopper", "walker2d"), spread=2)
+    three = replace(BELOW, tasks=("hopper", "walker2d", "ant"))
+    for noise, expected in ((90, ["ant"]), (30, [])):
+        found = claims.main_runs(pd.concat([most, runs({"augmented": 30, "noise": noise}, 5, ("ant",), spread=2)]))
+        assert needed(three, found) == expected
+    assert needed(BELOW, found) == [], "It is about two tasks."
 
 
 def test_a_prediction_with_missing_tasks_arms_or_seeds_is_not_decided():

@@ -271,6 +271,7 @@ def test_the_sign_flip_test_by_hand():
     assert statistics.sign_flip_p([np.array([-1.0, -2.0, -4.0])]) == 1
     assert statistics.sign_flip_p([np.array([0.1, 0.2, -0.3])]) == 5 / 8  # the sum 0 is a tie except for rounding
     assert statistics.sign_flip_p([]) == 1
+    assert statistics.sign_flip_p([np.ones(10), np.ones(10)]) == 2**-20  # exact for four tasks with five seeds
     assert statistics.sign_flip_p([np.ones(40)]) == 1e-4  # of 10,000 outcomes, only the observed one is as large
 
 

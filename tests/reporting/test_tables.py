@@ -126,6 +126,15 @@ def test_the_table_of_results_has_a_row_for_each_arm_and_a_column_for_each_task(
     assert tables.found_table(records.load_runs(tmp_path)) == "No runs are recorded yet."
 
 
+def test_the_table_of_results_says_that_one_failure_on_ant_decides_the_mean():
+    at_limit = -63.7  # the score of a return of -3,000
+    for scores, expected in ((at_limit, (3, 3)), (at_limit + 1, (0, 3))):
+        frame = runs({"augmented": scores}, tasks=("ant",), spread=0.0)
+        assert tables.at_limits(claims.main_runs(frame), "augmented") == expected
+        told = "On Ant 3 of 3 augmented agents end with every joint at its limit" in tables.found_table(frame)
+        assert told == (expected[0] == 3)
+
+
 def test_the_main_table_has_at_most_six_rows():
     assert len(tables.MAIN) <= 6
     assert [*tables.MAIN] == tables.in_order(tables.MAIN)
