@@ -4,17 +4,17 @@
 # **What does the paper claim, and how much of it do we find?**
 #
 # <!-- answer -->
-# 5 of the paper's 6 claims can be judged so far: (a) contradicted (Ant decides), (b) contradicted, (c) undecided, (e)
-# reproduced, (f) undecided in 1 of 2 parts and reproduced in 1 of 2 parts. On all four tasks (5 seeds), the mean score of TD3
-# over the first 100,000 interactions is 15 [14, 16] from scratch, 7.9 [0.0, 16] after offline pre-training, 1.7 [−0.5, 4.0]
-# after pre-training with imagined next states, and 33 [31, 34] with the data in its replay buffer instead. Without Ant the
-# means are 10, 19, 22 and 27. 5 seeds leave it open whether imagination raises the mean score (−6.1 [−14, +1.8]).
+# We have verdicts on 5 of the paper's 6 claims so far: (a) contradicted (only with Ant), (b) contradicted, (c) undecided, (e)
+# reproduced, (f) undecided in 1 of 2 parts and reproduced (only with HalfCheetah) in 1 of 2 parts. The table of claims says
+# what limits (e) and (f). On all four tasks (5 seeds), the mean score of TD3 over the first 100,000 interactions is 15 [14, 16]
+# from scratch, 7.9 [0.0, 16] after offline pre-training, 1.7 [−0.5, 4.0] after pre-training with imagined next states, and 33
+# [31, 34] with the data in its replay buffer instead. Without Ant the means are 10, 19, 22 and 27. 5 seeds leave it open
+# whether imagination raises the mean score (−6.1 [−14, +1.8]).
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 54 [49, 59], with 4 or 5 seeds per task. The next best of 9 arms with two seeds on every task, “TD3
-# with the data, no pre-training”, scores 33 [31, 34]. The difference is +21 [+16, +26], without Hopper +16 [+14, +19]. We named
-# this comparison in advance. This may change: 4 seeds per task are too few for a verdict, and “LayerNorm critics, no
-# pre-training” is not recorded yet.
+# 100,000 interactions is 54 [49, 59], with 5 seeds per task. The next best of 9 arms with at least two seeds on every task,
+# “TD3 with the data, no pre-training”, scores 33 [31, 34]. The difference is +21 [+16, +26], without Hopper +16 [+13, +19]. We
+# named this comparison in advance. This may change: “LayerNorm critics, no pre-training” has too few runs.
 # <!-- /answer -->
 #
 # A score of 0 is D4RL's random policy, and 100 is its expert. Square brackets hold 95 % intervals of means over seeds.
@@ -261,8 +261,8 @@ figures.save_figure(figure, "00_method", data, text, profile)
 # >    updates. Then make one update after each step. The actor's loss is now $-Q_1(s, \pi(s))$ alone.
 #
 # The world model (line 1) and its use (line 2.2) are the paper's [S, A]. The switch to online learning (line 3) follows
-# the authors' code [C]. The updates are those of TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477)) and
-# TD3+BC ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
+# the first author's code [C]. The updates are those of TD3 ([Fujimoto et al. 2018](https://arxiv.org/abs/1802.09477))
+# and TD3+BC ([Fujimoto & Gu 2021](https://arxiv.org/abs/2106.06860)). In symbols, line 2.2 is
 #
 # $$\begin{gathered}
 # s'_j \leftarrow \begin{cases}\hat s'_j & j \le n \\ s'_j & j > n\end{cases} \\
@@ -367,8 +367,9 @@ looks.labelled(by_arm).round(2)
 #
 # <details><summary>Why is a control with noise decisive?</summary>
 #
-# Noise on next states smooths the critic, because it gives similar states similar values. A blurred model does that too.
-# If noise of the same size does as well as the model, we do not need the model, and "imagination" explains nothing.
+# Noise on next states smooths the targets: each becomes a mean over a neighbourhood of $s'$. A blurred model does that
+# too. If noise of the same size does as well as the model, we do not need the model, and "imagination" explains
+# nothing.
 # </details>
 #
 # <details><summary>Why does the x axis matter so much?</summary>

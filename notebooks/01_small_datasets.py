@@ -302,10 +302,11 @@ pd.DataFrame(ends, index=["episodes", "mean return"]).T.round().astype(int)
 #
 # ## 5. Drawing 10,000
 #
-# > The authors' code draws 10,000 single transitions uniformly at random, without replacement. [C]
+# > The first author's code draws 10,000 single transitions uniformly at random, without replacement. [C]
 #
-# We do the same, with a new draw for each seed. The authors' code is meant to do so as well, but it sets NumPy's seed
-# to 42 when it builds a dataset. Repeats 2 to 5 therefore get the same rows, and five repeats use only two draws [C].
+# We do the same, with a new draw for each seed. The first author's code is meant to do so as well, but it sets NumPy's
+# seed to 42 when it builds a dataset. Repeats 2 to 5 therefore get the same rows, and five repeats use only two draws
+# [C].
 #
 # An *arm* is one way to train an agent, such as the paper's method or a control. For a given seed, every arm gets the
 # same draw, so arms differ in their method, not in the luck of the draw. The hash of the rows is part of each run's
@@ -658,7 +659,7 @@ pd.DataFrame(rows).T
 # ## Where we differ from the paper
 #
 # - Data: our own SAC on `Hopper-v5`, not D4RL's on its older Hopper, and a pool of whole episodes, not the full replay.
-# - Time limits are kept as transitions that bootstrap. The authors' code does the same for the agent [C].
+# - Time limits are kept as transitions that bootstrap. The first author's code does the same for the agent [C].
 # - Seeds share rows of the pool, as section 5 shows.
 #
 # ## Try it

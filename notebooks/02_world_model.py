@@ -222,9 +222,9 @@ show(world_model.posterior, world_model.sample, world_model.step, imagination.im
 # %% [markdown]
 # > The latent transition predicts the *change* of $z$. [S, A]
 #
-# In the authors' code the transition returns $z'$ itself [C], which is `residual=False` here. Encoder and decoder have
-# three layers of 500 units, and the transition has layers of 300, 600 and 300. The latent has 12 dimensions for every
-# task [C], one more than Hopper's state.
+# In the first author's code the transition returns $z'$ itself [C], which is `residual=False` here. Encoder and decoder
+# have three layers of 500 units, and the transition has layers of 300, 600 and 300. The latent has 12 dimensions for
+# every task [C], one more than Hopper's state.
 
 # %%
 show(world_model.sizes)
@@ -286,9 +286,9 @@ pd.DataFrame(both).map(words.two_digits)
 show(world_model.loss, world_model.kl_divergence, world_model.squared_error)
 
 # %% [markdown]
-# The KL is summed over the twelve latents and averaged over the batch, while the errors are averaged over the dimensions
-# as well. The authors' code does the same [C]. If the KL were averaged over the latents, its weight would be a twelfth.
-# Section 5 shows what that would change.
+# The KL is summed over the twelve latents and averaged over the batch, while the errors are averaged over the
+# dimensions as well. The first author's code does the same [C]. If the KL were averaged over the latents, its weight
+# would be a twelfth. Section 5 shows what that would change.
 #
 # *Check by hand.* We take three real rows and a tiny model with its initial weights, and compute the loss in NumPy.
 
@@ -414,8 +414,8 @@ pd.Series(summary).to_frame("Hopper").round(3)
 
 # %% [markdown]
 # *Live.* Now we watch the loop for a few seconds. We take smaller batches, which make a step cheap and its gradient
-# noisy, and keep the weight of the KL term as in the authors' code. If progress depends mostly on the number of steps,
-# the error should fall nearly as fast per step as in the shipped fit.
+# noisy, and keep the weight of the KL term as in the first author's code. If progress depends mostly on the number of
+# steps, the error should fall nearly as fast per step as in the shipped fit.
 
 # %%
 small = replace(full, batch_size=192, epochs=2 if profile == "smoke" else 5)
@@ -561,7 +561,7 @@ for mode, line in (("sample", "-"), ("mean", "--")):
 for name, line in zip(("persistence", "linear", "deterministic"), (":", "-.", (0, (5, 1))), strict=True):
     right.axhline(error[name], color=styles[name][1], linestyle=line, label=styles[name][0])
 right.set(xscale="log", yscale="log", ylim=(5e-4, 1), title="Error by KL weight")
-right.set_xlabel("weight of the KL term (1: the authors' code)")
+right.set_xlabel("weight of the KL term (1: the first author's code)")
 right.set_ylabel("error of one step (variances)")
 left.legend(loc="upper right")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -569,7 +569,7 @@ text = "Error by principal component and by KL weight on Hopper: shipped fits of
 figures.save_figure(figure, "02_rate_distortion", table, text, profile)
 
 # %%
-weights = {"the authors' code [C]": 1.0, "a twelfth of it": 1 / 12}
+weights = {"the first author's code [C]": 1.0, "a twelfth of it": 1 / 12}
 weights["with D4RL's 402,000 rows"] = paper_batches / math.ceil(402_000 / full.batch_size)
 weights |= {f"{w:g} of it": w for w in measured.index if w < 1}
 beside = {"times the authors'": weights.values()}
@@ -600,7 +600,7 @@ def beside_theory(name):
 pd.DataFrame({tasks.find(name).title: beside_theory(name) for name in here}).T.map(words.two_digits)
 
 # %% [markdown]
-# *Read.* In the first table the first row is the weight of the authors' code [C]. There the theory meets our
+# *Read.* In the first table the first row is the weight of the first author's code [C]. There the theory meets our
 # expectation for a sample: the loss asks for most of the blur, and longer training would remove little of it. For the
 # mean, the measured error is larger than the predicted one. The second table shows the same on all four tasks, even on
 # HalfCheetah, where $s'$ is not close to $s$, contrary to the theory's assumption. At a hundredth of the authors'
@@ -750,8 +750,8 @@ assert error["linear"] < error["persistence"] < error["sample"], "on Hopper the 
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - The transition predicts the change of $z$, as the paper says [S, A]. The authors' code predicts $z'$ itself [C].
-# - The latent error compares $z'$ with the *mean* of $q(z \mid s')$. The authors' code compares it with a sample [C].
+# - The transition predicts the change of $z$, as the paper says [S, A]. The first author's code predicts $z'$ itself [C].
+# - The latent error compares $z'$ with the *mean* of $q(z \mid s')$. The first author's code compares it with a sample [C].
 #   The gradient's expectation is the same.
 # - Our model standardises states by all drawn rows. [C] uses only those that end no episode. It also feeds the model
 #   states that were standardised for the agent, and uses the model's output as it is. We convert states from the
@@ -762,7 +762,7 @@ assert error["linear"] < error["persistence"] < error["sample"], "on Hopper the 
 # ## Try it
 #
 # - In the live fit of section 4, pass `replace(plan, residual=False)` instead of `plan` to `world_model.epochs`. Does
-#   $z' = f(z, a)$, as in the authors' code, learn more slowly at first?
+#   $z' = f(z, a)$, as in the first author's code, learn more slowly at first?
 # - In section 1, put `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of `rest.rows(...)`. How wrong is each
 #   predictor in episodes of another policy? (Set `profile = "quick"` first, because the profile "paper" compares what you
 #   compute with the committed tables.)

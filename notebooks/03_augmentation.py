@@ -561,10 +561,10 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - **A table instead of calls.** The authors' code asks the model for each batch [C]. We make $K$ samples per row at a
+# - **A table instead of calls.** The first author's code asks the model for each batch [C]. We make $K$ samples per row at a
 #   time. Section 5 shows that a single pick has the same distribution, but that picks repeat until the next table.
 #   [Chapter 07](07_controls.ipynb), section 5, asks whether that matters.
-# - **Noise as a control.** The authors' code has a variant that adds Gaussian noise of standard deviation 0.1 to the
+# - **Noise as a control.** The first author's code has a variant that adds Gaussian noise of standard deviation 0.1 to the
 #   next states, whatever the model's error [C]. Our control has the size of the model's held-out error, dimension by
 #   dimension. On the rows that are imagined the model's own error is a little smaller, because the model was fitted to
 #   these rows.

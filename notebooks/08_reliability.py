@@ -867,7 +867,7 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - **Which rows are imagined.** The authors' code chooses them at random [C] ([chapter 00](00_overview.ipynb) says what
+# - **Which rows are imagined.** The first author's code chooses them at random [C] ([chapter 00](00_overview.ipynb) says what
 #   this source is). The two arms of section 6 are ours.
 # - **Trust.** Our sources do not say whether the paper asks where its model is reliable. Methods such as
 #   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951) do ask. MOPO subtracts from

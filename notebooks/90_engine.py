@@ -722,10 +722,10 @@ print(
 #
 # ## Where we differ from the paper
 #
-# As far as we know, neither the paper nor its authors' code says anything about time. Our updates do the same arithmetic
-# as theirs. Only the order of random draws differs: we draw batches and noise of 50 updates at once, each agent has
-# streams of its own, and imagined next states come from a table ([chapter 03](03_augmentation.ipynb)). With bfloat16 only
-# the wide products are in bfloat16. Sums, the last layer and Adam stay in float32.
+# As far as we know, neither the paper nor its first author's code says anything about time. Our updates do the same
+# arithmetic as theirs. Only the order of random draws differs: we draw batches and noise of 50 updates at once, each
+# agent has streams of its own, and imagined next states come from a table ([chapter 03](03_augmentation.ipynb)). With
+# bfloat16 only the wide products are in bfloat16. Sums, the last layer and Adam stay in float32.
 #
 # ## Try it
 #
