@@ -21,7 +21,7 @@ from mbaug.checks import given, require
 
 State = Float[Tensor, "rows state"]  # of one agent's rows
 Action = Float[Tensor, "rows action"]
-OfEach = Float[Tensor, "*axes state"]  # of each agent: the first axis counts agents
+AgentStates = Float[Tensor, "*axes state"]  # of each agent: the first axis counts agents
 Predict = Callable[..., State]  # (state, action, next_state, generator) -> imagined next states, in the environment's units
 REWARD, TERMINAL, TRUNCATED = -3, -2, -1  # columns of packed rows, after state, action and next state
 ROWS = ("state", "action", "reward", "next_state", "terminal", "truncated", "episode", "part")  # the columns of a dataset
@@ -227,11 +227,11 @@ class Standardiser:
         """Returns the standardiser of agent k alone."""
         return Standardiser(self.mean[k], self.std[k])
 
-    def apply(self, state: OfEach) -> OfEach:
+    def apply(self, state: AgentStates) -> AgentStates:
         """Returns standardised states."""
         return (state - _beside(self.mean, state)) / _beside(self.std, state)
 
-    def invert(self, state: OfEach) -> OfEach:
+    def invert(self, state: AgentStates) -> AgentStates:
         """Returns states in the environment's own units again."""
         return state * _beside(self.std, state) + _beside(self.mean, state)
 

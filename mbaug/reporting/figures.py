@@ -83,7 +83,6 @@ QUANTITIES = {
     "score": "D4RL-normalised score",
     "overestimation": "predicted value − return (discounted rewards)",
     "predicted_value": "predicted value at the first state (discounted rewards)",
-    "data_value": "value of the data's actions (discounted rewards)",
 }
 
 
@@ -133,16 +132,16 @@ def seed_lines(axis: Axes, table: pd.DataFrame, value: str, **drawn_as: Any) -> 
 
 
 def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Draws a line for each seed, one panel per task (`seed_lines`, `wide_values`), and returns what it draws."""
+    """Draws a line for each seed, one panel per task (`seed_lines`, `symlog_axis`), and returns what it draws."""
     for axis, task in zip(axes, tasks.TASKS.values(), strict=True):
         own = table[table["task"] == task.name]
         seed_lines(axis, own, value)
         axis.set_title(task.title)
-        wide_values(axis, own[value])
+        symlog_axis(axis, own[value])
     return table[[*statistics.RUN, "steps", value]]
 
 
-def wide_values(axis: Axes, values: pd.Series) -> None:
+def symlog_axis(axis: Axes, values: pd.Series) -> None:
     """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, if `values` go beyond.
 
     Critics that run away can predict millions.

@@ -67,7 +67,7 @@ def photographs(task: tasks.Task, states: Float[np.ndarray, "rows state"]) -> re
     return images
 
 
-def area(signal: Float[np.ndarray, " rows"], worst: Bool[np.ndarray, " rows"]) -> float:
+def auroc(signal: Float[np.ndarray, " rows"], worst: Bool[np.ndarray, " rows"]) -> float:
     """Returns the area under the ROC curve: the probability that one of the worst rows has a larger signal than another row.
 
     Ties count half. 1/2 is chance, and 1 is a signal that ranks every bad row above every good one. With n worst rows and m
@@ -77,7 +77,7 @@ def area(signal: Float[np.ndarray, " rows"], worst: Bool[np.ndarray, " rows"]) -
     return float((rankdata(signal)[worst].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def parts(value: Float[np.ndarray, " rows"], count: int = 5) -> Int[np.ndarray, " rows"]:
+def quantile_bins(value: Float[np.ndarray, " rows"], count: int = 5) -> Int[np.ndarray, " rows"]:
     """Returns for each row which of `count` equal parts its value lies in, from 0 for the smallest values to `count` - 1."""
     return ((rankdata(value, method="ordinal") - 1) * count // len(value)).astype(int)
 

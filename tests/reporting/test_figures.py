@@ -421,15 +421,15 @@ def test_dots_at_given_places_draw_what_they_return():
     assert low < 1.0 < 7.0 < high, "All seeds should lie inside the panel, also those that are farther out than every mean."
 
 
-def test_an_axis_of_wide_values_contains_them_all():
+def test_an_axis_of_symlog_axis_contains_them_all():
     """A critic that ran away may also end far below zero. Small values leave the axis as it is."""
     _, (axis, other) = plt.subplots(1, 2)
-    figures.wide_values(axis, pd.Series([-3e5, 2e7]))
-    figures.wide_values(other, pd.Series([-10.0, 10.0]))
+    figures.symlog_axis(axis, pd.Series([-3e5, 2e7]))
+    figures.symlog_axis(other, pd.Series([-10.0, 10.0]))
     assert (axis.get_yscale(), other.get_yscale()) == ("symlog", "linear")
     assert axis.get_ylim()[0] < -3e5 < 2e7 < axis.get_ylim()[1]
     assert {"−1,000", "−500", "0", "10 million"} <= {label.get_text() for label in axis.get_yticklabels()}
-    figures.wide_values(other, pd.Series([0.0, 6e3]))
+    figures.symlog_axis(other, pd.Series([0.0, 6e3]))
     assert "10,000" in {label.get_text() for label in other.get_yticklabels()}
 
 

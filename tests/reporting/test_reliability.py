@@ -31,11 +31,11 @@ def test_the_area_is_the_share_of_correctly_ordered_pairs():
     rng = np.random.default_rng(0)
     signal, worst = rng.integers(5, size=60).astype(float), rng.random(60) < 0.2
     pairs = [np.sign(bad - good) for bad, good in itertools.product(signal[worst], signal[~worst])]
-    assert np.isclose(reliability.area(signal, worst), (np.mean(pairs) + 1) / 2)
+    assert np.isclose(reliability.auroc(signal, worst), (np.mean(pairs) + 1) / 2)
 
 
 def test_parts_are_equally_large_and_ordered():
-    assert reliability.parts(np.array([5.0, 1.0, 1.0, 9.0, 2.0, 8.0]), 3).tolist() == [1, 0, 0, 2, 1, 2]
+    assert reliability.quantile_bins(np.array([5.0, 1.0, 1.0, 9.0, 2.0, 8.0]), 3).tolist() == [1, 0, 0, 2, 1, 2]
 
 
 def test_slope_by_hand():
