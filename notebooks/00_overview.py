@@ -12,9 +12,9 @@
 # whether imagination raises the mean score (−6.1 [−14, +1.8]).
 #
 # With 10,000 transitions we would choose “LayerNorm critics, data kept” today. Over four tasks its mean score in the first
-# 100,000 interactions is 54 [49, 59], with 5 seeds per task. The next best of 9 arms with at least two seeds on every task,
-# “TD3 with the data, no pre-training”, scores 33 [31, 34]. The difference is +21 [+16, +26], without Hopper +16 [+13, +19]. We
-# named this comparison in advance. This may change: “LayerNorm critics, no pre-training” has too few runs.
+# 100,000 interactions is 54 [49, 59], with 5 seeds per task. The next best of 10 arms with at least two seeds on every task,
+# “LayerNorm critics, no pre-training”, scores 40 [35, 45]. The difference is +14 [+8.7, +20], without Hopper +5.8 [+0.4, +11].
+# This may change: all four tasks have fewer than 5 seeds, and “LayerNorm critics, no pre-training” has too few runs.
 # <!-- /answer -->
 #
 # A score of 0 is D4RL's random policy, and 100 is its expert. Square brackets hold 95 % intervals of means over seeds.

@@ -50,12 +50,11 @@ arms = ["vanilla", "augmented", "noise"]
 # %% [markdown]
 # ## A first look
 #
-# Claim (f), in our words: augmentation smooths the critic's over-fitting, visible in its Q-values [S, A] ([what these
-# are](00_overview.ipynb)).
+# Claim (f): augmentation smooths the critic's over-fitting, visible in its Q-values ([S, A](00_overview.ipynb)).
 #
-# *Ask.* We evaluate $\min_i Q_i(s, a)$ for seed 0's critics: at recorded actions, and at the policy's actions in the
-# same states and in 400 *fixed states* of the pool. The dotted line is the policy's mean return from the fixed states.
-# Correct values have this mean.
+# *Ask.* Does it? We take the smaller value of two critics, $\min_i Q_i(s, a)$: at recorded actions, at the policy's
+# actions in the same states, and at its actions in 400 *fixed states* of the pool. The dotted line is its mean return
+# from there, the mean of correct values.
 
 # %%
 shipped = [(t, arm) for t in tasks.TASKS for arm in arms if trained.path_of(t, arm).is_file()]
@@ -119,16 +118,15 @@ text += "Dotted: the mean return that each policy got from the fixed states."
 save_figure(figure, "04_q_values", q_values, text, profile)
 
 # %%
+there = {"return": "return from there", "gap": "gap there", "rank_correlation": "rank correlation"}
 table = {
     (t, arm): {
         "value, recorded actions": q_values[f"{t} {arm}: recorded actions"].mean(),
         "its spread": q_values[f"{t} {arm}: recorded actions"].std(),
         "value, policy's actions": q_values[f"{t} {arm}: the policy's actions"].mean(),
         "value, fixed states": q_values[f"{t} {arm}: fixed states"].mean(),
-        "return from there": tried.get((t, arm), {}).get("all", {}).get("return", np.nan),
-        "gap there": tried.get((t, arm), {}).get("all", {}).get("gap", np.nan),
-        "rank correlation": tried.get((t, arm), {}).get("all", {}).get("rank_correlation", np.nan),
     }
+    | {name: tried.get((t, arm), {}).get("all", {}).get(key, np.nan) for key, name in there.items()}
     for t, arm in shipped
 }
 table = looks.labelled(pd.DataFrame(table).T)
@@ -136,14 +134,15 @@ decimals = table.pop("rank correlation").map("{:.2f}".format)
 table.map(words.number).assign(**{"rank correlation": decimals}).replace("nan", "–")
 
 # %% [markdown]
-# *Read.* An *arm* is one way to train, and a *seed* is the number of a repetition. The picture has the two tasks whose
-# critics we ship for all three arms. None of these six critics ran away, as many others did (section 6). The fixed
-# states are the same for every arm. About a fifth of them are in the agents' 10,000 transitions, the same share as of
-# the whole pool. The spread is the standard deviation of a critic's values of recorded actions. The gap is the critic's
-# mean value in the fixed states minus the policy's mean return from there, in rewards. The rank correlation is between
-# value and return over the fixed states. With imagined next states the histograms are the narrowest, and their means
-# lie farthest above the returns. With noise the means lie below the returns. This is one seed. A narrow histogram may
-# belong to a smooth critic, or to a critic that has learned less. Only the returns tell the two apart.
+# *Read.* An *arm* is one way to train, and a *seed* is the number of a repetition. We ship the critics of seed 0 for
+# all three arms on these two tasks only. None of these six critics *ran away* to impossible values, as many others did
+# (section 6). About a fifth of the fixed states are in the agents' 10,000 transitions. The *spread* is the standard
+# deviation of the values of recorded actions. The *gap* is the mean value in the fixed states minus the mean return
+# from there, in rewards. The *rank correlation* is between value and return over the fixed states.
+#
+# With imagined next states the histograms are the narrowest, and their means lie farthest above the returns. With noise
+# the means lie below the returns. A narrow histogram may belong to a smooth critic, or to one that has learned less.
+# Only the returns tell the two apart.
 #
 # Where is the critic wrong? The fixed states come in four groups: random states of the pool, the last 20 steps before a
 # fall, and states of the episodes with the lowest and with the highest quarter of returns. (Cheetahs cannot fall.) The
@@ -158,52 +157,14 @@ gaps = {
 looks.labelled(pd.DataFrame(gaps).T).fillna("–")
 
 # %% [markdown]
-# *Read.* On these two tasks, seed 0's augmented critics over-estimate in every group of states, and its noise critics
-# under-estimate in every group. Section 6 has the medians over all seeds.
+# *Read.* Here the augmented critics over-estimate in every group of states, and the noise critics under-estimate in
+# every group. Section 6 has the medians over all seeds.
 #
-# One seed gives a picture but no evidence. Sections 5 and 7 use all recorded runs of three arms on Hopper. For each
-# seed, these arms learn from the same 10,000 transitions, with the same number of updates. They differ only in half of
-# the next states, which are recorded, imagined or noisy. Section 6 adds the other tasks and two arms: one with a
-# *deterministic model*, a network without latent state, and one with *LayerNorm* in its critics.
-
-# %%
-runs = runner.evidence("hopper" if retrain else "core", profile, retrain)
-runs = runs[runs["task"] == "hopper"]
-folder = runner.runs_folder(profile, retrain)
-of_the_arms = [run for run in studies.find("core").runs() if run.arm in arms and run.task == "hopper"]
-metadata = records.load_metadata(folder, of_the_arms)
-offline = statistics.evaluations(runs).query("phase == 'pretrain' and arm in @arms")
-counts = offline.groupby("arm")["seed"].nunique()
-print("recorded seeds:", ", ".join(f"{looks.look(arm).label} {counts.get(arm, 0)}" for arm in arms))
-
-# %% [markdown]
-# ## Hopper in numbers
-#
-# All numbers are from the end of pre-training on Hopper. Brackets hold the 95 % interval over seeds, if there are two
-# or more. A score is D4RL-normalised (0 is a random policy, 100 an expert). Over-estimation is the return that the
-# critic predicts at an episode's start, minus the return that the policy then gets, in discounted rewards. Over-fitting
-# is the critics' error on new rows, divided by their error on rows that they were trained on.
-
-
-# %% tags=["nbval-check-output"]
-def against(measure, other):
-    """Returns the difference augmented minus other, in words."""
-    found = statistics.difference(measure, "augmented", other)
-    return f"{words.estimate(found, signed=True)} against {looks.look(other).label}"
-
-
-score, excess = statistics.last_offline(offline), statistics.last_offline(offline, "overestimation")
-ratio = statistics.last_offline(offline, "overfitting")
-print("With imagined next states, minus without them (– where an arm has too few seeds):")
-for name, each in {"score": score, "over-estimation": excess, "over-fitting": ratio}.items():
-    print(f"  {name}:", " and ".join(against(each, other) for other in ("vanilla", "noise")))
-
-# %% [markdown]
 # ## 1. The critic's target
 #
-# *Ask.* Which value should a critic learn for a recorded pair of state and action? It is the recorded reward plus the
-# discounted value of continuing from the next state with the current policy. We ask two critics and use the smaller
-# value. A little noise on the next action keeps the policy from exploiting narrow peaks of the critic.
+# *Ask.* Which value should a critic learn for a recorded pair of state and action? It is the reward plus the discounted
+# value of continuing from the next state with the current policy. We ask two critics and use the smaller value. A
+# little noise on the next action keeps the policy from exploiting narrow peaks of the critic.
 #
 # $$\begin{gathered}
 # y = r + \gamma (1 - d) \min_{i=1,2}
@@ -228,8 +189,8 @@ show(td3.smoothing_noise, td3.critic_target)
 
 # %% [markdown]
 # *Check by hand.* We take an agent whose networks are one-line formulas, for a state and an action of one dimension
-# each: $\pi(s) = \tanh(s/2)$, $Q_1 = s + 2a$, $Q_2 = 2s - a$. The weights of the target networks are twice as large, so
-# that the check fails if the function asks the wrong networks. The last of three rows ends the task.
+# each: $\pi(s) = \tanh(s/2)$, $Q_1 = s + 2a$, $Q_2 = 2s - a$. The target networks have weights twice as large, so the
+# check fails if the function asks the wrong networks. The last of three rows ends the task.
 
 # %%
 plain = td3.TD3(hidden=())
@@ -284,9 +245,8 @@ print(f"critics' loss by hand: {by_hand:.3f}")
 # %% [markdown]
 # ## 3. The actor's loss, with behaviour cloning
 #
-# *Ask.* An actor that only maximises the critic would leave the data at once. Away from the data nothing corrects the
-# critic, and the actor exploits its errors. TD3+BC adds one term that pulls the actor towards the recorded action. The
-# two terms
+# *Ask.* An actor that only maximises the critic would leave the data at once. There nothing corrects the critic, and
+# the actor exploits its errors. TD3+BC adds one term that pulls the actor towards the recorded action. The two terms
 # have different units, rewards and actions. $\lambda$ makes them comparable for any scale of rewards.
 #
 # $$\begin{gathered}
@@ -309,8 +269,8 @@ show(td3.actor_loss_bc)
 
 # %% [markdown]
 # *Check by hand.* We compute the loss and its derivative with respect to the actor's one weight $w$, where $\pi =
-# \tanh(ws)$. If $\lambda$ were not held fixed, the derivative of the first term would vanish whenever all values have the
-# same sign.
+# \tanh(ws)$. If $\lambda$ were not held fixed, the derivative of the first term would vanish whenever all values have
+# the same sign.
 
 # %% tags=["nbval-check-output"]
 pi = np.tanh(s / 2)
@@ -362,14 +322,14 @@ print(f"after three steps {by_hand:.4f} of {distance} is left")
 print(f"half is left after {half:.0f} gradient steps")
 
 # %% [markdown]
-# *Parity.* Hand checks of three rows cannot find a wrong order of updates. So a test compares the whole update with the
-# authors' published TD3 and TD3+BC: same initial weights, same batches, same noise, in 64 bits. After every compared step
-# each weight agrees within $10^{-10}$, for one agent and for a population (`tests/method/test_td3.py`,
+# *Parity.* Hand checks cannot find a wrong order of updates. So a test compares the whole update with the authors'
+# published TD3 and TD3+BC, from the same weights, batches and noise in 64 bits. After every compared step each weight
+# agrees within $10^{-10}$, for one agent and for a population (`tests/method/test_td3.py`,
 # `test_parity_with_the_reference`).
 #
-# Pre-training repeats this update: it draws a batch, replaces a share of its next states, and updates. It stops at
-# intervals for an evaluation. For the paper's method, read only the `while` loop without the branch `rule.branch`.
-# `doubt` serves [chapter 08](08_reliability.ipynb), and `branch` serves [chapter 11](11_other_methods.ipynb).
+# Pre-training draws a batch, replaces a share of its next states, and updates. At intervals it stops for an evaluation.
+# For the paper's method, read only the `while` loop. `doubt` serves [chapter 08](08_reliability.ipynb), and `branch`
+# serves [chapter 11](11_other_methods.ipynb).
 
 # %%
 show(training.pretrain)
@@ -377,30 +337,36 @@ show(training.pretrain)
 # %% [markdown]
 # ## 5. The recorded runs: score and values
 #
-# *Ask.* How do scores and values develop? Offline reinforcement learning has no validation set. The scores on the left
-# need an environment, which you do not have when you really train offline. You only have the values that the critic gives
-# to the data, on the right. If vanilla pre-training over-fits its critic, these values should drift away while the score
-# stalls or falls, and augmentation should keep them from drifting.
+# One seed gives a picture but no evidence. So sections 5 and 7 use all recorded runs of three arms on Hopper. For each
+# seed these arms share the 10,000 transitions and the number of updates. They differ only in half of the next states,
+# which are recorded, imagined or noisy.
+#
+# *Ask.* How do scores and values develop? The scores on the left need an environment, which you do not have when you
+# really train offline. You only have the values that the critic gives to the data, on the right. If vanilla
+# pre-training over-fits its critic, these values should drift away while the score stalls or falls, and augmentation
+# should prevent the drift.
 
+# %%
+runs = runner.evidence("hopper" if retrain else "core", profile, retrain)
+runs = runs[runs["task"] == "hopper"]
+folder = runner.runs_folder(profile, retrain)
+of_the_arms = [run for run in studies.find("core").runs() if run.arm in arms and run.task == "hopper"]
+metadata = records.load_metadata(folder, of_the_arms)
+offline = statistics.evaluations(runs).query("phase == 'pretrain' and arm in @arms")
+counts = offline.groupby("arm")["seed"].nunique()
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 4))
 scores = figures.curves(axes[0], offline, "pretrain")
 figures.seed_lines(axes[1], offline, "data_value")
-figures.wide_values(axes[1], offline["data_value"])
+figures.symlog_axis(axes[1], offline["data_value"])
 axes[0].set_title("Score of the policy")
-axes[1].set(title="Value that the critic gives the data", ylabel=figures.QUANTITIES["data_value"])
+axes[1].set(title="Value that the critic gives the data", ylabel="discounted rewards")
 for axis in axes:
     axis.set_xlabel("updates (thousands)")
-    if offline.empty:
-        axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
 figures.legend(figure)
-shown = pd.concat(
-    [
-        scores.assign(quantity="score"),
-        offline[["arm", "seed", "steps", "data_value"]].assign(quantity="data_value"),
-    ]
-)
+of_data = offline[["arm", "seed", "steps", "data_value"]].assign(quantity="data_value")
+shown = pd.concat([scores.assign(quantity="score"), of_data])
 text = "Offline pre-training on Hopper: greedy score, and mean of the smaller critic at the data's "
 text += "actions. On the right, each line is one seed, and the axis is logarithmic beyond ±1,000."
 lines = f"On the left, lines are means over seeds{figures.BANDS}"
@@ -413,40 +379,47 @@ def middle(quantity, tell):
     return f"{tell(quantity.median())} ({tell(quantity.min())} to {tell(quantity.max())})"
 
 
+score, excess = statistics.last_offline(offline), statistics.last_offline(offline, "overestimation")
+ratio = statistics.last_offline(offline, "overfitting")
 summary = {}
 for name, measure in {"score": score, "over-estimation (rewards)": excess}.items():
-    found = {
-        arm: statistics.interval([measure[measure.index.get_level_values("arm") == arm].to_numpy()])
-        for arm in arms
-    }
-    summary[name] = {looks.look(arm).label: words.estimate(found[arm]) for arm in arms}
+    found = {arm: statistics.arm_mean(measure, "hopper", arm) for arm in arms}
+    summary[name] = {arm: words.estimate(found[arm]) for arm in arms}
 lives = offline.groupby(["arm", "seed"])["score"]
 fallen = (lives.max() - lives.last()).groupby("arm").mean()
-summary["best score − last"] = {
-    looks.look(arm).label: words.number(fallen[arm]) if arm in fallen else "–" for arm in arms
-}
+summary["best score − last"] = {arm: words.number(fallen[arm]) if arm in fallen else "–" for arm in arms}
 half = offline["steps"] == offline.groupby("arm")["steps"].transform("max") / 2
 each, then = (rows.groupby(["arm", "seed"])["data_value"].last() for rows in (offline, offline[half]))
 late = (each - then).abs().groupby("arm").agg(lambda own: middle(own, words.number))
-summary["late change"] = {looks.look(arm).label: late.get(arm, "–") for arm in arms}
-summary["seeds"] = {looks.look(arm).label: counts.get(arm, 0) for arm in arms}
-pd.DataFrame(summary)
+summary["late change"] = {arm: late.get(arm, "–") for arm in arms}
+summary["seeds"] = {arm: counts.get(arm, 0) for arm in arms}
+looks.labelled(pd.DataFrame(summary))
+
+
+# %% tags=["nbval-check-output"]
+def against(measure, other):
+    """Returns the difference augmented minus other, in words."""
+    found = statistics.difference(measure, "augmented", other)
+    return f"{words.estimate(found, signed=True)} against {looks.look(other).label}"
+
+
+print("score, augmented:", " and ".join(against(score, other) for other in ("vanilla", "noise")))
 
 # %% [markdown]
-# *Read.* Look at how much the scores fluctuate. `best score − last` is how far a run's best evaluation lies above its
-# last one, on average. A part of it is noise: the best of twenty noisy evaluations lies above their mean. Without an
-# environment you could not have stopped at the best one. So this project reports the last evaluation, never the best.
-# The `late change` is how far the value of the data moves, up or down, in the second half of pre-training: the median
-# over seeds, with the smallest and the largest. We expected a large number for vanilla, and one near zero for the
-# augmented arm. Where the ranges of two arms overlap, the seeds do not tell the arms apart. The right panel alone
-# cannot tell which critic is correct, because we do not know the true value. The next section compares values with
-# returns.
+# *Read.* The table has means when pre-training ends, with 95 % intervals. A score of 0 is D4RL's random policy, and 100
+# is its expert. Section 6 explains the over-estimation. `best score − last` is how far a run's best evaluation lies
+# above its last one. A part of it is noise: the best of twenty noisy evaluations lies above their mean. Without an
+# environment you could not have stopped at the best one, so we report the last evaluation, never the best. `late
+# change` is how far the value of the data moves in the second half of pre-training: the median over seeds, with the
+# smallest and the largest. We expected a large number for vanilla, and one near zero for the augmented arm. Where the
+# ranges of two arms overlap, the seeds do not tell the arms apart. The right panel cannot tell which critic is correct,
+# so the next section compares values with returns.
 #
 # ## 6. The recorded runs: does the critic over-estimate?
 #
 # *Ask.* At the first state of an evaluation episode the critic predicts the discounted return of the policy. Then the
-# policy acts and gets its true return. The difference is the over-estimation. It is the plainest sign of a critic that
-# over-estimates unseen actions.
+# policy acts and gets its true return. The difference, the *over-estimation*, is the plainest sign of a critic that
+# overrates unseen actions.
 #
 # $$ \text{over-estimation} = \min_i Q_{\phi_i}\big(s_0, \pi_\theta(s_0)\big) - \sum_{t} \gamma^t r_t $$
 #
@@ -470,7 +443,7 @@ for axis, arm in zip(axes, arms, strict=True):
     figures.seed_lines(
         axis, offline[offline["arm"] == arm], "discounted_return", ls=":", color="#333333"
     )
-figures.wide_values(axes[0], shown[quantities].stack())
+figures.symlog_axis(axes[0], shown[quantities].stack())
 for axis, arm in zip(axes, arms, strict=True):
     axis.set(title=looks.look(arm).label, xlabel="updates (thousands)")
     if arm not in counts:
@@ -493,11 +466,8 @@ def odds(measure, other):
 
 def lasting(arm):
     """Returns in words what an arm's critic predicts at the end and what the policy earns."""
-    last = offline[offline["arm"] == arm].groupby("seed").last()
-    found = [
-        statistics.interval([last[name].to_numpy()]) for name in ("predicted_value", "discounted_return")
-    ]
-    predicted, earned = map(words.estimate, found)
+    last = (statistics.last_offline(offline, name) for name in quantities)
+    predicted, earned = (words.estimate(statistics.arm_mean(each, "hopper", arm)) for each in last)
     return f"{looks.look(arm).label}: predicts {predicted}, earns {earned}"
 
 
@@ -509,22 +479,24 @@ for other in ("vanilla", "noise"):
     )
 
 # %% [markdown]
-# *Read.* Where the solid line lies above the dotted one, the critic predicts too much, and where it lies below, too
-# little. At first every critic predicts too little: values grow from about zero, one step of bootstrapping at a time.
-# The start state is an easy test: it is near the data in every arm, because every recorded episode began there. So we
-# look at other states, too (below). A small over-estimation alone does not show a good critic: it is also small if a
-# policy gets little and its critic expects little. If imagination made no difference, the signs of the paired
-# differences would be random. The share of *random signs* is how often random signs would give a sum at least as low as
-# the observed one. With $N$ pairs of seeds it can never fall below $2^{-N}$.
+# *Read.* Where the solid line lies above the dotted one, the critic predicts too much. At first every critic predicts
+# too little: values grow from about zero, one step of bootstrapping at a time. A small over-estimation alone does not
+# show a good critic: it is also small if a policy gets little and its critic expects little.
+#
+# If imagination made no difference, the signs of the paired differences would be random. The last two lines say how
+# often *random signs* would give a sum at least as low as the observed one. With $N$ pairs of seeds this share never
+# falls below $2^{-N}$.
 #
 # *Does the critic run away?* A critic's target contains the critic's own value of the next state. If the policy's
 # action there is not in the data, nothing corrects this value, and each update can raise it further. We say that such a
-# critic *runs away*. How large can a value be? We take the largest reward of a draw and assume that the policy gets it
-# at every step, for ever. The discounted sum is this reward divided by $1 - \gamma$, so a hundred times as large. The
-# pre-trained policies of these four tasks earn far less than that, so a critic that predicts more has run away. (An
-# expert can exceed the bound, because it earns larger rewards than the data hold.) We draw the predictions at the first
-# state, for all four tasks, with the bound as a thin line. We expect that a critic trained on little data crosses it,
-# and that any blur of its targets holds it back.
+# critic *runs away*. To count such critics, we need a bound. Suppose that a policy got the largest reward of a draw at
+# every step, for ever: the discounted sum is this reward divided by $1 - \gamma$, so a hundred times as large. No
+# pre-trained policy of these four tasks earns as much, so a critic that predicts more has run away. (An expert could
+# exceed the bound.)
+#
+# The picture has the predictions at the first state on all four tasks, with the bound as a thin line. It adds two arms:
+# one with a *deterministic model*, a network without latent state, and one with *LayerNorm* in its critics. We expect
+# that critics trained on little data cross the bound, and that any blur of their targets holds them back.
 
 # %%
 names = ("hopper",) if retrain else ("core", "carried", "layernorm")
@@ -560,8 +532,7 @@ shown = shown.assign(limit=shown["task"].map(limits))
 save_figure(figure, "04_runaway", shown, text, profile)
 
 # %% [markdown]
-# Each line is one seed, and lines can hide each other. So the table counts the critics that predict more than the bound
-# when pre-training ends.
+# Lines can hide each other, so the table counts the critics above the bound when pre-training ends.
 
 # %%
 last = statistics.last_offline(everywhere, "predicted_value").reset_index()
@@ -571,11 +542,10 @@ told = (over["sum"].astype(str) + " of " + over["count"].astype(str)).unstack("t
 looks.arms_by_task(told)
 
 # %% [markdown]
-# *Away from the first state.* The first state is an easy test. Each run also has its *gap*: the critic's value minus
-# the return of its policy, averaged over 400 fixed states, in discounted rewards. The first table has the mean gap over
-# seeds, with intervals. The second has medians over seeds: the gap in each group of states (the groups of
-# the first look), the standard deviation of the values over the 400 states, and how far the two critics are apart
-# there.
+# *Away from the first state.* The first state is an easy test: it is near the data in every arm, because every recorded
+# episode began there. So each run also has its *gap* over the 400 fixed states of the first look. The first table has
+# the mean gap over seeds, with intervals. The second has medians over seeds: the gap in each group of states, the
+# standard deviation of the values over the 400 states, and how far the two critics are apart there.
 
 # %%
 gaps = statistics.calibration(about).groupby(["arm", "task"])
@@ -613,21 +583,22 @@ print("The gap and the first state rank vanilla and augmented in opposite ways o
 # %% [markdown]
 # *Read.* Neither half of our expectation holds everywhere. Vanilla critics run away on some tasks only. Whether a blur
 # holds critics back also depends on the task: compare each arm's count with that of vanilla. Where noise of the same
-# size holds values back as well, nothing shows that the model's knowledge helps: the blur is enough. LayerNorm holds
-# values back without any blur of the data ([chapter 11](11_other_methods.ipynb)). On Hopper, compare the gap near a
-# fall with the other groups. A fall itself cannot raise it, because the target of a terminal row does not use
-# $\hat s'$. The rows just before a fall may: [chapter 08](08_reliability.ipynb) measures how far the model moves them.
-# We did not test this link. The gap can even rank two arms in the opposite order to the first state: see the last line.
-# The verdict on claim (f) uses the first state, as we said in advance.
+# size holds values back as well, the blur is enough, and nothing shows that the model's knowledge helps. LayerNorm
+# holds values back without any blur of the data ([chapter 11](11_other_methods.ipynb)).
+#
+# On Hopper, compare the gap near a fall with the other groups. A fall itself cannot raise it, because the target of a
+# terminal row does not use $\hat s'$. The rows just before a fall may: [chapter 08](08_reliability.ipynb) measures how
+# far the model moves them. We did not test this link. The gap can even rank two arms in the opposite order to the first
+# state: see the last line. The verdict on claim (f) uses the first state, as we said in advance.
 #
 # ## 7. The recorded runs: new rows and neighbours
 #
-# *Ask.* A critic over-fits if its error is smaller on the rows that it was trained on than on new rows. A critic that
-# has memorised its rows may also give a recorded action one value and similar actions quite different values, whereas
-# the values of a smooth critic change little. So at the end of pre-training we ask every critic about three kinds of
-# rows, always with the *real* next states: trained rows, new rows of the same episodes, and rows of another policy's
-# episodes (`hopper-medium`). Then we ask about the trained rows with their actions, or their states, moved a little.
-# The error is the distance to the critic's own target (the *Bellman error*), not to the truth.
+# *Ask.* A critic over-fits if its error is smaller on the rows that it was trained on than on new rows. If it has
+# memorised its rows, its values may also change a lot when an action or a state changes a little. So at the end of
+# pre-training we ask every critic about three kinds of rows, always with the *real* next states: trained rows, new rows
+# of the same episodes, and rows of another policy's episodes (`hopper-medium`). Then we move the actions, or the
+# states, of the trained rows. The error is the distance to the critic's own target (the *Bellman error*), not to the
+# truth.
 #
 # $$\begin{gathered}
 # \delta(\mathcal R) = \Big[\tfrac12 \sum_{i} \operatorname*{mean}_{\mathcal R}
@@ -654,7 +625,7 @@ print("The gap and the first state rank vanilla and augmented in opposite ways o
 show(measures.error, measures.moved, measures.roughness)
 
 # %% [markdown]
-# *Check by hand.* We take the three rows again. We compute the error against the target without noise, and how far the
+# *Check by hand.* For the three rows again we compute the error against the target without noise, and how far the
 # smaller value moves when every action moves by 0.1.
 
 # %% tags=["nbval-check-output"]
@@ -672,12 +643,12 @@ assert np.isclose(found, change, atol=1e-6), "roughness is the mean change of th
 print(f"error by hand: {by_hand:.3f}; roughness by hand: {change:.3f}")
 
 # %% [markdown]
-# Each record holds these measures of its critics: the three errors, spread and percentiles of the values, and roughness.
+# Each record holds these measures, with the spread and percentiles of the values.
 
 # %%
 asked = {run: about["watch"].get("overfitting") for run, about in metadata.items()}
-critics = pd.DataFrame(
-    {"arm": run.arm, "seed": run.seed, "quantity": name, "value": value}
+critics = [
+    [run.arm, run.seed, name, value]
     for run, report in asked.items()
     if report is not None
     for name, value in {
@@ -692,9 +663,8 @@ critics = pd.DataFrame(
             for share, value in zip(measures.PERCENTILES, found, strict=True)
         },
     }.items()
-)
-if critics.empty:
-    critics = pd.DataFrame(columns=["arm", "seed", "quantity", "value"])
+]
+critics = pd.DataFrame(critics, columns=["arm", "seed", "quantity", "value"])
 critics = critics.astype({"value": float})  # what is not finite was recorded as None
 
 
@@ -718,8 +688,6 @@ def side_by_side(axis, line, *names):
         xlim=(-0.4, len(names) - 0.6),
     )
     axis.set_yscale("log")
-    if critics.empty:
-        axis.text(0.5, 0.5, "not yet recorded", ha="center", transform=axis.transAxes)
 
 
 def spread(axis, place, arm, kind):
@@ -741,7 +709,7 @@ side_by_side(axes[2], "", "roughness, actions", "roughness, states")
 for place, kind in enumerate(kinds):
     for arm in arms:
         spread(axes[1], place, arm, kind)
-figures.wide_values(axes[1], critics.loc[critics["quantity"].str.startswith("values"), "value"])
+figures.symlog_axis(axes[1], critics.loc[critics["quantity"].str.startswith("values"), "value"])
 axes[0].set(title="Error of the critics", ylabel="discounted rewards")
 axes[1].set(title=f"Values, as recorded and moved by {measures.WIDTHS[-1]}", ylabel="discounted rewards")
 axes[1].set(xticks=range(len(kinds)), xticklabels=kinds.values())
@@ -768,9 +736,8 @@ for arm in [arm for arm in arms if arm in set(critics["arm"])]:
     summary[arm] = {name: middle(own[name], words.number) for name in [*names, "spread"]}
     for name in relative:
         summary[arm][f"{name} / spread"] = middle(own[name] / own["spread"], words.two_digits)
-    own = ratio[ratio.index.get_level_values("arm") == arm].to_numpy()
-    summary[arm]["over-fitting"] = words.estimate(statistics.interval([own]))
-    summary[arm]["seeds"] = len(own)
+    found = statistics.arm_mean(ratio, "hopper", arm)
+    summary[arm] |= {"over-fitting": words.estimate(found), "seeds": found.n_seeds}
 looks.labelled(pd.DataFrame(summary))
 
 # %% tags=["nbval-check-output"]
@@ -779,21 +746,22 @@ for other in ("vanilla", "noise"):
 
 # %% [markdown]
 # *Read.* The table has medians over seeds with the smallest and the largest, since one runaway critic would dominate a
-# mean. (Over-fitting is a mean with its interval, as the verdict on claim (f) uses it.) The mean of the augmented arm's
-# ratio lies between the other two, but both differences are undecided (the lines above). The ratio can fall in two
-# ways, by a smaller error on new rows or by a larger one on trained rows. Only the first makes a better critic, and the
-# left panel tells the two apart: the augmented arm's error on new rows is smaller than vanilla's, and its error on
-# trained rows about the same. But its values also have a smaller spread, and a critic whose values are all alike makes
-# small errors everywhere. So three rows divide by the spread, the standard deviation of the values of the trained rows.
-# Relative to this spread the augmented critics are no better on new rows than the vanilla ones. In the middle panel, a
-# moved action should lose a little value. A critic that gives it *more* value than the recorded action invites the
-# actor to leave the data. In the right panel, a low roughness means a smooth critic. All these measures compare a
-# critic with itself. Only section 6 compares critics with returns.
+# mean. Only over-fitting is a mean with its interval, as the verdict on claim (f) uses it. The lines above compare it
+# between arms: an interval that contains zero decides nothing. The ratio can fall in two ways, by a smaller error on
+# new rows or by a larger one on trained rows. Only the first makes a better critic, and the left panel tells the two
+# apart: the augmented arm's error on new rows is smaller than vanilla's, and its error on trained rows about the same.
+# But a critic whose values are all alike makes small errors everywhere, and the augmented arm's values have a smaller
+# spread. So three rows divide by the spread, the standard deviation of the values of the trained rows. Relative to this
+# spread the augmented critics are no better on new rows than the vanilla ones.
+#
+# In the middle panel, a moved action should lose a little value. A critic that gives it *more* value than the recorded
+# action invites the actor to leave the data. In the right panel, a low roughness means a smooth critic. All these
+# measures compare a critic with itself. Only section 6 compares critics with returns.
 #
 # ## 8. Trained critics: how rough are they?
 #
-# *Ask.* Augmentation blurs states, not actions. Does the critic become smooth in states only? We take the critics of the
-# first look again, and move the actions or the states of their rows further and further.
+# *Ask.* Augmentation blurs states, not actions. Does the critic become smooth in states only? We move the actions or
+# the states of the first look further and further.
 
 # %%
 widths, rough = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5], []
@@ -841,22 +809,16 @@ last["that, relative to the spread"] = last["augmented / vanilla"].div(narrower,
 looks.labelled(last.reindex(tested, level="task")).round(2)
 
 # %% [markdown]
-# *Read.* Measured in rewards, no. At the largest width the critic trained with imagined next states is smoother in
-# actions, too, although the blur touched only states. Matched noise smooths actions as well, but states less. The
-# augmented critic's values also vary less from row to row, so the last column divides by the ratio of the spreads of
-# the first look. On Hopper more than half of the smoothness in actions comes from this smaller spread. For more seeds,
-# compare the rows “/ spread” of section 7, where a vanilla critic that ran away has a small number only because its
-# spread is huge. This is one seed, and a smooth critic can still over-estimate its policy: in the first look the
-# augmented critics predict the most above what their policies earn.
-
-# %%
-found = {}
-for name, each in {"over-estimation (section 6)": excess, "over-fitting (section 7)": ratio}.items():
-    pairs = np.concatenate([np.zeros(0), *statistics.paired_differences(each, "augmented", "vanilla")])
-    found[name] = [(pairs < 0).sum(), len(pairs)]
-pd.DataFrame(found, ["pairs in which augmented has less", "pairs"]).T
-
-# %% [markdown]
+# *Read.* Measured in rewards, no. At the largest width the augmented critic is smoother in actions, too, although the
+# blur touched only states. Matched noise smooths actions as well, but states less. The augmented critic's values also
+# vary less from row to row, so the last column divides by the ratio of the spreads of the first look. On Hopper more
+# than half of the smoothness in actions comes from this smaller spread. For more seeds, compare the rows “/ spread” of
+# section 7, where a vanilla critic that ran away has a small number only because its spread is huge. A smooth critic
+# can still over-estimate its policy: in the first look the augmented critics predict the most above what their policies
+# earn.
+#
+# ## 9. Claim (f)
+#
 # Section 7 shows over-fitting on Hopper. The verdict needs it on four tasks:
 
 # %%
@@ -866,9 +828,8 @@ looks.arms_by_task(told.unstack("task"))
 
 # %% [markdown]
 # *Read.* Compare the row of matched noise, too. If noise lowers the ratio as much as imagination does, the ratio falls
-# because targets are smoothed, and not because of what the model knows.
-#
-# *What this says about claim (f).* The verdict, by the rules of the [README](../README.md):
+# because targets are smoothed, and not because of what the model knows. The verdict, by the rules of the
+# [README](../README.md):
 
 # %% tags=["nbval-check-output"]
 (claim,) = (claim for claim in claims.CLAIMS if claim.letter == "f")
@@ -876,24 +837,22 @@ found = claims.findings(claim, everywhere)
 print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 
 # %% [markdown]
-# A pair is the augmented and the vanilla run of one seed. The table counts pairs on Hopper. The verdict averages both
-# measures over all four tasks, and both must favour augmentation. Where critics run away, both measures mislead.
-# Over-estimation is in rewards, so one task can dominate its mean, and the gaps over 400 states (section 6) can then
-# say the opposite. Over-fitting divides by the error on trained rows, which is then huge too. The count of runaway
-# critics in section 6 does not depend on how far they ran. The first look and section 8 show one seed only.
+# The verdict averages over-estimation and over-fitting over all four tasks, and both must favour augmentation. Where
+# critics run away, both measures mislead. Over-estimation is in rewards, so one task can dominate its mean, and the
+# gaps over 400 states (section 6) can then say the opposite. Over-fitting divides by the error on trained rows, which
+# is then huge too. The count of runaway critics in section 6 does not depend on how far they ran. The first look and
+# section 8 show one seed only.
 #
 # ## Where we differ from the paper
 #
 # - **Our own data.** They come from pools made with today's simulator ([chapter 01](01_small_datasets.ipynb)) instead
-#   of D4RL's. Each caption says how many seeds it has.
-# - **Over-estimation is our measure.** The paper shows distributions of Q-values [S, A]. We do not know what the authors
-#   compared them with. We compare values with returns, new rows and perturbed actions.
+#   of D4RL's.
+# - **Over-estimation is our measure.** The paper shows distributions of Q-values [S, A]. We do not know what the
+#   authors compared them with. We compare values with returns, new rows and perturbed actions.
 # - **Same draw, same start for every arm of a seed**, so that differences can be paired. We make a new draw for every
-#   seed, unlike the first author's code ([chapter 01](01_small_datasets.ipynb)).
+#   seed, unlike the first author's code.
 # - **The shipped critics** have weights rounded to 16 bits. An assert compares their values with those of the recorded
 #   run.
-# - **A step at an episode's end** is terminal only if the body fell. After a time-out the target still bootstraps, as
-#   in the first author's code [C].
 #
 # ## Try it
 #
@@ -909,26 +868,16 @@ print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 # <details><summary>How does distributional shift lead to over-estimation?</summary>
 #
 # The target asks the critic about the policy's action in $s'$, which nobody recorded. There the critic extrapolates,
-# sometimes too high, sometimes too low, and the actor chooses actions where it is too high. These errors enter the
-# targets and spread by bootstrapping to earlier states. Offline, no new experience corrects them. The behaviour-cloning
-# term keeps the policy's actions near the data, and the smaller of two critics keeps the targets low.
+# and the actor chooses actions where it is too high. These errors spread by bootstrapping to earlier states, and
+# offline no new experience corrects them. The behaviour-cloning term and the smaller of two critics work against this.
 #
 # </details>
 #
 # <details><summary>Why are there two critics, and why does the actor use only the first?</summary>
 #
 # If one critic makes an error by chance, the other rarely makes the same error. So the minimum reduces over-estimation,
-# but its values tend to be too low. In the target this is worth it, because errors there multiply. The actor only needs
-# a direction, and the gradient of one critic gives it. TD3 is published this way, and our parity test requires it.
-#
-# </details>
-#
-# <details><summary>Can imagined next states help if the model is worse than "nothing moves"?</summary>
-#
-# They hardly help as information about the dynamics: [chapter 02](02_world_model.ipynb) shows on which tasks the state
-# before the step is nearer to the truth than the model's prediction. They may help as smoothing: a target averaged over
-# a neighbourhood of $s'$ changes less from row to row. Matched noise smooths, too, without any knowledge of the
-# dynamics. That is why every figure from records shows its curve beside the other two.
+# although its values tend to be too low. The actor only needs a direction, and the gradient of one critic gives it. TD3
+# is published this way, and our parity test requires it.
 #
 # </details>
 #

@@ -23,11 +23,9 @@
 # starts with the 10,000 transitions in its replay buffer. The other arms are
 # [pre-trained](04_offline_pretraining.ipynb) on these transitions: *vanilla* on the recorded next states alone,
 # *augmented* with the world model's predictions in place of half of them, and *matched noise* with noise on half of
-# them, as large as the world model's error. A *seed*, the number of a repetition, fixes the drawn data and all other
-# random choices.
+# them, as large as the model's error. A *seed* is the number of a repetition.
 #
-# [S] and [A] are summaries of [the paper](https://arxiv.org/abs/2312.09844), and [C] is its first author's repository
-# ([more on each](00_overview.ipynb)).
+# [S], [A] and [C] are [our sources](00_overview.ipynb) on [the paper](https://arxiv.org/abs/2312.09844).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -93,25 +91,24 @@ figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), captio
 #
 # ![Ant: one agent at three moments](../figures/films/ant.gif)
 #
-# From top to bottom: Hopper, Walker2d, HalfCheetah and Ant. Each film shows the agent of the arm *augmented 50 %*, seed
-# 0, at three moments: when it goes online, after 50,000 and after 100,000 interactions. Each score is the recorded
-# evaluation at that moment. Learning begins after 25,000 interactions.
+# From top to bottom: Hopper, Walker2d, HalfCheetah and Ant. Each film shows seed 0 of the arm *augmented 50 %*: when it
+# goes online, after 50,000 and after 100,000 interactions, with the recorded evaluation at that moment. Learning begins
+# after 25,000 interactions.
 
 # %% [markdown]
 # ## 1. How to read the curves
 #
-# A score is [D4RL's](https://arxiv.org/abs/2004.07219): 0 is a random policy and 100 an expert
-# ([chapter 01](01_small_datasets.ipynb)). Every 5,000 interactions an agent plays ten episodes without exploring, and
-# their mean is one evaluation. The seed is the unit: one agent gives one number, however many episodes it plays. A bar is
-# the 95 % interval of the mean over seeds. One seed has no interval.
+# A score is [D4RL's](https://arxiv.org/abs/2004.07219): 0 is a random policy and 100 an expert ([chapter
+# 01](01_small_datasets.ipynb)). Every 5,000 interactions an agent plays ten episodes without exploring, and their mean
+# is one evaluation. The seed is the unit: one agent gives one number, however many episodes it plays. A bar is the 95 %
+# interval of the mean over seeds.
 #
-# The $x$ axis of the curves counts every interaction with the environment, including those in which nothing is learned,
-# because they cost the same. Nothing is smoothed, and no best seed is chosen.
+# The $x$ axis of the curves counts every interaction, also those in which nothing is learned, because they cost the
+# same. Nothing is smoothed, and no best seed is chosen.
 #
-# Look at the curve of a pre-trained arm in three places. At 0 you see how much pre-training gave before any
-# interaction. In the grey part a pre-trained agent does not change, so whatever moves there is the noise of ten
-# episodes. At the right edge of the grey part updates begin: does the score rise, or does it fall first? We call the
-# moment when an agent goes from the data to the environment the *switch*.
+# Look at the curve of a pre-trained arm in three places. At 0, the *switch* from the data to the environment, you see
+# how much pre-training gave. In the grey part a pre-trained agent does not change, so whatever moves there is the noise
+# of ten episodes. At the right edge of the grey part updates begin: does the score rise, or does it fall first?
 #
 # *Measure.* The mean score is the area under a run's curve, divided by its length,
 #
@@ -123,19 +120,17 @@ figures.save_figure(figure, "05_online_curves", pd.concat([dots, lines]), captio
 # | $t_0$, $T$ | `since`, `environment_steps` | numbers | interactions |
 # | $\bar S$ | `mean_score(table, T, t_0)` | one per run | D4RL-normalised score |
 #
-# We read the mean score in three windows. The window from 0 to 100K counts every interaction. The verdicts on claims
-# (a), (c), (d) and (e) use this window (the [overview](00_overview.ipynb) lists all claims). In the window from 25K to
-# 100K all arms learn. It leaves out the warm-up, during which a pre-trained arm stays at its initial score. (Arms that
-# learn after 5,000 interactions enter it with 20,000 updates.) Claim (b) asks where an agent ends, so its verdict uses
-# 75K to 100K. Claim (f) is about critics when pre-training ends.
+# We read the mean score in three windows. From 0 to 100K every interaction counts, and the verdicts on claims (a), (c),
+# (d) and (e) use this window (the [overview](00_overview.ipynb) lists all claims). From 25K to 100K all arms learn.
+# (Arms that learn after 5,000 interactions enter this window with 20,000 updates.) Claim (b) asks where an agent ends,
+# so its verdict uses 75K to 100K.
 
 # %%
 show(statistics.mean_score)
 
 # %% [markdown]
-# *Check by hand.* A run scores 0, 10 and 20 after 0, 50K and 100K interactions. The curve rises in a straight line, so
-# its mean is 10. The second window begins at 25K, where the run scores 5. There we expect $(25 \cdot 7.5 + 50 \cdot 15)
-# / 75 = 12.5$.
+# *Check by hand.* A run scores 0, 10 and 20 after 0, 50K and 100K interactions. The mean of this straight curve is 10.
+# The second window begins at 25K, where the run scores 5. There we expect $(25 \cdot 7.5 + 50 \cdot 15) / 75 = 12.5$.
 
 # %% tags=["nbval-check-output"]
 name = {"task": "by hand", "dataset": "none", "arm": "td3", "seed": 0, "phase": "finetune"}
@@ -147,10 +142,10 @@ print("mean score, from 0 and from 25K:", *found)
 # %% [markdown]
 # ## 2. How much does each arm score?
 #
-# *Ask.* If imagination helps, the augmented arm must beat vanilla pre-training. It must also beat matched noise. If it
-# does not, the help may come from smoothing. And it must beat TD3 with the data, which needs no pre-training at all. The
-# first table has each arm's mean score from 0 to 100K, the second from 25K to 100K. *Data kept* changes two things: the
-# 10,000 transitions stay in the replay buffer, and learning begins after 5,000 interactions instead of 25,000.
+# *Ask.* If imagination helps, the augmented arm must beat vanilla pre-training. It must also beat matched noise, or the
+# help may come from smoothing. And it must beat TD3 with the data, which needs no pre-training at all. The first table
+# has each arm's mean score from 0 to 100K, the second from 25K to 100K. *Data kept* changes two things: the 10,000
+# transitions stay in the replay buffer, and learning begins after 5,000 interactions instead of 25,000.
 
 
 # %%
@@ -166,9 +161,9 @@ def by_arm(rows, tell):
     return looks.labelled(pd.DataFrame(cells).T).replace("–", "not yet recorded")
 
 
-def mean(measure, signed=False):
+def mean(measure):
     """Returns how `by_arm` tells a measure: its mean over seeds, with its interval."""
-    return lambda task, arm: words.estimate(statistics.interval([of(measure, task, arm)]), signed)
+    return lambda task, arm: words.estimate(statistics.arm_mean(measure, task, arm))
 
 
 # %%
@@ -180,10 +175,9 @@ by_arm(every, mean(windows["0 to 100K"]))
 by_arm(every, mean(windows["25K to 100K"]))
 
 # %% [markdown]
-# *Compare.* The next two tables, one for each window, show differences with Welch's interval: the augmented arm minus
-# each other arm, and three differences between arms that keep the data. "Together" is the mean over all tasks that have
-# two seeds of both arms, with equal weights. The next column leaves out the task that moves this mean most. "Beats" is
-# how often a run of the first arm scores more than a run of the second.
+# *Compare.* The next two tables, one per window, show differences with Welch's interval. "Together" is the mean over
+# all tasks that have two seeds of both arms, with equal weights. The next column leaves out the task that moves this
+# mean most. "Beats" is how often a run of the first arm scores more than a run of the second.
 
 
 # %%
@@ -201,11 +195,8 @@ def minus(measure, arm, other):
 
 # %%
 pairs = [("augmented", other) for other in ("vanilla", "noise", "td3_data", "td3", "sac")]
-pairs += [
-    ("augmented_data", "td3_data"),
-    ("augmented_data", "vanilla_data"),
-    ("vanilla_data", "td3_data"),
-]
+pairs += [("augmented_data", other) for other in ("td3_data", "vanilla_data")]
+pairs += [("vanilla_data", "td3_data")]
 
 
 def compared(window):
@@ -221,10 +212,19 @@ compared("0 to 100K")
 compared("25K to 100K")
 
 # %% [markdown]
-# A comparison is *primary* if we named it in advance as decisive. Ours are augmented minus vanilla, minus matched
-# noise, and minus TD3 with the data. The runs of one seed share their data, so we also look at their paired
-# differences: first with a t interval, then without assuming a normal distribution. For that we give the differences
-# every possible pattern of signs. How often is their sum as far from zero as the observed one?
+# *Read.* If an interval contains zero, the sign of the difference is undecided. With fewer than five seeds an interval
+# only indicates a direction. A comparison is *primary* if we named it in advance as decisive: the first three rows,
+# from 0 to 100K. The third of them compares a whole recipe, because TD3 with the data also keeps the data and learns
+# earlier. In the last three rows all arms keep the data and learn after 5,000 interactions. They differ in
+# pre-training, in imagination, or in both.
+#
+# When we named the primary comparisons, we had recorded the baselines, three seeds of Hopper and one of HalfCheetah.
+# The [README](../README.md) corrects their p values for three tests. It also has the same differences without the seeds
+# that we already knew.
+#
+# The runs of one seed share their data, so we also look at their paired differences: with a t interval, and without
+# assuming a normal distribution. For that we give the differences every possible pattern of signs. How often is their
+# sum as far from zero as the observed one?
 
 
 # %% tags=["nbval-check-output"]
@@ -242,23 +242,13 @@ pairs_of = pd.DataFrame({other: paired(other) for other in others}, columns).T
 looks.labelled(pairs_of).rename_axis("augmented minus")
 
 # %% [markdown]
-# *Read.* These numbers decide nothing: the verdicts rest on the intervals above, which do not pair. The shares are
-# larger than the p values of the [README](../README.md). They ignore how little the seeds of a task differ, on which a
-# t interval relies. If the interval in brackets contains zero, the sign of the difference is undecided. With fewer than
-# five seeds an interval only indicates a direction and decides nothing. In the window from 0 to 100K the first three
-# rows are the primary comparisons. The third of them compares a whole recipe: TD3 with the data also keeps the data and
-# begins to learn earlier. The last three rows change less at a time: all their arms keep the data and learn after 5,000
-# interactions, and the arms differ in pre-training, in imagination, or in both.
-#
-# When we named the three primary comparisons, we had recorded the baselines, three seeds of Hopper and one of
-# HalfCheetah. The README corrects their p values for three tests. It also has the same differences without the seeds
-# that we already knew.
+# *Read.* These numbers decide nothing: the verdicts rest on the intervals above, which do not pair. Patterns of signs
+# ignore how little the seeds of a task differ, so the shares are larger than the p values of the README.
 #
 # ## 3. How early: the classical jump-start
 #
-# *Ask.* In the literature a [jump-start](https://jmlr.org/papers/v10/taylor09a.html) is narrower than a mean score. It is
-# the gain *before* any online learning: the score of the arm before its first online update, minus the score of a fresh
-# agent,
+# *Ask.* In the literature a [jump-start](https://jmlr.org/papers/v10/taylor09a.html) is the gain *before* any online
+# learning: the score of the arm before its first online update, minus that of a fresh agent,
 #
 # $$J_{\text{arm}} = S_{\text{arm}}(0) - S_{\text{fresh}}(0) .$$
 #
@@ -267,8 +257,8 @@ looks.labelled(pairs_of).rename_axis("augmented minus")
 # | $S(0)$ | `start` | one per run | D4RL-normalised score |
 # | $S_{\text{fresh}}(0)$ | `start` of the arm `td3` | one per run | D4RL-normalised score |
 #
-# We expect a jump-start above zero for every pre-trained arm. We expect zero for TD3 with the data, which has learned
-# nothing yet.
+# We expect a jump-start above zero for every pre-trained arm, and zero for TD3 with the data, which has learned nothing
+# yet.
 
 # %%
 start = online[online["steps"] == 0].set_index(statistics.RUN)["score"]
@@ -283,16 +273,14 @@ def jump_start(task, arm):
 pd.concat({"S(0)": by_arm(arms, mean(start)), "jump-start": by_arm(arms[2:], jump_start)})
 
 # %% [markdown]
-# *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one, against our expectation.
-# On Ant this happens easily: even a fresh ant scores well above zero, because an ant that only stands gets a reward at
-# every step, and standing takes no skill. An agent can also have a large mean score without a large
-# jump-start: it may begin low and learn fast.
+# *Read.* Where a jump-start lies below zero, a pre-trained agent starts worse than a fresh one. On Ant this happens
+# easily: even a fresh ant scores well above zero, because standing earns a reward at every step and takes no skill. An
+# agent without a large jump-start can still have a large mean score, if it learns fast.
 #
 # "Early" can also mean how soon an agent reaches a level. Our level is the published score of SAC after 100K
-# interactions (section 7). We count the interactions until an evaluation first reaches it. The table has the median
-# over seeds, and how many seeds reach the level. A seed that never reaches it counts as infinitely late, so the median
-# lies beyond the last interaction if at most half of the seeds get there. One lucky evaluation is enough, so an arm
-# whose score jumps up and down looks faster than it is. On Ant an agent reaches that level by standing.
+# interactions (section 7), which an ant reaches by standing. The table has the median over seeds of the interactions
+# until an evaluation first reaches it, and how many seeds get there. A seed that never does counts as infinitely late.
+# One lucky evaluation is enough, so an arm whose score jumps up and down looks faster than it is.
 
 
 # %%
@@ -311,7 +299,7 @@ by_arm(arms, until_level)
 # %% [markdown]
 # ## 4. The method online
 #
-# *Ask.* "Fine-tune online" hides a dozen choices. Which networks do we keep? Do we keep the moments of
+# *Ask.* "Fine-tune online" hides a dozen choices. Which networks do we keep, and which moments of
 # [Adam](https://arxiv.org/abs/1412.6980)? Do the offline data stay in the replay buffer? When does learning begin? We
 # follow the first author's code [C] and write each choice as a setting.
 #
@@ -319,9 +307,7 @@ by_arm(arms, until_level)
 # - *Empty:* the replay buffer. The 10,000 offline transitions are not in it.
 # - *Warm-up:* for 25,000 interactions the pre-trained policy collects transitions with exploration noise, without
 #   updates. Then one update follows each interaction.
-# - *Standardisation:* states are standardised by the offline data's mean and deviation, as in pre-training, and these
-#   stay frozen. [C] does not standardise the first state after any reset but the first. We do, because the networks
-#   have only seen standardised states.
+# - *Standardisation:* states are standardised by the offline data's mean and deviation, which stay frozen.
 #
 # An agent starts with $k_0$ updates from pre-training. After $t$ interactions, of which $t_w$ are the warm-up, it has
 # made $k(t)$ updates, and its replay buffer holds $t$ transitions:
@@ -344,12 +330,12 @@ by_arm(arms, until_level)
 show(training.carry, training.finetune)
 
 # %% [markdown]
-# The random numbers of `BLOCK` = 50 steps are drawn at once: `_behaviour` draws those of the actions, and
-# `_online_draws` those of the updates. `acting` gives the exploring policy, and `updater` a function that makes
-# updates. `warm_up_critics` trains the critics alone, which only some arms of [chapter 07](07_controls.ipynb) need.
+# `_behaviour` and `_online_draws` draw the random numbers of `BLOCK` = 50 steps at once, those of the actions and those
+# of the updates. `acting` gives the exploring policy, and `updater` a function that makes updates. `warm_up_critics`
+# trains the critics alone, which only some arms of [chapter 07](07_controls.ipynb) need.
 #
-# *Check by hand.* We run 100 interactions, of which 50 are warm-up. After 50 we expect no update, 50 transitions, and an
-# unchanged actor. After 100 we expect 50 updates, 100 transitions, and an actor that has moved.
+# *Check by hand.* Of 100 interactions 50 are warm-up. After 50 we expect no update, 50 transitions and an unchanged
+# actor. After 100 we expect 50 updates, 100 transitions and an actor that has moved.
 
 # %% tags=["nbval-check-output"]
 hopper = tasks.find("hopper")
@@ -392,9 +378,9 @@ print("critics kept, actor kept, target is a copy:", *checks)
 # 07](07_controls.ipynb) asks what happens when only the actor or only the critics are carried.
 #
 # *The actor.* Offline, a behaviour-cloning term kept the actor near the recorded actions
-# ([TD3+BC](https://arxiv.org/abs/2106.06860)). Online we drop that term, and the actor maximises the first critic alone,
-# as in [TD3](https://arxiv.org/abs/1802.09477). The rest of an update stays as [chapter 04](04_offline_pretraining.ipynb)
-# shows it. To explore, the agent adds noise to its action and clips the sum.
+# ([TD3+BC](https://arxiv.org/abs/2106.06860)). Online the actor maximises the first critic alone, as in
+# [TD3](https://arxiv.org/abs/1802.09477). The rest of an update stays as in [chapter 04](04_offline_pretraining.ipynb).
+# To explore, the agent adds noise to its action and clips the sum.
 #
 # $$\begin{gathered}
 # L(\theta) = -\frac1B \sum_{b=1}^{B} Q_{\phi_1}\big(s_b,\ \pi_\theta(s_b)\big), \\
@@ -413,8 +399,8 @@ print("critics kept, actor kept, target is a copy:", *checks)
 show(td3.actor_loss, td3.explorer)
 
 # %% [markdown]
-# *Check by hand.* We take three states and one agent, and compute its networks in plain NumPy, layer by layer. Without
-# noise the explorer must choose the greedy action. With huge noise its action must stop at the bounds.
+# *Check by hand.* We compute the networks of one agent for three states in plain NumPy. Without noise the explorer must
+# choose the greedy action. With huge noise its action must stop at the bounds.
 
 # %% tags=["nbval-check-output"]
 rng, agent = np.random.default_rng(0), learner.agent
@@ -451,11 +437,10 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 # | $S_{\text{offline}}$ | `statistics.last_offline`, the last evaluation offline | one per run | D4RL-normalised score |
 # | $t_0$, $T$ | `since`, `until` of `statistics.score_drop` | numbers | interactions |
 #
-# The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop.
-# During the warm-up our agents do not change, so we can measure this effect. We take two windows of five evaluations:
-# 5,000 to 25,000 interactions, before the first update, and 30,000 to 50,000, after it. If the updates had no effect,
-# both drops would be the same apart from luck. We expect the second drop to be larger, but by less for the augmented
-# arm.
+# The lowest of several noisy evaluations lies below their mean, so even an agent that never changes shows a drop. We
+# can measure this effect, because our agents do not change during the warm-up. We take two windows of five evaluations:
+# 5,000 to 25,000 interactions, before the first update, and 30,000 to 50,000, after it. If updates had no effect, both
+# drops would be the same apart from luck. We expect the second drop to be larger, but by less for the augmented arm.
 
 # %%
 pretrained = ["vanilla", "augmented", "noise"]
@@ -489,21 +474,19 @@ looks.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "n
 # %% [markdown]
 # *Read.* Right of zero, updates cost more than the noise of evaluations alone. Left of zero, an agent gained from
 # updates at once. The last table compares these differences. We expected the augmented agents to lose less, that is,
-# numbers below zero. A number above zero says that the first updates cost them more. Where the interval lies above
-# zero, our expectation fails. (With fewer than five seeds this is a direction.) On HalfCheetah compare this with the
-# figure of the next section at 30,000 interactions, right after the first updates. There the over-estimation of the
-# augmented critics jumps up. We did not test which of the two causes the other.
+# numbers below zero. Where the interval lies above zero, our expectation fails. On HalfCheetah compare this with the
+# figure of the next section at 30,000 interactions, right after the first updates: the over-estimation of the augmented
+# critics jumps up. We did not test which of the two causes the other.
 #
-# The score before the switch cancels in "drop with − drop without". But an agent that scores little can lose little,
-# and then a number below zero confirms nothing: compare the rows of "score offline". This score and $S(0)$ of section 3
-# are two evaluations of the same policy. They differ by the luck of ten episodes.
+# An agent that scores little can lose little, and then a number below zero confirms nothing: compare the rows of "score
+# offline". (This score and $S(0)$ of section 3 are two evaluations of the same policy. They differ by luck.)
 #
 # ## 6. Does over-estimation survive the switch?
 #
 # *Ask.* According to [S] and [A], the method works because it improves the critic. A critic trained on little data
 # predicts returns that the agent does not reach. Online, experience should correct these predictions. At the first
-# state of each evaluation episode we record the return that the critics predict. We subtract the return that the agent
-# then collects,
+# state of each evaluation episode we take the return that the critics predict, minus the return that the agent then
+# collects,
 #
 # $$o = \min_i Q_{\phi_i}\big(s_0, \pi(s_0)\big) - \sum_h \gamma^h r_h .$$
 #
@@ -513,8 +496,8 @@ looks.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "n
 # | $\sum_h \gamma^h r_h$ | `discounted_return`; $h$ is the step of the episode | one per episode | discounted rewards |
 # | $o$ | `overestimation` | one per evaluation | discounted rewards |
 #
-# [Chapter 04](04_offline_pretraining.ipynb) shows over-estimation during pre-training. We leave SAC out: its values
-# include the entropy that it expects to collect, but the returns contain only rewards.
+# [Chapter 04](04_offline_pretraining.ipynb) shows the same during pre-training. We leave SAC out: its values include
+# the entropy that it expects to collect, but the returns contain only rewards.
 
 # %%
 shown = [arm for arm in arms if arm != "sac"]
@@ -550,20 +533,18 @@ def median(measure):
 pd.concat({stop: by_arm(shown, median(gap)) for stop, gap in gaps.items()})
 
 # %% [markdown]
-# *Read.* The numbers are medians over seeds, because a single critic that ran away would decide a mean. The rows "after
-# 100,000" answer the question. Where a number has come near zero, online data have corrected the
-# critics. A critic that had run away need not recover: section 6 of [chapter 04](04_offline_pretraining.ipynb) counts
-# such critics. Values can even flip from far above the truth to far below it. At zero the
-# critic's prediction is right on average. Above zero it predicts too much, below zero too little. TD3 uses the smaller
-# of two critics, so it tends to predict too little once the policy is well known. In the grey part the pre-trained
-# agents do not change, while the others learn from 5,000 interactions on. Over-estimation is in rewards, so a task with
-# larger rewards shows larger numbers.
+# *Read.* The numbers are medians over seeds, because a single critic that ran away would decide a mean. Above zero a
+# critic predicts too much, below zero too little. In the rows "after 100,000" a number near zero says that online data
+# have corrected the critics. A critic that had run away need not recover (section 6 of [chapter
+# 04](04_offline_pretraining.ipynb) counts such critics), and values can even flip from far above the truth to far below
+# it. TD3 uses the smaller of two critics, so it tends to predict too little once the policy is well known.
+# Over-estimation is in rewards, so a task with larger rewards shows larger numbers.
 #
-# *Why do augmented agents not recover on Ant?* Perhaps the critic pushes every action to its limit, and the actor cannot
-# come back. The gradient of the actor's loss has the slope of tanh, $1 - a^2$, as a factor, and at the limit this slope
-# vanishes. The table shows how many actions of the shipped `augmented` agents (seed 0) lie beyond 0.99, over recorded
-# states, and their mean slope. The last column shows how far the actor's parameters move in the second half, relative
-# to their size:
+# *Why do augmented agents not recover on Ant?* Perhaps the critic pushes every action to its limit, and the actor
+# cannot come back. The gradient of the actor's loss has the slope of tanh, $1 - a^2$, as a factor, and at the limit
+# this slope vanishes. The table shows how many actions of the shipped `augmented` agents (seed 0) lie beyond 0.99 in
+# recorded states, and their mean slope. The last column shows how far the actor's parameters move in the second half,
+# relative to their size:
 
 
 # %%
@@ -588,28 +569,27 @@ found["actor moves, 50,000 to 100,000"] = {t.title: moved(t.name) for t in tasks
 pd.DataFrame(found)
 
 # %% [markdown]
-# *Read.* From some moment on, the agent on Ant pushes every joint as hard as it can in every state. Its mean slope is
-# below a millionth, so hardly any gradient reaches its actor. The actor hardly moves in the second half, while the
-# actors of the other tasks move far. We did not test whether another critic could still move it. A step then costs
-# $0.5 \cdot 8 = 4$ rewards of effort and gains 1 for a torso at a healthy height, which makes −3,000 an episode. How
-# many runs of each arm end on Ant at the score of that return?
+# *Read.* From some moment on, the agent on Ant pushes every joint as hard as it can in every state, so hardly any
+# gradient reaches its actor. The actor hardly moves in the second half, while those of the other tasks move far. We did
+# not test whether another critic could still move it. A step then costs $0.5 \cdot 8 = 4$ rewards of effort and gains 1
+# for a torso at a healthy height, which makes −3,000 an episode. How many runs of each arm end on Ant at the score of
+# that return?
 
 # %% tags=["nbval-check-output"]
 for arm in ("td3", "td3_data", "vanilla", "vanilla_data", "augmented", "augmented_data", "noise"):
     print(f"{looks.look(arm).label}: {' of '.join(map(str, tables.at_limits(table, arm)))}")
 
 # %% [markdown]
-# On the other tasks only some of the actions go to the limit. We do not know why all of them do so on Ant. A runaway
-# critic is not the whole explanation: the critics of vanilla agents run away on Ant as well, and fewer of these agents
-# end at the limits. This one failure decides every mean over four tasks of the augmented arms, so read the differences
-# without Ant, too.
+# We do not know why all actions go to the limit on Ant. A runaway critic is not the whole explanation: the critics of
+# vanilla agents run away on Ant as well, and fewer of these agents end at the limits. This one failure decides every
+# mean over four tasks of the augmented arms, so read the differences without Ant, too.
 #
 # ## 7. The baselines
 #
-# *Ask.* Weak baselines make any method look good. "Ten times fewer interactions" needs a baseline, and the paper's is
-# [SAC](https://arxiv.org/abs/1812.05905) [S]. Are our baselines good enough? SAC maximises reward plus entropy, so it
-# explores by itself. Two equations differ from TD3, the target and the actor's loss, and a third adjusts the
-# temperature. (The critics' loss has a factor of one half, which hardly matters to Adam.)
+# *Ask.* Weak baselines make any method look good, so are ours good enough? "Ten times fewer interactions" is a claim
+# against [SAC](https://arxiv.org/abs/1812.05905) [S]. SAC maximises reward plus entropy, so it explores by itself. Two
+# equations differ from TD3, the target and the actor's loss, and a third adjusts the temperature. (The critics' loss
+# has a factor of one half, which hardly matters to Adam.)
 #
 # $$\begin{gathered}
 # y = r + \gamma\,(1-d)\,\Big(\min_i Q_{\phi'_i}(s', a') - \alpha \log\pi_\theta(a'|s')\Big), \\
@@ -642,8 +622,8 @@ for arm in ("td3", "td3_data", "vanilla", "vanilla_data", "augmented", "augmente
 show(sac.sample, sac.critic_target, sac.critic_loss, sac.actor_loss, sac.temperature_loss, sac.update)
 
 # %% [markdown]
-# *Check by hand.* We compute the density, the target and the losses of three rows. Instead of a network we give
-# `sample` a fixed mean and log standard deviation, which is all that it needs.
+# *Check by hand.* We compute the density, the target and the losses of three rows. In place of a network we give
+# `sample` a fixed mean and log standard deviation.
 
 # %% tags=["nbval-check-output"]
 draws = rng.normal(size=(3, 1, 3, 3)).astype("f4")
@@ -677,13 +657,12 @@ assert torch.isclose(found, -np.log(0.3) * (log_density.mean() - 3)), "alpha's l
 print("log pi is the Gaussian's, minus the log of tanh's slope; target and both losses hold as well")
 
 # %% [markdown]
-# *Settings.* An agent from scratch has no policy worth keeping. It begins with 5,000 uniform actions and then learns, as
-# is usual in the field. A longer warm-up without updates would only handicap it.
+# *Settings.* An agent from scratch has no policy worth keeping. It begins with 5,000 uniform actions and then learns,
+# as is usual in the field. A longer warm-up would only handicap it.
 #
-# TD3 with the data is the cheapest thing to try, because it needs no pre-training. It differs from TD3 from scratch in
-# two settings: the data are in its replay buffer, and it standardises its states by them. Every other agent that has
-# data standardises its states, too, except `td3_data_raw`. The study `states` separates the two settings on two tasks,
-# with the mean score of each combination and, in round brackets, its number of seeds:
+# TD3 with the data differs from TD3 from scratch in two settings: the data are in its replay buffer, and it
+# standardises its states by them, as every other arm with data does, except `td3_data_raw`. The study `states`
+# separates the two settings on two tasks. These are mean scores, with the number of seeds in round brackets:
 
 # %%
 ways = ["td3", "td3_standardised", "td3_data_raw", "td3_data"]
@@ -700,9 +679,8 @@ def counted(task, arm):
 by_arm(ways, counted)[[tasks.find(task).title for task in studies.TWO]]
 
 # %% [markdown]
-# *Read.* The last row minus the third is what an agent that has the data gains from standardised states. Every
-# pre-trained agent has standardised states, too. If such an agent beats an agent from scratch by no more than this
-# difference, its lead may come from the standardisation alone:
+# *Read.* The last row minus the third is what an agent with the data gains from standardised states. If a pre-trained
+# agent beats an agent from scratch by no more than that, its lead may come from the standardisation alone:
 
 # %%
 gains = {
@@ -712,7 +690,6 @@ gains = {
 looks.titled(pd.DataFrame(gains).T[[*studies.TWO]])
 
 # %% [markdown]
-#
 # The settings of the baselines in full:
 
 # %%
@@ -725,13 +702,12 @@ chosen.loc["standardised states"] = [plan is not None and plan.standardise for p
 chosen.fillna("–").astype(str)
 
 # %% [markdown]
-# *Look.* We compare our scores with published scores of ten seeds: TD3's from [its
-# authors](https://github.com/sfujim/TD3) and SAC's from [Tianshou's benchmark](https://arxiv.org/abs/2107.14171). They
-# used older versions of the tasks, so we expect similar scores, not equal ones. The lowest row is one long run of SAC,
-# because claim (b) of section 9 compares us with SAC after a million interactions. In this row the figure shows means
-# over the last 100,000 interactions, of our run and of the published runs. The verdict uses this published mean. The
-# table below the figure has single evaluations instead. Its column "authors' [C]" has the score of TD3 from scratch in
-# the first author's repository.
+# *Look.* We compare our scores with published scores of ten seeds on older versions of the tasks: TD3's from [its
+# authors](https://github.com/sfujim/TD3) and SAC's from [Tianshou's benchmark](https://arxiv.org/abs/2107.14171). We
+# expect similar scores, not equal ones. The lowest row is one long run of SAC, for claim (b). There the figure shows
+# means over the last 100,000 interactions, of our run and of the published runs, and the verdict uses this published
+# mean. The table below the figure has single evaluations instead. Its column "authors' [C]" has the score of TD3 from
+# scratch in the first author's repository.
 
 # %%
 million = table[table["arm"] == "sac_million"]
@@ -774,15 +750,15 @@ tables.beside_published(table)
 # their script keeps at 0.2 unless told otherwise. Tianshou's axis begins after 10,000 uniform steps, and we add them.
 #
 # Where our TD3 from scratch scores less than published, a gain over it may be a gain over a weak baseline. Luck counts,
-# too: a single evaluation of each seed is noisy, and the published scores come without intervals.
+# too: a single evaluation of each seed is noisy, Hopper's curves jump up and down, and the published scores come
+# without intervals.
 #
-# One evaluation is a poor summary of a seed, because Hopper's curves jump up and down. By its published score, SAC on
-# Hopper is half way to the expert after 100,000 interactions, without any offline data. So the claim of ten times fewer
-# interactions must be measured against SAC, not against TD3.
+# By its published score, SAC on Hopper is half way to the expert after 100,000 interactions, without any offline data.
+# So the claim of ten times fewer interactions must be measured against SAC, not against TD3.
 #
-# *Do our settings handicap the baselines?* We run each baseline again with other choices that are common in the field:
-# another learning rate, or a later first update. The table has the mean scores, and the gain of each choice over ours,
-# seed by seed. All rows use seeds 0 and 1 only, so they differ from section 2.
+# *Do our settings handicap the baselines?* We run each baseline again with other common choices: another learning rate,
+# or a later first update. The table has the mean scores, and the gain of each choice over ours, seed by seed. All rows
+# use seeds 0 and 1 only, so they differ from section 2.
 
 # %%
 sweep = studies.find("sweep")
@@ -797,10 +773,9 @@ def choice(arm):
     for task in sweep.tasks:
         here = swept[swept.index.get_level_values("task") == task]
         gains = [] if arm == ours else np.ravel(statistics.paired_differences(here, arm, ours))
-        row[tasks.find(task).title] = mean(here)(task, arm)
-        row[f"{tasks.find(task).title}: gains"] = (
-            ", ".join(words.number(gain, signed=True) for gain in gains) or "–"
-        )
+        gains = ", ".join(words.number(gain, signed=True) for gain in gains) or "–"
+        title = tasks.find(task).title
+        row |= {title: mean(here)(task, arm), f"{title}: gains": gains}
     return row
 
 
@@ -808,13 +783,13 @@ pd.DataFrame({looks.look(arm).label: choice(arm) for arm in sweep.arms}).T
 
 # %% [markdown]
 # *Read.* A choice that gains on every seed and every task would suggest that our baseline is the weaker one. No choice
-# does so here, but two seeds cannot establish that none would. We have not tried other settings on HalfCheetah and Ant.
+# does so here, but two seeds cannot establish that none would. We have not tried HalfCheetah and Ant.
 #
 # ## 8. The same curves on the authors' axis
 #
 # The plotting script of [C] deletes the five evaluations of the warm-up. Its tick "0" is interaction 25,000, and its
-# "100K" is 125,000. We do not know whether the published figures were drawn this way. Our own curves show what this
-# choice changes.
+# "100K" is 125,000. We do not know whether the published figures were drawn this way. Our own curves of Hopper show
+# what it changes.
 
 # %%
 stops = [step for step in sorted(online["steps"].unique()) if warmup <= step <= end]
@@ -826,14 +801,14 @@ curve.insert(0, "authors' tick", [f"{step - warmup:,}" for step in curve.index])
 curve.set_axis(curve.index.map("{:,}".format)).rename_axis("interactions")
 
 # %% [markdown]
-# *Read.* These are Hopper's mean scores at a few evaluations. On the authors' axis each row seems to have cost 25,000
-# interactions less than it did. That flatters every arm that rises, and most of all the one that rises fastest.
+# *Read.* On the authors' axis each row seems to have cost 25,000 interactions less than it did. That flatters every arm
+# that rises, and most of all the one that rises fastest.
 #
 # ## 9. Claim by claim
 #
-# Here are the verdicts of the recorded runs on the three claims of this chapter, by the rules printed in the
-# [README](../README.md). All comparisons that are not primary are exploratory. Where a run does not reach 100,000
-# interactions, the verdict stays "not attempted".
+# Here are the verdicts on the three claims of this chapter, by the rules in the [README](../README.md). All comparisons
+# that are not primary are exploratory. Where a run does not reach 100,000 interactions, the verdict stays "not
+# attempted".
 
 # %% tags=["nbval-check-output"]
 for claim in claims.CLAIMS[:3]:
@@ -842,26 +817,17 @@ for claim in claims.CLAIMS[:3]:
     for each in (each for each in found if each.tasks):
         sides = [looks.look(arm).label for arm in (each.comparison.arm, *each.comparison.others)]
         sides += [] if sides[1:] else [f"(SAC's published mean, 900K to 1M, less {claims.MARGIN:.0f})"]
-        number = words.estimate(each.interval, signed=True)
-        print(
-            "   ",
-            f"{words.in_words(each.tasks)}:",
-            " − ".join(sides),
-            "=",
-            number,
-            each.comparison.unit,
-        )
+        number = f"{words.estimate(each.interval, signed=True)} {each.comparison.unit}"
+        print(f"    {words.in_words(each.tasks)}: {' − '.join(sides)} = {number}")
 
 # %% [markdown]
 # What this chapter cannot show, whatever the numbers are:
 #
 # - **(b)** We cannot compare with SAC under equal conditions. The published score is SAC's mean over the last 100,000
 #   of a million interactions, for ten seeds on an older version of the task, and we do not know its spread. Our own SAC
-#   at a million is only one run per task, so it does not enter the verdict. The threshold for our mean
-#   score between 75K and 100K is the published score minus 10 points: that still counts as comparable.
+#   at a million is only one run per task, so it does not enter the verdict. The threshold for our mean score between
+#   75K and 100K is the published score minus 10 points: that still counts as comparable.
 # - **Quality.** All pre-trained arms learn from medium-replay data. This chapter tests no other quality.
-# - **Cause.** If matched noise does as well as the world model, we have no evidence that imagination helps: any gain
-#   may come from smoothing. Look at the row "matched noise" of section 2.
 #
 # ## Where we differ from the paper
 #
@@ -889,23 +855,22 @@ for claim in claims.CLAIMS[:3]:
 #
 # <details><summary>Why can the score fall when online learning begins?</summary>
 #
-# The behaviour-cloning term is gone, so the actor may move to actions that are not in the data, and to actions that the
-# critic over-estimates. At the same time the critic learns from the new transitions alone. It may forget what it knew
-# about states that the policy no longer visits.
+# The behaviour-cloning term is gone, so the actor may move to actions that are not in the data, and that the critic
+# over-estimates. At the same time the critic learns from the new transitions alone, and may forget states that the
+# policy no longer visits.
 # </details>
 #
 # <details><summary>Why not put the 10,000 transitions into the replay buffer?</summary>
 #
 # The first author's code does not, and the arms of the paper follow it. The setting is `keep_data`. The arms "data
-# kept" of section 2 show its effect together with that of their shorter warm-up. With the data in its buffer even an
-# agent without pre-training has a head start.
+# kept" of section 2 show its effect together with that of their shorter warm-up.
 # </details>
 #
 # <details><summary>How can an ant score below zero?</summary>
 #
-# The task ends an episode only when the torso is below 0.2 m or above 1 m. An ant on its back still counts as "healthy"
-# and gets a reward of 1 a step, but thrashing legs cost more than that. The episode may then last to the time limit and
-# lose reward at every step. The score is zero at a return of −326, which is that of D4RL's random policy.
+# The task ends an episode only when the torso is below 0.2 m or above 1 m. An ant on its back still gets a reward of 1
+# a step, but thrashing legs cost more than that, perhaps until the time limit. The score is zero at a return of −326,
+# which is that of D4RL's random policy.
 # </details>
 #
 # **Next:** [06 · Multi-step](06_multi_step.ipynb): can the world model look further ahead than one step?

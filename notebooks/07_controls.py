@@ -19,10 +19,10 @@
 # | gives | figures `07_target_shift`, `07_errors`, `07_sources`, `07_rates`, `07_carried`, and tables |
 # | minutes on one core | paper: below 1 · smoke: about 1 · quick: up to 20 (these two train the study `rates`) |
 #
-# Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch. Chapter
-# [05](05_online_finetuning.ipynb) showed the scores of agents that learned from them. We ask why these scores differ.
-# *Vanilla* pre-training uses recorded next states alone. We split the model's error into parts and test each part
-# alone. [Chapter 00](00_overview.ipynb) says what the sources [S], [A] and [C] are.
+# Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch, and chapter
+# [05](05_online_finetuning.ipynb) the scores of agents that learned from them. Why do these scores differ from those of
+# *vanilla* pre-training, which uses recorded next states alone? We split the model's error into parts and test each
+# part alone. [S], [A] and [C] are [our sources](00_overview.ipynb).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -50,9 +50,9 @@ engine.prepare()
 figures.style()
 
 # %% [markdown]
-# Suppose that the value of a state drops like a cliff where the robot falls. We compare two errors that are of about
-# the same size at the cliff. One pulls next states towards the middle of the data, as a blurred model does. The other
-# scatters them around the truth.
+# Suppose that the value of a state drops like a cliff where the robot falls. Two errors are of about the same size at
+# the cliff. One pulls next states towards the middle of the data, as a blurred model does. The other scatters them
+# around the truth.
 
 
 # %%
@@ -98,8 +98,8 @@ save_figure(figure, "07_target_shift", shift.assign(place=place), caption, profi
 # %% [markdown]
 # *Read.* The pull makes a fall look harmless: at the cliff the mean value rises by tens of rewards. Scatter raises the
 # mean value just below the cliff, lowers it just above, and hardly changes it far above. If two critics disagree off
-# the data, the mean value is lower everywhere than with scatter alone. The rest of the chapter makes each of these
-# sentences exact, derives predictions from them, and tests the predictions on recorded runs.
+# the data, the mean value is lower everywhere than with scatter alone. The rest of the chapter makes these sentences
+# exact, derives predictions from them, and tests the predictions on recorded runs.
 #
 # ## 1. A perfect model changes nothing
 #
@@ -113,7 +113,7 @@ save_figure(figure, "07_target_shift", shift.assign(place=place), caption, profi
 # \end{gathered}$$
 #
 # *Check.* We pass three rows through the functions that training calls: the table of predictions, the pick from it, and
-# the replacement. The batch must stay equal in every bit, at every rate.
+# the replacement. The batch must stay equal in every bit.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(0)
@@ -131,10 +131,9 @@ for rate in (0, 1 / 3, 2 / 3, 1):
 print("With a perfect model the batch is the recorded one, bit for bit, at every rate.")
 
 # %% [markdown]
-# *Read.* The method adds no new information about the world. The model is fitted to the recorded rows, is asked about the
-# same states and actions, and can at best repeat their next states. Other methods ask their model about something that is
-# not in the data. [MAD-TD](https://arxiv.org/abs/2410.08896), for example, generates data for actions that were never
-# taken.
+# *Read.* The method adds no new information about the world. The model is fitted to the recorded rows, is asked about
+# the same states and actions, and can at best repeat their next states. Other methods ask about something that is not
+# in the data: [MAD-TD](https://arxiv.org/abs/2410.08896) generates data for actions that were never taken.
 #
 # ## 2. What an error does to the mean target
 #
@@ -185,9 +184,8 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 # %% [markdown]
 # *Read.* Three things follow.
 #
-# - **Jitter averages out**, except for the trace term. Where $V$ is straight, jitter does not move the mean target. It
-#   only adds noise to it. Where $V$ bends, jitter smooths it: it lowers ridges and raises troughs. Noise of the same
-#   size does the same.
+# - **Jitter averages out**, except for the trace term. Where $V$ is straight, jitter only adds noise to the target.
+#   Where $V$ bends, jitter smooths it: it lowers ridges and raises troughs. Noise of the same size does the same.
 # - **Bias stays.** Its first term is of first order, and no number of samples removes it. A blurred model pulls each
 #   state to the middle of the data, so bad states look better than they are.
 # - **A shift accumulates.** A shift $\delta$ in every row becomes $\delta + \gamma\delta + \gamma^2\delta + \dots =
@@ -221,7 +219,7 @@ print(f"E min = {mean_of_least:.1f}, min E = {least_of_means:.1f}: lower by {low
 # *Ask.* The formula is only useful if it can be wrong. We wrote these predictions before the runs that test them, and
 # for each we wrote what would contradict it. One warning: three seeds of Hopper (vanilla, augmented, noise) and the
 # first of HalfCheetah (vanilla, augmented) were recorded by then, and suggested the first two predictions. For these
-# seeds the two are descriptions. For Walker2d, Ant and the other seeds they are predictions.
+# seeds the two are descriptions.
 
 # %%
 Markdown(predictions.listed())
@@ -236,14 +234,15 @@ Markdown(predictions.listed())
 #    "bias", but it is a part of the bias.
 # 5. The shift is proportional to $\rho$, so more imagination moves targets further.
 #
-# None of these predictions says that augmentation helps. Jitter could help in two ways, by smoothing and by the penalty
-# of the twin critics, and noise does both. A bias could help only if values spread too far (see the questions below).
+# None of these predictions says that augmentation helps. Jitter could help by smoothing and by the penalty of the twin
+# critics, and noise does both. A bias could help where an over-fitted critic's values spread too far, because a pull to
+# the middle lowers the best states and lifts the poorest.
 #
 # ## 4. The bias and the jitter of each source
 #
-# *Ask.* How large are $b$ and $C$ for each *source*, that is, for each way to replace a next state? We ask the trained
-# world models of seed 0 about rows that they were fitted on, because training imagines these same rows. The table shows
-# root mean squares of $b$ and of the standard deviation of $j$, over rows and dimensions. (`error_parts` of [chapter
+# *Ask.* How large are $b$ and $C$ for each *source*, that is, for each way to replace a next state? We ask the world
+# models of seed 0 about rows that they were fitted on, because training imagines these same rows. The table shows root
+# mean squares of $b$ and of the standard deviation of $j$, over rows and dimensions. (`error_parts` of [chapter
 # 02](02_world_model.ipynb), section 6, splits them.)
 #
 # | source | $\hat s'$ | expected error |
@@ -292,9 +291,8 @@ errors = stored("07_errors", errors, profile) if here else errors
 # %%
 wide = errors.set_index(["source", "task"])[["bias", "jitter"]].unstack("task").swaplevel(axis=1)
 wide = wide.reindex(imagination.SOURCES).reindex(columns=here, level=0).round(3)
-looks.titled(wide).rename_axis(columns=(None, None)) if here else Markdown(
-    "Not yet made: `data/models` has no world model."
-)
+nothing = Markdown("Not yet made: `data/models` has no world model.")
+looks.titled(wide).rename_axis(columns=(None, None)) if here else nothing
 
 
 # %%
@@ -328,14 +326,13 @@ caption = f"Bias and jitter of each source, on {count} rows that its world model
 save_figure(figure, "07_errors", errors, caption, profile)
 
 # %% [markdown]
-# *Read.* Compare the disc (bias) and the bar (jitter) on each line. `mean`, `shrink` and `deterministic` have no
-# jitter, and `noise` and `jitter` have hardly any bias. On every task the disc of `sample` lies right of its bar,
-# though only just on Hopper. So the model errs more by bias, which averaging does not remove, than by jitter. The disc
-# of `shrink` lies left of that of `mean`: the pull to the middle is a large part of the bias, but not all of it. The
-# deterministic network was fitted on the same rows and has less than half of this bias.
+# *Read.* Compare the disc (bias) and the bar (jitter) on each line. On every task the disc of `sample` lies right of
+# its bar, though only just on Hopper. So the model errs more by bias, which averaging does not remove, than by jitter.
+# The disc of `shrink` lies left of that of `mean`: the pull to the middle is a large part of the bias, but not all of
+# it. The deterministic network was fitted on the same rows and has less than half of this bias.
 #
 # We match the noise to the model's error on held-out rows. On the rows that agents learn from, the model errs a little
-# less. So there the noise is slightly stronger than the model's error:
+# less, so there the noise is slightly stronger:
 
 # %% tags=["nbval-check-output"]
 squared = errors.set_index(["task", "source"])[["bias", "jitter"]].pow(2).sum(axis=1).unstack()
@@ -344,9 +341,8 @@ for name, row in squared.loc[[name for name in tasks.TASKS if name in squared.in
     print(f"= {row['noise'] / row['sample']:.2f}")
 
 # %% [markdown]
-# *How the error moves targets.* We now use the same imagined states in targets. We ask the shipped vanilla agents,
-# which never saw an imagined state: how far would their mean targets move at a rate of 100 %, and which part of the
-# error moves them?
+# *How the error moves targets.* We ask the shipped vanilla agents, which never saw an imagined state: how far would the
+# same imagined states move their mean targets at a rate of 100 %, and which part of the error moves them?
 
 # %%
 show(analysis.target_shift)
@@ -376,13 +372,15 @@ looks.titled(wide) if asked else nothing
 
 # %% [markdown]
 # *Read.* The entries are rewards, averaged over transitions: `whole` = `bias` + `jitter`, and `twins` is the part of
-# the whole that comes from the kink of the minimum. (The mean of ten samples keeps a tenth of the jitter's variance.
-# That is why the `bias` of `noise` is not exactly zero. The source `jitter` has a larger bias, because the mean of
-# decoded samples is not the decoded mean. On HalfCheetah this small bias of `jitter` moves targets more than its jitter
-# does.) The penalty of the twins is visible for `noise`. For the model's samples it is near zero on Hopper, and on
-# HalfCheetah it has the opposite sign: there the critics disagree less about samples than about recorded states. The
-# sign of the whole shift matters most: a source that raises targets makes the critic optimistic, and one that lowers
-# them makes it pessimistic. Two errors of the same size may differ in this sign.
+# the whole that comes from the kink of the minimum. The sign of the whole shift matters most: a source that raises
+# targets makes the critic optimistic, one that lowers them pessimistic. Two errors of the same size may differ in this
+# sign.
+#
+# The penalty of the twins is visible for `noise`. For the model's samples it is near zero on Hopper, and on HalfCheetah
+# it has the opposite sign: there the critics disagree less about samples than about recorded states. (The `bias` of
+# `noise` is not exactly zero, because the mean of ten samples keeps a tenth of the jitter's variance. That of `jitter`
+# is larger, because the mean of decoded samples is not the decoded mean. On HalfCheetah it moves targets more than the
+# jitter does.)
 
 # %% tags=["nbval-check-output"]
 for name in asked:
@@ -395,22 +393,21 @@ for name in asked:
     print(f"    the model's bias raises the poorest tenth {compared} than the average row")
 
 # %% [markdown]
-# The poorest tenth is chosen by the critic's own value, so any error moves it up a little relative to the average row:
-# compare the row `noise`, which has no pull. The picture of the cliff holds on Hopper, where the bias of the samples
-# raises the poorest tenth far more than the average. It does not hold on HalfCheetah, which cannot fall. A shift that
-# is the same everywhere would change no policy. A shift that lifts poor states more than good ones can change it.
+# The poorest tenth is chosen by the critic's own value, so any error moves it up a little: compare the row `noise`,
+# which has no pull. The picture of the cliff holds on Hopper, where the bias of the samples raises the poorest tenth
+# far more than the average. It does not hold on HalfCheetah, which cannot fall. The difference matters: a shift that is
+# the same everywhere would change no policy.
 #
 # ## 5. Score against error
 #
-# *Ask.* The study `sources` trains agents offline, for three seeds, with the four sources that no other study covers:
-# `mean`, `jitter`, `shrink` and `reconstruction`. The sources `sample`, `noise` and `deterministic` are arms of other
-# studies. An *arm* is one way to train an agent. If the bias does the harm, scores should fall with the bias and not
-# with the jitter. A last arm leaves next states as they are and doubles the noise on the target *action*
-# (`target_noise`). It smooths without any model.
+# *Ask.* If the bias does the harm, scores should fall with the bias and not with the jitter. A *study* is a question
+# with its list of runs, an *arm* is one way to train an agent, and a *seed* is the number of a repetition. The study
+# `sources` trains agents offline, for three seeds, with `mean`, `jitter`, `shrink` and `reconstruction`. (Other studies
+# hold the other sources.) A last arm, `target_noise`, leaves next states as they are and doubles the noise on the
+# target *action*. It smooths without any model.
 #
-# We first count the recorded runs for this and the next sections. A *study* is a question with its list of runs.
-# (The study `still` holds the arms whose names end in `_critics`, and `cold` those that end in `_actor_cold`.) A *seed*
-# is the number of a repetition and gives one observation. An interval needs two.
+# How many runs of this and the next sections are recorded? (The study `still` holds the arms whose names end in
+# `_critics`, and `cold` those that end in `_actor_cold`.)
 
 # %%
 folder = runner.runs_folder(profile, retrain)
@@ -433,9 +430,9 @@ names = ("core", "sources", "rates", "carried", "still", "cold")
 print("recorded runs:", ", ".join(f"{name} {seeds(name)}" for name in names))
 
 # %% [markdown]
-# *Does a shift accumulate?* Section 2 says that a shift of every target grows to $1/(1-\gamma)$ times its size in the
-# values. We compare this sum, for the shifts of section 4 at the rate of training, with trained critics: the value of
-# the data when pre-training ends, minus that of vanilla critics (medians over seeds).
+# *Does a shift accumulate?* By section 2 a shift of every target grows to $1/(1-\gamma)$ times its size in the values.
+# We compare this sum, for the shifts of section 4 at the rate of training, with trained critics: the value of the data
+# when pre-training ends, minus that of vanilla critics (medians over seeds).
 
 # %%
 rate, discount = settings.Augmentation().rate, studies.ARMS["vanilla"].learner.discount
@@ -450,8 +447,8 @@ told = pd.DataFrame(compared).T.map(lambda x: words.number(x, signed=True)).repl
 looks.labelled(told) if asked else nothing
 
 # %% [markdown]
-# *Read.* Compare the signs first. The sum assumes a fixed policy, and the same shift for ever. In training both adapt:
-# the shifts of section 4 are those of a critic that has never seen an imagined state. So the sizes need not agree.
+# *Read.* Compare the signs first. The sum assumes a fixed policy, and the same shift for ever. In training both adapt,
+# so the sizes need not agree.
 
 # %%
 show(statistics.mean_offline)
@@ -465,8 +462,7 @@ def on(measure, name):
 
 def of(measure, arm, name):
     """Returns the mean of a measure over the seeds of an arm on a task, in words."""
-    runs = measure[measure.index.get_level_values("arm") == arm]
-    found = statistics.interval([on(runs, name).dropna().to_numpy()])
+    found = statistics.arm_mean(measure.dropna(), name, arm)
     return words.estimate(found) if found.n_seeds else "not yet recorded"
 
 
@@ -513,9 +509,9 @@ caption = figures.caption(text, shown[shown["phase"] == "pretrain"], drawn=figur
 save_figure(figure, "07_sources", pd.concat(drawn), caption, profile)
 
 # %% [markdown]
-# The next table sums up each panel in one number, the rank correlation of error and score over arms. Below zero, more
-# error goes with a lower score. With so few arms this number describes but decides nothing: it ranks arms whose means
-# differ by less than their intervals.
+# The next table sums up each panel in the rank correlation of error and score over arms. Below zero, more error goes
+# with a lower score. With so few arms this number decides nothing: it ranks arms whose means differ by less than their
+# intervals.
 
 
 # %% tags=["nbval-check-output"]
@@ -533,19 +529,19 @@ titles = [f"{tasks.find(name).title}, {part}" for name, part in panels]
 pd.DataFrame(rows, titles, ["rank correlation", "arms"])
 
 # %% [markdown]
-# *How to read it.* If bias does the harm, the dots fall from left to right in the left
-# column and stay level in the right one. `jitter` and `noise` lie at the left edge of the left column. If they score
-# like vanilla, jitter is harmless. If they score above vanilla, smoothing helps, and it needs no model.
+# *How to read it.* If bias does the harm, the dots fall from left to right in the left column and stay level in the
+# right one. `jitter` and `noise` lie at the left edge of the left column. If they score like vanilla, jitter is
+# harmless. If they score above vanilla, smoothing helps, and it needs no model.
 #
-# [S4RL](https://arxiv.org/abs/2103.06326) had a result of this kind: simple augmentations of the states, without a model,
-# made offline agents better. [SEEM](https://arxiv.org/abs/2310.04411) puts LayerNorm in the critic, and
-# [Sparse-Reg](https://arxiv.org/abs/2506.17155) uses sparse networks for small data. S4RL and Sparse-Reg address
-# over-fitting, as our paper does. SEEM addresses values that diverge. None of the three needs a model of the world.
+# Others improved offline agents without a model, too. [S4RL](https://arxiv.org/abs/2103.06326) uses simple
+# augmentations of the states, and [Sparse-Reg](https://arxiv.org/abs/2506.17155) sparse networks for small data. Both
+# address over-fitting, as our paper does. [SEEM](https://arxiv.org/abs/2310.04411) puts LayerNorm in the critic against
+# values that diverge.
 #
 # *Does our table of samples cause this?* We read imagined states from a table ([chapter 03](03_augmentation.ipynb),
-# section 5), while the first author's code calls the model each time [C]. Until we draw the table again, each of its ten
-# samples of a row is used about 26 times. If agents memorised these samples, the table would be to blame for what we
-# see. The study `table` therefore draws it 20 times as often, so that each sample is used once or twice.
+# section 5), while the first author's code calls the model each time [C]. Until we draw the table again, each of its
+# ten samples of a row is used about 26 times, and agents might memorise them. The study `table` therefore draws it 20
+# times as often, so that each sample is used once or twice.
 
 # %%
 once = "augmented_redrawn_offline"
@@ -553,14 +549,13 @@ scores = {arm: [of(offline, arm, name) for name in studies.TWO] for arm in ("aug
 looks.labelled(pd.DataFrame(scores, studies.TWO))
 
 # %% [markdown]
-# *How to read it.* If the scores differ by no more than their intervals, we see no effect of the
-# repetition. With few seeds only a large effect would show.
+# *How to read it.* If the scores differ by no more than their intervals, we see no effect of the repetition. With few
+# seeds only a large effect would show.
 #
 # ## 6. Is 50 % the best rate?
 #
 # *Ask.* Is 50 % the best rate, as the paper says [S]? By the formula the shift is proportional to $\rho$. If it does
-# harm, the best rate is 0 %. If smoothing helps, the best rate may lie in between. The study runs on HalfCheetah, where
-# no episode ends in a fall.
+# harm, the best rate is 0 %. If smoothing helps, the best rate may lie in between. The study runs on HalfCheetah.
 
 # %%
 arms = studies.find("rates").arms
@@ -586,18 +581,17 @@ pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 
 # %% [markdown]
 # *How to read it.* If scores fall from left to right, every imagined next state does harm. If they peak in the middle,
-# some imagined next states help. If the line is flat within its intervals, we see no effect of the rate, and "50 % is
-# best" would be a choice, not a finding. Claim (d) must pass two tests: 50 % must lie above the mean of the other
-# rates, and no other rate may have a higher mean. (A trend over the distance from 50 % would not do: it would be as
-# steep if a neighbour of 50 % were best and both ends were poor.) Section 8 has the verdict.
+# some imagined next states help. If the line is flat within its intervals, "50 % is best" would be a choice, not a
+# finding. Claim (d) must pass two tests: 50 % must lie above the mean of the other rates, and no other rate may have a
+# higher mean. Section 8 has the verdict.
 #
 # ## 7. Which parts of the agent help online?
 #
-# *Ask.* The agent of chapter 05 goes online with its actor, its two critics and the Adam states of both. Which of them
-# helps? The paper says that actor and critics both help, and that the actor is important when there is no augmentation
-# [A]. If we carry the critics alone, the agent starts with a *fresh* actor. We first gave this agent the warm-up of the
-# authors' code [C], 25,000 steps of its own policy. With vanilla's critics the curve of seed 0 stayed flat to the end,
-# so we looked for the reason. The table has the lowest and the highest online score of seed 0 on HalfCheetah:
+# *Ask.* The agent of chapter 05 goes online with its actor, its two critics and the Adam states of both. The paper says
+# that actor and critics both help, and that the actor is important when there is no augmentation [A]. If we carry the
+# critics alone, the agent starts with a *fresh* actor. We first gave this agent the warm-up of the first author's code
+# [C], 25,000 steps of its own policy. With vanilla's critics the curve of seed 0 stayed flat to the end, so we looked
+# for the reason. The table has the lowest and the highest online score of seed 0 on HalfCheetah:
 
 
 # %% tags=["nbval-check-output"]
@@ -614,9 +608,8 @@ pd.Series(found).to_frame("lowest to highest")
 
 # %% [markdown]
 # Why? The actions of a fresh actor are near zero, because its last layer is small. With exploration noise of 0.1 the
-# robot hardly moves. With the function that training calls, we run the first interactions of both warm-ups, the fresh
-# actor's and the uniform one. Then we look at the replay buffer: how large are the actions, and how far do the states
-# spread, relative to the spread of the data (which is 1)?
+# robot hardly moves. We run the first interactions of both warm-ups, the fresh actor's and the uniform one. In the
+# replay buffer, how large are the actions, and how far do the states spread?
 
 
 # %%
@@ -624,9 +617,8 @@ def collected(name, standardiser, steps=1_000 if profile != "smoke" else 100):
     """Returns the first transitions that an arm collects on HalfCheetah while it warms up."""
     arm = studies.ARMS[name]
     plan = replace(arm.online, steps=steps, warmup_steps=steps, evaluation_interval=steps)
-    learner = training.learner(
-        replace(arm, finetuning=plan), tasks.find("halfcheetah"), [0], standardiser
-    )
+    arm = replace(arm, finetuning=plan)
+    learner = training.learner(arm, tasks.find("halfcheetah"), [0], standardiser)
     buffer, environments = training.replay(learner), tasks.Lockstep(learner.task, [0])
     for _ in training.finetune(learner, environments, buffer):
         environments.close()
@@ -644,10 +636,10 @@ pd.DataFrame({"actions (root mean square)": force, "spread of states (of the dat
 # %% [markdown]
 # *Read.* The fresh actor's buffer holds little motion: it trains the carried critics on a robot that stands still.
 # `td3` from scratch has no such handicap, so the comparison would measure the warm-up instead of the critics. (This
-# does not explain everything: the augmented critics of seed 0 had the same warm-up and did learn, late. With one seed
-# of each we cannot say why.) We therefore record carried critics with 5,000 uniform steps, as `td3` from scratch has
-# (`*_critics_uniform`). We keep seed 0 of the first attempt for everyone to see (`*_critics`). The table has all arms
-# of this section. In it, "own" steps follow the agent's own policy. A part is carried with its Adam moments.
+# does not explain everything: the augmented critics of seed 0 had the same warm-up and did learn, late.) So we record
+# carried critics with 5,000 uniform steps, as `td3` has (`*_critics_uniform`), and keep seed 0 of the first attempt
+# (`*_critics`). In the table of all arms, "own" steps follow the agent's own policy. A part is carried with its Adam
+# moments.
 #
 # | arm | in the figure | carried | warm-up | data in the replay |
 # |---|---|---|---|---|
@@ -660,9 +652,9 @@ pd.DataFrame({"actions (root mean square)": force, "spread of states (of the dat
 # | `td3` | TD3 from scratch | nothing | 5,000 uniform steps | no |
 # | `td3_data` | TD3 with the data, no pre-training | nothing | 5,000 uniform steps | yes |
 #
-# All variants of a seed must continue the same pre-trained agent. On another processor, rounding could give a different
-# agent from the same data and seed. In how many pre-trainings with two or more recorded variants do all variants have
-# the same offline scores? In the others, a difference between variants also contains two different pre-trainings.
+# All variants of a seed must continue the same pre-trained agent, but on another processor rounding could give a
+# different one. In how many pre-trainings with two or more recorded variants do all have the same offline scores? In
+# the others, a difference between variants contains two different pre-trainings.
 
 # %%
 kinds = ("", "_data", "_actor", "_actor_cold", "_critics", "_critics_uniform")
@@ -709,26 +701,23 @@ columns = {name: [minus(*pair, name) for pair in pairs] for name in studies.TWO}
 looks.titled(pd.DataFrame(columns, index))
 
 # %% [markdown]
-# *Read.* A difference from `td3` measures more than what is carried. A carried agent sees states that are standardised
-# by the data, while `td3` sees raw states ([chapter 05](05_online_finetuning.ipynb), section 7). Compare such a
-# difference with the last two rows: if it is not clearly larger than these, it may come from the standardised states
-# alone. The verdict on claim (e) below has the same weakness, because two of its three differences are from `td3`. The
-# third compares arms with different warm-ups.
+# *Read.* A difference from `td3` measures more than what is carried: a carried agent sees states that are standardised
+# by the data, while `td3` sees raw states ([chapter 05](05_online_finetuning.ipynb), section 7). If it is not clearly
+# larger than the last two rows, it may come from the standardised states alone. The verdict on claim (e) below has the
+# same weakness, because two of its three differences are from `td3`. The third compares arms with different warm-ups.
 #
 # Both `*_data` and `td3_data` have the data and standardised states, and begin to learn after 5,000 steps. So their
 # difference shows what pre-training adds to the data. (The first 5,000 actions differ too: `*_data` acts with its
-# pre-trained policy, `td3_data` at random.) The authors of [The Three Regimes](https://arxiv.org/abs/2510.01460) state
-# a general rule: online, keep the better one of the pre-trained policy and the offline data. The difference of
-# `*_actor` and `*_actor_cold` shows whether untrained critics ruin a carried actor.
+# pre-trained policy, `td3_data` at random.) [Chapter 11](11_other_methods.ipynb), section 8, tests a general rule for
+# what to keep. The difference of `*_actor` and `*_actor_cold` shows whether untrained critics ruin a carried actor.
 #
 # ## 8. Verdicts
 #
 # Here we test *the predictions of section 3* on what is recorded now. An interval decides a prediction when it lies
 # wholly inside the predicted range, or wholly outside, with all planned seeds in every task: five, or three in the
-# study `sources`. Where a difference covers several tasks, a line in brackets gives it without the task that moves it
-# most. *Only with Ant* means that without Ant the verdict would be another. Predictions 1 and 2 are tested on all
-# seeds, including those of Hopper and HalfCheetah that suggested them. So for these two a verdict "as predicted" is
-# partly a description.
+# study `sources`. A line in brackets gives a difference over several tasks without the task that moves it most. *Only
+# with Ant* means that without Ant the verdict would be another. Predictions 1 and 2 are also tested on the seeds that
+# suggested them, so there "as predicted" is partly a description.
 
 # %% tags=["nbval-check-output"]
 for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
@@ -744,10 +733,8 @@ for number, prediction in enumerate(predictions.PREDICTIONS, start=1):
 
 # %% [markdown]
 # Few ants fall, and by the task's rule an ant on its back has not fallen. So a difference on Ant does not show that a
-# fall is the reason.
-#
-# Here are the verdicts on *the paper's claims* of this chapter, by the rules printed in the
-# [overview](00_overview.ipynb):
+# fall is the reason. Here are the verdicts on *the paper's claims* of this chapter, by the rules printed in the
+# [README](../README.md):
 
 # %% tags=["nbval-check-output"]
 for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls"):
@@ -789,20 +776,6 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 #
 # ## Questions
 #
-# <details><summary>If a perfect model changes nothing, why fit a model at all?</summary>
-#
-# In this method the model only contributes an error of a certain kind. A model is useful where it answers questions that
-# no row answers, such as other actions or several steps ahead. The next state after a recorded action is already in the
-# data.
-# </details>
-#
-# <details><summary>Could a bias help?</summary>
-#
-# Yes, if it lowers values where the critic is too optimistic. A pull to the middle lowers the best states and lifts the
-# poorest, so it flattens the values. This may help an over-fitted critic whose values spread too far. Section 5 asks
-# whether it does.
-# </details>
-#
 # <details><summary>Is noise of the same size as the model a fair control?</summary>
 #
 # In size it is, dimension by dimension. In direction it is not: noise errs in each dimension independently, so it leads
@@ -812,9 +785,9 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 #
 # <details><summary>Why is an expansion to second order allowed, when the critic is piecewise linear?</summary>
 #
-# A network of ReLUs has kinks and no curvature in between, so its Hessian is zero almost everywhere. On the scale of an
-# error that crosses many kinks it still bends, and that is the curvature that we mean. The tables use no expansion: they
-# evaluate the critics at the imagined states.
+# A network of ReLUs has kinks and no curvature in between. On the scale of an error that crosses many kinks it still
+# bends, and that is the curvature that we mean. The tables use no expansion: they evaluate the critics at the imagined
+# states.
 # </details>
 #
 # **Next:** [08 · Reliability](08_reliability.ipynb): where is the world model wrong, and can we tell before it hurts?

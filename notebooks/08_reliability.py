@@ -186,9 +186,9 @@ text += "cells lie beyond the scale. Seed 0."
 save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
-# *Read.* In blue cells the model errs less than the task's average, in red cells more. If our guess is right, cells
-# that are bright in the upper map are blue in the lower one. We sum this up in the rank correlation of the two maps,
-# over cells with at least five rows:
+# *Read.* If our guess is right, cells that are bright in the upper map are blue in the lower one: there the model errs
+# less than on average. One number sums this up, the rank correlation of the two maps over cells with at least five
+# rows:
 
 # %%
 enough = grid[grid["size"] >= least].groupby("task")[["drawn", "mean"]]
@@ -196,9 +196,8 @@ alike = enough.apply(lambda own: spearmanr(own["drawn"], own["mean"]).statistic)
 looks.titled(alike.round(2).to_frame("rank correlation of density and error"))
 
 # %% [markdown]
-# The model errs less where it has seen more, but the relation is weak on three of the tasks and moderate on
-# HalfCheetah. Two components hide most dimensions, and cells with few rows are left out. So we now sort the rows by
-# other quantities.
+# The model errs less where it has seen more, but the relation is weak on three tasks and moderate on HalfCheetah. Two
+# components hide most dimensions, so we now sort the rows by other quantities.
 #
 # ## 2. Where is it wrong?
 #
@@ -219,22 +218,21 @@ looks.titled(alike.round(2).to_frame("rank correlation of density and error"))
 # Four conditions may matter: how thin the data are around a state ($d_j$, the distance to its tenth neighbour among the
 # 10,000), how far the body moves in the step, how high it is, and how good the episode was. We sort the rows by each
 # condition, in fifths. *Persistence* is the guess that nothing moves, and its error is what we call the length of the
-# step. So its curve in that column rises by construction. The other curves are the test: a model that has learned the
-# dynamics should err less than persistence where the step is long, and no more than persistence where the step is
-# short.
+# step, so its curve in that column rises by construction. The other curves are the test: a model that has learned the
+# dynamics should err less than persistence on long steps, and no more than persistence on short ones.
 
 # %%
-show(reliability.distance, reliability.parts)
+show(reliability.distance, reliability.quantile_bins)
 
 # %% [markdown]
-# *Check by hand.* We take 21 states on a line, at 0, 1, ..., 20. The tenth neighbour of the state at 0 is at 10, if the
-# state itself does not count. The tenth neighbour of a point at −1 is at 9. Both are 10 away.
+# *Check by hand.* We take 21 states on a line, at 0, 1, ..., 20. The tenth neighbour of the state at 0 is at 10, and
+# that of a point at −1 is at 9. Both are 10 away.
 
 # %%
 line = np.arange(21.0)[:, None]
 assert reliability.distance(line[:1], line, skipped=1) == 10, "a state is not its own neighbour"
 assert reliability.distance(line[:1] - 1, line) == 10, "the tenth, not the nearest"
-assert (reliability.parts(line[:, 0], 3) == np.repeat([0, 1, 2], 7)).all(), "parts of equal size"
+assert (reliability.quantile_bins(line[:, 0], 3) == np.repeat([0, 1, 2], 7)).all(), "parts of equal size"
 
 
 # %%
@@ -252,7 +250,8 @@ def conditions(name):
 parts = []
 for name in here:
     for condition, value in conditions(name).items():
-        found = errors[name, "outside"].groupby(reliability.parts(value) + 1).mean().rename_axis("fifth")
+        fifth = pd.Series(reliability.quantile_bins(value) + 1, name="fifth")
+        found = errors[name, "outside"].groupby(fifth).mean()
         parts.append(found.reset_index().assign(task=name, condition=condition))
 where = stored("08_where", pd.concat(parts, ignore_index=True), profile, tolerance=0.01)
 
@@ -288,24 +287,22 @@ grown = {
 looks.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").round(2)
 
 # %% [markdown]
-# *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. The next two rows
-# compare the shortest steps with the longest. The error of persistence grows by construction, because the rows are
-# sorted by it. The VAE's error hardly depends on the length of the step on Hopper and HalfCheetah, but on Ant it grows
-# a lot. The last two rows are the test. On the longest steps the VAE errs less than persistence on every task, though
-# only just on Hopper. On the shortest steps it errs far more on every task but HalfCheetah, because it is blurred even
-# where the body hardly moves. Of the other two conditions, height matters much on Ant only, where the second fifth has
-# the smallest error by far. On HalfCheetah the error falls as the return rises. On Ant it falls to a third by the
-# fourth fifth, and rises again in the best fifth.
+# *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. On Ant most of
+# this growth is motion: the rows nearest to the data are those in which the body hardly moves, as the persistence line
+# in the figure shows. Relative to persistence the VAE errs most in Ant's nearest fifth.
 #
-# One warning about the first row. On Ant the rows nearest to the data are those in which the body hardly moves, as the
-# persistence line in the figure shows. So there the growth of the error mostly reflects motion. Relative to persistence
-# the VAE errs most in Ant's nearest fifth.
+# The next two rows compare the shortest steps with the longest. The VAE's error hardly depends on the length of the
+# step on Hopper and HalfCheetah, but on Ant it grows a lot. The last two rows are the test. On the longest steps the
+# VAE errs less than persistence on every task, though only just on Hopper. On the shortest steps it errs far more on
+# every task but HalfCheetah, because it is blurred even where the body hardly moves. Height matters much on Ant only.
+# On HalfCheetah the error falls as the return rises. On Ant it falls to a third by the fourth fifth, and rises again in
+# the best.
 #
 # ### Contact, falls, other policies
 #
-# *Ask.* Dynamics are hardest at impacts: a foot touches down, and velocities jump within milliseconds. We ask the
-# simulator whether a body touches anything before and after the step. We also test on the pools `medium` and `random`,
-# which other policies collected. The states in them may lie farther from the 10,000 rows, or nearer.
+# *Ask.* Dynamics are hardest at impacts, where velocities jump within milliseconds. We ask the simulator whether a body
+# touches anything before and after the step. We also test on the pools `medium` and `random`, which other policies
+# collected.
 
 # %%
 show(reliability.histories, reliability.bodies)
@@ -321,12 +318,10 @@ def moments(name):
     """Returns groups of a task's rows: by contact before and after, by the steps until a fall."""
     before, after = (each["contact"] for each in body[name])
     left = history[name]["steps to a fall"]
-    found = {
+    return {
         "in the air": ~before & ~after,
         "touches down": ~before & after,
         "lifts off": before & ~after,
-    }
-    return found | {
         "in contact": before & after,
         "falls within 5 steps": left <= 5,
         "within 6 to 20": left.between(6, 20),
@@ -381,14 +376,13 @@ looks.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
 # %% [markdown]
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Of the four groups by contact, the
 # deterministic network errs most where a foot touches down (see the figure), as we expected. For the VAE contact
-# matters less, because its blur outweighs it. Before a fall the VAE errs more than on average. On other policies' data
-# its error is smaller than on all rows in some pools and larger in others. The ratio is largest in Hopper's `medium`.
+# matters less, because its blur outweighs it. Before a fall it errs more than on average. On other policies' data its
+# error is smaller in some pools and larger in others.
 #
 # ### By quantity
 #
 # *Ask.* Which quantities does the model predict worst? For each task the table lists the three with the largest error
-# of a sample, beside the errors of the VAE's mean prediction, the guess that nothing moves, linear regression and the
-# deterministic network. The worst comes last.
+# of a sample, beside the errors of other predictors. The worst comes last.
 
 # %%
 parts = []
@@ -407,13 +401,13 @@ three = three.rename(columns={kind: label for kind, (label, *_) in styles.items(
 looks.titled(three.map(words.two_digits).rename_axis([None, "quantity"]))
 
 # %% [markdown]
-# *Read.* Nearly all of these quantities are velocities. The exception is Hopper's torso angle. It hardly changes in a
-# step, and the deterministic network predicts it almost without error, but the VAE blurs it.
+# *Read.* Nearly all of these quantities are velocities. The exception is Hopper's torso angle: it hardly changes in a
+# step, but the VAE blurs it.
 #
 # ## 3. The strangest imagined states
 #
-# *Ask.* What does a large error look like? We set the simulator to imagined states and draw them beside the true ones.
-# We choose the sample that is farthest off, and the sample whose body penetrates the ground or itself most deeply.
+# *Ask.* What does a large error look like? We set the simulator to imagined states and draw them beside the true ones:
+# the sample that is farthest off, and the sample whose body penetrates the ground or itself most deeply.
 
 # %%
 first = {name: {kind: each[:, 0] for kind, each in predicted[name, "outside"].items()} for name in here}
@@ -457,20 +451,19 @@ for axis, label in zip(axes[:, 0], labels, strict=True):
     axis.set_ylabel(label)
 table = pd.DataFrame(strangest, index=["farthest", "deepest"]).T.rename_axis("task").reset_index()
 text = "Recorded next states, and those that the VAE imagined in their place. Upper pairs: the largest "
-text += (
-    f"error of {count:,} samples. Lower pairs: the sample deepest in the ground or in itself. Seed 0."
-)
+text += f"error of {count:,} samples. Lower pairs: the sample deepest in the ground or in itself. "
+text += "Seed 0."
 save_figure(figure, "08_strangest", table, text, profile)
 
 # %% [markdown]
-# *Read.* A picture shows postures only. Where a pair looks alike, the error lies in the velocities, which had most of the
-# large errors of section 2. The floor hides what is below it.
+# *Read.* A picture shows postures only. Where a pair looks alike, the error lies in the velocities. The floor hides
+# what is below it.
 #
 # How many are impossible? A state is *impossible* if its body penetrates the ground or itself more deeply than in any
 # true state of the same rows, or if a joint exceeds its range by more. It is *fallen* if the task would end the episode
-# there. *Before a fall* means at most 20 steps before it. In these rows the true episode goes on, so a fallen imagined
-# state is an error. We also count the reverse error: rows that do end in a fall, for which the model imagines a body
-# that stands. This error does no harm, because the target of a terminal row does not use $\hat s'$.
+# there. *Before a fall* means at most 20 steps before it: there the true episode goes on, so a fallen imagined state is
+# an error. The last column counts the reverse error: rows that do end in a fall, for which the model imagines a body
+# that stands. It does no harm, because the target of a terminal row does not use $\hat s'$.
 
 # %%
 ended = {name: pools[name].rows(numbered(name)[1]) for name in here}
@@ -497,20 +490,17 @@ told = shares.map(lambda share: "–" if np.isnan(share) else f"{share:.1%}")
 looks.titled(told)
 
 # %% [markdown]
-# *Read.* Compare the VAE's `sample` with the deterministic network, which was fitted on the same rows. The last column
-# shows the largest difference: when a body falls in this step, the VAE nearly always imagines a body that stands.
-# (HalfCheetah has no falls.) Falls are rare and lie at the edge of the data, and the blur pulls them back inside.
-# Neither model was fitted on rows that end an episode, so that does not explain the difference. Noise of the same size
-# makes impossible states more often. But it starts at $s'$, so many of the fallen bodies stay fallen. On HalfCheetah a
-# sixth of the samples are deeper in the ground than any true state, and on Ant a quarter, several times as many as for
-# the deterministic network.
+# *Read.* Compare the VAE's `sample` with the deterministic network. The last column shows the largest difference: when
+# a body falls in this step, the VAE nearly always imagines a body that stands. Falls lie at the edge of the data, and
+# the blur pulls them back inside. Neither model was fitted on rows that end an episode, so that does not explain the
+# difference. Noise of the same size makes impossible states more often. But it starts at $s'$, so many of the fallen
+# bodies stay fallen.
 #
 # ## 4. Which way is it wrong?
 #
-# *Ask.* An error without a direction averages out in the state. In a value it averages out only where the value is
-# linear: where the value bends, even unbiased noise shifts the mean ([chapter 07](07_controls.ipynb)). An error with a
-# direction stays. How far do the errors pull the prediction towards the mean, given the true next state? The slope of a
-# regression of the prediction on the true next state shows this:
+# *Ask.* An error without a direction averages out in the state, and in a value as far as the value is linear ([chapter
+# 07](07_controls.ipynb)). An error with a direction stays. How far do errors pull the prediction towards the mean,
+# given the true next state? The slope of a regression of the prediction on the true next state shows this:
 #
 # $$\begin{gathered}
 # b_i = \frac{\operatorname{cov}(\hat s'_i, s'_i)}{\operatorname{var}(s'_i)}, \\
@@ -519,13 +509,12 @@ looks.titled(told)
 # \end{gathered}$$
 #
 # The right side is exact if $V$ is linear and all slopes are the same. Good states then look worse than they are, poor
-# states look better, and values are compressed by $1 - b$.
+# states look better, and values are compressed by $1 - b$. If the VAE's blur is such a pull and the formula holds, the
+# VAE should compress values on every task, and matched noise, whose slope is 1, on none.
 #
-# The slope does not show *why* a model errs. It is 1 minus the error of section 2 for every regression whose errors are
-# not correlated with its predictions. The decoder is such a regression on the sampled latent. The mean prediction
-# decodes the latent's mean instead, so it shrinks as much but errs less. The slope does distinguish a pull to the mean
-# from mere noise, which leaves the slope at 1. If the blur is such a pull and the formula holds, the VAE should
-# compress values on every task, and matched noise on none.
+# The slope does not show *why* a model errs. For every regression whose errors are not correlated with its predictions,
+# it is 1 minus the error of section 2. The decoder is such a regression on the sampled latent. The mean prediction
+# decodes the latent's mean instead, so it shrinks as much but errs less.
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
@@ -564,10 +553,11 @@ looks.titled(slopes).T.round(2) if here else slopes
 # %% [markdown]
 # *Read.* The table has medians over quantities. For the deterministic network, linear regression and the VAE's samples
 # the slope is 1 minus the error: these predictions shrink as much as their error implies. The VAE's mean prediction
-# shrinks more than that. On HalfCheetah and Ant a reconstruction shrinks less than its error implies: there the decoder
-# is trained on predictions more than on reconstructions. Matched noise errs as much as the samples but does not shrink.
-# Next we look at values. We ask agents that never learned from an imagined state (`vanilla`) for the values of imagined
-# states.
+# shrinks more than that. On HalfCheetah and Ant a reconstruction shrinks less: there the decoder is trained on
+# predictions more than on reconstructions. Matched noise errs as much as the samples but does not shrink.
+#
+# Next we ask agents that never learned from an imagined state (`vanilla`) for the values of imagined states. We ship
+# such agents for two tasks only.
 
 
 # %%
@@ -579,12 +569,11 @@ def value_of(learner, state):
 
 def groups(name, true):
     """Returns groups of a task's rows: by their episode's return, before a fall, by their value."""
-    quarter, left = reliability.parts(history[name]["return"], 4), history[name]["steps to a fall"]
-    found = {"all": np.ones(len(true), bool)} | {
-        f"return, quarter {k + 1}": quarter == k for k in range(4)
-    }
-    found |= {"a fall within 20 steps": (left <= 20).to_numpy()}
-    found |= {f"value, tenth {k + 1}": reliability.parts(true, 10) == k for k in range(10)}
+    quarter = reliability.quantile_bins(history[name]["return"], 4)
+    found = {"all": np.ones(len(true), bool)}
+    found |= {f"return, quarter {k + 1}": quarter == k for k in range(4)}
+    found |= {"a fall within 20 steps": (history[name]["steps to a fall"] <= 20).to_numpy()}
+    found |= {f"value, tenth {k + 1}": reliability.quantile_bins(true, 10) == k for k in range(10)}
     return {group: which for group, which in found.items() if which.any()}
 
 
@@ -636,21 +625,19 @@ looks.titled(told.rename_axis(columns="values compressed by")).map("{:.1%}".form
 # takes $V$ as linear in the state, which it is not. We have not tested whether that is the reason.
 #
 # The size is wrong as well. By the formula, the spread of the values should shrink by 1 minus the median slope above,
-# so more on HalfCheetah than on Hopper. We fit a straight line to the shift, and the last table shows by which share
-# the spread really shrinks. On Hopper the model compresses values several times as much as noise does. On HalfCheetah
-# noise, which pulls nothing to the middle, compresses them as much. So there the compression need not come from the
-# pull.
+# so more on HalfCheetah than on Hopper. The last table shows by which share it really shrinks (from a straight line
+# fitted to the shift). On Hopper the model compresses values several times as much as noise does. On HalfCheetah noise,
+# which pulls nothing to the middle, compresses them as much. So there the compression need not come from the pull.
 #
 # The row `a fall within 20 steps`, where there is one, shows how much value the model adds to bodies that are about to
 # fall. The deterministic network hardly moves values. Noise of the same size lowers the mean value of every tenth. A
-# part of that is the penalty from the minimum of the two critics, and the larger part is the curvature of the value:
-# [chapter 07](07_controls.ipynb) explains both. We ship the vanilla agents of these two tasks only.
+# part of that is the penalty from the minimum of the two critics, and the larger part is the curvature of the value
+# ([chapter 07](07_controls.ipynb)).
 #
 # ## 5. Can we tell in advance which rows have large errors?
 #
 # *Ask.* We can compute the error only if we know the true next state. Which signal tells us where the error is large
-# without knowing that state? We compare five candidates. If the VAE expressed its own uncertainty well, the first would
-# be enough.
+# without it? We compare five candidates. If the VAE expressed its own uncertainty well, the first would be enough.
 #
 # | signal | in code | needs |
 # |---|---|---|
@@ -660,8 +647,8 @@ looks.titled(told.rename_axis(columns="values compressed by")).map("{:.1%}".form
 # | spread over five fits | variance of `small[task]` over seeds, in units of $\sigma_i^2$, mean over dimensions | five small deterministic networks |
 # | blur of the state | `imagination.doubt`: how badly the VAE reconstructs $s$ itself | the VAE |
 #
-# We measure each signal by the area under the ROC curve for the *worst tenth* of rows. That is the probability that a row
-# of the worst tenth has a larger signal than another row. 1/2 is chance, 1 is perfect.
+# We measure each signal by the area under the ROC curve for the *worst tenth* of rows: the probability that a row of
+# the worst tenth has a larger signal than another row. 1/2 is chance, 1 is perfect.
 #
 # $$\begin{gathered}
 # \text{area} = \Pr\big(u_j > u_l \mid j \text{ worst}, l \text{ not}\big) \\
@@ -675,19 +662,19 @@ looks.titled(told.rename_axis(columns="values compressed by")).map("{:.1%}".form
 # | $l$ | a row that is not among the worst | – | – |
 
 # %%
-show(reliability.area, imagination.doubt)
+show(reliability.auroc, imagination.doubt)
 
 # %% [markdown]
-# *Check by hand.* We take three rows, of which the second is the worst. Its signal lies above one other row and below
-# the other, so the area is a half. For three rows we also compute `imagination.doubt` step by step: encode the state,
-# decode the mean of the latent, and average the squared error over the dimensions.
+# *Check by hand.* Of three rows the second is the worst. Its signal lies above one other row and below the other, so
+# the area is a half. For three rows we also compute `imagination.doubt` step by step: encode the state, decode the mean
+# of the latent, and average the squared error over the dimensions.
 
 # %% tags=["nbval-check-output"]
 worst = np.array([False, True, False])
-assert reliability.area(np.array([1.0, 2.0, 3.0]), worst) == 0.5, "one of two pairs is in order"
-assert reliability.area(np.array([1.0, 9.0, 3.0]), worst) == 1, "the worst row has the largest signal"
+assert reliability.auroc(np.array([1.0, 2.0, 3.0]), worst) == 0.5, "one of two pairs is in order"
+assert reliability.auroc(np.array([1.0, 9.0, 3.0]), worst) == 1, "the worst row has the largest signal"
 top = np.array([True, False, False])
-assert reliability.area(np.array([2.0, 2.0, 2.0]), top) == 0.5, "ties count half"
+assert reliability.auroc(np.array([2.0, 2.0, 2.0]), top) == 0.5, "ties count half"
 if here:
     model, three = fits[here[0]].model, torch.from_numpy(asked[here[0], "outside"].state[:3])
     known = model.standardiser.apply(three)
@@ -720,7 +707,7 @@ for name, place in asked:
     worst = error >= np.quantile(error, 0.9)
     for signal, value in signal_of[name, place].items():
         rank = spearmanr(value, error).statistic
-        parts.append([name, place, signal, reliability.area(value, worst), rank])
+        parts.append([name, place, signal, reliability.auroc(value, worst), rank])
 found = pd.DataFrame(parts, columns=["task", "place", "signal", "area", "rank correlation"])
 areas = stored("08_signals", found, profile, tolerance=0.01)
 
@@ -760,26 +747,25 @@ looks.titled(wide.rename_axis(columns=(None, None))).round(2)
 # %% [markdown]
 # *Read.* The signals are sorted by their mean area over the tasks. The blur of the state costs only one pass through a
 # model that we have anyway. Its lead over the distance to the data is small, comes from Hopper, and rests on one model
-# per task. So read "best" as "good everywhere". One would expect the spread of a VAE's samples to show its uncertainty.
-# This spread ranks all rows moderately well, but finds the worst ones poorly. The spread over five fits shows where
-# those networks err, and they do not blur.
+# per task. So read "best" as "good everywhere". The spread of the VAE's samples ranks all rows moderately well, but
+# finds the worst ones poorly. The spread over five fits shows where those networks err, and they do not blur.
 #
-# Chapter 02 suggests a reason, tested on Hopper only: most of the error comes from encoding and decoding. If the VAE
-# cannot encode a state, it cannot predict from it. And we can see how well it encodes a state without knowing the next
-# one.
+# [Chapter 02](02_world_model.ipynb) suggests a reason, tested on Hopper only: most of the error comes from encoding and
+# decoding. If the VAE cannot encode a state, it cannot predict from it. And we can see how well it encodes a state
+# without knowing the next one.
 #
 # ## 6. Does it help to imagine only reliable rows?
 #
 # *Ask.* The method imagines a random half of each batch. With the best signal, the blur of the state, we can choose the
-# half: the rows that the signal trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`).
-# Everything else is as in the arm `augmented` (an *arm* is one way to train an agent): the drawn rows, their number,
-# the table of imagined states. How much does the choice change the error?
+# half: the rows that the signal trusts most (`augmented_trusted_offline`) or least (`augmented_distrusted_offline`). We
+# chose the signal by its area before we trained anything. All else is as in the arm `augmented` (an *arm* is one way to
+# train an agent). How much does the choice change the error?
 
 # %%
 halves = []
 for name in here:
     doubt, error = signal_of[name, "drawn"]["blur of the state"], errors[name, "drawn"]
-    half = np.where(reliability.parts(doubt, 2) == 0, "trusted half", "distrusted half")
+    half = np.where(reliability.quantile_bins(doubt, 2) == 0, "trusted half", "distrusted half")
     own = error[["sample", "persistence"]].groupby(half).mean()
     own.loc["both"] = error[["sample", "persistence"]].mean()
     halves.append(own.rename_axis("rows").reset_index().assign(task=name))
@@ -788,15 +774,13 @@ halves = halves.set_index(["rows", "task"]).unstack("task").reindex(columns=here
 looks.titled(halves.rename_axis(columns=(None, None))).map(words.two_digits)
 
 # %% [markdown]
-# *Read.* The distrusted half errs far more than the trusted half. Its steps are longer, too, as the error of persistence
-# shows.
+# *Read.* The distrusted half errs far more than the trusted half. Its steps are longer, too, as the error of
+# persistence shows. In a batch of 256 rows the rank of a row is nearly its rank among all rows, so these arms imagine
+# nearly always the same half of the data.
 #
-# In a batch of 256 rows the rank of a row is nearly its rank among all rows. These arms therefore imagine nearly always
-# the same half of the data, and hardly ever the other half. We chose the signal by its area before we trained anything.
-#
-# By the formula of chapter 07, errors do the harm. So we expect the trusted half to do less harm than a random half, and
-# the distrusted half to do more. This can fail: if augmentation works as a regulariser, the distrusted half regularises
-# more. Then the trusted arm would score *below* the distrusted one.
+# By the formula of chapter 07, errors do the harm. So we expect the trusted half to do less harm than a random half,
+# and the distrusted half to do more. This can fail: if augmentation works as a regulariser, the distrusted half
+# regularises more, and the trusted arm scores *below* the distrusted one.
 
 # %%
 show(augmentation.by_doubt)
@@ -848,10 +832,9 @@ looks.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
 # %% [markdown]
 # *How to read it.* Where the interval of the first row excludes zero, its sign supports one of the two explanations.
 # With three seeds it is a direction, not a verdict. Only this row compares arms that differ in nothing but the rows
-# that are imagined: against `augmented` a second thing changes, because the trusted and distrusted arms imagine the
-# same rows every time.
+# that are imagined: `augmented` also imagines other rows each time.
 #
-# Four lines sum up what we saw. They are not tests: we chose the limits after seeing the results, and the signal on the
+# Four lines sum up the chapter. They are not tests: we chose the limits after seeing the results, and the signal on the
 # same rows.
 
 # %% tags=["nbval-check-output"]
@@ -867,12 +850,11 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 # %% [markdown]
 # ## Where we differ from the paper
 #
-# - **Which rows are imagined.** The first author's code chooses them at random [C] ([chapter 00](00_overview.ipynb) says what
-#   this source is). The two arms of section 6 are ours.
-# - **Trust.** Our sources do not say whether the paper asks where its model is reliable. Methods such as
-#   [MOPO](https://arxiv.org/abs/2005.13239) and [MOReL](https://arxiv.org/abs/2005.05951) do ask. MOPO subtracts from
-#   the reward the largest standard deviation that a member of its ensemble predicts. MOReL ends the episode, with a
-#   penalty, where the members disagree. We only choose rows.
+# - **Which rows are imagined.** The first author's code chooses them at random ([C] of [chapter
+#   00](00_overview.ipynb)). The two arms of section 6 are ours.
+# - **Trust.** Our sources do not say whether the paper asks where its model is reliable.
+#   [MOPO](https://arxiv.org/abs/2005.13239) asks an ensemble and lowers the reward, and
+#   [MOReL](https://arxiv.org/abs/2005.05951) ends the episode where members disagree. We only choose rows.
 # - **One draw.** All networks here have seed 0 and one quality, medium-replay.
 #
 # ## Try it
@@ -890,9 +872,8 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #
 # <details><summary>Why not weight each row by its signal, rather than choose half?</summary>
 #
-# You could, just as you could mix true and imagined states. Choosing half keeps everything else equal: the same share
-# of imagined states, the same table, the same random numbers. A difference in score between the two then comes only
-# from *which* rows are imagined.
+# You could. Choosing half keeps everything else equal: the same share of imagined states, the same table, the same
+# random numbers. A difference in score between the two then comes only from *which* rows are imagined.
 # </details>
 #
 # <details><summary>Is the blur of s not simply the distance to the data?</summary>
@@ -903,15 +884,15 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #
 # <details><summary>Why does the ensemble do worse on most tasks, although it is so widely used?</summary>
 #
-# The spread of an ensemble shows its own errors. Most of the VAE's error comes from its loss, because the KL term makes
-# detail expensive everywhere. Thin data add to it. The five small networks have no such term. The second edit of "Try it"
-# turns the question around.
+# The spread of an ensemble shows its own errors. Most of the VAE's error comes from its loss, at least on Hopper
+# ([chapter 02](02_world_model.ipynb)): the KL term makes detail expensive everywhere. The five small networks have no
+# such term. The second edit of "Try it" turns the question around.
 # </details>
 #
 # <details><summary>The model imagines falls as standing. Does that harm the agent?</summary>
 #
-# It does no harm in the row of the fall itself, whose target does not use the next state. It can do harm in the rows just
-# before. There the next state is about to fall, but the imagined state stands more upright.
+# Not in the row of the fall itself, whose target does not use the next state. It can do harm in the rows just before.
+# There the next state is about to fall, but the imagined state stands more upright.
 # </details>
 #
 # **Next:** [11 · Other methods](11_other_methods.ipynb): what else can be done with the same 10,000 transitions?

@@ -5,11 +5,13 @@
 #
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
-# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35), HalfCheetah (44) and Ant
-# (76). On all four tasks (5 seeds), the mean score of *LayerNorm critics, data kept* differs by +21 [+16, +26] from that of
-# *TD3 with the data, no pre-training*, by +41 [+31, +51] from that of *vanilla, data kept* and by +29 [+24, +34] from that of
-# *SAC from scratch*. Not yet recorded on every task: *RLPD*, *augmented, LayerNorm critics, data kept*, *IQL, data kept* and
-# *behaviour cloning, data kept*. No recorded run shows yet whether a perfect world model would help.
+# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35, but *LayerNorm critics, no
+# pre-training* with 26 may be as good), HalfCheetah (44, but *LayerNorm critics, no pre-training* with 40 may be as good) and
+# Ant (76, but *LayerNorm critics, no pre-training* with 72 may be as good). On all four tasks (5 seeds), the mean score of
+# *LayerNorm critics, data kept* differs by +21 [+16, +26] from that of *TD3 with the data, no pre-training*, by +41 [+31, +51]
+# from that of *vanilla, data kept* and by +29 [+24, +34] from that of *SAC from scratch*. Not yet recorded on every task:
+# *RLPD*, *augmented, LayerNorm critics, data kept*, *IQL, data kept* and *behaviour cloning, data kept*. No recorded run shows
+# yet whether a perfect world model would help.
 # <!-- /answer -->
 #
 # | | |
@@ -19,10 +21,9 @@
 # | minutes on one core | paper: below 1 · smoke: about 1, it trains tiny agents · quick: up to 20 (the study `hopper`) |
 #
 # [Chapter 05](05_online_finetuning.ipynb) compared the paper's method with its own ablations. Here we compare it with
-# other methods. Each one gets the same 10,000 transitions and the same 100,000 interactions. We also show TD3 and SAC
-# from scratch, which get no transitions. An *arm* is one way to train an agent. *Data kept* means that the transitions
-# stay in the replay buffer and that learning begins after 5,000 interactions instead of 25,000. A *seed* is the number
-# of a repetition.
+# other methods. Each gets the same 10,000 transitions and 100,000 interactions. (TD3 and SAC from scratch get no
+# transitions.) An *arm* is one way to train an agent. *Data kept* means that the transitions stay in the replay buffer
+# and that learning begins after 5,000 interactions instead of 25,000. A *seed* is the number of a repetition.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -101,16 +102,16 @@ save_figure(figure, "11_methods", drawn, caption, profile)
 # [seem]: https://arxiv.org/abs/2310.04411
 # [alvinn]: https://proceedings.neurips.cc/paper/1988/hash/812b4ba287f5ee0bc9d43bbf5bbe87fb-Abstract.html
 #
-# `_data` at the end of a name means that the arm keeps the data. `rlpd`, `iql` and `bc` keep them, too. Why these
-# methods? `layernorm` changes one line of the critic and needs no model. `td3_layernorm_data` and `rlpd` ask whether
-# pre-training is needed at all. `iql` never asks about an action that is not in the data, so errors at such actions
-# never enter its targets. `bc` asks how much of a jump-start is just a good first policy.
+# `_data` at the end of a name means that the arm keeps the data. `rlpd`, `iql` and `bc` keep them, too. Each method
+# stands for one idea. `layernorm` changes one line of the critic and needs no model. `td3_layernorm_data` and `rlpd`
+# ask whether pre-training is needed at all. `iql` never asks about an action that is not in the data, so errors at such
+# actions never enter its targets. `bc` asks how much of a jump-start is just a good first policy.
 #
 # ## 2. LayerNorm: one line in the critic
 #
-# *Ask.* A critic is trained at the recorded actions, but its targets use the policy's actions. Where the two differ, the
-# critic extrapolates, and a plain network extrapolates linearly, without bound.
-# [LayerNorm](https://arxiv.org/abs/1607.06450) puts each hidden layer on a sphere before the ReLU:
+# *Ask.* A critic is trained at the recorded actions, but its targets use the policy's actions. Where the two differ, a
+# plain network extrapolates linearly, without bound. [LayerNorm](https://arxiv.org/abs/1607.06450) puts each hidden
+# layer on a sphere before the ReLU:
 #
 # $$\begin{gathered}
 # h_l = \mathrm{relu}\big(\mathrm{LN}(h_{l-1} W_l + b_l)\big), \\
@@ -130,16 +131,16 @@ save_figure(figure, "11_methods", drawn, caption, profile)
 # $$\boxed{\ |Q(s, a) - b| \;\le\; \lVert w \rVert \sqrt{n}\ }$$
 #
 # The bound holds for given $w$, and $w$ is learned. So a wrong target can raise values beyond it only by raising
-# $\lVert w \rVert$. Without LayerNorm a value also grows with the distance of its input from the data. We use no
+# $\lVert w \rVert$, while without LayerNorm a value also grows with the distance of its input from the data. We use no
 # learned gain and offset: a gain can go into the next layer's weights.
 
 # %%
 show(networks.layer_norm, layernorm.normalised)
 
 # %% [markdown]
-# *Check by hand.* We first compute LayerNorm of three rows of four units in NumPy. Then we ask a critic about inputs a
-# thousand standard deviations away from the data. Its value must be within the bound. Without LayerNorm the same weights
-# must give a value far outside.
+# *Check by hand.* We compute LayerNorm of three rows of four units in NumPy. Then we ask a critic about inputs a
+# thousand standard deviations away from the data. Its value must be within the bound. Without LayerNorm the same
+# weights must give a value far outside.
 
 # %% tags=["nbval-check-output"]
 rows = np.array([[1.0, 2.0, 3.0, 4.0], [-1.0, 1.0, -1.0, 1.0], [0.0, 0.0, 0.0, 8.0]])
@@ -161,9 +162,9 @@ print("far off all data: LayerNorm within its bound, the plain network outside")
 
 # %% [markdown]
 # *Does it matter on real states?* Both kinds of critic learn the same numbers: the values that the trained `vanilla`
-# critic of HalfCheetah gives to recorded rows, in standard deviations. Then we ask about states off the data. We stretch
-# each standardised state by a factor: at 1 it is the recorded state, at 4 it lies four times as far from the mean. We
-# expect both critics to agree at 1, and the values of the plain one to grow without bound.
+# critic of HalfCheetah gives to recorded rows, in standard deviations. Then we stretch each standardised state by a
+# factor: at 1 it is the recorded state, at 4 it lies four times as far from the mean. We expect both critics to agree
+# at 1, and the values of the plain one to grow without bound.
 
 # %%
 known = trained.path_of("halfcheetah", "vanilla").is_file()
@@ -214,16 +215,14 @@ text += "stretched states. Lines are medians over the rows, bands hold 80 % of t
 save_figure(figure, "11_off_the_data", off, text, profile)
 
 # %% [markdown]
-# *Read.* At 1 the two bands coincide: the values of both critics have the same median and spread there. Beyond 1 they
-# separate. This shows that LayerNorm bounds extrapolation. It does not show that extrapolation was the problem.
-# [Chapter 04](04_offline_pretraining.ipynb) shows on which tasks the critics of trained agents run away, and section 6
-# measures how well critics are calibrated.
+# *Read.* At 1 the two bands coincide, and beyond 1 they separate. This shows that LayerNorm bounds extrapolation. It
+# does not show that extrapolation was the problem. [Chapter 04](04_offline_pretraining.ipynb) counts the critics that
+# run away, and section 6 measures how well critics are calibrated.
 #
 # ## 3. RLPD: old and new rows in equal parts
 #
 # *Ask.* [RLPD](https://arxiv.org/abs/2302.02948) drops pre-training. It is SAC with LayerNorm in its critics, and it
-# draws half of each online batch from the offline rows, however many new rows there are. Its actor maximises the mean
-# of the critics:
+# draws half of each online batch from the offline rows. Its actor maximises the mean of the critics:
 #
 # $$\begin{gathered}
 # \text{batch} =
@@ -245,7 +244,7 @@ save_figure(figure, "11_off_the_data", off, text, profile)
 show(rlpd.rows, rlpd.actor_loss)
 
 # %% [markdown]
-# *Check by hand.* The replay holds 10 old and 4 new rows. We draw six of them, and three must be old and three new.
+# *Check by hand.* The replay holds 10 old and 4 new rows. Of the six that we draw, three must be old and three new.
 # Then we compute the actor's loss of five random rows.
 
 # %% tags=["nbval-check-output"]
@@ -267,8 +266,8 @@ assert torch.isclose(loss, expected), "the actor maximises the mean of the criti
 # ## 4. IQL and cloning: other losses
 #
 # *Ask.* [IQL](https://arxiv.org/abs/2110.06169) never asks a critic about an action that is not in the data. A state's
-# value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, with more weight
-# on better ones:
+# value $V$ is an *expectile* of the recorded actions' values, and the actor clones recorded actions, the better ones
+# with more weight:
 #
 # $$\begin{gathered}
 # L_V = \frac1B\sum_j \big|\tau - 1(u_j \lt 0)\big|\, u_j^2, \\
@@ -299,10 +298,9 @@ assert torch.isclose(loss, expected), "the actor maximises the mean of the criti
 show(iql.value_loss, iql.critic_target, iql.actor_loss, bc.cloning_loss)
 
 # %% [markdown]
-# *Check by hand.* Three actions of one state are worth 0, 1 and 5. The expectile of 0.5 is their mean, 2. The expectile
-# of 0.7 must lie higher, where the weighted errors on both sides balance: 0.7 (5 − V) = 0.3 (V − 0) + 0.3 (V − 1) gives
-# V = 2.92. For three rows we also compute the actor's loss, the critics' target if every state is worth 10, and the
-# cloning loss.
+# *Check by hand.* Three actions of one state are worth 0, 1 and 5. The expectile of 0.5 is their mean, 2. That of 0.7
+# lies higher, where the weighted errors on both sides balance: 0.7 (5 − V) = 0.3 (V − 0) + 0.3 (V − 1) gives V = 2.92.
+# For three rows we also compute the actor's loss, the critics' target if every state is worth 10, and the cloning loss.
 
 # %% tags=["nbval-check-output"]
 target = torch.tensor([[0.0, 1.0, 5.0]])
@@ -331,13 +329,12 @@ assert np.isclose(cloned.item(), (0.5**2 + 1) / 3), "cloning weights all rows al
 # %% [markdown]
 # ## 5. What was found
 #
-# *Ask.* Before any run with LayerNorm was recorded, we named three comparisons as the second primary *family*, that is,
-# a set of comparisons that we fixed in advance. ([Chapter 05](05_online_finetuning.ipynb) has the first.) By then we
-# knew the runs of TD3 with the data and of SAC, and one of vanilla with data kept. The three comparisons are
-# `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from scratch. Each
-# is over four tasks, with p values corrected for the number of comparisons. Everything else here is exploratory. Every
-# arm that keeps the data begins to learn after 5,000 steps. In these steps a pre-trained agent acts with its own
-# policy, while the other agents act at random.
+# *Ask.* Does LayerNorm help? Before any run with it was recorded, we named three comparisons as the second primary
+# *family*: `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from
+# scratch. ([Chapter 05](05_online_finetuning.ipynb) has the first family.) By then we knew the runs of TD3 with the
+# data and of SAC, and one of vanilla with data kept. Each comparison is over four tasks, with p values corrected for
+# their number. Everything else here is exploratory. An arm that keeps the data acts for 5,000 steps before it learns:
+# with its own policy if it is pre-trained, else at random.
 
 
 # %%
@@ -369,19 +366,17 @@ second.rename_axis(f"{looks.look('layernorm_data').label}, minus")
 
 # %% [markdown]
 # The verdict says whether LayerNorm scores *higher* or *lower*, by the rules in the [README](../README.md). The third
-# column leaves out the task that moves the difference most. The next four have the differences on each task.
+# column leaves out the task that moves the difference most.
 #
 # The next table shows every arm from 0 to 100K. Unfold the tables below it for the second window, and for the
-# core-minutes of a run (median, smallest and largest). Different processors recorded the runs, and some were busy with
-# other work, so the minutes are only a rough guide. The picture below counts updates instead.
+# core-minutes of a run (median, smallest and largest). Several processors recorded the runs, and some were busy, so the
+# minutes are only a rough guide.
 
 
 # %%
 def of(measure, task, arm):
     """Returns the numbers of an arm's runs on a task, in words."""
-    levels = measure.index.to_frame()
-    own = measure[(levels["task"] == task) & (levels["arm"] == arm)].to_numpy()
-    return words.estimate(statistics.interval([own])).replace("–", looks.absent(arm, task))
+    return words.estimate(statistics.arm_mean(measure, task, arm)).replace("–", looks.absent(arm, task))
 
 
 def minutes(task, arm):
@@ -415,7 +410,6 @@ more = "\n\n".join(map(as_markdown, ["25K to 100K", "core-minutes"]))
 Markdown(words.fold("Every arm from 25K to 100K, and its minutes", more))
 
 # %% [markdown]
-#
 # *Compared with published numbers.* How much offline score do we lose because we have only 10,000 transitions?
 # [CORL](https://github.com/corl-team/CORL) trained the same algorithms on all of D4RL's medium-replay data. The table
 # has the last score before going online, from its README and from our runs.
@@ -443,14 +437,12 @@ pd.DataFrame(beside).T
 
 # %% [markdown]
 # *Read.* CORL learned from 20 to 40 times as many transitions, in an older simulator and on other data. It also trained
-# for a million updates, five times as many as our TD3+BC and IQL. For behaviour cloning the gap is larger: CORL updates
-# the actor a million times, and we update it 25,000 times. So even a large difference is only a rough measure of what
-# the small dataset costs.
+# for a million updates, five times as many as our TD3+BC and IQL. The actor of behaviour cloning gets a million updates
+# there and 25,000 here. So even a large difference is only a rough measure of what the small dataset costs.
 #
 # Which arm beats which? An entry is the share of pairs of runs in which the row's arm scores more than the column's,
-# averaged over the tasks on which both arms have two runs. The columns are numbered like the rows. Above one half, the
-# row's arm won more often in these runs. The first column has the number of tasks on which the arm has two runs: shares
-# over different tasks are not comparable.
+# averaged over the tasks on which both arms have two runs. The columns are numbered like the rows. The first column has
+# the number of tasks on which the arm has two runs: shares over different tasks are not comparable.
 
 
 # %%
@@ -471,12 +463,11 @@ square.index = [f"{place}. {looks.look(arm).label}" for place, arm in enumerate(
 square.replace("nan%", "–")
 
 # %% [markdown]
-# *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together. This
-# number does not depend on the processor. An update of SAC costs about 1.6 times as much as one of TD3 ([chapter
-# 90](90_engine.ipynb)). (Imagination also needs the fit of its world model.) Points further right used more compute,
-# and higher points score better. The x axis shows how many more updates pre-trained arms make than TD3 with the data.
-# We have no arm that makes as many without pre-training. So a gain over TD3 with the data may come from LayerNorm, from
-# pre-training, or from more updates.
+# *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together, which
+# does not depend on the processor. An update of SAC costs about 1.6 times as much as one of TD3 ([chapter
+# 90](90_engine.ipynb)), and imagination also needs the fit of its world model. Points further right used more compute.
+# No arm without pre-training makes as many updates as a pre-trained one. So a gain over TD3 with the data may come from
+# LayerNorm, from pre-training, or from more updates.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
@@ -505,10 +496,9 @@ save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata,
 # %% [markdown]
 # *How long until an arm is nearly as good as SAC after a million?* We count the interactions until an evaluation first
 # reaches 90 % of SAC's published mean score over the last 100,000 of a million interactions. The table has the median
-# over seeds, and how many seeds get there within 100,000. Where at most half of them do, the median lies beyond. A
-# single lucky evaluation counts, so this is not the time until an arm *stays* that good: the curves of Hopper in
-# [chapter 05](05_online_finetuning.ipynb) jump by tens of points. SAC's score after a million is a high bar, so many
-# entries may lie beyond the last interaction.
+# over seeds, and how many seeds get there within 100,000. A single lucky evaluation counts, so this is not the time
+# until an arm *stays* that good: the curves of Hopper in [chapter 05](05_online_finetuning.ipynb) jump by tens of
+# points.
 
 
 # %%
@@ -530,12 +520,11 @@ by_arm(until_level)
 #
 # *Ask.* If LayerNorm works because critics no longer run away, its critics must be better calibrated, and it should
 # help only where vanilla critics do run away. We compare the values that critics predict for 400 fixed states with the
-# returns of their policy from there. With LayerNorm this gap must be nearer to zero, and values must change less when
-# an action moves a little. [Chapter 04](04_offline_pretraining.ipynb) explains these measures. We divide the roughness
-# by the spread of the values, because small values change little anyway. The *drop* is the last score offline minus the
-# lowest score in the first 50,000 interactions. All arms in the table keep the data, so we can compare their drops.
-# Arms without pre-training are not in it: at the switch their critics are untrained. Numbers are medians over seeds,
-# because a single critic that ran away would decide a mean.
+# returns of their policy from there. With LayerNorm this *gap* must be nearer to zero, and values must change less when
+# an action moves a little ([chapter 04](04_offline_pretraining.ipynb) explains these measures). We divide this
+# roughness by the spread of the values, because small values change little anyway. The *drop* is the last score offline
+# minus the lowest score in the first 50,000 interactions. All arms in the table are pre-trained and keep the data, so
+# we can compare their drops. Numbers are medians over seeds, because a single critic that ran away would decide a mean.
 
 
 # %%
@@ -578,16 +567,15 @@ if len(inside):
     print("and relative to their spread", below(inside["roughness / spread"], "vanilla_data"))
 
 # %% [markdown]
-# *Read.* The three lines compare the medians of LayerNorm's critics with those of vanilla ones, and count the tasks on
-# which LayerNorm's are better. They take the size of each seed's gap, because gaps of both signs would cancel. They do
-# not say how sure a difference is. The table holds only recorded arms: compare it with the count of critics that ran
-# away in chapter 04. Gap, spread and roughness are in rewards, and the drop is in points of score. With a gap near
-# zero, a critic predicts well on average. With a gap below zero, it predicts too little. The drop does not show that
-# LayerNorm's agents lose less at the switch: an agent with a high score has more to lose. Where a critic has run away,
-# its spread is huge, so its roughness relative to the spread says little: read the roughness in rewards there. Our
-# second expectation, that LayerNorm helps only where vanilla critics run away, fails on HalfCheetah. No vanilla critic
-# runs away there, and LayerNorm still has the higher mean score in the table of section 5. So keeping critics from
-# running away is not all that LayerNorm does.
+# *Read.* The three lines count the tasks on which LayerNorm's medians are better than vanilla's. For the gap they take
+# the size of each seed's gap, because gaps of both signs would cancel. They do not say how sure a difference is. Gap,
+# spread and roughness are in rewards, and the drop is in points of score. The drop does not show that LayerNorm's
+# agents lose less at the switch: an agent with a high score has more to lose. Where a critic has run away, its spread
+# is huge: read the roughness in rewards there.
+#
+# Our second expectation, that LayerNorm helps only where vanilla critics run away, fails on HalfCheetah. No vanilla
+# critic runs away there, and LayerNorm still has the higher mean score in the table of section 5. So keeping critics
+# from running away is not all that LayerNorm does.
 #
 # *Off the data.* A small move says little about actions that nobody tried. So we walk in a straight line from each
 # recorded action $a$ to a random corner $o$ of the box of actions, and ask how the value changes on the way:
@@ -601,9 +589,9 @@ if len(inside):
 # | $\mathrm{SD}\ Q$ | over the rows of the batch | `[agents]` | discounted rewards |
 # | $v$ | returned, three quantiles over rows | `[agents, shares, 3]` | standard deviations of the values |
 #
-# Where $v$ rises, the actor moves towards actions that are not in the data, and offline nothing corrects the critic. We
-# expect values to fall on most paths, and the 90 % quantile of $v$ to be lower with LayerNorm. On a tenth of the paths
-# values rise by more than this quantile.
+# Where $v$ rises, the actor moves towards actions that are not in the data, and offline nothing corrects the critic. On
+# a tenth of the paths values rise by more than the 90 % quantile of $v$. We expect values to fall on most paths, and
+# this quantile to be lower with LayerNorm.
 
 # %%
 show(trained.along_actions)
@@ -623,8 +611,8 @@ assert np.allclose(found[-1], [0.2, 1, 1.8]), "quantiles of a rise by 2 and of n
 print("at the end of the way:", [round(x, 3) for x in found[-1].tolist()])
 
 # %% [markdown]
-# Critics of all arms and tasks are too large to ship. `python -m mbaug models` evaluates the critics that the recorded
-# runs kept, and writes the values into `data/models/drawn`. For an agent that we ship we compute them here and compare.
+# Critics of all arms and tasks are too large to ship. `python -m mbaug models` evaluates those that the recorded runs
+# kept, and writes the values into `data/models/drawn`. For an agent that we ship we compute them here and compare.
 
 # %% tags=["nbval-check-output"]
 lines, quantiles = pd.read_csv(DRAWN / "11_actions.csv"), ["low", "median", "high"]
@@ -664,16 +652,14 @@ end_of_way.map("{:.2f}".format)
 # *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws.
 # Where noise lowers it as much as LayerNorm does, LayerNorm is not the only remedy. On HalfCheetah LayerNorm lowers it
 # on the way but not at the end. Where critics have run away, their standard deviation is huge: compare the shape of the
-# lines there, not their height. (These arms differ in whether they keep the data, too, but that matters only online.)
-# We did not check whether the rises that remain are over-estimates. The roughness cannot show this, because it has no
-# sign.
+# lines there, not their height. We did not check whether the rises that remain are over-estimates.
 #
 # ## 7. What if the world model were perfect? The simulator in its place
 #
 # *Ask.* The paper's model makes errors, and it only predicts what follows recorded actions. What if it made no errors,
-# and predicted what follows the *policy's* actions? The simulator is that model: no fitted model is more accurate, and
-# we need not fit it. From drawn states the policy acts for $k$ steps, a *branch* as in
-# [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the branch:
+# and predicted what follows the *policy's* actions? The simulator is that model. From drawn states the policy acts for
+# $k$ steps, a *branch* as in [MBPO](https://arxiv.org/abs/1906.08253). The critics learn from the transitions of the
+# branch:
 #
 # $$\begin{gathered}
 # a_t = \mathrm{clip}(\pi(s_t) + \sigma\, \xi_t), \quad \xi_t \sim \mathcal N(0, I), \\
@@ -695,17 +681,17 @@ end_of_way.map("{:.2f}".format)
 #
 # The cloning term of TD3+BC keeps the policy near the recorded actions, where it sees little that is new. So we also
 # reduce this term to a tenth and to zero. We expect the simulator to add little with the cloning term and more without
-# it. [Edge-of-Reach](https://arxiv.org/abs/2402.12527) made the same experiment with roll-outs. It found that methods
-# which work with a fitted model and a penalty for uncertainty fail when the true dynamics replace the model. Where true
-# dynamics do not help, a more accurate model alone will not help either. A wrong model may still help by smoothing
-# ([chapter 07](07_controls.ipynb)).
+# it. [Edge-of-Reach](https://arxiv.org/abs/2402.12527) found that methods with roll-outs of a fitted model and a
+# penalty for uncertainty fail when the true dynamics replace the model. Where true dynamics do not help, a more
+# accurate model alone will not help either. A wrong model may still help by smoothing ([chapter
+# 07](07_controls.ipynb)).
 
 # %%
 show(augmentation.branches, augmentation.recorded_only)
 
 # %% [markdown]
-# *Check by hand.* In this toy task the policy adds 1 to the state, and state 3 is terminal. A branch from 0 must take two
-# steps, a branch from 2 only one.
+# *Check by hand.* In this toy task the policy adds 1 to the state, and state 3 is terminal. A branch from 0 must take
+# two steps, a branch from 2 only one.
 
 # %% tags=["nbval-check-output"]
 add = lambda state, action: (state + action, state[:, 0], (state + action)[:, 0] >= 3)  # noqa: E731
@@ -715,10 +701,10 @@ print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 
 # %% [markdown]
 # We screen these arms on two tasks, with seeds that no other table uses. To keep the screening within about 15 hours of
-# one core, these arms have a quarter of the offline updates and half of the interactions of the others. We weaken or
-# remove the cloning term only without the simulator and with a share of 50 %. The folded table has all of them,
-# including the poor ones. *Offline* is the mean score over the second half of pre-training. *Gap* is how far critics
-# over-estimate their policy when pre-training ends (rewards). *Online* is the mean score over all interactions.
+# one core, they have a quarter of the offline updates and half of the interactions of the others. We weaken or remove
+# the cloning term only without the simulator and with a share of 50 %. The folded table has all of them. *Offline* is
+# the mean score over the second half of pre-training, *gap* the mean gap when it ends, and *online* the mean score over
+# all interactions.
 
 # %%
 ceiling = studies.find("ceiling")
@@ -744,9 +730,9 @@ screening = words.fold(f"All {len(rows)} arms of the screening", "\n".join(words
 Markdown(screening if len(evaluated) else "Not yet recorded.")
 
 # %% [markdown]
-# Arms with the same cloning term differ only in the simulator. The lines below therefore show the simulator's effect on
-# the mean online score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, a better world model
-# would not help that arm.
+# Arms with the same cloning term differ only in the simulator. The lines below show its effect on the mean online
+# score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, a better world model would not help
+# that arm.
 
 # %% tags=["nbval-check-output"]
 effects = claims.compare(claims.CEILING, evaluated) if len(evaluated) else []
@@ -755,15 +741,11 @@ for each in effects:
     print(f"{named(each.comparison.arm)}: {words.estimate(each.interval, signed=True)}")
 
 # %% [markdown]
-# *What follows.* If the simulator does not help, a more accurate model of the policy's actions will not help either. If
-# it does, the next thing to try would be five small networks that predict changes and rewards. Rows on which they
-# disagree most would keep their recorded action. We have not built them.
-#
 # ## 8. A rule before going online
 #
 # *Ask.* Can we tell in advance whether to keep the data, the pre-trained policy, or both? The authors of [The Three
-# Regimes](https://arxiv.org/abs/2510.01460) compare two scores: the score of the data, $J(\mathcal D)$, and the score
-# of the policy that was pre-trained on them, $J(\pi_0)$. Their rule keeps the better one:
+# Regimes](https://arxiv.org/abs/2510.01460) compare two scores: that of the data, $J(\mathcal D)$, and that of the
+# policy that was pre-trained on them, $J(\pi_0)$. Their rule keeps the better one:
 #
 # $$J(\pi_0) - J(\mathcal D) \; \begin{cases} \gt m & \text{superior: keep the policy} \\
 # \text{in } [-m, m] & \text{comparable: keep both} \\ \lt -m & \text{inferior: keep the data} \end{cases}$$
@@ -774,14 +756,13 @@ for each in effects:
 # | $J(\pi_0)$ | `policy` | number | score at the switch |
 # | $m$ | `margin` | number | points of score |
 #
-# One arm stands for each choice: `vanilla` keeps the policy (its replay is empty), `vanilla_data` keeps both, and
-# `td3_data` keeps the data (its agent is fresh). `vanilla` has the paper's long warm-up, so the comparison also
-# includes the cost of that warm-up. We choose the margin $m$ on the other tasks, so that each task tests the rule on
-# data that it has not seen. We expect the rule to be right more often than the best fixed choice, that is, always
-# taking the same arm.
+# One arm stands for each choice: `vanilla` keeps the policy, `vanilla_data` keeps both, and `td3_data` keeps the data.
+# `vanilla` has the paper's long warm-up, so the comparison includes the cost of that warm-up. We choose the margin $m$
+# on the other tasks, so that each task tests the rule on data that it has not seen. We expect the rule to be right more
+# often than any fixed choice.
 #
-# The table shows the mean online scores of the three arms. `score of the policy` is $J(\pi_0)$, `score of the data` is
-# $J(\mathcal D)$, and `lost` is the score of the best of the three arms minus that of the chosen one.
+# The table shows the mean online scores of the three arms. `lost` is the score of the best of the three minus that of
+# the chosen one.
 
 # %%
 show(advice.regime)
@@ -808,7 +789,7 @@ else:
 
 # %% [markdown]
 # *Other data.* All cases above have the quality medium-replay. The next table shows $J(\mathcal D)$ for every dataset
-# at hand, and $J(\pi_0)$ and the regime where a policy is recorded (means over seeds; with the margin that loses least
+# at hand, and $J(\pi_0)$ and the regime where a policy is recorded (means over seeds, with the margin that loses least
 # over all cases above). A draw of medium-expert takes half of its rows from medium and half from expert.
 
 
@@ -834,9 +815,9 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 # %% [markdown]
 # *Read.* Where the policy nearly always scores less than the data, "superior" is hardly tested. With so few cases of
 # only four tasks, a rule that is right somewhat more often than a fixed choice may be lucky. For your own data, `python
-# -m mbaug advise DATASET` computes all of this in minutes: both scores, whether a world model of your rows beats the
-# guess that nothing changes, how far a critic over-fits them, and what the rule says. It trains its policy for a tenth
-# of the updates. It chooses its margin on recorded policies after the same number of updates.
+# -m mbaug advise DATASET` computes in minutes: both scores, whether a world model of your rows beats the guess that
+# nothing changes, how far a critic over-fits them, and what the rule says. It trains its policy for a tenth of the
+# updates, and chooses its margin on recorded policies after the same number.
 #
 # ## 9. What is worth trying next
 #
@@ -844,7 +825,8 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 #    a gain comes only from more updates.
 # 2. *A shorter pre-training.* On Hopper the scores of [chapter 04](04_offline_pretraining.ipynb) fall towards the end.
 #    A quarter of the updates costs less and may keep more.
-# 3. *A fitted model of the policy's actions*, if section 7 leaves room for one.
+# 3. *A fitted model of the policy's actions*, if section 7 leaves room for one: five small networks that predict
+#    changes and rewards. Rows on which they disagree most would keep their recorded action.
 # 4. *More critics and more updates a step*, as in RLPD's paper, on a machine with a GPU.
 #
 # ## Where we differ from the papers
@@ -876,22 +858,16 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 #
 # <details><summary>Why does a bound on values not limit what a critic can represent?</summary>
 #
-# The bound grows with the last layer's weights, which are learned. Only the *scale* of the input is lost: LayerNorm drops
-# the length of a pre-activation and keeps its direction. On the data the directions are enough, as the picture of section
-# 2 shows.
+# The bound grows with the last layer's weights, which are learned. Only the *scale* of the input is lost: LayerNorm
+# drops the length of a pre-activation and keeps its direction. On the data this is enough, as the picture of section 2
+# shows.
 # </details>
 #
 # <details><summary>Is the comparison with RLPD fair?</summary>
 #
-# It is fair to RLPD's idea: we use SAC, LayerNorm and batches that are half old. It is not fair to RLPD's published
-# numbers: that paper makes up to twenty updates a step, twenty times as many as our RLPD, and six to seven times as
-# many as TD3+BC with its online updates here. Our results only hold for RLPD with one update a step.
-# </details>
-#
-# <details><summary>Why these algorithms and not Cal-QL, PEX or another?</summary>
-#
-# Each algorithm stands for one idea: change the critic, change the mixture of data, change the loss, or only clone. Each
-# algorithm is one file here, and the [README](../README.md) says where to add the next.
+# It is fair to RLPD's idea: SAC, LayerNorm and batches that are half old. It is not fair to RLPD's published numbers:
+# that paper makes up to twenty updates a step, six to seven times as many as TD3+BC with its online updates here. Our
+# results only hold for RLPD with one update a step.
 # </details>
 #
 # **Next:** [90 · Engine](90_engine.ipynb): how fast all of this is. The [overview](00_overview.ipynb) lists all chapters.
