@@ -109,10 +109,8 @@ def test_json_is_standard_and_holds_plain_numbers():
     ("old", "new", "sentence"),
     [
         (b'"a"', b"a", "is not JSON"),
-        (b'"a"', b'"b"', "its content does not match its SHA-256"),
         (b"1.5", b"1.6", "its content does not match its SHA-256"),
         (b"  ", b"", "its content does not match its SHA-256"),
-        (b"{", b"[]{", "is not JSON"),
     ],
 )
 def test_a_sealed_document_that_was_edited_is_refused(tmp_path, old, new, sentence):
@@ -127,10 +125,8 @@ def test_a_sealed_document_that_was_edited_is_refused(tmp_path, old, new, senten
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "Expecting value"),
         (b"\xff", "can't decode"),
         (b"[" * 100_000, "maximum recursion depth exceeded"),
-        (b"1" * 5000, "Exceeds the limit"),
     ],
 )
 def test_invalid_json_is_refused_with_the_name_of_its_file(content, sentence):

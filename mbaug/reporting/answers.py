@@ -112,11 +112,12 @@ def seed_counts_of(scores: pd.Series, arm: str) -> list[int]:
 def provisional(scores: pd.Series, best: str, second: str) -> str:
     """Returns a sentence on what may still change a choice, "" if nothing: few seeds, or the best arm without pre-training."""
     fresh = f"td3_{best}"
-    groups = statistics.by_task(scores, best, second, least=1)
-    few = [task for task, of_task in groups.items() if min(map(len, of_task)) < ENOUGH_SEEDS]
-    reasons = [f"{in_words(few)} {'has' if len(few) == 1 else 'have'} fewer than {ENOUGH_SEEDS} seeds"] if few else []
+    reasons = []
+    for arm in (best, second):
+        few = [task for task, (own,) in statistics.by_task(scores, arm, least=1).items() if len(own) < ENOUGH_SEEDS]
+        reasons += [f"“{look(arm).label}” has fewer than {ENOUGH_SEEDS} seeds on {in_words(few)}"] if few else []
     done = seed_counts_of(scores, fresh)
-    if fresh in LOOKS and (len(done) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS):
+    if fresh in LOOKS and fresh != second and (len(done) < len(claims.FOUR) or min(done) < ENOUGH_SEEDS):
         state = "has too few runs" if done else "is not recorded yet"
         reasons.append(f"“{look(fresh).label}” {state}")
     return f"This may change: {', and '.join(reasons)}. " if reasons else ""

@@ -172,10 +172,10 @@ count most. Holm tests the first of three comparisons at a third of the level. A
 differences mostly stay undecided.
 
 Both measures of claim (f) mislead where critics run away. The first is in rewards, so one task can decide the mean of four. It
-also measures only the first state of an episode. At other states even the sign can differ: compare the values at 400 states in
-[chapter 11](notebooks/11_other_methods.ipynb), section 6. The second divides by the error on trained rows, which is then huge
-itself. We keep both because we named them in advance.
-[Chapter 04](notebooks/04_offline_pretraining.ipynb) counts the critics that ran away."""
+also measures only the first state of an episode. At other states even the sign can differ:
+[chapter 04](notebooks/04_offline_pretraining.ipynb), section 6, has the values at 400 states, and counts the critics that ran
+away. The second divides by the error on trained rows, which is then huge itself. We keep both because we named them in
+advance."""
 
 
 def main_runs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -83,7 +83,7 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
             cells = [estimate(ours), ours.n_seeds, number(ours.value - theirs, signed=True)]
             cells = cells if ours.n_seeds else ["not yet recorded", 0, "–"]
             rows.append([task.title, algorithm.upper(), f"{steps:,}", number(theirs), authors, *cells])
-    columns = ["task", "algorithm", "interactions", "published", "authors' [C]", "ours", "our seeds", "ours − published"]
+    columns = ["task", "algorithm", "interactions", "published", "[C]", "ours", "our seeds", "ours − published"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 

@@ -1,7 +1,6 @@
 """Checks of offline data against the simulator, dataset cards, the list of pools, and the import of other people's data."""
 
 import json
-import math
 import re
 import shutil
 from dataclasses import replace
@@ -82,11 +81,7 @@ WRONG = {  # plausible mistakes in data: how to make each, and part of its error
     "actions / 2": (lambda d: {"action": d.action / 2}, MIXED),
     "actions x 0.95": (lambda d: {"action": d.action * np.float32(0.95)}, "next states fit 1.05 times the actions: record the"),
     "actions of the row before": (lambda d: {"action": rolled(d.action, 1)}, MIXED),
-    "actions with another sign": (lambda d: {"action": -d.action}, MIXED),
-    "actions with other columns": (lambda d: {"action": np.roll(d.action, 1, axis=1)}, MIXED),
     "states with other columns": (lambda d: {"state": swapped(d.state), "next_state": swapped(d.next_state)}, MIXED),
-    "next states two steps on": (lambda d: {"next_state": rolled(d.next_state, -1)}, MIXED),
-    "next states that are the states": (lambda d: {"next_state": d.state}, MIXED),
     "standardised states": (
         lambda d: {name: (getattr(d, name) - d.state.mean(0)) / d.state.std(0) for name in ("state", "next_state")},
         MIXED,
@@ -98,7 +93,6 @@ WRONG = {  # plausible mistakes in data: how to make each, and part of its error
     "resets for next states": (lambda d: {"next_state": resets(d)}, "of a step: they are not where the episodes ended"),
     "rewards of the row before": (lambda d: {"reward": rolled(d.reward, 1)}, "they belong to other rows or have another unit"),
     "rewards x 2": (lambda d: {"reward": 2 * d.reward}, "they belong to other rows or have another unit"),
-    "rewards that are scores": (lambda d: {"reward": d.reward / 32}, "they belong to other rows or have another unit"),
     "one reward in 10 of another row": (lambda d: {"reward": one_in(10, d.reward, d.reward[::-1])}, "rewards differ by"),
     "all states clipped": (lambda d: {"state": d.state * 0 + 10}, "every state has a velocity of 10 or more, but in Hopper-v5"),
     "states beyond all bounds": (lambda d: {"next_state": d.next_state * np.float32(1e30)}, MIXED),
@@ -115,10 +109,9 @@ def test_data_that_do_not_fit_the_task_are_refused(case):
         check.check_dataset(HOPPER, replace(data, **change(data)))
 
 
-@pytest.mark.parametrize(("name", "other"), [("halfcheetah", "walker2d"), ("walker2d", "halfcheetah")])
-def test_data_of_another_task_with_the_same_dimensions_are_refused(name, other):
-    with pytest.raises(ValueError, match=f"replayed .* rows in {tasks.find(name).gym_id}, but next states differ by"):
-        check.check_dataset(tasks.find(name), real(f"{other}-medium-replay"))
+def test_data_of_another_task_with_the_same_dimensions_are_refused():
+    with pytest.raises(ValueError, match=r"replayed .* rows in HalfCheetah-v5, but next states differ by"):
+        check.check_dataset(tasks.find("halfcheetah"), real("walker2d-medium-replay"))
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
@@ -315,11 +308,9 @@ def test_importing_a_minari_dataset_makes_a_pool(tmp_path, monkeypatch):
     [
         ("ant-d4rl", "state has 11 dimensions, but in Ant-v5 it has 27"),
         ("hoper-d4rl", "a pool cannot have the name 'hoper-d4rl': it must be a task's name, a hyphen, and letters"),
-        ("hopper", "a pool cannot have the name 'hopper': it must"),
         ("hopper-", "a pool cannot have the name 'hopper-': it must"),
         ("hopper-../x", "a pool cannot have the name 'hopper-../x': it must"),
         ("hopper-x.hdf5", "a pool cannot have the name 'hopper-x.hdf5': it must be .*, and must not end in .hdf5 or .h5"),
-        ("hopper-x.h5", "a pool cannot have the name 'hopper-x.h5': it must"),
         (
             "hopper-medium",
             "hopper-medium is reserved for this project's own pools: choose another name, e.g. hopper-medium-imported",
@@ -345,15 +336,9 @@ def test_an_import_never_overwrites_a_pool(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"terminals": None}, "terminals is None, but it must be a whole number"),
         ({"terminals": -1}, "terminals is -1, but it must be 0 or above"),
-        ({"mean_return": math.inf}, "mean_return is inf, but it must be a finite number"),
         ({"sha256": "abc"}, "sha256 is 'abc', but it must be 64 hexadecimal digits"),
-        ({"colour": "red"}, "the content has unknown fields: 'colour'; allowed are name, task"),
         ({"settings": {"algorithm": "sca"}}, "settings lacks learner, model"),
-        ({"d4rl": {"return": "3"}}, "d4rl.return is '3', but it must be a number"),
-        ({"state_coverage": {"plane": []}}, "state_coverage lacks cell, visited, effective"),
-        ({"provenance": []}, r"provenance is [], but it must be Provenance(...)"),
     ],
 )
 def test_a_card_with_a_wrong_value_is_refused(tmp_path, changed, sentence):
@@ -371,8 +356,8 @@ def test_a_card_with_a_wrong_value_is_refused(tmp_path, changed, sentence):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b'"visited": 74', b'"visited": 75'), (b'"Hopper-v5"', b'"Ant-v5"'), (b'"card_sha256": "', b'"run": "')],
-    ids=["a number", "a text", "the digest itself"],
+    [(b'"visited": 74', b'"visited": 75'), (b'"card_sha256": "', b'"run": "')],
+    ids=["a number", "the digest itself"],
 )
 def test_an_edited_card_is_refused(tmp_path, old, new):
     """A card holds its own SHA-256."""

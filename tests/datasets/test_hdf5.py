@@ -111,13 +111,11 @@ BAD = {
     "a group": (lambda file, key: file.create_group(key), "is a group, but it must be a column of numbers"),
     "a type": (lambda file, key: file.__setitem__(key, np.dtype("f8")), "is a type, but it must be a column of numbers"),
     "a dangling link": (lambda file, key: file.__setitem__(key, h5py.SoftLink("/nowhere")), "is damaged"),
-    "never written": (lambda file, key: file.create_dataset(key, (5,), "f4"), "parts of rewards were never written"),
     "half written": (half_written, "parts of rewards were never written"),
     "an unknown filter": (filtered, "is compressed with a plug-in filter, but only gzip"),
     "a scalar": (lambda file, key: file.create_dataset(key, data=1.0), "it must have 1 axes"),
     "10^12 rows": (lambda file, key: file.create_dataset(key, (10**12,), "f8", chunks=(10**6,)), "has 1000000000000 rows, but"),
     "texts": (lambda file, key: file.create_dataset(key, data=["a"] * 5), "has the type object, but only numbers are allowed"),
-    "a table": (lambda file, key: file.create_dataset(key, (5,), [("a", "f4")]), "but only numbers are allowed"),
 }
 
 
@@ -166,7 +164,6 @@ def test_a_chunk_that_would_fill_the_memory_is_refused(tmp_path):
     [
         ("data", "the columns are in the group data, but they must be at the top level: move them there"),
         ("da\x1bta", r"the columns are in the group 'da\x1bta', but"),
-        ("episode_0", "the columns are in the group episode_0"),
     ],
 )
 def test_the_error_says_that_the_columns_lie_inside_a_group(tmp_path, inside, sentence):

@@ -45,8 +45,7 @@ def learned(case, population, precision, captured, device="cpu"):
 
 
 @pytest.mark.parametrize("device", engine.DEVICES if torch.cuda.is_available() else ["cpu"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
-@pytest.mark.parametrize("population", [1, 5])
+@pytest.mark.parametrize(("precision", "population"), [("float32", 1), ("bfloat16", 5)])
 @pytest.mark.parametrize("case", CASES)
 def test_replayed_updates_equal_the_code_as_written_to_the_last_bit(case, population, precision, device):
     process.warn_once.cache_clear()  # a capture that fails would warn, which is an error here

@@ -13,7 +13,7 @@ import torch
 from conftest import contents, no_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import PROVENANCE, metadata
+from made import metadata
 
 from mbaug import files
 from mbaug.experiments import records
@@ -135,19 +135,11 @@ def change(path, **changed):
     path.write_bytes(sealed(document) if digested else json.dumps({k: v for k, v in document.items() if k != "sha256"}).encode())
 
 
-def write_old(folder, run, number=3):
-    """Writes a record in the given format; format 3 lacks the calibration of the critics."""
-    records.write(folder, run, rows(), metadata(ARMS[run.arm]))
-    change(run.path(folder), format=number, **({"calibration": ...} if number == 3 else {}))
-
-
-@pytest.mark.parametrize(
-    ("number", "run"),
-    [(3, Run("hopper", "none", "td3", 0)), (3, Run("hopper", "hopper-medium-replay", "td3_data", 0)), (4, RUN), (5, RUN)],
-)
-def test_a_complete_record_is_never_overwritten(tmp_path, number, run):
-    """Records of older formats are complete too."""
-    write_old(tmp_path, run, number)
+def test_a_complete_record_is_never_overwritten(tmp_path):
+    """Records of older formats are complete too; format 3 lacks the calibration of the critics."""
+    run = Run("hopper", "hopper-medium-replay", "td3_data", 0)
+    records.write(tmp_path, run, rows(), metadata(ARMS[run.arm]))
+    change(run.path(tmp_path), format=3, calibration=...)
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match="already recorded"):
         records.write(tmp_path, run, rows(1), metadata(ARMS[run.arm]))
@@ -206,27 +198,18 @@ def test_a_changed_record_is_refused_in_one_sentence(tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"status": None}, "status is None, but it must be a string"),
         ({"status": "diverged"}, "status is 'diverged', but diverged_at is None"),
-        ({"wall_seconds": "x"}, "wall_seconds is 'x', but it must be a number"),
-        ({"wall_seconds": math.nan}, "wall_seconds is nan, but it must be"),
         ({"wall_seconds": -1}, "wall_seconds is -1, but it must be 0 or above"),
-        ({"draw_sha256": "abc"}, "draw_sha256 is 'abc', but it must be 64 hexadecimal digits"),
         ({"draw_sha256": None}, "draw_sha256 is None, but pretraining is not None"),
         ({"dataset": "none"}, "dataset is 'none', but pretraining is not None"),
-        ({"seed": 0.5}, "seed is 0.5, but it must be a whole number"),
-        ({"watch": {}}, "watch lacks score_drop, value_gap, imagined_outside"),
         ({"calibration": {"all": {}}}, "calibration"),
-        ({"provenance": PROVENANCE}, "provenance lacks commit, precision"),
         ({"provenance": METADATA["provenance"] | {"precision": "bfloat16"}}, "it must be that of the settings, 'float32'"),
         (
             {"world_model": {"sample": [0.5]}},
             "world_model is .*, but it must be an object with the keys sample, mean, reconstruction",
         ),
         ({"settings": METADATA["settings"] | {"learner": {}}}, "settings.learner lacks hidden"),
-        ({"settings": {}}, "settings lacks algorithm"),
         ({"policies_sha256": ...}, "lacks policies_sha256"),
-        ({"notes": "fine"}, "has unknown fields: 'notes'"),
     ],
 )
 def test_a_record_with_a_missing_or_wrong_key_is_refused(tmp_path, changed, sentence):

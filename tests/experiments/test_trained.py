@@ -1,6 +1,7 @@
 """The networks that the project ships: complete, small, traceable to their runs, and as good as before rounding."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,10 @@ from mbaug import streams, tasks
 from mbaug.datasets import read
 from mbaug.experiments import checkpoint, models, records, run, trained
 from mbaug.experiments.studies import ARMS
-from mbaug.method import imagination, training, transitions
+from mbaug.method import imagination, settings, training, transitions
 from mbaug.method.td3 import TD3
 
-HERE = [name for name in trained.names() if trained.path_of(*name).exists()]
+HERE = trained.names()
 
 
 def test_the_shipped_networks_take_at_most_30_megabytes():
@@ -124,6 +125,25 @@ def test_critics_that_a_run_kept_are_evaluated_again_and_other_values_stay(tmp_p
     for work in ("nothing kept", "work"):  # a run that was asked is not asked again
         trained.update_along_actions(records.root(), tmp_path / work, path)
         assert path.read_bytes() == before
+
+
+def test_world_models_are_fitted_and_can_be_loaded(tmp_path, monkeypatch):
+    small = settings.WorldModel(hidden=(8,), transition_hidden=(8,), latent_size=4, epochs=1)
+    monkeypatch.setattr(trained, "WORLD_MODELS", {("hopper", "world_model"): replace(ARMS["deterministic"], model=small)})
+    monkeypatch.setattr(trained, "ENSEMBLES", [("hopper", "ensemble")])
+    monkeypatch.setattr(trained, "MEMBERS", range(2))
+    monkeypatch.setattr(trained, "SMALL", replace(trained.SMALL, epochs=1))
+    monkeypatch.setattr(trained, "AGENTS", {})
+    folder = tmp_path / "models"
+    expected = [str(trained.path_of("hopper", name, folder)) for name in ("world_model", "ensemble")]
+    assert [*trained.make(records.root(), tmp_path / "work", folder)] == expected
+    fitted = trained.world_model("hopper", folder=folder)
+    assert fitted.deterministic is not None
+    assert {"sample", "deterministic", "persistence"} <= {*fitted.errors}
+    monkeypatch.setattr(trained, "existing", lambda task, name, _: trained.path_of(task, name, folder))
+    one, other = trained.ensemble("hopper")
+    assert not torch.equal(one.network.flat, other.network.flat)
+    assert [*trained.make(records.root(), tmp_path / "work", folder)] == [], "Existing files are not made again."
 
 
 def test_networks_of_another_training_of_a_recorded_run_are_not_shipped(tmp_path, monkeypatch):

@@ -24,14 +24,10 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
     [
         ({"algorithm": "td4"}, "unknown algorithm 'td4': did you mean 'td3'? allowed are 'td3', 'sac',"),
         ({"precision": "float16"}, "unknown precision 'float16': did you mean "),
-        ({"algorithm": "sac"}, "the learner's settings are TD3(...), but the algorithm 'sac' needs SAC(...)"),
         ({"learner": IQL()}, "the learner's settings are IQL(...), but the algorithm 'td3' needs TD3(...)"),
-        *(
-            (
-                {"finetuning": None, "pretraining": plan},
-                "finetuning is None and pretraining is None or has 0 updates, but an arm must learn in one of them",
-            )
-            for plan in (None, Pretraining(updates=0))
+        (
+            {"finetuning": None, "pretraining": Pretraining(updates=0)},
+            "finetuning is None and pretraining is None or has 0 updates, but an arm must learn in one of them",
         ),
         (
             PLAIN_SAC | {"pretraining": Pretraining()},
@@ -48,14 +44,11 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
         (OFFLINE | {"model": None}, "the augmentation's source is 'sample', but model is None: it needs a WorldModel(...)"),
         (OFFLINE | {"augmentation": None}, "a model is given, but augmentation is None"),
         ({"finetuning": Finetuning(keep_data=True)}, "keep_data is True, but pretraining is None: it keeps the rows that"),
-        *(
-            (OFFLINE | {"pretraining": plan}, "augmentation is given, but pretraining is None or has 0 updates: next states")
-            for plan in (None, Pretraining(updates=0))
+        (
+            OFFLINE | {"pretraining": Pretraining(updates=0)},
+            "augmentation is given, but pretraining is None or has 0 updates: next states",
         ),
-        *(
-            (OFFLINE | {"augmentation": Augmentation(rate=rate)}, f"rate is {rate}, which replaces no row of a batch of 256")
-            for rate in (0.0, 0.001)
-        ),
+        (OFFLINE | {"augmentation": Augmentation(rate=0.001)}, "rate is 0.001, which replaces no row of a batch of 256"),
         (
             OFFLINE | {"augmentation": Augmentation(source="sampel")},
             "unknown augmentation source 'sampel': did you mean 'sample'? allowed are 'sample', 'mean',",
@@ -81,12 +74,9 @@ OFFLINE_ALGORITHMS = ", ".join(repr(name) for name, algorithm in ALGORITHMS.item
             {"augmentation": SIMULATED, "pretraining": Pretraining(), "dynamics": Dynamics(action_noise=0.1)},
             "dynamics is Dynamics(action_noise=0.1, observation_noise=0.0, push_probability=0.0, push_force=0.0), but the",
         ),
-        *(
-            (
-                {"augmentation": replace(SIMULATED, rate=rate), "pretraining": Pretraining()},
-                f"rate is {rate}, but with a branch a batch of 256 also needs recorded rows, for the actor",
-            )
-            for rate in (0.999, 1.0)
+        (
+            {"augmentation": replace(SIMULATED, rate=0.999), "pretraining": Pretraining()},
+            "rate is 0.999, but with a branch a batch of 256 also needs recorded rows, for the actor",
         ),
         (
             {"augmentation": SIMULATED, "pretraining": Pretraining()},

@@ -83,12 +83,6 @@ def updated(settings, *noise):
     return agent
 
 
-@pytest.mark.parametrize(("target_entropy", "grows"), [(50.0, True), (-50.0, False)])
-def test_the_temperature_grows_while_the_entropy_is_below_its_target(target_entropy, grows):
-    agent = updated(replace(SMALL, target_entropy_per_action=target_entropy), NOISE, NOISE)
-    assert ((sac.temperature(agent) > sac.temperature(agents())) == grows).all()
-
-
 def test_the_target_entropy_counts_each_action_and_the_temperature_has_its_own_learning_rate():
     """Two actions have a target of -2 nats, so alpha falls at an entropy of -1.5. Adam's first step is as long as its rate."""
     settings, agent = replace(SMALL, target_entropy_per_action=-1.0, temperature_learning_rate=0.01), agents()

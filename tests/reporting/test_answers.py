@@ -134,12 +134,12 @@ def test_the_recommended_arm_must_be_recorded_on_every_task():
 
 
 def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pretraining_are_recorded():
-    few, best = " This may change: all four tasks have fewer than 5 seeds", {"layernorm_data": 60}
+    few, best = "has fewer than 5 seeds on all four tasks", {"layernorm_data": 60}
     fresh = "“LayerNorm critics, no pre-training”"
-    untried = f"{fresh} is not recorded yet"
+    untried, scratch = f"{fresh} is not recorded yet", f"“TD3 from scratch” {few}"
     for seeds, arms, expected in (
-        (2, {"vanilla": 40}, f"{few}. "),
-        (2, best, f"{few}, and {untried}. "),
+        (2, {"vanilla": 40}, f" This may change: “vanilla pre-training” {few}, and {scratch}. "),
+        (2, best, f" This may change: “LayerNorm critics, data kept” {few}, and {scratch}, and {untried}. "),
         (5, best, f" This may change: {untried}. "),
         (5, best | {"td3_layernorm_data": 30}, ""),
     ):
@@ -148,7 +148,9 @@ def test_a_choice_is_provisional_until_five_seeds_and_its_counterpart_without_pr
         assert ("may change" in said) == bool(expected)
     more = runs({"td3": 10} | best, seeds=5, tasks=FOUR)
     said = recommended(pd.concat([more, runs({"td3_layernorm_data": 30}, seeds=2, tasks=FOUR)]))
-    assert said.endswith(f"{few}, and {fresh} has too few runs. ")
+    assert said.endswith(f" This may change: {fresh} {few}. "), "It is the second best, and is named once."
+    said = recommended(pd.concat([more, runs({"td3_layernorm_data": 5}, seeds=2, tasks=FOUR)]))
+    assert said.endswith(f" This may change: {fresh} has too few runs. ")
 
 
 def recommended(frame):

@@ -421,7 +421,7 @@ def test_dots_at_given_places_draw_what_they_return():
     assert low < 1.0 < 7.0 < high, "All seeds should lie inside the panel, also those that are farther out than every mean."
 
 
-def test_an_axis_of_symlog_axis_contains_them_all():
+def test_a_symlog_axis_contains_all_its_values():
     """A critic that ran away may also end far below zero. Small values leave the axis as it is."""
     _, (axis, other) = plt.subplots(1, 2)
     figures.symlog_axis(axis, pd.Series([-3e5, 2e7]))

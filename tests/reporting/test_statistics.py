@@ -163,8 +163,8 @@ def test_a_95_percent_interval_contains_the_truth_in_95_of_100_cases(n_seeds):
     """We simulate one arm, and two arms on four tasks, each of which is three times as noisy as the one before."""
     rng, names = np.random.default_rng(n_seeds), ("hopper", "walker2d", "halfcheetah", "ant")
     weights = np.tile([0.25, -0.25], 4)
-    one = [statistics.interval([scores]) for scores in rng.normal(size=(1500, n_seeds))]
     noise = 3.0 ** np.repeat(range(len(names)), 2)[:, None]
+    one = [statistics.interval([scores]) for scores in rng.normal(size=(1500, n_seeds))]
     four = [statistics.contrast([*scores], weights) for scores in noise * rng.normal(size=(1500, 8, n_seeds))]
     for found in (one, four):
         assert np.mean([interval.low <= 0 <= interval.high for interval in found]) == pytest.approx(0.95, abs=0.015)
@@ -273,20 +273,6 @@ def test_the_sign_flip_test_by_hand():
     assert statistics.sign_flip_p([]) == 1
     assert statistics.sign_flip_p([np.ones(10), np.ones(10)]) == 2**-20  # exact for four tasks with five seeds
     assert statistics.sign_flip_p([np.ones(40)]) == 1e-4  # of 10,000 outcomes, only the observed one is as large
-
-
-@pytest.mark.parametrize("n_pairs", [8, 20])
-def test_the_sign_flip_test_agrees_with_scipy(n_pairs):
-    values = np.random.default_rng(3).normal(0.3, 1, n_pairs)
-    theirs = scipy.stats.permutation_test(
-        (values, np.zeros(n_pairs)),
-        lambda x, y, axis: (x - y).sum(axis=axis),
-        permutation_type="samples",
-        alternative="greater",
-        n_resamples=20_000,
-        rng=np.random.default_rng(1),
-    )
-    assert statistics.sign_flip_p([values]) == pytest.approx(theirs.pvalue, abs=0.01 if n_pairs > 14 else 1e-12)
 
 
 def test_the_probability_of_improvement_by_hand():

@@ -98,10 +98,6 @@ def test_no_example_opens_a_server_to_everybody():
     assert schedulers
     assert all(re.search(r"dask scheduler --host (HOST|127\.0\.0\.1)\b", line) for line in schedulers)
     assert not any(re.search(r"0\.0\.0\.0|--ip|--allow-root", text) for text in texts)
-    before = re.sub(r"\s+", " ", TEXT.partition("dask scheduler")[0])[-700:]
-    assert "HOST must be an address of a private network, or 127.0.0.1 on a single machine" in before
-    assert "Otherwise the cluster needs [TLS]" in before
-    assert "dashboard listens on every address" in before
 
 
 def test_the_table_of_results_has_a_row_for_each_arm_and_a_column_for_each_task(tmp_path):
