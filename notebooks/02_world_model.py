@@ -572,7 +572,7 @@ figures.save_figure(figure, "02_rate_distortion", table, text, profile)
 weights = {"the first author's code [C]": 1.0, "a twelfth of it": 1 / 12}
 weights["with D4RL's 402,000 rows"] = paper_batches / math.ceil(402_000 / full.batch_size)
 weights |= {f"{w:g} of it": w for w in measured.index if w < 1}
-beside = {"times the authors'": weights.values()}
+beside = {"times the first author's": weights.values()}
 for mode in modes:
     settled = [replace(full, kl_weight=w) for w in weights.values()]
     found = [analysis.rate_distortion(one, correlation, paper_batches, mode) for one in settled]
@@ -603,7 +603,7 @@ pd.DataFrame({tasks.find(name).title: beside_theory(name) for name in here}).T.m
 # *Read.* In the first table the first row is the weight of the first author's code [C]. There the theory meets our
 # expectation for a sample: the loss asks for most of the blur, and longer training would remove little of it. For the
 # mean, the measured error is larger than the predicted one. The second table shows the same on all four tasks, even on
-# HalfCheetah, where $s'$ is not close to $s$, contrary to the theory's assumption. At a hundredth of the authors'
+# HalfCheetah, where $s'$ is not close to $s$, contrary to the theory's assumption. At a hundredth of the first author's
 # weight the theory fails for both the sample and the mean: it predicts almost no blur. There the reconstruction alone
 # has more than half of a sample's error, several times what the theory predicts. So even the blur is larger than the
 # loss asks for, perhaps because the fit is unfinished. The row "a twelfth of it" has the weight that the KL term would
@@ -763,9 +763,9 @@ assert error["linear"] < error["persistence"] < error["sample"], "on Hopper the 
 #
 # - In the live fit of section 4, pass `replace(plan, residual=False)` instead of `plan` to `world_model.epochs`. Does
 #   $z' = f(z, a)$, as in the first author's code, learn more slowly at first?
-# - In section 1, put `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of `rest.rows(...)`. How wrong is each
-#   predictor in episodes of another policy? (Set `profile = "quick"` first, because the profile "paper" compares what you
-#   compute with the committed tables.)
+# - In section 1, put `read.load(f"{name}-medium").rows(np.arange(4_000))` in place of
+#   `rest.rows(np.arange(0, len(rest), 10))`. How wrong is each predictor in episodes of another policy? (Set `profile =
+#   "quick"` first, because the profile "paper" compares what you compute with the committed tables.)
 # - In the live fit, pass `replace(plan, latent_size=4)` instead of `plan`. Does the loss fall as fast?
 #
 # ## Questions

@@ -706,7 +706,7 @@ chosen.fillna("–").astype(str)
 # authors](https://github.com/sfujim/TD3) and SAC's from [Tianshou's benchmark](https://arxiv.org/abs/2107.14171). We
 # expect similar scores, not equal ones. The lowest row is one long run of SAC, for claim (b). There the figure shows
 # means over the last 100,000 interactions, of our run and of the published runs, and the verdict uses this published
-# mean. The table below the figure has single evaluations instead. Its column "authors' [C]" has the score of TD3 from
+# mean. The table below the figure has single evaluations instead. Its column "[C]" has the score of TD3 from
 # scratch in the first author's repository.
 
 # %%
@@ -785,7 +785,7 @@ pd.DataFrame({looks.look(arm).label: choice(arm) for arm in sweep.arms}).T
 # *Read.* A choice that gains on every seed and every task would suggest that our baseline is the weaker one. No choice
 # does so here, but two seeds cannot establish that none would. We have not tried HalfCheetah and Ant.
 #
-# ## 8. The same curves on the authors' axis
+# ## 8. The same curves on the axis of [C]
 #
 # The plotting script of [C] deletes the five evaluations of the warm-up. Its tick "0" is interaction 25,000, and its
 # "100K" is 125,000. We do not know whether the published figures were drawn this way. Our own curves of Hopper show
@@ -797,11 +797,11 @@ stops = stops[:: max(1, len(stops) // 3)]
 curve = online.query("task == 'hopper' and steps in @stops and arm in @arms")
 curve = curve.pivot_table("score", "steps", "arm")
 curve = looks.labelled(curve[looks.in_order(curve)].map(words.number))
-curve.insert(0, "authors' tick", [f"{step - warmup:,}" for step in curve.index])
+curve.insert(0, "tick of [C]", [f"{step - warmup:,}" for step in curve.index])
 curve.set_axis(curve.index.map("{:,}".format)).rename_axis("interactions")
 
 # %% [markdown]
-# *Read.* On the authors' axis each row seems to have cost 25,000 interactions less than it did. That flatters every arm
+# *Read.* On the axis of [C] each row seems to have cost 25,000 interactions less than it did. That flatters every arm
 # that rises, and most of all the one that rises fastest.
 #
 # ## 9. Claim by claim
@@ -835,7 +835,7 @@ for claim in claims.CLAIMS[:3]:
 # |---|---|---|---|
 # | task | D4RL's `-v2` data and simulator | Gymnasium's v5, data collected there | D4RL's simulator is no longer maintained |
 # | $x$ axis | [C] leaves out the warm-up | every interaction counts | the claim is about saving interactions |
-# | first states | after a later reset not standardised [C] | standardised | the networks have seen no other |
+# | first states | standardised only after the first reset [C] | always standardised | the networks have seen no other |
 # | added to the standard deviation | online 1e-9, offline 1e-3 [C] | 1e-3 in both | the agent learned with it |
 # | evaluations | all start in the same states [C] | new episodes each time | no luck of a fixed start |
 # | from scratch | TD3 [C], SAC [S], with a warm-up that is not known | both, 5,000 uniform steps | a baseline without idle steps |

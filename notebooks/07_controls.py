@@ -22,7 +22,8 @@
 # Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch, and chapter
 # [05](05_online_finetuning.ipynb) the scores of agents that learned from them. Why do these scores differ from those of
 # *vanilla* pre-training, which uses recorded next states alone? We split the model's error into parts and test each
-# part alone. [S], [A] and [C] are [our sources](00_overview.ipynb).
+# part alone. An *arm* is one way to train, a *seed* the number of a repetition. [S], [A] and [C] are [our
+# sources](00_overview.ipynb).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -401,10 +402,9 @@ for name in asked:
 # ## 5. Score against error
 #
 # *Ask.* If the bias does the harm, scores should fall with the bias and not with the jitter. A *study* is a question
-# with its list of runs, an *arm* is one way to train an agent, and a *seed* is the number of a repetition. The study
-# `sources` trains agents offline, for three seeds, with `mean`, `jitter`, `shrink` and `reconstruction`. (Other studies
-# hold the other sources.) A last arm, `target_noise`, leaves next states as they are and doubles the noise on the
-# target *action*. It smooths without any model.
+# with its list of runs. The study `sources` trains agents offline, for three seeds, with `mean`, `jitter`, `shrink` and
+# `reconstruction`. (Other studies hold the other sources.) A last arm, `target_noise`, leaves next states as they are
+# and doubles the noise on the target *action*. It smooths without any model.
 #
 # How many runs of this and the next sections are recorded? (The study `still` holds the arms whose names end in
 # `_critics`, and `cold` those that end in `_actor_cold`.)
@@ -449,6 +449,9 @@ looks.labelled(told) if asked else nothing
 # %% [markdown]
 # *Read.* Compare the signs first. The sum assumes a fixed policy, and the same shift for ever. In training both adapt,
 # so the sizes need not agree.
+#
+# *Now the scores.* The table has the mean score over the second half of pre-training, by source. The figure sets it
+# against the bias and the jitter of section 4.
 
 # %%
 show(statistics.mean_offline)

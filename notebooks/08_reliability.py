@@ -494,7 +494,8 @@ looks.titled(told)
 # a body falls in this step, the VAE nearly always imagines a body that stands. Falls lie at the edge of the data, and
 # the blur pulls them back inside. Neither model was fitted on rows that end an episode, so that does not explain the
 # difference. Noise of the same size makes impossible states more often. But it starts at $s'$, so many of the fallen
-# bodies stay fallen.
+# bodies stay fallen. On HalfCheetah a sixth of the samples are deeper in the ground than any true state, and on Ant a
+# quarter, several times as many as for the deterministic network.
 #
 # ## 4. Which way is it wrong?
 #
