@@ -5,12 +5,12 @@
 #
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
-# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35), HalfCheetah (44) and Ant
-# (76, but *LayerNorm critics, no pre-training* with 73 may be as good). On all four tasks (5 seeds), the mean score of
-# *LayerNorm critics, data kept* differs by +21 [+16, +26] from that of *TD3 with the data, no pre-training*, by +41 [+31, +51]
-# from that of *vanilla, data kept* and by +29 [+24, +34] from that of *SAC from scratch*. Not yet recorded on every task:
-# *augmented, LayerNorm critics, data kept*, *IQL, data kept* and *behaviour cloning, data kept*. No recorded run shows yet
-# whether a perfect world model would help.
+# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35, but *RLPD* with 30 may be as
+# good), HalfCheetah (44) and Ant (76, but *LayerNorm critics, no pre-training* with 73 may be as good). On all four tasks (5
+# seeds), the mean score of *LayerNorm critics, data kept* differs by +21 [+16, +26] from that of *TD3 with the data, no
+# pre-training*, by +41 [+31, +51] from that of *vanilla, data kept* and by +29 [+24, +34] from that of *SAC from scratch*. Not
+# yet recorded on every task: *augmented, LayerNorm critics, data kept*, *IQL, data kept* and *behaviour cloning, data kept*. No
+# recorded run shows yet whether a perfect world model would help.
 # <!-- /answer -->
 #
 # | | |
