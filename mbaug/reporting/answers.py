@@ -350,10 +350,11 @@ def controls(frame: pd.DataFrame) -> str:
         return NOTHING
     augmented, noise, vanilla = map(estimate, means)
     model = conclusion(claims.compare(claims.PRIMARY, same)[1], "the model beats noise", "noise beats the model")
-    outcomes = Counter(judged(each, measured(each, table)) for each in PREDICTIONS)
+    verdicts = {each: judged(each, measured(each, table)) for each in PREDICTIONS}
+    outcomes = Counter(verdicts.values())
     true, failed, undecided = (outcomes[name] for name in ("as predicted", "contradicted", "undecided"))
-    helped = [tuple(found) for each in PREDICTIONS if (found := needed(each, table))]
-    only = words.only_with(helped[0]) if true and len(helped) == true and len({*helped}) == 1 else ""
+    helped = [needed(each, table) for each, verdict in verdicts.items() if verdict == "as predicted"]
+    only = words.only_with(helped[0]) if helped and helped.count(helped[0]) == true else ""
     counts = [f"{true or 'none'} came true{only}", f"{failed or 'none'} failed", f"{undecided or 'none'} stayed undecided"]
     waiting = len(PREDICTIONS) - true - failed - undecided
     counts += [f"{waiting} lack runs" if waiting > 1 else "1 lacks runs"] if waiting else []

@@ -70,8 +70,8 @@ class Finding(NamedTuple):
         """The tasks without which the sign changes, or the interval holds zero; [] if there are fewer than three."""
         if len(self.rest) < 3:
             return []
-        lost = {task: other.low <= 0 <= other.high or other.value * self.interval.value < 0 for task, other in self.rest.items()}
-        return [task for task, each in lost.items() if each]
+        value = self.interval.value
+        return [task for task, other in self.rest.items() if other.low <= 0 <= other.high or other.value * value < 0]
 
 
 PRIMARY = tuple(Comparison("augmented", (other,)) for other in ("vanilla", "noise", "td3_data"))

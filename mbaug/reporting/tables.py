@@ -13,6 +13,8 @@ from mbaug.reporting.looks import LOOKS, in_order, look
 from mbaug.reporting.words import estimate, fold, number
 
 MAIN = ("td3", "sac", "td3_data", "vanilla", "augmented", "noise")  # not folded: six arms at most, in the order of LOOKS
+# Score on Ant with every joint at its limit: a step costs 0.5 for each of 8 joints, and earns 1 for a healthy height.
+AT_LIMITS = tasks.normalised_score(tasks.find("ant"), -3.0 * tasks.STEPS)
 
 
 def found_table(frame: pd.DataFrame) -> str:
@@ -31,13 +33,9 @@ def found_table(frame: pd.DataFrame) -> str:
 
 
 def at_limits(table: pd.DataFrame, arm: str) -> tuple[int, int]:
-    """Returns how many of an arm's runs on Ant end with every joint at its limit at each step, and how many end at all.
-
-    Such a step costs 0.5 for each of 8 joints and earns 1 for a healthy height, so an episode returns -3 for each step.
-    """
+    """Returns how many of an arm's runs on Ant end with every joint at its limit at each step, and how many end at all."""
     scores = statistics.final_score(table[(table["task"] == "ant") & (table["arm"] == arm)])
-    stuck = tasks.normalised_score(tasks.find("ant"), -3.0 * tasks.STEPS)
-    return int((abs(scores - stuck) < 0.5).sum()), len(scores)
+    return int((abs(scores - AT_LIMITS) < 0.5).sum()), len(scores)
 
 
 def _failure(table: pd.DataFrame) -> list[str]:
@@ -46,8 +44,10 @@ def _failure(table: pd.DataFrame) -> list[str]:
     if 2 * stuck <= runs:
         return []
     chapter = "[05_online_finetuning](notebooks/05_online_finetuning.ipynb), section 6"
-    told = f"On Ant {stuck} of {runs} augmented agents end with every joint at its limit, at a score of −64 ({chapter}). This "
-    told += "one failure decides each mean of the arm over four tasks, so read its differences without Ant, too."
+    told = f"On Ant {stuck} of {runs} augmented agents end with every joint at its limit, at a score of {number(AT_LIMITS)} "
+    told += (
+        f"({chapter}). This one failure decides each mean of the arm over four tasks, so read its differences without Ant, too."
+    )
     return [*textwrap.wrap(told, 126, break_on_hyphens=False), ""]
 
 

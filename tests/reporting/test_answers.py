@@ -112,6 +112,13 @@ def test_the_controls_answer_compares_the_model_with_noise_and_counts_prediction
     ant = runs({"noise": 90, "vanilla": 30, "augmented": 0}, seeds=5, tasks=("ant",))
     found = answers.controls(pd.concat([most, ant]))
     assert "2 came true (only with Ant), none failed, none stayed undecided and 3 lack runs." in found
+    falls = runs({"noise": 0, "vanilla": 30, "augmented": 0}, 5, ("hopper", "walker2d"), spread=2)
+    ant, rest = (
+        runs({"noise": noise, "vanilla": 30, "augmented": score}, 5, (task,), spread=2)
+        for noise, score, task in ((-90, 0, "ant"), (30, 30, "halfcheetah"))
+    )
+    found = answers.controls(pd.concat([falls, ant, rest]))
+    assert "1 came true, 1 failed" in found, "The one that failed needs Ant."
 
 
 def test_the_recommended_arm_must_be_recorded_on_every_task():
