@@ -263,11 +263,14 @@ def strips(arguments: argparse.Namespace) -> None:
 def models(arguments: argparse.Namespace) -> None:
     """Writes the missing files of data/models: fits world models (minutes each) and extracts the agents of recorded runs."""
     from mbaug.experiments import records, runner, trained
+    from mbaug.reporting import advice
 
     work = arguments.work or runner.work_folder()
     for line in trained.make(records.root(), work):
         say(line)
     trained.update_along_actions(records.root(), work)
+    for line in advice.update_policies():
+        say(line)
 
 
 def advise(arguments: argparse.Namespace) -> None:

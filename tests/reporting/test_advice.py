@@ -98,6 +98,43 @@ def test_the_score_of_a_dataset_is_the_mean_over_complete_episodes():
     )
 
 
+def test_the_rule_is_compared_with_the_arm_that_we_recommend():
+    """LayerNorm has 20 points more than the best choice of the rule, on two tasks with two seeds."""
+    where = {"seeds": 2, "tasks": ("hopper", "halfcheetah")}
+    frame = runs({"vanilla": 40, "vanilla_data": 50, "td3_data": 30}, **where)
+    assert advice.without_rule(frame, advice.cases(frame)) == "", "No arm has two seeds on every task."
+    every = pd.concat([frame, runs({"layernorm_data": 90, "td3": 10}, seeds=2, tasks=tuple(tasks.TASKS))])
+    said = advice.without_rule(every, advice.cases(every))
+    assert said.startswith("of all recorded arms we would take 'layernorm_data', “LayerNorm critics, data kept”: ")
+    assert said.endswith("in 4 of 4 cases, by 40 points on average")
+    assert advice.without_rule(every, advice.cases(every)[:1]) == "", "The rule is not tested on one task."
+
+
+def test_policies_are_trained_once_for_each_pool(tmp_path, monkeypatch):
+    """An interrupted command goes on where it was."""
+    trained = []
+
+    def pretrained(drawn, task, updates):
+        trained.append((drawn.name, len(drawn), updates))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return task
+
+    monkeypatch.setattr(advice, "_pretrained", pretrained)
+    monkeypatch.setattr(advice, "_policy_score", lambda task: 12.0)
+    monkeypatch.setattr(tasks, "TASKS", {"hopper": tasks.find("hopper")})
+    path = tmp_path / "11_policies.csv"
+    with pytest.raises(KeyboardInterrupt):
+        list(advice.update_policies(path, updates=50))
+    lines = list(advice.update_policies(path, updates=50))
+    assert trained[:2] == [("hopper-random", 10_000, 50), ("hopper-medium-replay", 10_000, 50)]
+    assert trained[2:] == [(f"hopper-{q}", 10_000, 50) for q in ("medium-replay", "medium", "medium-expert", "expert")]
+    assert lines[0] == "hopper-medium-replay: the policy scores 12 after 50 updates"
+    table = pd.read_csv(path)
+    assert table["policy"].tolist() == [12.0] * 5
+    assert table["quality"].tolist() == ["random", "medium-replay", "medium", "medium-expert", "expert"]
+
+
 @pytest.mark.parametrize(
     ("name", "task"),
     [("mujoco-hopper-medium-v0", "hopper"), ("walker2d_medium_replay-v2", "walker2d"), ("My-HalfCheetah", "halfcheetah")],
