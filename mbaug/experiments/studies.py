@@ -18,7 +18,7 @@ from mbaug.method.td3 import TD3
 from mbaug.tasks import EVERY, EXTRA, TASKS
 
 FOUR = tuple(TASKS)
-TWO = ("halfcheetah", "hopper")
+TWO = ("hopper", "halfcheetah")
 
 # --- arms -----------------------------------------------------------------------------------------------------------------
 

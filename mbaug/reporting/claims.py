@@ -41,6 +41,7 @@ class Claim:
     """A claim of the paper: what the sources say, the notebook that draws it, and a comparison for each of its parts."""
 
     letter: str
+    topic: str  # in two words or three
     text: str
     said: str
     notebook: str
@@ -96,9 +97,10 @@ CRITIC = {
     "overfitting": "in a critic's error on new rows divided by its error on trained rows, when pre-training ends",
 }
 CLAIMS = (
-    Claim("a", "It jump-starts online learning", "yes [S]", ONLINE, (Comparison("augmented", ("td3",)),)),
+    Claim("a", "jump-start", "It jump-starts online learning", "yes [S]", ONLINE, (Comparison("augmented", ("td3",)),)),
     Claim(
         "b",
+        "10x fewer interactions",
         "In some cases it needs 10x fewer interactions",
         "at 100K it is comparable to SAC at 1M [S]",
         ONLINE,
@@ -106,6 +108,7 @@ CLAIMS = (
     ),
     Claim(
         "c",
+        "better than vanilla",
         "It is clearly better than vanilla offline pre-training",
         "on Ant, Hopper, Walker2d and HalfCheetah [S]",
         ONLINE,
@@ -113,9 +116,10 @@ CLAIMS = (
     ),
     # We compare with the mean of the other rates. A trend over |rate - 50 %| would be as steep if a neighbour of 50 % were best
     # and both ends poor. If another rate has a higher mean, the verdict cannot be "reproduced".
-    Claim("d", "50 % is the best rate", "yes [S]", CONTROLS, (Comparison("augmented", RATES, ("halfcheetah",)),)),
+    Claim("d", "best rate", "50 % is the best rate", "yes [S]", CONTROLS, (Comparison("augmented", RATES, ("halfcheetah",)),)),
     Claim(
         "e",
+        "actor and critic both help",
         "The pre-trained actor and the pre-trained critic both help, and the actor is important without augmentation",
         "yes [A]",
         CONTROLS,
@@ -128,6 +132,7 @@ CLAIMS = (
     ),
     Claim(
         "f",
+        "smoother critic",
         "Augmentation smooths the critic's over-fitting",
         "visible in the distributions of Q-values [S, A]",
         "04_offline_pretraining",
@@ -144,7 +149,7 @@ is too narrow where a few seeds of an arm collapse, or where two seeds of one ar
 When we named a comparison, we fixed its tasks and its {ENOUGH_SEEDS} seeds. Two families of three comparisons are primary: the
 table above, and that of [chapter 11](notebooks/11_other_methods.ipynb). We named the second family before any run with
 LayerNorm. By then TD3 with the data and SAC were recorded with all seeds, and “vanilla, data kept” with one. Holm's method
-corrects each family separately. All other comparisons are exploratory.
+corrects each family separately. All other comparisons are exploratory. The parts of such a claim are a family, too.
 
 Arms from scratch see raw states, and every pre-trained arm sees standardised ones. Claims (a) and (e) and the comparison with SAC
 include what standardised states gain. The study `states` separates the two: [chapter 05](notebooks/05_online_finetuning.ipynb),
@@ -158,8 +163,7 @@ points. The table also gives the mean of our one run of SAC over the same intera
 - *Direction only*, *opposite direction only*: zero lies outside the interval, but p is larger, or another rate has a higher mean.
 - *Undecided*: zero lies inside the interval. *Too few seeds*: with fewer than {ENOUGH_SEEDS} of an arm on a task we show an
   interval but decide nothing. *Not attempted*: we have not run it yet.
-- Each difference over several tasks is followed by the difference without the task that moves it most. *Only with Ant* beside a
-  verdict: without Ant the difference has the other sign, or an interval that holds zero.
+- *Only with Ant* beside a verdict: without Ant the difference has the other sign, or an interval that holds zero.
 - A claim of several parts has a verdict for each. Claim (b) says “in some cases”, so one task is enough for it. Claims (e) and
   (f) need all their parts.
 

@@ -141,20 +141,27 @@ def every_seed(axes: Iterable[Axes], table: pd.DataFrame, value: str) -> pd.Data
     return table[[*statistics.RUN, "steps", value]]
 
 
-def symlog_axis(axis: Axes, values: pd.Series) -> None:
-    """Makes a y axis linear within ±1,000 rewards and logarithmic beyond, if `values` go beyond.
+LINEAR = 300  # rewards: critics that have not run away mostly stay within
 
-    Critics that run away can predict millions.
+
+def symlog_axis(axis: Axes, values: pd.Series) -> None:
+    """Makes a y axis linear within ±LINEAR rewards and logarithmic beyond, if `values` exceed 1,000 rewards in size.
+
+    Critics that run away can predict millions. About half of the axis is linear, so that the other critics stay apart.
     """
-    if not values.abs().max() > 1_000:
+    low, high = values.min(), values.max()
+    if not max(-low, high) > 1_000:
         return
-    axis.set_yscale("symlog", linthresh=1_000, linscale=2)
-    low, high = min(-100.0, 3 * values.min()), 3 * max(1_000.0, values.max())
-    labels = {0: "0", 500: "500", 1_000: "1,000", 1e5: "100,000", 1e7: "10 million", 1e9: "1 billion"}
-    labels |= {1e4: "10,000"} if values.abs().max() < 1e5 else {}
+    bottom = 3 * low if low < -LINEAR else min(-100.0, 1.2 * low)
+    decades = sum(np.log10(max(1.0, end / LINEAR)) for end in (-bottom, 3 * high))
+    linear = 1 + min(1.0, -bottom / LINEAR)  # in units of LINEAR
+    axis.set_yscale("symlog", linthresh=LINEAR, linscale=max(1.0, decades / linear))
+    labels = {0: "0", 100: "100", 200: "200", 300: "300", 1e5: "100,000", 1e7: "10 million", 1e9: "1 billion"}
+    labels |= {1e3: "1,000", 1e4: "10,000"} if max(-low, high) < 1e5 else {}
     ticks = {-size: f"−{text}" for size, text in labels.items() if size} | labels
     axis.set_yticks([*ticks], [*ticks.values()])
-    axis.set_ylim(low, high)
+    axis.minorticks_off()
+    axis.set_ylim(bottom, 3 * max(1_000.0, high))
 
 
 def bar(axis: Axes, x: Sequence, y: Sequence, colour: str) -> None:
@@ -183,7 +190,7 @@ def mark_cut_bars(figure: Figure) -> bool:
     return any(line.get_label() == "_arrow" for axis in figure.axes for line in axis.lines)
 
 
-SEEDS = {"markersize": 4, "alpha": 0.65, "markeredgewidth": 0}  # the small dots of single seeds
+SEEDS = {"markersize": 3.2, "alpha": 0.65, "markeredgewidth": 0}  # the small dots of single seeds
 
 
 def dots(
@@ -206,13 +213,13 @@ def dots(
                 continue
             bar(axis, [of_task["low"][arm], of_task["high"][arm]], [height, height], colour)
             axis.plot(seeds, [height - 0.33] * len(seeds), "o", color=colour, **SEEDS)
-            axis.plot(seeds.mean(), height, "o", color=colour, markersize=6.5, fillstyle="full" if len(seeds) > 1 else "none")
+            axis.plot(seeds.mean(), height, "o", color=colour, markersize=4.5, fillstyle="full" if len(seeds) > 1 else "none")
         if of_task.empty:
             axis.set_xticks([])
         labels = [",\n".join(look(arm).label.rsplit(", ", 1)) for arm in arms]
         axis.set(title=tasks.find(task).title, ylim=(0.35 - len(arms), 0.6), yticks=[*heights.values()], yticklabels=labels)
         axis.grid(axis="y", visible=False)
-        axis.margins(x=0.25)
+        axis.margins(x=0.12)
         axis.label_outer()
     every = summary.merge(table[["task", "arm", "seed", measure.name]], on=["task", "arm"], suffixes=("", "_of_seed"))
     return every[every["arm"].isin(arms) & every["task"].isin([*names])]
@@ -233,7 +240,7 @@ def dots_at(axis: Axes, measure: pd.Series, places: Mapping[str, float]) -> pd.D
         axis.plot([place] * len(seeds), seeds, "o", color=colour, transform=beside, **SEEDS)
         axis.update_datalim([(place, seed) for seed in seeds])  # the shift beside the place keeps `plot` from doing so
         fill = "full" if len(seeds) > 1 else "none"
-        axis.plot(place, found.value, "o", color=colour, markersize=6.5, fillstyle=fill, label=look(arm).label)
+        axis.plot(place, found.value, "o", color=colour, markersize=4.5, fillstyle=fill, label=look(arm).label)
         rows += [[arm, place, *found[:4], seed] for seed in seeds]
     axis.margins(y=0.25)
     return pd.DataFrame(rows, columns=["arm", "place", "value", "low", "high", "n_seeds", "value_of_seed"])
@@ -275,6 +282,8 @@ def caption(text: str, table: pd.DataFrame, records: Mapping[Any, Mapping] | Non
     by_arm = {look(arm).label: span(seeds[:, :, arm]) for arm in in_order(table["arm"])}
     each = ", ".join(f"“{label}” ({number})" for label, number in by_arm.items())
     each = f"Seeds: {each}" if least < most else f"{count('seed', seeds).capitalize()} per arm"
+    if HOLLOW in drawn and least < most and {*seeds} == {1, most}:
+        each = f"{most} seeds per arm, one where the dot is hollow"
     drawn = f"{drawn.rstrip('.')}. {each}" if drawn else each
     diverged = table[table["status"] == "diverged"].drop_duplicates(statistics.RUN).groupby("arm").size()
     diverged = joined([f"{runs} of {look(arm).label}" for arm, runs in diverged.items()])
@@ -303,7 +312,7 @@ def figures_folder(profile: str = "paper") -> Path:
 def save_figure(
     figure: Figure, name: str, frame: pd.DataFrame, caption: str, profile: str = "paper", folder: Path | None = None
 ) -> None:
-    """Displays a figure with its caption below, and writes it as PNG, SVG, CSV of what it draws, and JSON with the caption.
+    """Displays a figure with its caption below, and writes it as PNG, SVG, CSV of its main numbers, and JSON with the caption.
 
     The bytes depend on the content alone: they hold no dates and no random identifiers. In profiles other than "paper" the
     figure is marked "not evidence", with the smallest `n_seeds` in `frame`. `folder` defaults to `figures_folder(profile)`. If
@@ -359,7 +368,7 @@ def gallery(folder: Path) -> str:
         ValueError: The JSON beside a figure or film is not what `save_figure` or `films.make`
             wrote, or a CSV has changed.
     """
-    where = "Under each picture, “Data and provenance” opens a link to the numbers that it draws."
+    where = "Under each figure, “Data and provenance” opens a link to its main numbers."
     parts = [f"# Figures\n\nGenerated by `make figures`. {where}\n"]
     for source in sorted((files.repository() / "notebooks").glob("*.py")):
         text, number = source.read_text(encoding="utf-8"), source.stem[:2]

@@ -21,7 +21,7 @@ class Look(NamedTuple):
     line: str | tuple
 
 
-# Colours of Okabe and Ito, safe for the colour-blind. Dashed: no pre-training. Dotted: data kept online. Dash-dotted: controls.
+# Colours of Okabe and Ito, safe for the colour-blind. Dashed: no pre-training. Dotted: data kept online. Others: controls.
 LOOKS = {
     "td3": Look("TD3 from scratch", "#000000", "--"),
     "sac": Look("SAC from scratch", "#56B4E9", "--"),
@@ -31,13 +31,13 @@ LOOKS = {
     "augmented": Look("augmented 50 %", "#0072B2", "-"),
     "augmented_data": Look("augmented, data kept", "#003F63", ":"),
     "noise": Look("matched noise 50 %", "#009E73", "-."),
-    "deterministic": Look("deterministic model 50 %", "#D55E00", "-."),
+    "deterministic": Look("deterministic model 50 %", "#D55E00", (0, (5, 1))),
     "layernorm": Look("LayerNorm critics", "#7B3294", "-"),
     "layernorm_data": Look("LayerNorm critics, data kept", "#54208A", ":"),
     "td3_layernorm_data": Look("LayerNorm critics, no pre-training", "#B58ACB", "--"),
     "augmented_layernorm_data": Look("augmented, LayerNorm critics, data kept", "#2C115F", ":"),
-    "rlpd": Look("RLPD", "#8C510A", "--"),
-    "iql": Look("IQL, data kept", "#4D4D4D", ":"),
+    "rlpd": Look("RLPD", "#882255", "--"),
+    "iql": Look("IQL, data kept", "#8C8C8C", ":"),
     "bc": Look("behaviour cloning, data kept", "#999933", ":"),
 }
 PREDICTORS = {  # predictors of the next state: label, colour, marker

@@ -32,8 +32,8 @@ def _in_one_unit(values: Sequence[float], signed: bool) -> tuple[list[str], str]
 
 
 def two_digits(value: float) -> str:
-    """Returns a number with two significant digits, such as "0.40"; a dash if there is none."""
-    return "–" if np.isnan(value) else f"{value:#.2g}".rstrip(".")
+    """Returns a number with two significant digits, or as a whole number from 100 on, such as "0.40"; a dash if there is none."""
+    return "–" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 99.5 else f"{value:#.2g}".rstrip(".")
 
 
 def estimate(found: Interval, signed: bool = False) -> str:

@@ -11,6 +11,7 @@ from evaluated import runs
 
 from mbaug import tasks
 from mbaug.datasets import export, read
+from mbaug.experiments.studies import find
 from mbaug.reporting import advice
 from mbaug.reporting.advice import KEEPS
 from mbaug.tasks import normalised_score
@@ -133,6 +134,14 @@ def test_policies_are_trained_once_for_each_pool(tmp_path, monkeypatch):
     table = pd.read_csv(path)
     assert table["policy"].tolist() == [12.0] * 5
     assert table["quality"].tolist() == ["random", "medium-replay", "medium", "medium-expert", "expert"]
+
+
+def test_the_committed_policies_are_those_of_every_task_and_quality():
+    table = pd.read_csv(advice.POLICIES)
+    wanted = [(task, quality) for task in tasks.TASKS for quality in find("qualities").qualities]
+    assert [*table[["task", "quality"]].itertuples(index=False, name=None)] == wanted
+    assert table["policy"].notna().all()
+    assert table["commit"].str.fullmatch("[0-9a-f]{40}").all(), "They come from committed code."
 
 
 @pytest.mark.parametrize(

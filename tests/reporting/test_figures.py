@@ -231,6 +231,7 @@ def test_a_caption_explains_only_the_marks_that_are_drawn():
     assert found[1] == " A line is one run, without an interval. 1 seed per arm.\n\n100,000 interactions."
     both = pd.concat([evaluations({"td3": 1.0}, 3), evaluations({"td3": 1.0}, 1, ("ant",))])
     assert figures.caption("Dots.", both, drawn="").startswith("Dots. Seeds: “TD3 from scratch” (1 to 3).\n\n")
+    assert " 3 seeds per arm, one where the dot is hollow.\n\n" in figures.caption("Dots.", both, drawn=figures.DOTS)
 
 
 def test_a_caption_names_a_few_commits_and_counts_many():
@@ -428,7 +429,7 @@ def test_a_symlog_axis_contains_all_its_values():
     figures.symlog_axis(other, pd.Series([-10.0, 10.0]))
     assert (axis.get_yscale(), other.get_yscale()) == ("symlog", "linear")
     assert axis.get_ylim()[0] < -3e5 < 2e7 < axis.get_ylim()[1]
-    assert {"−1,000", "−500", "0", "10 million"} <= {label.get_text() for label in axis.get_yticklabels()}
+    assert {"−300", "−100", "0", "10 million"} <= {label.get_text() for label in axis.get_yticklabels()}
     figures.symlog_axis(other, pd.Series([0.0, 6e3]))
     assert "10,000" in {label.get_text() for label in other.get_yticklabels()}
 
