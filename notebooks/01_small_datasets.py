@@ -130,8 +130,8 @@ pd.DataFrame(reach).round(1)
 # ## 2. Four tasks and one score
 #
 # The paper claims its gain on four bodies that learn to run in MuJoCo [S]. We use [Gymnasium's v5
-# tasks](https://gymnasium.farama.org/environments/mujoco/). Our Ant has 27 observations, because the 84 contact forces
-# in the observations of Gym's older Ant, which [D4RL](https://arxiv.org/abs/2004.07219) used, were [found to be all
+# tasks](https://gymnasium.farama.org/environments/mujoco/). Our Ant has 27 observations. We leave out the 84 contact
+# forces of Gym's older Ant, which [D4RL](https://arxiv.org/abs/2004.07219) used: they were [found to be all
 # zero](https://github.com/Farama-Foundation/D4RL/issues/143). The returns of experts differ between tasks by a factor
 # of nearly four, so we compare D4RL's normalised scores:
 #
@@ -163,9 +163,9 @@ print(f"D4RL's Hopper data score {by_hand[0]:.0f} (medium-replay) and {by_hand[1
 print(f"An untrained policy lets the ant stand: {untrained:.0f} rewards, score {standing_ant:.0f}.")
 
 # %% [markdown]
-# *Read.* A score of 0 is a random policy and 100 an expert of 2020. Scores above 100 are possible. The scale is linear
-# in the return, not in skill: an ant that only stands scores well above zero but has learned nothing. The zero comes
-# from D4RL's tasks. On Ant-v5 uniform actions score more (section 9).
+# *Read.* A score of 0 is D4RL's random policy, and 100 is its expert. Scores above 100 are possible. The scale is linear
+# in the return, not in skill: an ant that only stands scores well above zero but has learned nothing. D4RL measured
+# the zero on its older tasks. On Ant-v5 uniform actions score more (section 9).
 #
 # ## 3. How we collected the data
 #
@@ -296,7 +296,7 @@ pd.DataFrame(ends, index=["episodes", "mean return"]).T.round().astype(int)
 # %% [markdown]
 # *Read.* The rows at the time limit are few, but they are the most valuable ones. They belong to the episodes in which
 # the hopper never fell. If we called them terminal, the critic would learn that no reward follows good hopping. The
-# usual reader of D4RL's files drops such rows. Our reader keeps them, since the file has their next state. A draw of
+# usual reader of D4RL's files drops such rows. Our reader keeps them, since our files have their next state. A draw of
 # 10,000 holds at most a few of them on Hopper (section 5), so here the rule hardly matters. On HalfCheetah every episode
 # ends at the time limit.
 #
@@ -349,9 +349,9 @@ print(f"two draws of 10,000 from 402,000 rows, as many as D4RL has, share {10_00
 
 # %% [markdown]
 # *Read.* A draw has rows of nearly every episode of the pool, but you cannot follow an episode step by step in it.
-# (Multi-step targets need the whole episodes of section 1.) Two seeds share more rows than they would if we had D4RL's
-# full replay. The spread over our seeds therefore reflects the luck of training in full, but the luck of the data
-# only in part.
+# ([Chapter 06](06_multi_step.ipynb) therefore draws whole episodes.) Two seeds share more rows than they would if we
+# had D4RL's full replay. The spread over our seeds therefore reflects the luck of training in full, but the luck of the
+# data only in part.
 #
 # ## 6. How good are the episodes?
 #
@@ -469,8 +469,8 @@ pd.DataFrame(missed).T.map("{:.1%}".format)
 #
 # ## 8. One scale for all dimensions
 #
-# *Ask.* The height changes by centimetres, while a foot turns at radians a second. In a squared error the foot alone
-# would have about two thirds of the weight, because it has two thirds of the summed variance. So we standardise states
+# *Ask.* The height changes by centimetres, while a foot turns at radians a second. In a squared error the foot would
+# outweigh all other dimensions together, because it has most of the summed variance. So we standardise states
 # with the mean and standard deviation of the drawn rows:
 #
 # $$\tilde s_k = \frac{s_k - \mu_k}{\sigma_k + \varepsilon}$$
@@ -513,12 +513,12 @@ scales.round(3)
 # the agent at that moment, and `expert` from the agent at the end. (A fifth, `medium-expert`, is half `medium` and half
 # `expert`.)
 #
-# There is one exception. Hopper's `medium-replay` comes from an earlier SAC, trained on another processor. The runs of
+# There is one exception. Hopper's `medium-replay` comes from an earlier run of SAC, on another processor. The runs of
 # the following chapters were recorded with this pool, so we keep it. We do not know D4RL's medium level of Ant. We set
-# ours a third of the way from the return that scores 0 to the final return.
+# ours a third of the way from the return that scores 0 to the final return of our run.
 #
-# We expect random hoppers and walkers to fall at once. Cheetahs cannot fall, so we expect all their episodes to last to
-# the time limit.
+# We expect random hoppers and walkers to fall at once. A fall does not end a cheetah's episode, so we expect every
+# episode to last to the time limit.
 
 # %%
 qualities = {"random": "#999999", "medium-replay": "#0072B2", "medium": "#E69F00", "expert": "#D55E00"}
@@ -534,12 +534,11 @@ def summary(card):
     row = {key.replace("_", " "): card[key] for key in KEYS}
     quartiles = (card["return_quantiles"][share] for share in ("25", "50", "75"))
     row["quartiles of the return"] = ", ".join(f"{each:,.0f}" for each in quartiles).replace("-", "−")
-    row["diversity"] = card["state_coverage"]["effective"]
-    return row | {"D4RL's mean return": (card["d4rl"] or {}).get("mean_return")}
+    return row | {"diversity": card["state_coverage"]["effective"]}
 
 
 rows = pd.DataFrame([summary(card) for card in cards.values()], index=list(cards))
-decimal = ["mean return", "mean score", "diversity", "D4RL's mean return"]
+decimal = ["mean return", "mean score", "diversity"]
 rows[decimal] = rows[decimal].map(lambda value: "–" if np.isnan(value) else words.number(value))
 whole = ["transitions", "episodes", "terminals"]
 rows[whole] = rows[whole].map("{:,}".format)
@@ -554,28 +553,15 @@ rows
 # jumps, the agent may be far above the medium level when it first holds this level. And diversity is not quality: on
 # Ant `random` has more diverse heights and speeds than `medium-replay`.
 #
-# The next table shows where each pool comes from. Its card in `data/offline` also has the command that made it. The
-# data are licensed under CC BY 4.0.
-
-
-# %%
-def origin_of(card):
-    """Returns what a card says of how its pool was made, in a row of a table."""
-    made = card["provenance"]
-    row = {"commit": made["commit"][:7], "processor": made["cpu"], "SHA-256": card["sha256"][:12]}
-    return row | {"MuJoCo": made["mujoco"], "torch": made["torch"]}
-
-
-pd.DataFrame([origin_of(card) for card in cards.values()], index=list(cards))
-
-# %% [markdown]
+# The card of each pool in `data/offline` says where it comes from, and has the command that made it. The data are
+# licensed under CC BY 4.0.
+#
 # What do these data look like? You see eight moments of the episode with the median return. They are spread over one
 # second, or over the whole episode if the body falls sooner.
 
 # %%
-for name, card in cards.items():
-    half = f"{card['return_quantiles']['50']:,.0f}"
-    display(Markdown(f"`{name}`: half of its episodes return less than {half}."))
+for name in cards:
+    display(Markdown(f"`{name}`"))
     display(Image(files[name].with_suffix(".png").read_bytes()))
 
 # %% [markdown]
@@ -641,7 +627,10 @@ figures.save_figure(figure, "01_collectors", curve, about, profile)
 def compared(card):
     """Returns when a task's medium level was held and what its data return, beside D4RL's."""
     steps, theirs = card["replay_transitions"], card["d4rl"].get("mean_return")
-    row = {"steps until held": f"{steps:,}", "D4RL's transitions": f"{card['d4rl']['transitions']:,}"}
+    row = {
+        "steps to the medium level": f"{steps:,}",
+        "D4RL's transitions": f"{card['d4rl']['transitions']:,}",
+    }
     row["mean return"] = f"{card['mean_return']:,.0f}"
     return row | {"D4RL's mean return": "not known here" if theirs is None else f"{theirs:,.0f}"}
 
@@ -659,7 +648,6 @@ pd.DataFrame(rows).T
 # ## Where we differ from the paper
 #
 # - Data: our own SAC on `Hopper-v5`, not D4RL's on its older Hopper, and a pool of whole episodes, not the full replay.
-# - Time limits are kept as transitions that bootstrap. The first author's code does the same for the agent [C].
 # - Seeds share rows of the pool, as section 5 shows.
 #
 # ## Try it
@@ -688,8 +676,8 @@ pd.DataFrame(rows).T
 #
 # <details><summary>Why divide by the data's standard deviation, and not by the range the task allows?</summary>
 #
-# Most dimensions have no such range. Where they have one (velocities are clipped at 10), the data rarely fill it. A
-# network needs inputs whose spread is about one.
+# Most dimensions have no such range. Where they have one (velocities are clipped at 10), most dimensions do not fill
+# it. A network needs inputs whose spread is about one.
 # </details>
 #
 # **Next:** [02 · World model](02_world_model.ipynb): can a VAE predict one step from so little?

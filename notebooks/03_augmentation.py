@@ -4,11 +4,11 @@
 # **How do imagined next states change a batch, and the targets that a critic learns from?**
 #
 # <!-- answer -->
-# Augmentation replaces half of a batch's next states by imagined ones and changes nothing else. On HalfCheetah they move by
-# 0.47 standard deviations per dimension, while a step of the simulator moves a state by 1.17. The targets of a trained critic
-# have a standard deviation of 148 rewards, and they move by +15 on average. The shift of a single target has two parts (root
-# mean squares): 41 rewards stay, and 27 average out over the model's samples. With noise of the same size targets move by −26
-# on average, 31 stay, and 47 average out.
+# Augmentation replaces half of a batch's next states by imagined ones and changes nothing else. On HalfCheetah these states
+# move by 0.47 standard deviations per dimension, while a step of the simulator moves a state by 1.17. The targets of a trained
+# critic have a standard deviation of 148 rewards, and they move by +15 on average. The shift of a single target has two parts
+# (root mean squares): 41 rewards stay, and 27 average out over the model's samples. With noise of the same size targets move by
+# −26 on average, 31 stay, and 47 average out.
 # <!-- /answer -->
 #
 # | | |
@@ -19,8 +19,7 @@
 #
 # We follow one imagined next state through the algorithm: into a batch, then into a target. The world model and the
 # critic were trained with the settings of the recorded runs, for seed 0. We take HalfCheetah, the only one of the four
-# tasks on which the model beats the guess that nothing moves ([chapter 02](02_world_model.ipynb)). A *seed* is the
-# number of a repetition. It fixes the drawn data and every other random choice.
+# tasks on which the model beats the guess that nothing moves ([chapter 02](02_world_model.ipynb)).
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -60,7 +59,7 @@ inputs = rows.state, rows.action, rows.next_state
 
 
 def imagined_by(source, samples):
-    """Returns imagined next states of the watched rows: so many samples a row."""
+    """Returns `samples` imagined next states of each watched row."""
     predict = imagination.predictor(source, fitted, drawn)
     generator = streams.torch_generator(0, "imagination", source)
     return augmentation.imagined_table(predict, *inputs, samples, generator)
@@ -157,20 +156,9 @@ assert kept == ["state", "action", "reward", "terminal"], "augmentation must tou
 print(f"Two of three next states are imagined; {', '.join(kept)} stay.")
 
 # %% [markdown]
-# *Look.* The table has the number of next states that are replaced in a batch of 256, for each rate of this project:
+# *Read.* The count of replaced rows is exact in every batch, not only on average. We always replace the first $n$ rows.
+# That is as random as any other choice, because the rows of a batch are drawn independently.
 
-# %% tags=["nbval-check-output"]
-rates = (0, 0.25, 0.5, 0.75, 1)
-counts = [augmentation.replaced(rate, learner.batch_size) for rate in rates]
-pd.DataFrame({"replaced": counts}, [f"{rate:.0%}" for rate in rates]).T
-
-# %% [markdown]
-# *Read.* The count is exact in every batch, not only on average. We always replace the first $n$ rows. That is as random
-# as any other choice, because the rows of a batch are drawn independently.
-#
-# The rule makes a row slightly inconsistent. The reward of a replaced row belongs to the recorded next state: the cheetah
-# is paid for the distance that it covered in the step. Now the row says that the same action, with the same reward, led
-# to another state.
 #
 # ## 2. What can replace a next state
 #
@@ -221,9 +209,8 @@ pd.DataFrame(errors, index=["distance", "kept"]).T.round(2)
 # %% [markdown]
 # *Read.* `noise` is as far from the truth as `sample`, as it should be, but it keeps all of a state's deviation from
 # the mean, while the model keeps a part. The plain network is much nearer, so the data allow a better model than the
-# paper's. `reconstruction` errs even more than `sample`, so its error is not a part of the model's error: the latent is
-# trained mainly to predict $s'$ from $s$, not to reproduce $s$ ([chapter 02](02_world_model.ipynb)). [Chapter
-# 07](07_controls.ipynb) asks which kind of error does harm.
+# paper's. `reconstruction` errs even more than `sample`, so its error is not a part of the model's error ([chapter
+# 02](02_world_model.ipynb)). [Chapter 07](07_controls.ipynb) asks which kind of error does harm.
 #
 # ## 3. Imagined states outside the data
 #
@@ -238,7 +225,7 @@ pd.DataFrame(errors, index=["distance", "kept"]).T.round(2)
 # | $o$ | `outside(imagined, next_state)`, `imagined_outside` in records | number | share of components |
 # | $\hat s'_{jki}$ | `imagined` | `[rows, samples, state]` | the environment's |
 # | $s'_{li}$ | `next_state` | `[drawn rows, state]` | the environment's |
-# | $i$ | dimension of the state | – | – |
+# | $j$, $k$, $l$, $i$ | row, sample, drawn row, dimension of the state | – | – |
 
 # %%
 show(augmentation.outside)
@@ -255,9 +242,9 @@ print(f"Three of six components lie outside: {by_hand:.3f}.")
 # The range is a weak test. A state may lie within it in every dimension and still be unlike any recorded state. So we
 # also measure the distance to the nearest recorded next state of *another* row, and compare it with the same distance
 # for recorded states. This distance is a root mean square over dimensions, so it is smaller than those of chapters
-# [01](01_small_datasets.ipynb) and [08](08_reliability.ipynb) by the root of the number of dimensions. A third measure
-# is the *worst direction*: along each principal component of the data, how large is the error, in standard deviations
-# of the data?
+# [01](01_small_datasets.ipynb) and [08](08_reliability.ipynb) by the root of the number of dimensions. The third
+# measure is the *worst direction*: the largest error along a principal component of the data, in standard deviations of
+# the data along it.
 
 
 # %%
@@ -312,8 +299,10 @@ for source in sources:
 axis.set_xlabel("distance to the nearest other recorded next state (standard deviations per dimension)")
 axis.set(ylabel="states at most that far (%)", xlim=(0, spread[[*distances]].quantile(0.97).max()))
 axis.legend(loc="lower right")
-caption = f"How far imagined next states are from the data, {count:,} rows of each source. "
-caption += f"{task.title}, seed 0."
+caption = (
+    f"How far imagined next states are from the data, {count:,} rows of each source. `mean` is the "
+)
+caption += f"model's prediction without noise, `reconstruction` its copy of s'. {task.title}, seed 0."
 save_figure(figure, "03_outside", spread, caption, profile)
 
 # %% [markdown]
@@ -327,7 +316,7 @@ save_figure(figure, "03_outside", spread, caption, profile)
 #
 # ## 4. How far the targets move
 #
-# *Ask.* The critic is fitted to a target $y$, and $\hat s'$ enters it in one place. How far does $y$ move? Does the shift
+# *Ask.* The critic is fitted to a target $y$, which values the next state. How far does $\hat s'$ shift $y$? Does the shift
 # average out over the model's samples, or does it stay? We take the critic of *vanilla* pre-training, which learned
 # from recorded next states alone. All sources share this critic, so we see only the effect of the imagined states.
 #
@@ -386,13 +375,13 @@ print("On terminal rows the target is the reward, whatever is imagined.")
 # `averages out` is the root of $\operatorname{mean}_j \operatorname{Var}_k \Delta y_{jk}$ over rows $j$. `stays` is the
 # root of $\operatorname{mean}_j (\operatorname{mean}_k \Delta y_{jk})^2 - \tfrac1K \operatorname{mean}_j
 # \operatorname{Var}_k \Delta y_{jk}$: a mean of $K$ samples still holds that much of the part that averages out. The
-# average shift shows whether targets rise or fall. A source that draws no random numbers has no part that averages
-# out.
+# average shift shows whether targets rise or fall, and the last column leaves the average out of `stays`. A source that
+# draws no random numbers has no part that averages out.
 
 
 # %%
 def parts(shift):
-    """Returns the mean shift, its lasting and its passing part, in rewards."""
+    """Returns the mean shift, the part that stays and the part that averages out, in rewards."""
     passing = shift.var(dim=0).mean()
     lasting = (shift.mean(dim=0).square().mean() - passing / len(shift)).clamp(min=0)
     return {
@@ -417,7 +406,7 @@ points = stored("03_points", points, profile)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
-left.axline((0, 0), slope=1, color="#000000", linewidth=0.8)
+left.axline((0, 0), slope=1, color="#000000", linewidth=0.8, label="no shift")
 left.plot(points["recorded"], points["imagined"], ".", markersize=2, color=look("sample")["color"])
 left.set(xlabel="target, recorded next state (rewards)", ylabel="target, model's sample (rewards)")
 left.set_title("Each point is one row")
@@ -430,10 +419,11 @@ right.set_yticks(range(len(sources)), sources)
 right.invert_yaxis()
 for part, alpha in (("stays", 1), ("averages out", 0.4)):
     right.plot([], [], linewidth=8, color="#555555", alpha=alpha, label=part)
+left.legend(loc="lower right")
 right.legend(loc="lower right")
-caption = "Targets with imagined next states, by the critic of vanilla pre-training. "
-caption += f"{count:,} rows of {task.title}, seed 0."
-save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
+caption = "Targets with imagined next states, by the critic of vanilla pre-training. A source without "
+caption += f"randomness has no part that averages out. {count:,} rows of {task.title}, seed 0."
+save_figure(figure, "03_targets", pd.concat([moves.reset_index(), points]), caption, profile)
 
 # %% [markdown]
 # *Read.* On average the model's samples raise the targets of this critic, and noise of the same size lowers them. Most
@@ -451,7 +441,7 @@ save_figure(figure, "03_targets", moves.reset_index(), caption, profile)
 #
 # ## 5. How the code does it: a table of K imagined next states
 #
-# *Ask.* Calling the model on every batch would add more than half to the cost of an update ([chapter
+# *Ask.* Calling the model on every batch would slow every update down ([chapter
 # 90](90_engine.ipynb), section 8). But the model's inputs are always the same rows, so we can draw a table of $K$
 # samples per row in advance and pick one of them at random. At intervals we draw the table again. Does a batch then see
 # the same distribution? It should: a random pick from independent samples of a distribution is a sample of this
@@ -488,7 +478,7 @@ generator = streams.torch_generator(0, "tables")
 fresh = augmentation.imagined_table(predict, *copies, rule.table_samples, generator)
 every = torch.arange(2_000).view(1, 1, -1)  # a block of one, one agent
 picked = augmentation.pick(fresh.unsqueeze(0), every, streams.torch_generators([0], "picks"))[0, 0]
-share = (fresh == picked[:, None]).all(dim=-1).float().mean(dim=0)  # of picks that are each sample
+share = (fresh == picked[:, None]).all(dim=-1).float().mean(dim=0)  # how often each sample is picked
 noisy = imagination.add_noise(copies[-1], fitted.noise_std, streams.torch_generator(0, "noisy"))
 
 
@@ -497,7 +487,7 @@ def gap(one, other):
     return max(stats.ks_2samp(one[:, i], other[:, i]).statistic for i in range(one.shape[1]))
 
 
-# the largest gap that chance gives in 5 % of cases, for all dimensions together
+# chance exceeds this gap in 5 % of cases, in at least one dimension
 chance = stats.kstwobign.isf(0.05 / task.state_size) * np.sqrt(2 / 2_000)
 gaps = {"picked from tables": gap(direct, picked), "matched noise": gap(direct, noisy)}
 assert gaps["picked from tables"] < chance < gaps["matched noise"], "a pick is a sample, noise is not"
@@ -542,7 +532,7 @@ caption = (
 save_figure(figure, "03_table", frame, f"{caption}{task.title}, seed 0.", profile)
 
 # %% [markdown]
-# *Read.* The table preserves only the distribution of a *single* pick. Until the table is drawn again, a row has only
+# *Read.* The table preserves only the distribution of a *single* pick. Until the table is drawn again, this row has only
 # the samples marked by ticks in the right-hand picture, and its picks repeat. The settings tell how much the table
 # saves: we compare how often a row is replaced while one table is in use with how often the model is called for this
 # row.
@@ -580,8 +570,7 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 #
 # 1. Write `settings.Augmentation(rate=0.25)` in place of `settings.Augmentation()`. How much blue is left in the first
 #    picture?
-# 2. Put `"hopper"` in place of `"halfcheetah"`. Is the first picture the same? (Section 4 needs an agent that is not
-#    shipped for every task.)
+# 2. Put `"hopper"` in place of `"halfcheetah"`. How does the first picture change?
 # 3. In section 4, put `"augmented"` in place of `"vanilla"`. Do the targets of a critic that learned from imagined states
 #    move as far?
 #
@@ -602,7 +591,7 @@ pd.Series(saving, name="by the settings").round().astype(int).to_frame()
 # Only where the value bends. In the long run the critic learns the mean of the targets over samples. If the value is
 # linear in $s'$ near the prediction, the mean target of the samples equals the target of the mean. Samples then only
 # add gradient noise. Where the value bends, for example where the robot is about to fall, the samples average over the
-# bend. That is smoothing. The columns of section 4 measure both.
+# bend. That is smoothing. In section 4, compare what stays with `sample` and with `mean`.
 #
 # </details>
 #

@@ -5,7 +5,7 @@
 #
 # <!-- answer -->
 # On all four tasks (5 seeds), the policy scores 2.5 [−5.9, 11] at the end of pre-training if all next states were recorded, and
-# −4.1 [−6.0, −2.3] if half were imagined. Without Ant the means are 8.6 and 11. 5 seeds leave it open whether imagination
+# −4.1 [−6.0, −2.3] if half were imagined. Without Ant the means are 8.6 and 11. With 5 seeds it is open whether imagination
 # raises this score (−6.6 [−15, +1.7]). A critic has run away if it predicts more than the largest reward at every step would
 # give. When pre-training ends, critics have run away in 11 of 20 runs with “vanilla pre-training” (Hopper, Walker2d and Ant), 5
 # of 20 with “augmented 50 %” (Ant), 4 of 20 with “matched noise 50 %” (Walker2d and Ant), 1 of 10 with “deterministic model
@@ -100,8 +100,8 @@ for line, t in zip(axes, tested, strict=True):
     bins = np.pad(bins, 1, "reflect", reflect_type="odd")  # an empty bin at each end closes the outline
     for axis, kind in zip(line, kinds, strict=True):
         for arm in [arm for own, arm in shipped if own == t]:
-            label, colour, _ = looks.look(arm)
-            drawn_as = {"color": colour, "element": "step", "fill": False, "label": label}
+            label, colour, dashes = looks.look(arm)
+            drawn_as = {"color": colour, "element": "step", "fill": False, "label": label, "ls": dashes}
             seaborn.histplot(q_values[f"{t} {arm}: {kind}"], bins=bins, ax=axis, **drawn_as)
             if kind == "fixed states" and (t, arm) in tried:
                 axis.axvline(tried[t, arm]["all"]["return"], color=colour, linestyle=":", linewidth=2)
@@ -368,7 +368,7 @@ figures.legend(figure)
 of_data = offline[["arm", "seed", "steps", "data_value"]].assign(quantity="data_value")
 shown = pd.concat([scores.assign(quantity="score"), of_data])
 text = "Offline pre-training on Hopper: greedy score, and mean of the smaller critic at the data's "
-text += "actions. On the right, each line is one seed, and the axis is logarithmic beyond ±1,000."
+text += "actions. On the right, each line is one seed, and the axis is logarithmic beyond ±300."
 lines = f"On the left, lines are means over seeds{figures.BANDS}"
 save_figure(figure, "04_pretraining", shown, figures.caption(text, offline, metadata, lines), profile)
 
@@ -437,7 +437,7 @@ show(measures.values)
 # %%
 quantities = ["predicted_value", "discounted_return"]
 shown = offline[["arm", "seed", "steps", *quantities]]
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(8, 3.6), sharex=True, sharey=True)
 for axis, arm in zip(axes, arms, strict=True):
     figures.seed_lines(axis, offline[offline["arm"] == arm], "predicted_value", ls="-")
     figures.seed_lines(
@@ -452,7 +452,7 @@ handles = [plt.Line2D([], [], color="#333333", linestyle=line, linewidth=1) for 
 figure.legend(handles, ["predicted value", "discounted return"], loc="outside lower center", ncols=2)
 axes[0].set_ylabel("discounted rewards from the first state")
 text = "What the critic predicts at the first state and what the policy then earns, "
-text += "over pre-training on Hopper. The axis is logarithmic beyond ±1,000."
+text += "over pre-training on Hopper. The axis is logarithmic beyond ±300."
 caption = figures.caption(text, offline, metadata, "A line is one seed")
 save_figure(figure, "04_overestimation", shown, caption, profile)
 
@@ -494,9 +494,9 @@ for other in ("vanilla", "noise"):
 # pre-trained policy of these four tasks earns as much, so a critic that predicts more has run away. (An expert could
 # exceed the bound.)
 #
-# The picture has the predictions at the first state on all four tasks, with the bound as a thin line. It adds two arms:
-# one with a *deterministic model*, a network without latent state, and one with *LayerNorm* in its critics. We expect
-# that critics trained on little data cross the bound, and that any blur of their targets holds them back.
+# The picture has the predictions at the first state on all four tasks, with the bound as a thin black line. It adds two
+# arms: one with a *deterministic model*, a network without latent state, and one with *LayerNorm* in its critics. We
+# expect that critics trained on little data cross the bound, and that any blur of their targets holds them back.
 
 # %%
 names = ("hopper",) if retrain else ("core", "carried", "layernorm")
@@ -519,14 +519,14 @@ assert all(earned[t] < limits[t] for t in earned.index), "no pre-trained policy 
 figure, axes = plt.subplots(2, 2, figsize=(8, 5.8), sharex=True)
 shown = figures.every_seed(axes.flat, everywhere, "predicted_value")
 for axis, limit in zip(axes.flat, limits.values(), strict=True):
-    axis.axhline(limit, color="#333333", linewidth=0.8)
+    axis.axhline(limit, color="#333333", linewidth=1.2, label="largest reward at every step, for ever")
 for axis in axes[1]:
     axis.set_xlabel("updates (thousands)")
 figure.supylabel(figures.QUANTITIES["predicted_value"], fontsize=10)
 figures.legend(figure)
-text = "What critics predict at the first state while they learn offline. The thin line is the value of "
-text += "getting the largest reward of seed 0's draw at every step, for ever. Each panel has its own "
-text += "axis, which is logarithmic beyond ±1,000."
+text = "What critics predict at the first state while they learn offline. The thin black line is the "
+text += "value of getting the largest reward of seed 0's draw at every step, for ever. Only Hopper and "
+text += "HalfCheetah have a deterministic model. Each panel has its own axis, logarithmic beyond ±300."
 text = figures.caption(text, everywhere, about, "A line is one seed")
 shown = shown.assign(limit=shown["task"].map(limits))
 save_figure(figure, "04_runaway", shown, text, profile)
@@ -690,38 +690,34 @@ def side_by_side(axis, line, *names):
     axis.set_yscale("log")
 
 
-def spread(axis, place, arm, kind):
-    """Draws 5 to 95 % of the values of each of an arm's critics as a bar, the median as a dot."""
-    low, middle, high = by_seed(
-        arm, [f"values, {kind}, {share} %" for share in (5, 50, 95)]
-    ).T.to_numpy()
+def change(axis, place, arm, kind):
+    """Draws how far the median value moves, as a share of the range of values, one dot per seed."""
+    names = [f"values, {each}, {share} %" for each in ("recorded", kind) for share in (5, 50, 95)]
+    low, middle, high, _, moved, _ = by_seed(arm, names).T.to_numpy()
     at = place + 0.25 * (arms.index(arm) - 1) + 0.04 * np.arange(len(low))
-    look = looks.look(arm)
-    axis.vlines(at, low, high, color=look.colour, linewidth=1.5)
-    axis.plot(at, middle, "o", color=look.colour, markersize=4, label=look.label)
+    label, colour, _ = looks.look(arm)
+    axis.plot(at, (moved - middle) / (high - low), "o", color=colour, markersize=4, label=label)
 
 
 # %%
-kinds = {"recorded": "as recorded", "action": "actions\nmoved", "state": "states\nmoved"}
-figure, axes = plt.subplots(1, 3, figsize=(9.6, 4), width_ratios=(1, 1.5, 1))
+kinds = {"action": "actions\nmoved", "state": "states\nmoved"}
+figure, axes = plt.subplots(1, 3, figsize=(8, 4))
 side_by_side(axes[0], "-", "error, trained rows", "error, new rows", "error, another policy")
 side_by_side(axes[2], "", "roughness, actions", "roughness, states")
 for place, kind in enumerate(kinds):
     for arm in arms:
-        spread(axes[1], place, arm, kind)
-figures.symlog_axis(axes[1], critics.loc[critics["quantity"].str.startswith("values"), "value"])
+        change(axes[1], place, arm, kind)
+axes[1].axhline(0, color="#333333", linewidth=0.8)
 axes[0].set(title="Error of the critics", ylabel="discounted rewards")
-axes[1].set(title=f"Values, as recorded and moved by {measures.WIDTHS[-1]}", ylabel="discounted rewards")
-axes[1].set(xticks=range(len(kinds)), xticklabels=kinds.values())
+axes[1].set(title=f"Value, moved by {measures.WIDTHS[-1]}", ylabel="change of the median / range")
+axes[1].set(xticks=range(len(kinds)), xticklabels=kinds.values(), xlim=(-0.5, 1.6))
 axes[2].set(title=f"Roughness at {measures.WIDTHS[0]}", ylabel="discounted rewards")
 figures.legend(figure)
 text = (
     "Hopper: critics when pre-training ends, one seed per dot. Left: error on trained, new and another "
 )
-text += (
-    "policy's rows. Middle: values of trained rows, a bar from the 5th to the 95th percentile with a "
-)
-text += "dot at the median, on an axis that is logarithmic beyond ±1,000. Right: change of value."
+text += "policy's rows. Middle: change of the median value of trained rows when their actions or states "
+text += "move, divided by the range from the 5th to the 95th percentile. Right: change of value."
 seen = offline.dropna(subset="overfitting")
 save_figure(figure, "04_critics", critics, figures.caption(text, seen, metadata, ""), profile)
 

@@ -6,7 +6,7 @@
 # <!-- answer -->
 # On all four tasks (5 seeds), the mean score over the first 100,000 interactions is 15 [14, 16] for TD3 from scratch, 33 [31,
 # 34] for TD3 with the data in its replay buffer, 7.9 [0.0, 16] after vanilla pre-training, 1.7 [−0.5, 4.0] after pre-training
-# with imagined next states, and 20 [16, 24] with noise of the same size. 5 seeds leave it open whether vanilla pre-training
+# with imagined next states, and 20 [16, 24] with noise of the same size. With 5 seeds it is open whether vanilla pre-training
 # pays off (−6.9 [−15, +0.9]). The score after pre-training with imagined next states differs by −13 [−15, −11] (without Ant +12
 # [+8.7, +15]) from TD3 from scratch, by −6.1 [−14, +1.8] (without Ant +2.9 [−2.0, +7.8]) from vanilla pre-training, by −18
 # [−23, −14] (without Ant −2.1 [−5.8, +1.6]) from noise and by −31 [−34, −29] (without Ant −4.7 [−7.8, −1.6]) from TD3 with the
@@ -260,6 +260,17 @@ looks.labelled(pairs_of).rename_axis("augmented minus")
 # We expect a jump-start above zero for every pre-trained arm, and zero for TD3 with the data, which has learned nothing
 # yet.
 
+# %% [markdown]
+# *Check by hand.* Two agents of an arm start at 5 and 7, two fresh agents at 1 and 3. The jump-start is 6 − 2 = 4. Each
+# variance is 2 and each mean has half of it, so the standard error is $\sqrt{1 + 1}$. Welch's formula gives two degrees
+# of freedom, and the t interval reaches 4.30 standard errors to each side.
+
+# %% tags=["nbval-check-output"]
+found = statistics.contrast([[5, 7], [1, 3]], [1, -1])
+assert found.value == 4
+assert np.isclose(found.high - 4, 4.303 * 2**0.5, atol=1e-3), "Welch's interval"
+print("jump-start:", words.estimate(found, signed=True))
+
 # %%
 start = online[online["steps"] == 0].set_index(statistics.RUN)["score"]
 
@@ -443,6 +454,22 @@ print("the loss is minus the mean of Q_1; no noise gives pi(s); huge noise gives
 # drops would be the same apart from luck. We expect the second drop to be larger, but by less for the augmented arm.
 
 # %%
+show(statistics.score_drop)
+
+# %% [markdown]
+# *Check by hand.* An agent scores 40 offline, 38 when it goes online, 35 at the end of the warm-up, and 20 and 25 after
+# updates. Without updates it drops by 5, with updates by 20.
+
+# %% tags=["nbval-check-output"]
+name = {"task": "by hand", "dataset": "d", "arm": "vanilla", "seed": 0}
+steps = {"phase": ["pretrain", *["finetune"] * 4], "steps": [200_000, 0, 25_000, 30_000, 50_000]}
+three = pd.DataFrame(steps | {"score": [40.0, 38.0, 35.0, 20.0, 25.0]}).assign(**name)
+early = statistics.score_drop(three, until=25_000, since=1).item()
+late = statistics.score_drop(three, until=50_000, since=25_001).item()
+assert (early, late) == (5, 20), "the last offline score minus the lowest in the window"
+print("drop without updates:", early, "with updates:", late)
+
+# %%
 pretrained = ["vanilla", "augmented", "noise"]
 still = statistics.score_drop(table, until=warmup, since=1)
 after = statistics.score_drop(table, until=2 * warmup, since=warmup + 1)
@@ -453,11 +480,11 @@ figure, axes = plt.subplots(1, 4, figsize=(8, 2.4))
 drawn = figures.dots(axes, harm, pretrained)
 for axis in axes:
     axis.axvline(0, color="#333333", linewidth=0.8)
-figure.supxlabel("drop with updates − drop without (points)", fontsize=10)
+figure.supxlabel("drop with updates − drop without (points): right of 0, updates did harm", fontsize=10)
 text = (
     f"What the first updates cost: the drop from {warmup:,} to {2 * warmup:,} interactions, minus the "
 )
-text += "drop of the same agents before. Right of zero, updates did harm. Each panel has its own axis."
+text += "drop of the same agents before. Each panel has its own axis."
 caption = figures.caption(text, online[online["arm"].isin(pretrained)], drawn=figures.DOTS)
 figures.save_figure(figure, "05_score_drop", drawn, caption, profile)
 
@@ -499,10 +526,22 @@ looks.titled(pd.DataFrame(less).T[[*tasks.TASKS, "together"]]).replace("–", "n
 # [Chapter 04](04_offline_pretraining.ipynb) shows the same during pre-training. We leave SAC out: its values include
 # the entropy that it expects to collect, but the returns contain only rewards.
 
+# %% [markdown]
+# *Check by hand.* Critics predict 10 and 20 at the start of two episodes of three steps. Each step earns 1, and $\gamma$
+# is 0.5, so both returns are 1.75. The mean over-estimation is 15 − 1.75.
+
+# %% tags=["nbval-check-output"]
+counts = {"gradient_steps": 0, "environment_steps": 0, "status": "finished", "phase": "finetune"}
+two = {"predicted_value": [10.0, 20.0], "discounted_return": sum(0.5**h for h in range(3))}
+two = pd.DataFrame(two | {"episode": [0, 1]}).assign(**name, **counts)
+gap = statistics.evaluations(two)["overestimation"].item()
+assert gap == 13.25, "the mean over the episodes of an evaluation"
+print("over-estimation:", gap)
+
 # %%
 shown = [arm for arm in arms if arm != "sac"]
 some = online[online["arm"].isin(shown)]
-figure, axes = plt.subplots(2, 2, figsize=(8, 5.8), sharex=True)
+figure, axes = plt.subplots(2, 2, figsize=(8, 6.8), sharex=True)
 drawn = figures.every_seed(axes.flat, some, "overestimation")
 for axis in axes.flat:
     axis.axhline(0, color="#333333", linewidth=0.8)
@@ -514,7 +553,7 @@ figures.legend(figure)
 text = (
     "Return that the critics predict at the first state, minus the return that follows. Grey: warm-up "
 )
-text += "of the pre-trained arms. Each panel has its own axis, which is logarithmic beyond ±1,000."
+text += "of the pre-trained arms. Each panel has its own axis, which is logarithmic beyond ±300."
 caption = figures.caption(text, some, metadata, "A line is one seed")
 figures.save_figure(figure, "05_overestimation", drawn, caption, profile)
 
@@ -625,7 +664,7 @@ show(sac.sample, sac.critic_target, sac.critic_loss, sac.actor_loss, sac.tempera
 # *Check by hand.* We compute the density, the target and the losses of three rows. In place of a network we give
 # `sample` a fixed mean and log standard deviation.
 
-# %% tags=["nbval-check-output"]
+# %%
 draws = rng.normal(size=(3, 1, 3, 3)).astype("f4")
 mu, log_std, normal = map(torch.from_numpy, draws)
 action, log_density = sac.sample(lambda states: (mu, log_std), batch.state, normal)
@@ -635,6 +674,7 @@ gaussian = -0.5 * draws[2] ** 2 - draws[1] - 0.5 * np.log(2 * np.pi)
 expected = (gaussian - np.log(1 - np.tanh(u) ** 2)).sum(axis=-1)
 assert np.allclose(log_density, expected, atol=1e-3), "a density through tanh is divided by its slope"
 
+# %%
 soft = training.learner(studies.ARMS["sac"], hopper, seeds=[0]).agent
 soft.log_temperature.detach().fill_(np.log(0.3))
 last = torch.tensor([[0.0, 0.0, 1.0]])  # the third row ends the task
@@ -647,6 +687,7 @@ assert np.allclose(target, expected, atol=1e-4), (
     "the target is r + gamma (1 - d) (min Q' - alpha log pi)"
 )
 
+# %% tags=["nbval-check-output"]
 alpha = torch.tensor([0.3])
 found, mean_density = sac.actor_loss(soft.actor, soft.critics, batch, alpha, normal)
 action, log_density = sac.sample(soft.actor, batch.state, normal)
@@ -717,19 +758,21 @@ reached = pd.concat([statistics.final_score(cheap, end), ending]).rename("score"
 rows = [(0, "td3", 100_000), (1, "sac", 100_000), (3, "sac", 1_000_000)]  # of the figure
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(8, 3))
+figure, axes = plt.subplots(1, 4, figsize=(8, 3.2))
 drawn = figures.dots(axes, reached, [*baselines, "sac_million"])
 for axis, task in zip(axes, tasks.TASKS.values(), strict=True):
     for row, algorithm, steps in rows:
         short = steps <= 100_000
         score = published.score(task.name, algorithm, steps) if short else published.end(task.name)
-        diamond = axis.plot(score, -row, "D", color="#333333", markersize=6, fillstyle="none")
+        axis.plot(score, 0.3 - row, "D", color="#333333", markersize=5, fillstyle="none")
     axis.set_xlim(left=0)
-figure.legend(diamond, ["published"], loc="outside upper right")
-text = f"score after {end:,} interactions (lowest row: mean of 900,000 to 1,000,000)"
+text = f"D4RL-normalised score after {end:,} interactions, lowest row after a million (◇: published)"
 figure.supxlabel(text, fontsize=10)
-text = "Baselines without pre-training; diamonds are published scores of ten seeds. The lowest row is "
-text += "the mean of SAC's last 100,000 of a million interactions."
+text = (
+    "Baselines without pre-training. A diamond, a little above its row, is the published score of ten "
+)
+text += "seeds. The lowest row is the mean of SAC's last 100,000 of a million interactions. "
+text += "The axes differ."
 few = table[table["arm"].isin(["sac_million", *baselines])]
 caption = figures.caption(text, few, drawn=figures.DOTS)
 figures.save_figure(figure, "05_baselines", drawn, caption, profile)

@@ -4,21 +4,21 @@
 # **Can the world model look several steps ahead, and does it help an agent if it does?**
 #
 # <!-- answer -->
-# After five steps the paper's model errs less than the guess that nothing moves on 3 of 4 tasks, and less than a deterministic
-# network on none. After 1, 5 and 50 steps the errors are 0.40, 0.70 and 0.92 for the model, 0.048, 0.17 and 1.7 for the
-# network, and 0.39, 1.2 and 2.1 for the guess (in variances of the states, median of 4 tasks; after 50 steps the network's
-# range from 0.72 to 25). Whether targets of several steps help an agent is not yet recorded.
+# After five steps the paper's model, re-encoded at each step, errs less than the guess that nothing moves on 3 of 4 tasks, and
+# less than a deterministic network on none. After 1, 5 and 50 steps the errors are 0.40, 0.70 and 0.92 for the model, 0.048,
+# 0.17 and 1.7 for the network, and 0.39, 1.2 and 2.1 for the guess (in variances of the states, median of 4 tasks; after 50
+# steps the network's errors range from 0.72 to 25). Whether targets of several steps help an agent is not yet recorded.
 # <!-- /answer -->
 #
 # | | |
 # |---|---|
 # | needs | the trained networks in `data/models`, the pools `<task>-medium` and `<task>-medium-replay`, the records of the study `horizons` |
 # | gives | figures `06_fan`, `06_open_loop` and, from its records, `06_horizons`; tables |
-# | minutes on one core | paper and quick: below 1 · smoke: below 1 |
+# | minutes on one core | below 1 in all profiles |
 #
 # The [paper](https://arxiv.org/abs/2312.09844) imagines one step [A, C], though its model could take several [A]. We
-# ask what two to five steps would do. With more steps the critic's target holds more recorded rewards, but every
-# imagined step inherits the error of the step before. The [overview](00_overview.ipynb) explains [A] and [C].
+# ask what two to five would do. The critic's target then holds more recorded rewards, but every imagined step inherits
+# the error of the step before. The [overview](00_overview.ipynb) explains [A] and [C].
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -50,10 +50,10 @@ figures.style()
 # ## 1. A second of motion
 #
 # *Ask.* We start each model in one state of a Hopper episode and give it the recorded actions of the next second. It
-# never sees another true state. The episode is from `hopper-medium`, and no model was fitted on it. The deterministic
-# network has the smallest one-step error ([chapter 02](02_world_model.ipynb)), so we expect it to follow the truth for
-# longest. The VAE draws noise, so its roll-outs should spread like a fan. We roll the VAE out in two ways: it stays in
-# its latent space, or it re-encodes its own prediction at every step.
+# never sees another true state: an open-loop *roll-out*. The episode is from `hopper-medium`, and no model was fitted
+# on it. The deterministic network has the smallest one-step error ([chapter 02](02_world_model.ipynb)), so we expect it
+# to follow the truth for longest. The VAE draws noise, so its roll-outs should spread like a fan. We roll the VAE out
+# in two ways: it stays in its latent space, or it re-encodes its own prediction at every step.
 
 # %%
 hopper, pool = tasks.find("hopper"), read.load("hopper-medium")
@@ -93,7 +93,7 @@ styles = {
     "persistence": ("persistence (nothing moves)", "#000000", ":"),
     "linear": ("linear regression", "#E69F00", "-."),
     "deterministic": ("deterministic network", "#D55E00", (0, (5, 1))),
-    "latent": ("VAE, in latent space", "#56B4E9", "-"),
+    "latent": ("VAE, in latent space", "#0072B2", (0, (3, 1, 1, 1))),
     "encoded": ("VAE, re-encoded at each step", "#0072B2", "-"),
     "light": ("VAE, KL weight / 100, re-encoded", "#003F63", "--"),
 }
@@ -108,22 +108,22 @@ def of(kind, name):
 figure, axes = plt.subplots(2, 2, figsize=(8, 5.4), sharex=True, sharey="row")
 for row_of_axes, name in zip(axes, shown, strict=True):
     for axis, kind in zip(row_of_axes, ("latent", "encoded"), strict=True):
-        label, colour, _ = styles[kind]
         network = {"color": styles["deterministic"][1], "label": styles["deterministic"][0]}
-        rollouts = axis.plot(fan["seconds"], of(kind, name), color=colour, linewidth=0.8, alpha=0.5)
-        rollouts[0].set_label(label)
+        axis.plot(fan["seconds"], of(kind, name), color=styles[kind][1], linewidth=0.8, alpha=0.5)
         axis.plot(fan["seconds"], of("truth", name), color="black", linewidth=2.2, label="what happened")
         axis.plot(fan["seconds"], of("deterministic", name), **network)
-        axis.set_title(label)
     drawn = np.concatenate([of("latent", name), of("encoded", name)], axis=1)
     low, high = np.quantile(drawn, [0.01, 0.99])  # a few leave the picture
     truth = of("truth", name)
     row_of_axes[0].set(ylabel=name, ylim=(min(low, truth.min()), max(high, truth.max() + 0.05)))
-for axis in axes[1]:
-    axis.set_xlabel("time since the last true state (s)")
+for (upper, lower), kind in zip(axes.T, ("latent", "encoded"), strict=True):
+    upper.set_title(styles[kind][0])
+    lower.set_xlabel("time since the last true state (s)")
 figures.legend(figure)
 text = "One second of Hopper from one true state and the recorded actions: what happened, the network, "
-text += "and 20 roll-outs of the VAE, in latent space and re-encoded at every step. Lines that leave "
+text += (
+    "and 20 roll-outs of the VAE (blue), in latent space and re-encoded at every step. Lines that leave "
+)
 text += "the picture go on outside. Seed 0."
 figures.save_figure(figure, "06_fan", fan, text, profile)
 
@@ -208,9 +208,6 @@ pd.DataFrame({"steps": found.length, "rewards": found.reward, "share cut": found
 show(transitions.windows)
 
 # %% [markdown]
-# The critic's target is the function of [chapter 04](04_offline_pretraining.ipynb). It takes the discounted sum as its
-# reward and `cut` as its terminal.
-#
 # *Check by hand.* We pass the five rows to `critic_target`, with target critics that return 10 for every state. The
 # targets must be the $n$-step returns.
 
@@ -226,15 +223,14 @@ assert np.allclose(target, np.add(reward, bootstrap)), "TD3's target is the n-st
 print("targets of the five rows:", *target)
 
 # %% [markdown]
-# *Read.* TD3 learns from windows without a change to its code, because the column `terminal` holds the cut. The
-# augmentation rule of [chapter 03](03_augmentation.ipynb) stays the same too. It replaces $s_m$ by the end of an
-# imagined roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a target is
-# off-policy: inside the window the actions are those of the agents that collected the data.
+# *Read.* The augmentation rule of [chapter 03](03_augmentation.ipynb) needs no change either. It replaces $s_m$ by the
+# end of an imagined roll-out of $m$ steps that follows the recorded actions. Rewards and cut stay as recorded. Such a
+# target is off-policy: inside the window the actions are those of the agents that collected the data.
 #
 # ## 4. Rolling a model forward
 #
-# *Ask.* There are two ways to take several steps with a VAE. We can stay in the latent space and decode at the end, or we
-# can decode every step and encode it again. The source of the error decides which way is better.
+# *Ask.* There are two ways to take several steps with a VAE. We can stay in the latent space and decode at the end, or
+# we can decode every step and encode it again.
 #
 # In latent space:
 #
@@ -255,9 +251,9 @@ print("targets of the five rows:", *target)
 show(imagination.open_loop, imagination.latent_rollout, augmentation.rollout)
 
 # %% [markdown]
-# `open_loop` returns all steps of a roll-out, for the figures here. An *arm* is one way to train an agent. The arms of
-# section 6 use `augmentation.rollout`, which returns only the last step of each window. It calls the model once per
-# step, so these arms *re-encode* at every step.
+# `open_loop` returns all steps of a roll-out, for the figures here. The arms of section 6 use `augmentation.rollout`,
+# which returns only the last step of each window. It calls the model once per step, so these arms *re-encode* at every
+# step.
 #
 # How does an error grow from step to step? For a linear system we can compute it exactly. Let $s_{k+1} = A s_k + B a_k$,
 # and let a model start with an error $e_0$ and add an error $\delta_k$ in every step. Then
@@ -290,7 +286,7 @@ action = torch.linspace(-1, 1, 24).view(3, 8, 1)
 
 
 def end(start, slip=0):
-    """Returns where the system, with a slip at each step, is after 1, 3 and 8 steps."""
+    """Returns the state after 1, 3 and 8 steps, with a slip at each step."""
 
     def predict(state, action, *_):
         return state @ A.T + action @ B.T + slip
@@ -312,7 +308,7 @@ pd.DataFrame(sizes, index=length.numpy()).rename_axis("steps").round(3)
 
 # %% [markdown]
 # *Read.* Here $|\lambda|$ is just below 1. The wrong start fades, and the errors of the steps add up. How large are
-# $|\lambda|$ and the norm for our tasks? A linear regression of $s'$ on $s$ and $a$ is such a system, so we can read
+# $|\lambda|$ and the norm for our tasks, over the 49 steps from step 1 to step 50? A linear regression of $s'$ on $s$ and $a$ is such a system, so we can read
 # $A$ from its predictions.
 
 # %%
@@ -332,7 +328,7 @@ for task in names:
     longest[task] = np.linalg.norm(np.linalg.matrix_power(A, 49), 2)
 radius, longest = pd.Series(radius), pd.Series(longest)
 duration = [1000 * tasks.make(tasks.find(task)).unwrapped.dt for task in names]
-table = {"largest |eigenvalue|": radius, "its 49th power": radius**49}
+table = {"largest |eigenvalue|": radius, "largest |eigenvalue|, to the power of 49": radius**49}
 table |= {"most that an error grows in 49 steps": longest, "ms per step": duration}
 looks.titled(pd.DataFrame(table)).round(3)
 
@@ -380,7 +376,7 @@ horizons, count = range(1, 51), 10 if profile == "smoke" else 250
 
 
 def whole_windows(pool):
-    """Returns the rows of windows that no end shortens, evenly chosen from a pool, [count, horizon]."""
+    """Returns the rows of windows of full length, evenly chosen from a pool, [count, horizon]."""
     window = transitions.windows(pool, len(horizons), 1.0)
     whole = np.flatnonzero(window.length == len(horizons))
     return window.row[whole[np.linspace(0, len(whole) - 1, count).astype(int)]]
@@ -413,8 +409,20 @@ for task, pool in pools.items():
         errors.append(pd.DataFrame(columns))
 errors = stored("06_open_loop", pd.concat(errors, ignore_index=True), profile)
 
+# %% [markdown]
+# *Check by hand.* Persistence needs no model. We take the first and the third state after the start of each window of
+# Hopper, and compute two numbers of the table in plain NumPy.
+
 # %%
-figure, axes = plt.subplots(2, 2, figsize=(8, 6.4), sharex=True, sharey=True)
+rows = whole_windows(pools["hopper"])
+start, later = pools["hopper"].state[rows[:, :1]], pools["hopper"].next_state[rows[:, [0, 2]]]
+by_hand = (((start - later) / pools["hopper"].state.std(axis=0)) ** 2).mean(axis=(0, 2))
+of_hopper = errors[(errors["task"] == "hopper") & (errors["predictor"] == "persistence")]
+found = of_hopper.set_index("horizon")["error"].loc[[1, 3]]
+assert np.allclose(found, by_hand, rtol=1e-3), "the mean over windows and dimensions"
+
+# %%
+figure, axes = plt.subplots(2, 2, figsize=(8, 6.4), sharex=True, sharey="row")
 for axis, task in zip(axes.flat, tasks.TASKS, strict=True):
     rows = errors[errors["task"] == task]
     axis.axhline(1, color="#999999", linewidth=1)
@@ -424,7 +432,8 @@ for axis, task in zip(axes.flat, tasks.TASKS, strict=True):
         own = rows[rows["predictor"] == kind]
         if len(own):
             axis.plot(own["horizon"], own["error"], color=colour, linestyle=line, label=label)
-    axis.set(title=tasks.find(task).title, xscale="log", yscale="log", ylim=(3e-3, 30))
+    reach = (3e-3, 30) if axis in axes[0] else (0.03, 3)
+    axis.set(title=tasks.find(task).title, xscale="log", yscale="log", ylim=reach)
     axis.set(xticks=[1, 2, 5, 10, 20, 50], xticklabels=[1, 2, 5, 10, 20, 50])
 for axis in axes[:, 0]:
     axis.set_ylabel("open-loop error (variances)")
@@ -434,7 +443,8 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center
 text = (
     f"Open-loop error by horizon on episodes of <task>-medium, mean of {count} windows. 1 (grey) is the "
 )
-text += "error of always predicting the mean state. Networks of seed 0, fitted on <task>-medium-replay."
+text += "error of always predicting the mean state. Networks of seed 0, fitted on <task>-medium-replay. "
+text += "The rows have different y axes."
 figures.save_figure(figure, "06_open_loop", errors, text, profile)
 
 # %% [markdown]
@@ -463,7 +473,7 @@ first(wide >= 1).T
 
 # %%
 growth = wide.groupby("task").last() / wide.groupby("task").first()
-growth.insert(0, "largest eigenvalue alone", radius**98)
+growth.insert(0, "a wrong start, by the eigenvalue", radius**98)
 growth.insert(1, "a wrong start, at most", longest**2)
 growth = growth.loc[names].rename(columns={kind: label for kind, (label, *_) in styles.items()})
 growth = looks.titled(growth)
@@ -472,7 +482,7 @@ growth.rename_axis(f"growth from 1 step to {len(horizons)}")
 
 # %% [markdown]
 # *Read.* Persistence starts low only where a step is short. We expected the errors of the regression and the network to
-# grow at the rate of the eigenvalues, but they grow at other rates. Two rows of the last table show how much a wrong
+# grow at the rate of the eigenvalues, but they grow faster. Two rows of the last table show how much a wrong
 # start alone would grow, in squared error: by the largest eigenvalue, and at most. These roll-outs start in a true
 # state, so all of their error comes from the $\delta_k$. It grows even where each single error fades: $n$ errors that
 # point the same way add up to $n$ times one error, which is $n^2$ times the squared error. The deterministic network
@@ -501,7 +511,7 @@ looks.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats 
 # Hopper (the table of section 4), so five steps cover much more of its stride. Second, these episodes hold fewer kinds
 # of motion than the data that the models were fitted on. Where a dimension hardly varies, a small error counts as many
 # variances. On Hopper the VAE's error of one step is several times that of chapter 02, mostly because another policy
-# visits other states.
+# visits other states (try the third edit below).
 #
 # ## 6. Do targets of several steps help an agent?
 #
@@ -509,8 +519,8 @@ looks.titled(pd.DataFrame(better).loc[names]).T.rename_axis("latent space beats 
 # and its imagined state is worse. So the study `horizons` has arms with and without imagination on HalfCheetah: $n$ =
 # 1, 2, 3 and 5 with imagination, 1 and 3 without. All learn from whole episodes, since single transitions have no
 # successors. If longer targets help by themselves, `vanilla` gains from $n = 3$ as well. If imagination several steps
-# ahead helps, only the augmented arms gain. All these comparisons are exploratory. We fixed them before we ran
-# anything:
+# ahead helps, only the augmented arms gain. We fixed these comparisons before we ran anything, but they are
+# exploratory, not primary.
 
 # %%
 study = studies.find("horizons")
@@ -573,10 +583,10 @@ caption = figures.caption(text, table, metadata, figures.MEANS)
 figures.save_figure(figure, "06_horizons", found, caption, profile)
 
 # %% [markdown]
-# *How to read it.* The two lines of a panel separate the two changes. Where both lines rise with $n$, longer targets
-# help by themselves. Imagination helps where the augmented line lies above the vanilla one. Where only the augmented
-# line rises, imagination may merely do less harm at larger $n$. Where the gap grows with $n$ and the score falls, the
-# critic may over-estimate states that the roll-outs made up.
+# *How to read it.* The two lines of the left panel separate the two changes. Where both lines rise with $n$, longer
+# targets help by themselves. Imagination helps where the augmented line lies above the vanilla one. Where only the
+# augmented line rises, imagination may merely do less harm at larger $n$. Where the gap grows with $n$ and the score
+# falls, the critic may over-estimate states that the roll-outs made up.
 #
 # ## Where we differ from the paper
 #
@@ -586,9 +596,6 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 #   each other, but not with the arms of [chapter 05](05_online_finetuning.ipynb).
 # - **Recorded actions.** Our roll-outs follow the recorded actions. Methods such as
 #   [MBPO](https://arxiv.org/abs/1906.08253) let the policy act inside the model and learn the reward too.
-# - **No correction for the policy.** The recorded actions inside a window are those of other policies. $n$-step targets do
-#   not correct for that.
-# - **One-step training.** The model is trained for one step, as in the paper. It could be trained on whole windows.
 #
 # ## Try it
 #
@@ -606,7 +613,7 @@ figures.save_figure(figure, "06_horizons", found, caption, profile)
 # <details><summary>Why can a fitted model be worse than predicting the mean?</summary>
 #
 # The model was fitted to predict one step from a true state. Fed its own predictions, it may leave the states that it
-# knows, and no term of its loss penalises that. The mean state is never far from any true state. A model that predicts
+# knows, and no term of its loss penalises that. The mean state has an error of 1 by definition. A model that predicts
 # an unrelated state is worse than the mean state, because the squared difference of two unrelated states is twice the
 # variance on average.
 # </details>

@@ -5,9 +5,9 @@
 #
 # <!-- answer -->
 # On 4 tasks, the paper's model errs 2.6 to 21.7 times as much in the fifth of the rows that lie farthest from the 10,000 as in
-# the nearest fifth. This is partly motion: the guess that nothing moves errs 1.1 to 5.3e+02 times as much. The model's errors
-# pull states to the middle of the data: of the steps that end in a fall (3 tasks), it imagines 90 to 100 % as standing, which
-# does no harm in itself. Of 5 signals that tell in advance where it errs most, the best on average is the blur of the state
+# the nearest fifth. This is partly motion: the guess that nothing moves errs 1.1 to 534 times as much. The model's errors pull
+# states to the middle of the data: of the steps that end in a fall (3 tasks), it imagines 90 to 100 % as standing (no target
+# uses these next states). Of 5 signals that tell in advance where it errs most, the best on average is the blur of the state
 # (how badly the VAE reconstructs it) with an area under the ROC curve of 0.83 to 0.96 (0.5 is chance). It is the best on 1 of 4
 # tasks. The spread of the model's samples reaches 0.59 to 0.69. Whether it helps to imagine only the rows that the best signal
 # calls safe is not yet recorded.
@@ -19,8 +19,8 @@
 # | gives | figures `08_map`, `08_where`, `08_moments`, `08_strangest`, `08_values`, `08_signals`, `08_trusted`, tables |
 # | minutes on one core | paper: about 1 · smoke and quick: below 1 |
 #
-# Chapter [07](07_controls.ipynb) shows that every effect of the method comes from the model's error. We measure it on
-# rows outside the 10,000 that models were fitted on, unless we say otherwise.
+# Chapter [07](07_controls.ipynb) shows that every effect of the method comes from the model's error. We measure this
+# error on rows outside the 10,000 that models were fitted on, unless we say otherwise.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -28,6 +28,7 @@ retrain = False  # nothing is trained in this chapter: it reads networks and rec
 
 # %%
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -158,6 +159,8 @@ def coloured(axis, own, value, **look):
     """Draws one value per cell as a map of coloured squares."""
     table = own.assign(value=value).pivot(index="y", columns="x", values="value")
     y, x = (np.arange(edges.min(), edges.max() + 0.75, 0.5) for edges in (table.index, table.columns))
+    axis.set_facecolor("#C9C9C9")  # cells without a value
+    axis.grid(visible=False)
     return axis.pcolormesh(x, y, table.reindex(index=y[:-1], columns=x[:-1]), **look, rasterized=True)
 
 
@@ -167,12 +170,13 @@ for (upper, lower), name in zip(axes.T, tasks.TASKS, strict=True):
     own = grid[grid["task"] == name]
     relative = own["mean"] / np.average(own["mean"], weights=own["size"])
     relative = relative.where(own["size"] >= least)
-    many = coloured(upper, own, own["drawn"] + 1, cmap="viridis", norm=LogNorm(1, 300))
+    some = own["drawn"].where(own["drawn"] > 0)
+    many = coloured(upper, own, some, cmap="viridis", norm=LogNorm(1, 300))
     wrong = coloured(lower, own, relative, cmap="RdBu_r", norm=LogNorm(1 / 3, 3))
     upper.set_title(tasks.find(name).title)
     lower.set_xlabel("component 1")
 for axis, drawing, label, ticks in (
-    (axes[0], many, "drawn rows in the cell + 1", (1, 10, 100)),
+    (axes[0], many, "drawn rows in the cell", (1, 10, 100)),
     (axes[1], wrong, "error / task's mean", (0.5, 1, 2)),
 ):
     axis[0].set_ylabel("component 2")
@@ -181,8 +185,8 @@ for axis, drawing, label, ticks in (
     bar.minorticks_off()
 text = f"States on two principal components (standard deviations). Above, how many of the {size:,} rows "
 text += "are in a cell; below, the error of the VAE's samples on other rows, as a multiple of its mean. "
-text += f"White cells hold no other row (above) or fewer than {least} (below). The darkest blue and red "
-text += "cells lie beyond the scale. Seed 0."
+text += f"Grey cells hold no drawn or no other row (above), or fewer than {least} others (below). The "
+text += "darkest blue (below the mean) and red (above it) lie beyond the scale. Seed 0."
 save_figure(figure, "08_map", grid, text, profile)
 
 # %% [markdown]
@@ -217,8 +221,8 @@ looks.titled(alike.round(2).to_frame("rank correlation of density and error"))
 #
 # Four conditions may matter: how thin the data are around a state ($d_j$, the distance to its tenth neighbour among the
 # 10,000), how far the body moves in the step, how high it is, and how good the episode was. We sort the rows by each
-# condition, in fifths. *Persistence* is the guess that nothing moves, and its error is what we call the length of the
-# step, so its curve in that column rises by construction. The other curves are the test: a model that has learned the
+# condition, in fifths. *Persistence* is the guess that nothing moves. Its error is the condition “length of the step”,
+# so its curve in that column rises by construction. The other curves are the test: a model that has learned the
 # dynamics should err less than persistence on long steps, and no more than persistence on short ones.
 
 # %%
@@ -289,7 +293,7 @@ looks.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").rou
 # %% [markdown]
 # *Read.* The first row shows how much the sampled error grows from the densest fifth to the thinnest. On Ant most of
 # this growth is motion: the rows nearest to the data are those in which the body hardly moves, as the persistence line
-# in the figure shows. Relative to persistence the VAE errs most in Ant's nearest fifth.
+# in the figure shows. By distance, the VAE errs most relative to persistence in Ant's nearest fifth.
 #
 # The next two rows compare the shortest steps with the longest. The VAE's error hardly depends on the length of the
 # step on Hopper and HalfCheetah, but on Ant it grows a lot. The last two rows are the test. On the longest steps the
@@ -306,6 +310,20 @@ looks.titled(pd.DataFrame(grown).loc[here]).T.rename_axis("ratio of errors").rou
 
 # %%
 show(reliability.histories, reliability.bodies)
+
+# %% [markdown]
+# *Check by hand.* An episode falls in its third step, and a second one has only begun. A hopper at its usual height
+# stands, and one at a height of 0.3 m lies.
+
+# %% tags=["nbval-check-output"]
+short = {"reward": np.ones(4), "terminal": np.arange(4) == 2, "episode": np.array([0, 0, 0, 1])}
+left = reliability.histories(SimpleNamespace(**short))["steps to a fall"]
+assert np.array_equal(left, [2, 1, 0, np.nan], equal_nan=True), "only the first episode ends in a fall"
+standing, lying = np.zeros(11), np.zeros(11)
+standing[0], lying[0] = 1.25, 0.3
+found = reliability.bodies(tasks.find("hopper"), np.stack([standing, lying]))
+assert found["fallen"].tolist() == [False, True], "the task ends below a height of 0.7 m"
+print("steps until the fall:", *left, "fallen:", *found["fallen"])
 
 # %%
 body = {}  # what the simulator makes of the states before and after each step
@@ -345,8 +363,8 @@ order = [*by_moment["group"].unique()]
 figure, axes = plt.subplots(2, 2, figsize=(8, 6.6), sharey=True)
 for axis, name in zip(axes.flat, tasks.TASKS, strict=True):
     own = by_moment[(by_moment["task"] == name) & (by_moment["rows"] >= 10)]
-    for kind, (label, colour, marker) in styles.items():
-        height = own["group"].map(order.index)
+    for place, (kind, (label, colour, marker)) in enumerate(styles.items()):
+        height = own["group"].map(order.index) + 0.1 * (place - (len(styles) - 1) / 2)
         axis.plot(own[kind], height, marker, color=colour, markersize=6, label=label)
     axis.axhline(0.5, color="#999999", linewidth=1)
     axis.axhline(len(order) - 2.5, color="#999999", linewidth=1)
@@ -377,7 +395,7 @@ looks.titled(ratio.map("{:.2f}".format).replace("nan", "–"))
 # *Read.* The table has the sampled error of each group, divided by that of all rows. Of the four groups by contact, the
 # deterministic network errs most where a foot touches down (see the figure), as we expected. For the VAE contact
 # matters less, because its blur outweighs it. Before a fall it errs more than on average. On other policies' data its
-# error is smaller in some pools and larger in others.
+# error is smaller or larger, by far the largest on Hopper's `medium`.
 #
 # ### By quantity
 #
@@ -401,8 +419,8 @@ three = three.rename(columns={kind: label for kind, (label, *_) in styles.items(
 looks.titled(three.map(words.two_digits).rename_axis([None, "quantity"]))
 
 # %% [markdown]
-# *Read.* Nearly all of these quantities are velocities. The exception is Hopper's torso angle: it hardly changes in a
-# step, but the VAE blurs it.
+# *Read.* All but one of these quantities are velocities: Hopper's torso angle hardly changes in a step, but the VAE
+# blurs it.
 #
 # ## 3. The strangest imagined states
 #
@@ -494,8 +512,8 @@ looks.titled(told)
 # a body falls in this step, the VAE nearly always imagines a body that stands. Falls lie at the edge of the data, and
 # the blur pulls them back inside. Neither model was fitted on rows that end an episode, so that does not explain the
 # difference. Noise of the same size makes impossible states more often. But it starts at $s'$, so many of the fallen
-# bodies stay fallen. On HalfCheetah a sixth of the samples are deeper in the ground than any true state, and on Ant a
-# quarter, several times as many as for the deterministic network.
+# bodies stay fallen. On HalfCheetah a sixth of the samples penetrate the ground or the body itself more deeply than any
+# true state, and on Ant a quarter, several times as many as for the deterministic network.
 #
 # ## 4. Which way is it wrong?
 #
@@ -554,7 +572,7 @@ looks.titled(slopes).T.round(2) if here else slopes
 # %% [markdown]
 # *Read.* The table has medians over quantities. For the deterministic network, linear regression and the VAE's samples
 # the slope is 1 minus the error: these predictions shrink as much as their error implies. The VAE's mean prediction
-# shrinks more than that. On HalfCheetah and Ant a reconstruction shrinks less: there the decoder is trained on
+# shrinks more than its error implies, on HalfCheetah and Ant a reconstruction less: there the decoder is trained on
 # predictions more than on reconstructions. Matched noise errs as much as the samples but does not shrink.
 #
 # Next we ask agents that never learned from an imagined state (`vanilla`) for the values of imagined states. We ship
@@ -670,7 +688,7 @@ show(reliability.auroc, imagination.doubt)
 # the area is a half. For three rows we also compute `imagination.doubt` step by step: encode the state, decode the mean
 # of the latent, and average the squared error over the dimensions.
 
-# %% tags=["nbval-check-output"]
+# %%
 worst = np.array([False, True, False])
 assert reliability.auroc(np.array([1.0, 2.0, 3.0]), worst) == 0.5, "one of two pairs is in order"
 assert reliability.auroc(np.array([1.0, 9.0, 3.0]), worst) == 1, "the worst row has the largest signal"
@@ -682,7 +700,6 @@ if here:
     decoded = model.decoder.alone(world_model.posterior(model, known).mean).detach()
     by_hand = ((decoded - known) ** 2).numpy().mean(axis=1)
     assert np.allclose(imagination.doubt(model, three), by_hand, rtol=1e-4), "the mean over dimensions"
-print("three rows: the area is the share of pairs that are in order")
 
 
 # %%
@@ -713,16 +730,19 @@ found = pd.DataFrame(parts, columns=["task", "place", "signal", "area", "rank co
 areas = stored("08_signals", found, profile, tolerance=0.01)
 
 # %%
-order = [*areas["signal"].unique()]
+ranked = areas[areas["place"] == "outside"].groupby("signal")["area"].mean()
+order = [*ranked.sort_values(ascending=False).index]
 places = {"outside": ("not drawn", "o"), "drawn": ("drawn: what the model was fitted on", "x")}
 places |= {"medium": ("medium dataset", "^"), "random": ("random dataset", "v")}
-shades = dict(zip(places, ("#0072B2", "#000000", "#E69F00", "#CC79A7"), strict=True))
+shades = dict(zip(places, ("#0072B2", "#000000", "#E69F00", "#999999"), strict=True))
+
+# %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True, sharey=True)
 for axis, name in zip(axes, tasks.TASKS, strict=True):
-    for place, (label, marker) in places.items():
+    for number, (place, (label, marker)) in enumerate(places.items()):
         own = areas[(areas["task"] == name) & (areas["place"] == place)]
-        height = own["signal"].map(order.index)
-        axis.plot(own["area"], height, marker, color=shades[place], label=label, markersize=7)
+        height = own["signal"].map(order.index) + 0.12 * (number - 1.5)
+        axis.plot(own["area"], height, marker, color=shades[place], label=label, markersize=6)
     axis.axvline(0.5, color="black", linewidth=0.8)
     axis.set(
         title=tasks.find(name).title,
@@ -734,7 +754,8 @@ for axis, name in zip(axes, tasks.TASKS, strict=True):
     axis.set_yticks(range(len(order)), order)
 figure.supxlabel("area under the ROC curve for the worst tenth (1/2 is chance)", fontsize=10)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-text = "How well five signals find the tenth of rows with the largest sampled error; "
+text = "How well five signals find the tenth of rows with the largest sampled error. On top is the "
+text += "signal with the largest mean area on rows that were not drawn. "
 text += f"{count:,} rows per task and place. Seed 0."
 save_figure(figure, "08_signals", areas, text, profile)
 
@@ -749,7 +770,7 @@ looks.titled(wide.rename_axis(columns=(None, None))).round(2)
 # *Read.* The signals are sorted by their mean area over the tasks. The blur of the state costs only one pass through a
 # model that we have anyway. Its lead over the distance to the data is small, comes from Hopper, and rests on one model
 # per task. So read "best" as "good everywhere". The spread of the VAE's samples ranks all rows moderately well, but
-# finds the worst ones poorly. The spread over five fits shows where those networks err, and they do not blur.
+# finds the worst ones poorly. The spread over five fits shows where those networks err, not where the VAE blurs.
 #
 # [Chapter 02](02_world_model.ipynb) suggests a reason, tested on Hopper only: most of the error comes from encoding and
 # decoding. If the VAE cannot encode a state, it cannot predict from it. And we can see how well it encodes a state
@@ -775,9 +796,9 @@ halves = halves.set_index(["rows", "task"]).unstack("task").reindex(columns=here
 looks.titled(halves.rename_axis(columns=(None, None))).map(words.two_digits)
 
 # %% [markdown]
-# *Read.* The distrusted half errs far more than the trusted half. Its steps are longer, too, as the error of
-# persistence shows. In a batch of 256 rows the rank of a row is nearly its rank among all rows, so these arms imagine
-# nearly always the same half of the data.
+# *Read.* The VAE errs far more on the distrusted half. Its steps are longer, too, as the error of persistence shows. In
+# a batch of 256 rows the rank of a row is nearly its rank among all rows, so each arm nearly always imagines the same
+# half of the data.
 #
 # By the formula of chapter 07, errors do the harm. So we expect the trusted half to do less harm than a random half,
 # and the distrusted half to do more. This can fail: if augmentation works as a regulariser, the distrusted half
@@ -813,6 +834,7 @@ for axis in axes:
     axis.set(xlabel="offline score, second half of pre-training", xlim=(0, 1.1 * axis.get_xlim()[1]))
 text = "Offline score with no imagined next states, with half of them in random rows, or with half in "
 text += "the rows that are trusted most or least."
+text += "" if done else " The last two are not recorded yet."
 caption = figures.caption(text, table, drawn=figures.DOTS)
 save_figure(figure, "08_trusted", shown, caption, profile)
 
@@ -828,7 +850,8 @@ def minus(arm, other, name):
 trusted, distrusted = study.arms
 pairs = [(trusted, distrusted), (trusted, "augmented"), (distrusted, "augmented"), (trusted, "vanilla")]
 columns = {name: [minus(*pair, name) for pair in pairs] for name in study.tasks}
-looks.titled(pd.DataFrame(columns, [" − ".join(pair) for pair in pairs]))
+names = [" − ".join(looks.look(arm).label for arm in pair) for pair in pairs]
+looks.titled(pd.DataFrame(columns, names))
 
 # %% [markdown]
 # *How to read it.* Where the interval of the first row excludes zero, its sign supports one of the two explanations.
@@ -867,7 +890,7 @@ print("Of falls, are more than 3 in 4 imagined standing?", bool((standing > 0.75
 #    the map? What happens to the rank correlation of section 1, and why?
 # 2. In section 5, put `errors[name, place]["deterministic"]` in place of `errors[name, place]["sample"]`. Which signal is
 #    now the best?
-# 3. Set `reliability.NEIGHBOUR = 1` before section 2. Is the nearest neighbour a better signal than the tenth?
+# 3. At the end of section 2, set `reliability.NEIGHBOUR = 1`. Is the nearest neighbour a better signal than the tenth?
 #
 # ## Questions
 #

@@ -5,7 +5,7 @@
 #
 # <!-- answer -->
 # Of the arms with two seeds or more, these have the highest mean scores over the first 100,000 interactions: *LayerNorm
-# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35, but *RLPD* with 30 may be as
+# critics, data kept* on Hopper (61, but *LayerNorm critics* with 55 may be as good), Walker2d (35, but *RLPD* with 29 may be as
 # good), HalfCheetah (44) and Ant (76, but *LayerNorm critics, no pre-training* with 73 may be as good). On all four tasks (5
 # seeds), the mean score of *LayerNorm critics, data kept* differs by +21 [+16, +26] from that of *TD3 with the data, no
 # pre-training*, by +41 [+31, +51] from that of *vanilla, data kept* and by +29 [+24, +34] from that of *SAC from scratch*. Not
@@ -29,6 +29,7 @@ profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (
 retrain = False  # False: draw from data/runs; True: train now, into build/<profile>/runs
 
 # %%
+import re
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -464,31 +465,42 @@ square.replace("nan%", "–")
 # %% [markdown]
 # *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together, which
 # does not depend on the processor. An update of SAC costs about 1.6 times as much as one of TD3 ([chapter
-# 90](90_engine.ipynb)), and imagination also needs the fit of its world model. Points further right used more compute.
-# No arm without pre-training makes as many updates as a pre-trained one. So a gain over TD3 with the data may come from
-# LayerNorm, from pre-training, or from more updates.
+# 90](90_engine.ipynb)), LayerNorm slows an update down, and imagination also needs the fit of its world model. A
+# band further right used more compute. No arm without pre-training makes as many updates as a pre-trained one. So a
+# gain over TD3 with the data may come from LayerNorm, from pre-training, or from more updates.
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
 points = score.groupby(["task", "arm"]).agg(mean_score="mean", n_seeds="size").reset_index()
 points = points[points["arm"].isin(arms)]
 points["updates"] = [studies.updates(studies.ARMS[arm]) for arm in points["arm"]]
+budgets = sorted(points["updates"].unique())
 alike = points.groupby(["task", "updates"])
-points["apart"] = alike.cumcount() - (alike["arm"].transform("size") - 1) / 2  # places beside each other
+apart = alike.cumcount() - (alike["arm"].transform("size") - 1) / 2  # places beside each other
+points["place"] = points["updates"].map(budgets.index) + 0.13 * apart
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(8, 3.6), sharex=True)
 for axis, task in zip(axes, tasks.TASKS, strict=True):
     for row in points[points["task"] == task].itertuples():
         look, kept = looks.look(row.arm), studies.ARMS[row.arm].online.keep_data
         style = {"color": look.colour, "fillstyle": "full" if row.n_seeds > 1 else "none"}
-        place = row.updates / 1000 + 10 * row.apart, row.mean_score
-        axis.plot(*place, "s" if kept else "o", label=look.label, **style)
+        mark = "D" if row.arm == "rlpd" else "s" if kept else "o"
+        axis.plot(row.place, row.mean_score, mark, label=look.label, **style)
     axis.margins(0.15)
-    axis.set(title=tasks.find(task).title, xlim=(0, 350), xlabel="updates (thousands)")
+    for number in range(len(budgets)):
+        axis.axvspan(number - 0.35, number + 0.35, color="#EBEBEB", zorder=0)
+    labels = [f"{updates // 1000}" for updates in budgets]
+    axis.set_xticks(range(len(budgets)), labels)
+    axis.grid(axis="x", visible=False)
+    axis.set(title=tasks.find(task).title, xlabel="updates (thousands)")
     axis.set_ylim(min(0, axis.get_ylim()[0]), None)
 axes[0].set_ylabel("mean online score")
 figures.legend(figure)
 text = "Mean online score over the updates of a run, offline and online, means over seeds. "
-text += "Squares keep the data, circles do not. Arms with as many updates stand side by side. "
-text += "The y axes differ."
+text += (
+    "Squares and the diamond (RLPD) keep the data, circles do not. Arms in one grey band make equally "
+)
+text += "many updates. The first figure has the intervals. The y axes differ."
 text += " A hollow mark is a single seed." * bool((points["n_seeds"] == 1).any())
 save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
 
@@ -528,11 +540,13 @@ by_arm(until_level)
 
 # %%
 def known_of(arm, task):
-    """Returns medians of an arm: gap, its size, spread, two roughnesses and drop; and its seeds."""
+    """Returns medians of an arm's measures in the order of `columns`, and its seeds."""
     own = [a for r, a in metadata.items() if (r.arm, r.task) == (arm, task) and a.get("calibration")]
-    found = [(a["calibration"]["all"]["gap"], a["watch"]["overfitting"]) for a in own]
-    rows = [(gap, fit["value_std"], fit["roughness"]["action"][0]) for gap, fit in found]
-    rows = [(gap, abs(gap), spread, rough, rough / spread) for gap, spread, rough in rows]
+    rows = []
+    for fixed, fit in ((a["calibration"]["all"], a["watch"]["overfitting"]) for a in own):
+        spread, rough = fit["value_std"], fit["roughness"]["action"][0]
+        three = fixed["value"], fixed["return"], fixed["gap"]
+        rows.append((*three, abs(fixed["gap"]), spread, rough, rough / spread))
     return [*np.median(rows, axis=0), dropped.get((arm, task), np.nan), len(rows)] if rows else None
 
 
@@ -543,7 +557,8 @@ asked = {
     for task in tasks.TASKS
     for arm in own
 }
-columns = ["gap", "|gap|", "spread", "roughness", "roughness / spread", "drop", "seeds"]
+columns = ["value", "return", "gap", "|gap|", "spread"]
+columns += ["roughness", "roughness / spread", "drop", "seeds"]
 inside = pd.DataFrame({key: found for key, found in asked.items() if found}, columns).T
 told = inside.drop(columns="|gap|").map(words.number).assign(seeds=inside["seeds"].astype(int))
 told["roughness / spread"] = inside["roughness / spread"].map("{:.3f}".format)
@@ -626,9 +641,12 @@ for axis, task in zip(axes, tasks.TASKS, strict=True):
     for arm in trained.ACTION_ARMS:
         for _, rows in lines[(lines["task"] == task) & (lines["arm"] == arm)].groupby("seed"):
             look = looks.look(arm)
-            axis.plot(rows["share"], rows["high"], color=look.colour, ls=look.line, label=look.label)
+            drawn_as = {"color": look.colour, "ls": look.line, "lw": 1, "label": look.label}
+            axis.plot(rows["share"], rows["high"], **drawn_as)
     axis.axhline(0, color="#333333", linewidth=0.8)
-    axis.set(title=tasks.find(task).title, xlabel="share of the way", xticks=[0, 0.5, 1])
+    axis.set(
+        title=tasks.find(task).title, xlabel="share of the way\nto a random action", xticks=[0, 0.5, 1]
+    )
 axes[0].set_ylabel("change of the value\n(90 % quantile, SD)")
 figures.legend(figure)
 text = "How values change on the way from a recorded action to a random corner of the actions' box. "
@@ -731,13 +749,31 @@ Markdown(screening if len(evaluated) else "Not yet recorded.")
 # %% [markdown]
 # Arms with the same cloning term differ only in the simulator. The lines below show its effect on the mean online
 # score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, a better world model would not help
-# that arm.
+# that arm. The folded table has every effect on each task.
+#
+# We wrote down in advance what comes next. If on a task and for a strength of cloning the simulator's effect on the
+# online score lies above zero with its whole interval, we fit five small networks to the rows (they predict changes,
+# rewards and ends) and repeat that arm with them in the simulator's place. If no effect does, we stop.
 
 # %% tags=["nbval-check-output"]
 effects = claims.compare(claims.CEILING, evaluated) if len(evaluated) else []
 print(f"{len(effects)} effects are recorded")
 for each in effects:
     print(f"{named(each.comparison.arm)}: {words.estimate(each.interval, signed=True)}")
+
+
+# %%
+def effect(measure, task, arm):
+    """Returns what the simulator changes on a task, with the cloning term as it is, in words."""
+    alone = re.sub(r"_10|_50|_branch\d", "", arm)
+    both = statistics.by_task(measure, arm, alone).get(task, [[], []])
+    return words.estimate(statistics.contrast(both, [1, -1]), signed=True)
+
+
+simulated = [arm for arm in ceiling.arms if studies.ARMS[arm].augmentation]
+rows = [[named(a), *(effect(found[n], t, a) for t in ceiling.tasks for n in found)] for a in simulated]
+table = "\n".join(words.table(columns, rows))
+Markdown(words.fold("Each effect, task by task", table) if len(evaluated) else "Not yet recorded.")
 
 # %% [markdown]
 # ## 8. A rule before going online
@@ -766,6 +802,15 @@ for each in effects:
 # %%
 show(advice.regime)
 
+# %% [markdown]
+# *Check by hand.* The data score 10 and the margin is 5. Policies that score 16, 15, 5 and 4 lie above it, on its two
+# ends, and below it.
+
+# %% tags=["nbval-check-output"]
+found = [advice.regime(10, policy, margin=5) for policy in (16, 15, 5, 4)]
+assert found == ["superior", "comparable", "comparable", "inferior"], "the ends belong to the margin"
+print(*found)
+
 # %%
 known_cases = advice.cases(frame) if not retrain else pd.DataFrame()
 judged = advice.leave_one_task_out(known_cases) if len(known_cases) else known_cases
@@ -783,40 +828,43 @@ if len(known_cases):
     print(f"{told[0].upper()}{told[1:]}.")
     lower = (known_cases["policy"] < known_cases["data"]).sum()
     print(f"In {lower} of {len(known_cases)} cases the policy scored less than the data.")
+    other = advice.without_rule(frame, known_cases)
+    print(f"{other[:1].upper()}{other[1:]}.")
 else:
     print("no case is recorded with these budgets")
 
 # %% [markdown]
-# *Other data.* All cases above have the quality medium-replay. The next table shows $J(\mathcal D)$ for every dataset
-# at hand, and $J(\pi_0)$ and the regime where a policy is recorded (means over seeds, with the margin that loses least
-# over all cases above). A draw of medium-expert takes half of its rows from medium and half from expert.
+# *Other data.* All cases above have the quality medium-replay. What would the rule say of every dataset at hand? We need
+# a policy for each. `python -m mbaug models` trained them as `python -m mbaug advise` does, for a tenth of the updates,
+# and the margin is the one that loses least after as many. A draw of medium-expert takes half of its rows from medium
+# and half from expert. Only on medium-replay have arms learned online, so the advice on other data is not tested.
 
 
 # %%
-def both_scores(task, quality):
-    """Returns the score of a dataset and, if recorded, that of the policy and the regime, in words."""
-    pools = [read.bundled()[f"{task}-{part}"] for part in read.COMPOSED.get(quality, (quality,))]
-    data = np.mean([read.read_card(pool)["mean_score"] for pool in pools])
-    known = policies[policies.index == f"{task}-{quality}"]
-    if known.empty:
-        return words.number(data)
-    compared = advice.regime(data, known.mean(), margin)
-    return f"{words.number(data)}, policy {words.number(known.mean())}: {compared}"
+def kept(row):
+    """Returns both scores of a dataset, its regime and the advice."""
+    parts = read.COMPOSED.get(row.quality, (row.quality,))
+    cards = [read.read_card(read.bundled()[f"{row.task}-{part}"]) for part in parts]
+    data = np.mean([card["mean_score"] for card in cards])
+    found = advice.regime(data, row.policy, margin)
+    keep = advice.KEEPS[found][1].partition(":")[0]
+    return [words.number(data), words.number(row.policy), found, keep]
 
 
-other = runner.evidence("qualities") if not retrain else frame.iloc[:0]
-policies = statistics.last_offline(statistics.evaluations(pd.concat([frame, other]))).reset_index()
-policies = policies[policies["arm"] == "vanilla"].drop_duplicates(statistics.RUN)
-policies, margin = policies.set_index("dataset")["score"], advice.best_margin(known_cases)
-qualities = studies.find("qualities").qualities
-looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in tasks.TASKS}))
+policies = pd.read_csv(advice.POLICIES)
+margin = advice.best_margin(advice.cases(frame, advice.UPDATES)) if len(known_cases) else 0.0
+table = [kept(row) for row in policies.itertuples()]
+index = pd.MultiIndex.from_frame(policies[["task", "quality"]])
+print(f"A difference of {margin:.0f} points or less counts as none.")
+columns = ["score of the data", "score of the policy", "regime", "keep"]
+looks.titled(pd.DataFrame(table, index, columns))
 
 # %% [markdown]
 # *Read.* Where the policy nearly always scores less than the data, "superior" is hardly tested. With so few cases of
 # only four tasks, a rule that is right somewhat more often than a fixed choice may be lucky. For your own data, `python
 # -m mbaug advise DATASET` computes in minutes: both scores, whether a world model of your rows beats the guess that
-# nothing changes, how far a critic over-fits them, and what the rule says. It trains its policy for a tenth of the
-# updates, and chooses its margin on recorded policies after the same number.
+# nothing changes, how far a critic over-fits them, and what the rule says. It also names
+# the arm that we recommend, which is none of the three.
 #
 # ## 9. What is worth trying next
 #
@@ -824,8 +872,8 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 #    a gain comes only from more updates.
 # 2. *A shorter pre-training.* On Hopper the scores of [chapter 04](04_offline_pretraining.ipynb) fall towards the end.
 #    A quarter of the updates costs less and may keep more.
-# 3. *A fitted model of the policy's actions*, if section 7 leaves room for one: five small networks that predict
-#    changes and rewards. Rows on which they disagree most would keep their recorded action.
+# 3. *A fitted model of the policy's actions*, if section 7 leaves room for one. Rows on which its five networks disagree
+#    most would keep their recorded action.
 # 4. *More critics and more updates a step*, as in RLPD's paper, on a machine with a GPU.
 #
 # ## Where we differ from the papers
@@ -842,6 +890,10 @@ looks.titled(pd.DataFrame({t: {q: both_scores(t, q) for q in qualities} for t in
 # | 8 | IQL | learns from the first step online | after 5,000 steps | as every arm that keeps the data |
 # | 9 | IQL | rewards times 1,000 / (range of the returns) | advantages times 0.25 | values in the same unit in every arm |
 # | 10 | TD3+BC | a million rows | 10,000 | the question of this project |
+# | 11 | cloning | no critics | critics learn the clone's values by TD3's target | TD3 needs critics online |
+# | 12 | cloning | the policy learns in each update | in every second update | as TD3 |
+# | 13 | RLPD, IQL | recorded actions clipped to ±(1 − 1e-5) | not clipped | as every arm |
+# | 14 | LayerNorm, RLPD | adds 1e-6 to the variance | 1e-5 | the default of torch |
 #
 # ## Try it
 #

@@ -20,8 +20,8 @@
 # laptop, and nobody repeats a study that takes days.
 #
 # Nearly all the arithmetic of an update is some sixteen matrix products, so the speed of products sets the limit. The
-# rest is hundreds of small calls. In code as it is usually written, these calls take longer than the products, in
-# bfloat16 three times as long (section 3). So the engine records the calls once and then replays them.
+# rest is hundreds of small calls. In our code as written, these calls take longer than the products, in bfloat16 three
+# times as long (section 3). So the engine records the calls once and then replays them.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import results, speed
@@ -79,29 +80,33 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4), width_ratios=(3, 2))
 for number, (precision, some) in enumerate(alone.groupby("precision", sort=False)):
     place = np.arange(len(some)) + 0.4 * number
     middle = some["updates_per_second"]
-    left.bar(place, middle, 0.36, yerr=reach(some), color=COLOURS[precision], label=precision)
+    look = {"label": precision, "color": COLOURS[precision]}
+    left.errorbar(place, middle, yerr=reach(some), fmt="os"[number], **look)
     bound = middle / some["fraction_of_limit"]
-    limits = left.hlines(bound, place - 0.18, place + 0.18, color="black")
-left.set(ylabel="updates a second, one agent, one core", title="TD3+BC")
+    left.hlines(bound, place - 0.18, place + 0.18, color=COLOURS[precision], linewidth=2.5)
+left.set(ylabel="updates a second, one agent, one core", title="TD3+BC", yscale="log", ylim=(100, 4_000))
+left.set_yticks([100, 200, 500, 1_000, 2_000], ["100", "200", "500", "1,000", "2,000"])
+left.minorticks_off()
 titles = [[tasks.find(name).title for name in each.split(", ")] for each in some["task"]]
 left.set_xticks(np.arange(len(some)) + 0.2, map("\n".join, titles))
-limits.set_label("limit of the products")
+left.plot([], "_", color="#666666", markersize=14, markeredgewidth=2.5, label="limit of the products")
 figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3)
 for number, (algorithm, some) in enumerate(peers.groupby("algorithm", sort=False)):
     look = {"label": algorithm, "color": ["#000000", "#888888"][number]}
     right.errorbar(some["updates_per_second"], some["who"], xerr=reach(some), fmt="os"[number], **look)
 right.set(xlabel="updates a second, Hopper", xlim=(0, None), title="Compared with other libraries")
 right.margins(y=0.15)
+right.invert_yaxis()
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
 text = "Left: updates a second of TD3+BC, and the limit of the matrix products. Walker2d and "
-text += "HalfCheetah have networks of the same shape, so they share a bar. "
+text += "HalfCheetah have networks of the same shape, so they share a mark. "
 text += f"Right: TD3 and SAC, compared with other libraries. {about}."
 figures.save_figure(figure, "90_updates", frame, text, drawn_as)
 
 # %% [markdown]
-# *Read.* The left panel has one agent on one core. The black line is the limit that its matrix products set (section
-# 2). We timed it right beside the updates. We measured the sections of this page one after another on a shared machine,
-# so compare numbers within a section only. The right panel compares plain TD3 and SAC with
+# *Read.* The left panel has one agent on one core. The short line above each mark is the limit that the matrix products
+# set (section 2). We timed it right beside the updates. We measured the sections of this page one after another on a
+# shared machine, so compare numbers within a section only. The right panel compares plain TD3 and SAC with
 # [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), [SBX](https://github.com/araffin/sbx) (JAX) and the
 # same method on plain torch, as far as we measured them. The timed part of each includes drawing batches and noise. All
 # have 2 x 256 units and batches of 256.
@@ -117,12 +122,22 @@ ours.round(2)
 # float32. Where a number is below 1, that library is faster.
 
 # %%
-print("The libraries take turns, each in a process of its own, on one core.")
 faster = results.pairs(document["sections"]["peers"])
 ahead = [f"{row.by_peer} for {row.algorithm} (float32)" for row in faster.itertuples() if row.times < 1]
 print("Libraries that are faster than mbaug:", ", ".join(ahead) or "none")
 faster = faster.pivot(index=["algorithm", "precision"], columns="by_peer", values="times")
 faster.rename_axis(columns="times as fast as").round(2)
+
+# %% [markdown]
+# What does LayerNorm in the critics cost? It adds passes over the hidden units, but no products. The table has the
+# share of the updates a second that it takes.
+
+# %%
+pace = measured.get("critics", pd.DataFrame(columns=["precision", "algorithm", "updates_per_second"]))
+pace = pace.pivot(index="precision", columns="algorithm", values="updates_per_second")
+later = Markdown("This file is older than the measurement. `python -m benchmarks` prints it.")
+cost = [f"{1 - row['TD3+BC, LayerNorm'] / row['TD3+BC']:.0%}" for _, row in pace.iterrows()]
+pd.DataFrame({"what LayerNorm costs": cost}, pace.index) if cost else later
 
 # %% [markdown]
 # The table below lists every processor that we measured, with one agent on Hopper. Where `replayed` is "no", we
@@ -529,7 +544,7 @@ def on_gpu(document):
     peaks = tables["populations"].query("precision == 'float32'")
     agents, memory = found.index.to_series(), peaks.set_index("population")["peak_megabytes"]
     columns = {
-        "gain": found["with a graph"] / found["without"],
+        "times as fast": found["with a graph"] / found["without"],
         "time": agents * found["with a graph"].iloc[0] / found["with a graph"],
         "cores": found["with a graph"] / hopper.loc["float32", "updates_per_second"],
         "steps a second": steps.set_index("population")["steps_per_second"],
@@ -600,7 +615,7 @@ print(f"off a straight line by {off:.0%} at most")
 # ## 8. Acting, and the world model
 #
 # Two costs are left: environment steps online, and the [world model](02_world_model.ipynb). The table shows environment
-# steps a second with one update after each. We only measure these two costs for the record.
+# steps a second with one update after each.
 
 # %%
 acting = measured.get("acting", pd.DataFrame())
@@ -671,18 +686,18 @@ paired = statistics.evaluations(runs).replace({"arm": names})
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
 parts = []
 for axis, name in zip(axes, (name for name in tasks.TASKS if name in study.tasks), strict=True):
-    drawn = statistics.summarise(paired[paired["task"] == name], ["arm", "steps"]).assign(task=name)
-    for precision, some in drawn.groupby("arm"):
-        look, steps = {"color": COLOURS[precision]}, some["steps"] / 1000
-        axis.plot(steps, some["score"], label=precision, **look)
-        axis.fill_between(steps, some["low"], some["high"], alpha=0.15, linewidth=0, **look)
+    wide = paired[paired["task"] == name].pivot(index="steps", columns=["arm", "seed"], values="score")
+    delta = wide["bfloat16"] - wide["float32"]
+    axis.plot(delta.index / 1000, delta, color="#999999", linewidth=0.8)
+    axis.plot(delta.index / 1000, delta.mean(axis=1), color="#000000")
+    axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set_title(tasks.find(name).title)
-    parts.append(drawn)
-axes[0].set_ylabel(figures.QUANTITIES["score"])
-axes[0].legend(loc="upper left")
+    parts.append(delta.stack().rename("difference").reset_index().assign(task=name))
+axes[0].set_ylabel("score in bfloat16 − score in float32")
 figure.supxlabel(figures.X_LABELS["finetune"], fontsize=10)
 metadata = records.load_metadata(records.root(), study.runs())
-caption = figures.caption("TD3 from scratch in both precisions, paired by seed.", paired, metadata)
+text = "TD3 from scratch: what bfloat16 changes. A grey line is one seed, the black line their mean."
+caption = figures.caption(text, paired, metadata, "")
 figures.save_figure(figure, "90_precision", pd.concat(parts), caption, profile)
 
 # %%
@@ -692,7 +707,8 @@ for name, some in paired.groupby("task"):
         pairs = statistics.paired_differences(measure(some), "bfloat16", "float32")
         rows[name, measure.__name__] = statistics.interval(pairs)
 found = pd.DataFrame(rows, index=statistics.Interval._fields).T
-looks.titled(found.drop(columns="p").astype({"n_seeds": int}).round(1))
+named = {"value": "bfloat16 − float32", "n_seeds": "seeds"}
+looks.titled(found.drop(columns="p").astype({"n_seeds": int}).round(1)).rename(columns=named)
 
 # %% tags=["nbval-check-output"]
 cpus = {
@@ -717,8 +733,8 @@ print(
 # We fixed a rule before the runs: we may use bfloat16 for recorded runs if every interval contains zero. The rule is
 # weak: the noisier the runs, the easier they pass it. A better one would require every interval to lie within a few
 # points of zero, which the second line counts. Each *arm* (one way to train an agent) has the setting `precision`, and
-# each record names it. We still record in float32 for three reasons: we compare runs within a study, most of them were
-# begun in float32, and only few processors can multiply bfloat16.
+# each record names it. We still record in float32 for three reasons: we compare runs within a study, most studies were
+# begun in float32, and few processors can multiply bfloat16.
 #
 # ## Where we differ from the paper
 #
