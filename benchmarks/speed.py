@@ -409,15 +409,5 @@ def model(effort: Effort, device: str = "cpu") -> Iterator[dict]:
 
 SECTIONS = (products, updates, critics, acting, peers, parts, moments, populations, captures, datasets, threads, model)
 SHORT = (products, updates, critics, acting, peers)  # sections that the command prints in about a minute
-LIVE = (
-    products,
-    updates,
-    critics,
-    peers,
-    parts,
-    moments,
-    populations,
-    datasets,
-    threads,
-)  # sections that a notebook measures, TINY
+LIVE = (products, updates, critics, peers, parts, moments, populations, datasets, threads)  # what a notebook measures, TINY
 ON_GPU = (products, updates, acting, populations, captures, datasets, model)  # sections that a GPU is measured with

@@ -261,7 +261,7 @@ def strips(arguments: argparse.Namespace) -> None:
 
 
 def models(arguments: argparse.Namespace) -> None:
-    """Writes the missing files of data/models: fits world models (minutes each) and extracts the agents of recorded runs."""
+    """Writes the missing files of data/models: fits models and trains short policies (minutes each), and extracts agents."""
     from mbaug.experiments import records, runner, trained
     from mbaug.reporting import advice
 

@@ -275,7 +275,7 @@ def overrated(table: pd.DataFrame, calm: tuple[str, ...]) -> str:
         return ""
     vanilla, augmented = map(estimate, means)
     difference = exploratory(Comparison("augmented", ("vanilla",), calm, measure), table)
-    more = conclusion(difference, "imagination raises this gap", "imagination lowers this gap")
+    more = conclusion(difference, "imagination raises this difference", "imagination lowers this difference")
     return (
         f"Where no critic runs away, on {where}, the return that a critic predicts minus what its policy earns is {vanilla} "
         f"discounted rewards with recorded next states and {augmented} with imagined ones: below zero it predicts too little. "
@@ -304,7 +304,7 @@ def online(frame: pd.DataFrame) -> str:
         f"On {where}, the mean score over the first 100,000 interactions is {td3} for TD3 from scratch, {data} for TD3 with the "
         f"data in its replay buffer, {vanilla} after vanilla pre-training, {augmented} after pre-training with imagined next "
         f"states, and {noise} with noise of the same size. "
-        f"{capitalised(conclusion(pays, 'vanilla pre-training pays off', 'vanilla pre-training lowers the score'))}. "
+        f"{capitalised(conclusion(pays, f'{names[1]} scores more than {names[0]}', f'{names[1]} scores less than {names[0]}'))}. "
         f"The score after pre-training with imagined next states differs {told}."
     )
 
@@ -347,7 +347,9 @@ def controls(frame: pd.DataFrame) -> str:
     if not where:
         return NOTHING
     augmented, noise, vanilla = map(estimate, means)
-    model = conclusion(claims.compare(claims.PRIMARY, same)[1], "the model beats noise", "noise beats the model")
+    model = conclusion(
+        claims.compare(claims.PRIMARY, same)[1], "the model scores more than noise", "the model scores less than noise"
+    )
     verdicts = {each: judged(each, measured(each, table)) for each in PREDICTIONS}
     outcomes = Counter(verdicts.values())
     true, failed, undecided = (outcomes[name] for name in ("as predicted", "contradicted", "undecided"))

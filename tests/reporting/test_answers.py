@@ -66,11 +66,11 @@ def test_the_online_answer_has_the_means_and_the_primary_comparisons():
     found = answers.online(runs(arms | {"augmented": 20}, seeds=5, tasks=FOUR))
     assert found.startswith("On all four tasks (5 seeds), the mean score over the first 100,000 interactions is 10 [9.6, 10] for")
     assert "30 [30, 30] for TD3 with the data in its replay buffer, 40 [40, 40] after vanilla pre-training, 20 [19, 21]" in found
-    assert " Vanilla pre-training pays off (+30 [+29, +31]). " in found
+    assert " Vanilla pre-training scores more than TD3 from scratch (+30 [+29, +31]). " in found
     assert "imagined next states differs by +10 [+9.2, +11] (without Hopper +10 [" in found
     assert "from TD3 from scratch, by −20 [−21, −19] (without Hopper −20 [−21, −19]) from vanilla pre-training, by −28" in found
     poor = answers.online(runs({"noise": 8, "td3_data": 8, "vanilla": 5, "td3": 10, "augmented": 6.5}, seeds=5, tasks=FOUR))
-    assert " Vanilla pre-training lowers the score (−5.0 [" in poor
+    assert " Vanilla pre-training scores less than TD3 from scratch (−5.0 [" in poor
     other = runs({"vanilla": -60, "td3": 30}, seeds=5, tasks=("ant",))
     assert answers.online(pd.concat([runs(arms | {"augmented": 20}, seeds=5), other])).startswith("On Hopper (5 seeds), the"), (
         "A task that lacks some of the arms should not count."
@@ -79,7 +79,7 @@ def test_the_online_answer_has_the_means_and_the_primary_comparisons():
     mixed = mixed[(mixed["seed"] < 2) | (mixed["arm"] == "td3") | (mixed["task"] == "ant")]
     found = answers.online(mixed)
     assert found.startswith("On all four tasks (2 to 4 seeds), the"), "The most count too."
-    assert " We wait for 5 seeds to say whether vanilla pre-training pays off. " in found
+    assert " We wait for 5 seeds to say whether vanilla pre-training scores more than TD3 from scratch. " in found
 
 
 def test_the_offline_answer_counts_the_critics_that_run_away(folder):
@@ -92,20 +92,20 @@ def test_the_offline_answer_counts_the_critics_that_run_away(folder):
     assert " “LayerNorm critics” (on Hopper and Ant). Where no" in found, "Offline the arm that keeps the data is the same."
     assert "Where no critic runs away, on Hopper (5 seeds), the return that a critic predicts minus what its" in found
     assert "policy earns is 80 [78, 82] discounted rewards with recorded next states and 40 [36, 44] with imagined ones:" in found
-    assert found.endswith("We wait for 5 seeds to say whether imagination raises this gap."), "Two calm tasks are missing."
+    assert found.endswith("We wait for 5 seeds to say whether imagination raises this difference."), "Two calm tasks are missing."
 
 
 def test_the_offline_answer_reports_policy_and_critic():
     found = answers.offline(runs({"augmented": 20, "vanilla": 40}, seeds=5, tasks=FOUR))
     assert found.startswith("On all four tasks (5 seeds), the policy scores 40 [")
     assert "Imagination lowers this score (−20 [" in found
-    assert found.endswith("Imagination lowers this gap (−40 [−42, −38]).")
+    assert found.endswith("Imagination lowers this difference (−40 [−42, −38]).")
 
 
 def test_the_controls_answer_compares_the_model_with_noise_and_counts_predictions():
     found = answers.controls(runs({"noise": 48, "vanilla": 40, "augmented": 20}, seeds=5, tasks=FOUR))
     assert found.startswith("On all four tasks (5 seeds), an agent that was pre-trained with the model's next states scores 20 [")
-    assert "Noise beats the model (−28 [" in found
+    assert "The model scores less than noise (−28 [" in found
     equal = "Equal losses decide only the first prediction."
     assert found.endswith("1 came true, none failed, 1 stayed undecided and 3 lack runs."), equal
     most = runs({"noise": 30, "vanilla": 30, "augmented": 30}, 5, tuple({*FOUR} - {"ant"}), spread=2)

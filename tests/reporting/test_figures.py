@@ -430,6 +430,8 @@ def test_a_symlog_axis_contains_all_its_values():
     assert (axis.get_yscale(), other.get_yscale()) == ("symlog", "linear")
     assert axis.get_ylim()[0] < -3e5 < 2e7 < axis.get_ylim()[1]
     assert {"−300", "−100", "0", "10 million"} <= {label.get_text() for label in axis.get_yticklabels()}
+    low, zero, small, high = axis.transData.transform([(0, y) for y in (axis.get_ylim()[0], 0, 300, axis.get_ylim()[1])])[:, 1]
+    assert (small - zero) / (high - low) > 0.2, "Critics that did not run away should stay apart."
     figures.symlog_axis(other, pd.Series([0.0, 6e3]))
     assert "10,000" in {label.get_text() for label in other.get_yticklabels()}
 

@@ -10,6 +10,8 @@ def test_numbers_are_rounded_for_reading():
     texts = {3.14: "3.1", 9.94: "9.9", 9.96: "10", -21.4: "−21", 0.0: "0.0", -33e6: "−33 million", 5_204_376.0: "5.2 million"}
     texts |= {45_044.0: "45,044", -123_938.0: "−124 thousand"}
     assert {value: words.number(value) for value in texts} == texts
+    digits = {0.4: "0.40", 2.04: "2.0", 20.4: "20", 99.6: "100", 5304.0: "5,304", np.nan: "–"}
+    assert {value: words.two_digits(value) for value in digits} == digits
     signed = {21.6: "+22", 0.0: "0.0", -0.04: "0.0", 0.05: "+0.1", -0.6: "−0.6"}
     assert {value: words.number(value, signed=True) for value in signed} == signed
 
