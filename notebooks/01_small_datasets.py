@@ -198,6 +198,7 @@ axis.plot(each, returns.ravel(), ".", color="#555555", label="one of them")
 axis.axhline(level, color="#D55E00", linestyle="--", label=f"D4RL's medium level, {level:,.0f}")
 axis.set(xlabel="environment interactions (thousands)", ylabel="return (rewards)")
 axis.set_title("The agent that collected the data")
+axis.yaxis.set_major_formatter("{x:,.0f}")
 axis.legend()
 about = "Greedy return of the SAC agent whose replay is the data. "
 about += "Training stops after two evaluations in a row above the line."
@@ -391,6 +392,7 @@ for axis, (unit, count) in zip(axes, counts.items(), strict=True):
     axis.axvline(task.return_medium, color="black", linestyle=":", label=medium)
     axis.set(xlabel="return of the episode (rewards)", ylabel=f"share of {unit}")
     axis.set_title(f"{unit}, by return")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
 figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 about = f"Undiscounted return of the pool's {len(episode_returns)} episodes. On the right each "
 about += "transition counts once. Both mean returns are means over episodes; D4RL publishes only that."

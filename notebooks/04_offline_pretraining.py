@@ -11,7 +11,7 @@
 # of 20 with “augmented 50 %” (Ant), 4 of 20 with “matched noise 50 %” (Walker2d and Ant), 1 of 10 with “deterministic model
 # 50 %” (Hopper) and none of 20 with “LayerNorm critics”. Where no critic runs away, on HalfCheetah (5 seeds), the return that a
 # critic predicts minus what its policy earns is −92 [−174, −9.8] discounted rewards with recorded next states and 116 [87, 145]
-# with imagined ones: below zero it predicts too little. Imagination raises this gap (+207 [+127, +288]).
+# with imagined ones: below zero it predicts too little. Imagination raises this difference (+207 [+127, +288]).
 # <!-- /answer -->
 #
 # | | |
@@ -53,8 +53,7 @@ arms = ["vanilla", "augmented", "noise"]
 # Claim (f): augmentation smooths the critic's over-fitting, visible in its Q-values ([S, A](00_overview.ipynb)).
 #
 # *Ask.* Does it? We take the smaller value of two critics, $\min_i Q_i(s, a)$: at recorded actions, at the policy's
-# actions in the same states, and at its actions in 400 *fixed states* of the pool. The dotted line is its mean return
-# from there, the mean of correct values.
+# actions in the same states, and at its actions in 400 *fixed states* of the pool. The dotted line is the policy's mean return from there, the mean of a correct critic.
 
 # %%
 shipped = [(t, arm) for t in tasks.TASKS for arm in arms if trained.path_of(t, arm).is_file()]
@@ -134,19 +133,21 @@ decimals = table.pop("rank correlation").map("{:.2f}".format)
 table.map(words.number).assign(**{"rank correlation": decimals}).replace("nan", "–")
 
 # %% [markdown]
-# *Read.* An *arm* is one way to train, and a *seed* is the number of a repetition. We ship the critics of seed 0 for
-# all three arms on these two tasks only. None of these six critics *ran away* to impossible values, as many others did
-# (section 6). About a fifth of the fixed states are in the agents' 10,000 transitions. The *spread* is the standard
-# deviation of the values of recorded actions. The *gap* is the mean value in the fixed states minus the mean return
-# from there, in rewards. The *rank correlation* is between value and return over the fixed states.
+# *Read.* Three *arms*, ways to train, differ in half of their next states: *vanilla* keeps the recorded ones,
+# *augmented* takes the world model's, and *matched noise* adds noise as large as the model's error. A *seed* is the
+# number of a repetition. We ship the critics of seed 0 for all three arms on these two tasks only. None of these six
+# critics *ran away* to impossible values, as many others did (section 6). About a fifth of the fixed states are in the
+# agents' 10,000 transitions. The *spread* is the standard deviation of the values of recorded actions. The *gap* is the
+# mean value in the fixed states minus the mean return from there, in rewards. The *rank correlation* is between value
+# and return over the fixed states.
 #
 # With imagined next states the histograms are the narrowest, and their means lie farthest above the returns. With noise
 # the means lie below the returns. A narrow histogram may belong to a smooth critic, or to one that has learned less.
 # Only the returns tell the two apart.
 #
 # Where is the critic wrong? The fixed states come in four groups: random states of the pool, the last 20 steps before a
-# fall, and states of the episodes with the lowest and with the highest quarter of returns. (Cheetahs cannot fall.) The
-# table has the gap of each group.
+# fall, and states of the episodes with the lowest and with the highest quarter of returns.
+# (HalfCheetah's task never ends with a fall.) The table has the gap of each group.
 
 # %%
 gaps = {
@@ -154,7 +155,7 @@ gaps = {
     for t, arm in shipped
     if (t, arm) in tried
 }
-looks.labelled(pd.DataFrame(gaps).T).fillna("–")
+looks.labelled(pd.DataFrame(gaps).T.rename(columns={"anywhere": "random states"})).fillna("–")
 
 # %% [markdown]
 # *Read.* Here the augmented critics over-estimate in every group of states, and the noise critics under-estimate in
@@ -164,7 +165,8 @@ looks.labelled(pd.DataFrame(gaps).T).fillna("–")
 #
 # *Ask.* Which value should a critic learn for a recorded pair of state and action? It is the reward plus the discounted
 # value of continuing from the next state with the current policy. We ask two critics and use the smaller value. A
-# little noise on the next action keeps the policy from exploiting narrow peaks of the critic.
+# little noise on the next action keeps the policy from exploiting narrow peaks of the critic. In the shapes,
+# `population` counts the agents that train side by side, and `twin` the two critics.
 #
 # $$\begin{gathered}
 # y = r + \gamma (1 - d) \min_{i=1,2}
@@ -475,7 +477,8 @@ for arm in arms:
     print(lasting(arm) if arm in counts else f"{looks.look(arm).label}: not yet recorded")
 for other in ("vanilla", "noise"):
     print(
-        f"augmented: {against(excess, other)}; random signs give as low a sum in {odds(excess, other)}"
+        f"over-estimation, augmented: {against(excess, other)}; "
+        f"random signs give as low a sum in {odds(excess, other)}"
     )
 
 # %% [markdown]
@@ -495,8 +498,9 @@ for other in ("vanilla", "noise"):
 # exceed the bound.)
 #
 # The picture has the predictions at the first state on all four tasks, with the bound as a thin black line. It adds two
-# arms: one with a *deterministic model*, a network without latent state, and one with *LayerNorm* in its critics. We
-# expect that critics trained on little data cross the bound, and that any blur of their targets holds them back.
+# arms: one imagines with a *deterministic model*, a network without latent state, and one has *LayerNorm* (layer
+# normalisation, [chapter 11](11_other_methods.ipynb)) in its critics. We expect that critics trained on little data
+# cross the bound, and that any blur of their targets holds them back.
 
 # %%
 names = ("hopper",) if retrain else ("core", "carried", "layernorm")
@@ -526,7 +530,7 @@ figure.supylabel(figures.QUANTITIES["predicted_value"], fontsize=10)
 figures.legend(figure)
 text = "What critics predict at the first state while they learn offline. The thin black line is the "
 text += "value of getting the largest reward of seed 0's draw at every step, for ever. Only Hopper and "
-text += "HalfCheetah have a deterministic model. Each panel has its own axis, logarithmic beyond ±300."
+text += "HalfCheetah have a deterministic model. An axis that exceeds 1,000 is logarithmic beyond ±300."
 text = figures.caption(text, everywhere, about, "A line is one seed")
 shown = shown.assign(limit=shown["task"].map(limits))
 save_figure(figure, "04_runaway", shown, text, profile)
@@ -543,9 +547,9 @@ looks.arms_by_task(told)
 
 # %% [markdown]
 # *Away from the first state.* The first state is an easy test: it is near the data in every arm, because every recorded
-# episode began there. So each run also has its *gap* over the 400 fixed states of the first look. The first table has
+# episode began near it. So each run also has its *gap* over the 400 fixed states of the first look. The first table has
 # the mean gap over seeds, with intervals. The second has medians over seeds: the gap in each group of states, the
-# standard deviation of the values over the 400 states, and how far the two critics are apart there.
+# standard deviation of the values over the 400 states, and how far the two critics of an agent are apart.
 
 # %%
 gaps = statistics.calibration(about).groupby(["arm", "task"])
@@ -586,10 +590,13 @@ print("The gap and the first state rank vanilla and augmented in opposite ways o
 # size holds values back as well, the blur is enough, and nothing shows that the model's knowledge helps. LayerNorm
 # holds values back without any blur of the data ([chapter 11](11_other_methods.ipynb)).
 #
-# On Hopper, compare the augmented critics' gap near a fall with their gaps in the other groups. A fall itself cannot raise it, because the target of a
-# terminal row does not use $\hat s'$. The rows just before a fall may: [chapter 08](08_reliability.ipynb) measures how
-# far the model moves them. We did not test this link. The gap can even rank two arms in the opposite order to the first
-# state: see the last line. The verdict on claim (f) uses the first state, as we said in advance.
+# The two critics of an augmented agent are far closer to each other than to the returns, so their minimum cannot close
+# the gap. Except on Ant, their values have the smallest spread of all arms. [Chapter 07](07_controls.ipynb), section 5,
+# asks whether the pull to the middle compresses them. On Hopper the median gap is largest near a fall. A fall itself
+# cannot raise it, because the target of a terminal row does not use the next state. The rows just before a fall may:
+# [chapter 08](08_reliability.ipynb) measures how far the model moves their next states. We did not test this link. The
+# gap can even rank two arms in the opposite order to the first state: see the last line. The verdict on claim (f) uses
+# the first state, as we said in advance.
 #
 # ## 7. The recorded runs: new rows and neighbours
 #
@@ -615,7 +622,7 @@ print("The gap and the first state rank vanilla and augmented in opposite ways o
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
 # | $\delta$ | `error` | `population` | discounted rewards |
-# | $\mathcal R$ | `trained`, `new`, `elsewhere` | batches | – |
+# | $\mathcal R$ | `batch` | rows of one kind | – |
 # | $y^0$ | `critic_target` with $\epsilon = 0$ | `population batch` | discounted rewards |
 # | $\sigma$ | `width` | scalar | of an action in [−1, 1], or standard deviations of a state |
 # | $n$ | `normal` | as what is moved | – |
@@ -738,7 +745,8 @@ looks.labelled(pd.DataFrame(summary))
 
 # %% tags=["nbval-check-output"]
 for other in ("vanilla", "noise"):
-    print(f"augmented: {against(ratio, other)}; random signs give as low a sum in {odds(ratio, other)}")
+    told = f"over-fitting, augmented: {against(ratio, other)}"
+    print(f"{told}; random signs give as low a sum in {odds(ratio, other)}")
 
 # %% [markdown]
 # *Read.* The table has medians over seeds with the smallest and the largest, since one runaway critic would dominate a
@@ -748,16 +756,16 @@ for other in ("vanilla", "noise"):
 # apart: the augmented arm's error on new rows is smaller than vanilla's, and its error on trained rows about the same.
 # But a critic whose values are all alike makes small errors everywhere, and the augmented arm's values have a smaller
 # spread. So three rows divide by the spread, the standard deviation of the values of the trained rows. Relative to this
-# spread the augmented critics are no better on new rows than the vanilla ones.
+# spread the augmented critics are no better on new rows than the vanilla ones, but the noise critics are.
 #
 # In the middle panel, a moved action should lose a little value. A critic that gives it *more* value than the recorded
 # action invites the actor to leave the data. In the right panel, a low roughness means a smooth critic. All these
-# measures compare a critic with itself. Only section 6 compares critics with returns.
+# measures compare a critic with itself. Only the first look and section 6 compare critics with returns.
 #
 # ## 8. Trained critics: how rough are they?
 #
 # *Ask.* Augmentation blurs states, not actions. Does the critic become smooth in states only? We move the actions or
-# the states of the first look further and further.
+# the states of the first look by more and more noise.
 
 # %%
 widths, rough = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5], []
@@ -807,8 +815,8 @@ looks.labelled(last.reindex(tested, level="task")).round(2)
 # %% [markdown]
 # *Read.* Measured in rewards, no. At the largest width the augmented critic is smoother in actions, too, although the
 # blur touched only states. Matched noise smooths actions as well, but states less. The augmented critic's values also
-# vary less from row to row, so the last column divides by the ratio of the spreads of the first look. On Hopper more
-# than half of the smoothness in actions comes from this smaller spread. For more seeds, compare the rows “/ spread” of
+# vary less from row to row, so the last column divides by the ratio of the spreads of the first look. Relative to
+# the spread, the augmented critic is still smoother, but by less. For more seeds, compare the rows “/ spread” of
 # section 7, where a vanilla critic that ran away has a small number only because its spread is huge. A smooth critic
 # can still over-estimate its policy: in the first look the augmented critics predict the most above what their policies
 # earn.
@@ -823,8 +831,8 @@ told = told.agg(lambda own: words.estimate(statistics.interval([own.to_numpy()])
 looks.arms_by_task(told.unstack("task"))
 
 # %% [markdown]
-# *Read.* Compare the row of matched noise, too. If noise lowers the ratio as much as imagination does, the ratio falls
-# because targets are smoothed, and not because of what the model knows. LayerNorm's critics have high ratios
+# *Read.* Compare the row of matched noise, too. If noise lowers the ratio as much as imagination does, a
+# blur of the targets is enough, and nothing shows that the model's knowledge helps. LayerNorm's critics have high ratios
 # although none of them ran away (section 6), so a high ratio alone does not make a poor critic. The verdict, by the
 # rules of the [README](../README.md):
 
@@ -834,9 +842,10 @@ found = claims.findings(claim, everywhere)
 print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 
 # %% [markdown]
-# The verdict averages over-estimation and over-fitting over all four tasks, and both must favour augmentation. Where
-# critics run away, both measures mislead. Over-estimation is in rewards, so one task can dominate its mean, and the
-# gaps over 400 states (section 6) can then say the opposite. Over-fitting divides by the error on trained rows, which
+# The verdict averages over-estimation and over-fitting over all four tasks, and both must favour augmentation. “Only
+# with” names a task without which the sign changes or the interval contains zero. Where critics run away, both measures
+# mislead. Over-estimation is in rewards, so one task can dominate its mean, and the gaps over 400 states (section 6) can
+# then say the opposite. Over-fitting divides by the error on trained rows, which
 # is then huge too. The count of runaway critics in section 6 does not depend on how far they ran. The first look and
 # section 8 show one seed only.
 #
@@ -864,7 +873,7 @@ print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 #
 # <details><summary>How does distributional shift lead to over-estimation?</summary>
 #
-# The target asks the critic about the policy's action in $s'$, which nobody recorded. There the critic extrapolates,
+# The target asks the critic about an action of the policy in $s'$ that nobody recorded. There the critic extrapolates,
 # and the actor chooses actions where it is too high. These errors spread by bootstrapping to earlier states, and
 # offline no new experience corrects them. The behaviour-cloning term and the smaller of two critics work against this.
 #
@@ -872,9 +881,9 @@ print(f"({claim.letter}, {claim.kind}) {claim.text}: {claims.verdict(found)}")
 #
 # <details><summary>Why are there two critics, and why does the actor use only the first?</summary>
 #
-# If one critic makes an error by chance, the other rarely makes the same error. So the minimum reduces over-estimation,
-# although its values tend to be too low. The actor only needs a direction, and the gradient of one critic gives it. TD3
-# is published this way, and our parity test requires it.
+# If one critic errs upwards by chance, the other may not, and the minimum takes the lower value. It cannot remove
+# errors that both share (section 6, “critics apart”). The actor only needs a direction, and the gradient of one critic
+# gives it. TD3 is published this way, and our parity test requires it.
 #
 # </details>
 #

@@ -7,10 +7,10 @@
 # <!-- answer -->
 # On all four tasks (5 seeds), an agent that was pre-trained with the model's next states scores 1.7 [−0.5, 4.0] over the first
 # 100,000 interactions. With recorded next states it scores 7.9 [0.0, 16], and with noise as large as the model's held-out error
-# 20 [16, 24]. Without Ant the means are 22, 19 and 24. Noise beats the model (−18 [−23, −14]). But the difference is −2.1
-# [−5.8, +1.6] without Ant. With a perfect model the method equals vanilla pre-training, so any real difference must come from
-# the model's error. Of 5 predictions about this error, 1 came true (only with Ant), none failed, 2 stayed undecided and 2 lack
-# runs.
+# 20 [16, 24]. Without Ant the means are 22, 19 and 24. The model scores less than noise (−18 [−23, −14]). But the difference is
+# −2.1 [−5.8, +1.6] without Ant. With a perfect model the method equals vanilla pre-training, so any real difference must come
+# from the model's error. Of 5 predictions about this error, 1 came true (only with Ant), none failed, 2 stayed undecided and 2
+# lack runs.
 # <!-- /answer -->
 #
 # | | |
@@ -20,9 +20,9 @@
 # | minutes on one core | paper: below 1 · smoke: about 1 · quick: up to 20 (these two train the study `rates`) |
 #
 # Chapter [03](03_augmentation.ipynb) showed how imagined next states change one batch, and chapter
-# [05](05_online_finetuning.ipynb) the scores of agents that learned from them. Why do these scores differ from those of
-# *vanilla* pre-training, which uses recorded next states alone? We split the model's error into parts and test each
-# part alone. An *arm* is one way to train, a *seed* the number of a repetition. [S], [A] and [C] are [our
+# [05](05_online_finetuning.ipynb) the scores of agents that learned from them. Do these scores differ from those of
+# *vanilla* pre-training, which uses recorded next states, and why? We split the model's error into parts and test each
+# alone. An *arm* is one way to train, a *seed* the number of a repetition. [S], [A] and [C] are [our
 # sources](00_overview.ipynb).
 
 # %% tags=["parameters"]
@@ -31,6 +31,7 @@ retrain = False  # False: draw from data/runs; True: train now, into build/<prof
 
 # %%
 from dataclasses import astuple, replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -188,7 +189,7 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 # *Read.* Three things follow.
 #
 # - **Jitter averages out**, except for the trace term. Where $V$ is straight, jitter only adds noise to the target.
-#   Where $V$ bends, jitter smooths it: it lowers ridges and raises troughs. Noise of the same size does the same.
+#   Where $V$ bends, jitter smooths it: it lowers ridges and raises troughs. So does noise.
 # - **Bias stays.** Its first term is of first order, and no number of samples removes it. A blurred model pulls each
 #   state to the middle of the data, so bad states look better than they are.
 # - **A shift accumulates.** A shift $\delta$ in every row becomes $\delta + \gamma\delta + \gamma^2\delta + \dots =
@@ -196,16 +197,16 @@ print(f"mean shift of four errors {there.mean():+.4f}, by the formula {predicted
 #   trained critics.
 #
 # The minimum over two critics adds a fourth effect. The minimum has a kink where the two critics agree, and on the data
-# they agree, because both are fitted to the same targets. Jensen's inequality for a concave function says
+# they nearly agree, because both are fitted to the same targets. Jensen's inequality for a concave function says
 #
 # $$\begin{gathered}
 # \mathbb E \min(Q_1, Q_2) \;\le\; \min(\mathbb E\,Q_1, \mathbb E\,Q_2), \\
 # \min(Q_1, Q_2) = \tfrac12 (Q_1 + Q_2) - \tfrac12 |Q_1 - Q_2| .
 # \end{gathered}$$
 #
-# So where jitter leads off the data, to states on which the twin critics disagree, the target falls by half the mean
-# disagreement. This would act as a penalty on uncertainty, although no term of the loss asks for one. Section 4
-# measures it.
+# So where jitter leads off the data, to states on which the twin critics disagree more, the target falls by half of
+# what their mean disagreement grows. This would act as a penalty on uncertainty, although no term of the loss asks for
+# one. Section 4 measures it.
 
 # %% tags=["nbval-check-output"]
 normal = np.random.default_rng(0).normal(size=1_000_000)
@@ -233,8 +234,8 @@ Markdown(predictions.listed())
 # 1. Near a fall $\nabla V$ is large, and the model's bias points away from the fall. Noise has no bias.
 # 2. On HalfCheetah no episode ends early, so $V$ has no cliff.
 # 3. The deterministic model has no jitter, and on Hopper hardly any bias, as section 4 shows.
-# 4. The argument of prediction 1 applies to each part of the error alone. When we wrote it down we called `shrink`
-#    "bias", but it is a part of the bias.
+# 4. The argument of prediction 1 applies to each part of the error alone. At first we called `shrink` "bias", but it
+#    is only a part of the bias.
 # 5. The shift is proportional to $\rho$, so more imagination moves targets further.
 #
 # None of these predictions says that augmentation helps. Jitter could help by smoothing and by the penalty of the twin
@@ -251,15 +252,15 @@ Markdown(predictions.listed())
 # | source | $\hat s'$ | expected error |
 # |---|---|---|
 # | `sample` | the paper's: $D(z + f(z, a))$, $z \sim q(z \mid s)$ | bias and jitter |
-# | `mean` | the same with $z = \mu(s)$ | the whole bias, no jitter |
+# | `mean` | the same with $z = \mu(s)$ | nearly the whole bias, no jitter |
 # | `reconstruction` | $D(z)$, $z \sim q(z \mid s')$: no dynamics | bias and jitter |
 # | `jitter` | $s'$ + (sample − mean) | the model's jitter, with a little bias |
 # | `shrink` | the affine function of $s'$ that fits `mean` best | the linear part of the bias, a pull to the middle |
 # | `noise` | $s' + \sigma \xi$, $\xi \sim \mathcal N(0, I)$, as large as the held-out error of `sample` | jitter alone, in all directions |
-# | `deterministic` | a plain network, no latent state | a small bias |
+# | `deterministic` | a plain network, no latent state | a smaller bias, no jitter |
 #
 # $D$, $f$, $q$, $\mu$ and $z$ are those of [chapter 02](02_world_model.ipynb). In `noise`, $\sigma$ is the root of the
-# held-out error of `sample` in each dimension.
+# mean squared error of `sample` on held-out rows, in each dimension.
 
 # %%
 samples, size = settings.Augmentation().table_samples, settings.Pretraining().transitions
@@ -395,15 +396,15 @@ looks.titled(wide) if asked else nothing
 
 # %% [markdown]
 # *Read.* The entries are rewards, averaged over transitions: `whole` = `bias` + `jitter`, and `twins` is the part of
-# the whole that comes from the kink of the minimum. The sign of the whole shift matters most: a source that raises
+# the whole that comes from the kink of the minimum. Look first at the sign of the whole shift: a source that raises
 # targets makes the critic optimistic, one that lowers them pessimistic. Two errors of the same size may differ in this
 # sign.
 #
 # The penalty of the twins is visible for `noise`. For the model's samples it is near zero on Hopper, and on HalfCheetah
 # it has the opposite sign: there the critics disagree less about samples than about recorded states. (The `bias` of
-# `noise` is not exactly zero, because the mean of ten samples keeps a tenth of the jitter's variance. That of `jitter`
-# is larger, because the mean of decoded samples is not the decoded mean. On HalfCheetah it moves targets more than the
-# jitter does.)
+# `noise` is not exactly zero, because the mean of ten samples keeps a tenth of the jitter's variance. The samples of
+# `jitter` have a small bias of their own, because the mean of decoded samples is not the decoded mean. On HalfCheetah
+# it moves targets more than their jitter does.)
 
 # %% tags=["nbval-check-output"]
 for name in asked:
@@ -418,8 +419,8 @@ for name in asked:
 # %% [markdown]
 # The poorest tenth is chosen by the critic's own value, so any error moves it up a little: compare the row `noise`,
 # which has no pull. The picture of the cliff holds on Hopper, where the bias of the samples raises the poorest tenth
-# far more than the average. It does not hold on HalfCheetah, which cannot fall. The difference matters: a shift that is
-# the same everywhere would change no policy.
+# far more than the average. It does not hold on HalfCheetah, where no episode ends in a fall. The difference matters: a
+# shift that is the same everywhere would change no policy.
 #
 # ## 5. Score against error
 #
@@ -448,7 +449,7 @@ def seeds(name):
     return f"{len(there)} of {len(wanted)}"
 
 
-names = ("core", "sources", "rates", "carried", "still", "cold")
+names = "core", "sources", "table", "rates", "carried", "still", "cold", "states"
 print("recorded runs:", ", ".join(f"{name} {seeds(name)}" for name in names))
 
 # %% [markdown]
@@ -469,11 +470,11 @@ told = pd.DataFrame(compared).T.map(lambda x: words.number(x, signed=True)).repl
 looks.labelled(told) if asked else nothing
 
 # %% [markdown]
-# *Read.* Compare the signs first. The sum assumes a fixed policy, and the same shift for ever. In training both adapt,
-# so the sizes need not agree.
+# *Read.* The signs agree, but the sums are several times too large. The sum assumes a fixed policy, and the same shift
+# for ever. In training both adapt.
 #
 # *Now the scores.* The table has the mean score over the second half of pre-training, by source. The figure sets it
-# against the bias and the jitter of section 4.
+# against the bias and the jitter of section 4 (`sample` is its *augmented 50 %*).
 
 # %%
 show(statistics.mean_offline)
@@ -513,11 +514,11 @@ looks.titled(pd.DataFrame(scores, [*rows]))
 
 # %% [markdown]
 # A blur can also *compress* values: a critic that sees every next state pulled to the middle may give all states nearly
-# the same value. What looks smooth is then only small. The next table has three measures of the critics on the fixed
-# states of [chapter 04](04_offline_pretraining.ipynb), section 6, as medians over seeds: the standard deviation of
-# their values (*spread*), how far they over-estimate (*gap*), and how far the twins are apart. If the pull compresses
-# values, `mean` and `shrink` have a smaller spread than vanilla. Noise, which has no pull, compresses values too, but
-# less than the samples do.
+# the same value. Such a critic looks smooth only because its values are nearly equal. The next table has three measures
+# of the critics on the fixed states of [chapter 04](04_offline_pretraining.ipynb), section 6, as medians over seeds:
+# the standard deviation of their values (*spread*), how far they over-estimate (*gap*), and how far the twins are
+# apart, all in rewards. If the pull compresses values, `mean` and `shrink` have a smaller spread than vanilla. Noise,
+# which has no pull, compresses values too, but less than the samples do.
 
 # %%
 known = set(map(records.Run, *(table[part] for part in statistics.RUN)))
@@ -546,7 +547,10 @@ def places(name, part):
     known = {"vanilla": 0.0, "target_noise_offline": 0.0} | own.to_dict()
     recorded = {*on(offline, name).index.get_level_values("arm")}
     exact = [arm for arm, error in known.items() if error < 0.02 and arm in recorded]
-    return known | {arm: -0.025 * place for place, arm in enumerate(exact)} if len(own) else {}
+    put = known | {arm: -0.025 * place for place, arm in enumerate(exact)} if len(own) else {}
+    for left, right in pairwise(sorted(recorded & {*put}, key=lambda arm: (put[arm], arm))):
+        put[right] = max(put[right], put[left] + 0.025)  # arms with nearly equal errors
+    return put
 
 
 # %%
@@ -567,7 +571,8 @@ for axis in axes.flat:
     axis.set(xlim=(low, high), xticks=np.arange(0, high, 0.1))  # left of 0 is only room
 figures.legend(figure)
 text = "Offline score, second half of pre-training, against the error of imagined next states. "
-text += "Arms with an error below 0.02 are drawn side by side in the grey part. "
+text += "Arms with an error below 0.02 are drawn side by side in the grey part, "
+text += "and dots with nearly equal errors are moved apart. "
 text += missing(rows.values())
 shown = table[table["arm"].isin(rows.values()) & table["task"].isin(studies.TWO)]
 caption = figures.caption(text, shown[shown["phase"] == "pretrain"], drawn=figures.DOTS)
@@ -575,8 +580,7 @@ save_figure(figure, "07_sources", pd.concat(drawn), caption, profile)
 
 # %% [markdown]
 # The next table sums up each panel in the rank correlation of error and score over arms. Below zero, more error goes
-# with a lower score. With so few arms this number decides nothing: it ranks arms whose means differ by less than their
-# intervals.
+# with a lower score. With so few arms this number decides nothing, and it ignores the intervals.
 
 
 # %% tags=["nbval-check-output"]
@@ -594,19 +598,19 @@ titles = [f"{tasks.find(name).title}, {part}" for name, part in panels]
 pd.DataFrame(rows, titles, ["rank correlation", "arms"])
 
 # %% [markdown]
-# *How to read it.* If bias does the harm, the dots fall from left to right in the left column and stay level in the
-# right one. `jitter` and `noise` lie at the left edge of the left column. If they score like vanilla, jitter is
-# harmless. If they score above vanilla, smoothing helps, and it needs no model.
+# *How to read the figure.* If bias does the harm, the dots fall from left to right in the left column and show no trend
+# in the right one. `jitter` and `noise` lie near the left edge of the left column. If they score like vanilla, jitter
+# is harmless. If they score above vanilla, smoothing helps, and it needs no model.
 #
 # Others improved offline agents without a model, too. [S4RL](https://arxiv.org/abs/2103.06326) uses simple
 # augmentations of the states, and [Sparse-Reg](https://arxiv.org/abs/2506.17155) sparse networks for small data. Both
 # address over-fitting, as our paper does. [SEEM](https://arxiv.org/abs/2310.04411) puts LayerNorm in the critic against
 # values that diverge.
 #
-# *Does our table of samples cause this?* We read imagined states from a table ([chapter 03](03_augmentation.ipynb),
-# section 5), while the first author's code calls the model each time [C]. Until we draw the table again, each of its
-# ten samples of a row is used about 26 times, and agents might memorise them. The study `table` therefore draws it 20
-# times as often, so that each sample is used once or twice.
+# *Does our table of samples change the scores?* We read imagined states from a table ([chapter
+# 03](03_augmentation.ipynb), section 5), while the first author's code calls the model each time [C]. Until we draw the
+# table again, each of its ten samples of a row is used about 26 times, and agents might memorise them. The study
+# `table` therefore draws it 20 times as often, so that each sample is used once or twice.
 
 # %%
 once = "augmented_redrawn_offline"
@@ -650,8 +654,8 @@ found = {name: [of(measure, arm, "halfcheetah") for arm in rates] for name, meas
 pd.DataFrame(found, [f"{rate:.0f} %" for rate in rates.values()])
 
 # %% [markdown]
-# Two exploratory contrasts use all five rates. The *slope* is that of the line of least squares, in points from 0 to
-# 100 %. The *bend* is the mean score of 0 and 100 % less that of 50 %: below zero, the middle is better than the ends.
+# Two exploratory contrasts compare the online scores. The *slope* is that of the line of least squares, in points from
+# 0 to 100 %. The *bend* is the mean score of 0 and 100 % minus that of 50 %: below zero, the middle beats the ends.
 
 # %% tags=["nbval-check-output"]
 weights = {"slope": [-0.8, -0.4, 0, 0.4, 0.8], "bend": [0.5, 0, -1, 0, 0.5]}
@@ -663,11 +667,11 @@ for name, each in weights.items():
     print(f"{name}: {told}")
 
 # %% [markdown]
-# *How to read it.* If scores fall from left to right, every imagined next state does harm. If they peak in the middle,
-# some imagined next states help. If the line is flat within its intervals, "50 % is best" would be a choice, not a
-# finding. Claim (d) must pass two tests: 50 % must lie above the mean of the other rates, and no other rate may have a
-# higher mean. (A trend over the distance from 50 % would be as steep if 25 or 75 % were best, so the verdict does not
-# use it.) Section 8 has the verdict.
+# *How to read it.* If scores fall from left to right, imagination does harm. If they peak in the middle, some of it
+# helps. If they are equal within their intervals, "50 % is best" would be a choice, not a finding. The paper's claim
+# (d), that 50 % is best, must pass two tests: 50 % must lie above the mean of the other rates, and no other rate may
+# have a higher mean. (A trend over the distance from 50 % would be as steep if 25 or 75 % were best, so it cannot test
+# this claim.) Section 8 has the verdict.
 #
 # ## 7. Which parts of the agent help online?
 #
@@ -715,15 +719,15 @@ warmups = {"the fresh actor": "vanilla_critics", "uniform": "vanilla_critics_uni
 begun = {name: collected(arm, known) for name, arm in warmups.items()}
 force = {name: float(rows.action.square().mean().sqrt()) for name, rows in begun.items()}
 reach = {name: float(rows.state.var(dim=0).mean().sqrt()) for name, rows in begun.items()}
-pd.DataFrame({"actions (root mean square)": force, "spread of states (of the data's)": reach}).round(2)
+pd.DataFrame({"actions (root mean square)": force, "spread of states (the data's is 1)": reach}).round(2)
 
 # %% [markdown]
 # *Read.* The fresh actor's buffer holds little motion: it trains the carried critics on a robot that stands still.
-# `td3` from scratch has no such handicap, so the comparison would measure the warm-up instead of the critics. (This
-# does not explain everything: the augmented critics of seed 0 had the same warm-up and did learn, late.) So we record
-# carried critics with 5,000 uniform steps, as `td3` has (`*_critics_uniform`), and keep seed 0 of the first attempt
-# (`*_critics`). In the table of all arms, "own" steps follow the agent's own policy. A part is carried with its Adam
-# moments.
+# `td3` from scratch has no such handicap, so a comparison with it would measure the warm-up and not the critics alone.
+# (This does not explain everything: the augmented critics of seed 0 had the same warm-up and did learn, late.) So we
+# record carried critics with 5,000 uniform steps, as `td3` has (`*_critics_uniform`), and keep seed 0 of the first
+# attempt (`*_critics`). In the table of all arms, "own" steps follow the agent's own policy. A part is carried with its
+# Adam moments.
 #
 # | arm | in the figure | carried | warm-up | data in the replay |
 # |---|---|---|---|---|
@@ -748,7 +752,7 @@ scores = begun.groupby(["task", "seed", "arm"])["score"].agg(tuple).reset_index(
 variants = scores.groupby(["task", "seed", scores["arm"].str.partition("_")[0]])["score"]
 shared = variants.nunique()[variants.size() > 1] == 1
 apart = [f"{t}, {arm}, seed {seed}" for t, seed, arm in shared.index[~shared]]
-print(f"in {shared.sum()} of {len(shared)}, not in:", "; ".join(apart) or "none")
+print(f"the same in {shared.sum()} of {len(shared)}, different in:", "; ".join(apart) or "none")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 7.2), sharey=True)
@@ -850,7 +854,7 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 # |---|---|---|---|
 # | noise as a control | standard deviation 0.1 [C] | as large as the model's held-out error | a control needs the same size |
 # | bias and jitter alone | none | `shrink`, `mean`, `jitter` | to separate their effects |
-# | carried critics | warm-up not known [A] | 5,000 uniform steps, the agent's own for seed 0 | a fresh actor stands still |
+# | carried critics | warm-up not known [A] | 5,000 uniform steps; for seed 0 also 25,000 own ones | a fresh actor stands still |
 # | carried actor | not known whether critics learn first | with and without 5,000 such updates | fresh critics may ruin it |
 # | rates | tasks not known [S] | HalfCheetah | no episode ends in a fall there |
 #
@@ -858,8 +862,8 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 #
 # Each is one line. Predict the result before you run it.
 #
-# 1. In the first picture, set `spread` to `0.6`. That is twice the jitter and four times the trace. Is the curve of the
-#    jitter four times as high, as the expansion of section 2 says?
+# 1. In the first picture, put `0.6` in place of the spread `0.3`. That is twice the jitter and four times the trace. Is
+#    the curve of the jitter four times as high, as the expansion of section 2 says?
 # 2. In section 1, use `lambda s, a, s_, g: s_ + 0.001` as the predictor. At which `rate` does the assert fail, and why
 #    not at 0?
 # 3. In section 7, put `"vanilla"` in place of `"vanilla_critics"` in `warmups`. The learner made there has no
@@ -870,8 +874,8 @@ for claim in (claim for claim in claims.CLAIMS if claim.notebook == "07_controls
 # <details><summary>Is noise of the same size as the model a fair control?</summary>
 #
 # In size it is, dimension by dimension. In direction it is not: noise errs in each dimension independently, so it leads
-# to impossible postures, where the twin critics disagree more. `jitter` errs in the model's own directions and closes
-# that gap.
+# to impossible postures, where the twin critics disagree more. `jitter` errs in the model's own directions,
+# but is smaller.
 # </details>
 #
 # <details><summary>Why is an expansion to second order allowed, when the critic is piecewise linear?</summary>

@@ -130,9 +130,9 @@ save_figure(figure, "11_methods", drawn, caption, profile)
 #
 # $$\boxed{\ |Q(s, a) - b| \;\le\; \lVert w \rVert \sqrt{n}\ }$$
 #
-# The bound holds for given $w$, and $w$ is learned. So a wrong target can raise values beyond it only by raising
-# $\lVert w \rVert$, while without LayerNorm a value also grows with the distance of its input from the data. We use no
-# learned gain and offset: a gain can go into the next layer's weights.
+# The bound holds for given $w$, and $w$ is learned. So a wrong target can raise values beyond it only through
+# $\lVert w \rVert$ or $b$, while without LayerNorm a value also grows with the distance of its input from the data. We
+# use no learned gain and offset: a gain can go into the next layer's weights.
 
 # %%
 show(networks.layer_norm, layernorm.normalised)
@@ -140,7 +140,7 @@ show(networks.layer_norm, layernorm.normalised)
 # %% [markdown]
 # *Check by hand.* We compute LayerNorm of three rows of four units in NumPy. Then we ask a critic about inputs a
 # thousand standard deviations away from the data. Its value must be within the bound. Without LayerNorm the same
-# weights must give a value far outside.
+# weights must give a value outside it.
 
 # %% tags=["nbval-check-output"]
 rows = np.array([[1.0, 2.0, 3.0, 4.0], [-1.0, 1.0, -1.0, 1.0], [0.0, 0.0, 0.0, 8.0]])
@@ -332,9 +332,9 @@ assert np.isclose(cloned.item(), (0.5**2 + 1) / 3), "cloning weights all rows al
 # *Ask.* Does LayerNorm help? Before any run with it was recorded, we named three comparisons as the second primary
 # *family*: `layernorm_data` minus TD3 with the data, minus vanilla pre-training with data kept, and minus SAC from
 # scratch. ([Chapter 05](05_online_finetuning.ipynb) has the first family.) By then we knew the runs of TD3 with the
-# data and of SAC, and one of vanilla with data kept. Each comparison is over four tasks, with p values corrected for
-# their number. Everything else here is exploratory. An arm that keeps the data acts for 5,000 steps before it learns:
-# with its own policy if it is pre-trained, else at random.
+# data and of SAC, and one of vanilla with data kept. Each comparison is over four tasks. The p values are corrected for
+# the number of comparisons. Everything else here is exploratory. An arm that keeps the data acts for 5,000 steps before
+# it learns: with its own policy if it is pre-trained, else at random.
 
 
 # %%
@@ -416,19 +416,18 @@ Markdown(words.fold("Every arm from 25K to 100K, and its minutes", more))
 
 # %%
 reported = {  # transitions, and the last scores of TD3+BC, IQL and behaviour cloning
-    "halfcheetah": (202_000, 44.8, 44.5, 35.7),
     "hopper": (402_000, 64.4, 97.4, 29.8),
     "walker2d": (302_000, 85.6, 82.2, 21.8),
+    "halfcheetah": (202_000, 44.8, 44.5, 35.7),
 }
 corl = pd.DataFrame(reported, ["transitions", "vanilla", "iql", "bc"]).T
 names = {"vanilla": "TD3+BC", "iql": "IQL", "bc": "behaviour cloning"}
-last, few = statistics.last_offline(table), f"{studies.VANILLA.offline.transitions:,}"
+last = statistics.last_offline(table)
 beside = {
     (names[arm], tasks.find(task).title): {
         "published": corl[arm][task],
         "its transitions": f"{corl['transitions'][task]:,.0f}",
         "ours": of(last, task, arm),
-        "our transitions": few,
     }
     for arm in names
     for task in (corl.index if arm == "vanilla" else studies.TWO)
@@ -466,7 +465,7 @@ square.replace("nan%", "–")
 # *Is an arm worth its compute?* The cost of a run grows with its number of updates, offline and online together, which
 # does not depend on the processor. An update of SAC costs about 1.6 times as much as one of TD3 ([chapter
 # 90](90_engine.ipynb)), LayerNorm slows an update down, and imagination also needs the fit of its world model. A
-# band further right used more compute. No arm without pre-training makes as many updates as a pre-trained one. So a
+# band further right made more updates. No arm without pre-training makes as many updates as a pre-trained one. So a
 # gain over TD3 with the data may come from LayerNorm, from pre-training, or from more updates.
 
 # %%
@@ -505,11 +504,11 @@ text += " A hollow mark is a single seed." * bool((points["n_seeds"] == 1).any()
 save_figure(figure, "11_compute", points, figures.caption(text, shown, metadata, ""), profile)
 
 # %% [markdown]
-# *How long until an arm is nearly as good as SAC after a million?* We count the interactions until an evaluation first
-# reaches 90 % of SAC's published mean score over the last 100,000 of a million interactions. The table has the median
-# over seeds, and how many seeds get there within 100,000. A single lucky evaluation counts, so this is not the time
-# until an arm *stays* that good: the curves of Hopper in [chapter 05](05_online_finetuning.ipynb) jump by tens of
-# points.
+# *How long until an arm is nearly as good as SAC after a million interactions?* We count the interactions until an
+# evaluation first reaches 90 % of SAC's published mean score over the last 100,000 of a million interactions. The table
+# has the median over seeds, and how many seeds get there within 100,000. A single lucky evaluation counts, so this is
+# not the time until an arm *stays* that good: the curves of Hopper in [chapter 05](05_online_finetuning.ipynb) jump by
+# tens of points.
 
 
 # %%
@@ -532,10 +531,10 @@ by_arm(until_level)
 # *Ask.* If LayerNorm works because critics no longer run away, its critics must be better calibrated, and it should
 # help only where vanilla critics do run away. We compare the values that critics predict for 400 fixed states with the
 # returns of their policy from there. With LayerNorm this *gap* must be nearer to zero, and values must change less when
-# an action moves a little ([chapter 04](04_offline_pretraining.ipynb) explains these measures). We divide this
-# roughness by the spread of the values, because small values change little anyway. The *drop* is the last score offline
-# minus the lowest score in the first 50,000 interactions. All arms in the table are pre-trained and keep the data, so
-# we can compare their drops. Numbers are medians over seeds, because a single critic that ran away would decide a mean.
+# an action moves a little ([chapter 04](04_offline_pretraining.ipynb) explains these measures). We divide this change,
+# the *roughness*, by the spread of the values, because values that differ little also change little. The *drop* is the
+# last score offline minus the lowest score in the first 50,000 interactions. All arms in the table are pre-trained and
+# keep the data. Numbers are medians over seeds, because a single critic that ran away would decide a mean.
 
 
 # %%
@@ -603,7 +602,7 @@ if len(inside):
 # | $\mathrm{SD}\ Q$ | over the rows of the batch | `[agents]` | discounted rewards |
 # | $v$ | returned, three quantiles over rows | `[agents, shares, 3]` | standard deviations of the values |
 #
-# Where $v$ rises, the actor moves towards actions that are not in the data, and offline nothing corrects the critic. On
+# Where $v$ rises, the critic draws the actor to actions that are not in the data, and offline nothing corrects it. On
 # a tenth of the paths values rise by more than the 90 % quantile of $v$. We expect values to fall on most paths, and
 # this quantile to be lower with LayerNorm.
 
@@ -667,9 +666,10 @@ end_of_way.map("{:.2f}".format)
 
 # %% [markdown]
 # *Read.* The table has the ends of the lines, means over seeds. `high` is the 90 % quantile, which the figure draws.
-# Where noise lowers it as much as LayerNorm does, LayerNorm is not the only remedy. On HalfCheetah LayerNorm lowers it
-# on the way but not at the end. Where critics have run away, their standard deviation is huge: compare the shape of the
-# lines there, not their height. We did not check whether the rises that remain are over-estimates.
+# Where `median` is negative, values fall on most paths, as we expected. Where noise lowers `high` as much as LayerNorm
+# does, LayerNorm is not the only remedy. On HalfCheetah LayerNorm lowers it on the way but not at the end. Where
+# critics have run away, their standard deviation is huge: compare the shape of the lines there, not their height. We
+# did not check whether the rises that remain are over-estimates.
 #
 # ## 7. What if the world model were perfect? The simulator in its place
 #
@@ -717,11 +717,12 @@ assert met.next_state.ravel().tolist() == [1, 3, 2], "no branch goes on after a 
 print("states:", *met.state.ravel(), "next states:", *met.next_state.ravel())
 
 # %% [markdown]
-# We screen these arms on two tasks, with seeds that no other table uses. To keep the screening within about 15 hours of
-# one core, they have a quarter of the offline updates and half of the interactions of the others. We weaken or remove
-# the cloning term only without the simulator and with a share of 50 %. The folded table has all of them. *Offline* is
-# the mean score over the second half of pre-training, *gap* how far critics over-estimate their policy when it ends
-# (section 6; here the mean over seeds, in rewards), and *online* the mean score over all interactions.
+# We screen arms with LayerNorm critics and data kept on two tasks, with seeds that no other table uses. The simulator
+# serves only in pre-training. To keep the screening within about 15 hours of one core, these arms have a quarter of the
+# offline updates and half of the interactions of the others. We weaken or remove the cloning term in two of them:
+# without the simulator, and with a share of 50 % and one step. The folded table has all arms. *Offline* is the mean
+# score over the second half of pre-training, *gap* how far critics over-estimate their policy at its end (section 6;
+# here the mean over seeds, in rewards), and *online* the mean score over all interactions.
 
 # %%
 ceiling = studies.find("ceiling")
@@ -748,8 +749,8 @@ Markdown(screening if len(evaluated) else "Not yet recorded.")
 
 # %% [markdown]
 # Arms with the same cloning term differ only in the simulator. The lines below show its effect on the mean online
-# score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, a better world model would not help
-# that arm. The folded table has every effect on each task.
+# score, over both tasks, with 95 % t intervals. Where an interval excludes a gain, we expect none from a better
+# world model in that arm. The folded table has every effect on each task.
 #
 # We wrote down in advance what comes next. If on a task and for a strength of cloning the simulator's effect on the
 # online score lies above zero with its whole interval, we fit five small networks to the rows (they predict changes,
@@ -772,8 +773,8 @@ def effect(measure, task, arm):
 
 simulated = [arm for arm in ceiling.arms if studies.ARMS[arm].augmentation]
 rows = [[named(a), *(effect(found[n], t, a) for t in ceiling.tasks for n in found)] for a in simulated]
-table = "\n".join(words.table(columns, rows))
-Markdown(words.fold("Each effect, task by task", table) if len(evaluated) else "Not yet recorded.")
+listed = "\n".join(words.table(columns, rows))
+Markdown(words.fold("Each effect, task by task", listed) if len(evaluated) else "Not yet recorded.")
 
 # %% [markdown]
 # ## 8. A rule before going online
@@ -787,7 +788,7 @@ Markdown(words.fold("Each effect, task by task", table) if len(evaluated) else "
 #
 # | symbol | in code | shape | unit |
 # |---|---|---|---|
-# | $J(\mathcal D)$ | `data` | number | score, mean of whole episodes |
+# | $J(\mathcal D)$ | `data` | number | score, mean over the pool's whole episodes |
 # | $J(\pi_0)$ | `policy` | number | score at the switch |
 # | $m$ | `margin` | number | points of score |
 #
@@ -834,10 +835,11 @@ else:
     print("no case is recorded with these budgets")
 
 # %% [markdown]
-# *Other data.* All cases above have the quality medium-replay. What would the rule say of every dataset at hand? We need
-# a policy for each. `python -m mbaug models` trained them as `python -m mbaug advise` does, for a tenth of the updates,
-# and the margin is the one that loses least after as many. A draw of medium-expert takes half of its rows from medium
-# and half from expert. Only on medium-replay have arms learned online, so the advice on other data is not tested.
+# *Other data.* All cases above have the quality medium-replay. What would the rule say of every dataset at hand? We
+# need a policy for each. `python -m mbaug models` trained them as `python -m mbaug advise` does, for a tenth of the
+# updates. So the policies of medium-replay differ from those above. The margin is the one that loses least with such
+# policies. A draw of medium-expert takes half of its rows from medium and half from expert. We planned all three arms
+# only on medium-replay, so the advice on other data is not tested.
 
 
 # %%
@@ -860,11 +862,11 @@ columns = ["score of the data", "score of the policy", "regime", "keep"]
 looks.titled(pd.DataFrame(table, index, columns))
 
 # %% [markdown]
-# *Read.* Where the policy nearly always scores less than the data, "superior" is hardly tested. With so few cases of
-# only four tasks, a rule that is right somewhat more often than a fixed choice may be lucky. For your own data, `python
-# -m mbaug advise DATASET` computes in minutes: both scores, whether a world model of your rows beats the guess that
-# nothing changes, how far a critic over-fits them, and what the rule says. It also names
-# the arm that we recommend, which is none of the three.
+# *Read.* In the recorded cases hardly any policy scores more than its data, so *superior* is hardly tested. With so few
+# cases of only four tasks, a rule that is right somewhat more often than a fixed choice may be lucky. For your own
+# data, `python -m mbaug advise DATASET` computes in minutes both scores, whether a world model of your rows beats the
+# guess that nothing changes, how far a critic over-fits them, and what the rule says. It also names the arm that we
+# recommend, which is none of the three.
 #
 # ## 9. What is worth trying next
 #
@@ -909,8 +911,8 @@ looks.titled(pd.DataFrame(table, index, columns))
 #
 # <details><summary>Why does a bound on values not limit what a critic can represent?</summary>
 #
-# The bound grows with the last layer's weights, which are learned. Only the *scale* of the input is lost: LayerNorm
-# drops the length of a pre-activation and keeps its direction. On the data this is enough, as the picture of section 2
+# The bound grows with the last layer's weights, which are learned. Only the mean and the *scale* of a layer are lost:
+# LayerNorm keeps the direction of its centred pre-activations. On the data this is enough, as the picture of section 2
 # shows.
 # </details>
 #

@@ -280,6 +280,7 @@ for number, precision in enumerate(table):
     axis.barh(place, middle, 0.36, xerr=spread, color=COLOURS[precision], label=precision)
 axis.set(yticks=np.arange(len(table)) + 0.2, yticklabels=table.index, xlabel="microseconds of an update")
 axis.invert_yaxis()
+axis.xaxis.set_major_formatter("{x:,.0f}")
 axis.legend(loc="lower right")
 text = "Where the time of an update goes: TD3+BC on Hopper as it is written, by Python's profiler. "
 figures.save_figure(figure, "90_parts", parts.reset_index(), f"{text}{about}.", drawn_as)
