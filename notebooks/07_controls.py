@@ -525,17 +525,19 @@ known = set(map(records.Run, *(table[part] for part in statistics.RUN)))
 known = records.load_metadata(folder, [run for run in known if run.arm in set(rows.values())])
 
 
-def critic(arm, name, key):
-    """Returns the median of a measure of an arm's critics on the fixed states, in words."""
-    own = [x["calibration"]["all"][key] for r, x in known.items() if (r.task, r.arm) == (name, arm)]
-    return words.number(np.median(own)) if own else "not yet recorded"
+def median(measure, arm, name):
+    """Returns the median of a measure over the seeds of an arm on a task, in words."""
+    own = on(measure, name)
+    own = own[own.index.get_level_values("arm") == arm]
+    return words.number(own.median()) if len(own) else "not yet recorded"
 
 
-measured = {"spread": "value_std", "gap": "gap", "twins apart": "twin_gap"}
+keys = {"spread": "value_std", "gap": "gap", "twins apart": "twin_gap"}
+measured = {label: statistics.calibration(known, key) for label, key in keys.items()}
 columns = {
-    (name, label): [critic(arm, name, key) for arm in rows.values()]
+    (name, label): [median(measure, arm, name) for arm in rows.values()]
     for name in studies.TWO
-    for label, key in measured.items()
+    for label, measure in measured.items()
 }
 looks.titled(pd.DataFrame(columns, [*rows]))
 

@@ -855,11 +855,11 @@ def kept(row):
 
 policies = pd.read_csv(advice.POLICIES)
 margin = advice.best_margin(advice.cases(frame, advice.UPDATES)) if len(known_cases) else 0.0
-table = [kept(row) for row in policies.itertuples()]
+advised = [kept(row) for row in policies.itertuples()]
 index = pd.MultiIndex.from_frame(policies[["task", "quality"]])
 print(f"A difference of {margin:.0f} points or less counts as none.")
 columns = ["score of the data", "score of the policy", "regime", "keep"]
-looks.titled(pd.DataFrame(table, index, columns))
+looks.titled(pd.DataFrame(advised, index, columns))
 
 # %% [markdown]
 # *Read.* In the recorded cases hardly any policy scores more than its data, so *superior* is hardly tested. With so few

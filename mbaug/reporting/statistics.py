@@ -270,14 +270,14 @@ def steps_to_threshold(table: pd.DataFrame, threshold: float) -> pd.Series:
     return rows.assign(reached=reached).groupby(RUN)["reached"].min().rename("steps_to_threshold")
 
 
-def calibration(metadata: Mapping[Any, Mapping]) -> pd.Series:
-    """Returns the gap of each run's critics over all fixed states when pre-training ends (`measures.calibration`).
+def calibration(metadata: Mapping[Any, Mapping], key: str = "gap") -> pd.Series:
+    """Returns a measure of each run's critics over all fixed states when pre-training ends, a key of `measures.calibration`.
 
     `metadata` is what `records.load_metadata` returns. Runs without a calibration are left out.
     """
-    gaps = {run: about["calibration"]["all"]["gap"] for run, about in metadata.items() if about.get("calibration")}
-    index = pd.MultiIndex.from_tuples([(run.task, run.dataset, run.arm, run.seed) for run in gaps], names=RUN)
-    return pd.Series([*gaps.values()], index, dtype=float, name="gap")
+    found = {run: about["calibration"]["all"][key] for run, about in metadata.items() if about.get("calibration")}
+    index = pd.MultiIndex.from_tuples([(run.task, run.dataset, run.arm, run.seed) for run in found], names=RUN)
+    return pd.Series([*found.values()], index, dtype=float, name=key)
 
 
 def last_offline(table: pd.DataFrame, value: str = "score") -> pd.Series:

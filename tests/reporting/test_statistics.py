@@ -333,9 +333,11 @@ def test_the_calibration_is_one_number_for_each_run_that_measured_it():
         records.Run("hopper", "hopper-medium-replay", arm, seed) for arm, seed in (("vanilla", 0), ("augmented", 1), ("td3", 0))
     ]
     measured = [{"all": {"gap": 5.0, "value": 7.0}}, {"all": {"gap": -1.0, "value": 9.0}}, None]
-    found = statistics.calibration({name: {"calibration": each} for name, each in zip(names, measured, strict=True)})
+    metadata = {name: {"calibration": each} for name, each in zip(names, measured, strict=True)}
+    found = statistics.calibration(metadata)
     assert found.index.names == RUN
     assert found["hopper", "hopper-medium-replay"].to_dict() == {("vanilla", 0): 5.0, ("augmented", 1): -1.0}
+    assert statistics.calibration(metadata, "value").tolist() == [7.0, 9.0]
     assert statistics.difference(statistics.calibration({}), "augmented", "vanilla").n_seeds == 0
 
 
