@@ -81,6 +81,25 @@ def test_executing_the_reading_copy_gives_the_results_that_it_shows(source, tmp_
         assert path.read_bytes() == (ROOT / "figures" / path.name).read_bytes(), f"{path.name} is stale: run `make figures`"
 
 
+def is_set(node: ast.AST) -> bool:
+    """Returns whether an expression is a set by its form, so that its order differs from process to process."""
+    if isinstance(node, ast.BinOp):
+        return is_set(node.left) or is_set(node.right)
+    called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("set", "frozenset")
+    return called or isinstance(node, (ast.Set, ast.SetComp))
+
+
+@pytest.mark.parametrize("folder", ["mbaug", "notebooks", "benchmarks"])
+def test_no_loop_goes_over_a_set(folder):
+    """It would draw the parts of a figure in another order at each run, and so write other bytes."""
+    sources = [*(ROOT / folder).rglob("*.py")]
+    loops = [
+        (path.name, node.iter) for path in sources for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "iter")
+    ]
+    assert loops
+    assert not [f"{name}, line {over.lineno}" for name, over in loops if is_set(over)]
+
+
 @pytest.mark.slow
 def test_a_chapter_runs_with_papermill_in_the_smoke_profile(tmp_path):
     """One chapter, including its training; `make smoke` runs all of them."""

@@ -297,7 +297,7 @@ class Profile:
             if part is None:
                 return None
             reduced = {name: min(getattr(part, name), limit) for name, limit in limits.items() if hasattr(part, name)}
-            for budget in {"updates", "steps"} & reduced.keys():
+            for budget in [name for name in ("updates", "steps") if name in reduced]:
                 reduced[budget] -= reduced[budget] % reduced["evaluation_interval"]
             return replace(part, **reduced)
 
