@@ -521,8 +521,8 @@ looks.titled(pd.DataFrame(scores, [*rows]))
 # which has no pull, compresses values too, but less than the samples do.
 
 # %%
-known = set(map(records.Run, *(table[part] for part in statistics.RUN)))
-known = records.load_metadata(folder, [run for run in known if run.arm in set(rows.values())])
+runs = table.loc[table["arm"].isin(rows.values()), statistics.RUN].drop_duplicates()
+known = records.load_metadata(folder, [records.Run(*run) for run in runs.to_numpy()])
 
 
 def median(measure, arm, name):
@@ -636,7 +636,7 @@ drawn = []
 phases = {"offline": offline, f"online, 0 to {end:,}": online}
 for axis, (title, measure) in zip(axes, phases.items(), strict=True):
     drawn.append(figures.dots_at(axis, on(measure, "halfcheetah"), rates).assign(phase=title))
-    for arm in set(rates) - {*drawn[-1]["arm"]}:
+    for arm in [arm for arm in rates if arm not in {*drawn[-1]["arm"]}]:
         place = axis.get_xaxis_transform()
         axis.text(
             rates[arm], 0.04, "not recorded", rotation=90, ha="center", color="#767676", transform=place
