@@ -369,8 +369,8 @@ second.rename_axis(f"{looks.look('layernorm_data').label}, minus")
 # this *reproduced* and *contradicted*. The third column leaves out the task that moves the difference most.
 #
 # The next table shows every arm from 0 to 100K. Unfold the tables below it for the second window, and for the
-# core-minutes of a run (median, smallest and largest). Several processors recorded the runs, and some were busy, so the
-# minutes are only a rough guide.
+# core-minutes of a run (median, smallest and largest). Several processors recorded the runs, and some were busy or
+# paused, so the minutes are only a rough guide.
 
 
 # %%

@@ -5,9 +5,9 @@
 #
 # <!-- answer -->
 # On one core (Intel(R) Xeon(R) Processor, family 6, model 167), an agent on Hopper makes this many updates of TD3+BC a second:
-# 232 in float32 and 313 in bfloat16. That is 54 % and 13 % of what the matrix products alone allow. TD3 without BC makes, in
-# float32, 223 with mbaug, 153 with plain torch, 114 with Stable-Baselines3 and 214 with SBX. SAC makes, in float32, 137 with
-# mbaug, 90 with plain torch, 71 with Stable-Baselines3 and 169 with SBX.
+# 300 in float32 and 483 in bfloat16. That is 62 % and 17 % of what the matrix products alone allow. TD3 without BC makes, in
+# float32, 279 with mbaug, 193 with plain torch, 159 with Stable-Baselines3 and 248 with SBX. SAC makes, in float32, 187 with
+# mbaug, 132 with plain torch, 97 with Stable-Baselines3 and 192 with SBX.
 # <!-- /answer -->
 #
 # | | |
@@ -20,8 +20,8 @@
 # laptop, and nobody repeats a study that takes days.
 #
 # Nearly all the arithmetic of an update is some sixteen matrix products, so the speed of products sets the limit. The
-# rest is hundreds of small calls. In our code as written, these calls take longer than the products, in bfloat16 three
-# times as long (section 3). So the engine records the calls once and then replays them.
+# rest is hundreds of small calls. In our code as written, these calls take about as long as the products, and in
+# bfloat16 nearly three times as long (section 3). So the engine records the calls once and then replays them.
 
 # %% tags=["parameters"]
 profile = "paper"  # "smoke" (seconds) . "quick" (a laptop, minutes) . "paper" (the recorded runs)
@@ -130,7 +130,7 @@ faster.rename_axis(columns="times as fast as").round(2)
 
 # %% [markdown]
 # What does LayerNorm in the critics cost? It adds passes over the hidden units, but no products. The table has the
-# share of the updates a second that it takes.
+# share of the updates a second that it takes. All recorded runs with LayerNorm are in float32.
 
 # %%
 pace = measured.get("critics", pd.DataFrame(columns=["precision", "algorithm", "updates_per_second"]))
@@ -291,11 +291,11 @@ share.loc["the profiler itself adds"] = table.sum() / whole - 1
 share.map("{:.1%}".format).rename_axis(index=None, columns=None)
 
 # %% [markdown]
-# *Read.* Our guess was too high: products take less than half of the profile. The rest is mostly bias, ReLU, the last
-# layer (a weighted sum rather than a product), and the losses as they are written in `td3`. bfloat16 makes only the
-# products cheaper and adds casts, so there the rest takes a larger share. The profiler adds a cost to each call, so it
-# exaggerates the rest. This profile already includes the backward pass that section 4 derives by hand. Two more ways
-# reduce the rest, and neither changes an equation: a graph, and arithmetic without tiny numbers.
+# *Read.* Our guess was too high: in float32 products take only about half of the profile. The rest is mostly bias,
+# ReLU, the last layer (a weighted sum rather than a product), and the losses as they are written in `td3`. bfloat16
+# makes only the products cheaper and adds casts, so there the rest takes a larger share. The profiler adds a cost to
+# each call, so it exaggerates the rest. This profile already includes the backward pass that section 4 derives by hand.
+# Two more ways reduce the rest, and neither changes an equation: a graph, and arithmetic without tiny numbers.
 #
 # **A graph.** An update is the same sequence of operations each time, on tensors of the same shapes. Python, autograd
 # and the allocator need to produce that sequence only once. So we run a stretch of updates once as it is written, up to
@@ -520,13 +520,13 @@ pace.map("{:.2f}".format).replace("nan", "–")
 
 # %% [markdown]
 # *Read.* Below 1, a population makes fewer updates in all than one agent alone. The table has two measurements on one
-# machine: this one, and that of the first figure. They disagree by about a quarter at four agents. We do not know how
-# much of this is noise, and how much comes from their different procedures. We only conclude that a population gains
-# little on a CPU, and that many agents can lose. We suppose that the intermediate results of many agents no longer fit
-# into the processor's cache. To train twice as many agents, use two processes on two cores. The memory of one agent is
-# nearly all Python and torch. Each further agent mostly adds the intermediate results of a stretch, which are all in
-# memory at once during the capture. So on a CPU the axis is useful only for evaluating in lockstep, with one call for
-# all.
+# machine: this one, and that of the first figure. At four agents they differ by a few percent, but in an earlier
+# recording on the same machine by a quarter. So a gain or a loss of that size may be noise. We only conclude that a
+# population gains little on a CPU, and that many agents can lose. We suppose that the intermediate results of many
+# agents no longer fit into the processor's cache. To train twice as many agents, use two processes on two cores. The
+# memory of one agent is nearly all Python and torch. Each further agent mostly adds the intermediate results of a
+# stretch, which are all in memory at once during the capture. So on a CPU the axis is useful only for evaluating in
+# lockstep, with one call for all.
 #
 # *Ask.* And on a GPU? There an update of one agent is hundreds of small kernels, each launched by Python. We capture the
 # stretch of section 3 as a CUDA graph and launch it as a whole. So we expect that the graph gains much for one agent and
@@ -610,7 +610,7 @@ print(f"memory: {slope * 1e6:.0f} bytes a row, {row_bytes:.0f} packed")
 print(f"off a straight line by {off:.0%} at most")
 
 # %% [markdown]
-# *Read.* With more rows the gather takes a little longer, but it stays a tiny part of an update. So the size of the
+# *Read.* The gather takes longer with more rows, but it stays a tiny part of an update. So the size of the
 # dataset hardly matters for speed.
 #
 # ## 8. Acting, and the world model
